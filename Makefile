@@ -1,0 +1,10 @@
+# The commands of this checkout, for those who type make.
+.PHONY: help demo test clean
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+demo: ## show the library at work on real traffic
+	@scripts/demo
+test: ## run the test suite
+	@scripts/test
+clean: ## remove what was built
+	rm -rf .venv build dist *.egg-info iptc/*.so

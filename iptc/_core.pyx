@@ -1,0 +1,877 @@
+# cython: freethreading_compatible=False
+"""The rule as a value that owns its bytes, the walk over the kernel's table blob, and libiptc's handle.
+
+One copy of everything serves IPv4 and IPv6: where they differ, a `Family` row says how.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc cimport errno as c_errno
+from libc.errno cimport EAGAIN, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
+from libc.string cimport memcmp, memcpy, memset, strcmp, strerror, strlen
+from posix.unistd cimport close
+
+from .errors import KernelError, ParameterError, ParameterTypeError, kernel_error
+
+# ---------------------------------------------------------- the family table
+
+cdef Family _ipv4, _ipv6
+
+_ipv4.nfproto = NFPROTO_IPV4
+_ipv4.level = IPPROTO_IP
+_ipv4.so_get_info = IPT_SO_GET_INFO
+_ipv4.so_get_entries = IPT_SO_GET_ENTRIES
+_ipv4.header = sizeof(ipt_entry)
+_ipv4.offsets = <size_t> &(<ipt_entry *> NULL).target_offset
+_ipv4.counters = <size_t> &(<ipt_entry *> NULL).counters
+_ipv4.address = sizeof(in_addr)
+_ipv4.proto = <size_t> &(<ipt_entry *> NULL).ip.proto
+_ipv4.flags = <size_t> &(<ipt_entry *> NULL).ip.flags
+_ipv4.goto_flag = IPT_F_GOTO
+_ipv4.init = iptc_init
+_ipv4.free = iptc_free
+_ipv4.is_chain = iptc_is_chain
+_ipv4.builtin = iptc_builtin
+_ipv4.get_policy = iptc_get_policy
+_ipv4.insert_entry = <int (*)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil> iptc_insert_entry
+_ipv4.replace_entry = <int (*)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil> iptc_replace_entry
+_ipv4.append_entry = <int (*)(const char *, const void *, xtc_handle *) noexcept nogil> iptc_append_entry
+_ipv4.delete_num_entry = iptc_delete_num_entry
+_ipv4.flush_entries = iptc_flush_entries
+_ipv4.zero_entries = iptc_zero_entries
+_ipv4.create_chain = iptc_create_chain
+_ipv4.delete_chain = iptc_delete_chain
+_ipv4.rename_chain = iptc_rename_chain
+_ipv4.set_policy = iptc_set_policy
+_ipv4.commit = iptc_commit
+_ipv4.strerror = iptc_strerror
+
+_ipv6.nfproto = NFPROTO_IPV6
+_ipv6.level = IPPROTO_IPV6
+_ipv6.so_get_info = IP6T_SO_GET_INFO
+_ipv6.so_get_entries = IP6T_SO_GET_ENTRIES
+_ipv6.header = sizeof(ip6t_entry)
+_ipv6.offsets = <size_t> &(<ip6t_entry *> NULL).target_offset
+_ipv6.counters = <size_t> &(<ip6t_entry *> NULL).counters
+_ipv6.address = sizeof(in6_addr)
+_ipv6.proto = <size_t> &(<ip6t_entry *> NULL).ipv6.proto
+_ipv6.flags = <size_t> &(<ip6t_entry *> NULL).ipv6.flags
+_ipv6.goto_flag = IP6T_F_GOTO
+_ipv6.init = ip6tc_init
+_ipv6.free = ip6tc_free
+_ipv6.is_chain = ip6tc_is_chain
+_ipv6.builtin = ip6tc_builtin
+_ipv6.get_policy = ip6tc_get_policy
+_ipv6.insert_entry = <int (*)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil> ip6tc_insert_entry
+_ipv6.replace_entry = <int (*)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil> ip6tc_replace_entry
+_ipv6.append_entry = <int (*)(const char *, const void *, xtc_handle *) noexcept nogil> ip6tc_append_entry
+_ipv6.delete_num_entry = ip6tc_delete_num_entry
+_ipv6.flush_entries = ip6tc_flush_entries
+_ipv6.zero_entries = ip6tc_zero_entries
+_ipv6.create_chain = ip6tc_create_chain
+_ipv6.delete_chain = ip6tc_delete_chain
+_ipv6.rename_chain = ip6tc_rename_chain
+_ipv6.set_policy = ip6tc_set_policy
+_ipv6.commit = ip6tc_commit
+_ipv6.strerror = ip6tc_strerror
+
+IPV4 = NFPROTO_IPV4
+IPV6 = NFPROTO_IPV6
+
+# Sizes of the two targets that the kernel itself defines: xt_standard_target and xt_error_target.
+cdef enum:
+    TARGET_HEADER = 32
+    STANDARD_SIZE = 40
+    ERROR_SIZE = 64
+
+
+cdef Family *family_of(int nfproto) except NULL:
+    """Return the row of *nfproto*, `IPV4` or `IPV6`."""
+    if nfproto == NFPROTO_IPV4:
+        return &_ipv4
+    if nfproto == NFPROTO_IPV6:
+        return &_ipv6
+    raise ParameterError(f"unknown address family {nfproto}")
+
+
+cdef bytes _label(name, str what):
+    """Return *name* as C text, or say what is wrong with it."""
+    if not isinstance(name, str):
+        raise ParameterTypeError(f"{what} must be a string, not {type(name).__name__}")
+    cdef bytes text = os_encode(name)
+    if b"\0" in text:
+        raise ParameterError(f"{what} must not contain a NUL byte: {name!r}")
+    return text
+
+
+cdef bytes os_encode(str text):
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ParameterError(f"not encodable as UTF-8: {text!r}") from error
+
+
+cdef str os_decode(bytes text):
+    return text.decode("utf-8", "surrogateescape")
+
+
+def chain_label(name):
+    """Return the bytes of chain *name*; raises `ParameterError` where iptables refuses the name itself."""
+    cdef bytes text = _label(name, "a chain name")
+    if not text:
+        raise ParameterError("chain name must not be empty")
+    if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN:
+        raise ParameterError(f"chain name `{name}' too long (must be under {XT_EXTENSION_MAXNAMELEN} chars)")
+    return text
+
+# ------------------------------------------------------------------ the rule
+
+
+cdef inline uint16_t _target_offset(Family *family, const char *entry) noexcept nogil:
+    return (<const uint16_t *> (entry + family.offsets))[0]
+
+
+cdef inline uint16_t _next_offset(Family *family, const char *entry) noexcept nogil:
+    return (<const uint16_t *> (entry + family.offsets))[1]
+
+
+cdef bint _is_prefix(const unsigned char *mask, size_t length, int *bits) noexcept nogil:
+    """Whether *mask* is a run of ones; its length goes to *bits*."""
+    cdef size_t i
+    cdef int count = 0, b
+    cdef bint ended = False
+    for i in range(length * 8):
+        b = (mask[i >> 3] >> (7 - (i & 7))) & 1
+        if b:
+            if ended:
+                return False
+            count += 1
+        else:
+            ended = True
+    bits[0] = count
+    return True
+
+
+cdef void _set_prefix(unsigned char *mask, size_t length, int bits) noexcept nogil:
+    cdef size_t i
+    memset(mask, 0, length)
+    for i in range(<size_t> bits):
+        mask[i >> 3] |= 1 << (7 - (i & 7))
+
+
+cdef tuple _split_negation(value, str what):
+    """Return (whether *value* starts with `!`, the rest as bytes)."""
+    cdef bytes text = _label(value, what)
+    if text.startswith(b"!"):
+        return True, text[1:].lstrip(b" ")
+    return False, text
+
+
+cdef class RuleValue:
+    """The base part of one rule, and the bytes of its matches and target as they were read."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.family = &_ipv4
+        self.body = None
+
+    cdef char *_head(self) noexcept:
+        return <char *> &self.head
+
+    cdef uint8_t *_flags(self) noexcept:
+        return <uint8_t *> (self._head() + self.family.flags)
+
+    cdef unsigned char *_address(self, int which) noexcept:
+        """src, dst, smsk, dmsk are 0 to 3."""
+        return <unsigned char *> self._head() + which * self.family.address
+
+    cdef char *_interface(self, int which) noexcept:
+        """iniface, outiface, and their masks, are 0 to 3."""
+        return self._head() + 4 * self.family.address + which * IFNAMSIZ
+
+    def _reset_header(self, int nfproto):
+        """Make this an empty rule of *nfproto*."""
+        self.family = family_of(nfproto)
+        self.body = None
+        memset(&self.head, 0, sizeof(self.head))
+
+    def _load(self, int nfproto, bytes entry):
+        """Take over the base part and the body of *entry* (`ipt_entry` or `ip6t_entry`, target by name)."""
+        cdef Family *family = family_of(nfproto)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(entry)
+        cdef const char *raw = PyBytes_AS_STRING(entry)
+        if size < <Py_ssize_t> family.header + TARGET_HEADER or _next_offset(family, raw) != size \
+                or not _payloads_ok(family, raw):
+            raise ParameterError("not an entry of this family: its sizes do not add up")
+        self.family = family
+        memset(&self.head, 0, sizeof(self.head))
+        memcpy(&self.head, raw, family.header)
+        self.body = entry[family.header:]
+
+    def _load_header(self, int nfproto, bytes header):
+        """Take over a base part alone, as `_header_bytes` gave it."""
+        self._reset_header(nfproto)
+        if PyBytes_GET_SIZE(header) != <Py_ssize_t> self.family.header:
+            raise ParameterError("not the base part of a rule of this family")
+        memcpy(&self.head, PyBytes_AS_STRING(header), self.family.header)
+
+    def _header_bytes(self):
+        """The base part as `ipt_entry` or `ip6t_entry`, counters included."""
+        return PyBytes_FromStringAndSize(self._head(), self.family.header)
+
+    def _body_payloads(self):
+        """The matches and, last, the target that were read: a list of (name, revision, bytes)."""
+        cdef list payloads = []
+        cdef const char *raw = PyBytes_AS_STRING(self.body)
+        cdef size_t at = 0, end = _target_offset(self.family, self._head()) - self.family.header
+        cdef uint16_t size
+        while at < end:
+            size = (<const uint16_t *> (raw + at))[0]
+            payloads.append(self.body[at:at + size])
+            at += size
+        payloads.append(self.body[end:])
+        return payloads
+
+    def _body_target(self):
+        """The bytes of the target that was read."""
+        return self.body[_target_offset(self.family, self._head()) - self.family.header:]
+
+    def _assemble(self, list payloads):
+        """Return the whole entry: this base part, then *payloads* (matches, and the target last)."""
+        cdef Py_ssize_t size = self.family.header
+        cdef Py_ssize_t target_offset = size
+        cdef bytes payload
+        for payload in payloads:
+            target_offset = size
+            size += PyBytes_GET_SIZE(payload)
+        if size > 0xffff:
+            raise ParameterError("the rule is longer than 65535 bytes")
+        cdef bytes entry = PyBytes_FromStringAndSize(NULL, size)
+        cdef char *raw = PyBytes_AS_STRING(entry)
+        memcpy(raw, &self.head, self.family.header)
+        (<uint16_t *> (raw + self.family.offsets))[0] = target_offset
+        (<uint16_t *> (raw + self.family.offsets))[1] = size
+        # nfcache and comefrom are the kernel's own scratch
+        memset(raw + self.family.offsets - 4, 0, 4)
+        memset(raw + self.family.offsets + 4, 0, 4)
+        raw += self.family.header
+        for payload in payloads:
+            memcpy(raw, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+            raw += PyBytes_GET_SIZE(payload)
+        return entry
+
+    @property
+    def nfproto(self):
+        """`NFPROTO_IPV4` (2) or `NFPROTO_IPV6` (10)."""
+        return self.family.nfproto
+
+    # addresses
+
+    cdef str _get_address(self, int which, int inverted):
+        cdef char text[64]
+        cdef char mask[64]
+        cdef int bits
+        cdef bint v4 = self.family.nfproto == NFPROTO_IPV4
+        cdef str sign = "!" if self._flags()[1] & inverted else ""
+        inet_ntop(AF_INET if v4 else AF_INET6, self._address(which), text, sizeof(text))
+        if not v4 and _is_prefix(self._address(which + 2), 16, &bits):
+            return f"{sign}{text.decode()}/{bits}"
+        inet_ntop(AF_INET if v4 else AF_INET6, self._address(which + 2), mask, sizeof(mask))
+        return f"{sign}{text.decode()}/{mask.decode()}"
+
+    cdef int _set_address(self, int which, int inverted, value) except -1:
+        cdef bytes text, address, mask
+        cdef unsigned char parsed[16]
+        cdef unsigned char bits[16]
+        cdef size_t length = self.family.address, i
+        cdef int domain = AF_INET if self.family.nfproto == NFPROTO_IPV4 else AF_INET6
+        cdef bint negated
+        cdef long prefix
+        if value is None:
+            raise ParameterTypeError("an address must be a string, not None")
+        negated, text = _split_negation(value, "an address")
+        address, slash, mask = text.partition(b"/")
+        if inet_pton(domain, PyBytes_AS_STRING(address), parsed) != 1:
+            raise ParameterError(f"invalid address {os_decode(address)}")
+        if not slash:
+            _set_prefix(bits, length, length * 8)
+        elif mask.isdigit():
+            prefix = int(mask) if len(mask) < 5 else 9999
+            if prefix > <long> length * 8:
+                if domain == AF_INET:
+                    raise ParameterError(f"invalid netmask {os_decode(mask)}")
+                raise ParameterError(f"invalid prefix length {os_decode(mask)}")
+            _set_prefix(bits, length, prefix)
+        elif inet_pton(domain, PyBytes_AS_STRING(mask), bits) != 1:
+            raise ParameterError(f"invalid netmask {os_decode(mask)}")
+        if domain == AF_INET:
+            # IPv6 host bits are kept: programs read back what they wrote, and the kernel masks both sides
+            for i in range(length):
+                parsed[i] &= bits[i]
+        memcpy(self._address(which), parsed, length)
+        memcpy(self._address(which + 2), bits, length)
+        self._invert(inverted, negated)
+        return 0
+
+    cdef void _invert(self, int flag, bint negated) noexcept:
+        if negated:
+            self._flags()[1] |= flag
+        else:
+            self._flags()[1] &= ~flag
+
+    def _address_is_any(self, int which):
+        """Whether neither address nor mask nor negation of src (0) or dst (1) says anything."""
+        cdef size_t i
+        if self._flags()[1] & (IPT_INV_DSTIP if which else IPT_INV_SRCIP):
+            return False
+        for i in range(self.family.address):
+            if self._address(which)[i] or self._address(which + 2)[i]:
+                return False
+        return True
+
+    def _address_prefix(self, int which):
+        """The prefix length of the mask of src (0) or dst (1), or None where the mask has holes."""
+        cdef int bits
+        if _is_prefix(self._address(which + 2), self.family.address, &bits):
+            return bits
+        return None
+
+    @property
+    def src(self):
+        """Source address: `a/mask` for IPv4, `a/prefix` for IPv6, a leading `!` negates."""
+        return self._get_address(0, IPT_INV_SRCIP)
+
+    @src.setter
+    def src(self, value):
+        self._set_address(0, IPT_INV_SRCIP, value)
+
+    @property
+    def dst(self):
+        """Destination address, as `src`."""
+        return self._get_address(1, IPT_INV_DSTIP)
+
+    @dst.setter
+    def dst(self, value):
+        self._set_address(1, IPT_INV_DSTIP, value)
+
+    # interfaces
+
+    cdef _get_interface(self, int which, int inverted):
+        cdef char *name = self._interface(which)
+        cdef unsigned char *mask = <unsigned char *> self._interface(which + 2)
+        cdef size_t length = 0, masked = 0
+        cdef str sign = "!" if self._flags()[1] & inverted else ""
+        while length < IFNAMSIZ and name[length]:
+            length += 1
+        while masked < IFNAMSIZ and mask[masked]:
+            masked += 1
+        if masked == 0:
+            return "!+" if sign else None
+        text = os_decode(name[:length if masked > length else masked])
+        return f"{sign}{text}{'' if masked > length else '+'}"
+
+    cdef int _set_interface(self, int which, int inverted, value) except -1:
+        cdef bytes text
+        cdef size_t length
+        cdef bint negated = False
+        if value is None:
+            text = b""
+        else:
+            negated, text = _split_negation(value, "an interface name")
+            if not text:
+                raise ParameterError("Empty interface is likely to be undesired")
+        length = PyBytes_GET_SIZE(text)
+        if length >= IFNAMSIZ:
+            raise ParameterError(f"interface name {os_decode(text)} too long")
+        memset(self._interface(which), 0, IFNAMSIZ)
+        memset(self._interface(which + 2), 0, IFNAMSIZ)
+        memcpy(self._interface(which), PyBytes_AS_STRING(text), length)
+        if length:
+            # a name that ends in + is compared up to it, any other with its NUL
+            memset(self._interface(which + 2), 0xff, length - 1 if text.endswith(b"+") else length + 1)
+        self._invert(inverted, negated)
+        return 0
+
+    @property
+    def in_interface(self):
+        """Input interface, a trailing `+` as wildcard, a leading `!` negates; None: any."""
+        return self._get_interface(0, IPT_INV_VIA_IN)
+
+    @in_interface.setter
+    def in_interface(self, value):
+        self._set_interface(0, IPT_INV_VIA_IN, value)
+
+    @property
+    def out_interface(self):
+        """Output interface, as `in_interface`."""
+        return self._get_interface(1, IPT_INV_VIA_OUT)
+
+    @out_interface.setter
+    def out_interface(self, value):
+        self._set_interface(1, IPT_INV_VIA_OUT, value)
+
+    # protocol and flags
+
+    def _get_proto(self):
+        """(protocol number, whether negated)."""
+        return (<uint16_t *> (self._head() + self.family.proto))[0], bool(self._flags()[1] & IPT_INV_PROTO)
+
+    def _set_proto(self, int number, bint negated):
+        (<uint16_t *> (self._head() + self.family.proto))[0] = number
+        self._invert(IPT_INV_PROTO, negated)
+        if self.family.nfproto == NFPROTO_IPV6:
+            # without it the kernel does not look at the protocol at all
+            if number or negated:
+                self._flags()[0] |= IP6T_F_PROTO
+            else:
+                self._flags()[0] &= ~IP6T_F_PROTO
+
+    def _get_fragment(self):
+        """(`-f` given, negated); IPv4 only."""
+        return bool(self._flags()[0] & IPT_F_FRAG), bool(self._flags()[1] & IPT_INV_FRAG)
+
+    def _set_fragment(self, bint given, bint negated):
+        if given:
+            self._flags()[0] |= IPT_F_FRAG
+        else:
+            self._flags()[0] &= ~IPT_F_FRAG
+        self._invert(IPT_INV_FRAG, negated)
+
+    def _get_goto(self):
+        return bool(self._flags()[0] & self.family.goto_flag)
+
+    def _set_goto(self, bint given):
+        if given:
+            self._flags()[0] |= self.family.goto_flag
+        else:
+            self._flags()[0] &= ~self.family.goto_flag
+
+    # counters
+
+    def get_counters(self):
+        """Return (packets, bytes) as they were when the rule was read, or as set."""
+        cdef xt_counters *counters = <xt_counters *> (self._head() + self.family.counters)
+        return counters.pcnt, counters.bcnt
+
+    def set_counters(self, counters):
+        """Set the (packets, bytes) that the rule starts with when it is written."""
+        cdef uint64_t packets, size
+        try:
+            packets, size = counters
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ParameterTypeError(f"counters must be a pair of integers from 0 to 2**64-1, not {counters!r}") from error
+        cdef xt_counters *slot = <xt_counters *> (self._head() + self.family.counters)
+        slot.pcnt = packets
+        slot.bcnt = size
+
+    counters = property(get_counters, set_counters)
+
+
+def load_rules(cls, int nfproto, list entries, chain):
+    """Return a list of *cls* (a `RuleValue`), one for each of *entries*, their bodies not decoded yet."""
+    cdef list rules = []
+    cdef RuleValue rule
+    cdef bytes entry
+    for entry in entries:
+        rule = cls.__new__(cls)
+        rule._load(nfproto, entry)
+        rule.chain = chain
+        rules.append(rule)
+    return rules
+
+
+cdef bint _payloads_ok(Family *family, const char *entry) noexcept nogil:
+    """Whether the matches fill the room up to the target, and the target the room behind it."""
+    cdef size_t at = family.header, target = _target_offset(family, entry), end = _next_offset(family, entry)
+    cdef uint16_t size
+    if target < at or target + TARGET_HEADER > end:
+        return False
+    while at < target:
+        size = (<const uint16_t *> (entry + at))[0]
+        if size < TARGET_HEADER or size & 7 or at + size > target:
+            return False
+        at += size
+    return (<const uint16_t *> (entry + target))[0] == end - target
+
+
+def split_entry(int nfproto, bytes entry):
+    """Return (header bytes without counters and scratch, [payload bytes…]) of an entry: what a rule is."""
+    cdef Family *family = family_of(nfproto)
+    cdef const char *raw = PyBytes_AS_STRING(entry)
+    cdef size_t at = family.header, target, size
+    cdef list payloads = []
+    if PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER \
+            or _next_offset(family, raw) != PyBytes_GET_SIZE(entry) or not _payloads_ok(family, raw):
+        raise ParameterError("not an entry of this family: its sizes do not add up")
+    target = _target_offset(family, raw)
+    while at < target:
+        size = (<const uint16_t *> (raw + at))[0]
+        payloads.append(entry[at:at + size])
+        at += size
+    payloads.append(entry[target:])
+    return entry[:family.offsets - 4], payloads
+
+
+# A verdict or jump carries its name where the kernel has a number. libiptc fills in the number; until then its place says
+# what this is, since an extension may have a payload of the same size.
+cdef const char *_MARK = b"\xffverdict"
+
+
+cdef bint is_verdict(const xt_entry_match *payload) noexcept nogil:
+    """Whether a target payload is a verdict, a jump, or no target."""
+    return (payload.u.match_size == STANDARD_SIZE and payload.u.user.revision == 0
+            and (memcmp(payload.data, _MARK, 8) == 0 or _is_verdict_name(payload.u.user.name)))
+
+
+cdef bint _is_verdict_name(const char *name) noexcept nogil:
+    return (name[0] == 0 or strcmp(name, b"ACCEPT") == 0 or strcmp(name, b"DROP") == 0
+            or strcmp(name, b"RETURN") == 0 or strcmp(name, b"QUEUE") == 0)
+
+
+def standard_target(name):
+    """Return the payload of a verdict or of a jump to chain *name*, as libiptc takes it ("": no target)."""
+    cdef bytes text = _label(name, "a target name")
+    if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN:
+        raise ParameterError(f"Invalid target name `{name}' ({XT_EXTENSION_MAXNAMELEN - 1} chars max)")
+    cdef bytes payload = PyBytes_FromStringAndSize(NULL, STANDARD_SIZE)
+    cdef char *raw = PyBytes_AS_STRING(payload)
+    memset(raw, 0, STANDARD_SIZE)
+    (<uint16_t *> raw)[0] = STANDARD_SIZE
+    memcpy(raw + 2, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+    memcpy(raw + TARGET_HEADER, _MARK, 8)
+    return payload
+
+# ------------------------------------------------------- reading a table blob
+
+
+cdef int _read_table(Family *family, const char *table, ipt_getinfo *info, char **buffer) noexcept nogil:
+    """GET_INFO and GET_ENTRIES into a buffer of its own: 0, or an errno."""
+    cdef int fd, failed, attempt
+    cdef socklen_t length
+    cdef ipt_get_entries *request
+    cdef size_t head = 40     # struct ipt_get_entries: the name, the size, and padding to 8
+    buffer[0] = NULL
+    fd = socket(AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
+    if fd < 0:
+        return c_errno.errno
+    failed = EAGAIN
+    for attempt in range(64):
+        memset(info, 0, sizeof(info[0]))
+        memcpy(info.name, table, strlen(table))
+        length = sizeof(info[0])
+        if getsockopt(fd, family.level, family.so_get_info, info, &length) < 0:
+            failed = c_errno.errno
+            break
+        request = <ipt_get_entries *> _alloc(head + info.size)
+        if request == NULL:
+            failed = ENOMEM
+            break
+        memset(request, 0, head)
+        memcpy(request.name, table, strlen(table))
+        request.size = info.size
+        length = head + info.size
+        if getsockopt(fd, family.level, family.so_get_entries, request, &length) == 0:
+            buffer[0] = <char *> request
+            failed = 0
+            break
+        failed = c_errno.errno
+        _free(request)
+        # the table changed its size between the two calls
+        if failed != EAGAIN:
+            break
+    close(fd)
+    return failed
+
+
+cdef extern from "<stdlib.h>" nogil:
+    void *_alloc "malloc" (size_t size)
+    void _free "free" (void *memory)
+
+
+cdef class Snapshot:
+    """A table as it was read once: chains, policies, and the rules' bytes, decoded only when asked for."""
+
+    cdef Family *family
+    cdef char *buffer
+    cdef char *entries
+    cdef unsigned int size
+    cdef readonly list chains       # (name, policy or None, (packets, bytes) or None, first offset, end offset)
+    cdef dict _heads                # offset of a chain's first rule -> its name
+
+    def __cinit__(self, *args):
+        self.buffer = NULL
+
+    def __dealloc__(self):
+        _free(self.buffer)
+
+    def __init__(self, int nfproto, str table):
+        cdef bytes label = _label(table, "a table name")
+        cdef const char *name = label
+        cdef ipt_getinfo info
+        cdef int failed
+        self.family = family_of(nfproto)
+        if PyBytes_GET_SIZE(label) >= 32 or not label:
+            failed = ENOENT
+        else:
+            with nogil:
+                failed = _read_table(self.family, name, &info, &self.buffer)
+        if failed:
+            raise kernel_error(f"can't initialize {table}", failed, table_strerror(nfproto, failed))
+        self.entries = self.buffer + 40
+        self.size = info.size
+        self._walk(&info)
+
+    cdef int _walk(self, ipt_getinfo *info) except -1:
+        """Find the chains, checking every offset: nothing is read outside the buffer."""
+        cdef Family *family = self.family
+        cdef unsigned int at = 0, previous = 0, first = 0
+        cdef unsigned int size
+        cdef int hook
+        cdef char *entry
+        cdef char *target
+        cdef str name = None
+        cdef bint builtin = False
+        self.chains = []
+        self._heads = {}
+        while at < self.size:
+            if self.size - at < family.header + TARGET_HEADER:
+                self._corrupt(at)
+            entry = self.entries + at
+            size = _next_offset(family, entry)
+            if size & 7 or size > self.size - at or not _payloads_ok(family, entry):
+                self._corrupt(at)
+            target = entry + _target_offset(family, entry)
+            for hook in range(NF_INET_NUMHOOKS):
+                if info.valid_hooks & (1 << hook) and info.hook_entry[hook] == at:
+                    self._close(name, builtin, first, previous)
+                    name, builtin, first = _HOOKS[hook], True, at
+            if memcmp(target + 2, b"ERROR", 6) == 0 and _target_offset(family, entry) == family.header:
+                if size != family.header + ERROR_SIZE:
+                    self._corrupt(at)
+                self._close(name, builtin, first, previous)
+                name, builtin, first = os_decode(_bounded(target + TARGET_HEADER, 30)), False, at + size
+            previous = at
+            at += size
+        # libiptc lists user chains by name, whoever wrote them
+        self.chains.sort(key=_chain_order)
+        return 0
+
+    cdef int _close(self, str name, bint builtin, unsigned int first, unsigned int foot) except -1:
+        """Note the chain that ends with the entry at *foot*: its policy, or RETURN."""
+        cdef char *entry = self.entries + foot
+        cdef xt_counters *counters
+        if name is None:
+            return 0
+        if foot < first:
+            self._corrupt(foot)
+        self._heads[first] = name
+        if builtin:
+            counters = <xt_counters *> (entry + self.family.counters)
+            self.chains.append((name, self._verdict(entry), (counters.pcnt, counters.bcnt), first, foot))
+        else:
+            self.chains.append((name, None, None, first, foot))
+        return 0
+
+    cdef _corrupt(self, unsigned int at):
+        raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL, "Invalid argument")
+
+    cdef str _verdict(self, const char *entry):
+        """The name that a standard target stands for."""
+        cdef unsigned int at = _target_offset(self.family, entry)
+        cdef int32_t verdict
+        if _next_offset(self.family, entry) - at < STANDARD_SIZE:
+            self._corrupt(entry - self.entries)
+        verdict = (<const int32_t *> (entry + at + TARGET_HEADER))[0]
+        if verdict >= 0:
+            if verdict == entry - self.entries + _next_offset(self.family, entry):
+                return ""
+            try:
+                return self._heads[verdict]
+            except KeyError:
+                self._corrupt(entry - self.entries)
+        return _VERDICTS.get(verdict) or self._corrupt(entry - self.entries)
+
+    def chain_entries(self, unsigned int first, unsigned int end):
+        """The rules from *first* to *end* (offsets from `chains`), each as bytes with its target by name."""
+        cdef Family *family = self.family
+        cdef list result = []
+        cdef bytes entry, label
+        cdef char *raw
+        cdef size_t size, target
+        while first < end:
+            raw = self.entries + first
+            size = _next_offset(family, raw)
+            target = _target_offset(family, raw)
+            entry = PyBytes_FromStringAndSize(raw, size)
+            if raw[target + 2] == 0:
+                label = os_encode(self._verdict(raw))
+                raw = PyBytes_AS_STRING(entry) + target
+                memset(raw + 2, 0, STANDARD_SIZE - 2)
+                memcpy(raw + 2, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label))
+                memcpy(raw + TARGET_HEADER, _MARK, 8)
+            # scratch of the kernel that says nothing about the rule
+            raw = PyBytes_AS_STRING(entry) + family.offsets
+            memset(raw - 4, 0, 4)
+            memset(raw + 4, 0, 4)
+            result.append(entry)
+            first += size
+        return result
+
+
+def _chain_order(tuple chain):
+    return (1, os_encode(chain[0])) if chain[1] is None else (0, b"")
+
+
+cdef tuple _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+cdef dict _VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", XT_RETURN: "RETURN"}
+
+
+cdef bytes _bounded(const char *text, size_t limit):
+    cdef size_t length = 0
+    while length < limit and text[length]:
+        length += 1
+    return text[:length]
+
+
+def table_strerror(int nfproto, int error):
+    """What libiptc calls *error* when a table is opened; ENOENT and EPERM read as its users know them."""
+    if error == ENOENT or error == ENOPROTOOPT:      # ENOPROTOOPT: the family has no legacy tables
+        return "Table does not exist (do you need to insmod?)"
+    if error == EPERM:
+        return "Permission denied (you must be root)"
+    return strerror(error).decode()
+
+# ---------------------------------------------------------- libiptc's handle
+
+
+cdef class Handle:
+    """One libiptc handle (`iptc_init` … `iptc_commit`): a private copy of a table, edited and sent at once.
+
+    Chains and names are str; entries are bytes with the target by name; positions count from 0.
+    """
+
+    cdef Family *family
+    cdef xtc_handle *handle
+    cdef str table
+
+    def __cinit__(self, *args):
+        self.handle = NULL
+
+    def __init__(self, int nfproto, str table):
+        cdef bytes label = _label(table, "a table name")
+        cdef const char *name = label
+        cdef int failed = 0
+        self.family = family_of(nfproto)
+        self.table = table
+        self.close()
+        with nogil:
+            c_errno.errno = 0
+            self.handle = self.family.init(name)
+            if self.handle == NULL:
+                failed = c_errno.errno
+        if failed or self.handle == NULL:
+            raise kernel_error(f"can't initialize {table}", failed, table_strerror(nfproto, failed))
+
+    def __dealloc__(self):
+        self.close()
+
+    cpdef close(self):
+        """Free the handle; what was not committed is gone."""
+        if self.handle != NULL:
+            self.family.free(self.handle)
+            self.handle = NULL
+
+    cdef int _check(self, int done, str what) except -1:
+        """Raise what libiptc says of the call that has just returned *done*."""
+        cdef int failed = c_errno.errno
+        if done:
+            return 0
+        raise kernel_error(what, failed, self.family.strerror(failed).decode())
+
+    cdef xtc_handle *_open(self) except NULL:
+        if self.handle == NULL:
+            raise KernelError(f"the handle of table {self.table} is closed", EINVAL, "Invalid argument")
+        c_errno.errno = 0
+        return self.handle
+
+    cdef const char *_entry(self, bytes entry) except NULL:
+        """The C pointer of *entry*, once it is known to be whole."""
+        cdef const char *raw = PyBytes_AS_STRING(entry)
+        if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
+                or _next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not _payloads_ok(self.family, raw):
+            raise ParameterError("not an entry of this family: its sizes do not add up")
+        return raw
+
+    def append(self, chain, bytes entry):
+        self._check(self.family.append_entry(chain_label(chain), self._entry(entry), self._open()),
+                    f"can't append entry to chain {chain}")
+
+    def insert(self, chain, bytes entry, unsigned int position):
+        self._check(self.family.insert_entry(chain_label(chain), self._entry(entry), position, self._open()),
+                    f"can't insert entry into chain {chain}")
+
+    def replace(self, chain, bytes entry, unsigned int position):
+        self._check(self.family.replace_entry(chain_label(chain), self._entry(entry), position, self._open()),
+                    f"can't replace entry in chain {chain}")
+
+    def delete(self, chain, unsigned int position):
+        self._check(self.family.delete_num_entry(chain_label(chain), position, self._open()),
+                    f"can't delete entry from chain {chain}")
+
+    def flush(self, chain):
+        self._check(self.family.flush_entries(chain_label(chain), self._open()), f"can't flush chain {chain}")
+
+    def zero(self, chain):
+        self._check(self.family.zero_entries(chain_label(chain), self._open()), f"can't zero chain {chain} counters")
+
+    def create_chain(self, chain):
+        self._check(self.family.create_chain(chain_label(chain), self._open()), f"can't create chain {chain}")
+
+    def delete_chain(self, chain):
+        self._check(self.family.delete_chain(chain_label(chain), self._open()), f"can't delete chain {chain}")
+
+    def rename_chain(self, chain, new):
+        self._check(self.family.rename_chain(chain_label(chain), chain_label(new), self._open()),
+                    f"can't rename chain {chain}")
+
+    def set_policy(self, chain, policy, counters=None):
+        """Set policy and, where *counters* is a (packets, bytes) pair, its counters."""
+        cdef xt_counters value
+        cdef xt_counters *pointer = NULL
+        cdef bytes label = _label(policy, "a policy")
+        if counters is not None:
+            value.pcnt, value.bcnt = counters
+            pointer = &value
+        self._check(self.family.set_policy(chain_label(chain), label, pointer, self._open()),
+                    f"can't set policy {policy} on chain {chain}")
+
+    def get_policy(self, chain):
+        """Return (policy, (packets, bytes)), or (None, None) for a user chain."""
+        cdef xt_counters value
+        cdef bytes label = chain_label(chain)
+        cdef const char *policy
+        if not self.family.builtin(label, self._open()):
+            return None, None
+        policy = self.family.get_policy(label, &value, self._open())
+        if policy == NULL:
+            self._check(0, f"can't get policy on chain {chain}")
+        return policy.decode(), (value.pcnt, value.bcnt)
+
+    def builtin_chains(self):
+        """The names of the builtin chains, in hook order."""
+        return [name for name in _HOOKS if self.family.builtin(chain_label(name), self._open())]
+
+    def has_chain(self, chain):
+        return bool(self.family.is_chain(chain_label(chain), self._open()))
+
+    def commit(self):
+        """Send everything (`IPT_SO_SET_REPLACE`, `IPT_SO_SET_ADD_COUNTERS`); the handle is used up."""
+        cdef xtc_handle *handle = self._open()
+        cdef int done, failed
+        with nogil:
+            c_errno.errno = 0
+            done = self.family.commit(handle)
+            failed = c_errno.errno
+        c_errno.errno = failed
+        try:
+            self._check(done, "can't commit")
+        finally:
+            self.close()

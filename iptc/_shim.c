@@ -1,0 +1,321 @@
+#define _GNU_SOURCE
+#include "_shim.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <getopt.h>
+#include <link.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* All state below belongs to the one thread that holds the GIL while it is inside a guard. */
+static __thread sigjmp_buf *landing;
+static char message[4096];
+
+/* ------------------------------------------------------------------ guard */
+
+static void land(void) __attribute__((noreturn));
+static void land(void)
+{
+	siglongjmp(*landing, 1);
+}
+
+static void __attribute__((noreturn, format(printf, 2, 3)))
+exit_err(enum xtables_exittype status, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	if (landing == NULL) {
+		/* another user of libxtables in this process: do what its default does */
+		vfprintf(stderr, format, args);
+		exit(status);
+	}
+	vsnprintf(message, sizeof(message), format, args);
+	va_end(args);
+	land();
+}
+
+/* Stands in for exit() inside libxtables and its plugins. */
+static void __attribute__((noreturn)) plugin_exit(int status)
+{
+	if (landing == NULL)
+		exit(status);
+	snprintf(message, sizeof(message), "the extension gave up (exit status %d)", status);
+	land();
+}
+
+static void on_sigfpe(int signal)
+{
+	if (landing == NULL) {
+		/* not ours: the default action when the instruction runs again */
+		sigaction(SIGFPE, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+		return;
+	}
+	snprintf(message, sizeof(message), "the extension divided by zero or overflowed on these values");
+	land();
+}
+
+int shim_guard(void (*body)(void *), void *arg)
+{
+	/* SA_NODEFER: the signal mask is not saved by the jump, so it must not change */
+	struct sigaction trap = {.sa_handler = on_sigfpe, .sa_flags = SA_NODEFER}, before;
+	sigjmp_buf here, *outer = landing;
+	int failed;
+
+	sigaction(SIGFPE, &trap, &before);
+	message[0] = '\0';
+	failed = sigsetjmp(here, 0);
+	if (!failed) {
+		landing = &here;
+		body(arg);
+	}
+	landing = outer;
+	sigaction(SIGFPE, &before, NULL);
+	return failed ? -1 : 0;
+}
+
+const char *shim_message(void)
+{
+	return message;
+}
+
+/* ---------------------------------------------------------------- capture */
+
+/* glibc's stdout and stderr are variables: point them at kept memory streams, so that no descriptor is touched. */
+struct sink {
+	FILE *stream;
+	char *text;
+	size_t length;
+};
+static struct sink out, err;
+
+static int sink_open(struct sink *sink)
+{
+	if (sink->stream == NULL)
+		sink->stream = open_memstream(&sink->text, &sink->length);
+	if (sink->stream == NULL)
+		return -1;
+	rewind(sink->stream);
+	return 0;
+}
+
+int shim_capture(void (*body)(void *), void *arg)
+{
+	FILE *true_out = stdout, *true_err = stderr;
+	int failed;
+
+	if (sink_open(&out) < 0 || sink_open(&err) < 0) {
+		snprintf(message, sizeof(message), "out of memory");
+		return -1;
+	}
+	/* held while swapped: another thread's printf waits instead of writing into the rule */
+	flockfile(out.stream);
+	flockfile(err.stream);
+	stdout = out.stream;
+	stderr = err.stream;
+	failed = shim_guard(body, arg);
+	stdout = true_out;
+	stderr = true_err;
+	fflush(out.stream);
+	fflush(err.stream);
+	funlockfile(err.stream);
+	funlockfile(out.stream);
+	return failed;
+}
+
+const char *shim_out(size_t *length)
+{
+	*length = out.length;
+	return out.text;
+}
+
+const char *shim_err(size_t *length)
+{
+	*length = err.length;
+	return err.text;
+}
+
+/* ---------------------------------------------------------------- plugins */
+
+static shim_registered collect;
+static int refused;
+
+static void registered(int is_target, const char *name, const char *version, size_t size, void *extension)
+{
+	if (version == NULL || strcmp(version, XTABLES_VERSION) != 0) {
+		snprintf(message, sizeof(message), "%s \"%s\" has version \"%s\", but \"%s\" is required",
+			 is_target ? "target" : "match", name, version ? version : "(none)", XTABLES_VERSION);
+		refused = 1;
+	} else if (size != XT_ALIGN(size) || strlen(name) >= XT_EXTENSION_MAXNAMELEN) {
+		snprintf(message, sizeof(message), "%s \"%s\" has an invalid size or name",
+			 is_target ? "target" : "match", name);
+		refused = 1;
+	} else {
+		collect(is_target, extension);
+	}
+}
+
+static void *next_symbol(const char *name)
+{
+	void *symbol = dlsym(RTLD_NEXT, name);
+
+	if (symbol == NULL) {
+		fprintf(stderr, "libxtables has no %s\n", name);
+		abort();
+	}
+	return symbol;
+}
+
+/* The constructors of plugins call these four. Found before libxtables' own, they keep an own registry that knows
+ * both families and every revision, and never end the process; for anyone else they pass the call on. */
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT void xtables_register_match(struct xtables_match *me)
+{
+	if (collect != NULL)
+		registered(0, me->name, me->version, me->size, me);
+	else
+		((void (*)(struct xtables_match *))next_symbol("xtables_register_match"))(me);
+}
+
+EXPORT void xtables_register_matches(struct xtables_match *match, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		xtables_register_match(&match[i]);
+}
+
+EXPORT void xtables_register_target(struct xtables_target *me)
+{
+	if (collect != NULL)
+		registered(1, me->name, me->version, me->size, me);
+	else
+		((void (*)(struct xtables_target *))next_symbol("xtables_register_target"))(me);
+}
+
+EXPORT void xtables_register_targets(struct xtables_target *target, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		xtables_register_target(&target[i]);
+}
+
+/* Point each reference to exit() in a loaded object at plugin_exit(). */
+static void redirect_exit(struct link_map *map)
+{
+	const ElfW(Sym) *symbols = NULL;
+	const char *names = NULL;
+	struct { ElfW(Addr) at; size_t size; } tables[2] = {{0, 0}, {0, 0}};
+	long page = sysconf(_SC_PAGESIZE);
+
+	for (const ElfW(Dyn) *d = map->l_ld; d->d_tag != DT_NULL; d++) {
+		switch (d->d_tag) {
+		case DT_SYMTAB: symbols = (void *)d->d_un.d_ptr; break;
+		case DT_STRTAB: names = (void *)d->d_un.d_ptr; break;
+		case DT_JMPREL: tables[0].at = d->d_un.d_ptr; break;
+		case DT_PLTRELSZ: tables[0].size = d->d_un.d_val; break;
+		case DT_RELA: tables[1].at = d->d_un.d_ptr; break;
+		case DT_RELASZ: tables[1].size = d->d_un.d_val; break;
+		}
+	}
+	if (symbols == NULL || names == NULL)
+		return;
+	for (int t = 0; t < 2; t++) {
+		const ElfW(Rela) *r = (void *)tables[t].at;
+
+		for (size_t i = 0; r != NULL && i < tables[t].size / sizeof(*r); i++) {
+#if __ELF_NATIVE_CLASS == 64
+			size_t symbol = ELF64_R_SYM(r[i].r_info);
+#else
+			size_t symbol = ELF32_R_SYM(r[i].r_info);
+#endif
+			void **slot = (void **)(map->l_addr + r[i].r_offset);
+			char *start = (char *)((uintptr_t)slot & ~(uintptr_t)(page - 1));
+
+			if (symbol == 0 || strcmp(names + symbols[symbol].st_name, "exit") != 0)
+				continue;
+			/* full RELRO has made the page read-only by now; it stays writable, since it may hold data too */
+			if (mprotect(start, page, PROT_READ | PROT_WRITE) == 0)
+				*slot = (void *)plugin_exit;
+		}
+	}
+}
+
+int shim_load(const char *path, shim_registered callback)
+{
+	struct link_map *map;
+	void *handle;
+
+	message[0] = '\0';
+	refused = 0;
+	collect = callback;
+	handle = dlopen(path, RTLD_NOW);
+	collect = NULL;
+	if (handle == NULL) {
+		const char *why = dlerror();
+
+		snprintf(message, sizeof(message), "%s", why ? why : "dlopen failed");
+		return -1;
+	}
+	if (refused)
+		return -1;
+	if (dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0)
+		redirect_exit(map);
+	return 0;
+}
+
+/* ------------------------------------------------------------------- init */
+
+/* The registry asks the kernel itself; the library's own list is not used. */
+static int any_revision(const char *name, uint8_t revision, int option)
+{
+	return 1;
+}
+
+static struct option no_options[] = {{NULL}};
+
+static struct xtables_globals globals = {
+	.program_name = "iptables",
+	.program_version = "iptc",
+	.orig_opts = no_options,
+	.opts = no_options,
+	.exit_err = exit_err,
+	.compat_rev = any_revision,
+};
+
+int shim_init(void)
+{
+	struct link_map *map;
+	Dl_info self, library;
+	void *handle;
+
+	/* the registration calls above must be found before libxtables' own */
+	if (dladdr((void *)shim_init, &self) == 0
+	    || dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL)
+		return -1;
+	xtables_set_params(&globals);
+	xtables_set_nfproto(NFPROTO_IPV4);
+	xtables_init();
+	if (dladdr((void *)xtables_init, &library) != 0) {
+		handle = dlopen(library.dli_fname, RTLD_NOW | RTLD_NOLOAD);
+		if (handle != NULL && dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0)
+			redirect_exit(map);
+	}
+	return 0;
+}
+
+void shim_set_getopt(char *arg, int index)
+{
+	optarg = arg;
+	optind = index;
+}
+
+int shim_get_optind(void)
+{
+	return optind;
+}

@@ -1,0 +1,38 @@
+/* One order of headers for the whole package, and the C that must stay C:
+ * the guard around libxtables, the capture of what plugins print, plugin loading. */
+#ifndef IPTC_SHIM_H
+#define IPTC_SHIM_H
+
+#include <netinet/in.h>
+#include <net/if.h>
+#include <arpa/inet.h>
+#include <getopt.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <linux/netfilter.h>
+#include <libiptc/libiptc.h>
+#include <libiptc/libip6tc.h>
+#include <xtables.h>
+
+/* Prepare libxtables for this process: its globals, its family, and our place in the symbol order. Returns 0. */
+int shim_init(void);
+
+/* Run body(arg) so that nothing in it ends the process: 0, or -1 with the reason in shim_message().
+ * A refusal by libxtables, exit() in a plugin and SIGFPE all come back here. */
+int shim_guard(void (*body)(void *), void *arg);
+const char *shim_message(void);
+
+/* Like shim_guard, with stdout and stderr caught in kept buffers for the duration. */
+int shim_capture(void (*body)(void *), void *arg);
+const char *shim_out(size_t *length);
+const char *shim_err(size_t *length);
+
+/* dlopen a plugin and collect what it registers; 0, or -1 with the reason in shim_message(). */
+typedef void (*shim_registered)(int is_target, void *extension);
+int shim_load(const char *path, shim_registered callback);
+
+/* What the plugin read its option words from: set before a parse, put back after it. */
+void shim_set_getopt(char *arg, int index);
+int shim_get_optind(void);
+
+#endif

@@ -1,0 +1,89 @@
+# What libxtables and its plugins look like to C, and the guard around them.
+
+from libc.stdint cimport uint8_t, uint16_t
+
+from ._core cimport Family, xt_entry_match
+
+# ----------------------------------------------------------------- C: libxtables
+
+cdef extern from "_shim.h" nogil:
+    enum:
+        NFPROTO_UNSPEC
+        XTTYPE_NONE
+        XTOPT_INVERT
+        XTOPT_MULTI
+        XTABLES_EXT_ALIAS
+
+    struct option:
+        const char *name
+        int has_arg
+        int val
+
+    struct xt_option_entry:
+        const char *name
+        unsigned int type
+        unsigned int id, excl, also, flags
+
+    struct xt_option_call:
+        const char *arg
+        const char *ext_name
+        const xt_option_entry *entry
+        void *data
+        unsigned int xflags
+        bint invert
+        uint8_t nvals
+        xt_entry_match **match
+        void *xt_entry
+        void *udata
+
+    struct xt_fcheck_call:
+        const char *ext_name
+        void *data
+        void *udata
+        unsigned int xflags
+
+    # struct xtables_target has the same members in the same places as far as udata_size
+    struct xtables_match:
+        const char *version
+        const char *name
+        const char *real_name
+        uint8_t revision
+        uint8_t ext_flags
+        uint16_t family
+        size_t size
+        size_t userspacesize
+        void (*init)(xt_entry_match *) noexcept nogil
+        int (*parse)(int, char **, int, unsigned int *, const void *, xt_entry_match **) noexcept nogil
+        void (*final_check)(unsigned int) noexcept nogil
+        void (*save)(const void *, const xt_entry_match *) noexcept nogil
+        const char *(*alias)(const xt_entry_match *) noexcept nogil
+        const option *extra_opts
+        void (*x6_parse)(xt_option_call *) noexcept nogil
+        void (*x6_fcheck)(xt_fcheck_call *) noexcept nogil
+        const xt_option_entry *x6_options
+        size_t udata_size
+
+    struct xtables_pprot:
+        const char *name
+        uint8_t num
+    const xtables_pprot xtables_chain_protos[1]
+
+    void xtables_set_nfproto(uint8_t family)
+    option *xtables_options_xfrm(option *original, option *old, const xt_option_entry *entry, unsigned int *offset)
+    void xtables_options_fcheck(const char *name, unsigned int xflags, const xt_option_entry *table)
+    uint16_t xtables_parse_protocol(const char *text)
+
+# ------------------------------------------------------------------ C: the guard
+
+    int shim_init()
+    int shim_guard(void (*body)(void *) noexcept nogil, void *arg)
+    int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
+    const char *shim_message()
+    const char *shim_out(size_t *length)
+    const char *shim_err(size_t *length)
+    void shim_set_getopt(char *arg, int index)
+    int shim_get_optind()
+
+cdef extern from "_shim.h":
+    ctypedef void (*shim_registered)(int is_target, void *extension) noexcept
+    int shim_load(const char *path, shim_registered callback)

@@ -1,0 +1,469 @@
+"""Functions in which tables and chains are names and rules are dicts.
+
+A rule: keys `src dst protocol in-interface out-interface fragment`, one key for each match, `target`, `counters`.
+A match is {parameter: value}; adjacent ones of a kind are a list, a later one stands under `name#2`. A value is text, "" for a
+flag, ["!", value] for a negation, a list for several words; integers are taken as text. `target` is a verdict, a chain,
+{extension: {parameter: value}} or {"goto": chain}. All take `ipv6`. What cannot be encoded raises.
+"""
+
+from .errors import IPTCError, Missing, ParameterError, ParameterTypeError
+from .rule import Match, Rule, Rule6, Target
+from .table import Chain, Table, Table6
+
+_BASE = {
+    "src": "src", "dst": "dst", "protocol": "protocol",
+    "in-interface": "in_interface", "out-interface": "out_interface", "fragment": "fragment",
+}  # fmt: skip
+_OPAQUE = "opaque"
+"""Parameter under which the bytes of an extension without a plugin are kept, in hexadecimal."""
+
+
+# ---------------------------------------------------------------- tables
+
+
+def get_tables(ipv6=False):
+    """Return the names of the tables that can be opened here."""
+    found = []
+    for name in Table.ALL:
+        try:
+            _table(name, ipv6)
+        except IPTCError:
+            continue
+        found.append(name)
+    return found
+
+
+def flush_all(ipv6=False):
+    """Empty every table and delete its user chains."""
+    for table in get_tables(ipv6):
+        flush_table(table, ipv6)
+
+
+def flush_table(table, ipv6=False, raise_exc=True):
+    """Empty *table* and delete its user chains."""
+    _quietly(raise_exc, lambda: _table(table, ipv6).flush())
+
+
+def zero_all(table=None, ipv6=False):
+    """Zero the counters of every table; *table* is there for python-iptables' sake, and is not looked at."""
+    for name in get_tables(ipv6):
+        zero_table(name, ipv6)
+
+
+def zero_table(table, ipv6=False):
+    """Zero the counters of all chains of *table*."""
+    with _table(table, ipv6)._together() as found:
+        for chain in found.chains:
+            chain.zero_counters()
+
+
+def dump_all(ipv6=False):
+    """Return {table: {chain: [rule]}}."""
+    return {table: dump_table(table, ipv6) for table in get_tables(ipv6)}
+
+
+def dump_table(table, ipv6=False):
+    """Return {chain: [rule]}."""
+    return {chain.name: [decode_iptc_rule(rule) for rule in chain.rules] for chain in _table(table, ipv6).chains}
+
+
+# ---------------------------------------------------------------- chains
+
+
+def get_chains(table, ipv6=False):
+    """Return the names of the chains of *table*."""
+    return [chain.name for chain in _table(table, ipv6).chains]
+
+
+def has_chain(table, chain, ipv6=False):
+    """Whether *table* has *chain*."""
+    return _table(table, ipv6).is_chain(chain)
+
+
+def add_chain(table, chain, ipv6=False, raise_exc=True):
+    """Create *chain*; True if that was done."""
+    return _quietly(raise_exc, lambda: bool(_table(table, ipv6).create_chain(chain))) or False
+
+
+def delete_chain(table, chain, ipv6=False, flush=False, raise_exc=True):
+    """Delete *chain*, with *flush* its rules first, both at once."""
+
+    def delete():
+        with _table(table, ipv6)._together() as found:
+            if flush:
+                _chain(found, chain).flush()
+            found.delete_chain(chain)
+
+    _quietly(raise_exc, delete)
+
+
+def flush_chain(table, chain, ipv6=False, raise_exc=True):
+    """Delete all rules of *chain*."""
+    _quietly(raise_exc, lambda: _find_chain(table, chain, ipv6).flush())
+
+
+def zero_chain(table, chain, ipv6=False):
+    """Zero the counters of *chain*."""
+    _find_chain(table, chain, ipv6).zero_counters()
+
+
+def dump_chain(table, chain, ipv6=False):
+    """Return the rules of *chain*, a dict each."""
+    return [decode_iptc_rule(rule) for rule in _find_chain(table, chain, ipv6).rules]
+
+
+def get_policy(table, chain, ipv6=False):
+    """Return the name of the policy of *chain*, or None for a user chain."""
+    policy = _find_chain(table, chain, ipv6).get_policy()
+    return None if policy is None else policy.name
+
+
+def set_policy(table, chain, policy="ACCEPT", ipv6=False):
+    """Set the policy of *chain*."""
+    _find_chain(table, chain, ipv6).set_policy(policy)
+
+
+# ----------------------------------------------------------------- rules
+
+
+def has_rule(table, chain, rule_d, ipv6=False):
+    """Whether *chain* has a rule that says the same as *rule_d*."""
+    return encode_iptc_rule(rule_d, ipv6) in _find_chain(table, chain, ipv6).rules
+
+
+def add_rule(table, chain, rule_d, position=0, ipv6=False):
+    """Add a rule: *position* 0 is the end, 1 the beginning, n before the n-th, -1 before the last."""
+    _add(_find_chain(table, chain, ipv6), encode_iptc_rule(rule_d, ipv6), position)
+
+
+def insert_rule(table, chain, rule_d, ipv6=False):
+    """Add a rule at the beginning."""
+    add_rule(table, chain, rule_d, position=1, ipv6=ipv6)
+
+
+def _add(chain, rule, position):
+    if position == 0:
+        chain.append_rule(rule)
+    elif position > 0:
+        chain.insert_rule(rule, position - 1)
+    else:
+        chain.insert_rule(rule, max(0, position + len(chain.rules)))
+
+
+def delete_rule(table, chain, rule_d, ipv6=False, raise_exc=True):
+    """Delete the first rule that says the same as *rule_d*."""
+    _quietly(raise_exc, lambda: _find_chain(table, chain, ipv6).delete_rule(encode_iptc_rule(rule_d, ipv6)))
+
+
+def get_rule(table, chain, position=0, ipv6=False, raise_exc=True):
+    """Return all rules for *position* 0, else the n-th from 1, or from the end for a negative one."""
+    if position == 0:
+        return _quietly(raise_exc, lambda: dump_chain(table, chain, ipv6))
+
+    def one():
+        rules = _find_chain(table, chain, ipv6).rules
+        return decode_iptc_rule(rules[position - 1 if position > 0 else position])
+
+    return _quietly(raise_exc, one)
+
+
+def replace_rule(table, chain, old_rule_d, new_rule_d, ipv6=False):
+    """Put a rule in the place of the first that says the same as *old_rule_d*."""
+    new = encode_iptc_rule(new_rule_d, ipv6)
+    found = _find_chain(table, chain, ipv6)
+    found.replace_rule(new, _index(found, old_rule_d, ipv6)[0])
+
+
+def get_rule_counters(table, chain, rule_d, ipv6=False):
+    """Return (packets, bytes) of the first rule that says the same as *rule_d*."""
+    return _index(_find_chain(table, chain, ipv6), rule_d, ipv6)[1].get_counters()
+
+
+def get_rule_position(table, chain, rule_d, ipv6=False):
+    """Return the position, from 0, of the first rule that says the same as *rule_d*."""
+    return _index(_find_chain(table, chain, ipv6), rule_d, ipv6)[0]
+
+
+def _index(chain, rule_d, ipv6):
+    wanted = encode_iptc_rule(rule_d, ipv6)
+    for position, rule in enumerate(chain.rules):
+        if rule == wanted:
+            return position, rule
+    raise Missing(f"Chain <{chain.name}@{chain.table.name}> has no rule <{rule_d}>")
+
+
+def test_rule(rule_d, ipv6=False):
+    """Whether *rule_d* makes a rule."""
+    return _holds(lambda: encode_iptc_rule(rule_d, ipv6).final_check())
+
+
+def test_match(name, value, ipv6=False):
+    """Whether match *name* takes *value*."""
+    return _holds(lambda: _set_match(_new_rule(ipv6), name, value))
+
+
+def test_target(name, value, ipv6=False):
+    """Whether target *name* takes *value*."""
+    return _holds(lambda: _set_target(_new_rule(ipv6), {name: value}))
+
+
+def _holds(attempt):
+    try:
+        attempt()
+    except (IPTCError, TypeError):
+        return False
+    return True
+
+
+# ----------------------------------------------------------------- batches
+
+
+def batch_begin(table=None, ipv6=False):
+    """Gather the changes of *table* (or of all tables) until `batch_end`."""
+    for name in [table] if table else get_tables(ipv6):
+        _table(name, ipv6).autocommit = False
+
+
+def batch_end(table=None, ipv6=False):
+    """Send what was gathered since `batch_begin`, one atomic commit for each table."""
+    for name in [table] if table else get_tables(ipv6):
+        found = _table(name, ipv6)
+        found.autocommit = True
+        found.commit()
+
+
+def batch_add_chains(table, chains, ipv6=False, flush=True):
+    """Create those of *chains* that are not there, and with *flush* empty all, in one commit or not at all."""
+    with _table(table, ipv6)._together() as found:
+        for name in chains:
+            chain = Chain(found, name) if found.is_chain(name) else found.create_chain(name)
+            if flush:
+                chain.flush()
+
+
+def batch_delete_chains(table, chains, ipv6=False):
+    """Empty and delete those of *chains* that are there, in one commit or not at all."""
+    with _table(table, ipv6)._together() as found:
+        present = [name for name in chains if found.is_chain(name)]
+        for name in present:
+            found.flush_entries(name)
+        for name in present:
+            found.delete_chain(name)
+
+
+def batch_add_rules(table, batch_rules, ipv6=False):
+    """Add the rules (chain, rule_d, position), in one commit or not at all."""
+    with _table(table, ipv6)._together() as found:
+        for name, rule_d, position in batch_rules:
+            _add(_chain(found, name), encode_iptc_rule(rule_d, ipv6), position)
+
+
+def batch_delete_rules(table, batch_rules, ipv6=False, raise_exc=True):
+    """Delete the rules (chain, rule_d), in one commit or not at all."""
+
+    def delete():
+        with _table(table, ipv6)._together() as found:
+            for name, rule_d in batch_rules:
+                _chain(found, name).delete_rule(encode_iptc_rule(rule_d, ipv6))
+
+    _quietly(raise_exc, delete)
+
+
+# ------------------------------------------------------- dict and rule
+
+
+def encode_iptc_rule(rule_d, ipv6=False):
+    """Return the `Rule` or `Rule6` of *rule_d*, which is not changed."""
+    if not isinstance(rule_d, dict):
+        raise ParameterTypeError(f"a rule must be a dict, not {type(rule_d).__name__}")
+    rule = _new_rule(ipv6)
+    # matches may look at the base part: that one first
+    for key, attribute in _BASE.items():
+        for value in _alternatives(rule_d.get(key)):
+            if not isinstance(value, dict):
+                setattr(rule, attribute, value)
+    for key, value in rule_d.items():
+        name = key.partition("#")[0] if isinstance(key, str) else key
+        if key == "counters":
+            rule.counters = value
+        elif key in _BASE:
+            # the match `dst` of IPv6 has the name of an address
+            for item in _alternatives(value):
+                if isinstance(item, dict):
+                    _set_match(rule, name, item)
+        elif key != "target":
+            _set_match(rule, name, value)
+    _set_target(rule, rule_d.get("target", ""))
+    return rule
+
+
+def decode_iptc_rule(iptc_rule, ipv6=False):
+    """Return the dict of *iptc_rule*; its family is the rule's own, whatever *ipv6* says."""
+    rule = iptc_rule
+    v4 = isinstance(rule, Rule) and not isinstance(rule, Rule6)
+    decoded = {}
+    for which, key in enumerate(("src", "dst")):
+        if not rule._address_is_any(which):
+            decoded[key] = _cidr(rule, which, getattr(rule, key)) if v4 else getattr(rule, key)
+    if rule.protocol != "ip":
+        decoded["protocol"] = rule.protocol
+    if rule.in_interface is not None:
+        decoded["in-interface"] = rule.in_interface
+    if rule.out_interface is not None:
+        decoded["out-interface"] = rule.out_interface
+    if v4 and rule.fragment:
+        decoded["fragment"] = rule.fragment
+    last = None
+    for match in rule.matches:
+        last = _put_match(decoded, match.name, _parameters(match), last)
+    target = rule.target
+    if target is not None and target.name:
+        parameters = _parameters(target)
+        if target.goto:
+            decoded["target"] = {"goto": target.name}
+        elif parameters:
+            decoded["target"] = {target.name: parameters}
+        else:
+            decoded["target"] = target.name
+    decoded["counters"] = rule.counters
+    return decoded
+
+
+def _cidr(rule, which, text):
+    """`a/mask` as `a/prefix`; a mask with holes stays."""
+    prefix = rule._address_prefix(which)
+    return text if prefix is None else f"{text.partition('/')[0]}/{prefix}"
+
+
+def _parameters(extension):
+    if extension.opaque:
+        return {_OPAQUE: extension._bytes().hex()}
+    return {name: _shortest(words) for name, words in extension.get_all_parameters().items()}
+
+
+def _shortest(words):
+    """[] -> "", ["x"] -> "x"; a list stays where text would be read as a negation."""
+    if not words:
+        return ""
+    if len(words) > 1 or words[0].startswith("!") and words != ["!"]:
+        return words
+    return words[0]
+
+
+def _put_match(decoded, name, parameters, last):
+    """Add one match to *decoded* and return its key; *last* is the key of the match before it."""
+    if name in _BASE:
+        # beside the address of that name
+        decoded[name] = [*_alternatives(decoded.get(name)), parameters]
+        if len(decoded[name]) == 1:
+            decoded[name] = parameters
+        return name
+    if last is not None and last.partition("#")[0] == name:
+        before = decoded[last]
+        decoded[last] = [*before, parameters] if isinstance(before, list) else [before, parameters]
+        return last
+    key, number = name, 1
+    while key in decoded:
+        number += 1
+        key = f"{name}#{number}"
+    decoded[key] = parameters
+    return key
+
+
+def _alternatives(value):
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _set_match(rule, name, value):
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _set_match(rule, name, item)
+    elif isinstance(value, dict):
+        if set(value) == {_OPAQUE}:
+            rule.add_match(Match(rule, match=_opaque(value)))
+            return
+        _set_parameters(rule.create_match(name), value)
+    else:
+        _set_parameters(rule.create_match(name), {name: value})
+
+
+def _set_target(rule, value):
+    if not isinstance(value, dict):
+        rule.create_target(value)
+        return
+    if len(value) != 1:
+        raise ParameterError(f"a target must have one name, not {len(value)}: {value!r}")
+    ((name, parameters),) = value.items()
+    if name == "goto":
+        rule.create_target(parameters, goto=True)
+    elif isinstance(parameters, dict) and set(parameters) == {_OPAQUE}:
+        rule.target = Target(rule, target=_opaque(parameters))
+    elif isinstance(parameters, dict):
+        _set_parameters(rule.create_target(name), parameters)
+    else:
+        raise ParameterTypeError(f"the parameters of target {name} must be a dict, not {type(parameters).__name__}")
+
+
+def _opaque(parameters):
+    try:
+        return bytes.fromhex(parameters[_OPAQUE])
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"not the bytes of an extension: {parameters[_OPAQUE]!r}") from error
+
+
+def _set_parameters(extension, parameters):
+    for name, value in parameters.items():
+        if not isinstance(name, str):
+            raise ParameterTypeError(f"the name of a parameter must be a string, not {type(name).__name__}")
+        if isinstance(value, (list, tuple)):
+            value = [_as_text(name, word) for word in value]
+        elif value is not None:
+            value = _as_text(name, value)
+        extension.set_parameter(name, value)
+
+
+def _as_text(name, value):
+    if value is True:
+        return ""
+    if isinstance(value, int) and value is not False:
+        return str(value)
+    if not isinstance(value, str):
+        raise ParameterTypeError(f"parameter {name} must be text or an integer, not {value!r}")
+    return value
+
+
+# ----------------------------------------------------------------- helpers
+
+
+def _new_rule(ipv6):
+    return Rule6() if ipv6 else Rule()
+
+
+def _table(name, ipv6):
+    """The table as it is now; inside a batch, with what was gathered."""
+    table = (Table6 if ipv6 else Table)(name)
+    if table.autocommit:
+        table.refresh()
+    return table
+
+
+def _chain(table, name):
+    if not table.is_chain(name):
+        raise Missing(f"Table <{table.name}> has no chain <{name}>")
+    return Chain(table, name)
+
+
+def _find_chain(table, name, ipv6):
+    return _chain(_table(table, ipv6), name)
+
+
+def _quietly(raise_exc, action):
+    """Do *action*; with *raise_exc* false a failure returns None instead."""
+    try:
+        return action()
+    except (IPTCError, LookupError, TypeError):
+        if raise_exc:
+            raise
+        return None

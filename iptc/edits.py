@@ -1,0 +1,365 @@
+"""What an edit of a table means: operations over a view of it, recorded once and replayed as often as needed.
+
+A `View` is the table in memory: where an edit shows before it is committed, and where it is found out whether it can be
+done. An operation names the rule that it means, by what the rule says; a bare position is never acted on unchecked.
+"""
+
+import errno as _errno
+
+from . import _xtables
+from .errors import Conflict, kernel_error
+
+_NO_CHAIN = "No chain/target/match by that name"
+_BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
+
+
+class ChainView:
+    """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for."""
+
+    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys")
+
+    def __init__(self, nfproto, name, policy=None, counters=None, read=list):
+        self.name = name
+        self.policy = policy
+        self.counters = counters
+        self._nfproto = nfproto
+        self._read = read
+        self._entries = None
+        self._keys = None
+
+    @property
+    def entries(self):
+        """The rules, as bytes with their targets by name. Not to be changed from outside."""
+        if self._entries is None:
+            self._entries = self._read()
+        return self._entries
+
+    @property
+    def keys(self):
+        """What tells each rule from others, beside `entries`."""
+        if self._keys is None:
+            self._keys = [_xtables.compare_key(self._nfproto, entry) for entry in self.entries]
+        return self._keys
+
+    def insert(self, position, entry):
+        self.entries.insert(position, entry)
+        if self._keys is not None:
+            self._keys.insert(position, _xtables.compare_key(self._nfproto, entry))
+
+    def replace(self, position, entry):
+        self.entries[position] = entry
+        if self._keys is not None:
+            self._keys[position] = _xtables.compare_key(self._nfproto, entry)
+
+    def delete(self, position):
+        del self.entries[position]
+        if self._keys is not None:
+            del self._keys[position]
+
+    def clear(self):
+        self._entries = []
+        self._keys = None
+
+    def anchor(self, position):
+        """Name the rule at *position*: its bytes, and how many of the same bytes stand before it."""
+        key = self.keys[position]
+        return self.entries[position], key, self.keys[:position].count(key)
+
+    def locate(self, anchor):
+        """The position of the rule that *anchor* names, or None."""
+        entry, key, skip = anchor
+        position = -1
+        for _ in range(skip + 1):
+            try:
+                position = self.keys.index(key, position + 1)
+            except ValueError:
+                break
+        else:
+            return position
+        if skip:
+            return None
+        for position, other in enumerate(self.keys):
+            if _xtables.same_rule(self._nfproto, entry, key, self.entries[position], other):
+                return position
+        return None
+
+
+class View:
+    """A table as it was read, with pending edits applied."""
+
+    def __init__(self, nfproto, chains):
+        self.nfproto = nfproto
+        self.chains = {chain.name: chain for chain in chains}
+
+    def chain(self, name, what):
+        """Return the chain *name*; *what* begins the message if there is none."""
+        try:
+            return self.chains[name]
+        except KeyError:
+            raise kernel_error(what, _errno.ENOENT, _NO_CHAIN) from None
+
+    def sort(self):
+        """Builtin chains in hook order, then user chains by name, as libiptc keeps them."""
+        order = sorted(self.chains.values(), key=lambda c: (c.policy is None, c.policy is None and c.name.encode()))
+        self.chains = {chain.name: chain for chain in order}
+
+    def is_referenced(self, name):
+        """Whether a rule of any chain jumps to *name*."""
+        label = name.encode("utf-8", "surrogateescape")
+        return any(key[2] == label for chain in self.chains.values() for key in chain.keys)
+
+
+class Append:
+    """`iptables -A`."""
+
+    def __init__(self, chain, entry):
+        self.chain, self.entry = chain, entry
+
+    def apply(self, view):
+        chain = view.chain(self.chain, f"can't append entry to chain {self.chain}")
+        chain.insert(len(chain.entries), self.entry)
+
+    def send(self, handle, replay):
+        handle.append(self.chain, self.entry)
+
+
+class Insert:
+    """`iptables -I`: before the rule that stood at *position* when the edit was made."""
+
+    def __init__(self, chain, entry, position):
+        self.chain, self.entry, self.position = chain, entry, position
+        self.anchor = None
+
+    def bind(self, view):
+        chain = view.chain(self.chain, f"can't insert entry into chain {self.chain}")
+        if 0 < self.position < len(chain.entries):
+            self.anchor = chain.anchor(self.position)
+
+    def _position(self, chain):
+        what = f"can't insert entry into chain {self.chain}"
+        if self.anchor is not None:
+            position = chain.locate(self.anchor)
+            if position is None:
+                raise Conflict(f"{what}: the rule that stood at position {self.position} is gone")
+            return position
+        if self.position > len(chain.entries):
+            raise kernel_error(what, _errno.E2BIG, "Index of insertion too big")
+        return self.position
+
+    def apply(self, view):
+        chain = view.chain(self.chain, f"can't insert entry into chain {self.chain}")
+        chain.insert(self._position(chain), self.entry)
+
+    def send(self, handle, replay):
+        position = self.position
+        if self.anchor is not None:
+            position = self._position(replay.view.chain(self.chain, f"can't insert entry into chain {self.chain}"))
+        handle.insert(self.chain, self.entry, position)
+
+
+def first_like(nfproto, entry):
+    """The anchor of the first rule that says the same as *entry*."""
+    return entry, _xtables.compare_key(nfproto, entry), 0
+
+
+class _OfOneRule:
+    """An edit of a rule that is there: named by its position when the edit was made, or by what it says."""
+
+    what = "can't change entry of chain"
+    too_big = "Index of deletion too big"
+
+    def __init__(self, chain, position=None, anchor=None):
+        self.chain, self.position, self.anchor = chain, position, anchor
+
+    def bind(self, view):
+        chain = view.chain(self.chain, f"{self.what} {self.chain}")
+        if self.anchor is None and self.position < len(chain.entries):
+            self.anchor = chain.anchor(self.position)
+
+    def find(self, view):
+        chain = view.chain(self.chain, f"{self.what} {self.chain}")
+        if self.anchor is None:
+            if self.position >= len(chain.entries):
+                raise kernel_error(f"{self.what} {self.chain}", _errno.E2BIG, self.too_big)
+            return chain, self.position
+        position = chain.locate(self.anchor)
+        if position is not None:
+            return chain, position
+        if self.position is None:
+            raise kernel_error(f"{self.what} {self.chain}", _errno.ENOENT, _BAD_RULE)
+        raise Conflict(f"{self.what} {self.chain}: the rule that stood at position {self.position} is gone")
+
+
+class Replace(_OfOneRule):
+    """`iptables -R`."""
+
+    what = "can't replace entry in chain"
+    too_big = "Index of replacement too big"
+
+    def __init__(self, chain, entry, position):
+        super().__init__(chain, position)
+        self.entry = entry
+
+    def apply(self, view):
+        chain, position = self.find(view)
+        chain.replace(position, self.entry)
+
+    def send(self, handle, replay):
+        handle.replace(self.chain, self.entry, self.find(replay.view)[1])
+
+
+class Delete(_OfOneRule):
+    """`iptables -D`, by rule or by number."""
+
+    what = "can't delete entry from chain"
+
+    def apply(self, view):
+        chain, position = self.find(view)
+        chain.delete(position)
+
+    def send(self, handle, replay):
+        handle.delete(self.chain, self.find(replay.view)[1])
+
+
+class Flush:
+    """`iptables -F CHAIN`."""
+
+    def __init__(self, chain):
+        self.chain = chain
+
+    def apply(self, view):
+        view.chain(self.chain, f"can't flush chain {self.chain}").clear()
+
+    def send(self, handle, replay):
+        handle.flush(self.chain)
+
+
+class Zero:
+    """`iptables -Z CHAIN`."""
+
+    def __init__(self, chain):
+        self.chain = chain
+
+    def apply(self, view):
+        chain = view.chain(self.chain, f"can't zero chain {self.chain} counters")
+        if chain.policy is not None:
+            chain.counters = (0, 0)
+        chain.entries[:] = _xtables.without_counters(view.nfproto, chain.entries)
+
+    def send(self, handle, replay):
+        handle.zero(self.chain)
+        policy, _ = handle.get_policy(self.chain)
+        if policy is not None:
+            handle.set_policy(self.chain, policy, (0, 0))
+
+
+class CreateChain:
+    """`iptables -N`."""
+
+    def __init__(self, chain):
+        self.chain = chain
+
+    def apply(self, view):
+        if self.chain in view.chains:
+            raise kernel_error(f"can't create chain {self.chain}", _errno.EEXIST, "Chain already exists")
+        view.chains[self.chain] = ChainView(view.nfproto, self.chain)
+        view.sort()
+
+    def send(self, handle, replay):
+        handle.create_chain(self.chain)
+
+
+class DeleteChain:
+    """`iptables -X CHAIN`."""
+
+    def __init__(self, chain):
+        self.chain = chain
+
+    def apply(self, view):
+        what = f"can't delete chain {self.chain}"
+        chain = view.chain(self.chain, what)
+        if chain.policy is not None:
+            raise kernel_error(what, _errno.EINVAL, "Can't delete built-in chain")
+        if view.is_referenced(self.chain):
+            raise kernel_error(what, _errno.EMLINK, "Can't delete chain with references left")
+        if chain.entries:
+            raise kernel_error(what, _errno.ENOTEMPTY, "Directory not empty")
+        del view.chains[self.chain]
+
+    def send(self, handle, replay):
+        handle.delete_chain(self.chain)
+
+
+class RenameChain:
+    """`iptables -E`; jumps to the chain follow."""
+
+    def __init__(self, chain, new):
+        self.chain, self.new = chain, new
+
+    def apply(self, view):
+        what = f"can't rename chain {self.chain}"
+        chain = view.chain(self.chain, what)
+        if chain.policy is not None or self.new in view.chains:
+            raise kernel_error(what, _errno.EEXIST, "File exists")
+        for other in view.chains.values():
+            for position in range(len(other.entries)):
+                renamed = _xtables.retarget(view.nfproto, other.entries[position], self.chain, self.new)
+                if renamed is not None:
+                    other.replace(position, renamed)
+        del view.chains[self.chain]
+        chain.name = self.new
+        view.chains[self.new] = chain
+        view.sort()
+
+    def send(self, handle, replay):
+        handle.rename_chain(self.chain, self.new)
+
+
+class SetPolicy:
+    """`iptables -P`; counters stay as they are where none are given."""
+
+    def __init__(self, chain, policy, counters=None):
+        self.chain, self.policy, self.counters = chain, policy, counters
+
+    def apply(self, view):
+        what = f"can't set policy {self.policy} on chain {self.chain}"
+        chain = view.chain(self.chain, what)
+        if chain.policy is None:
+            raise kernel_error(what, _errno.ENOENT, _NO_CHAIN)
+        if self.policy not in ("ACCEPT", "DROP"):
+            raise kernel_error(what, _errno.EINVAL, "Bad policy name. Run `dmesg' for more information.")
+        chain.policy = self.policy
+        if self.counters is not None:
+            chain.counters = tuple(self.counters)
+
+    def send(self, handle, replay):
+        counters = self.counters
+        if counters is None:
+            counters = handle.get_policy(self.chain)[1]
+        handle.set_policy(self.chain, self.policy, counters)
+
+
+class Replay:
+    """The operations of one commit, one after the other, on the table as it is now."""
+
+    def __init__(self, handle, read_view):
+        self._handle = handle
+        self._read_view = read_view
+        self._view = None
+        self._done = []
+
+    @property
+    def view(self):
+        """The table as the operations so far have left it; read only if one of them must look."""
+        if self._view is None:
+            self._view = self._read_view()
+            for operation in self._done:
+                operation.apply(self._view)
+        return self._view
+
+    def run(self, operations):
+        for operation in operations:
+            operation.send(self._handle, self)
+            if self._view is not None:
+                operation.apply(self._view)
+            self._done.append(operation)

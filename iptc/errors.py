@@ -1,0 +1,71 @@
+"""The exceptions of the package, and the table from errno to class."""
+
+import errno as _errno
+
+
+class IPTCError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+class KernelError(IPTCError, OSError):
+    """The kernel or libiptc refused; `errno`, `strerror` and the sentence in `str()`."""
+
+    def __init__(self, message="", errno=None, strerror=None):
+        # OSError fills errno and strerror from two arguments; the sentence is what people read.
+        OSError.__init__(self, errno, strerror)
+        self.message = message
+
+    def __str__(self):
+        return self.message
+
+    def __reduce__(self):
+        return type(self), (self.message, self.errno, self.strerror)
+
+
+class NotFound(KernelError, LookupError):
+    """No such table, chain or rule."""
+
+
+class AccessDenied(KernelError, PermissionError):
+    """The capability CAP_NET_ADMIN (and CAP_NET_RAW) is missing, or a file may not be opened."""
+
+
+class Conflict(KernelError):
+    """The ruleset changed under us, and doing the edit anyway could not be right."""
+
+
+class LockTimeout(IPTCError, TimeoutError):
+    """The xtables lock was not obtained in the time given."""
+
+
+class XTablesError(IPTCError):
+    """What libxtables or one of its extensions said, in its words."""
+
+
+class ParameterError(XTablesError, ValueError, AttributeError):
+    """A parameter or rule text that makes no rule."""
+
+
+class ParameterTypeError(ParameterError, TypeError):
+    """A parameter of the wrong Python type."""
+
+
+class Missing(ParameterError, LookupError):
+    """What a function of `iptc.easy` was asked for is not there."""
+
+
+class Unsupported(IPTCError, NotImplementedError):
+    """This kernel, library version or back end cannot do it."""
+
+
+_CLASSES = {
+    _errno.ENOENT: NotFound,
+    _errno.EPERM: AccessDenied,
+    _errno.EACCES: AccessDenied,
+    _errno.EAGAIN: Conflict,
+}
+
+
+def kernel_error(what, errno, strerror):
+    """Return the exception for *errno*; *what* says what was being done, *strerror* why not."""
+    return _CLASSES.get(errno, KernelError)(f"{what}: {strerror}", errno, strerror)

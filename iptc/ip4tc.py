@@ -1,0 +1,12 @@
+"""python-iptables' import path for the IPv4 names."""
+
+from ._core import IPV4 as NFPROTO_IPV4
+from .errors import IPTCError, XTablesError
+from .rule import Match, Policy, Rule, Target
+from .rule import Extension as IPTCModule
+from .table import Chain, Table, is_table_available
+from .util import find_libc, find_library, load_kernel
+from .xtables import XT_INV_PROTO, xt_align
+
+__all__ = ["Chain", "IPTCError", "IPTCModule", "Match", "NFPROTO_IPV4", "Policy", "Rule", "Table", "Target", "XTablesError",
+           "XT_INV_PROTO", "find_libc", "find_library", "is_table_available", "load_kernel", "xt_align"]  # fmt: skip

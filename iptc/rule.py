@@ -1,0 +1,495 @@
+"""Rule, Match, Target and Policy: one rule of a chain as an object that owns its bytes."""
+
+import weakref
+
+from . import _core, _xtables, kernel
+from ._xtables import Extension
+from .errors import ParameterError, ParameterTypeError, XTablesError
+
+_PROTOCOL_NAMES = {
+    0: "ip", 1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 8: "egp", 12: "pup", 17: "udp", 22: "idp", 29: "tp",
+    41: "ipv6", 43: "routing", 44: "fragment", 46: "rsvp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6",
+    59: "none", 60: "dstopts", 103: "pim", 132: "sctp", 255: "raw",
+}  # fmt: skip
+_PROTOCOL_NUMBERS = {name: number for number, name in _PROTOCOL_NAMES.items()} | {"all": 0, "hopopts": 0}
+
+
+class Match(Extension):
+    """One match of a rule (`-m`). Every option of the extension is an attribute, `-` written as `_`.
+
+    >>> match = Match(Rule(), "tcp")
+    >>> match.dport = "!80"
+    >>> match.parameters
+    {'dport': '!80'}
+
+    A value is a string, or a list of strings for an option of several words; a leading `!` negates, a flag takes `""`.
+    Reading an option that is not set gives None. *match* is the payload as bytes (`struct xt_entry_match`).
+    """
+
+    def __init__(self, rule, name=None, match=None, revision=None):
+        if not name and not match:
+            raise ParameterError("can't create match based on nothing")
+        self.rule = _checked_rule(rule)
+        if match:
+            self._read(rule.nfproto, False, bytes(match))
+        else:
+            self._create(rule.nfproto, False, _checked_name(name), revision)
+
+    @property
+    def match_buf(self):
+        """The payload as bytes, `struct xt_entry_match` included."""
+        return self._bytes()
+
+    match = match_buf
+
+    def __eq__(self, other):
+        if not isinstance(other, Match):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self):
+        return hash(self._identity())
+
+    def _identity(self):
+        return _checked_bytes(self)[: self.usersize]
+
+    def __repr__(self):
+        return f"<iptc.Match {self.name} {self.parameters}>"
+
+    def __reduce__(self):
+        return _restore_extension, (type(self), self.rule.nfproto, self.rule._header_bytes(), self._state())
+
+
+class Target(Extension):
+    """What happens to a packet that a rule matches (`-j`, `-g`): a verdict, a chain, or an extension as in `Match`.
+
+    The name of a chain is a jump; with `goto=True` the rule does not come back from there. `""` is no target at all.
+    *target* is the payload as bytes (`struct xt_entry_target`, a chain by its name).
+    """
+
+    STANDARD_TARGETS = ["", "ACCEPT", "DROP", "REJECT", "RETURN", "REDIRECT", "SNAT", "DNAT", "MASQUERADE", "MIRROR",
+                        "TOS", "MARK", "QUEUE", "LOG"]  # fmt: skip
+
+    def __init__(self, rule, name=None, target=None, revision=None, goto=None):
+        if name is None and target is None:
+            raise ParameterError("can't create target based on nothing")
+        if goto not in (None, True, False):
+            raise ParameterTypeError(f"goto must be a bool, not {goto!r}")
+        self.rule = _checked_rule(rule)
+        if target is not None:
+            self._read(rule.nfproto, True, bytes(target))
+            self._goto = rule._get_goto()
+            return
+        self._goto = bool(goto)
+        name = _checked_name(name)
+        if name in _xtables.VERDICTS or kernel.is_user_chain(rule.nfproto, name):
+            self._set_verdict(_core.standard_target(name))
+        elif not goto and _xtables.find_target(rule.nfproto, name, revision) is not None:
+            self._create(rule.nfproto, True, name, revision)
+        elif kernel.is_user_chain(rule.nfproto, name, look_again=True):
+            self._set_verdict(_core.standard_target(name))
+        else:
+            raise XTablesError(f"goto '{name}' is not a chain" if goto else f"can't find target {name}")
+
+    @property
+    def goto(self):
+        """Whether this is `-g`: processing does not come back to this chain."""
+        return self._goto
+
+    @property
+    def standard_target(self):
+        """The verdict or chain that this target names; setting it makes the target that verdict or jump."""
+        return self.name
+
+    @standard_target.setter
+    def standard_target(self, name):
+        self._set_verdict(_core.standard_target(_checked_name(name)))
+
+    @property
+    def target(self):
+        """The payload as bytes, `struct xt_entry_target` included."""
+        return self._bytes()
+
+    def __eq__(self, other):
+        if not isinstance(other, Target):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self):
+        return hash(self._identity())
+
+    def _identity(self):
+        return self._goto, _checked_bytes(self)[: self.usersize]
+
+    def __repr__(self):
+        return f"<iptc.Target {'goto ' if self._goto else ''}{self.name} {self.parameters}>"
+
+    def __reduce__(self):
+        return _restore_extension, (type(self), self.rule.nfproto, self.rule._header_bytes(), self._state(), self._goto)
+
+
+def _restore_extension(cls, nfproto, header, state, goto=False):
+    rule = (Rule if nfproto == _core.IPV4 else Rule6)()
+    rule._load_header(nfproto, header)
+    extension = cls.__new__(cls)
+    extension.rule = rule
+    if cls is Target:
+        extension._goto = goto
+    extension._restore(state)
+    return extension
+
+
+def _checked_rule(rule):
+    if not isinstance(rule, _core.RuleValue):
+        raise ParameterTypeError(f"a match or target belongs to a Rule, not to {type(rule).__name__}")
+    return rule
+
+
+def _checked_name(name):
+    if not isinstance(name, str):
+        raise ParameterTypeError(f"the name of a match or target must be a string, not {type(name).__name__}")
+    return name
+
+
+def _checked_bytes(extension):
+    """The payload as it would be written, or as it is where it is not whole yet."""
+    try:
+        return extension._packed()
+    except ParameterError:
+        return extension._bytes()
+
+
+class Policy:
+    """The verdict at the end of a builtin chain; one object per name. The kernel takes ACCEPT and DROP."""
+
+    ACCEPT = "ACCEPT"
+    DROP = "DROP"
+    QUEUE = "QUEUE"
+    RETURN = "RETURN"
+
+    _cache = weakref.WeakValueDictionary()
+
+    def __new__(cls, name):
+        policy = cls._cache.get(name)
+        if policy is None:
+            policy = object.__new__(cls)
+            policy.name = name
+            cls._cache[name] = policy
+        return policy
+
+    def __getnewargs__(self):
+        return (self.name,)
+
+    def __repr__(self):
+        return f"<iptc.Policy {self.name}>"
+
+
+class Rule(_core.RuleValue):
+    """One IPv4 rule: a base part, any number of matches, and a target.
+
+    >>> rule = Rule()
+    >>> rule.src, rule.protocol = "10.0.0.0/8", "tcp"
+    >>> rule.create_match("tcp").dport = "22"
+    >>> rule.create_target("ACCEPT").name
+    'ACCEPT'
+    >>> str(rule)
+    '-s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT'
+
+    *entry* is a whole entry as bytes (`struct ipt_entry` or `ip6t_entry` with matches and target, a chain by its
+    name), *chain* the chain it belongs to. Compared and hashed by what it says: not by counters, nor by the order of
+    its matches. It may be changed, so do not change it while it is a key.
+    """
+
+    _nfproto = _core.IPV4
+    protocols = _PROTOCOL_NAMES
+
+    def __init__(self, entry=None, chain=None):
+        if entry is None:
+            self._reset_header(self._nfproto)
+            self._matches = []
+        else:
+            self._load(self._nfproto, bytes(entry))
+        self.chain = chain
+
+    # protocol and fragment
+
+    @property
+    def protocol(self):
+        """Protocol by lower-case name, or by number where it has no common one; a leading `!` negates."""
+        number, negated = self._get_proto()
+        return ("!" if negated else "") + _PROTOCOL_NAMES.get(number, str(number))
+
+    @protocol.setter
+    def protocol(self, value):
+        if not isinstance(value, (str, int)) or isinstance(value, bool):
+            raise ParameterTypeError(f"a protocol must be a string or an integer, not {type(value).__name__}")
+        text = str(value).lower()
+        negated = text.startswith("!")
+        if negated:
+            text = text[1:].lstrip(" ")
+        number = _PROTOCOL_NUMBERS.get(text)
+        if number is None:
+            try:
+                number = _xtables.parse_protocol(text) if text and not text.startswith("-") else -1
+            except ParameterError:
+                number = -1
+        if not 0 <= number <= 255 or (text.isdigit() and int(text) > 255):
+            raise ParameterError(f"invalid protocol {value}")
+        if negated and number == 0:
+            raise ParameterError("rule would never match protocol")
+        self._set_proto(number, negated)
+
+    @property
+    def fragment(self):
+        """`-f`: True for second and further fragments, "!" for `! -f`, False for not given. IPv4 only."""
+        given, negated = self._get_fragment()
+        return "!" if given and negated else given
+
+    @fragment.setter
+    def fragment(self, value):
+        self._set_fragment(bool(value), isinstance(value, str) and value.startswith("!"))
+
+    # matches and target
+
+    def _decode(self):
+        """Make Match and Target objects of the bytes that were read; done when they are first asked for."""
+        payloads = self._body_payloads()
+        matches = []
+        for payload in payloads[:-1]:
+            matches.append(Match(self, match=payload))
+        self._target = Target(self, target=payloads[-1])
+        self._matches = matches
+
+    @property
+    def matches(self):
+        """The matches, in their order: a new list of the rule's own objects."""
+        if self._matches is None:
+            self._decode()
+        return self._matches[:]
+
+    @property
+    def target(self):
+        """The target; None on a rule that was not given one."""
+        if self._matches is None:
+            self._decode()
+        return self._target
+
+    @target.setter
+    def target(self, target):
+        if not isinstance(target, Target):
+            raise ParameterTypeError(f"a target must be a Target, not {type(target).__name__}")
+        if self._matches is None:
+            self._decode()
+        target.rule = self
+        self._target = target
+
+    def create_match(self, name, revision=None):
+        """Add a match of extension *name* (`-m`) and return it."""
+        match = Match(self, name, None, revision)
+        if self._matches is None:
+            self._decode()
+        self._matches.append(match)
+        return match
+
+    def create_target(self, name, revision=None, goto=False):
+        """Set the target to *name* (`-j`, or `-g` with *goto*) and return it."""
+        target = Target(self, name, None, revision, goto)
+        if self._matches is None:
+            self._decode()
+        self._target = target
+        return target
+
+    def add_match(self, match):
+        """Add *match* behind the others."""
+        if not isinstance(match, Match):
+            raise ParameterTypeError(f"a match must be a Match, not {type(match).__name__}")
+        if self._matches is None:
+            self._decode()
+        match.rule = self
+        self._matches.append(match)
+
+    def remove_match(self, match):
+        """Remove *match*; `ValueError` if the rule has none like it."""
+        if self._matches is None:
+            self._decode()
+        self._matches.remove(match)
+
+    def final_check(self):
+        """Raise `ParameterError` where a match or the target lacks something, as `iptables` would."""
+        if self._matches is None:
+            return
+        for match in self._matches:
+            match.final_check()
+        if self._target is not None:
+            self._target.final_check()
+
+    # the whole
+
+    def _entry(self, checked=True):
+        """The whole entry as bytes, or None without a target."""
+        if self._matches is None:
+            return self._assemble(self._body_payloads())
+        target = self._target
+        if target is None:
+            return None
+        self._set_goto(target._goto)
+        if checked:
+            payloads = [match._packed() for match in self._matches]
+            payloads.append(target._packed())
+        else:
+            payloads = [_checked_bytes(match) for match in self._matches]
+            payloads.append(_checked_bytes(target))
+        return self._assemble(payloads)
+
+    @property
+    def rule(self):
+        """The whole entry as bytes, as libiptc takes it (a chain by its name), or None without a target."""
+        return self._entry()
+
+    @property
+    def mask(self):
+        """Bytes as long as `rule`, 0xff where they say something about it: what `iptables -D` compares."""
+        entry = self._entry()
+        if entry is None:
+            return None
+        header, payloads = _core.split_entry(self.nfproto, entry)
+        parts = [*self.matches, self.target]
+        mask = b"\xff" * (len(entry) - sum(map(len, payloads)))
+        for part, payload in zip(parts, payloads):
+            mask += b"\xff" * part.usersize + bytes(len(payload) - part.usersize)
+        return mask
+
+    @property
+    def entry(self):
+        """The base part as bytes (`struct ipt_entry` or `ip6t_entry`)."""
+        return self._header_bytes()
+
+    def _whole(self):
+        """The entry as it is now; a rule without a target gets one that says nothing."""
+        entry = self._entry(checked=False)
+        if entry is None:
+            entry = self._assemble([*map(_checked_bytes, self._matches), _core.standard_target("")])
+        return entry
+
+    def __eq__(self, other):
+        if not isinstance(other, Rule):
+            return NotImplemented
+        if self is other:
+            return True
+        if self.nfproto != other.nfproto:
+            return False
+        mine, theirs = self._whole(), other._whole()
+        keys = [_xtables.compare_key(self.nfproto, entry) for entry in (mine, theirs)]
+        return _xtables.same_rule(self.nfproto, mine, keys[0], theirs, keys[1])
+
+    def __hash__(self):
+        return hash(_xtables.rough_key(_xtables.compare_key(self.nfproto, self._whole())))
+
+    def __str__(self):
+        return _xtables.render(self.nfproto, self._whole())
+
+    def __repr__(self):
+        return f"<iptc.{type(self).__name__} {self}>"
+
+    def __reduce__(self):
+        if self._matches is None:
+            return _restore_rule, (type(self), self._entry(), None, None, None, self.counters)
+        target = self._target
+        return _restore_rule, (
+            type(self), self._whole(), [match._state() for match in self._matches],
+            None if target is None else target._state(), target is not None and target._goto, self.counters,
+        )  # fmt: skip
+
+    # the accessors of python-iptables
+
+    def get_src(self):
+        """The same as `src`."""
+        return self.src
+
+    def set_src(self, src):
+        """The same as setting `src`."""
+        self.src = src
+
+    def get_dst(self):
+        """The same as `dst`."""
+        return self.dst
+
+    def set_dst(self, dst):
+        """The same as setting `dst`."""
+        self.dst = dst
+
+    def get_in_interface(self):
+        """The same as `in_interface`."""
+        return self.in_interface
+
+    def set_in_interface(self, interface):
+        """The same as setting `in_interface`."""
+        self.in_interface = interface
+
+    def get_out_interface(self):
+        """The same as `out_interface`."""
+        return self.out_interface
+
+    def set_out_interface(self, interface):
+        """The same as setting `out_interface`."""
+        self.out_interface = interface
+
+    def get_protocol(self):
+        """The same as `protocol`."""
+        return self.protocol
+
+    def set_protocol(self, protocol):
+        """The same as setting `protocol`."""
+        self.protocol = protocol
+
+    def get_fragment(self):
+        """The same as `fragment`."""
+        return self.fragment
+
+    def set_fragment(self, fragment):
+        """The same as setting `fragment`."""
+        self.fragment = fragment
+
+    def get_ip(self):
+        """The base part: this rule itself."""
+        return self
+
+
+def _restore_rule(cls, entry, matches, target, goto, counters):
+    rule = cls(entry)
+    rule.counters = counters
+    if matches is None:
+        return rule
+    rule._matches = []
+    for state in matches:
+        match = Match.__new__(Match)
+        match.rule = rule
+        match._restore(state)
+        rule._matches.append(match)
+    if target is not None:
+        rule._target = Target.__new__(Target)
+        rule._target.rule = rule
+        rule._target._goto = goto
+        rule._target._restore(target)
+    return rule
+
+
+class Rule6(Rule):
+    """One IPv6 rule; the same as `Rule` but for its addresses, and without `fragment` (use `-m frag`)."""
+
+    _nfproto = _core.IPV6
+
+    @property
+    def fragment(self):
+        """Not in IPv6."""
+        raise ParameterError("`-f' is not supported in IPv6, use -m frag instead")
+
+    @fragment.setter
+    def fragment(self, value):
+        raise ParameterError("`-f' is not supported in IPv6, use -m frag instead")
+
+    def _create_mask(self, bits):
+        """Return *bits* ones as the mask of an IPv6 address: 16 integers."""
+        if not 0 <= bits <= 128:
+            raise ParameterError(f"invalid prefix length {bits}")
+        return list(((1 << 128) - (1 << (128 - bits))).to_bytes(16, "big"))

@@ -1,0 +1,52 @@
+"""Build the two extension modules against the system's iptables libraries."""
+
+import os
+import subprocess
+import sys
+
+from setuptools import Extension, setup
+
+PACKAGES = (
+    "they are in libip4tc-dev, libip6tc-dev, libxtables-dev and pkg-config on Debian "
+    "(iptables-devel and pkgconf-pkg-config on Fedora)"
+)
+
+
+def pkg_config(*arguments):
+    """Return the words that pkg-config prints, or end the build in one sentence."""
+    command = [os.environ.get("PKG_CONFIG", "pkg-config"), *arguments]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    except FileNotFoundError:
+        sys.exit(f"iptc needs pkg-config and the iptables headers to build: {PACKAGES}.")
+    except subprocess.CalledProcessError:
+        sys.exit(f"iptc needs the headers and libraries of {' and '.join(arguments[1:])} to build: {PACKAGES}.")
+
+
+def extension(name, libraries, extra_sources=(), macros=()):
+    """Describe one compiled module and what it links."""
+    return Extension(
+        f"iptc.{name}",
+        [f"iptc/{name}.pyx", *extra_sources],
+        depends=["iptc/_shim.h", *(f"iptc/{m}.pxd" for m in ("_core", "_xtables"))],
+        define_macros=list(macros),
+        extra_compile_args=pkg_config("--cflags", *libraries)
+        + ["-O2", "-Wall", "-Werror=implicit-function-declaration"],
+        extra_link_args=pkg_config("--libs", *libraries),
+    )
+
+
+def extensions():
+    """Both modules; Cython is imported late so that a missing header is reported first."""
+    libdir = (pkg_config("--variable=xtlibdir", "xtables") or [""])[0]
+    modules = [
+        extension("_core", ["libip4tc", "libip6tc"]),
+        extension("_xtables", ["xtables"], ["iptc/_shim.c"], [("IPTC_XTLIBDIR", f'"{libdir}"')]),
+    ]
+    from Cython.Build import cythonize
+
+    return cythonize(modules, compiler_directives={"language_level": 3, "binding": True})
+
+
+if __name__ == "__main__":
+    setup(ext_modules=extensions())

@@ -1,0 +1,93 @@
+"""Every test that touches the kernel has a network namespace of its own, never the machine's."""
+
+import ctypes
+import os
+import subprocess
+
+import pytest
+
+import iptc
+from iptc import kernel
+
+CLONE_NEWNET = 0x40000000
+
+
+def enter_new_namespace():
+    """Move this process into a new, empty network namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET) != 0:
+        error = os.strerror(ctypes.get_errno())
+        pytest.fail(f"these tests need a network namespace of their own: {error}; run scripts/test", pytrace=False)
+
+
+class Host:
+    """The host's own tools, in the namespace of the test."""
+
+    def run(self, *command, text=None, check=True):
+        """Run *command* and return what it printed."""
+        done = subprocess.run(command, input=text, capture_output=True, text=True, errors="surrogateescape")
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr}")
+        return done.stdout if check else done
+
+    def iptables(self, *arguments, ipv6=False, check=True):
+        """Run `iptables-legacy` or `ip6tables-legacy`; one argument is split into words."""
+        words = arguments[0].split() if len(arguments) == 1 else arguments
+        return self.run("ip6tables-legacy" if ipv6 else "iptables-legacy", *words, check=check)
+
+    def save(self, ipv6=False, counters=False, table=None):
+        """What `iptables-legacy-save` prints, without its comments."""
+        command = ["ip6tables-legacy-save" if ipv6 else "iptables-legacy-save"]
+        command += ["-c"] if counters else []
+        command += ["-t", table] if table else []
+        return [line for line in self.run(*command).splitlines() if not line.startswith("#")]
+
+    def rules(self, ipv6=False, table=None):
+        """The `-A` lines of `save`."""
+        return [line for line in self.save(ipv6, table=table) if line.startswith("-A ")]
+
+    def restore(self, text, ipv6=False, arguments=()):
+        """Feed *text* to `iptables-legacy-restore`."""
+        self.run("ip6tables-legacy-restore" if ipv6 else "iptables-legacy-restore", *arguments, text=text)
+
+
+def forget_tables():
+    """Let go of every table that an earlier test opened."""
+    for cls in (iptc.Table, iptc.Table6):
+        for table in cls._cache.values():
+            table._state.close()
+        cls._cache.clear()
+        cls.existing_table_names.clear()
+    kernel._open_tables.clear()
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A fresh namespace with a lock file of its own, and the host's tools in it."""
+    enter_new_namespace()
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    forget_tables()
+    yield Host()
+    forget_tables()
+
+
+@pytest.fixture(params=[False, True], ids=["ipv4", "ipv6"])
+def ipv6(request):
+    """Each test that asks for it runs for both families."""
+    return request.param
+
+
+class Family:
+    """The names of one family."""
+
+    def __init__(self, ipv6):
+        self.ipv6 = ipv6
+        self.Table = iptc.Table6 if ipv6 else iptc.Table
+        self.Rule = iptc.Rule6 if ipv6 else iptc.Rule
+        self.address = "2001:db8::1" if ipv6 else "192.0.2.1"
+
+
+@pytest.fixture
+def family(ipv6):
+    """`Table` and `Rule` of the family that the test runs for."""
+    return Family(ipv6)
