@@ -142,6 +142,8 @@ def insert_rule(table, chain, rule_d, ipv6=False):
 
 
 def _add(chain, rule, position):
+    if not isinstance(position, int):
+        raise ParameterTypeError(f"a position must be an integer, not {type(position).__name__}")
     if position == 0:
         chain.append_rule(rule)
     elif position > 0:
@@ -279,9 +281,8 @@ def encode_iptc_rule(rule_d, ipv6=False):
     rule = _new_rule(ipv6)
     # matches may look at the base part: that one first
     for key, attribute in _BASE.items():
-        for value in _alternatives(rule_d.get(key)):
-            if not isinstance(value, dict):
-                setattr(rule, attribute, value)
+        if key in rule_d:
+            _set_base(rule, key, attribute, rule_d[key])
     for key, value in rule_d.items():
         name = key.partition("#")[0] if isinstance(key, str) else key
         if key == "counters":
@@ -295,6 +296,15 @@ def encode_iptc_rule(rule_d, ipv6=False):
             _set_match(rule, name, value)
     _set_target(rule, rule_d.get("target", ""))
     return rule
+
+
+def _set_base(rule, key, attribute, value):
+    """Set one attribute of the base part, which has one value; the dicts beside it are matches of that name."""
+    values = [item for item in _alternatives(value) if not isinstance(item, dict)]
+    if len(values) > 1 or value is None or value in ([], ()):
+        raise ParameterTypeError(f"{key} must have one value, not {value!r}")
+    for item in values:
+        setattr(rule, attribute, item)
 
 
 def decode_iptc_rule(iptc_rule, ipv6=False):
@@ -378,6 +388,8 @@ def _alternatives(value):
 
 def _set_match(rule, name, value):
     if isinstance(value, (list, tuple)):
+        if not value:
+            raise ParameterError(f"match {name}: an empty list says nothing")
         for item in value:
             _set_match(rule, name, item)
     elif isinstance(value, dict):

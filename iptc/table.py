@@ -61,7 +61,7 @@ class Chain:
 
     def _entry(self, rule):
         """The bytes of *rule*, once it is whole and of this table's family."""
-        if not isinstance(rule, self.table._rule_class) or rule.nfproto != self.table._nfproto:
+        if not isinstance(rule, Rule) or rule.nfproto != self.table._nfproto:
             raise ParameterTypeError(f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, "
                                      f"not {type(rule).__name__}")  # fmt: skip
         entry = rule._entry()
@@ -111,7 +111,8 @@ def _position(position):
         raise ParameterTypeError(f"a position must be an integer, not {type(position).__name__}")
     if position < 0:
         raise ParameterError(f"a position counts from 0, not {position}")
-    return position
+    # libiptc counts in 32 bits, and says itself that this is too big
+    return min(position, 0xFFFFFFFF)
 
 
 def _chain_name(chain):
@@ -168,8 +169,9 @@ class Table:
         return f"<iptc.{type(self).__name__} {self.name}>"
 
     def _view(self):
-        self._flush_pending()
-        return self._state.view
+        with self._state.lock:
+            self._flush_pending()
+            return self._state.view
 
     def _flush_pending(self):
         """Edits gathered while autocommit was off go out with the first use after it was switched on."""
@@ -177,56 +179,61 @@ class Table:
             self._state.commit()
 
     def _edit(self, operation):
-        if self.autocommit:
-            self._flush_pending()
-            self._state.execute(operation)
-        else:
-            self._state.record(operation)
+        with self._state.lock:
+            if self.autocommit:
+                self._flush_pending()
+                self._state.execute(operation)
+            else:
+                self._state.record(operation)
 
     @contextlib.contextmanager
     def _together(self):
         """Gather the edits made inside and commit them at once, or none of them on an exception.
 
-        Inside a batch of the caller's own they stay pending, and only they are taken back.
+        Inside a batch of the caller's own they stay pending, and only they are taken back. Other threads wait.
         """
-        self._flush_pending()
-        before, self.autocommit = self.autocommit, False
-        mark = self._state.mark()
-        try:
-            yield self
-            if before:
-                self._state.commit()
-        except BaseException:
-            self._state.rollback(mark)
-            raise
-        finally:
-            self.autocommit = before
+        with self._state.lock:
+            self._flush_pending()
+            before, self.autocommit = self.autocommit, False
+            mark = self._state.mark()
+            try:
+                yield self
+                if before:
+                    self._state.commit()
+            except BaseException:
+                self._state.rollback(mark)
+                raise
+            finally:
+                self.autocommit = before
 
     # the table
 
     def commit(self):
         """Send what was changed since the last commit; raises what the kernel said, and nothing is changed then."""
-        self._state.commit()
+        with self._state.lock:
+            self._state.commit()
 
     def refresh(self):
         """Read the table again. Gathered changes are sent first with autocommit, and dropped without it."""
-        if self._state.closed:
-            self._state.reopen()
-            return
-        try:
-            self._flush_pending()
-        finally:
-            self._state.discard()
-        self._state.view
+        with self._state.lock:
+            if self._state.closed:
+                self._state.reopen()
+                return
+            try:
+                self._flush_pending()
+            finally:
+                self._state.discard()
+            self._state.view
 
     def close(self):
         """Let go of the table; its use raises until `refresh()` or `Table(name)` opens it again."""
-        if self._state.closed:
-            return
-        try:
-            self._flush_pending()
-        finally:
-            self._state.close()
+        with self._state.lock:
+            if self._state.closed:
+                return
+            try:
+                self._flush_pending()
+            finally:
+                self._state.close()
 
     def flush(self):
         """Empty all chains, and delete the user chains; policies stay."""
@@ -293,12 +300,13 @@ class Table:
     def get_policy(self, chain):
         """Return (`Policy`, (packets, bytes)) as they are now, or (None, None) for a user chain."""
         name = _chain_name(chain)
-        found = self._view().chains.get(name)
-        if found is None or found.policy is None:
-            return None, None
-        if self.autocommit:
-            self._state.forget()
-            found = self._view().chains[name]
+        with self._state.lock:
+            found = self._view().chains.get(name)
+            if found is None or found.policy is None:
+                return None, None
+            if self.autocommit:
+                self._state.forget()
+                found = self._view().chains[name]
         return Policy(found.policy), found.counters
 
     def set_policy(self, chain, policy, counters=None):
@@ -342,6 +350,8 @@ class Table:
 
     def next_rule(self, prev_rule):
         """Return the entry behind *prev_rule*, or None."""
+        if not isinstance(prev_rule, _Entry):
+            raise ParameterTypeError("next_rule takes what first_rule or next_rule returned")
         return prev_rule.following()
 
     def get_target(self, entry):
