@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import threading
 import time
 
 from . import _core
@@ -39,6 +40,8 @@ class XTablesLock:
 
     def __exit__(self, *exc):
         fd, self._fd = self._fd, -1
+        # a child that was forked meanwhile holds a copy of the descriptor: closing ours alone would not unlock
+        fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
     def _obtain(self, fd, path):
@@ -57,14 +60,14 @@ class XTablesLock:
 
 
 class TableState:
-    """One open table: what was read, and the edits that are not committed yet."""
+    """One open table: what was read, and the edits that are not committed yet. Its users hold `lock` while they edit."""
 
     def __init__(self, nfproto, name):
         self._table = LegacyTable(nfproto, name)
         self._view = None
         self._pending = []
         self._closed = False
-        self._pid = os.getpid()
+        self.lock = threading.RLock()
         self.view
 
     @property
@@ -80,12 +83,14 @@ class TableState:
     def view(self):
         """The table with its pending edits; read from the kernel if nothing is known yet."""
         self._check_open()
-        if self._view is None:
+        # another thread may drop it meanwhile
+        view = self._view
+        if view is None:
             view = self._table.read()
             for operation in self._pending:
                 operation.apply(view)
             self._view = view
-        return self._view
+        return view
 
     def _check_open(self):
         if self._closed:
@@ -149,6 +154,15 @@ class TableState:
 
 _open_tables = {}
 """(nfproto, name) -> TableState: the tables that this process has open."""
+
+
+def _renew_locks():
+    """A lock that another thread held at the time of the fork is never released in the child."""
+    for state in _open_tables.values():
+        state.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 _PROC_NAMES = {_core.IPV4: "/proc/net/ip_tables_names", _core.IPV6: "/proc/net/ip6_tables_names"}
 
