@@ -179,6 +179,7 @@ cdef struct Family:
     int (*commit)(xtc_handle *) noexcept nogil
     const char *(*strerror)(int) noexcept nogil
 
+cdef bytes c_text(value, str what)
 cdef Family *family_of(int nfproto) except NULL
 
 # ------------------------------------------------------------------ the rule
@@ -189,14 +190,23 @@ cdef union Header:
     ipt_entry v4
     ip6t_entry v6
 
+# The base part of a rule: addresses, interfaces, protocol, flags, counters. Its matches and target hold it too, without
+# holding the rule, so that a rule is freed as soon as nobody uses it.
+cdef class Base:
+    cdef Header raw
+    cdef Family *family
+
 cdef class RuleValue:
-    cdef Header head         # the base part: addresses, interfaces, protocol, flags, counters
+    cdef readonly Base _base
     cdef Family *family
     cdef bytes body          # matches and target as they stood in the blob that was read, or None
     cdef public object chain     # the Chain it was read from, or None
     cdef public list _matches    # the Match objects, or None until they are asked for
     cdef public object _target   # the Target, or None: there is none, or it was not asked for yet
 
+    cpdef list _body_payloads(self)
+    cpdef bytes _assemble(self, list payloads)
+    cpdef int _set_goto(self, bint given) except -1
     cdef char *_head(self) noexcept
     cdef uint8_t *_flags(self) noexcept
     cdef unsigned char *_address(self, int which) noexcept

@@ -5,9 +5,10 @@ One copy of everything serves IPv4 and IPv6: where they differ, a `Family` row s
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8String
 from libc cimport errno as c_errno
 from libc.errno cimport EAGAIN, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
-from libc.string cimport memcmp, memcpy, memset, strcmp, strerror, strlen
+from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strerror, strlen, strspn
 from posix.unistd cimport close
 
 from .errors import KernelError, ParameterError, ParameterTypeError, kernel_error
@@ -93,17 +94,22 @@ cdef Family *family_of(int nfproto) except NULL:
     raise ParameterError(f"unknown address family {nfproto}")
 
 
-cdef bytes _label(name, str what):
-    """Return *name* as C text, or say what is wrong with it."""
-    if not isinstance(name, str):
-        raise ParameterTypeError(f"{what} must be a string, not {type(name).__name__}")
-    cdef bytes text = os_encode(name)
-    if b"\0" in text:
-        raise ParameterError(f"{what} must not contain a NUL byte: {name!r}")
+cdef bytes c_text(value, str what):
+    """Return *value* as C text, or say what is wrong with it; *what* is what it should be."""
+    if not isinstance(value, str):
+        raise ParameterTypeError(f"{what} must be a string, not {type(value).__name__}")
+    cdef bytes text = os_encode(value)
+    if strlen(PyBytes_AS_STRING(text)) != <size_t> PyBytes_GET_SIZE(text):
+        raise ParameterError(f"{what} must not contain a NUL byte: {value!r}")
     return text
 
 
 cdef bytes os_encode(str text):
+    """Return *text* as UTF-8; bytes that were no UTF-8 when they were read are themselves again."""
+    try:
+        return PyUnicode_AsUTF8String(text)
+    except UnicodeEncodeError:
+        pass
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
@@ -116,7 +122,7 @@ cdef str os_decode(bytes text):
 
 def chain_label(name):
     """Return the bytes of chain *name*; raises `ParameterError` where iptables refuses the name itself."""
-    cdef bytes text = _label(name, "a chain name")
+    cdef bytes text = c_text(name, "a chain name")
     if not text:
         raise ParameterError("chain name must not be empty")
     if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN:
@@ -152,29 +158,37 @@ cdef bint _is_prefix(const unsigned char *mask, size_t length, int *bits) noexce
 
 
 cdef void _set_prefix(unsigned char *mask, size_t length, int bits) noexcept nogil:
-    cdef size_t i
     memset(mask, 0, length)
-    for i in range(<size_t> bits):
-        mask[i >> 3] |= 1 << (7 - (i & 7))
+    memset(mask, 0xff, bits // 8)
+    if bits % 8:
+        mask[bits // 8] = 0xff << (8 - bits % 8) & 0xff
 
 
-cdef tuple _split_negation(value, str what):
-    """Return (whether *value* starts with `!`, the rest as bytes)."""
-    cdef bytes text = _label(value, what)
-    if text.startswith(b"!"):
-        return True, text[1:].lstrip(b" ")
-    return False, text
+cdef inline const char *_after_negation(const char *text, bint *negated) noexcept nogil:
+    """Whether *text* starts with `!`, and what follows."""
+    negated[0] = text[0] == b'!'
+    if negated[0]:
+        text += 1
+        while text[0] == b' ':
+            text += 1
+    return text
+
+
+cdef class Base:
+    """The base part of one rule."""
 
 
 cdef class RuleValue:
     """The base part of one rule, and the bytes of its matches and target as they were read."""
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self):
         self.family = &_ipv4
-        self.body = None
+        self._matches = []
+        self._base = Base.__new__(Base)
+        self._base.family = &_ipv4
 
     cdef char *_head(self) noexcept:
-        return <char *> &self.head
+        return <char *> &self._base.raw
 
     cdef uint8_t *_flags(self) noexcept:
         return <uint8_t *> (self._head() + self.family.flags)
@@ -189,9 +203,11 @@ cdef class RuleValue:
 
     def _reset_header(self, int nfproto):
         """Make this an empty rule of *nfproto*."""
-        self.family = family_of(nfproto)
+        self.family = self._base.family = family_of(nfproto)
         self.body = None
-        memset(&self.head, 0, sizeof(self.head))
+        self._matches = []
+        self._target = None
+        memset(self._head(), 0, sizeof(Header))
 
     def _load(self, int nfproto, bytes entry):
         """Take over the base part and the body of *entry* (`ipt_entry` or `ip6t_entry`, target by name)."""
@@ -201,24 +217,26 @@ cdef class RuleValue:
         if size < <Py_ssize_t> family.header + TARGET_HEADER or _next_offset(family, raw) != size \
                 or not _payloads_ok(family, raw):
             raise ParameterError("not an entry of this family: its sizes do not add up")
-        self.family = family
-        memset(&self.head, 0, sizeof(self.head))
-        memcpy(&self.head, raw, family.header)
+        self.family = self._base.family = family
+        memset(self._head(), 0, sizeof(Header))
+        memcpy(self._head(), raw, family.header)
         self.body = entry[family.header:]
+        self._matches = None
+        self._target = None
 
     def _load_header(self, int nfproto, bytes header):
         """Take over a base part alone, as `_header_bytes` gave it."""
         self._reset_header(nfproto)
         if PyBytes_GET_SIZE(header) != <Py_ssize_t> self.family.header:
             raise ParameterError("not the base part of a rule of this family")
-        memcpy(&self.head, PyBytes_AS_STRING(header), self.family.header)
+        memcpy(self._head(), PyBytes_AS_STRING(header), self.family.header)
 
     def _header_bytes(self):
         """The base part as `ipt_entry` or `ip6t_entry`, counters included."""
         return PyBytes_FromStringAndSize(self._head(), self.family.header)
 
-    def _body_payloads(self):
-        """The matches and, last, the target that were read: a list of (name, revision, bytes)."""
+    cpdef list _body_payloads(self):
+        """The matches and, last, the target that were read, as bytes."""
         cdef list payloads = []
         cdef const char *raw = PyBytes_AS_STRING(self.body)
         cdef size_t at = 0, end = _target_offset(self.family, self._head()) - self.family.header
@@ -230,11 +248,7 @@ cdef class RuleValue:
         payloads.append(self.body[end:])
         return payloads
 
-    def _body_target(self):
-        """The bytes of the target that was read."""
-        return self.body[_target_offset(self.family, self._head()) - self.family.header:]
-
-    def _assemble(self, list payloads):
+    cpdef bytes _assemble(self, list payloads):
         """Return the whole entry: this base part, then *payloads* (matches, and the target last)."""
         cdef Py_ssize_t size = self.family.header
         cdef Py_ssize_t target_offset = size
@@ -246,7 +260,7 @@ cdef class RuleValue:
             raise ParameterError("the rule is longer than 65535 bytes")
         cdef bytes entry = PyBytes_FromStringAndSize(NULL, size)
         cdef char *raw = PyBytes_AS_STRING(entry)
-        memcpy(raw, &self.head, self.family.header)
+        memcpy(raw, self._head(), self.family.header)
         (<uint16_t *> (raw + self.family.offsets))[0] = target_offset
         (<uint16_t *> (raw + self.family.offsets))[1] = size
         # nfcache and comefrom are the kernel's own scratch
@@ -278,30 +292,40 @@ cdef class RuleValue:
         return f"{sign}{text.decode()}/{mask.decode()}"
 
     cdef int _set_address(self, int which, int inverted, value) except -1:
-        cdef bytes text, address, mask
+        cdef bytes given = c_text(value, "an address")
+        cdef char address[64]
+        cdef const char *text
+        cdef const char *slash
         cdef unsigned char parsed[16]
         cdef unsigned char bits[16]
-        cdef size_t length = self.family.address, i
+        cdef size_t length = self.family.address, i, digits
         cdef int domain = AF_INET if self.family.nfproto == NFPROTO_IPV4 else AF_INET6
         cdef bint negated
-        cdef long prefix
-        if value is None:
-            raise ParameterTypeError("an address must be a string, not None")
-        negated, text = _split_negation(value, "an address")
-        address, slash, mask = text.partition(b"/")
-        if inet_pton(domain, PyBytes_AS_STRING(address), parsed) != 1:
-            raise ParameterError(f"invalid address {os_decode(address)}")
-        if not slash:
+        cdef unsigned long prefix = 0
+        text = _after_negation(given, &negated)
+        slash = strchr(text, b'/')
+        i = strlen(text) if slash == NULL else slash - text
+        if i >= sizeof(address):
+            raise ParameterError(f"invalid address {os_decode(text[:i])}")
+        memcpy(address, text, i)
+        address[i] = 0
+        if inet_pton(domain, address, parsed) != 1:
+            raise ParameterError(f"invalid address {os_decode(text[:i])}")
+        if slash == NULL:
             _set_prefix(bits, length, length * 8)
-        elif mask.isdigit():
-            prefix = int(mask) if len(mask) < 5 else 9999
-            if prefix > <long> length * 8:
-                if domain == AF_INET:
-                    raise ParameterError(f"invalid netmask {os_decode(mask)}")
-                raise ParameterError(f"invalid prefix length {os_decode(mask)}")
-            _set_prefix(bits, length, prefix)
-        elif inet_pton(domain, PyBytes_AS_STRING(mask), bits) != 1:
-            raise ParameterError(f"invalid netmask {os_decode(mask)}")
+        else:
+            slash += 1
+            digits = strspn(slash, b"0123456789")
+            if digits and slash[digits] == 0:
+                for i in range(digits):
+                    if prefix < 1000:
+                        prefix = prefix * 10 + <unsigned long> (slash[i] - <char> b'0')
+                if prefix > length * 8:
+                    what = "netmask" if domain == AF_INET else "prefix length"
+                    raise ParameterError(f"invalid {what} {os_decode(slash)}")
+                _set_prefix(bits, length, prefix)
+            elif inet_pton(domain, slash, bits) != 1:
+                raise ParameterError(f"invalid netmask {os_decode(slash)}")
         if domain == AF_INET:
             # IPv6 host bits are kept: programs read back what they wrote, and the kernel masks both sides
             for i in range(length):
@@ -369,24 +393,20 @@ cdef class RuleValue:
         return f"{sign}{text}{'' if masked > length else '+'}"
 
     cdef int _set_interface(self, int which, int inverted, value) except -1:
-        cdef bytes text
-        cdef size_t length
-        cdef bint negated = False
-        if value is None:
-            text = b""
-        else:
-            negated, text = _split_negation(value, "an interface name")
-            if not text:
-                raise ParameterError("Empty interface is likely to be undesired")
-        length = PyBytes_GET_SIZE(text)
+        cdef bytes given = b"" if value is None else c_text(value, "an interface name")
+        cdef bint negated
+        cdef const char *text = _after_negation(given, &negated)
+        cdef size_t length = strlen(text)
+        if not length and value is not None:
+            raise ParameterError("Empty interface is likely to be undesired")
         if length >= IFNAMSIZ:
             raise ParameterError(f"interface name {os_decode(text)} too long")
         memset(self._interface(which), 0, IFNAMSIZ)
         memset(self._interface(which + 2), 0, IFNAMSIZ)
-        memcpy(self._interface(which), PyBytes_AS_STRING(text), length)
+        memcpy(self._interface(which), text, length)
         if length:
             # a name that ends in + is compared up to it, any other with its NUL
-            memset(self._interface(which + 2), 0xff, length - 1 if text.endswith(b"+") else length + 1)
+            memset(self._interface(which + 2), 0xff, length - 1 if text[length - 1] == b'+' else length + 1)
         self._invert(inverted, negated)
         return 0
 
@@ -438,11 +458,12 @@ cdef class RuleValue:
     def _get_goto(self):
         return bool(self._flags()[0] & self.family.goto_flag)
 
-    def _set_goto(self, bint given):
+    cpdef int _set_goto(self, bint given) except -1:
         if given:
             self._flags()[0] |= self.family.goto_flag
         else:
             self._flags()[0] &= ~self.family.goto_flag
+        return 0
 
     # counters
 
@@ -528,7 +549,7 @@ cdef bint _is_verdict_name(const char *name) noexcept nogil:
 
 def standard_target(name):
     """Return the payload of a verdict or of a jump to chain *name*, as libiptc takes it ("": no target)."""
-    cdef bytes text = _label(name, "a target name")
+    cdef bytes text = c_text(name, "a target name")
     if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN:
         raise ParameterError(f"Invalid target name `{name}' ({XT_EXTENSION_MAXNAMELEN - 1} chars max)")
     cdef bytes payload = PyBytes_FromStringAndSize(NULL, STANDARD_SIZE)
@@ -603,7 +624,7 @@ cdef class Snapshot:
         _free(self.buffer)
 
     def __init__(self, int nfproto, str table):
-        cdef bytes label = _label(table, "a table name")
+        cdef bytes label = c_text(table, "a table name")
         cdef const char *name = label
         cdef ipt_getinfo info
         cdef int failed
@@ -751,12 +772,11 @@ cdef class Handle:
     cdef Family *family
     cdef xtc_handle *handle
     cdef str table
-
-    def __cinit__(self, *args):
-        self.handle = NULL
+    cdef object _last_chain      # the chain named last, and its label: edits come in runs
+    cdef bytes _last_label
 
     def __init__(self, int nfproto, str table):
-        cdef bytes label = _label(table, "a table name")
+        cdef bytes label = c_text(table, "a table name")
         cdef const char *name = label
         cdef int failed = 0
         self.family = family_of(nfproto)
@@ -779,12 +799,12 @@ cdef class Handle:
             self.family.free(self.handle)
             self.handle = NULL
 
-    cdef int _check(self, int done, str what) except -1:
-        """Raise what libiptc says of the call that has just returned *done*."""
+    cdef int _check(self, int done, str what, chain) except -1:
+        """Raise what libiptc says of the call that has just returned *done*; *what* has room for the chain's name."""
         cdef int failed = c_errno.errno
         if done:
             return 0
-        raise kernel_error(what, failed, self.family.strerror(failed).decode())
+        raise kernel_error(what.format(chain), failed, self.family.strerror(failed).decode())
 
     cdef xtc_handle *_open(self) except NULL:
         if self.handle == NULL:
@@ -800,48 +820,54 @@ cdef class Handle:
             raise ParameterError("not an entry of this family: its sizes do not add up")
         return raw
 
+    cdef const char *_label(self, chain) except NULL:
+        if chain is not self._last_chain:
+            self._last_label = chain_label(chain)
+            self._last_chain = chain
+        return PyBytes_AS_STRING(self._last_label)
+
     def append(self, chain, bytes entry):
-        self._check(self.family.append_entry(chain_label(chain), self._entry(entry), self._open()),
-                    f"can't append entry to chain {chain}")
+        self._check(self.family.append_entry(self._label(chain), self._entry(entry), self._open()),
+                    "can't append entry to chain {}", chain)
 
     def insert(self, chain, bytes entry, unsigned int position):
         self._check(self.family.insert_entry(chain_label(chain), self._entry(entry), position, self._open()),
-                    f"can't insert entry into chain {chain}")
+                    "can't insert entry into chain {}", chain)
 
     def replace(self, chain, bytes entry, unsigned int position):
         self._check(self.family.replace_entry(chain_label(chain), self._entry(entry), position, self._open()),
-                    f"can't replace entry in chain {chain}")
+                    "can't replace entry in chain {}", chain)
 
     def delete(self, chain, unsigned int position):
         self._check(self.family.delete_num_entry(chain_label(chain), position, self._open()),
-                    f"can't delete entry from chain {chain}")
+                    "can't delete entry from chain {}", chain)
 
     def flush(self, chain):
-        self._check(self.family.flush_entries(chain_label(chain), self._open()), f"can't flush chain {chain}")
+        self._check(self.family.flush_entries(chain_label(chain), self._open()), "can't flush chain {}", chain)
 
     def zero(self, chain):
-        self._check(self.family.zero_entries(chain_label(chain), self._open()), f"can't zero chain {chain} counters")
+        self._check(self.family.zero_entries(chain_label(chain), self._open()), "can't zero chain {} counters", chain)
 
     def create_chain(self, chain):
-        self._check(self.family.create_chain(chain_label(chain), self._open()), f"can't create chain {chain}")
+        self._check(self.family.create_chain(chain_label(chain), self._open()), "can't create chain {}", chain)
 
     def delete_chain(self, chain):
-        self._check(self.family.delete_chain(chain_label(chain), self._open()), f"can't delete chain {chain}")
+        self._check(self.family.delete_chain(chain_label(chain), self._open()), "can't delete chain {}", chain)
 
     def rename_chain(self, chain, new):
         self._check(self.family.rename_chain(chain_label(chain), chain_label(new), self._open()),
-                    f"can't rename chain {chain}")
+                    "can't rename chain {}", chain)
 
     def set_policy(self, chain, policy, counters=None):
         """Set policy and, where *counters* is a (packets, bytes) pair, its counters."""
         cdef xt_counters value
         cdef xt_counters *pointer = NULL
-        cdef bytes label = _label(policy, "a policy")
+        cdef bytes label = c_text(policy, "a policy")
         if counters is not None:
             value.pcnt, value.bcnt = counters
             pointer = &value
         self._check(self.family.set_policy(chain_label(chain), label, pointer, self._open()),
-                    f"can't set policy {policy} on chain {chain}")
+                    f"can't set policy {policy} on chain {{}}", chain)
 
     def get_policy(self, chain):
         """Return (policy, (packets, bytes)), or (None, None) for a user chain."""
@@ -852,7 +878,7 @@ cdef class Handle:
             return None, None
         policy = self.family.get_policy(label, &value, self._open())
         if policy == NULL:
-            self._check(0, f"can't get policy on chain {chain}")
+            self._check(0, "can't get policy on chain {}", chain)
         return policy.decode(), (value.pcnt, value.bcnt)
 
     def builtin_chains(self):
@@ -872,6 +898,6 @@ cdef class Handle:
             failed = c_errno.errno
         c_errno.errno = failed
         try:
-            self._check(done, "can't commit")
+            self._check(done, "can't commit", None)
         finally:
             self.close()

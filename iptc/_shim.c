@@ -51,25 +51,36 @@ static void __attribute__((noreturn)) plugin_exit(int status)
 	land();
 }
 
+static struct sigaction sigfpe_before;
+
 static void on_sigfpe(int signal)
 {
 	if (landing == NULL) {
-		/* not ours: the default action when the instruction runs again */
-		sigaction(SIGFPE, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+		/* not ours: who had it before gets it when the instruction runs again */
+		sigaction(SIGFPE, &sigfpe_before, NULL);
 		return;
 	}
 	snprintf(message, sizeof(message), "the extension divided by zero or overflowed on these values");
 	land();
 }
 
+/* SA_NODEFER: the signal mask is not saved by the jump, so it must not change */
+static const struct sigaction sigfpe_trap = {.sa_handler = on_sigfpe, .sa_flags = SA_NODEFER};
+
+void shim_trap_sigfpe(void)
+{
+	struct sigaction before;
+
+	sigaction(SIGFPE, &sigfpe_trap, &before);
+	if (before.sa_handler != on_sigfpe)
+		sigfpe_before = before;
+}
+
 int shim_guard(void (*body)(void *), void *arg)
 {
-	/* SA_NODEFER: the signal mask is not saved by the jump, so it must not change */
-	struct sigaction trap = {.sa_handler = on_sigfpe, .sa_flags = SA_NODEFER}, before;
 	sigjmp_buf here, *outer = landing;
 	int failed;
 
-	sigaction(SIGFPE, &trap, &before);
 	message[0] = '\0';
 	failed = sigsetjmp(here, 0);
 	if (!failed) {
@@ -77,7 +88,6 @@ int shim_guard(void (*body)(void *), void *arg)
 		body(arg);
 	}
 	landing = outer;
-	sigaction(SIGFPE, &before, NULL);
 	return failed ? -1 : 0;
 }
 
@@ -283,7 +293,7 @@ static struct xtables_globals globals = {
 	.program_name = "iptables",
 	.program_version = "iptc",
 	.orig_opts = no_options,
-	.opts = no_options,
+	.opts = NULL,	/* the library frees what stands here */
 	.exit_err = exit_err,
 	.compat_rev = any_revision,
 };
@@ -298,6 +308,7 @@ int shim_init(void)
 	if (dladdr((void *)shim_init, &self) == 0
 	    || dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL)
 		return -1;
+	shim_trap_sigfpe();
 	xtables_set_params(&globals);
 	xtables_set_nfproto(NFPROTO_IPV4);
 	xtables_init();

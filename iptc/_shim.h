@@ -22,6 +22,9 @@ int shim_init(void);
 int shim_guard(void (*body)(void *), void *arg);
 const char *shim_message(void);
 
+/* Take SIGFPE (again), for a plugin that is known to divide; shim_init takes it once. */
+void shim_trap_sigfpe(void);
+
 /* Like shim_guard, with stdout and stderr caught in kept buffers for the duration. */
 int shim_capture(void (*body)(void *), void *arg);
 const char *shim_out(size_t *length);

@@ -79,6 +79,7 @@ cdef extern from "_shim.h" nogil:
     int shim_guard(void (*body)(void *) noexcept nogil, void *arg)
     int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
     const char *shim_message()
+    void shim_trap_sigfpe()
     const char *shim_out(size_t *length)
     const char *shim_err(size_t *length)
     void shim_set_getopt(char *arg, int index)

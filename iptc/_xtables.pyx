@@ -11,14 +11,15 @@ import warnings
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject_GenericSetAttr
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdio cimport printf, putchar
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strcmp, strlen
 
 from ._core cimport (
     AF_INET, AF_INET6, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, RuleValue,
-    family_of, getsockopt, inet_ntop, is_verdict, socket, socklen_t,
+    IPT_INV_VIA_OUT, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Base, Family, RuleValue,
+    c_text, family_of, getsockopt, inet_ntop, is_verdict, socket, socklen_t,
 )
 from ._core import split_entry, standard_target
 from .errors import ParameterError, ParameterTypeError, XTablesError
@@ -130,7 +131,14 @@ cdef class Plugin:
     cdef readonly int revision
     cdef readonly int family
     cdef const xtables_match *c
+    cdef bint divides                       # by what its user wrote: SIGFPE must be ours while it runs
     cdef dict _options
+
+    cdef int run(self, void (*body)(void *) noexcept nogil, void *arg) except -1:
+        """Run *body*, which calls this plugin, guarded."""
+        if self.divides:
+            shim_trap_sigfpe()
+        return _run(body, arg)
 
     cdef dict options(self):
         """name -> Option; made once."""
@@ -211,6 +219,7 @@ cdef void _on_registered(int is_target, void *extension) noexcept:
     plugin.real_name = plugin.c.real_name.decode() if plugin.c.real_name != NULL else None
     plugin.revision = plugin.c.revision
     plugin.family = plugin.c.family
+    plugin.divides = plugin.name == "hashlimit"
     _registered.setdefault((bool(is_target), plugin.name), []).append(plugin)
 
 
@@ -403,25 +412,11 @@ cdef void _protocol_body(void *arg) noexcept nogil:
 def parse_protocol(str name):
     """Return the number of protocol *name* as iptables' `-p` reads it."""
     cdef DataCall call
-    cdef bytes text = _encode(name)
+    cdef bytes text = c_text(name, "a protocol")
     call.ext_name = text
     _use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)
     _run(_protocol_body, &call)
     return call.flags & 0xffff
-
-
-cdef bytes _encode(value):
-    """Return one option word as C text."""
-    cdef bytes text
-    if not isinstance(value, str):
-        raise ParameterTypeError(f"a parameter value must be a string or a list of strings, not {type(value).__name__}")
-    try:
-        text = value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise ParameterError(f"not encodable as UTF-8: {value!r}") from error
-    if b"\0" in text:
-        raise ParameterError(f"a parameter value must not contain a NUL byte: {value!r}")
-    return text
 
 
 # ------------------------------------------------------------- words of rule text
@@ -479,6 +474,7 @@ cdef list _read_saved(dict options, bytes text):
         if item is None:
             item = Option.__new__(Option)
             item.entry = NULL
+            item.val = -1
             _name_option({}, item, PyBytes_AS_STRING(word) + 2, 1)
         entries.append((item, negated, []))
         negated = False
@@ -495,10 +491,17 @@ cdef list _read_saved(dict options, bytes text):
 
 # ------------------------------------------------------------------- extensions
 
+cdef str _VALUE = "a parameter value"
+cdef Base _NO_BASE = Base.__new__(Base)     # of an extension that belongs to no rule yet
+_NO_BASE.family = family_of(NFPROTO_IPV4)
+
+
 cdef class Extension:
     """The payload of one match or target: parameters in, bytes out, and back."""
 
-    cdef public object rule                 # the Rule it belongs to: its base part decides how options are read
+    cdef Base base                          # of the rule it belongs to: decides how options are read
+    cdef object owner                       # weak reference to that rule
+    cdef readonly bint goto                 # of a target: `-g` and not `-j`
     cdef Plugin plugin                      # reads its options; None: opaque, or a verdict
     cdef Plugin printer                     # prints it: the same, but for an alias what it is an alias of
     cdef readonly bint is_target
@@ -508,16 +511,17 @@ cdef class Extension:
     cdef unsigned int flags
     cdef list journal                       # [(Option, negated, words)]: what was set, in order; None: as read
 
-    def __cinit__(self, *args, **kwargs):
-        self.data = NULL
-        self.udata = NULL
+    def __cinit__(self):
+        self.base = _NO_BASE
 
     def __dealloc__(self):
         free(self.data)
         free(self.udata)
 
-    def _create(self, int nfproto, bint is_target, str name, revision):
-        """Make an empty payload of extension *name*."""
+    cdef int _create(self, RuleValue rule, bint is_target, str name, revision) except -1:
+        """Make an empty payload of extension *name* for *rule*."""
+        cdef int nfproto = rule.family.nfproto
+        self._belong(rule)
         cdef Plugin plugin = _find(is_target, nfproto, name, revision)
         if plugin is None:
             raise XTablesError(f"can't find {'target' if is_target else 'match'} {name}")
@@ -525,10 +529,12 @@ cdef class Extension:
         self.plugin = self.printer = plugin
         if plugin.real_name is not None:
             self.printer = _find(is_target, nfproto, plugin.real_name, plugin.revision) or plugin
-        self._clear(nfproto)
+        return self._clear(nfproto)
 
-    def _read(self, int nfproto, bint is_target, bytes payload):
-        """Take over *payload* as it was read."""
+    cdef int _read(self, RuleValue rule, bint is_target, bytes payload) except -1:
+        """Take over *payload* as it was read, for *rule*."""
+        cdef int nfproto = rule.family.nfproto
+        self._belong(rule)
         cdef Plugin plugin
         cdef const xt_entry_match *raw = <const xt_entry_match *> PyBytes_AS_STRING(payload)
         if PyBytes_GET_SIZE(payload) < PAYLOAD_HEADER or raw.u.match_size != PyBytes_GET_SIZE(payload):
@@ -536,22 +542,36 @@ cdef class Extension:
         self.is_target = is_target
         self.given = payload
         self.journal = None
+        self.goto = is_target and rule._flags()[0] & rule.family.goto_flag != 0
         if is_target and is_verdict(raw):
             self.plugin = self.printer = None
-            return
+            return 0
         self.plugin = self.printer = plugin = _find_for_payload(is_target, nfproto, raw)
         if plugin is not None and plugin.c.alias != NULL:
             # an alias has options of its own (state and conntrack, NOTRACK and CT)
             alias = plugin.c.alias(raw).decode()
             if alias != plugin.name:
                 self.plugin = _find(is_target, nfproto, alias, plugin.revision) or plugin
+        return 0
 
-    def _set_verdict(self, bytes payload):
-        """Become a verdict or a jump."""
+    def _begin(self, RuleValue rule not None, bint is_target, str name not None, revision):
+        """`_create` for `__init__`."""
+        self._create(rule, is_target, name, revision)
+
+    def _take(self, RuleValue rule not None, bint is_target, bytes payload not None):
+        """`_read` for `__init__`."""
+        self._read(rule, is_target, payload)
+
+    cpdef int _become_verdict(self, RuleValue rule, bytes payload, bint goto) except -1:
+        """Become a verdict or a jump, of *rule* if it is given."""
+        if rule is not None:
+            self._belong(rule)
         self.is_target = True
+        self.goto = goto
         self.plugin = self.printer = None
         self.given = payload
         self.journal = None
+        return 0
 
     cdef int _clear(self, int nfproto) except -1:
         """(Re)initialise the payload with the plugin's defaults."""
@@ -578,13 +598,38 @@ cdef class Extension:
             _use_family(nfproto)
             call.c = c
             call.data = self.data
-            _run(_init_body, &call)
+            self.plugin.run(_init_body, &call)
         return 0
 
-    cdef const xt_entry_match *_raw(self):
+    cdef const xt_entry_match *_raw(self) except NULL:
         if self.given is not None:
             return <const xt_entry_match *> PyBytes_AS_STRING(self.given)
+        if self.data == NULL:
+            raise ParameterError("this match or target was never made: it has no name")
         return self.data
+
+    # the rule
+
+    cdef int _belong(self, RuleValue rule) except -1:
+        self.base = rule._base
+        self.owner = PyWeakref_NewRef(rule, None)
+        return 0
+
+    @property
+    def rule(self):
+        """The rule it belongs to; None once that is gone."""
+        return None if self.owner is None else self.owner()
+
+    @rule.setter
+    def rule(self, RuleValue rule not None):
+        if self.base is not _NO_BASE and rule.family.nfproto != self.base.family.nfproto:
+            raise ParameterError(f"{self.name}: belongs to a rule of the other family")
+        self._belong(rule)
+
+    def _base_state(self):
+        """(family, base part) for pickling without the rule."""
+        return (self.base.family.nfproto,
+                PyBytes_FromStringAndSize(<char *> &self.base.raw, self.base.family.header))
 
     # identity
 
@@ -623,15 +668,12 @@ cdef class Extension:
 
     # parameters in
 
-    cdef RuleValue _base(self):
-        if not isinstance(self.rule, RuleValue):
-            raise ParameterError(f"{self.name}: does not belong to a rule")
-        return self.rule
-
     cdef Option _option(self, str name, bint must):
         """Find option *name*; dashes may be written as underscores."""
         cdef dict options = {} if self.plugin is None else self.plugin.options()
-        found = options.get(name) or options.get(name.replace("_", "-"))
+        found = options.get(name)
+        if found is None:
+            found = options.get(name.strip().replace("_", "-"))
         if found is None and must:
             raise ParameterError(f"{self.name}: invalid parameter {name.replace('_', '-')}")
         return found
@@ -642,9 +684,13 @@ cdef class Extension:
         *value* is a string, or a list of strings for an option of several words; a leading `!` negates;
         a flag takes "". Refused by `ParameterError`, which says what libxtables said; nothing is changed then.
         """
+        self._set(parameter, value)
+
+    cdef int _set(self, str parameter, value) except -1:
         cdef bint negated = False, again = False
         cdef list words
-        cdef str name = parameter.strip()
+        cdef bytes word
+        cdef str name = parameter
         if "#" in name:
             # "reqid#2": a further occurrence of an option that a rule may hold several times
             name, _, number = name.partition("#")
@@ -655,11 +701,13 @@ cdef class Extension:
         if value is None:
             words = []
         elif isinstance(value, str):
-            words = [_encode(value)]
-            negated, words[0] = self._strip_negation(item, words[0])
+            word = c_text(value, _VALUE)
+            if word.startswith(b"!"):
+                negated, word = self._strip_negation(item, word)
+            words = [word]
         else:
             try:
-                words = [_encode(word) for word in value]
+                words = [c_text(item_word, _VALUE) for item_word in value]
             except ParameterError:
                 raise
             except TypeError as error:
@@ -674,10 +722,11 @@ cdef class Extension:
         elif item.has_arg == 1 and not words:
             raise ParameterError(f"{self.name}: option \"--{item.name}\" requires an argument.")
         self._apply(item, negated, words, again)
+        return 0
 
     def parse(self, str parameter, value):
         """The same as `set_parameter`."""
-        self.set_parameter(parameter, value)
+        self._set(parameter, value)
 
     cdef tuple _strip_negation(self, Option item, bytes word):
         """A leading `!` negates, except in the text of an option that cannot be negated."""
@@ -692,8 +741,7 @@ cdef class Extension:
         cdef list journal = self._entries()
         cdef list kept = journal
         cdef tuple entry = (item, negated, words)
-        cdef bytes word
-        if not again:
+        if journal and not again:
             kept = [e for e in journal if not _displaces(item, e[0])]
         if self.journal is None or len(kept) != len(journal):
             self._replay(kept + [entry], len(kept))
@@ -718,11 +766,12 @@ cdef class Extension:
         """Build the payload anew from *entries*; on failure this extension stays as it was."""
         cdef Extension fresh = type(self).__new__(type(self))
         cdef Py_ssize_t i
-        fresh.rule = self.rule
+        fresh.base = self.base
+        fresh.owner = self.owner
         fresh.is_target = self.is_target
         fresh.plugin = self.plugin
         fresh.printer = self.printer
-        fresh._clear(self._base().family.nfproto)
+        fresh._clear(self.base.family.nfproto)
         for i, (item, negated, words) in enumerate(entries):
             if i == new:
                 fresh._apply(item, negated, words, True)
@@ -742,15 +791,14 @@ cdef class Extension:
         cdef Option item = entry[0]
         cdef list words = entry[2]
         cdef const xtables_match *c = self.plugin.c
-        cdef RuleValue rule = self._base()
         cdef size_t size = self.data.u.match_size, room = 0, i
         cdef unsigned int flags = self.flags
         cdef ParseCall call
         cdef char **argv
         cdef char *text
         cdef char *backup
-        cdef bytes word, label = self.plugin.name.encode()
-        _use_family(rule.family.nfproto)
+        cdef bytes word
+        _use_family(self.base.family.nfproto)
         for word in words:
             room += PyBytes_GET_SIZE(word) + 1
         # one piece of memory: argv, the words (plugins may write into them), and the payload as it was
@@ -777,18 +825,18 @@ cdef class Extension:
         call.data = self.data
         memset(&call.guided, 0, sizeof(call.guided))
         call.guided.arg = argv[2] if words else NULL
-        call.guided.ext_name = label
+        call.guided.ext_name = c.name
         call.guided.entry = item.entry
         call.guided.data = self.data.data
         call.guided.xflags = flags
         call.guided.invert = entry[1]
         call.guided.match = &call.data
-        call.guided.xt_entry = rule._head()
+        call.guided.xt_entry = <char *> &self.base.raw
         call.guided.udata = self.udata
         try:
             # an old parser may take words behind an option of which getopt knows nothing
             shim_set_getopt(argv[2] if words and item.has_arg else NULL, 3 if words and item.has_arg else 2)
-            _run(_parse_body, &call)
+            self.plugin.run(_parse_body, &call)
             if c.x6_parse != NULL:
                 flags = call.guided.xflags
                 if len(words) > 1:
@@ -818,12 +866,11 @@ cdef class Extension:
         cdef Plugin plugin = self.printer
         if plugin is None or plugin.c.save == NULL:
             return b""
-        cdef RuleValue rule = self._base()
-        _use_family(rule.family.nfproto)
+        _use_family(self.base.family.nfproto)
         call.c = plugin.c
-        call.ip = rule._head()
+        call.ip = <char *> &self.base.raw
         call.data = <xt_entry_match *> self._raw()
-        _run(_save_body, &call)
+        plugin.run(_save_body, &call)
         text = shim_out(&length)
         return text[:length]
 
@@ -870,30 +917,30 @@ cdef class Extension:
             free(self.udata)
             self.data = NULL
             self.udata = NULL
-            self._clear(self._base().family.nfproto)
+            self._clear(self.base.family.nfproto)
 
-    def _bytes(self):
+    cpdef bytes _bytes(self):
         """Return the payload as it is now, unchecked."""
         if self.given is not None:
             return self.given
-        return PyBytes_FromStringAndSize(<char *> self.data, self.data.u.match_size)
+        return PyBytes_FromStringAndSize(<const char *> self._raw(), self._raw().u.match_size)
 
     def _state(self):
         """Return what `_restore` makes this extension from again."""
         cdef Option item
         if self.journal is None:
-            return self.is_target, self.given, None, None, None
-        return (self.is_target, None, self.plugin.name, self.plugin.revision,
+            return self.is_target, self.goto, self.given, None, None, None
+        return (self.is_target, self.goto, None, self.plugin.name, self.plugin.revision,
                 [(item.name, negated, tuple(words)) for item, negated, words in self.journal])
 
-    def _restore(self, state):
-        """Become what `_state` described; `rule` is set already."""
-        cdef int nfproto = self._base().family.nfproto
-        is_target, given, name, revision, entries = state
+    def _restore(self, RuleValue rule not None, state):
+        """Become what `_state` described, for *rule*."""
+        is_target, goto, given, name, revision, entries = state
         if given is not None:
-            self._read(nfproto, is_target, given)
+            self._read(rule, is_target, given)
+            self.goto = goto
             return
-        self._create(nfproto, is_target, name, revision)
+        self._create(rule, is_target, name, revision)
         for option_name, negated, words in entries:
             entry = (self._option(option_name, True), negated, list(words))
             self._parse(entry)
@@ -903,26 +950,32 @@ cdef class Extension:
         """Raise `ParameterError` if the parameters do not make a whole extension, as `iptables` would."""
         self._packed()
 
-    def _packed(self):
+    cpdef bytes _packed_or_bytes(self):
+        """Return the payload as it would be written, or as it is where it is not whole yet."""
+        try:
+            return self._packed()
+        except ParameterError:
+            return self._bytes()
+
+    cpdef bytes _packed(self):
         """Return the payload as it goes to the kernel, checked and completed by the plugin."""
         cdef DataCall call
-        cdef bytes payload, label, scratch
+        cdef bytes payload, scratch
         if self.given is not None:
             return self.given
+        payload = PyBytes_FromStringAndSize(<const char *> self._raw(), self._raw().u.match_size)
         cdef const xtables_match *c = self.plugin.c
-        payload = PyBytes_FromStringAndSize(<char *> self.data, self.data.u.match_size)
         if c.x6_fcheck == NULL and c.final_check == NULL and c.x6_options == NULL:
             return payload
         # the check may complete the payload, and is to be done once on it: a copy each time
         scratch = PyBytes_FromStringAndSize(<char *> self.udata, c.udata_size) if self.udata != NULL else b""
-        label = self.plugin.name.encode()
         call.c = c
-        call.ext_name = label
+        call.ext_name = c.name
         call.data = <xt_entry_match *> PyBytes_AS_STRING(payload)
         call.udata = PyBytes_AS_STRING(scratch)
         call.flags = self.flags
-        _use_family(self._base().family.nfproto)
-        _run(_check_body, &call)
+        _use_family(self.base.family.nfproto)
+        self.plugin.run(_check_body, &call)
         return payload
 
     # attributes are parameters
@@ -938,7 +991,7 @@ cdef class Extension:
         elif value is None:
             raise ParameterTypeError(f"{self.name}: parameter {name} must be a string or a list of strings, not None")
         else:
-            self.set_parameter(name, value)
+            self._set(name, value)
 
 
 cdef frozenset _PLAIN_ATTRIBUTES = frozenset(("rule", "standard_target"))
@@ -959,7 +1012,9 @@ cdef bint _displaces(Option new, Option old):
     """Whether setting *new* takes the place of *old*: the same option, or one that excludes it."""
     if new.name == old.name:
         return True
-    return new.entry != NULL and old.entry != NULL and new.entry.excl & (1 << old.entry.id) != 0
+    if new.entry == NULL or old.entry == NULL:
+        return new.entry == old.entry and new.val == old.val     # two names of one option
+    return new.entry.id == old.entry.id or new.entry.excl & (1 << old.entry.id) != 0
 
 
 cdef list _split_value(list words):
@@ -971,6 +1026,53 @@ cdef list _split_value(list words):
 
 
 # ---------------------------------------------------------------- whole rules
+
+def new_match(cls, RuleValue rule, str name not None, revision):
+    """Return a new *cls* of extension *name*, added to *rule*'s matches."""
+    cdef Extension match = cls.__new__(cls)
+    match._create(rule, False, name, revision)
+    rule._matches.append(match)
+    return match
+
+
+def new_verdict(cls, RuleValue rule, bytes payload):
+    """Return a new *cls* that is the verdict of *payload*, for *rule*."""
+    cdef Extension target = cls.__new__(cls)
+    target._become_verdict(rule, payload, False)
+    return target
+
+
+def read_payloads(match_class, target_class, RuleValue rule):
+    """Make the objects of the bytes that *rule* was read from."""
+    cdef list payloads = rule._body_payloads()
+    cdef list matches = []
+    cdef Extension made
+    cdef bytes target = payloads.pop()
+    for payload in payloads:
+        made = match_class.__new__(match_class)
+        made._read(rule, False, payload)
+        matches.append(made)
+    made = target_class.__new__(target_class)
+    made._read(rule, True, target)
+    rule._target = made
+    rule._matches = matches
+
+
+def pack(RuleValue rule, bint checked):
+    """Return the whole entry of *rule* as bytes, or None without a target; unchecked, half-built parts are as they are."""
+    cdef list payloads = []
+    cdef Extension part
+    if rule._matches is None:
+        return rule._assemble(rule._body_payloads())
+    if rule._target is None:
+        return None
+    rule._set_goto((<Extension> rule._target).goto)
+    for part in rule._matches:
+        payloads.append(part._packed() if checked else part._packed_or_bytes())
+    part = rule._target
+    payloads.append(part._packed() if checked else part._packed_or_bytes())
+    return rule._assemble(payloads)
+
 
 def compare_key(int nfproto, bytes entry):
     """Return what tells a rule from others, as `iptables -D` compares: no counters, no kernel-private bytes,

@@ -41,6 +41,11 @@ class ChainView:
             self._keys = [_xtables.compare_key(self._nfproto, entry) for entry in self.entries]
         return self._keys
 
+    def append(self, entry):
+        self.entries.append(entry)
+        if self._keys is not None:
+            self._keys.append(_xtables.compare_key(self._nfproto, entry))
+
     def insert(self, position, entry):
         self.entries.insert(position, entry)
         if self._keys is not None:
@@ -91,13 +96,6 @@ class View:
         self.nfproto = nfproto
         self.chains = {chain.name: chain for chain in chains}
 
-    def chain(self, name, what):
-        """Return the chain *name*; *what* begins the message if there is none."""
-        try:
-            return self.chains[name]
-        except KeyError:
-            raise kernel_error(what, _errno.ENOENT, _NO_CHAIN) from None
-
     def sort(self):
         """Builtin chains in hook order, then user chains by name, as libiptc keeps them."""
         order = sorted(self.chains.values(), key=lambda c: (c.policy is None, c.policy is None and c.name.encode()))
@@ -109,51 +107,76 @@ class View:
         return any(key[2] == label for chain in self.chains.values() for key in chain.keys)
 
 
-class Append:
+class _Edit:
+    """One operation on a chain; *what* begins the messages about it, with the chain's name put in."""
+
+    __slots__ = ("chain",)
+    what = ""
+
+    binds = False
+    """Whether `bind(view)` is to be called when the edit is made, to name the rule that is meant by what it says."""
+
+    def find_chain(self, view):
+        """The chain of this operation in *view*."""
+        try:
+            return view.chains[self.chain]
+        except KeyError:
+            raise self.refused(_errno.ENOENT, _NO_CHAIN) from None
+
+    def refused(self, errno, strerror):
+        """The exception that says why this operation cannot be done."""
+        return kernel_error(self.what.format(self.chain), errno, strerror)
+
+
+class Append(_Edit):
     """`iptables -A`."""
+
+    __slots__ = ("entry",)
+    what = "can't append entry to chain {}"
 
     def __init__(self, chain, entry):
         self.chain, self.entry = chain, entry
 
     def apply(self, view):
-        chain = view.chain(self.chain, f"can't append entry to chain {self.chain}")
-        chain.insert(len(chain.entries), self.entry)
+        self.find_chain(view).append(self.entry)
 
     def send(self, handle, replay):
         handle.append(self.chain, self.entry)
 
 
-class Insert:
+class Insert(_Edit):
     """`iptables -I`: before the rule that stood at *position* when the edit was made."""
+
+    what = "can't insert entry into chain {}"
+    binds = True
 
     def __init__(self, chain, entry, position):
         self.chain, self.entry, self.position = chain, entry, position
         self.anchor = None
 
     def bind(self, view):
-        chain = view.chain(self.chain, f"can't insert entry into chain {self.chain}")
+        chain = self.find_chain(view)
         if 0 < self.position < len(chain.entries):
             self.anchor = chain.anchor(self.position)
 
     def _position(self, chain):
-        what = f"can't insert entry into chain {self.chain}"
         if self.anchor is not None:
             position = chain.locate(self.anchor)
             if position is None:
-                raise Conflict(f"{what}: the rule that stood at position {self.position} is gone")
+                raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
             return position
         if self.position > len(chain.entries):
-            raise kernel_error(what, _errno.E2BIG, "Index of insertion too big")
+            raise self.refused(_errno.E2BIG, "Index of insertion too big")
         return self.position
 
     def apply(self, view):
-        chain = view.chain(self.chain, f"can't insert entry into chain {self.chain}")
+        chain = self.find_chain(view)
         chain.insert(self._position(chain), self.entry)
 
     def send(self, handle, replay):
         position = self.position
         if self.anchor is not None:
-            position = self._position(replay.view.chain(self.chain, f"can't insert entry into chain {self.chain}"))
+            position = self._position(self.find_chain(replay.view))
         handle.insert(self.chain, self.entry, position)
 
 
@@ -162,38 +185,38 @@ def first_like(nfproto, entry):
     return entry, _xtables.compare_key(nfproto, entry), 0
 
 
-class _OfOneRule:
+class _OfOneRule(_Edit):
     """An edit of a rule that is there: named by its position when the edit was made, or by what it says."""
 
-    what = "can't change entry of chain"
     too_big = "Index of deletion too big"
+    binds = True
 
     def __init__(self, chain, position=None, anchor=None):
         self.chain, self.position, self.anchor = chain, position, anchor
 
     def bind(self, view):
-        chain = view.chain(self.chain, f"{self.what} {self.chain}")
+        chain = self.find_chain(view)
         if self.anchor is None and self.position < len(chain.entries):
             self.anchor = chain.anchor(self.position)
 
     def find(self, view):
-        chain = view.chain(self.chain, f"{self.what} {self.chain}")
+        chain = self.find_chain(view)
         if self.anchor is None:
             if self.position >= len(chain.entries):
-                raise kernel_error(f"{self.what} {self.chain}", _errno.E2BIG, self.too_big)
+                raise self.refused(_errno.E2BIG, self.too_big)
             return chain, self.position
         position = chain.locate(self.anchor)
         if position is not None:
             return chain, position
         if self.position is None:
-            raise kernel_error(f"{self.what} {self.chain}", _errno.ENOENT, _BAD_RULE)
-        raise Conflict(f"{self.what} {self.chain}: the rule that stood at position {self.position} is gone")
+            raise self.refused(_errno.ENOENT, _BAD_RULE)
+        raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
 
 
 class Replace(_OfOneRule):
     """`iptables -R`."""
 
-    what = "can't replace entry in chain"
+    what = "can't replace entry in chain {}"
     too_big = "Index of replacement too big"
 
     def __init__(self, chain, entry, position):
@@ -211,7 +234,7 @@ class Replace(_OfOneRule):
 class Delete(_OfOneRule):
     """`iptables -D`, by rule or by number."""
 
-    what = "can't delete entry from chain"
+    what = "can't delete entry from chain {}"
 
     def apply(self, view):
         chain, position = self.find(view)
@@ -221,27 +244,31 @@ class Delete(_OfOneRule):
         handle.delete(self.chain, self.find(replay.view)[1])
 
 
-class Flush:
+class Flush(_Edit):
     """`iptables -F CHAIN`."""
+
+    what = "can't flush chain {}"
 
     def __init__(self, chain):
         self.chain = chain
 
     def apply(self, view):
-        view.chain(self.chain, f"can't flush chain {self.chain}").clear()
+        self.find_chain(view).clear()
 
     def send(self, handle, replay):
         handle.flush(self.chain)
 
 
-class Zero:
+class Zero(_Edit):
     """`iptables -Z CHAIN`."""
+
+    what = "can't zero chain {} counters"
 
     def __init__(self, chain):
         self.chain = chain
 
     def apply(self, view):
-        chain = view.chain(self.chain, f"can't zero chain {self.chain} counters")
+        chain = self.find_chain(view)
         if chain.policy is not None:
             chain.counters = (0, 0)
         chain.entries[:] = _xtables.without_counters(view.nfproto, chain.entries)
@@ -253,15 +280,17 @@ class Zero:
             handle.set_policy(self.chain, policy, (0, 0))
 
 
-class CreateChain:
+class CreateChain(_Edit):
     """`iptables -N`."""
+
+    what = "can't create chain {}"
 
     def __init__(self, chain):
         self.chain = chain
 
     def apply(self, view):
         if self.chain in view.chains:
-            raise kernel_error(f"can't create chain {self.chain}", _errno.EEXIST, "Chain already exists")
+            raise self.refused(_errno.EEXIST, "Chain already exists")
         view.chains[self.chain] = ChainView(view.nfproto, self.chain)
         view.sort()
 
@@ -269,38 +298,40 @@ class CreateChain:
         handle.create_chain(self.chain)
 
 
-class DeleteChain:
+class DeleteChain(_Edit):
     """`iptables -X CHAIN`."""
+
+    what = "can't delete chain {}"
 
     def __init__(self, chain):
         self.chain = chain
 
     def apply(self, view):
-        what = f"can't delete chain {self.chain}"
-        chain = view.chain(self.chain, what)
+        chain = self.find_chain(view)
         if chain.policy is not None:
-            raise kernel_error(what, _errno.EINVAL, "Can't delete built-in chain")
+            raise self.refused(_errno.EINVAL, "Can't delete built-in chain")
         if view.is_referenced(self.chain):
-            raise kernel_error(what, _errno.EMLINK, "Can't delete chain with references left")
+            raise self.refused(_errno.EMLINK, "Can't delete chain with references left")
         if chain.entries:
-            raise kernel_error(what, _errno.ENOTEMPTY, "Directory not empty")
+            raise self.refused(_errno.ENOTEMPTY, "Directory not empty")
         del view.chains[self.chain]
 
     def send(self, handle, replay):
         handle.delete_chain(self.chain)
 
 
-class RenameChain:
+class RenameChain(_Edit):
     """`iptables -E`; jumps to the chain follow."""
+
+    what = "can't rename chain {}"
 
     def __init__(self, chain, new):
         self.chain, self.new = chain, new
 
     def apply(self, view):
-        what = f"can't rename chain {self.chain}"
-        chain = view.chain(self.chain, what)
+        chain = self.find_chain(view)
         if chain.policy is not None or self.new in view.chains:
-            raise kernel_error(what, _errno.EEXIST, "File exists")
+            raise self.refused(_errno.EEXIST, "File exists")
         for other in view.chains.values():
             for position in range(len(other.entries)):
                 renamed = _xtables.retarget(view.nfproto, other.entries[position], self.chain, self.new)
@@ -315,19 +346,19 @@ class RenameChain:
         handle.rename_chain(self.chain, self.new)
 
 
-class SetPolicy:
+class SetPolicy(_Edit):
     """`iptables -P`; counters stay as they are where none are given."""
 
     def __init__(self, chain, policy, counters=None):
         self.chain, self.policy, self.counters = chain, policy, counters
+        self.what = f"can't set policy {policy} on chain " + "{}"
 
     def apply(self, view):
-        what = f"can't set policy {self.policy} on chain {self.chain}"
-        chain = view.chain(self.chain, what)
+        chain = self.find_chain(view)
         if chain.policy is None:
-            raise kernel_error(what, _errno.ENOENT, _NO_CHAIN)
+            raise self.refused(_errno.ENOENT, _NO_CHAIN)
         if self.policy not in ("ACCEPT", "DROP"):
-            raise kernel_error(what, _errno.EINVAL, "Bad policy name. Run `dmesg' for more information.")
+            raise self.refused(_errno.EINVAL, "Bad policy name. Run `dmesg' for more information.")
         chain.policy = self.policy
         if self.counters is not None:
             chain.counters = tuple(self.counters)

@@ -98,18 +98,17 @@ class TableState:
 
     def record(self, operation):
         """Apply *operation* to the view and keep it for `commit`."""
-        bind = getattr(operation, "bind", None)
-        if bind is not None:
-            bind(self.view)
-        operation.apply(self.view)
+        view = self._view or self.view
+        if operation.binds:
+            operation.bind(view)
+        operation.apply(view)
         self._pending.append(operation)
 
     def execute(self, operation):
         """Commit *operation* alone; it names its rule by what was last read, where anything was."""
         self._check_open()
-        bind = getattr(operation, "bind", None)
-        if bind is not None and self._view is not None:
-            bind(self._view)
+        if operation.binds and self._view is not None:
+            operation.bind(self._view)
         self._send([operation])
 
     def commit(self):

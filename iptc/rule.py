@@ -14,6 +14,9 @@ _PROTOCOL_NAMES = {
 _PROTOCOL_NUMBERS = {name: number for number, name in _PROTOCOL_NAMES.items()} | {"all": 0, "hopopts": 0}
 
 
+_VERDICTS = {name: _core.standard_target(name) for name in _xtables.VERDICTS}
+
+
 class Match(Extension):
     """One match of a rule (`-m`). Every option of the extension is an attribute, `-` written as `_`.
 
@@ -29,11 +32,11 @@ class Match(Extension):
     def __init__(self, rule, name=None, match=None, revision=None):
         if not name and not match:
             raise ParameterError("can't create match based on nothing")
-        self.rule = _checked_rule(rule)
+        _check_rule(rule)
         if match:
-            self._read(rule.nfproto, False, bytes(match))
+            self._take(rule, False, bytes(match))
         else:
-            self._create(rule.nfproto, False, _checked_name(name), revision)
+            self._begin(rule, False, _checked_name(name), revision)
 
     @property
     def match_buf(self):
@@ -51,13 +54,13 @@ class Match(Extension):
         return hash(self._identity())
 
     def _identity(self):
-        return _checked_bytes(self)[: self.usersize]
+        return self._packed_or_bytes()[: self.usersize]
 
     def __repr__(self):
         return f"<iptc.Match {self.name} {self.parameters}>"
 
     def __reduce__(self):
-        return _restore_extension, (type(self), self.rule.nfproto, self.rule._header_bytes(), self._state())
+        return _restore_extension, (type(self), *self._base_state(), self._state())
 
 
 class Target(Extension):
@@ -75,26 +78,21 @@ class Target(Extension):
             raise ParameterError("can't create target based on nothing")
         if goto not in (None, True, False):
             raise ParameterTypeError(f"goto must be a bool, not {goto!r}")
-        self.rule = _checked_rule(rule)
+        _check_rule(rule)
         if target is not None:
-            self._read(rule.nfproto, True, bytes(target))
-            self._goto = rule._get_goto()
+            self._take(rule, True, bytes(target))
             return
-        self._goto = bool(goto)
         name = _checked_name(name)
-        if name in _xtables.VERDICTS or kernel.is_user_chain(rule.nfproto, name):
-            self._set_verdict(_core.standard_target(name))
+        if name in _VERDICTS:
+            self._become_verdict(rule, _VERDICTS[name], bool(goto))
+        elif kernel.is_user_chain(rule.nfproto, name):
+            self._become_verdict(rule, _core.standard_target(name), bool(goto))
         elif not goto and _xtables.find_target(rule.nfproto, name, revision) is not None:
-            self._create(rule.nfproto, True, name, revision)
+            self._begin(rule, True, name, revision)
         elif kernel.is_user_chain(rule.nfproto, name, look_again=True):
-            self._set_verdict(_core.standard_target(name))
+            self._become_verdict(rule, _core.standard_target(name), bool(goto))
         else:
             raise XTablesError(f"goto '{name}' is not a chain" if goto else f"can't find target {name}")
-
-    @property
-    def goto(self):
-        """Whether this is `-g`: processing does not come back to this chain."""
-        return self._goto
 
     @property
     def standard_target(self):
@@ -103,7 +101,7 @@ class Target(Extension):
 
     @standard_target.setter
     def standard_target(self, name):
-        self._set_verdict(_core.standard_target(_checked_name(name)))
+        self._become_verdict(None, _core.standard_target(_checked_name(name)), self.goto)
 
     @property
     def target(self):
@@ -119,44 +117,32 @@ class Target(Extension):
         return hash(self._identity())
 
     def _identity(self):
-        return self._goto, _checked_bytes(self)[: self.usersize]
+        return self.goto, self._packed_or_bytes()[: self.usersize]
 
     def __repr__(self):
-        return f"<iptc.Target {'goto ' if self._goto else ''}{self.name} {self.parameters}>"
+        return f"<iptc.Target {'goto ' if self.goto else ''}{self.name} {self.parameters}>"
 
     def __reduce__(self):
-        return _restore_extension, (type(self), self.rule.nfproto, self.rule._header_bytes(), self._state(), self._goto)
+        return _restore_extension, (type(self), *self._base_state(), self._state())
 
 
-def _restore_extension(cls, nfproto, header, state, goto=False):
+def _restore_extension(cls, nfproto, header, state):
     rule = (Rule if nfproto == _core.IPV4 else Rule6)()
     rule._load_header(nfproto, header)
     extension = cls.__new__(cls)
-    extension.rule = rule
-    if cls is Target:
-        extension._goto = goto
-    extension._restore(state)
+    extension._restore(rule, state)
     return extension
 
 
-def _checked_rule(rule):
+def _check_rule(rule):
     if not isinstance(rule, _core.RuleValue):
         raise ParameterTypeError(f"a match or target belongs to a Rule, not to {type(rule).__name__}")
-    return rule
 
 
 def _checked_name(name):
     if not isinstance(name, str):
         raise ParameterTypeError(f"the name of a match or target must be a string, not {type(name).__name__}")
     return name
-
-
-def _checked_bytes(extension):
-    """The payload as it would be written, or as it is where it is not whole yet."""
-    try:
-        return extension._packed()
-    except ParameterError:
-        return extension._bytes()
 
 
 class Policy:
@@ -206,7 +192,6 @@ class Rule(_core.RuleValue):
     def __init__(self, entry=None, chain=None):
         if entry is None:
             self._reset_header(self._nfproto)
-            self._matches = []
         else:
             self._load(self._nfproto, bytes(entry))
         self.chain = chain
@@ -221,6 +206,9 @@ class Rule(_core.RuleValue):
 
     @protocol.setter
     def protocol(self, value):
+        if value in _PROTOCOL_NUMBERS:
+            self._set_proto(_PROTOCOL_NUMBERS[value], False)
+            return
         if not isinstance(value, (str, int)) or isinstance(value, bool):
             raise ParameterTypeError(f"a protocol must be a string or an integer, not {type(value).__name__}")
         text = str(value).lower()
@@ -253,12 +241,7 @@ class Rule(_core.RuleValue):
 
     def _decode(self):
         """Make Match and Target objects of the bytes that were read; done when they are first asked for."""
-        payloads = self._body_payloads()
-        matches = []
-        for payload in payloads[:-1]:
-            matches.append(Match(self, match=payload))
-        self._target = Target(self, target=payloads[-1])
-        self._matches = matches
+        _xtables.read_payloads(Match, Target, self)
 
     @property
     def matches(self):
@@ -285,15 +268,16 @@ class Rule(_core.RuleValue):
 
     def create_match(self, name, revision=None):
         """Add a match of extension *name* (`-m`) and return it."""
-        match = Match(self, name, None, revision)
         if self._matches is None:
             self._decode()
-        self._matches.append(match)
-        return match
+        return _xtables.new_match(Match, self, _checked_name(name), revision)
 
     def create_target(self, name, revision=None, goto=False):
         """Set the target to *name* (`-j`, or `-g` with *goto*) and return it."""
-        target = Target(self, name, None, revision, goto)
+        if name in _VERDICTS and not goto:
+            target = _xtables.new_verdict(Target, self, _VERDICTS[name])
+        else:
+            target = Target(self, name, None, revision, goto)
         if self._matches is None:
             self._decode()
         self._target = target
@@ -325,21 +309,9 @@ class Rule(_core.RuleValue):
 
     # the whole
 
-    def _entry(self, checked=True):
+    def _entry(self):
         """The whole entry as bytes, or None without a target."""
-        if self._matches is None:
-            return self._assemble(self._body_payloads())
-        target = self._target
-        if target is None:
-            return None
-        self._set_goto(target._goto)
-        if checked:
-            payloads = [match._packed() for match in self._matches]
-            payloads.append(target._packed())
-        else:
-            payloads = [_checked_bytes(match) for match in self._matches]
-            payloads.append(_checked_bytes(target))
-        return self._assemble(payloads)
+        return _xtables.pack(self, True)
 
     @property
     def rule(self):
@@ -366,9 +338,9 @@ class Rule(_core.RuleValue):
 
     def _whole(self):
         """The entry as it is now; a rule without a target gets one that says nothing."""
-        entry = self._entry(checked=False)
+        entry = _xtables.pack(self, False)
         if entry is None:
-            entry = self._assemble([*map(_checked_bytes, self._matches), _core.standard_target("")])
+            entry = self._assemble([match._packed_or_bytes() for match in self._matches] + [_VERDICTS[""]])
         return entry
 
     def __eq__(self, other):
@@ -393,11 +365,11 @@ class Rule(_core.RuleValue):
 
     def __reduce__(self):
         if self._matches is None:
-            return _restore_rule, (type(self), self._entry(), None, None, None, self.counters)
+            return _restore_rule, (type(self), self._entry(), None, None, self.counters)
         target = self._target
         return _restore_rule, (
             type(self), self._whole(), [match._state() for match in self._matches],
-            None if target is None else target._state(), target is not None and target._goto, self.counters,
+            None if target is None else target._state(), self.counters,
         )  # fmt: skip
 
     # the accessors of python-iptables
@@ -455,7 +427,7 @@ class Rule(_core.RuleValue):
         return self
 
 
-def _restore_rule(cls, entry, matches, target, goto, counters):
+def _restore_rule(cls, entry, matches, target, counters):
     rule = cls(entry)
     rule.counters = counters
     if matches is None:
@@ -463,14 +435,11 @@ def _restore_rule(cls, entry, matches, target, goto, counters):
     rule._matches = []
     for state in matches:
         match = Match.__new__(Match)
-        match.rule = rule
-        match._restore(state)
+        match._restore(rule, state)
         rule._matches.append(match)
     if target is not None:
         rule._target = Target.__new__(Target)
-        rule._target.rule = rule
-        rule._target._goto = goto
-        rule._target._restore(target)
+        rule._target._restore(rule, target)
     return rule
 
 
