@@ -181,11 +181,20 @@ cdef class Base:
 cdef class RuleValue:
     """The base part of one rule, and the bytes of its matches and target as they were read."""
 
+    _nfproto = NFPROTO_IPV4
+
     def __cinit__(self):
         self.family = &_ipv4
         self._matches = []
         self._base = Base.__new__(Base)
         self._base.family = &_ipv4
+
+    def __init__(self, entry=None, chain=None):
+        if entry is not None:
+            self._load(self._nfproto, bytes(entry))
+        elif self._nfproto != NFPROTO_IPV4:
+            self._reset_header(self._nfproto)
+        self.chain = chain
 
     cdef char *_head(self) noexcept:
         return <char *> &self._base.raw
@@ -486,13 +495,13 @@ cdef class RuleValue:
     counters = property(get_counters, set_counters)
 
 
-def load_rules(cls, int nfproto, list entries, chain):
+def load_rules(type cls, int nfproto, list entries, chain):
     """Return a list of *cls* (a `RuleValue`), one for each of *entries*, their bodies not decoded yet."""
     cdef list rules = []
     cdef RuleValue rule
     cdef bytes entry
     for entry in entries:
-        rule = cls.__new__(cls)
+        rule = <RuleValue> cls.__new__(cls)
         rule._load(nfproto, entry)
         rule.chain = chain
         rules.append(rule)

@@ -11,8 +11,7 @@ cdef extern from "_shim.h" nogil:
         NFPROTO_UNSPEC
         XTTYPE_NONE
         XTOPT_INVERT
-        XTOPT_MULTI
-        XTABLES_EXT_ALIAS
+        XTOPT_MAND
 
     struct option:
         const char *name

@@ -133,6 +133,8 @@ cdef class Plugin:
     cdef const xtables_match *c
     cdef bint divides                       # by what its user wrote: SIGFPE must be ours while it runs
     cdef dict _options
+    cdef unsigned int mandatory             # bits of the guided options that must be given
+    cdef unsigned int constrained           # bits of those that exclude or need others
 
     cdef int run(self, void (*body)(void *) noexcept nogil, void *arg) except -1:
         """Run *body*, which calls this plugin, guarded."""
@@ -142,9 +144,22 @@ cdef class Plugin:
 
     cdef dict options(self):
         """name -> Option; made once."""
+        cdef Option item
         if self._options is None:
             self._options = _read_options(self.c)
+            for item in self._options.values():
+                if item.entry != NULL:
+                    if item.entry.flags & XTOPT_MAND:
+                        self.mandatory |= 1 << item.entry.id
+                    if item.entry.also | item.entry.excl:
+                        self.constrained |= 1 << item.entry.id
         return self._options
+
+    cdef bint wants_check(self, unsigned int given):
+        """Whether the final check can have something to say of a payload with these options *given*."""
+        self.options()
+        return (self.c.x6_fcheck != NULL or self.c.final_check != NULL
+                or given & self.mandatory != self.mandatory or given & self.constrained != 0)
 
     @property
     def option_names(self):
@@ -205,7 +220,8 @@ cdef _name_option(dict found, Option item, const char *name, int has_arg):
 
 
 cdef dict _registered = {}          # (is_target, name) -> [Plugin]
-cdef dict _chosen = {}              # (is_target, nfproto, name, revision or None) -> Plugin or None
+cdef dict _chosen = {}              # (is_target, nfproto, name, revision) -> Plugin or None
+cdef list _preferred = [{}, {}, {}, {}]     # by is_target and family: name -> the Plugin that is used for it
 cdef set _loaded = set()            # real paths of plugin files
 cdef dict _supported = {}           # (is_target, nfproto, name, revision) -> bool
 
@@ -281,9 +297,15 @@ cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) excep
 
 cdef Plugin _find(bint is_target, int nfproto, str name, revision=None):
     """Return the plugin for *name*, or None: the preferred revision that the kernel knows, or the one asked for."""
-    cdef tuple key = (is_target, nfproto, name, revision)
+    cdef dict preferred = <dict> _preferred[2 * is_target + (nfproto == NFPROTO_IPV4)]
+    cdef str asked = name
     cdef list candidates
     cdef Plugin plugin, chosen = None
+    if revision is None:
+        found = preferred.get(name)
+        if found is not None:
+            return found
+    cdef tuple key = (is_target, nfproto, name, revision)
     try:
         return _chosen[key]
     except KeyError:
@@ -311,6 +333,8 @@ cdef Plugin _find(bint is_target, int nfproto, str name, revision=None):
     if len(_chosen) > 4096:      # names that are no plugin come from outside, without end
         _chosen.clear()
     _chosen[key] = chosen
+    if revision is None and chosen is not None:
+        preferred[asked] = chosen
     return chosen
 
 
@@ -965,7 +989,7 @@ cdef class Extension:
             return self.given
         payload = PyBytes_FromStringAndSize(<const char *> self._raw(), self._raw().u.match_size)
         cdef const xtables_match *c = self.plugin.c
-        if c.x6_fcheck == NULL and c.final_check == NULL and c.x6_options == NULL:
+        if not self.plugin.wants_check(self.flags):
             return payload
         # the check may complete the payload, and is to be done once on it: a copy each time
         scratch = PyBytes_FromStringAndSize(<char *> self.udata, c.udata_size) if self.udata != NULL else b""
@@ -1027,32 +1051,32 @@ cdef list _split_value(list words):
 
 # ---------------------------------------------------------------- whole rules
 
-def new_match(cls, RuleValue rule, str name not None, revision):
+def new_match(type cls, RuleValue rule, str name not None, revision):
     """Return a new *cls* of extension *name*, added to *rule*'s matches."""
-    cdef Extension match = cls.__new__(cls)
+    cdef Extension match = <Extension> cls.__new__(cls)
     match._create(rule, False, name, revision)
     rule._matches.append(match)
     return match
 
 
-def new_verdict(cls, RuleValue rule, bytes payload):
+def new_verdict(type cls, RuleValue rule, bytes payload):
     """Return a new *cls* that is the verdict of *payload*, for *rule*."""
-    cdef Extension target = cls.__new__(cls)
+    cdef Extension target = <Extension> cls.__new__(cls)
     target._become_verdict(rule, payload, False)
     return target
 
 
-def read_payloads(match_class, target_class, RuleValue rule):
+def read_payloads(type match_class, type target_class, RuleValue rule):
     """Make the objects of the bytes that *rule* was read from."""
     cdef list payloads = rule._body_payloads()
     cdef list matches = []
     cdef Extension made
     cdef bytes target = payloads.pop()
     for payload in payloads:
-        made = match_class.__new__(match_class)
+        made = <Extension> match_class.__new__(match_class)
         made._read(rule, False, payload)
         matches.append(made)
-    made = target_class.__new__(target_class)
+    made = <Extension> target_class.__new__(target_class)
     made._read(rule, True, target)
     rule._target = made
     rule._matches = matches

@@ -373,24 +373,25 @@ class SetPolicy(_Edit):
 class Replay:
     """The operations of one commit, one after the other, on the table as it is now."""
 
-    def __init__(self, handle, read_view):
+    def __init__(self, handle, read_view, operations):
         self._handle = handle
         self._read_view = read_view
         self._view = None
-        self._done = []
+        self._operations = operations
+        self._sent = 0
 
     @property
     def view(self):
         """The table as the operations so far have left it; read only if one of them must look."""
         if self._view is None:
             self._view = self._read_view()
-            for operation in self._done:
+            for operation in self._operations[: self._sent]:
                 operation.apply(self._view)
         return self._view
 
-    def run(self, operations):
-        for operation in operations:
-            operation.send(self._handle, self)
+    def run(self):
+        handle = self._handle
+        for self._sent, operation in enumerate(self._operations):
+            operation.send(handle, self)
             if self._view is not None:
                 operation.apply(self._view)
-            self._done.append(operation)

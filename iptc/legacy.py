@@ -34,7 +34,7 @@ class LegacyTable:
                 handle = _core.Handle(self.nfproto, self.name)
                 try:
                     self._keep_policy_counters(handle)
-                    Replay(handle, self.read).run(operations)
+                    Replay(handle, self.read, operations).run()
                     handle.commit()
                     return
                 except Conflict as conflict:

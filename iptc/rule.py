@@ -189,13 +189,6 @@ class Rule(_core.RuleValue):
     _nfproto = _core.IPV4
     protocols = _PROTOCOL_NAMES
 
-    def __init__(self, entry=None, chain=None):
-        if entry is None:
-            self._reset_header(self._nfproto)
-        else:
-            self._load(self._nfproto, bytes(entry))
-        self.chain = chain
-
     # protocol and fragment
 
     @property
@@ -270,7 +263,9 @@ class Rule(_core.RuleValue):
         """Add a match of extension *name* (`-m`) and return it."""
         if self._matches is None:
             self._decode()
-        return _xtables.new_match(Match, self, _checked_name(name), revision)
+        if type(name) is not str:
+            name = _checked_name(name)
+        return _xtables.new_match(Match, self, name, revision)
 
     def create_target(self, name, revision=None, goto=False):
         """Set the target to *name* (`-j`, or `-g` with *goto*) and return it."""

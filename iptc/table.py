@@ -64,7 +64,7 @@ class Chain:
         if not isinstance(rule, Rule) or rule.nfproto != self.table._nfproto:
             raise ParameterTypeError(f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, "
                                      f"not {type(rule).__name__}")  # fmt: skip
-        entry = rule._entry()
+        entry = _xtables.pack(rule, True)
         if entry is None:
             raise ParameterError("invalid rule")
         return entry
