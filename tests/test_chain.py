@@ -1,0 +1,230 @@
+"""Chain: its rules in their order, and every edit of them."""
+
+import copy
+import gc
+import pickle
+
+import pytest
+
+import iptc
+
+
+@pytest.fixture
+def chain(host, family):
+    """A new user chain in filter."""
+    return family.Table("filter").create_chain("web")
+
+
+def rule(family, number, target="ACCEPT"):
+    """A rule that can be told from others by its mark."""
+    made = family.Rule()
+    made.create_match("mark").mark = hex(number)
+    made.create_target(target)
+    return made
+
+
+def marks(chain):
+    return [int(r.matches[0].mark, 16) for r in chain.rules]
+
+
+def test_a_chain_is_one_object_as_long_as_it_is_held(chain, family):
+    table = family.Table("filter")
+    assert iptc.Chain(table, "web") is chain
+    assert chain in table.chains
+    assert iptc.Chain(table, "INPUT") is not chain
+    assert iptc.Chain(family.Table("raw"), "web") is not chain
+
+
+def test_families_do_not_share_chains(host):
+    assert iptc.Chain(iptc.Table("filter"), "INPUT") is not iptc.Chain(iptc.Table6("filter"), "INPUT")
+
+
+def test_a_chain_that_nobody_holds_is_let_go(host, family):
+    table = family.Table("filter")
+    iptc.Chain(table, "nobody")
+    gc.collect()
+    assert all(key[2] != "nobody" for key in iptc.Chain._cache)
+
+
+def test_making_a_chain_object_creates_nothing(host, family):
+    ghost = iptc.Chain(family.Table("filter"), "ghost")
+    assert ghost.rules == []
+    assert not ghost.table.is_chain(ghost)
+
+
+def test_copies_and_pickles_of_a_chain_are_the_chain(chain):
+    assert copy.deepcopy(chain) is pickle.loads(pickle.dumps(chain)) is chain
+
+
+def test_name_table_and_repr(chain, family):
+    assert chain.name == "web" and chain.table is family.Table("filter")
+    assert repr(chain) == f"<iptc.Chain web of <iptc.{family.Table.__name__} filter>>"
+
+
+def test_append_and_insert(chain, family):
+    chain.append_rule(rule(family, 1))
+    chain.append_rule(rule(family, 2))
+    chain.insert_rule(rule(family, 3))
+    chain.insert_rule(rule(family, 4), 1)
+    chain.insert_rule(rule(family, 5), position=4)
+    assert marks(chain) == [3, 4, 1, 2, 5]
+
+
+def test_replace(chain, family):
+    for number in (1, 2, 3):
+        chain.append_rule(rule(family, number))
+    chain.replace_rule(rule(family, 8))
+    chain.replace_rule(rule(family, 9), 2)
+    assert marks(chain) == [8, 2, 9]
+
+
+def test_delete_takes_the_first_rule_that_says_the_same(chain, family):
+    for number in (1, 2, 1):
+        chain.append_rule(rule(family, number))
+    chain.delete_rule(rule(family, 1))
+    assert marks(chain) == [2, 1]
+
+
+def test_edits_return_none(chain, family):
+    assert chain.append_rule(rule(family, 1)) is None
+    assert chain.insert_rule(rule(family, 1)) is None
+    assert chain.replace_rule(rule(family, 2)) is None
+    assert chain.delete_rule(rule(family, 2)) is None
+
+
+def test_rules_that_were_read_can_be_deleted_one_by_one(chain, family):
+    for number in range(6):
+        chain.append_rule(rule(family, number))
+    for held in chain.rules:
+        if int(held.matches[0].mark, 16) % 2:
+            chain.delete_rule(held)
+    assert marks(chain) == [0, 2, 4]
+
+
+def test_rules_is_a_new_list_each_time(chain, family):
+    chain.append_rule(rule(family, 1))
+    chain.rules.clear()
+    assert len(chain.rules) == 1
+    assert chain.rules[0].chain is chain
+    assert chain.rules[0] == chain.rules[0]
+
+
+def test_rule_in_rules(chain, family):
+    chain.append_rule(rule(family, 1))
+    assert rule(family, 1) in chain.rules
+    assert rule(family, 2) not in chain.rules
+
+
+def test_a_rule_object_can_be_used_again(chain, family, host):
+    made = rule(family, 1)
+    for interface, target in (("eth0", "ACCEPT"), ("eth1", "DROP")):
+        made.in_interface = interface
+        made.create_target(target)
+        chain.append_rule(made)
+    assert host.rules(family.ipv6) == [
+        "-A web -i eth0 -m mark --mark 0x1 -j ACCEPT", "-A web -i eth1 -m mark --mark 0x1 -j DROP"]  # fmt: skip
+
+
+def test_flush_and_delete(chain, family, host):
+    chain.append_rule(rule(family, 1))
+    chain.flush()
+    assert chain.rules == []
+    chain.delete()
+    assert not chain.table.is_chain("web")
+
+
+def test_rename_keeps_the_object(chain, family):
+    chain.append_rule(rule(family, 1))
+    chain.rename("www")
+    assert chain.name == "www" and marks(chain) == [1]
+    assert iptc.Chain(chain.table, "www") is chain
+    assert iptc.Chain(chain.table, "web") is not chain
+
+
+def test_counters_and_zero(host, family):
+    host.restore("*filter\n:INPUT ACCEPT [10:20]\n[1:2] -A INPUT -j ACCEPT\nCOMMIT\n", family.ipv6, ["-c"])
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    assert chain.get_counters() == (10, 20)
+    assert chain.rules[0].get_counters() == (1, 2)
+    chain.zero_counters()
+    assert chain.get_counters() == (0, 0)
+    assert chain.rules[0].get_counters() == (0, 0)
+
+
+def test_policy(host, family):
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    drop = iptc.Policy("DROP")
+    chain.set_policy(drop)
+    assert chain.get_policy() is drop
+    chain.set_policy("ACCEPT", counters=(1, 2))
+    assert chain.get_policy().name == "ACCEPT"
+    assert ":INPUT ACCEPT [1:2]" in host.save(family.ipv6, counters=True)
+
+
+def test_a_user_chain_has_no_policy_and_no_counters(chain):
+    assert chain.get_policy() is None
+    assert chain.get_counters() is None
+    assert not chain.is_builtin()
+    assert iptc.Chain(chain.table, "INPUT").is_builtin()
+
+
+def test_get_target(chain, family):
+    assert chain.get_target(rule(family, 1, "DROP")) == b"DROP"
+
+
+def test_policies_are_one_object_for_each_name():
+    assert iptc.Policy("DROP") is iptc.Policy(iptc.Policy.DROP)
+    assert [iptc.Policy.ACCEPT, iptc.Policy.QUEUE, iptc.Policy.RETURN] == ["ACCEPT", "QUEUE", "RETURN"]
+    drop = iptc.Policy("DROP")
+    assert pickle.loads(pickle.dumps(drop)) is drop
+
+
+def test_a_rule_of_the_other_family_is_refused(chain, family):
+    other = (iptc.Rule if family.ipv6 else iptc.Rule6)()
+    other.create_target("ACCEPT")
+    with pytest.raises(TypeError, match="must be a Rule"):
+        chain.append_rule(other)
+
+
+def test_counters_go_with_the_rule(chain, family, host):
+    counted = rule(family, 1)
+    counted.counters = (11, 22)
+    chain.append_rule(counted)
+    assert chain.rules[0].counters == (11, 22)
+    assert "[11:22] -A web -m mark --mark 0x1 -j ACCEPT" in host.save(family.ipv6, counters=True)
+
+
+def test_pending_edits_show_in_their_order(chain, family, host):
+    chain.append_rule(rule(family, 1))
+    chain.table.autocommit = False
+    chain.insert_rule(rule(family, 2))
+    chain.append_rule(rule(family, 3))
+    chain.replace_rule(rule(family, 4), 1)
+    chain.delete_rule(rule(family, 3))
+    assert marks(chain) == [2, 4]
+    assert len(host.rules(family.ipv6)) == 1
+    chain.table.commit()
+    chain.table.refresh()
+    assert marks(chain) == [2, 4]
+
+
+def test_pending_edits_mean_the_rule_they_named(chain, family, host):
+    for number in (1, 2, 3):
+        chain.append_rule(rule(family, number))
+    chain.table.autocommit = False
+    chain.replace_rule(rule(family, 9), 1)
+    chain.insert_rule(rule(family, 8), 2)
+    host.iptables("-I", "web", "-j", "DROP", ipv6=family.ipv6)
+    chain.table.commit()
+    assert [line.split()[5] for line in host.rules(family.ipv6)[1:]] == ["0x1", "0x9", "0x8", "0x3"]
+
+
+def test_an_edit_of_a_rule_that_is_gone_is_a_conflict(chain, family, host):
+    for number in (1, 2):
+        chain.append_rule(rule(family, number))
+    chain.table.autocommit = False
+    chain.replace_rule(rule(family, 9), 1)
+    host.iptables("-D", "web", "2", ipv6=family.ipv6)
+    with pytest.raises(iptc.Conflict, match="position 1 is gone"):
+        chain.table.commit()
+    assert marks(chain) == [1]

@@ -1,0 +1,268 @@
+"""Table and Table6: what opens, what is remembered, when changes reach the kernel."""
+
+import copy
+import pickle
+
+import pytest
+
+import iptc
+
+
+def rule(family, target="ACCEPT", src=None):
+    """A rule of one address."""
+    made = family.Rule()
+    made.src = src or family.address
+    made.create_target(target)
+    return made
+
+
+def filled(family):
+    """The filter table with one chain and one rule more than nothing."""
+    table = family.Table("filter")
+    table.create_chain("web").append_rule(rule(family))
+    return table
+
+
+def test_names_of_tables():
+    assert [iptc.Table.FILTER, iptc.Table.NAT, iptc.Table.MANGLE, iptc.Table.RAW, iptc.Table.SECURITY] == [
+        "filter", "nat", "mangle", "raw", "security"]  # fmt: skip
+    assert iptc.Table.ALL == iptc.Table6.ALL == ["filter", "mangle", "raw", "nat", "security"]
+    assert issubclass(iptc.Table6, iptc.Table)
+
+
+@pytest.mark.parametrize("name", iptc.Table.ALL)
+def test_each_table_has_the_chains_that_iptables_shows(host, family, name):
+    lines = [f":{chain.name} {chain.get_policy().name} [0:0]" for chain in family.Table(name).chains]
+    assert lines == [line for line in host.save(family.ipv6, table=name) if line.startswith(":")]
+
+
+def test_a_table_is_one_object_for_its_name(host, family):
+    table = family.Table("filter")
+    assert family.Table("filter") is table
+    assert family.Table("nat") is not table
+    assert iptc.Table("filter") is not iptc.Table6("filter")
+
+
+def test_copies_and_pickles_of_a_table_are_the_table(host, family):
+    table = family.Table("filter")
+    assert copy.deepcopy(table) is pickle.loads(pickle.dumps(table)) is table
+
+
+def test_autocommit_is_on_unless_said_otherwise(host, family):
+    assert family.Table("filter").autocommit is True
+    assert family.Table("filter", False).autocommit is False
+    assert family.Table("filter").autocommit is False
+    assert family.Table("filter", True).autocommit is True
+    assert family.Table("nat", autocommit=False).autocommit is False
+
+
+def test_an_unknown_table_is_not_found(host, family):
+    with pytest.raises(iptc.NotFound, match="can't initialize nosuch: Table does not exist"):
+        family.Table("nosuch")
+
+
+def test_availability_of_tables(host):
+    assert iptc.is_table_available("filter") and iptc.is_table6_available("filter")
+    assert not iptc.is_table_available("nosuch") and not iptc.is_table6_available("nosuch")
+
+
+def test_only_the_table_that_is_used_comes_into_being(host, family):
+    family.Table("raw").create_chain("web")
+    assert [line for line in host.save(family.ipv6) if line.startswith("*")] == ["*raw"]
+
+
+def test_chains_are_builtin_first_then_by_name(host, family):
+    table = family.Table("filter")
+    for name in ("zebra", "Apple", "mango"):
+        table.create_chain(name)
+    assert [chain.name for chain in table.chains] == ["INPUT", "FORWARD", "OUTPUT", "Apple", "mango", "zebra"]
+
+
+def test_create_chain_takes_a_name_or_a_chain(host, family):
+    table = family.Table("filter")
+    assert table.create_chain("one") is iptc.Chain(table, "one")
+    assert table.create_chain(iptc.Chain(table, "two")).name == "two"
+    assert table.is_chain("one") and table.is_chain(iptc.Chain(table, "two"))
+    assert {":one - [0:0]", ":two - [0:0]"} <= set(host.save(family.ipv6))
+
+
+def test_delete_chain(host, family):
+    table = filled(family)
+    table.flush_entries("web")
+    table.delete_chain("web")
+    assert not table.is_chain("web")
+    assert ":web - [0:0]" not in host.save(family.ipv6)
+
+
+def test_rename_chain_and_jumps_to_it_follow(host, family):
+    table = filled(family)
+    chain = iptc.Chain(table, "web")
+    iptc.Chain(table, "INPUT").append_rule(rule(family, "web"))
+    table.rename_chain("web", "www")
+    assert chain.name == "www" and chain is iptc.Chain(table, "www")
+    assert iptc.Chain(table, "INPUT").rules[0].target.name == "www"
+    assert host.rules(family.ipv6)[0].endswith("-j www")
+
+
+def test_builtin_chain(host, family):
+    table = filled(family)
+    assert table.builtin_chain("INPUT") and table.builtin_chain(iptc.Chain(table, "INPUT"))
+    assert not table.builtin_chain("web") and not table.builtin_chain("nosuch")
+
+
+def test_flush_empties_all_chains_and_keeps_policies(host, family):
+    table = filled(family)
+    other = table.create_chain("other")
+    other.append_rule(rule(family, "web"))
+    iptc.Chain(table, "web").append_rule(rule(family, "other"))
+    iptc.Chain(table, "INPUT").append_rule(rule(family))
+    table.set_policy("FORWARD", "DROP")
+    table.flush()
+    assert host.save(family.ipv6) == [
+        "*filter", ":INPUT ACCEPT [0:0]", ":FORWARD DROP [0:0]", ":OUTPUT ACCEPT [0:0]", "COMMIT"]  # fmt: skip
+
+
+def test_policy_and_its_counters(host, family):
+    table = family.Table("filter")
+    table.set_policy("INPUT", iptc.Policy("DROP"), (3, 4))
+    assert table.get_policy("INPUT") == (iptc.Policy("DROP"), (3, 4))
+    table.set_policy(iptc.Chain(table, "INPUT"), "ACCEPT")
+    assert ":INPUT ACCEPT [3:4]" in host.save(family.ipv6, counters=True)
+
+
+def test_a_user_chain_has_no_policy(host, family):
+    table = filled(family)
+    assert table.get_policy("web") == (None, None)
+
+
+def test_zero_entries(host, family):
+    table = family.Table("filter")
+    counted = rule(family)
+    counted.counters = (5, 6)
+    iptc.Chain(table, "INPUT").append_rule(counted)
+    table.set_policy("INPUT", "DROP", (7, 8))
+    table.zero_entries("INPUT")
+    assert iptc.Chain(table, "INPUT").rules[0].counters == (0, 0)
+    assert ":INPUT DROP [0:0]" in host.save(family.ipv6, counters=True)
+    assert all("[5:6]" not in line for line in host.save(family.ipv6, counters=True))
+
+
+def test_without_autocommit_nothing_goes_out_before_commit(host, family):
+    table = family.Table("filter", False)
+    chain = table.create_chain("web")
+    chain.append_rule(rule(family))
+    assert len(chain.rules) == 1 and chain in table.chains
+    assert host.rules(family.ipv6) == []
+    table.commit()
+    assert len(host.rules(family.ipv6)) == 1
+
+
+def test_commit_again_after_further_changes(host, family):
+    table = family.Table("filter", False)
+    for _ in range(3):
+        iptc.Chain(table, "INPUT").append_rule(rule(family))
+        table.commit()
+    assert len(host.rules(family.ipv6)) == 3
+
+
+def test_commit_of_nothing_is_nothing(host, family):
+    table = family.Table("filter")
+    table.commit()
+    table.commit()
+
+
+def test_refresh_without_autocommit_drops_what_was_gathered(host, family):
+    table = family.Table("filter", False)
+    table.create_chain("web")
+    table.refresh()
+    assert not table.is_chain("web")
+    table.commit()
+    assert ":web - [0:0]" not in host.save(family.ipv6)
+
+
+def test_switching_autocommit_on_sends_with_the_next_use(host, family):
+    table = family.Table("filter", False)
+    iptc.Chain(table, "INPUT").append_rule(rule(family))
+    table.autocommit = True
+    assert host.rules(family.ipv6) == []
+    table.get_policy("INPUT")
+    assert len(host.rules(family.ipv6)) == 1
+
+
+def test_a_failed_commit_changes_nothing_and_is_over(host, family):
+    table = family.Table("filter", False)
+    iptc.Chain(table, "INPUT").append_rule(rule(family))
+    bad = family.Rule()
+    bad.create_target("ACCEPT")
+    bad.create_match("tcp").dport = "80"  # without -p tcp
+    iptc.Chain(table, "INPUT").append_rule(bad)
+    with pytest.raises(iptc.IPTCError, match="can't commit: Invalid argument"):
+        table.commit()
+    assert host.rules(family.ipv6) == []
+    assert iptc.Chain(table, "INPUT").rules == []
+    table.commit()
+
+
+def test_refresh_sees_what_others_did(host, family):
+    table = family.Table("filter")
+    assert iptc.Chain(table, "INPUT").rules == []
+    host.iptables("-A INPUT -j DROP", ipv6=family.ipv6)
+    assert iptc.Chain(table, "INPUT").rules == []
+    table.refresh()
+    assert [r.target.name for r in iptc.Chain(table, "INPUT").rules] == ["DROP"]
+
+
+def test_a_change_does_not_undo_what_others_did(host, family):
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    assert chain.rules == []
+    host.iptables("-A INPUT -j DROP", ipv6=family.ipv6)
+    chain.append_rule(rule(family))
+    assert [r.target.name for r in chain.rules] == ["DROP", "ACCEPT"]
+
+
+def test_counters_of_policies_survive_a_commit(host, family):
+    host.restore("*filter\n:INPUT ACCEPT [10:20]\nCOMMIT\n", family.ipv6, ["-c"])
+    iptc.Chain(family.Table("filter"), "OUTPUT").append_rule(rule(family))
+    assert ":INPUT ACCEPT [10:20]" in host.save(family.ipv6, counters=True)
+
+
+def test_entries_as_bytes(host, family):
+    table = family.Table("filter")
+    one, two = rule(family), rule(family, "DROP")
+    table.append_entry("INPUT", one.rule)
+    table.insert_entry("INPUT", two.rule, 0)
+    assert [table.get_target(r.rule) for r in iptc.Chain(table, "INPUT").rules] == [b"DROP", b"ACCEPT"]
+    table.replace_entry("INPUT", one.rule, 0)
+    table.delete_entry("INPUT", one.rule, one.mask)
+    assert len(host.rules(family.ipv6)) == 1
+
+
+def test_walk_over_entries(host, family):
+    table = family.Table("filter")
+    for target in ("ACCEPT", "DROP"):
+        iptc.Chain(table, "INPUT").append_rule(rule(family, target))
+    entry, names = table.first_rule("INPUT"), []
+    while entry:
+        names.append(table.create_rule(entry).target.name)
+        entry = table.next_rule(entry)
+    assert names == ["ACCEPT", "DROP"]
+    assert table.first_rule("OUTPUT") is None
+
+
+def test_create_rule_is_of_the_family_of_the_table(host, family):
+    assert type(family.Table("filter").create_rule()) is family.Rule
+
+
+def test_closing_twice_and_opening_again(host, family):
+    table = filled(family)
+    table.close()
+    table.close()
+    assert family.Table("filter") is table
+    assert table.is_chain("web")
+    table.close()
+    table.refresh()
+    assert table.is_chain("web")
+
+
+def test_repr_names_family_and_table(host, family):
+    assert repr(family.Table("filter")) == f"<iptc.{family.Table.__name__} filter>"
