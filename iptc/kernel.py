@@ -3,8 +3,8 @@
 import errno
 import fcntl
 import os
-import threading
 import time
+from _thread import RLock  # threading's own, without the weight of that module
 
 from . import _core
 from .errors import AccessDenied, KernelError, LockTimeout, NotFound
@@ -67,7 +67,7 @@ class TableState:
         self._view = None
         self._pending = []
         self._closed = False
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.view
 
     @property
@@ -158,7 +158,7 @@ _open_tables = {}
 def _renew_locks():
     """A lock that another thread held at the time of the fork is never released in the child."""
     for state in _open_tables.values():
-        state.lock = threading.RLock()
+        state.lock = RLock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)
