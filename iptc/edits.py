@@ -9,7 +9,6 @@ import errno as _errno
 from . import _xtables
 from .errors import Conflict, kernel_error
 
-_NO_CHAIN = "No chain/target/match by that name"
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 
 
@@ -89,6 +88,10 @@ class ChainView:
         return None
 
 
+def _chain_order(chain):
+    return (1, chain.name.encode("utf-8", "surrogateescape")) if chain.policy is None else (0, b"")
+
+
 class View:
     """A table as it was read, with pending edits applied."""
 
@@ -98,7 +101,7 @@ class View:
 
     def sort(self):
         """Builtin chains in hook order, then user chains by name, as libiptc keeps them."""
-        order = sorted(self.chains.values(), key=lambda c: (c.policy is None, c.policy is None and c.name.encode()))
+        order = sorted(self.chains.values(), key=_chain_order)
         self.chains = {chain.name: chain for chain in order}
 
     def is_referenced(self, name):
@@ -112,6 +115,8 @@ class _Edit:
 
     __slots__ = ("chain",)
     what = ""
+    no_chain = "No chain/target/match by that name"
+    """What libiptc says when the chain is not there."""
 
     binds = False
     """Whether `bind(view)` is to be called when the edit is made, to name the rule that is meant by what it says."""
@@ -121,7 +126,7 @@ class _Edit:
         try:
             return view.chains[self.chain]
         except KeyError:
-            raise self.refused(_errno.ENOENT, _NO_CHAIN) from None
+            raise self.refused(_errno.ENOENT, self.no_chain) from None
 
     def refused(self, errno, strerror):
         """The exception that says why this operation cannot be done."""
@@ -235,6 +240,7 @@ class Delete(_OfOneRule):
     """`iptables -D`, by rule or by number."""
 
     what = "can't delete entry from chain {}"
+    no_chain = _BAD_RULE
 
     def apply(self, view):
         chain, position = self.find(view)
@@ -309,9 +315,9 @@ class DeleteChain(_Edit):
     def apply(self, view):
         chain = self.find_chain(view)
         if chain.policy is not None:
-            raise self.refused(_errno.EINVAL, "Can't delete built-in chain")
+            raise self.refused(_errno.EINVAL, "Invalid argument")
         if view.is_referenced(self.chain):
-            raise self.refused(_errno.EMLINK, "Can't delete chain with references left")
+            raise self.refused(_errno.EMLINK, "Too many links")
         if chain.entries:
             raise self.refused(_errno.ENOTEMPTY, "Directory not empty")
         del view.chains[self.chain]
@@ -329,9 +335,11 @@ class RenameChain(_Edit):
         self.chain, self.new = chain, new
 
     def apply(self, view):
-        chain = self.find_chain(view)
-        if chain.policy is not None or self.new in view.chains:
+        if self.new in view.chains:
             raise self.refused(_errno.EEXIST, "File exists")
+        chain = self.find_chain(view)
+        if chain.policy is not None:
+            raise self.refused(_errno.ENOENT, self.no_chain)
         for other in view.chains.values():
             for position in range(len(other.entries)):
                 renamed = _xtables.retarget(view.nfproto, other.entries[position], self.chain, self.new)
@@ -349,16 +357,18 @@ class RenameChain(_Edit):
 class SetPolicy(_Edit):
     """`iptables -P`; counters stay as they are where none are given."""
 
+    no_chain = "Bad built-in chain name"
+
     def __init__(self, chain, policy, counters=None):
         self.chain, self.policy, self.counters = chain, policy, counters
-        self.what = f"can't set policy {policy} on chain " + "{}"
+        self.what = f"can't set policy {policy.replace('{', '{{').replace('}', '}}')} on chain {{}}"
 
     def apply(self, view):
         chain = self.find_chain(view)
         if chain.policy is None:
-            raise self.refused(_errno.ENOENT, _NO_CHAIN)
+            raise self.refused(_errno.ENOENT, self.no_chain)
         if self.policy not in ("ACCEPT", "DROP"):
-            raise self.refused(_errno.EINVAL, "Bad policy name. Run `dmesg' for more information.")
+            raise self.refused(_errno.EINVAL, "Bad policy name")
         chain.policy = self.policy
         if self.counters is not None:
             chain.counters = tuple(self.counters)
