@@ -28,11 +28,11 @@ def extension(name, libraries, extra_sources=(), macros=()):
     return Extension(
         f"iptc.{name}",
         [f"iptc/{name}.pyx", *extra_sources],
-        depends=["iptc/_shim.h", *(f"iptc/{m}.pxd" for m in ("_core", "_xtables"))],
+        depends=["iptc/_shim.h", *(f"iptc/{m}.pxd" for m in ("_core", "_blob", "_xtables"))],
         define_macros=list(macros),
-        extra_compile_args=pkg_config("--cflags", *libraries)
+        extra_compile_args=pkg_config("--cflags", *(libraries or ["libip4tc"]))
         + ["-O2", "-Wall", "-Werror=implicit-function-declaration"],
-        extra_link_args=pkg_config("--libs", *libraries),
+        extra_link_args=pkg_config("--libs", *libraries) if libraries else [],
     )
 
 
@@ -41,6 +41,7 @@ def extensions():
     libdir = (pkg_config("--variable=xtlibdir", "xtables") or [""])[0]
     modules = [
         extension("_core", ["libip4tc", "libip6tc"]),
+        extension("_blob", []),
         extension("_xtables", ["xtables"], ["iptc/_shim.c"], [("IPTC_XTLIBDIR", f'"{libdir}"')]),
     ]
     from Cython.Build import cythonize

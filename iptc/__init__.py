@@ -1,5 +1,6 @@
 """The Linux firewall from Python: tables, chains and rules of iptables, at the kernel's own speed."""
 
+from .counters import CounterReader, Snapshot
 from .errors import (
     AccessDenied,
     Conflict,

@@ -184,6 +184,10 @@ cdef Family *family_of(int nfproto) except NULL
 
 # ------------------------------------------------------------------ the rule
 
+cdef bytes os_encode(str text)
+cdef str os_decode(bytes text)
+cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil
+cdef void mark_verdict(char *target, const char *name) noexcept nogil
 cdef bint is_verdict(const xt_entry_match *payload) noexcept nogil
 
 cdef union Header:

@@ -82,7 +82,6 @@ IPV6 = NFPROTO_IPV6
 cdef enum:
     TARGET_HEADER = 32
     STANDARD_SIZE = 40
-    ERROR_SIZE = 64
 
 
 cdef Family *family_of(int nfproto) except NULL:
@@ -224,7 +223,7 @@ cdef class RuleValue:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(entry)
         cdef const char *raw = PyBytes_AS_STRING(entry)
         if size < <Py_ssize_t> family.header + TARGET_HEADER or _next_offset(family, raw) != size \
-                or not _payloads_ok(family, raw):
+                or not payloads_ok(family, raw):
             raise ParameterError("not an entry of this family: its sizes do not add up")
         self.family = self._base.family = family
         memset(self._head(), 0, sizeof(Header))
@@ -508,7 +507,7 @@ def load_rules(type cls, int nfproto, list entries, chain):
     return rules
 
 
-cdef bint _payloads_ok(Family *family, const char *entry) noexcept nogil:
+cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil:
     """Whether the matches fill the room up to the target, and the target the room behind it."""
     cdef size_t at = family.header, target = _target_offset(family, entry), end = _next_offset(family, entry)
     cdef uint16_t size
@@ -529,7 +528,7 @@ def split_entry(int nfproto, bytes entry):
     cdef size_t at = family.header, target, size
     cdef list payloads = []
     if PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER \
-            or _next_offset(family, raw) != PyBytes_GET_SIZE(entry) or not _payloads_ok(family, raw):
+            or _next_offset(family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(family, raw):
         raise ParameterError("not an entry of this family: its sizes do not add up")
     target = _target_offset(family, raw)
     while at < target:
@@ -565,211 +564,20 @@ def standard_target(name):
     cdef char *raw = PyBytes_AS_STRING(payload)
     memset(raw, 0, STANDARD_SIZE)
     (<uint16_t *> raw)[0] = STANDARD_SIZE
-    memcpy(raw + 2, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-    memcpy(raw + TARGET_HEADER, _MARK, 8)
+    mark_verdict(raw, text)
     return payload
 
-# ------------------------------------------------------- reading a table blob
 
-
-cdef int _read_table(Family *family, const char *table, ipt_getinfo *info, char **buffer) noexcept nogil:
-    """GET_INFO and GET_ENTRIES into a buffer of its own: 0, or an errno."""
-    cdef int fd, failed, attempt
-    cdef socklen_t length
-    cdef ipt_get_entries *request
-    cdef size_t head = 40     # struct ipt_get_entries: the name, the size, and padding to 8
-    buffer[0] = NULL
-    fd = socket(AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
-    if fd < 0:
-        return c_errno.errno
-    failed = EAGAIN
-    for attempt in range(64):
-        memset(info, 0, sizeof(info[0]))
-        memcpy(info.name, table, strlen(table))
-        length = sizeof(info[0])
-        if getsockopt(fd, family.level, family.so_get_info, info, &length) < 0:
-            failed = c_errno.errno
-            break
-        request = <ipt_get_entries *> _alloc(head + info.size)
-        if request == NULL:
-            failed = ENOMEM
-            break
-        memset(request, 0, head)
-        memcpy(request.name, table, strlen(table))
-        request.size = info.size
-        length = head + info.size
-        if getsockopt(fd, family.level, family.so_get_entries, request, &length) == 0:
-            buffer[0] = <char *> request
-            failed = 0
-            break
-        failed = c_errno.errno
-        _free(request)
-        # the table changed its size between the two calls
-        if failed != EAGAIN:
-            break
-    close(fd)
-    return failed
-
-
-cdef extern from "<stdlib.h>" nogil:
-    void *_alloc "malloc" (size_t size)
-    void _free "free" (void *memory)
-
-
-cdef class Snapshot:
-    """A table as it was read once: chains, policies, and the rules' bytes, decoded only when asked for."""
-
-    cdef Family *family
-    cdef char *buffer
-    cdef char *entries
-    cdef unsigned int size
-    cdef readonly list chains       # (name, policy or None, (packets, bytes) or None, first offset, end offset)
-    cdef dict _heads                # offset of a chain's first rule -> its name
-
-    def __cinit__(self, *args):
-        self.buffer = NULL
-
-    def __dealloc__(self):
-        _free(self.buffer)
-
-    def __init__(self, int nfproto, str table):
-        cdef bytes label = c_text(table, "a table name")
-        cdef const char *name = label
-        cdef ipt_getinfo info
-        cdef int failed
-        self.family = family_of(nfproto)
-        if PyBytes_GET_SIZE(label) >= 32 or not label:
-            failed = ENOENT
-        else:
-            with nogil:
-                failed = _read_table(self.family, name, &info, &self.buffer)
-        if failed:
-            raise kernel_error(f"can't initialize {table}", failed, table_strerror(nfproto, failed))
-        self.entries = self.buffer + 40
-        self.size = info.size
-        self._walk(&info)
-
-    cdef int _walk(self, ipt_getinfo *info) except -1:
-        """Find the chains, checking every offset: nothing is read outside the buffer."""
-        cdef Family *family = self.family
-        cdef unsigned int at = 0, previous = 0, first = 0
-        cdef unsigned int size
-        cdef int hook
-        cdef char *entry
-        cdef char *target
-        cdef str name = None
-        cdef bint builtin = False
-        self.chains = []
-        self._heads = {}
-        while at < self.size:
-            if self.size - at < family.header + TARGET_HEADER:
-                self._corrupt(at)
-            entry = self.entries + at
-            size = _next_offset(family, entry)
-            if size & 7 or size > self.size - at or not _payloads_ok(family, entry):
-                self._corrupt(at)
-            target = entry + _target_offset(family, entry)
-            for hook in range(NF_INET_NUMHOOKS):
-                if info.valid_hooks & (1 << hook) and info.hook_entry[hook] == at:
-                    self._close(name, builtin, first, previous)
-                    name, builtin, first = _HOOKS[hook], True, at
-            if memcmp(target + 2, b"ERROR", 6) == 0 and _target_offset(family, entry) == family.header:
-                if size != family.header + ERROR_SIZE:
-                    self._corrupt(at)
-                self._close(name, builtin, first, previous)
-                name, builtin, first = os_decode(_bounded(target + TARGET_HEADER, 30)), False, at + size
-            previous = at
-            at += size
-        # libiptc lists user chains by name, whoever wrote them
-        self.chains.sort(key=_chain_order)
-        return 0
-
-    cdef int _close(self, str name, bint builtin, unsigned int first, unsigned int foot) except -1:
-        """Note the chain that ends with the entry at *foot*: its policy, or RETURN."""
-        cdef char *entry = self.entries + foot
-        cdef xt_counters *counters
-        if name is None:
-            return 0
-        if foot < first:
-            self._corrupt(foot)
-        self._heads[first] = name
-        if builtin:
-            counters = <xt_counters *> (entry + self.family.counters)
-            self.chains.append((name, self._verdict(entry), (counters.pcnt, counters.bcnt), first, foot))
-        else:
-            self.chains.append((name, None, None, first, foot))
-        return 0
-
-    cdef _corrupt(self, unsigned int at):
-        raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL, "Invalid argument")
-
-    cdef str _verdict(self, const char *entry):
-        """The name that a standard target stands for."""
-        cdef unsigned int at = _target_offset(self.family, entry)
-        cdef int32_t verdict
-        if _next_offset(self.family, entry) - at < STANDARD_SIZE:
-            self._corrupt(entry - self.entries)
-        verdict = (<const int32_t *> (entry + at + TARGET_HEADER))[0]
-        if verdict >= 0:
-            if verdict == entry - self.entries + _next_offset(self.family, entry):
-                return ""
-            try:
-                return self._heads[verdict]
-            except KeyError:
-                self._corrupt(entry - self.entries)
-        return _VERDICTS.get(verdict) or self._corrupt(entry - self.entries)
-
-    def chain_entries(self, unsigned int first, unsigned int end):
-        """The rules from *first* to *end* (offsets from `chains`), each as bytes with its target by name."""
-        cdef Family *family = self.family
-        cdef list result = []
-        cdef bytes entry, label
-        cdef char *raw
-        cdef size_t size, target
-        while first < end:
-            raw = self.entries + first
-            size = _next_offset(family, raw)
-            target = _target_offset(family, raw)
-            entry = PyBytes_FromStringAndSize(raw, size)
-            if raw[target + 2] == 0:
-                label = os_encode(self._verdict(raw))
-                raw = PyBytes_AS_STRING(entry) + target
-                memset(raw + 2, 0, STANDARD_SIZE - 2)
-                memcpy(raw + 2, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label))
-                memcpy(raw + TARGET_HEADER, _MARK, 8)
-            # scratch of the kernel that says nothing about the rule
-            raw = PyBytes_AS_STRING(entry) + family.offsets
-            memset(raw - 4, 0, 4)
-            memset(raw + 4, 0, 4)
-            result.append(entry)
-            first += size
-        return result
-
-
-def _chain_order(tuple chain):
-    return (1, os_encode(chain[0])) if chain[1] is None else (0, b"")
-
-
-cdef tuple _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-cdef dict _VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", XT_RETURN: "RETURN"}
-
-
-cdef bytes _bounded(const char *text, size_t limit):
-    cdef size_t length = 0
-    while length < limit and text[length]:
-        length += 1
-    return text[:length]
-
-
-def table_strerror(int nfproto, int error):
-    """What libiptc calls *error* when a table is opened; ENOENT and EPERM read as its users know them."""
-    if error == ENOENT or error == ENOPROTOOPT:      # ENOPROTOOPT: the family has no legacy tables
-        return "Table does not exist (do you need to insmod?)"
-    if error == EPERM:
-        return "Permission denied (you must be root)"
-    return strerror(error).decode()
+cdef void mark_verdict(char *target, const char *name) noexcept nogil:
+    """Turn a target of `STANDARD_SIZE` bytes into the verdict or jump *name* (at most 28 bytes are taken)."""
+    cdef size_t length = strlen(name)
+    memset(target + 2, 0, STANDARD_SIZE - 2)
+    memcpy(target + 2, name, length if length < XT_EXTENSION_MAXNAMELEN else XT_EXTENSION_MAXNAMELEN - 1)
+    memcpy(target + TARGET_HEADER, _MARK, 8)
 
 # ---------------------------------------------------------- libiptc's handle
+
+cdef tuple _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
 
 cdef class Handle:
@@ -797,7 +605,7 @@ cdef class Handle:
             if self.handle == NULL:
                 failed = c_errno.errno
         if failed or self.handle == NULL:
-            raise kernel_error(f"can't initialize {table}", failed, table_strerror(nfproto, failed))
+            raise kernel_error(f"can't initialize {table}", failed, self.family.strerror(failed).decode())
 
     def __dealloc__(self):
         self.close()
@@ -825,7 +633,7 @@ cdef class Handle:
         """The C pointer of *entry*, once it is known to be whole."""
         cdef const char *raw = PyBytes_AS_STRING(entry)
         if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
-                or _next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not _payloads_ok(self.family, raw):
+                or _next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
             raise ParameterError("not an entry of this family: its sizes do not add up")
         return raw
 

@@ -6,7 +6,7 @@ import os
 import time
 from _thread import RLock  # threading's own, without the weight of that module
 
-from . import _core
+from . import _blob, _core
 from .errors import AccessDenied, KernelError, LockTimeout, NotFound
 from .legacy import LegacyTable
 
@@ -16,11 +16,13 @@ _LOCK_FILE = "/run/xtables.lock"
 class XTablesLock:
     """The lock that every iptables writer takes (`XTABLES_LOCKFILE`, else /run/xtables.lock), as a context manager.
 
-    *wait* is how many seconds to wait, None for ever, False not at all; `LockTimeout` says that it was in vain.
+    *wait* is how many seconds to wait, None for ever, False not at all; `LockTimeout` says that it was in vain. *shared*
+    lets other readers in, and no writer. One object serves one thread at a time.
     """
 
-    def __init__(self, wait=None):
+    def __init__(self, wait=None, shared=False):
         self.wait = wait
+        self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._fd = -1
 
     def __enter__(self):
@@ -49,7 +51,7 @@ class XTablesLock:
         pause = 0.0002
         while True:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, self._kind | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 pass
@@ -197,7 +199,7 @@ def is_user_chain(nfproto, name, look_again=False):
         if (nfproto, table) in _open_tables:
             continue
         try:
-            chains = _core.Snapshot(nfproto, table).chains
+            chains = _blob.TableBlob(nfproto, table).chains
         except (AccessDenied, NotFound):
             continue
         if any(chain[0] == name and chain[1] is None for chain in chains):

@@ -2,7 +2,7 @@
 
 import errno
 
-from . import _core
+from . import _blob, _core
 from .edits import ChainView, Replay, View
 from .errors import Conflict
 
@@ -18,7 +18,7 @@ class LegacyTable:
 
     def read(self):
         """Return the table as it is in the kernel now (`IPT_SO_GET_ENTRIES`), as a `View`."""
-        snapshot = _core.Snapshot(self.nfproto, self.name)
+        snapshot = _blob.TableBlob(self.nfproto, self.name)
         return View(self.nfproto, [self._chain(snapshot, *row) for row in snapshot.chains])
 
     def _chain(self, snapshot, name, policy, counters, first, end):

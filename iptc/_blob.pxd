@@ -1,0 +1,23 @@
+# The layout of what one pass over a table's blob finds.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from ._core cimport xt_counters
+
+# One chain, in the order of the blob.
+cdef struct ChainRow:
+    const char *name        # of a user chain, inside the blob; NULL: the builtin chain of this hook
+    int hook
+    uint32_t first          # offset of its first rule
+    uint32_t foot           # offset of its policy, or of the RETURN that ends a user chain
+    uint32_t slot           # number of its first rule, counted over all chains
+    uint32_t rules
+    xt_counters policy      # of a builtin chain
+
+cdef struct Walk:
+    ChainRow *chains
+    size_t chain_count
+    size_t chain_room
+    size_t rules
+    uint64_t digest         # of everything but the counters and the kernel's scratch
+    uint32_t broken         # offset at which the blob does not add up

@@ -1,0 +1,714 @@
+# cython: freethreading_compatible=False
+"""Reading a table: two system calls, one pass over the blob that they fill, and what comes of it.
+
+`TableBlob` is a table read once, for its rules; `TableScan` reads the counters again and again into one kept buffer.
+Neither touches libiptc or libxtables. Every offset is checked: nothing is read outside the buffer.
+"""
+
+import os
+
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITABLE, Py_buffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.ref cimport Py_INCREF
+from libc cimport errno as c_errno
+from libc.errno cimport EAGAIN, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
+from libc.stdint cimport int32_t, uint8_t, uint16_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset, strerror, strlen
+from posix.unistd cimport close
+
+from ._core cimport (
+    AF_INET, AF_INET6, IPPROTO_RAW, NF_INET_NUMHOOKS, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_RETURN, Family, c_text,
+    family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, os_decode, os_encode, payloads_ok, socket,
+    socklen_t, xt_entry_match,
+)
+
+from .errors import Conflict, KernelError, ParameterError, kernel_error
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+
+    /* Folded multiplication: fast, and good enough to tell rulesets apart that nobody made to collide. */
+    static inline uint64_t blob_mix(uint64_t a, uint64_t b)
+    {
+        __uint128_t product = (__uint128_t)a * b;
+        return (uint64_t)product ^ (uint64_t)(product >> 64);
+    }
+
+    static inline uint64_t blob_word(const char *at)
+    {
+        uint64_t word;
+        memcpy(&word, at, 8);
+        return word;
+    }
+
+    #define BLOB_K0 0x9e3779b97f4a7c15u
+    #define BLOB_K1 0xbf58476d1ce4e5b9u
+    #define BLOB_K2 0x94d049bb133111ebu
+
+    static uint64_t blob_digest(uint64_t seed, const char *at, size_t length)
+    {
+        uint64_t a = seed ^ BLOB_K0, b = seed ^ BLOB_K1, c = seed ^ BLOB_K2, last = length;
+
+        for (; length >= 48; length -= 48, at += 48) {
+            a = blob_mix(blob_word(at) ^ BLOB_K0, blob_word(at + 8) ^ a);
+            b = blob_mix(blob_word(at + 16) ^ BLOB_K1, blob_word(at + 24) ^ b);
+            c = blob_mix(blob_word(at + 32) ^ BLOB_K2, blob_word(at + 40) ^ c);
+        }
+        for (; length >= 16; length -= 16, at += 16)
+            a = blob_mix(blob_word(at) ^ BLOB_K1, blob_word(at + 8) ^ a);
+        for (; length >= 4; length -= 4, at += 4) {
+            uint32_t half;
+            memcpy(&half, at, 4);
+            last = last * BLOB_K2 + half;
+        }
+        return blob_mix(a ^ b ^ last, c ^ BLOB_K0);
+    }
+    """
+    uint64_t blob_digest(uint64_t seed, const char *at, size_t length) nogil
+
+cdef extern from "<sched.h>" nogil:
+    int setns(int fd, int kind)
+
+cdef enum:
+    ENTRIES_HEAD = 40        # struct ipt_get_entries: the name, the size, and padding to 8
+    TARGET_HEADER = 32
+    STANDARD_SIZE = 40
+    ERROR_SIZE = 64
+    ATTEMPTS = 64
+    CLONE_NEWNET = 0x40000000
+
+cdef uint32_t NOT_ENDED = 0xffffffff     # the foot of a chain that goes on
+
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+cdef dict _VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", XT_RETURN: "RETURN"}
+
+
+def table_strerror(int error):
+    """What libiptc calls *error* when a table is opened."""
+    if error == ENOENT or error == ENOPROTOOPT:
+        return "Table does not exist (do you need to insmod?)"
+    if error == EPERM:
+        return "Permission denied (you must be root)"
+    return strerror(error).decode()
+
+
+# ---------------------------------------------------------------- the system calls
+
+cdef struct Buffer:
+    char *memory             # struct ipt_get_entries, then the entries
+    size_t room
+
+
+cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Buffer *buffer) noexcept nogil:
+    """`IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` into *buffer*, which grows if it must: 0, or an errno."""
+    cdef int attempt
+    cdef socklen_t length
+    cdef ipt_get_entries *request
+    for attempt in range(ATTEMPTS):
+        memset(info, 0, sizeof(info[0]))
+        memcpy(info.name, table, strlen(table))
+        length = sizeof(info[0])
+        if getsockopt(fd, family.level, family.so_get_info, info, &length) < 0:
+            return c_errno.errno
+        if buffer.room < ENTRIES_HEAD + info.size:
+            # not realloc: what stands there need not be copied
+            free(buffer.memory)
+            buffer.room = 0
+            buffer.memory = <char *> malloc(ENTRIES_HEAD + info.size)
+            if buffer.memory == NULL:
+                return ENOMEM
+            buffer.room = ENTRIES_HEAD + info.size
+        request = <ipt_get_entries *> buffer.memory
+        memset(request, 0, ENTRIES_HEAD)
+        memcpy(request.name, table, strlen(table))
+        request.size = info.size
+        length = ENTRIES_HEAD + info.size
+        if getsockopt(fd, family.level, family.so_get_entries, request, &length) == 0:
+            return 0
+        if c_errno.errno != EAGAIN:      # EAGAIN: the table changed its size between the two calls
+            return c_errno.errno
+    return EAGAIN
+
+
+cdef int _open_socket(Family *family) noexcept nogil:
+    return socket(AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
+
+
+cdef bytes _table_label(str table):
+    cdef bytes label = c_text(table, "a table name")
+    if not 0 < PyBytes_GET_SIZE(label) < 32:
+        raise kernel_error(f"can't initialize {table}", ENOENT, table_strerror(ENOENT))
+    return label
+
+
+# ------------------------------------------------------------------------ the walk
+
+cdef inline uint16_t _target_offset(Family *family, const char *entry) noexcept nogil:
+    return (<const uint16_t *> (entry + family.offsets))[0]
+
+
+cdef inline uint16_t _next_offset(Family *family, const char *entry) noexcept nogil:
+    return (<const uint16_t *> (entry + family.offsets))[1]
+
+
+cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo *info, Walk *walk,
+               uint64_t *packets, uint64_t *sizes, size_t room) noexcept nogil:
+    """Find chains, counters and digest in one pass; *packets* and *sizes* (or NULL) take *room* counters each.
+
+    0, ENOMEM, or EINVAL with `walk.broken`, the offset at which the blob does not add up.
+    """
+    cdef uint32_t at = 0, size, target_at, previous = 0
+    cdef size_t slot = 0
+    cdef uint64_t digest = end
+    cdef const char *entry
+    cdef const char *target
+    cdef const xt_counters *counters
+    cdef ChainRow *chain = NULL
+    cdef int hook, opened
+    cdef bint is_policy
+    walk.chain_count = 0
+    while at < end:
+        walk.broken = at
+        entry = blob + at
+        if end - at < family.header + TARGET_HEADER:
+            return EINVAL
+        size = _next_offset(family, entry)
+        target_at = _target_offset(family, entry)
+        if (size & 7 or size > end - at or target_at < family.header or target_at & 7
+                or target_at + TARGET_HEADER > size):
+            return EINVAL
+        target = entry + target_at
+        # what the rule says: its base part without scratch and counters, then its payloads
+        digest = blob_digest(digest, entry, family.offsets - 4)
+        digest = blob_digest(digest ^ (<const uint32_t *> (entry + family.offsets))[0], entry + family.header,
+                             size - family.header)
+        opened = -1
+        is_policy = False
+        for hook in range(NF_INET_NUMHOOKS):
+            if info.valid_hooks & (1 << hook):
+                if info.hook_entry[hook] == at:
+                    opened = hook
+                if info.underflow[hook] == at:
+                    is_policy = True
+        if target_at == family.header and memcmp(target + 2, b"ERROR", 6) == 0:
+            if size != family.header + ERROR_SIZE:
+                return EINVAL
+            opened = NF_INET_NUMHOOKS
+        if opened >= 0:
+            if chain != NULL and chain.name != NULL:
+                # the entry before the head of a chain ends a user chain
+                if previous < chain.first:
+                    return EINVAL
+                chain.foot = previous
+                slot -= 1
+                chain.rules = slot - chain.slot
+            elif chain != NULL and chain.foot == NOT_ENDED:
+                return EINVAL
+            if walk.chain_count == walk.chain_room:
+                walk.chain_room = walk.chain_room * 2 + 8
+                chain = <ChainRow *> realloc(walk.chains, walk.chain_room * sizeof(ChainRow))
+                if chain == NULL:
+                    return ENOMEM
+                walk.chains = chain
+            chain = &walk.chains[walk.chain_count]
+            walk.chain_count += 1
+            memset(chain, 0, sizeof(chain[0]))
+            chain.slot = slot
+            chain.foot = NOT_ENDED
+            chain.hook = opened
+            if opened == NF_INET_NUMHOOKS:
+                chain.name = target + TARGET_HEADER
+                chain.first = at + size
+                previous = at
+                at += size
+                continue
+            chain.first = at
+        if chain == NULL:
+            return EINVAL
+        counters = <const xt_counters *> (entry + family.counters)
+        if is_policy and chain.name == NULL:
+            chain.foot = at
+            chain.rules = slot - chain.slot
+            chain.policy = counters[0]
+        else:
+            if packets != NULL:
+                if slot == room:
+                    return EINVAL
+                packets[slot] = counters.pcnt
+                sizes[slot] = counters.bcnt
+            slot += 1
+        previous = at
+        at += size
+    # the blob ends with the head of no chain
+    if chain == NULL or chain.name == NULL or chain.first != end:
+        return EINVAL
+    walk.chain_count -= 1
+    walk.rules = slot
+    walk.digest = digest
+    return 0
+
+
+cdef int _raise_walk(int failed, Walk *walk) except -1:
+    if failed == ENOMEM:
+        raise MemoryError
+    raise KernelError(f"the table that the kernel returned does not add up at offset {walk.broken}", EINVAL,
+                      "Invalid argument")  # fmt: skip
+
+
+cdef str _chain_name(const ChainRow *chain):
+    cdef size_t length = 0
+    if chain.name == NULL:
+        return HOOKS[chain.hook]
+    while length < 30 and chain.name[length]:
+        length += 1
+    return os_decode(chain.name[:length])
+
+
+cdef str _verdict_name(Family *family, const char *blob, uint32_t at, dict heads):
+    """The name that the standard target of the entry at *at* stands for; *heads* maps first offsets to chains."""
+    cdef const char *entry = blob + at
+    cdef uint32_t target_at = _target_offset(family, entry)
+    cdef int32_t verdict
+    if _next_offset(family, entry) - target_at == STANDARD_SIZE:
+        verdict = (<const int32_t *> (entry + target_at + TARGET_HEADER))[0]
+        if verdict == <int32_t> (at + _next_offset(family, entry)):
+            return ""
+        name = heads.get(verdict) if verdict >= 0 else _VERDICTS.get(verdict)
+        if name is not None:
+            return name
+    raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL, "Invalid argument")
+
+
+cdef list _entries(Family *family, const char *blob, uint32_t first, uint32_t end, dict heads):
+    """The rules from *first* to *end*, each as bytes with its target by name."""
+    cdef list result = []
+    cdef bytes entry, label
+    cdef char *raw
+    cdef size_t size, target_at
+    while first < end:
+        size = _next_offset(family, blob + first)
+        target_at = _target_offset(family, blob + first)
+        if not payloads_ok(family, blob + first):
+            raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL, "Invalid argument")
+        entry = PyBytes_FromStringAndSize(blob + first, size)
+        raw = PyBytes_AS_STRING(entry)
+        if raw[target_at + 2] == 0:
+            label = os_encode(_verdict_name(family, blob, first, heads))
+            mark_verdict(raw + target_at, PyBytes_AS_STRING(label))
+        # the kernel's scratch says nothing about the rule
+        memset(raw + family.offsets - 4, 0, 4)
+        memset(raw + family.offsets + 4, 0, 4)
+        result.append(entry)
+        first += size
+    return result
+
+
+# ------------------------------------------------------------- a table read once
+
+cdef class TableBlob:
+    """A table as it was read once: chains, policies, and the rules' bytes, made only when they are asked for."""
+
+    cdef Family *family
+    cdef Buffer buffer
+    cdef readonly list chains       # (name, policy or None, (packets, bytes) or None, first offset, end offset)
+    cdef dict heads
+
+    def __dealloc__(self):
+        free(self.buffer.memory)
+
+    def __init__(self, int nfproto, str table not None):
+        cdef bytes label = _table_label(table)
+        cdef const char *name = label
+        cdef ipt_getinfo info
+        cdef Walk walk
+        cdef int fd, failed
+        if self.buffer.memory != NULL:
+            raise ParameterError("a table that was read is read once")
+        memset(&walk, 0, sizeof(walk))
+        self.family = family_of(nfproto)
+        with nogil:
+            fd = _open_socket(self.family)
+            failed = c_errno.errno
+            if fd >= 0:
+                failed = _fetch(self.family, fd, name, &info, &self.buffer)
+                close(fd)
+        if fd < 0 or failed:
+            raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
+        try:
+            with nogil:
+                failed = _walk(self.family, self.buffer.memory + ENTRIES_HEAD, info.size, &info, &walk, NULL, NULL, 0)
+            if failed:
+                _raise_walk(failed, &walk)
+            self._collect(&walk)
+        finally:
+            free(walk.chains)
+
+    cdef int _collect(self, Walk *walk) except -1:
+        cdef ChainRow *chain
+        cdef size_t i
+        cdef str name
+        cdef list users = []
+        self.chains = []
+        self.heads = {}
+        for i in range(walk.chain_count):
+            chain = &walk.chains[i]
+            name = _chain_name(chain)
+            self.heads[chain.first] = name
+            if chain.name != NULL:
+                users.append((name, None, None, chain.first, chain.foot))
+                continue
+            policy = _verdict_name(self.family, self.buffer.memory + ENTRIES_HEAD, chain.foot, self.heads)
+            self.chains.append((name, policy, (chain.policy.pcnt, chain.policy.bcnt), chain.first, chain.foot))
+        # libiptc lists user chains by name, whoever wrote them
+        users.sort(key=_by_name)
+        self.chains += users
+        return 0
+
+    def chain_entries(self, uint32_t first, uint32_t end):
+        """The rules from *first* to *end* (offsets from `chains`), each as bytes with its target by name."""
+        return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, first, end, self.heads)
+
+
+def _by_name(tuple chain):
+    return os_encode(chain[0])
+
+
+# --------------------------------------------------- counters, read again and again
+
+cdef class Numbers:
+    """uint64 numbers that never change, through the buffer protocol."""
+
+    cdef object keeper           # what owns the memory
+    cdef const uint64_t *first
+    cdef Py_ssize_t shape
+    cdef Py_ssize_t stride
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
+            raise BufferError("counters that were read do not change")
+        view.buf = <void *> self.first
+        view.obj = self
+        view.len = self.shape * sizeof(uint64_t)
+        view.itemsize = sizeof(uint64_t)
+        view.readonly = 1
+        view.ndim = 1
+        view.format = NULL
+        if flags & PyBUF_FORMAT:
+            view.format = "Q"
+        view.shape = &self.shape if flags & PyBUF_ND else NULL
+        self.stride = sizeof(uint64_t)
+        view.strides = &self.stride
+        view.suboffsets = NULL
+        view.internal = NULL
+
+
+cdef class Counts:
+    """The packets and bytes of all rules of a table at one moment: two rows of uint64, one slot a rule."""
+
+    cdef uint64_t *packet_row
+    cdef uint64_t *byte_row
+    cdef readonly Py_ssize_t rules
+
+    def __dealloc__(self):
+        free(self.packet_row)
+
+    cdef int _allocate(self, size_t rules) except -1:
+        self.packet_row = <uint64_t *> malloc(2 * (rules + 1) * sizeof(uint64_t))
+        if self.packet_row == NULL:
+            raise MemoryError
+        self.byte_row = self.packet_row + rules
+        self.rules = rules
+        return 0
+
+    cdef object _numbers(self, const uint64_t *row, Py_ssize_t start, Py_ssize_t stop):
+        cdef Numbers numbers = Numbers.__new__(Numbers)
+        if not 0 <= start <= stop <= self.rules:
+            raise IndexError("no such slots")
+        numbers.keeper = self
+        numbers.first = row + start
+        numbers.shape = stop - start
+        return memoryview(numbers)
+
+    def packets(self, Py_ssize_t start, Py_ssize_t stop):
+        """The packets of the slots from *start* to *stop*, as a memoryview of uint64."""
+        return self._numbers(self.packet_row, start, stop)
+
+    def bytes(self, Py_ssize_t start, Py_ssize_t stop):
+        """The bytes of the slots from *start* to *stop*, as a memoryview of uint64."""
+        return self._numbers(self.byte_row, start, stop)
+
+    def pairs(self, Py_ssize_t start, Py_ssize_t stop):
+        """A list of (packets, bytes) for the slots from *start* to *stop*."""
+        cdef Py_ssize_t i
+        cdef list result
+        cdef tuple pair
+        if not 0 <= start <= stop <= self.rules:
+            raise IndexError("no such slots")
+        result = PyList_New(stop - start)
+        for i in range(start, stop):
+            pair = (self.packet_row[i], self.byte_row[i])
+            Py_INCREF(pair)
+            PyList_SET_ITEM(result, i - start, pair)
+        return result
+
+    def sum(self, Py_ssize_t start, Py_ssize_t stop):
+        """(packets, bytes) over the slots from *start* to *stop*."""
+        cdef Py_ssize_t i
+        cdef uint64_t packets = 0, sizes = 0
+        if not 0 <= start <= stop <= self.rules:
+            raise IndexError("no such slots")
+        for i in range(start, stop):
+            packets += self.packet_row[i]
+            sizes += self.byte_row[i]
+        return packets, sizes
+
+    def since(self, Counts before not None, const int32_t[::1] slots):
+        """Return (Counts of what was added, bytes that are 1 where a counter was reset and 2 where there was none).
+
+        *slots* says where each slot stood in *before*, -1 for nowhere; None: where it stands now.
+        """
+        cdef Counts added = Counts.__new__(Counts)
+        cdef Py_ssize_t i, j
+        cdef uint64_t packets, sizes
+        cdef bint mapped = slots is not None
+        if (mapped and slots.shape[0] != self.rules) or (not mapped and before.rules != self.rules):
+            raise ParameterError("these counters are not of one ruleset")
+        added._allocate(self.rules)
+        cdef bytes flags = PyBytes_FromStringAndSize(NULL, self.rules)
+        cdef char *flag = PyBytes_AS_STRING(flags)
+        for i in range(self.rules):
+            j = slots[i] if mapped else i
+            packets, sizes = self.packet_row[i], self.byte_row[i]
+            flag[i] = 0
+            if j < 0:
+                flag[i] = 2
+            elif j >= before.rules:
+                raise ParameterError("these counters are not of one ruleset")
+            elif packets < before.packet_row[j] or sizes < before.byte_row[j]:
+                flag[i] = 1          # reset since: what it counted after that is all that is known
+            else:
+                packets -= before.packet_row[j]
+                sizes -= before.byte_row[j]
+            added.packet_row[i] = packets
+            added.byte_row[i] = sizes
+        return added, flags
+
+    def __reduce__(self):
+        return _restore_counts, (self.rules, PyBytes_FromStringAndSize(<char *> self.packet_row, 16 * self.rules))
+
+
+def _restore_counts(Py_ssize_t rules, bytes numbers not None):
+    cdef Counts counts = Counts.__new__(Counts)
+    if rules < 0 or PyBytes_GET_SIZE(numbers) != 16 * rules:
+        raise ParameterError("these are no counters")
+    counts._allocate(rules)
+    memcpy(counts.packet_row, PyBytes_AS_STRING(numbers), 16 * rules)
+    return counts
+
+
+cdef class TableScan:
+    """One socket and one buffer, kept: each `read` asks the kernel, and walks the answer once."""
+
+    cdef Family *family
+    cdef bytes label
+    cdef Buffer buffer
+    cdef Walk walk
+    cdef ipt_getinfo info
+    cdef int fd
+    cdef uint64_t digest             # of what stands in the buffer; 0: nothing
+    cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
+    cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        if self.fd >= 0:
+            close(self.fd)
+        self.fd = -1
+        free(self.buffer.memory)
+        free(self.walk.chains)
+        memset(&self.buffer, 0, sizeof(self.buffer))
+        memset(&self.walk, 0, sizeof(self.walk))
+        self.digest = 0
+
+    def __init__(self, int nfproto, str table not None):
+        """Open the socket; it stays in the network namespace of the thread that opened it."""
+        cdef int failed
+        self._free()
+        self.family = family_of(nfproto)
+        self.label = _table_label(table)
+        self.fd = _open_socket(self.family)
+        failed = c_errno.errno
+        if self.fd < 0:
+            raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
+
+    def close(self):
+        """Close the socket and free the buffer."""
+        self._free()
+
+    @property
+    def closed(self):
+        return self.fd < 0
+
+    def read(self):
+        """Return (Counts, digest of the ruleset, (packets, bytes) of the policies in hook order)."""
+        cdef const char *name = PyBytes_AS_STRING(self.label)
+        cdef Counts counts
+        cdef uint64_t before = self.digest
+        cdef int failed
+        cdef size_t i
+        if self.fd < 0:
+            raise KernelError("this reader is closed", 9, "Bad file descriptor")
+        self.digest = 0
+        with nogil:
+            failed = _fetch(self.family, self.fd, name, &self.info, &self.buffer)
+        if failed:
+            self.chains = None
+            raise kernel_error(f"can't read {self.label.decode()}", failed, table_strerror(failed))
+        counts = self._scan(self.info.size)
+        if self.walk.digest != before or self.chains is None:
+            self._describe()
+        self.digest = self.walk.digest
+        policies = []
+        for i in range(self.walk.chain_count):
+            if self.walk.chains[i].name == NULL:
+                policies.append((self.walk.chains[i].policy.pcnt, self.walk.chains[i].policy.bcnt))
+        return counts, self.digest, policies
+
+    cdef Counts _scan(self, uint32_t size):
+        """Walk what stands in the buffer."""
+        cdef Counts counts = Counts.__new__(Counts)
+        cdef size_t room = self.info.num_entries
+        cdef void *shorter
+        cdef int failed
+        counts._allocate(room)
+        with nogil:
+            failed = _walk(self.family, self.buffer.memory + ENTRIES_HEAD, size, &self.info, &self.walk,
+                           counts.packet_row, counts.byte_row, room)
+        if failed:
+            self.chains = None
+            _raise_walk(failed, &self.walk)
+        # heads and feet of chains have no slots: close the gap between the rows, and give back what is over
+        counts.rules = self.walk.rules
+        if counts.rules != <Py_ssize_t> room:
+            _move(counts.packet_row + counts.rules, counts.byte_row, counts.rules)
+            shorter = realloc(counts.packet_row, 2 * (counts.rules + 1) * sizeof(uint64_t))
+            if shorter != NULL:
+                counts.packet_row = <uint64_t *> shorter
+            counts.byte_row = counts.packet_row + counts.rules
+        return counts
+
+    cdef int _describe(self) except -1:
+        """The chains, and what each rule is: once for each ruleset."""
+        cdef Family *family = self.family
+        cdef const char *blob = self.buffer.memory + ENTRIES_HEAD
+        cdef ChainRow *chain
+        cdef size_t i, slot = 0
+        cdef uint32_t at
+        cdef dict heads = {}
+        cdef list chains = []
+        cdef bytes identities = PyBytes_FromStringAndSize(NULL, self.walk.rules * 8)
+        cdef uint64_t *identity = <uint64_t *> PyBytes_AS_STRING(identities)
+        for i in range(self.walk.chain_count):
+            chain = &self.walk.chains[i]
+            heads[chain.first] = _chain_name(chain)
+        for i in range(self.walk.chain_count):
+            chain = &self.walk.chains[i]
+            policy = None
+            if chain.name == NULL:
+                policy = _verdict_name(family, blob, chain.foot, heads)
+            chains.append((heads[chain.first], policy, chain.slot, chain.slot + chain.rules))
+            at = chain.first
+            while at < chain.foot:
+                identity[slot] = _identity(family, blob, at, heads)
+                slot += 1
+                at += _next_offset(family, blob + at)
+        self.chains = tuple(chains)
+        self.identities = identities
+        return 0
+
+    def entries(self, uint64_t digest):
+        """The rules of the ruleset with *digest*, as bytes in the order of their slots; `Conflict` if it is gone."""
+        cdef list entries = []
+        cdef dict heads = {}
+        cdef size_t i
+        if self.digest != digest or not digest:
+            raise Conflict("the rules of this snapshot were not looked at before the ruleset changed")
+        for i in range(self.walk.chain_count):
+            heads[self.walk.chains[i].first] = _chain_name(&self.walk.chains[i])
+        for i in range(self.walk.chain_count):
+            entries += _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.walk.chains[i].first,
+                                self.walk.chains[i].foot, heads)
+        return entries
+
+
+cdef void _move(uint64_t *to, const uint64_t *source, size_t count) noexcept nogil:
+    cdef size_t i
+    for i in range(count):
+        to[i] = source[i]
+
+
+cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict heads) except? 0:
+    """What a rule is, wherever it stands: a jump by the name of its chain, no bytes behind the end of a name."""
+    cdef const char *entry = blob + at
+    cdef uint32_t target_at = _target_offset(family, entry), payload = family.header
+    cdef uint64_t digest = blob_digest(0, entry, family.offsets - 4)
+    cdef bytes label
+    if not payloads_ok(family, entry):
+        raise KernelError(f"the rule at offset {at} of the table does not add up", EINVAL, "Invalid argument")
+    while payload < target_at:
+        digest = _payload_identity(digest, entry + payload)
+        payload += (<const uint16_t *> (entry + payload))[0]
+    if entry[target_at + 2]:
+        return _payload_identity(digest, entry + target_at)
+    label = os_encode(_verdict_name(family, blob, at, heads)) + b"\0\0\0\0"
+    return blob_digest(digest, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) & ~3)
+
+
+cdef uint64_t _payload_identity(uint64_t digest, const char *payload) noexcept nogil:
+    cdef char head[32]
+    cdef size_t i = 2
+    memset(head, 0, 32)
+    memcpy(head, payload, 2)
+    while i < 31 and payload[i]:
+        head[i] = payload[i]
+        i += 1
+    head[31] = payload[31]
+    return blob_digest(blob_digest(digest, head, 32), payload + 32, (<const uint16_t *> payload)[0] - 32)
+
+
+def enter_namespace(int netns):
+    """Move this thread into the network namespace of descriptor *netns*, for good: the thread should end soon."""
+    cdef int failed
+    with nogil:
+        failed = c_errno.errno if setns(netns, CLONE_NEWNET) < 0 else 0
+    if failed:
+        raise kernel_error("can't enter the network namespace", failed, strerror(failed).decode())
+
+
+def scan_bytes(int nfproto, bytes info not None, bytes blob not None):
+    """Walk *blob* with *info* (`struct ipt_getinfo`) as `TableScan.read` does: what a fuzzer feeds."""
+    cdef TableScan scan = TableScan.__new__(TableScan)
+    cdef Counts counts
+    if PyBytes_GET_SIZE(info) != sizeof(ipt_getinfo):
+        raise ParameterError(f"struct ipt_getinfo has {sizeof(ipt_getinfo)} bytes")
+    scan.family = family_of(nfproto)
+    memcpy(&scan.info, PyBytes_AS_STRING(info), sizeof(ipt_getinfo))
+    scan.info.num_entries = min(scan.info.num_entries, PyBytes_GET_SIZE(blob) // 32 + 1)
+    scan.buffer.room = ENTRIES_HEAD + PyBytes_GET_SIZE(blob)
+    scan.buffer.memory = <char *> malloc(scan.buffer.room)
+    if scan.buffer.memory == NULL:
+        raise MemoryError
+    memcpy(scan.buffer.memory + ENTRIES_HEAD, PyBytes_AS_STRING(blob), PyBytes_GET_SIZE(blob))
+    counts = scan._scan(PyBytes_GET_SIZE(blob))
+    scan._describe()
+    scan.digest = scan.walk.digest
+    return counts, scan.chains, scan.entries(scan.digest)

@@ -1,0 +1,387 @@
+"""Counters at the kernel's own speed: CounterReader, the Snapshot of one read, and what was added between two.
+
+Reading needs neither libiptc nor libxtables nor any plugin, and makes no Rule.
+"""
+
+import os
+import struct
+import time
+from _thread import allocate_lock
+
+from . import _blob, _core, kernel, namespace
+from .errors import Conflict, ParameterError, ParameterTypeError, Unsupported
+from .rule import Rule, Rule6
+
+
+class CounterReader:
+    """Reads the packet and byte counters of one table, as often as wanted (`IPT_SO_GET_INFO`, `IPT_SO_GET_ENTRIES`).
+
+    >>> with CounterReader("filter") as reader:          # doctest: +SKIP
+    ...     snapshot = reader.read()
+    ...     print(snapshot["INPUT"].policy, sum(snapshot.packets))
+
+    *lock*: False reads as `iptables-save` does, without a lock, and may see counters at zero for a moment while another writer
+    commits; True waits for the xtables lock (shared with other readers) for each read, a number waits that many seconds
+    and then raises `LockTimeout`. *netns* is a network namespace: a name, a path, a process id or an open descriptor.
+    *backend* is "legacy" or None. One reader can be used by several threads. Raises `NotFound` for a table that is not
+    there, `AccessDenied` without CAP_NET_ADMIN and CAP_NET_RAW.
+    """
+
+    def __init__(self, table="filter", ipv6=False, backend=None, netns=None, lock=False):
+        if backend not in (None, "legacy"):
+            raise Unsupported(f"there is no back end {backend!r} here; legacy is")
+        if not isinstance(table, str):
+            raise ParameterTypeError(f"a table name must be a string, not {type(table).__name__}")
+        self.table = table
+        self.ipv6 = bool(ipv6)
+        self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
+        self._lock = None if lock is False else kernel.XTablesLock(None if lock is True else lock, shared=True)
+        self._namespace = None if netns is None else namespace.open_namespace(netns)
+        self._closed = False
+        self._open()
+
+    def _open(self):
+        self._pid = os.getpid()
+        self._mutex = allocate_lock()
+        self._layout = None
+        self._scan = namespace.in_namespace(self._namespace, lambda: _blob.TableScan(self._nfproto, self.table))
+
+    def read(self):
+        """Return a `Snapshot` of the counters now."""
+        if self._pid != os.getpid() and not self._closed:
+            self._open()        # the mutex of the parent may be held by a thread that is not here
+        with self._mutex:
+            if self._lock is None:
+                counts, digest, policies = self._scan.read()
+            else:
+                with self._lock:
+                    counts, digest, policies = self._scan.read()
+            layout = self._layout
+            if layout is None or layout.generation != digest:
+                layout = _Layout(self._nfproto, digest, self._scan.chains, self._scan.identities, self)
+                self._layout = layout
+        return Snapshot(counts, layout, policies, time.monotonic(), time.time())
+
+    def _entries(self, generation):
+        with self._mutex:
+            return self._scan.entries(generation)
+
+    def close(self):
+        """Close the socket; what was read stays readable. Reading after that raises."""
+        self._closed = True
+        with self._mutex:
+            self._scan.close()
+            if self._namespace is not None:
+                os.close(self._namespace)
+                self._namespace = None
+
+    @property
+    def closed(self):
+        """Whether the reader was closed."""
+        return self._closed
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __del__(self):
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    def __repr__(self):
+        return f"<iptc.CounterReader {self.table} {'IPv6' if self.ipv6 else 'IPv4'}{' closed' if self._closed else ''}>"
+
+
+class _Layout:
+    """What all snapshots of one ruleset share: its chains, and what each rule is."""
+
+    __slots__ = ("nfproto", "generation", "chains", "identities", "_reader", "_rules", "_by_name")
+
+    def __init__(self, nfproto, generation, chains, identities, reader, rules=None):
+        self.nfproto = nfproto
+        self.generation = generation
+        self.chains = chains
+        self.identities = identities
+        self._reader = reader
+        self._rules = rules
+        self._by_name = None
+
+    def __reduce__(self):
+        return _Layout, (self.nfproto, self.generation, self.chains, self.identities, None, self._rules)
+
+    @property
+    def by_name(self):
+        if self._by_name is None:
+            self._by_name = {chain[0]: number for number, chain in enumerate(self.chains)}
+        return self._by_name
+
+    def rules(self):
+        if self._rules is None:
+            if self._reader is None:
+                raise Conflict("the rules of this snapshot were not looked at before it was pickled")
+            entries = self._reader._entries(self.generation)
+            cls = Rule if self.nfproto == _core.IPV4 else Rule6
+            described = []
+            rules = iter(_core.load_rules(cls, self.nfproto, entries, None))
+            for name, _, first, end in self.chains:
+                for slot in range(first, end):
+                    described.append(RuleInfo(slot, name, next(rules)))
+            self._rules = tuple(described)
+        return self._rules
+
+    def keys(self):
+        """(chain, identity, how many like it stand before) for each slot: what a rule is, wherever it stands."""
+        identities = memoryview(self.identities).cast("Q")
+        keys = []
+        for name, _, first, end in self.chains:
+            seen = {}
+            for slot in range(first, end):
+                identity = identities[slot]
+                before = seen.get(identity, 0)
+                keys.append((name, identity, before))
+                seen[identity] = before + 1
+        return keys
+
+    def slots_in(self, before):
+        """Where each slot stood in the layout *before*, -1 for nowhere; None where they are the same."""
+        if self.identities == before.identities and self.chains == before.chains:
+            return None
+        there = {key: slot for slot, key in enumerate(before.keys())}
+        return memoryview(struct.pack(f"{len(self.identities) // 8}i", *(there.get(key, -1) for key in self.keys()))).cast("i")
+
+
+class RuleInfo:
+    """One rule of a snapshot: its slot, its chain, and as text."""
+
+    __slots__ = ("slot", "chain", "_rule", "_text", "_comment")
+
+    def __init__(self, slot, chain, rule):
+        self.slot = slot
+        self.chain = chain
+        self._rule = rule
+        self._text = None
+        self._comment = False
+
+    @property
+    def text(self):
+        """The rule as `iptables-save` prints it, without `-A CHAIN`."""
+        if self._text is None:
+            self._text = str(self._rule)
+        return self._text
+
+    @property
+    def comment(self):
+        """The text of its comment match, or None."""
+        if self._comment is False:
+            comments = (match.comment for match in self._rule.matches if match.name == "comment")
+            self._comment = next(comments, None)
+        return self._comment
+
+    @property
+    def target(self):
+        """The name of its target, "" for none."""
+        return self._rule.target.name
+
+    @property
+    def rule(self):
+        """The rule itself, with the counters of the moment in which it was decoded."""
+        return self._rule
+
+    def __repr__(self):
+        return f"<{self.chain} {self.text}>"
+
+
+class ChainCounters:
+    """The counters of one chain in a snapshot: a sequence of (packets, bytes), one for each rule."""
+
+    __slots__ = ("_counts", "name", "policy", "policy_counters", "slots")
+
+    def __init__(self, counts, name, policy, policy_counters, slots):
+        self._counts = counts
+        self.name = name
+        self.policy = policy
+        self.policy_counters = policy_counters
+        self.slots = slots
+
+    @property
+    def packets(self):
+        """Packets of each rule: a memoryview of uint64."""
+        return self._counts.packets(self.slots.start, self.slots.stop)
+
+    @property
+    def bytes(self):
+        """Bytes of each rule: a memoryview of uint64."""
+        return self._counts.bytes(self.slots.start, self.slots.stop)
+
+    def sum(self):
+        """(packets, bytes) over the rules of the chain; the kernel keeps no counters of user chains."""
+        return self._counts.sum(self.slots.start, self.slots.stop)
+
+    def __len__(self):
+        return len(self.slots)
+
+    def __iter__(self):
+        return iter(self._counts.pairs(self.slots.start, self.slots.stop))
+
+    def __getitem__(self, index):
+        slots = self.slots[index]
+        if isinstance(slots, range):
+            pairs = self._counts.pairs(self.slots.start, self.slots.stop)
+            return pairs[index]
+        return self._counts.pairs(slots, slots + 1)[0]
+
+    def __repr__(self):
+        return f"<{self.name} {self.policy or '-'} {len(self)} rules>"
+
+
+class Snapshot:
+    """The counters of a table at one moment. Does not change; a sequence of (packets, bytes), one slot a rule.
+
+    Slots are in the kernel's order. `generation` is the same for the same ruleset, and differs when rules, chains or
+    policies do. `time` is (monotonic, wall clock) in seconds. It pickles.
+    """
+
+    __slots__ = ("_counts", "_layout", "_policies", "time", "_chains")
+
+    def __init__(self, counts, layout, policies, monotonic, wall):
+        self._counts = counts
+        self._layout = layout
+        self._policies = policies
+        self.time = (monotonic, wall)
+        self._chains = None
+
+    def __reduce__(self):
+        return Snapshot, (self._counts, self._layout, self._policies, *self.time)
+
+    @property
+    def generation(self):
+        """A number that stands for the ruleset: all of it but the counters."""
+        return self._layout.generation
+
+    @property
+    def packets(self):
+        """Packets of each rule: a memoryview of uint64, `numpy.asarray` takes it without a copy."""
+        return self._counts.packets(0, self._counts.rules)
+
+    @property
+    def bytes(self):
+        """Bytes of each rule: a memoryview of uint64."""
+        return self._counts.bytes(0, self._counts.rules)
+
+    @property
+    def chains(self):
+        """A list of `ChainCounters`: builtin chains first, in hook order."""
+        if self._chains is None:
+            policies = iter(self._policies)
+            self._chains = [
+                ChainCounters(self._counts, name, policy, None if policy is None else next(policies), range(first, end))
+                for name, policy, first, end in self._layout.chains
+            ]
+        return self._chains[:]
+
+    @property
+    def rules(self):
+        """A tuple of `RuleInfo`, one for each slot; decoded once for each generation, when it is first asked for.
+
+        `Conflict` if the reader has read another generation since.
+        """
+        return self._layout.rules()
+
+    def __getitem__(self, key):
+        """The `ChainCounters` of a chain by its name, or the (packets, bytes) of a slot."""
+        if isinstance(key, str):
+            if self._chains is None:
+                self.chains
+            return self._chains[self._layout.by_name[key]]
+        if isinstance(key, slice):
+            return self._counts.pairs(0, self._counts.rules)[key]
+        slot = range(self._counts.rules)[key]
+        return self._counts.pairs(slot, slot + 1)[0]
+
+    def __len__(self):
+        return self._counts.rules
+
+    def __iter__(self):
+        return iter(self._counts.pairs(0, self._counts.rules))
+
+    def since(self, previous):
+        """Return the `Delta` from *previous* to this snapshot.
+
+        A rule is followed by what it is, not by where it stands; the same rules of a chain by their order.
+        """
+        if not isinstance(previous, Snapshot):
+            raise ParameterTypeError(f"since() takes a Snapshot, not {type(previous).__name__}")
+        if previous._layout.nfproto != self._layout.nfproto:
+            raise ParameterError("these are snapshots of different families")
+        slots = None if self._layout is previous._layout else self._layout.slots_in(previous._layout)
+        counts, flags = self._counts.since(previous._counts, slots)
+        return Delta(counts, flags, self._layout, self.time[0] - previous.time[0])
+
+    def __repr__(self):
+        return f"<iptc.Snapshot {len(self)} rules in {len(self._layout.chains)} chains>"
+
+
+class Delta:
+    """What was counted between two snapshots, one slot a rule of the later one; never negative."""
+
+    __slots__ = ("_counts", "_flags", "_layout", "seconds")
+
+    RESET = 1
+    NEW = 2
+
+    def __init__(self, counts, flags, layout, seconds):
+        self._counts = counts
+        self._flags = flags
+        self._layout = layout
+        self.seconds = seconds
+
+    def __reduce__(self):
+        return Delta, (self._counts, self._flags, self._layout, self.seconds)
+
+    @property
+    def packets(self):
+        """Packets that each rule counted: a memoryview of uint64."""
+        return self._counts.packets(0, self._counts.rules)
+
+    @property
+    def bytes(self):
+        """Bytes that each rule counted: a memoryview of uint64."""
+        return self._counts.bytes(0, self._counts.rules)
+
+    @property
+    def flags(self):
+        """A byte for each rule: 0, `RESET` (its counters went back, so only what came after is known), or `NEW`."""
+        return self._flags
+
+    @property
+    def resets(self):
+        """The slots of the rules whose counters were set back."""
+        return [slot for slot, flag in enumerate(self._flags) if flag == self.RESET]
+
+    @property
+    def rates(self):
+        """A list of (packets per second, bytes per second), one for each rule."""
+        if self.seconds <= 0:
+            return [(0.0, 0.0)] * len(self)
+        return [(packets / self.seconds, size / self.seconds) for packets, size in self]
+
+    def __getitem__(self, key):
+        """(packets, bytes) of a slot, or a list of them for a slice or the name of a chain."""
+        if isinstance(key, str):
+            _, _, first, end = self._layout.chains[self._layout.by_name[key]]
+            return self._counts.pairs(first, end)
+        if isinstance(key, slice):
+            return self._counts.pairs(0, self._counts.rules)[key]
+        slot = range(self._counts.rules)[key]
+        return self._counts.pairs(slot, slot + 1)[0]
+
+    def __len__(self):
+        return self._counts.rules
+
+    def __iter__(self):
+        return iter(self._counts.pairs(0, self._counts.rules))
+
+    def __repr__(self):
+        return f"<iptc.Delta {len(self)} rules over {self.seconds:.3f} s>"
