@@ -1,0 +1,229 @@
+"""The shape of the package: who imports whom, what an import costs, what every module and file owes its reader."""
+
+import ast
+import importlib
+import inspect
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+import iptc
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "iptc"
+COMPILED = sorted(path.stem for path in PACKAGE.glob("*.pyx"))
+PLAIN = sorted(path.stem for path in PACKAGE.glob("*.py"))
+GENERATED = {f"{name}.c" for name in COMPILED}
+SOURCES = sorted(
+    path
+    for folder in ("iptc", "tests", "benchmarks", "scripts", "docs")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".py", ".pyi", ".pyx", ".pxd", ".c", ".h", ".sh", ".md"}
+    and path.name not in GENERATED
+    and "__pycache__" not in path.parts
+)
+
+
+# ---------------------------------------------------------------- levels
+
+
+def level_table():
+    """The (level, module) pairs of the table in CONTRIBUTING.md, in its order."""
+    rows = re.findall(r"^\| *(\d+) *\| *(`[^|]*`) *\|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    return [(int(level), module) for level, modules in rows for module in re.findall(r"`(\w+)`", modules)]
+
+
+def imported(path):
+    """The modules of this package that *path* imports, also inside functions."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        names = set()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "iptc":
+                names |= set(node.module.split(".")[1:2]) or {alias.name for alias in node.names}
+            elif isinstance(node, ast.Import):
+                names |= {part for alias in node.names for part in alias.name.split(".")[1:2] if alias.name.startswith("iptc.")}
+        return names & set(COMPILED + PLAIN)
+    names = set(re.findall(r"^ *from \.(\w+) c?import", text, re.MULTILINE))
+    for line in re.findall(r"^ *from \. c?import (.*)$", text, re.MULTILINE):
+        names |= set(re.findall(r"\w+", line))
+    return names
+
+
+def test_table_lists_every_module():
+    listed = [module for _, module in level_table()]
+    assert len(listed) == len(set(listed))
+    assert set(listed) - {"_shim"} == set(COMPILED + PLAIN)
+    assert (PACKAGE / "_shim.c").exists()
+
+
+def test_levels_rise():
+    levels = [level for level, _ in level_table()]
+    assert levels == sorted(levels)
+
+
+@pytest.mark.parametrize("module", COMPILED + PLAIN)
+def test_imports_come_from_above_in_the_table(module):
+    order = [name for _, name in level_table()]
+    above = set(order[: order.index(module)])
+    files = [path for suffix in (".py", ".pyx", ".pxd") if (path := PACKAGE / f"{module}{suffix}").exists()]
+    for path in files:
+        assert imported(path) - {module} <= above, path.name
+
+
+def test_only_the_compiled_modules_know_c():
+    for module in PLAIN:
+        text = (PACKAGE / f"{module}.py").read_text()
+        # util's helpers are about C libraries, and import ctypes when they are called
+        assert module == "util" or not re.search(r"\b(import|from) (ctypes|cffi)\b", text), module
+
+
+# ------------------------------------------------------------ docstrings
+
+
+def public_things():
+    """(name, object) of every public module, class, function, method and property that the package defines."""
+    for module_name in COMPILED + PLAIN:
+        module = iptc if module_name == "__init__" else importlib.import_module(f"iptc.{module_name}")
+        yield module.__name__, module
+        for name, value in vars(module).items():
+            if name.startswith("_") or getattr(value, "__module__", None) != module.__name__ or not callable(value):
+                continue
+            yield f"{module.__name__}.{name}", value
+            for member, thing in vars(value).items() if inspect.isclass(value) else ():
+                thing = getattr(thing, "__func__", thing)
+                if not member.startswith("_") and can_say_something(module_name, name, member, thing):
+                    yield f"{module.__name__}.{name}.{member}", thing
+
+
+def can_say_something(module_name, class_name, member, thing):
+    """Whether *thing* is code; a declared attribute of a compiled class can hold no docstring."""
+    if inspect.isgetsetdescriptor(thing):
+        source = (PACKAGE / f"{module_name}.pyx").read_text()
+        body = re.search(rf"^cdef class {class_name}:\n((?:(?: .*)?\n)*)", source, re.MULTILINE)[1]
+        return f"def {member}(self" in body
+    return inspect.isroutine(thing) or isinstance(thing, property)
+
+
+# An edit's class says what its methods do: they all have these.
+VERBS_OF_EDITS = re.compile(r"iptc\.edits\.\w+\.(apply|send|bind)$")
+
+
+def test_everything_public_says_what_it_is():
+    things = dict(public_things())
+    assert {"iptc", "iptc._core.RuleValue.src", "iptc.table.Table.commit", "iptc.easy.add_rule"} <= set(things)
+    silent = [name for name, thing in things.items() if not thing.__doc__ and not VERBS_OF_EDITS.match(name)]
+    assert silent == []
+
+
+# ------------------------------------------------------------ the import
+
+WATCHED_IMPORT = """
+import sys
+seen = []
+def hook(event, arguments):
+    if event in {"subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "pty.spawn"}:
+        seen.append(event)
+    elif event in {"socket.__new__", "socket.bind", "socket.connect"}:
+        seen.append(event)
+before = set(sys.modules)
+sys.addaudithook(hook)
+import iptc
+print(*seen)
+print(*sorted(set(sys.modules) - before))
+"""
+
+HEAVY = {
+    "argparse", "asyncio", "concurrent", "ctypes", "dataclasses", "datetime", "distutils", "email", "enum",
+    "importlib.metadata", "inspect", "ipaddress", "json", "logging", "multiprocessing", "pathlib", "pkg_resources", "random", "re",
+    "select", "setuptools", "shlex", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "typing",
+}  # fmt: skip
+
+
+def watched_import():
+    """What `import iptc` did in a fresh interpreter: (audited events, modules it brought in)."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # -S: what the site of this machine imports is not ours
+    command = [sys.executable, "-S", "-c", WATCHED_IMPORT]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
+    assert done.returncode == 0, done.stderr
+    events, modules = done.stdout.splitlines()
+    return events.split(), set(modules.split())
+
+
+def test_import_starts_no_process():
+    assert watched_import()[0] == []
+
+
+def test_import_brings_no_heavy_module():
+    assert watched_import()[1] & HEAVY == set()
+
+
+UNPRIVILEGED = """
+import os
+import iptc._xtables
+os.getuid() or os.setuid(65534)
+import iptc
+rule = iptc.easy.encode_iptc_rule({"protocol": "tcp", "tcp": {"dport": 22}, "target": {"REJECT": {"reject-with": "tcp-reset"}}})
+rule.final_check()
+print(rule)
+"""
+
+
+def test_building_and_printing_a_rule_needs_no_privilege():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-c", UNPRIVILEGED]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
+    assert (done.stdout, done.stderr) == ("-p tcp -m tcp --dport 22 -j REJECT --reject-with tcp-reset\n", "")
+
+
+# ------------------------------------------------------------- the files
+
+
+def test_no_module_is_too_long():
+    limits = {".pyx": 1100, ".py": 600}
+    lengths = {path: path.read_text().count("\n") for path in PACKAGE.iterdir() if path.suffix in limits}
+    assert {path.name: length for path, length in lengths.items() if length > limits[path.suffix]} == {}
+
+
+def test_nothing_is_left_for_later():
+    marks = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX", "HA" + "CK")) + r")\b")
+    assert [path.name for path in SOURCES if marks.search(path.read_text())] == []
+
+
+def without_family(code):
+    """*code* with the names of either family made the same."""
+    code = re.sub(r"ip6t|ipt", "ipt", code)
+    return re.sub(r"(?<=ip)6|(?<=[A-Za-z])[46](?![0-9])|\bAF_INET6?\b|(?<=IPV)[46]", "#", code)
+
+
+def test_nothing_is_written_twice_for_the_two_families():
+    seen = {}
+    for path in SOURCES:
+        if path.parent != PACKAGE or path.suffix not in {".py", ".pyx", ".c"}:
+            continue
+        # whatever starts at the left margin, with what is indented below it
+        for block in re.split(r"\n(?=\S)", path.read_text()):
+            if block.count("\n") >= 4:
+                first = seen.setdefault(without_family(block), (path.name, block.splitlines()[0]))
+                assert first == (path.name, block.splitlines()[0])
+
+
+def test_every_compiled_module_has_its_three_files():
+    for module in COMPILED:
+        for suffix in (".pxd", ".pyi"):
+            assert (PACKAGE / f"{module}{suffix}").exists(), module + suffix
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_compiled_modules_are_those_of_the_checkout():
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    for module in COMPILED:
+        assert importlib.import_module(f"iptc.{module}").__file__.endswith(f"{module}{suffix}")
