@@ -34,7 +34,7 @@ class Match(Extension):
             raise ParameterError("can't create match based on nothing")
         _check_rule(rule)
         if match:
-            self._take(rule, False, bytes(match))
+            self._take(rule, False, _payload(match))
         else:
             self._begin(rule, False, _checked_name(name), revision)
 
@@ -80,7 +80,7 @@ class Target(Extension):
             raise ParameterTypeError(f"goto must be a bool, not {goto!r}")
         _check_rule(rule)
         if target is not None:
-            self._take(rule, True, bytes(target))
+            self._take(rule, True, _payload(target))
             return
         name = _checked_name(name)
         if name in _VERDICTS:
@@ -143,6 +143,10 @@ def _checked_name(name):
     if not isinstance(name, str):
         raise ParameterTypeError(f"the name of a match or target must be a string, not {type(name).__name__}")
     return name
+
+
+def _payload(buffer):
+    return buffer if isinstance(buffer, bytes) else bytes(memoryview(buffer))
 
 
 class Policy:
