@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+import iptc
+
 PACKAGE = pathlib.Path(__file__).parent.parent / "iptc"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.pyx"))
 
@@ -154,6 +156,20 @@ def test_everything_is_annotated(module):
     for node in functions(ast.parse((PACKAGE / f"{module}.pyi").read_text()).body):
         assert node.returns is not None, node.name
         assert all(arg.annotation for arg in node.args.posonlyargs + node.args.args if arg.arg != "self"), node.name
+
+
+def test_public_names_are_exported():
+    """With an empty `__all__` a type checker exports nothing but what `__init__.pyi` imports by its own name."""
+    exported = [
+        alias
+        for node in ast.parse((PACKAGE / "__init__.pyi").read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert all(alias.asname == alias.name for alias in exported)
+    names = {alias.name for alias in exported}
+    assert {name for name in names if not hasattr(iptc, name)} == set()
+    assert {name for name, value in vars(iptc).items() if not name.startswith("_") and not inspect.ismodule(value)} <= names
 
 
 def test_type_checkers_are_told():

@@ -1,0 +1,31 @@
+"""The public names for type checkers, which take the empty `__all__` of python-iptables at its word."""
+
+from . import counters as counters
+from . import easy as easy
+from . import errors as errors
+from . import ip4tc as ip4tc
+from . import ip6tc as ip6tc
+from . import util as util
+from . import version as version
+from . import xtables as xtables
+from .counters import CounterReader as CounterReader
+from .counters import Snapshot as Snapshot
+from .errors import AccessDenied as AccessDenied
+from .errors import Conflict as Conflict
+from .errors import IPTCError as IPTCError
+from .errors import KernelError as KernelError
+from .errors import LockTimeout as LockTimeout
+from .errors import NotFound as NotFound
+from .errors import ParameterError as ParameterError
+from .errors import Unsupported as Unsupported
+from .errors import XTablesError as XTablesError
+from .rule import Match as Match
+from .rule import Policy as Policy
+from .rule import Rule as Rule
+from .rule import Rule6 as Rule6
+from .rule import Target as Target
+from .table import Chain as Chain
+from .table import Table as Table
+from .table import Table6 as Table6
+from .table import is_table6_available as is_table6_available
+from .table import is_table_available as is_table_available
