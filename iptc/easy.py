@@ -434,6 +434,10 @@ def _set_parameters(extension, parameters):
         elif value is not None:
             value = _as_text(name, value)
         extension.set_parameter(name, value)
+    kept = extension._state()[-1]
+    if kept is not None and len(kept) < len(parameters):
+        # set one after the other, the later takes the place of the earlier
+        raise ParameterError(f"{extension.name}: of {', '.join(parameters)} some exclude each other")
 
 
 def _as_text(name, value):

@@ -48,13 +48,10 @@ class Match(Extension):
     def __eq__(self, other):
         if not isinstance(other, Match):
             return NotImplemented
-        return self._identity() == other._identity()
+        return _says_the_same(self, other)
 
     def __hash__(self):
-        return hash(self._identity())
-
-    def _identity(self):
-        return self._packed_or_bytes()[: self.usersize]
+        return hash(_payload_key(self)[0])
 
     def __repr__(self):
         return f"<iptc.Match {self.name} {self.parameters}>"
@@ -111,13 +108,10 @@ class Target(Extension):
     def __eq__(self, other):
         if not isinstance(other, Target):
             return NotImplemented
-        return self._identity() == other._identity()
+        return self.goto == other.goto and _says_the_same(self, other)
 
     def __hash__(self):
-        return hash(self._identity())
-
-    def _identity(self):
-        return self.goto, self._packed_or_bytes()[: self.usersize]
+        return hash((self.goto, _payload_key(self)[0]))
 
     def __repr__(self):
         return f"<iptc.Target {'goto ' if self.goto else ''}{self.name} {self.parameters}>"
@@ -137,6 +131,23 @@ def _restore_extension(cls, nfproto, header, state):
 def _check_rule(rule):
     if not isinstance(rule, _core.RuleValue):
         raise ParameterTypeError(f"a match or target belongs to a Rule, not to {type(rule).__name__}")
+
+
+def _payload_key(extension):
+    """(name, revision and content): without what stands behind the name, and without the kernel's own bytes."""
+    payload = extension._packed_or_bytes()
+    return payload[2:31].partition(b"\0")[0], payload[31 : extension.usersize]
+
+
+def _says_the_same(one, other):
+    """Whether two payloads are the same; a few plugins leave in unused bytes what their parameters do not show."""
+    mine, theirs = _payload_key(one), _payload_key(other)
+    if mine == theirs:
+        return True
+    if mine[0] != theirs[0] or one.revision != other.revision or one.opaque or other.opaque:
+        return False
+    parameters = one.get_all_parameters()
+    return bool(parameters) and parameters == other.get_all_parameters()
 
 
 def _checked_name(name):
