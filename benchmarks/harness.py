@@ -1,0 +1,158 @@
+"""Competitors, and how they are measured side by side: in turn, A B C A B C, the least of all repeats counts."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+
+class Failed(Exception):
+    """A competitor did not do its work."""
+
+
+class Worker:
+    """A competitor in a process of its own, for all its repeats. One line in, one line of JSON out:
+
+    measure OPERATION MILLISECONDS   -> {"ns": least, ...}: repeated for so long, at least once
+    totals OPERATION 0               -> {"packets": n, "bytes": n}: what it has read, to see that all read the same
+    memory OPERATION POLLS           -> {"grown": bytes}: the highest resident memory, less what it was before
+    """
+
+    def __init__(self, argv, path=None):
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        if path:
+            environment["PYTHONPATH"] = path
+        self.process = subprocess.Popen(
+            argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
+        )
+
+    def ask(self, verb, operation, number=0):
+        try:
+            self.process.stdin.write(f"{verb} {operation} {number}\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise Failed(f"{self.process.args} ended on {verb} {operation}")
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+class Command:
+    """A competitor that is a program started anew each time, with its output thrown away."""
+
+    def __init__(self, *argv, times=1, path=None, stdin=os.devnull):
+        self.argv = argv
+        self.times = times
+        self.stdin = stdin
+        self.environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        if path:
+            self.environment["PYTHONPATH"] = path
+
+    def run(self):
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, self.stdin, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        ]
+        started = time.perf_counter_ns()
+        for _ in range(self.times):
+            pid = os.posix_spawnp(self.argv[0], self.argv, self.environment, file_actions=actions)
+            status = os.waitpid(pid, 0)[1]
+            if status:
+                raise Failed(f"{' '.join(self.argv)} failed")
+        return {"ns": time.perf_counter_ns() - started}
+
+    def output(self):
+        return subprocess.run(self.argv, env=self.environment, check=True, capture_output=True, text=True).stdout
+
+
+def interleave(samplers, rounds, patience, best=None):
+    """Sample each in turn, *rounds* times, and return {name: {figure: least}}.
+
+    One that has taken more than *patience* seconds sits out the remaining rounds, but not before its third.
+    """
+    best = {} if best is None else best
+    spent = dict.fromkeys(samplers, 0.0)
+    for number in range(rounds):
+        for name, sample in samplers.items():
+            if number >= 3 and spent[name] > patience:
+                continue
+            started = time.monotonic()
+            for figure, ns in sample().items():
+                known = best.setdefault(name, {})
+                known[figure] = min(ns, known.get(figure, ns))
+            spent[name] += time.monotonic() - started
+    return best
+
+
+@contextlib.contextmanager
+def workers(makers):
+    """Start {name: argv and path}, hand them over, end them."""
+    running = {}
+    try:
+        for name, (argv, path) in makers.items():
+            running[name] = Worker(argv, path)
+        yield running
+    finally:
+        for worker in running.values():
+            worker.close()
+
+
+def say(text):
+    """Progress, where it does not mix with the tables."""
+    print(f"benchmarks: {text}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def load(lines):
+    """Make the filter table hold these lines of iptables-restore, counters included, and nothing else."""
+    text = "\n".join(["*filter", *(f":{chain} ACCEPT [0:0]" for chain in ("INPUT", "FORWARD", "OUTPUT")), *lines, "COMMIT", ""])
+    subprocess.run(["iptables-legacy-restore", "-c"], input=text, text=True, check=True)
+
+
+def address(number):
+    return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"
+
+
+def rule_lines(size, kind, chains):
+    """*size* rules with counters, spread over *chains* chains (1: INPUT)."""
+    names = ["INPUT"] if chains == 1 else [f"chain{n:04}" for n in range(chains)]
+    lines = [f":{name} - [0:0]" for name in names] if chains > 1 else []
+    per_chain = -(-size // chains)
+    for n in range(size):
+        rule = f"-s {address(n)}"
+        if kind == "large":
+            rule += f" -p tcp -m tcp --dport {1 + n % 60000} -m comment --comment r{n}"
+        lines.append(f"[{1000 + n}:{60 * (1000 + n)}] -A {names[n // per_chain]} {rule} -j ACCEPT")
+    return lines
+
+
+def built_lines(size):
+    """The rules that `worker.build` makes, as lines of iptables-restore."""
+    return [
+        f"[0:0] -A FORWARD -s {address(n)} -d 192.168.7.0/24 -i eth0 -o eth1 -p tcp -m tcp --dport {1 + n % 60000} "
+        f'-m comment --comment "rule {n}" -j ACCEPT'
+        for n in range(size)
+    ]
+
+
+def saved_rules():
+    """The rules that are in the kernel now, as iptables-legacy-save prints them."""
+    text = subprocess.run(["iptables-legacy-save", "-t", "filter"], check=True, capture_output=True, text=True).stdout
+    return [line for line in text.splitlines() if line.startswith("-A")]
+
+
+def totals_of(text):
+    """The sum over all rules of what iptables-legacy-save -c or iptables-legacy -nvxL has printed."""
+    pairs = re.findall(r"^\[(\d+):(\d+)\]|^ *(\d+) +(\d+) ", text, re.MULTILINE)
+    return {"packets": sum(int(a or c) for a, _, c, _ in pairs), "bytes": sum(int(b or d) for _, b, _, d in pairs)}

@@ -1,0 +1,227 @@
+"""A competitor written in Python, in a process of its own. See `harness.Worker` for the lines that it reads and writes.
+
+The same file runs for this library and for python-iptables: both are called `iptc` and have the same API. What only this
+library has (`CounterReader`) is asked for by the harness only there.
+"""
+
+import json
+import sys
+from time import perf_counter_ns as now
+
+import iptc
+
+OPERATIONS = {}
+
+
+def operation(cls):
+    """Register a class whose `run` does the work once and returns nanoseconds by name, timing what is to be timed."""
+    OPERATIONS[cls.__name__.lower()] = cls
+    return cls
+
+
+class Once:
+    """Base of operations that are timed as a whole."""
+
+    def run(self):
+        started = now()
+        self.work()
+        return {"ns": now() - started}
+
+
+# ---------------------------------------------------------------- counters
+
+
+@operation
+class Classic(Once):
+    """The polling loop of programs written for python-iptables, to the letter."""
+
+    def __init__(self):
+        self.table = iptc.Table("filter")
+
+    def work(self):
+        table = self.table
+        table.refresh()
+        for chain in table.chains:
+            for rule in chain.rules:
+                rule.get_counters()
+
+    def totals(self):
+        self.table.refresh()
+        return total(rule.get_counters() for chain in self.table.chains for rule in chain.rules)
+
+
+@operation
+class Buffers(Once):
+    """`CounterReader.read()`, with both buffers in hand."""
+
+    def __init__(self):
+        self.reader = iptc.CounterReader(table="filter", ipv6=False).__enter__()
+
+    def work(self):
+        snapshot = self.reader.read()
+        # Kept until the next poll, as a program does that compares the two.
+        self.held = snapshot, snapshot.packets, snapshot.bytes
+
+    def totals(self):
+        snapshot = self.reader.read()
+        return total(zip(snapshot.packets, snapshot.bytes))
+
+
+@operation
+class Tuples(Buffers):
+    """`CounterReader.read()`, then a dict of the tuples of each chain."""
+
+    def work(self):
+        snapshot = self.reader.read()
+        self.held = {chain.name: list(snapshot[chain.name]) for chain in snapshot.chains}
+
+    def totals(self):
+        self.work()
+        return total(pair for pairs in self.held.values() for pair in pairs)
+
+
+def total(pairs):
+    packets = size = 0
+    for p, b in pairs:
+        packets += p
+        size += b
+    return {"packets": packets, "bytes": size}
+
+
+# ------------------------------------------------------------------- rules
+
+
+def build(number, rule_class=iptc.Rule):
+    """A rule with five attributes, two matches and a target, attribute by attribute."""
+    rule = rule_class()
+    rule.src = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    rule.dst = "192.168.7.0/24"
+    rule.protocol = "tcp"
+    rule.in_interface = "eth0"
+    rule.out_interface = "eth1"
+    match = rule.create_match("tcp")
+    match.dport = str(1 + number % 60000)
+    match = rule.create_match("comment")
+    match.comment = f"rule {number}"
+    rule.create_target("ACCEPT")
+    return rule
+
+
+class Batch:
+    """Build *count* rules, append each, commit once at the end."""
+
+    count = 0
+
+    def __init__(self):
+        self.table = iptc.Table("filter")
+
+    def run(self):
+        table = self.table
+        table.autocommit = False
+        # The harness has changed the table since: not part of the work.
+        table.refresh()
+        chain = iptc.Chain(table, "FORWARD")
+        started = now()
+        for number in range(self.count):
+            chain.append_rule(build(number))
+        built = now()
+        table.commit()
+        ended = now()
+        # Otherwise python-iptables commits again when it is refreshed next.
+        table.autocommit = True
+        table.refresh()
+        return {"ns": ended - started, "build_ns": built - started}
+
+
+@operation
+class Build1000(Batch):
+    count = 1000
+
+
+@operation
+class Batch200(Batch):
+    count = 200
+
+
+@operation
+class Append:
+    """One more rule, sent at once."""
+
+    def __init__(self):
+        self.table = iptc.Table("filter")
+
+    def run(self):
+        self.table.refresh()
+        started = now()
+        iptc.Chain(self.table, "FORWARD").append_rule(build(0))
+        return {"ns": now() - started}
+
+
+@operation
+class Dump(Once):
+    """Every rule of a chain as a dict."""
+
+    def work(self):
+        return iptc.easy.dump_chain("filter", "FORWARD", ipv6=False)
+
+
+@operation
+class Parameters(Once):
+    """Every parameter of every match of every rule."""
+
+    def __init__(self):
+        self.table = iptc.Table("filter")
+
+    def work(self):
+        self.table.refresh()
+        for rule in iptc.Chain(self.table, "FORWARD").rules:
+            for match in rule.matches:
+                match.parameters
+
+
+# ---------------------------------------------------------------- protocol
+
+
+def best_of(work, budget_ms):
+    """Repeat until the budget is spent, at least once; the least of each figure."""
+    best = work.run()
+    end = now() + budget_ms * 1_000_000
+    while now() < end:
+        for name, ns in work.run().items():
+            best[name] = min(best[name], ns)
+    return best
+
+
+def from_status(field):
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+
+
+def memory(make, polls):
+    """How much resident memory grows, at its highest, from before the table is opened; what a poll gave is let go first."""
+    before = from_status("VmRSS:")
+    with open("/proc/self/clear_refs", "w") as peak:
+        peak.write("5")
+    work = make()
+    for _ in range(polls):
+        work.held = None
+        work.run()
+    return {"grown": from_status("VmHWM:") - before}
+
+
+def main():
+    made = {}
+    for line in sys.stdin:
+        verb, name, number = line.split()
+        if verb == "memory":
+            answer = memory(OPERATIONS[name], int(number))
+        else:
+            if name not in made:
+                made[name] = OPERATIONS[name]()
+            answer = made[name].totals() if verb == "totals" else best_of(made[name], int(number))
+        print(json.dumps(answer), flush=True)
+
+
+main()
