@@ -177,7 +177,8 @@ def test_a_negated_protocol_is_still_looked_at(chain, family, host):
     assert ours.entry == theirs.entry
 
 
-@pytest.mark.parametrize("name, parameter", [("mark", "mark"), ("connmark", "mark"), ("limit", "limit"), ("comment", "comment")])
+@pytest.mark.parametrize("name, parameter", [
+    ("mark", "mark"), ("connmark", "mark"), ("limit", "limit"), ("comment", "comment")])  # fmt: skip
 def test_matches_of_one_extension_share_no_state(chain, family, host, name, parameter):
     values = {"mark": ("0x1", "0x2"), "limit": ("1/sec", "2/min"), "comment": ("a", "b")}[parameter]
     rule = verdict(family)
@@ -512,7 +513,8 @@ def test_reading_a_policy_writes_nothing(chain, family, host):
 
 
 def test_a_rule_read_twice_is_equal(host):
-    host.iptables("-A INPUT -m rt --rt-type 0 --rt-len 5 --rt-0-res --rt-0-addrs ::1,::2 --rt-0-not-strict -j ACCEPT", ipv6=True)
+    options = "--rt-type 0 --rt-len 5 --rt-0-res --rt-0-addrs ::1,::2 --rt-0-not-strict"
+    host.iptables(f"-A INPUT -m rt {options} -j ACCEPT", ipv6=True)
     chain = iptc.Chain(iptc.Table6("filter"), "INPUT")
     first = chain.rules[0]
     chain.table.refresh()

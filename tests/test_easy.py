@@ -207,8 +207,8 @@ def test_the_callers_dict_is_not_changed():
 
 
 @pytest.mark.parametrize("wrong", [
-    {"dprot": "22"}, {"multiprot": {"dports": "1"}}, {"in_interface": "eth0"}, {"tcp": {"dprot": "22"}}, {"tcp": {"dport": 22.5}},
-    {"tcp": {"dport": None}}, {"tcp": {"dport": []}}, {"tcp": {"dport": "x"}}, {"tcp": None}, {"tcp": []}, {"src": None},
+    {"dprot": "22"}, {"multiprot": {"dports": "1"}}, {"in_interface": "eth0"}, {"tcp": {"dprot": "22"}},
+    {"tcp": {"dport": 22.5}}, {"tcp": {"dport": None}}, {"tcp": {"dport": []}}, {"tcp": {"dport": "x"}}, {"tcp": None}, {"tcp": []}, {"src": None},
     {"src": []}, {"src": ["10.0.0.1", "10.0.0.2"]}, {"src": "nowhere"}, {"protocol": None}, {"in-interface": None}, {5: 6},
     {"target": None}, {"target": {}}, {"target": "NOPE"}, {"target": {"NOPE": {}}}, {"target": {"REJECT": "x"}},
     {"target": {"DROP": {"x": "y"}}}, {"target": {"goto": "NOPE"}}, {"counters": None}, {"comment": {"opaque": "zz"}},
@@ -245,7 +245,8 @@ def test_batches_of_rules(chain, host, ipv6):
     assert len(host.rules(ipv6)) == 1
 
 
-@pytest.mark.parametrize("last", [("web", {"tcp": {"dport": "22"}, "target": "ACCEPT"}, 0), ("web", {"nosuch": {}}, 0), ("NOPE", SSH, 0)])
+@pytest.mark.parametrize("last", [
+    ("web", {"tcp": {"dport": "22"}, "target": "ACCEPT"}, 0), ("web", {"nosuch": {}}, 0), ("NOPE", SSH, 0)])  # fmt: skip
 def test_a_batch_is_done_whole_or_not_at_all(chain, host, ipv6, last):
     before = host.save(ipv6)
     with pytest.raises(iptc.IPTCError):
