@@ -1,4 +1,4 @@
-"""Build the two extension modules against the system's iptables libraries."""
+"""Build the extension modules against the system's iptables libraries."""
 
 import os
 import subprocess
@@ -28,21 +28,23 @@ def extension(name, libraries, extra_sources=(), macros=()):
     return Extension(
         f"iptc.{name}",
         [f"iptc/{name}.pyx", *extra_sources],
-        depends=["iptc/_shim.h", *(f"iptc/{m}.pxd" for m in ("_core", "_blob", "_xtables"))],
+        depends=["iptc/_shim.h", *(f"iptc/{m}.pxd" for m in ("_core", "_blob", "_plugins", "_xtables", "_text"))],
         define_macros=list(macros),
-        extra_compile_args=pkg_config("--cflags", *(libraries or ["libip4tc"]))
+        extra_compile_args=pkg_config("--cflags", "libip4tc", "libip6tc", "xtables")
         + ["-O2", "-Wall", "-Werror=implicit-function-declaration"],
         extra_link_args=pkg_config("--libs", *libraries) if libraries else [],
     )
 
 
 def extensions():
-    """Both modules; Cython is imported late so that a missing header is reported first."""
+    """All modules; Cython is imported late so that a missing header is reported first."""
     libdir = (pkg_config("--variable=xtlibdir", "xtables") or [""])[0]
     modules = [
         extension("_core", ["libip4tc", "libip6tc"]),
         extension("_blob", []),
-        extension("_xtables", ["xtables"], ["iptc/_shim.c"], [("IPTC_XTLIBDIR", f'"{libdir}"')]),
+        extension("_plugins", ["xtables"], ["iptc/_shim.c"], [("IPTC_XTLIBDIR", f'"{libdir}"')]),
+        extension("_xtables", []),
+        extension("_text", []),
     ]
     from Cython.Build import cythonize
 

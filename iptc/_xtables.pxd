@@ -1,89 +1,35 @@
-# What libxtables and its plugins look like to C, and the guard around them.
+# What a match or target holds besides what its plugin says of it.
 
-from libc.stdint cimport uint8_t, uint16_t
+from ._core cimport Base, RuleValue, xt_entry_match
+from ._plugins cimport Option, Plugin
 
-from ._core cimport Family, xt_entry_match
+cdef class Extension:
+    cdef Base base                          # of the rule it belongs to: decides how options are read
+    cdef object owner                       # weak reference to that rule
+    cdef readonly bint goto                 # of a target: `-g` and not `-j`
+    cdef Plugin plugin                      # reads its options; None: opaque, or a verdict
+    cdef Plugin printer                     # prints it: the same, but for an alias what it is an alias of
+    cdef readonly bint is_target
+    cdef bytes given                        # the payload as it was read, until it is changed
+    cdef xt_entry_match *data               # the payload as it is built, or NULL
+    cdef void *udata
+    cdef unsigned int flags
+    cdef list journal                       # [(Option, negated, words)]: what was set, in order; None: as read
 
-# ----------------------------------------------------------------- C: libxtables
-
-cdef extern from "_shim.h" nogil:
-    enum:
-        NFPROTO_UNSPEC
-        XTTYPE_NONE
-        XTOPT_INVERT
-        XTOPT_MAND
-
-    struct option:
-        const char *name
-        int has_arg
-        int val
-
-    struct xt_option_entry:
-        const char *name
-        unsigned int type
-        unsigned int id, excl, also, flags
-
-    struct xt_option_call:
-        const char *arg
-        const char *ext_name
-        const xt_option_entry *entry
-        void *data
-        unsigned int xflags
-        bint invert
-        uint8_t nvals
-        xt_entry_match **match
-        void *xt_entry
-        void *udata
-
-    struct xt_fcheck_call:
-        const char *ext_name
-        void *data
-        void *udata
-        unsigned int xflags
-
-    # struct xtables_target has the same members in the same places as far as udata_size
-    struct xtables_match:
-        const char *version
-        const char *name
-        const char *real_name
-        uint8_t revision
-        uint8_t ext_flags
-        uint16_t family
-        size_t size
-        size_t userspacesize
-        void (*init)(xt_entry_match *) noexcept nogil
-        int (*parse)(int, char **, int, unsigned int *, const void *, xt_entry_match **) noexcept nogil
-        void (*final_check)(unsigned int) noexcept nogil
-        void (*save)(const void *, const xt_entry_match *) noexcept nogil
-        const char *(*alias)(const xt_entry_match *) noexcept nogil
-        const option *extra_opts
-        void (*x6_parse)(xt_option_call *) noexcept nogil
-        void (*x6_fcheck)(xt_fcheck_call *) noexcept nogil
-        const xt_option_entry *x6_options
-        size_t udata_size
-
-    struct xtables_pprot:
-        const char *name
-        uint8_t num
-    const xtables_pprot xtables_chain_protos[1]
-
-    void xtables_set_nfproto(uint8_t family)
-    option *xtables_options_xfrm(option *original, option *old, const xt_option_entry *entry, unsigned int *offset)
-    void xtables_options_fcheck(const char *name, unsigned int xflags, const xt_option_entry *table)
-    uint16_t xtables_parse_protocol(const char *text)
-
-# ------------------------------------------------------------------ C: the guard
-
-    int shim_init()
-    int shim_guard(void (*body)(void *) noexcept nogil, void *arg)
-    int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
-    const char *shim_message()
-    void shim_trap_sigfpe()
-    const char *shim_out(size_t *length)
-    const char *shim_err(size_t *length)
-    void shim_set_getopt(char *arg, int index)
-    int shim_get_optind()
-
-cdef extern from "_shim.h":
-    ctypedef void (*shim_registered)(int is_target, void *extension) noexcept
-    int shim_load(const char *path, shim_registered callback)
+    cdef int _create(self, RuleValue rule, bint is_target, str name, revision) except -1
+    cdef int _read(self, RuleValue rule, bint is_target, bytes payload) except -1
+    cpdef int _become_verdict(self, RuleValue rule, bytes payload, bint goto) except -1
+    cdef int _clear(self, int nfproto) except -1
+    cdef const xt_entry_match *_raw(self) except NULL
+    cdef int _belong(self, RuleValue rule) except -1
+    cdef Option _option(self, str name, bint must)
+    cdef int _set(self, str parameter, value) except -1
+    cdef tuple _strip_negation(self, Option item, bytes word)
+    cdef int _apply(self, Option item, bint negated, list words, bint again) except -1
+    cdef int _replay(self, list entries, Py_ssize_t new) except -1
+    cdef int _parse(self, tuple entry) except -1
+    cdef bytes _saved(self)
+    cdef list _entries(self)
+    cpdef bytes _bytes(self)
+    cpdef bytes _packed_or_bytes(self)
+    cpdef bytes _packed(self)

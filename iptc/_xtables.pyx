@@ -1,517 +1,17 @@
 # cython: freethreading_compatible=False
-"""libxtables: the plugins of both families in one process, option parsing, and rendering.
-
-libxtables and its plugins keep state in globals (the family, getopt's variables, stdout). The GIL is the lock that
-guards it: no function here releases it around a plugin's code. What it cannot guard is another C user of
-libxtables in the same process.
-"""
-
-import os
-import warnings
+"""The payload of one match or target: parameters in, bytes out, and back; and a rule's bytes put together from its parts."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject_GenericSetAttr
 from cpython.weakref cimport PyWeakref_NewRef
-from libc.stdio cimport printf, putchar
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset, strcmp, strlen
+from libc.string cimport memcpy, memset, strlen
 
-from ._core cimport (
-    AF_INET, AF_INET6, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Base, Family, RuleValue,
-    c_text, family_of, getsockopt, inet_ntop, is_verdict, socket, socklen_t,
+from ._core cimport NFPROTO_IPV4, Base, RuleValue, c_text, family_of, is_verdict, xt_entry_match
+from ._plugins cimport (
+    PAYLOAD_HEADER, XTOPT_INVERT, Option, ParseCall, Plugin, find, find_for_payload, read_saved, text_of, xtables_match,
 )
-from ._core import split_entry, standard_target
 from .errors import ParameterError, ParameterTypeError, XTablesError
-
-cdef extern from *:
-    """
-    #ifndef IPTC_XTLIBDIR
-    #define IPTC_XTLIBDIR ""
-    #endif
-    """
-    const char *IPTC_XTLIBDIR
-
-cdef extern from "_shim.h" nogil:
-    enum:
-        IPT_SO_GET_REVISION_MATCH
-        IPT_SO_GET_REVISION_TARGET
-        IP6T_SO_GET_REVISION_MATCH
-        IP6T_SO_GET_REVISION_TARGET
-        XTABLES_VERSION_CODE
-    struct xt_get_revision:
-        char name[29]
-        uint8_t revision
-    struct protoent:
-        const char *p_name
-    protoent *getprotobynumber(int number)
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd)
-
-cdef extern from "<errno.h>" nogil:
-    int errno_now "errno"
-    enum:
-        ENOENT
-        EPROTONOSUPPORT
-        ENOPROTOOPT
-
-cdef enum:
-    PAYLOAD_HEADER = 32      # struct xt_entry_match and xt_entry_target before their data
-
-LIBRARY_MAJOR = XTABLES_VERSION_CODE
-VERDICTS = frozenset(("", "ACCEPT", "DROP", "QUEUE", "RETURN"))
-
-
-class XTablesWarning(UserWarning):
-    """What libxtables or a plugin printed to stderr although it went on."""
-
-
-# ------------------------------------------------------------------- the guard
-
-cdef int _family_now = -1
-
-
-cdef int _use_family(int nfproto) except -1:
-    """Point libxtables at *nfproto*: plugins ask it how addresses look."""
-    global _family_now
-    if _family_now != nfproto:
-        if _family_now == -1 and shim_init() != 0:
-            raise XTablesError("libxtables could not be set up")
-        xtables_set_nfproto(nfproto)
-        _family_now = nfproto
-    return 0
-
-
-cdef str _text(const char *text, size_t length):
-    return text[:length].decode("utf-8", "surrogateescape")
-
-
-cdef str _said():
-    """Why the last guarded call failed: libxtables' message, else what was printed to stderr before it gave up."""
-    cdef size_t length
-    cdef const char *printed = shim_err(&length)
-    cdef const char *message = shim_message()
-    cdef str text = _text(message, strlen(message)).strip()
-    if length:
-        text = f"{_text(printed, length).strip()}: {text}"
-    return text
-
-
-cdef int _run(void (*body)(void *) noexcept nogil, void *arg) except -1:
-    """Run *body* guarded and captured; its refusal is a ParameterError, its warnings are Python's."""
-    cdef size_t length
-    cdef const char *printed
-    if shim_capture(body, arg) != 0:
-        raise ParameterError(_said())
-    printed = shim_err(&length)
-    if length:
-        warnings.warn(_text(printed, length).strip(), XTablesWarning, stacklevel=2)
-    return 0
-
-
-# ------------------------------------------------------------------- the plugins
-
-cdef class Option:
-    """One option of a plugin."""
-
-    cdef readonly str name
-    cdef readonly int has_arg               # 0 no, 1 yes, 2 optional, as in getopt
-    cdef bytes label
-    cdef int val                            # what the old parser is called with
-    cdef const xt_option_entry *entry       # the guided parser's own row, or NULL
-
-
-cdef class Plugin:
-    """One match or target, in one revision, as a plugin registered it."""
-
-    cdef readonly bint is_target
-    cdef readonly str name
-    cdef readonly str real_name
-    cdef readonly int revision
-    cdef readonly int family
-    cdef const xtables_match *c
-    cdef bint divides                       # by what its user wrote: SIGFPE must be ours while it runs
-    cdef dict _options
-    cdef unsigned int mandatory             # bits of the guided options that must be given
-    cdef unsigned int constrained           # bits of those that exclude or need others
-
-    cdef int run(self, void (*body)(void *) noexcept nogil, void *arg) except -1:
-        """Run *body*, which calls this plugin, guarded."""
-        if self.divides:
-            shim_trap_sigfpe()
-        return _run(body, arg)
-
-    cdef dict options(self):
-        """name -> Option; made once."""
-        cdef Option item
-        if self._options is None:
-            self._options = _read_options(self.c)
-            for item in self._options.values():
-                if item.entry != NULL:
-                    if item.entry.flags & XTOPT_MAND:
-                        self.mandatory |= 1 << item.entry.id
-                    if item.entry.also | item.entry.excl:
-                        self.constrained |= 1 << item.entry.id
-        return self._options
-
-    cdef bint wants_check(self, unsigned int given):
-        """Whether the final check can have something to say of a payload with these options *given*."""
-        self.options()
-        return (self.c.x6_fcheck != NULL or self.c.final_check != NULL
-                or given & self.mandatory != self.mandatory or given & self.constrained != 0)
-
-    @property
-    def option_names(self):
-        """The names of the options, without dashes in front."""
-        return list(self.options())
-
-
-cdef dict _read_options(const xtables_match *c):
-    """Collect the options of a plugin of either parser generation."""
-    cdef dict found = {}
-    cdef const option *row = c.extra_opts
-    cdef option *listed
-    cdef option none
-    cdef unsigned int offset = 0
-    cdef size_t stride, count = 0, i
-    cdef Option item
-    if c.x6_options != NULL:
-        # the library lists its own rows; from the list follows the size of a row, which differs between releases
-        memset(&none, 0, sizeof(none))
-        listed = xtables_options_xfrm(&none, NULL, c.x6_options, &offset)
-        if listed == NULL:
-            raise MemoryError
-        while listed[count].name != NULL:
-            count += 1
-        stride = _row_size(c.x6_options, listed, count)
-        for i in range(count):
-            item = Option.__new__(Option)
-            item.entry = <const xt_option_entry *> (<const char *> c.x6_options + i * stride)
-            _name_option(found, item, item.entry.name, 0 if item.entry.type == XTTYPE_NONE else 1)
-        free(listed)
-    elif row != NULL:
-        while row.name != NULL:
-            item = Option.__new__(Option)
-            item.entry = NULL
-            item.val = row.val
-            _name_option(found, item, row.name, row.has_arg)
-            row += 1
-    return found
-
-
-cdef size_t _row_size(const xt_option_entry *table, const option *listed, size_t count) except 0:
-    """The size of struct xt_option_entry in the library that is loaded."""
-    cdef size_t stride, i
-    for stride in range(48, 136, 8):
-        for i in range(count):
-            if (<const xt_option_entry *> (<const char *> table + i * stride)).name != listed[i].name:
-                break
-        else:
-            return stride
-    raise XTablesError("this libxtables lays out its options in an unknown way")
-
-
-cdef _name_option(dict found, Option item, const char *name, int has_arg):
-    item.label = b"--" + name
-    item.name = name.decode()
-    item.has_arg = has_arg
-    found.setdefault(item.name, item)
-
-
-cdef dict _registered = {}          # (is_target, name) -> [Plugin]
-cdef dict _chosen = {}              # (is_target, nfproto, name, revision) -> Plugin or None
-cdef list _preferred = [{}, {}, {}, {}]     # by is_target and family: name -> the Plugin that is used for it
-cdef set _loaded = set()            # real paths of plugin files
-cdef dict _supported = {}           # (is_target, nfproto, name, revision) -> bool
-
-
-cdef void _on_registered(int is_target, void *extension) noexcept:
-    """Called from a plugin's constructor."""
-    cdef Plugin plugin = Plugin.__new__(Plugin)
-    plugin.c = <const xtables_match *> extension
-    plugin.is_target = is_target
-    plugin.name = plugin.c.name.decode()
-    plugin.real_name = plugin.c.real_name.decode() if plugin.c.real_name != NULL else None
-    plugin.revision = plugin.c.revision
-    plugin.family = plugin.c.family
-    plugin.divides = plugin.name == "hashlimit"
-    _registered.setdefault((bool(is_target), plugin.name), []).append(plugin)
-
-
-def library_dirs():
-    """Where plugins are looked for: `XTABLES_LIBDIR`, `IPTABLES_LIBDIR`, else where libxtables was built for."""
-    chosen = os.environ.get("XTABLES_LIBDIR") or os.environ.get("IPTABLES_LIBDIR") or IPTC_XTLIBDIR.decode()
-    return chosen.split(":")
-
-
-cdef _load(int nfproto, str name):
-    """Load the file that holds extension *name*, as libxtables' own search finds it."""
-    cdef str prefix = "libipt_" if nfproto == NFPROTO_IPV4 else "libip6t_"
-    for folder in library_dirs():
-        for start in (prefix, "libxt_"):
-            path = os.path.realpath(f"{folder}/{start}{name}.so")
-            if path in _loaded:
-                return
-            if not os.path.exists(path):
-                continue
-            _use_family(nfproto)
-            if shim_load(os.fsencode(path), _on_registered) != 0:
-                message = shim_message()
-                raise XTablesError(f"can't load {name}: {_text(message, strlen(message)).strip()}")
-            _loaded.add(path)
-            return
-
-
-cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) except -1:
-    """`IPT_SO_GET_REVISION_MATCH` and its three sisters; revision 0 counts as there even when the kernel says no."""
-    cdef tuple key = (is_target, nfproto, name, revision)
-    cdef xt_get_revision request
-    cdef socklen_t length = sizeof(request)
-    cdef bytes label = name.encode()
-    cdef int fd, option, failed
-    known = _supported.get(key)
-    if known is not None:
-        return known
-    cdef Family *family = family_of(nfproto)
-    fd = socket(AF_INET if nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
-    if fd < 0:
-        return True              # without privilege nothing can be asked, and nothing written either
-    memset(&request, 0, sizeof(request))
-    memcpy(request.name, PyBytes_AS_STRING(label), min(PyBytes_GET_SIZE(label), 28))
-    request.revision = revision
-    if nfproto == NFPROTO_IPV4:
-        option = IPT_SO_GET_REVISION_TARGET if is_target else IPT_SO_GET_REVISION_MATCH
-    else:
-        option = IP6T_SO_GET_REVISION_TARGET if is_target else IP6T_SO_GET_REVISION_MATCH
-    failed = errno_now if getsockopt(fd, family.level, option, &request, &length) < 0 else 0
-    close(fd)
-    if not failed:
-        _supported[key] = True
-    elif failed in (ENOENT, EPROTONOSUPPORT, ENOPROTOOPT):
-        _supported[key] = revision == 0
-    else:
-        return True
-    return _supported[key]
-
-
-cdef Plugin _find(bint is_target, int nfproto, str name, revision=None):
-    """Return the plugin for *name*, or None: the preferred revision that the kernel knows, or the one asked for."""
-    cdef dict preferred = <dict> _preferred[2 * is_target + (nfproto == NFPROTO_IPV4)]
-    cdef str asked = name
-    cdef list candidates
-    cdef Plugin plugin, chosen = None
-    if revision is None:
-        found = preferred.get(name)
-        if found is not None:
-            return found
-    cdef tuple key = (is_target, nfproto, name, revision)
-    try:
-        return _chosen[key]
-    except KeyError:
-        pass
-    family_of(nfproto)
-    if not is_target and name in ("icmpv6", "ipv6-icmp", "icmp6"):
-        name = "icmp6"
-    if not name or "/" in name or "\0" in name:
-        return None
-    if len(name.encode("utf-8", "surrogatepass")) >= XT_EXTENSION_MAXNAMELEN:
-        kind = "target" if is_target else "match"
-        raise ParameterError(f"Invalid {kind} name \"{name}\" ({XT_EXTENSION_MAXNAMELEN - 1} chars max)")
-    candidates = _candidates(is_target, nfproto, name)
-    if not candidates:
-        _load(nfproto, name)
-        candidates = _candidates(is_target, nfproto, name)
-    for plugin in candidates:
-        if revision is not None:
-            if plugin.revision == revision:
-                chosen = plugin
-                break
-        elif _kernel_has(is_target, nfproto, plugin.real_name or plugin.name, plugin.revision):
-            chosen = plugin
-            break
-    if len(_chosen) > 4096:      # names that are no plugin come from outside, without end
-        _chosen.clear()
-    _chosen[key] = chosen
-    if revision is None and chosen is not None:
-        preferred[asked] = chosen
-    return chosen
-
-
-cdef list _candidates(bint is_target, int nfproto, str name):
-    """The plugins of that name for this family, most preferred first: aliases, high revisions, own family."""
-    cdef list found = [p for p in _registered.get((is_target, name), ()) if p.family in (nfproto, NFPROTO_UNSPEC)]
-    found.sort(key=_preference, reverse=True)
-    return found
-
-
-def _preference(Plugin plugin):
-    return plugin.real_name is not None, plugin.revision, plugin.family != NFPROTO_UNSPEC
-
-
-def find_match(int nfproto, str name, revision=None):
-    """Return the `Plugin` of match *name*, or None."""
-    return _find(False, nfproto, name, revision)
-
-
-def find_target(int nfproto, str name, revision=None):
-    """Return the `Plugin` of target *name*, or None."""
-    return _find(True, nfproto, name, revision)
-
-
-cdef Plugin _find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload):
-    """The plugin that a payload was made by, by its own name and revision; None: it is opaque."""
-    cdef Plugin plugin
-    cdef size_t length = 0
-    while length < sizeof(payload.u.user.name) and payload.u.user.name[length]:
-        length += 1
-    try:
-        plugin = _find(is_target, nfproto, _text(payload.u.user.name, length), payload.u.user.revision)
-    except XTablesError:
-        return None
-    if plugin is None or PAYLOAD_HEADER + plugin.c.size != payload.u.match_size:
-        return None
-    return plugin
-
-
-# ----------------------------------------------------------- guarded plugin calls
-
-cdef struct ParseCall:
-    const xtables_match *c
-    xt_option_call guided
-    int val
-    int negated
-    char **argv
-    unsigned int *flags
-    xt_entry_match *data
-
-
-cdef void _parse_body(void *arg) noexcept nogil:
-    cdef ParseCall *call = <ParseCall *> arg
-    if call.c.x6_parse != NULL:
-        call.c.x6_parse(&call.guided)
-    elif call.c.parse != NULL:
-        call.c.parse(call.val, call.argv, call.negated, call.flags, call.guided.xt_entry, &call.data)
-
-
-cdef struct DataCall:
-    const xtables_match *c
-    const char *ext_name
-    const void *ip
-    xt_entry_match *data
-    void *udata
-    unsigned int flags
-
-
-cdef void _init_body(void *arg) noexcept nogil:
-    cdef DataCall *call = <DataCall *> arg
-    call.c.init(call.data)
-
-
-cdef void _check_body(void *arg) noexcept nogil:
-    cdef DataCall *call = <DataCall *> arg
-    cdef xt_fcheck_call guided
-    if call.c.x6_fcheck != NULL:
-        guided.ext_name = call.ext_name
-        guided.data = call.data.data
-        guided.udata = call.udata
-        guided.xflags = call.flags
-        call.c.x6_fcheck(&guided)
-    elif call.c.final_check != NULL:
-        call.c.final_check(call.flags)
-    if call.c.x6_options != NULL:
-        xtables_options_fcheck(call.ext_name, call.flags, call.c.x6_options)
-
-
-cdef void _save_body(void *arg) noexcept nogil:
-    cdef DataCall *call = <DataCall *> arg
-    call.c.save(call.ip, call.data)
-
-
-cdef void _protocol_body(void *arg) noexcept nogil:
-    cdef DataCall *call = <DataCall *> arg
-    call.flags = xtables_parse_protocol(call.ext_name)
-
-
-def parse_protocol(str name):
-    """Return the number of protocol *name* as iptables' `-p` reads it."""
-    cdef DataCall call
-    cdef bytes text = c_text(name, "a protocol")
-    call.ext_name = text
-    _use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)
-    _run(_protocol_body, &call)
-    return call.flags & 0xffff
-
-
-# ------------------------------------------------------------- words of rule text
-
-def split_words(bytes text):
-    """Split *text* as iptables-restore does: a list of (word, whether it was quoted)."""
-    cdef list words = []
-    cdef bytearray word = bytearray()
-    cdef bint quoted = False, was_quoted = False, escaped = False
-    cdef unsigned char c
-    for c in text:
-        if quoted:
-            if escaped:
-                word.append(c)
-                escaped = False
-            elif c == b'\\':
-                escaped = True
-            elif c == b'"':
-                quoted = False
-            else:
-                word.append(c)
-        elif c == b'"':
-            quoted = was_quoted = True
-        elif c in b" \t\n":
-            if word or was_quoted:
-                words.append((bytes(word), was_quoted))
-                word.clear()
-                was_quoted = False
-        else:
-            word.append(c)
-    if word or was_quoted:
-        words.append((bytes(word), was_quoted))
-    return words
-
-
-cdef list _read_saved(dict options, bytes text):
-    """Turn what a plugin's save printed into [(Option, negated, words)]."""
-    cdef list entries = []
-    cdef list words = split_words(text)
-    cdef Py_ssize_t i = 0, count = len(words)
-    cdef bint negated = False
-    cdef Option item
-    while i < count:
-        word, quoted = words[i]
-        i += 1
-        if word == b"!" and not quoted:
-            negated = True
-            continue
-        if quoted or not word.startswith(b"--"):
-            if entries:
-                (<list> entries[-1][2]).append(word)
-            continue
-        name = word[2:].decode("utf-8", "surrogateescape")
-        item = options.get(name)
-        if item is None:
-            item = Option.__new__(Option)
-            item.entry = NULL
-            item.val = -1
-            _name_option({}, item, PyBytes_AS_STRING(word) + 2, 1)
-        entries.append((item, negated, []))
-        negated = False
-        if item.has_arg and i < count:
-            word, quoted = words[i]
-            if word == b"!" and not quoted:      # a few plugins print the negation behind their option
-                entries[-1] = (item, True, [])
-                i += 1
-            if i < count:
-                entries[-1][2].append(words[i][0])
-                i += 1
-    return entries
-
 
 # ------------------------------------------------------------------- extensions
 
@@ -522,18 +22,6 @@ _NO_BASE.family = family_of(NFPROTO_IPV4)
 
 cdef class Extension:
     """The payload of one match or target: parameters in, bytes out, and back."""
-
-    cdef Base base                          # of the rule it belongs to: decides how options are read
-    cdef object owner                       # weak reference to that rule
-    cdef readonly bint goto                 # of a target: `-g` and not `-j`
-    cdef Plugin plugin                      # reads its options; None: opaque, or a verdict
-    cdef Plugin printer                     # prints it: the same, but for an alias what it is an alias of
-    cdef readonly bint is_target
-    cdef bytes given                        # the payload as it was read, until it is changed
-    cdef xt_entry_match *data               # the payload as it is built, or NULL
-    cdef void *udata
-    cdef unsigned int flags
-    cdef list journal                       # [(Option, negated, words)]: what was set, in order; None: as read
 
     def __cinit__(self):
         self.base = _NO_BASE
@@ -546,13 +34,13 @@ cdef class Extension:
         """Make an empty payload of extension *name* for *rule*."""
         cdef int nfproto = rule.family.nfproto
         self._belong(rule)
-        cdef Plugin plugin = _find(is_target, nfproto, name, revision)
+        cdef Plugin plugin = find(is_target, nfproto, name, revision)
         if plugin is None:
             raise XTablesError(f"can't find {'target' if is_target else 'match'} {name}")
         self.is_target = is_target
         self.plugin = self.printer = plugin
         if plugin.real_name is not None:
-            self.printer = _find(is_target, nfproto, plugin.real_name, plugin.revision) or plugin
+            self.printer = find(is_target, nfproto, plugin.real_name, plugin.revision) or plugin
         return self._clear(nfproto)
 
     cdef int _read(self, RuleValue rule, bint is_target, bytes payload) except -1:
@@ -570,12 +58,12 @@ cdef class Extension:
         if is_target and is_verdict(raw):
             self.plugin = self.printer = None
             return 0
-        self.plugin = self.printer = plugin = _find_for_payload(is_target, nfproto, raw)
+        self.plugin = self.printer = plugin = find_for_payload(is_target, nfproto, raw)
         if plugin is not None and plugin.c.alias != NULL:
             # an alias has options of its own (state and conntrack, NOTRACK and CT)
             alias = plugin.c.alias(raw).decode()
             if alias != plugin.name:
-                self.plugin = _find(is_target, nfproto, alias, plugin.revision) or plugin
+                self.plugin = find(is_target, nfproto, alias, plugin.revision) or plugin
         return 0
 
     def _begin(self, RuleValue rule not None, bint is_target, str name not None, revision):
@@ -601,7 +89,6 @@ cdef class Extension:
         """(Re)initialise the payload with the plugin's defaults."""
         cdef const xtables_match *c = self.plugin.c
         cdef size_t size = PAYLOAD_HEADER + c.size
-        cdef DataCall call
         if self.data == NULL:
             self.data = <xt_entry_match *> malloc(size)
             if c.udata_size:
@@ -618,11 +105,7 @@ cdef class Extension:
         self.flags = 0
         self.journal = []
         self.given = None
-        if c.init != NULL:
-            _use_family(nfproto)
-            call.c = c
-            call.data = self.data
-            self.plugin.run(_init_body, &call)
+        self.plugin.init(nfproto, self.data)
         return 0
 
     cdef const xt_entry_match *_raw(self) except NULL:
@@ -666,7 +149,7 @@ cdef class Extension:
         cdef size_t length = 0
         while length < sizeof(raw.u.user.name) and raw.u.user.name[length]:
             length += 1
-        return _text(raw.u.user.name, length)
+        return text_of(raw.u.user.name, length)
 
     @property
     def revision(self):
@@ -822,14 +305,14 @@ cdef class Extension:
         cdef char *text
         cdef char *backup
         cdef bytes word
-        _use_family(self.base.family.nfproto)
+        cdef int count = len(words), used
         for word in words:
             room += PyBytes_GET_SIZE(word) + 1
         # one piece of memory: argv, the words (plugins may write into them), and the payload as it was
-        argv = <char **> malloc((len(words) + 3) * sizeof(char *) + room + size + c.udata_size)
+        argv = <char **> malloc((count + 3) * sizeof(char *) + room + size + c.udata_size)
         if argv == NULL:
             raise MemoryError
-        backup = <char *> (argv + len(words) + 3)
+        backup = <char *> (argv + count + 3)
         memcpy(backup, self.data, size)
         if self.udata != NULL:
             memcpy(backup + size, self.udata, c.udata_size)
@@ -840,8 +323,7 @@ cdef class Extension:
             argv[i + 2] = text
             memcpy(text, PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word) + 1)
             text += PyBytes_GET_SIZE(word) + 1
-        argv[len(words) + 2] = NULL
-        call.c = c
+        argv[count + 2] = NULL
         call.argv = argv
         call.val = item.val
         call.negated = entry[1]
@@ -858,16 +340,14 @@ cdef class Extension:
         call.guided.xt_entry = <char *> &self.base.raw
         call.guided.udata = self.udata
         try:
-            # an old parser may take words behind an option of which getopt knows nothing
-            shim_set_getopt(argv[2] if words and item.has_arg else NULL, 3 if words and item.has_arg else 2)
-            self.plugin.run(_parse_body, &call)
+            used = self.plugin.parse(self.base.family.nfproto, item, count, &call)
             if c.x6_parse != NULL:
                 flags = call.guided.xflags
-                if len(words) > 1:
-                    raise ParameterError(f"{self.name}: option \"--{item.name}\" takes one value, not {len(words)}")
-            elif item.has_arg and shim_get_optind() < <int> len(words) + 2:
+                if count > 1:
+                    raise ParameterError(f"{self.name}: option \"--{item.name}\" takes one value, not {count}")
+            elif item.has_arg and used < count:
                 raise ParameterError(f"{self.name}: too many values for option \"--{item.name}\"")
-            elif shim_get_optind() > <int> len(words) + 2:
+            elif used > count:
                 raise ParameterError(f"{self.name}: option \"--{item.name}\" requires more values")
             self.flags = flags
         except BaseException:
@@ -876,7 +356,6 @@ cdef class Extension:
                 memcpy(self.udata, backup + size, c.udata_size)
             raise
         finally:
-            shim_set_getopt(NULL, 1)
             free(argv)
         return 0
 
@@ -884,25 +363,15 @@ cdef class Extension:
 
     cdef bytes _saved(self):
         """What the plugin prints for this payload; b"" where it has nothing to print."""
-        cdef DataCall call
-        cdef size_t length
-        cdef const char *text
-        cdef Plugin plugin = self.printer
-        if plugin is None or plugin.c.save == NULL:
+        if self.printer is None:
             return b""
-        _use_family(self.base.family.nfproto)
-        call.c = plugin.c
-        call.ip = <char *> &self.base.raw
-        call.data = <xt_entry_match *> self._raw()
-        plugin.run(_save_body, &call)
-        text = shim_out(&length)
-        return text[:length]
+        return self.printer.save(self.base.family.nfproto, &self.base.raw, self._raw())
 
     cdef list _entries(self):
         """What is set: as recorded, or as the plugin prints what was read."""
         if self.journal is not None:
             return self.journal
-        return [] if self.plugin is None else _read_saved(self.plugin.options(), self._saved())
+        return [] if self.plugin is None else read_saved(self.plugin.options(), self._saved())
 
     def get_all_parameters(self):
         """Return {name: [words]}, `!` first where negated; further occurrences of an option as `name#2`, …"""
@@ -910,13 +379,13 @@ cdef class Extension:
         cdef Option item
         if self.plugin is None:
             return found
-        for item, negated, words in _read_saved(self.plugin.options(), self._saved()):
+        for item, negated, words in read_saved(self.plugin.options(), self._saved()):
             key = item.name
             number = 1
             while key in found:
                 number += 1
                 key = f"{item.name}#{number}"
-            found[key] = (["!"] if negated else []) + [_text(w, len(w)) for w in words]
+            found[key] = (["!"] if negated else []) + [text_of(w, len(w)) for w in words]
         return found
 
     @property
@@ -983,7 +452,6 @@ cdef class Extension:
 
     cpdef bytes _packed(self):
         """Return the payload as it goes to the kernel, checked and completed by the plugin."""
-        cdef DataCall call
         cdef bytes payload, scratch
         if self.given is not None:
             return self.given
@@ -993,13 +461,8 @@ cdef class Extension:
             return payload
         # the check may complete the payload, and is to be done once on it: a copy each time
         scratch = PyBytes_FromStringAndSize(<char *> self.udata, c.udata_size) if self.udata != NULL else b""
-        call.c = c
-        call.ext_name = c.name
-        call.data = <xt_entry_match *> PyBytes_AS_STRING(payload)
-        call.udata = PyBytes_AS_STRING(scratch)
-        call.flags = self.flags
-        _use_family(self.base.family.nfproto)
-        self.plugin.run(_check_body, &call)
+        self.plugin.check(self.base.family.nfproto, <xt_entry_match *> PyBytes_AS_STRING(payload), PyBytes_AS_STRING(scratch),
+                          self.flags)
         return payload
 
     # attributes are parameters
@@ -1049,7 +512,7 @@ cdef list _split_value(list words):
     return split if len(split) > 1 else None
 
 
-# ---------------------------------------------------------------- whole rules
+# -------------------------------------------------- the extensions of a rule
 
 def new_match(type cls, RuleValue rule, str name not None, revision):
     """Return a new *cls* of extension *name*, added to *rule*'s matches."""
@@ -1096,251 +559,3 @@ def pack(RuleValue rule, bint checked):
     part = rule._target
     payloads.append(part._packed() if checked else part._packed_or_bytes())
     return rule._assemble(payloads)
-
-
-def compare_key(int nfproto, bytes entry):
-    """Return what tells a rule from others, as `iptables -D` compares: no counters, no kernel-private bytes,
-    the order of the matches aside."""
-    header, payloads = split_entry(nfproto, entry)
-    header = _plain_header(nfproto, header)
-    cdef list keys = [_payload_key(nfproto, False, payload) for payload in payloads[:-1]]
-    if len(keys) > 1:
-        keys.sort()
-    return header, tuple(keys), _payload_key(nfproto, True, payloads[-1])
-
-
-cdef bytes _plain_header(int nfproto, bytes header):
-    """*header* without what has no effect: the name in `-i +`, and IPv6's mark that `-p all` was given."""
-    cdef Family *family = family_of(nfproto)
-    cdef const unsigned char *raw = <const unsigned char *> PyBytes_AS_STRING(header)
-    cdef size_t name
-    cdef bytearray plain = None
-    for name in (4 * family.address, 4 * family.address + 16):
-        if raw[name] and not raw[name + 32]:
-            plain = bytearray(header) if plain is None else plain
-            plain[name:name + 16] = bytes(16)
-    if (nfproto != NFPROTO_IPV4 and raw[family.flags] & IP6T_F_PROTO and not raw[family.flags + 1] & IPT_INV_PROTO
-            and not (<const uint16_t *> (raw + family.proto))[0]):
-        plain = bytearray(header) if plain is None else plain
-        plain[family.flags] &= ~IP6T_F_PROTO & 0xff
-    return header if plain is None else bytes(plain)
-
-
-def rough_key(tuple key):
-    """Return the part of a `compare_key` that rules with the same text surely share; what they are hashed by."""
-    header, matches, target = key
-    return header, tuple([_name_of(match) for match in matches]), _name_of(target)
-
-
-cdef bytes _name_of(bytes key):
-    return key.partition(b"\0")[0]
-
-
-def same_rule(int nfproto, bytes entry, tuple key, bytes other, tuple other_key):
-    """Whether two entries, with their `compare_key`s, say the same.
-
-    Their bytes decide, or their text: a few plugins leave in unused bytes what their text does not show.
-    """
-    if key == other_key:
-        return True
-    return rough_key(key) == rough_key(other_key) and render(nfproto, entry) == render(nfproto, other)
-
-
-cdef bytes _payload_key(int nfproto, bint is_target, bytes payload):
-    cdef const xt_entry_match *raw = <const xt_entry_match *> PyBytes_AS_STRING(payload)
-    # behind the NUL of a name may stand whatever its writer had in memory
-    cdef bytes name = payload[2:31].partition(b"\0")[0]
-    if is_target and is_verdict(raw):
-        return name
-    cdef Plugin plugin = _find_for_payload(is_target, nfproto, raw)
-    cdef Py_ssize_t end = PyBytes_GET_SIZE(payload) if plugin is None else PAYLOAD_HEADER + plugin.c.userspacesize
-    return name + b"\0" + payload[31:end]
-
-
-def without_counters(int nfproto, list entries):
-    """Return *entries* with their packet and byte counters at zero."""
-    cdef Family *family = family_of(nfproto)
-    cdef size_t start = family.counters
-    return [entry[:start] + bytes(16) + entry[start + 16:] for entry in entries]
-
-
-def retarget(int nfproto, bytes entry, str old, str new):
-    """Return *entry* with its jump to chain *old* turned to chain *new*, or None if it has no such jump."""
-    cdef bytes target = split_entry(nfproto, entry)[1][-1]
-    if target != standard_target(old):
-        return None
-    return entry[:-len(target)] + standard_target(new)
-
-
-cdef struct RenderItem:
-    const xtables_match *c      # NULL: opaque
-    const xt_entry_match *payload
-    const char *alias
-
-
-cdef struct RenderCall:
-    Family *family
-    const char *entry
-    RenderItem *items
-    size_t count
-    bint by_mask                # iptables before 1.8.10 prints interfaces by their masks
-
-
-cdef void _render_address(Family *family, const char *entry, int which, char letter, int inverted) noexcept nogil:
-    cdef char text[64]
-    cdef const unsigned char *address = <const unsigned char *> entry + which * family.address
-    cdef const unsigned char *mask = address + 2 * family.address
-    cdef size_t i
-    cdef int bits = 0
-    cdef bint any_address = True, any_mask = True, ended = False, prefix = True
-    cdef int domain = AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6
-    for i in range(family.address * 8):
-        if (mask[i >> 3] >> (7 - (i & 7))) & 1:
-            prefix = prefix and not ended
-            bits += 1
-        else:
-            ended = True
-    for i in range(family.address):
-        any_address = any_address and address[i] == 0
-        any_mask = any_mask and mask[i] == 0
-    if any_mask and not inverted and (any_address or domain == AF_INET6):
-        return
-    printf(b"%s -%c %s/", b" !" if inverted else b"", <int> letter, inet_ntop(domain, address, text, sizeof(text)))
-    if prefix:
-        printf(b"%d", bits)
-    else:
-        fputs(inet_ntop(domain, mask, text, sizeof(text)), stdout_now)
-
-
-cdef extern from "<stdio.h>" nogil:
-    void *stdout_now "stdout"
-    int fputs(const char *text, void *stream)
-
-
-cdef void _render_interface(const char *name, const unsigned char *mask, char letter, int inverted,
-                            bint by_mask) noexcept nogil:
-    cdef size_t i
-    if not by_mask:
-        if name[0] and (inverted or strcmp(name, b"+") != 0):
-            printf(b"%s -%c %.16s", b" !" if inverted else b"", <int> letter, name)
-        return
-    if mask[0] == 0:
-        return
-    printf(b"%s -%c ", b" !" if inverted else b"", <int> letter)
-    for i in range(16):
-        if mask[i]:
-            if name[i]:
-                putchar(name[i])
-        else:
-            if name[i - 1]:
-                putchar(b'+')
-            break
-
-
-cdef void _render_body(void *arg) noexcept nogil:
-    """Print a rule as `iptables -S` does, without `-A CHAIN`."""
-    cdef RenderCall *call = <RenderCall *> arg
-    cdef Family *family = call.family
-    cdef const char *entry = call.entry
-    cdef const char *interface = entry + 4 * family.address
-    cdef const unsigned char *flags = <const unsigned char *> entry + family.flags
-    cdef int proto = (<const uint16_t *> (entry + family.proto))[0]
-    cdef const char *name
-    cdef RenderItem *item
-    cdef size_t i
-    _render_address(family, entry, 0, b's', flags[1] & IPT_INV_SRCIP)
-    _render_address(family, entry, 1, b'd', flags[1] & IPT_INV_DSTIP)
-    _render_interface(interface, <const unsigned char *> interface + 32, b'i', flags[1] & IPT_INV_VIA_IN, call.by_mask)
-    _render_interface(interface + 16, <const unsigned char *> interface + 48, b'o', flags[1] & IPT_INV_VIA_OUT,
-                      call.by_mask)
-    if proto:
-        name = _protocol_name(proto, call.by_mask)
-        if name != NULL:
-            printf(b"%s -p %s", b" !" if flags[1] & IPT_INV_PROTO else b"", name)
-        else:
-            printf(b"%s -p %u", b" !" if flags[1] & IPT_INV_PROTO else b"", <unsigned int> proto)
-    if family.nfproto == NFPROTO_IPV4 and flags[0] & IPT_F_FRAG:
-        printf(b"%s -f", b" !" if flags[1] & IPT_INV_FRAG else b"")
-    for i in range(call.count):
-        item = &call.items[i]
-        name = item.alias
-        if i + 1 < call.count:
-            printf(b" -m %s", name)
-        elif item.c == NULL and is_verdict(item.payload):
-            if name[0]:
-                printf(b" -%c %s", <int> (b'g' if flags[0] & family.goto_flag else b'j'), name)
-            continue
-        else:
-            printf(b" -j %s", name)
-        if item.c == NULL:
-            printf(b" [%u bytes of unknown data]", <unsigned int> (item.payload.u.match_size - PAYLOAD_HEADER))
-        elif item.c.save != NULL:
-            item.c.save(entry, item.payload)
-
-
-cdef const char *_protocol_name(int proto, bint look_up) noexcept nogil:
-    cdef size_t i = 0
-    cdef protoent *found
-    while xtables_chain_protos[i].name != NULL:
-        if xtables_chain_protos[i].num == proto:
-            return xtables_chain_protos[i].name
-        i += 1
-    if look_up:
-        found = getprotobynumber(proto)
-        if found != NULL:
-            return found.p_name
-    return NULL
-
-
-def render(int nfproto, bytes entry):
-    """Return *entry* as `iptables-save` prints it, without `-A CHAIN` in front."""
-    cdef RenderCall call
-    cdef RenderItem items[256]
-    cdef size_t length, i
-    cdef const char *text
-    cdef Plugin plugin
-    cdef const xt_entry_match *raw
-    cdef list names = []
-    _, payloads = split_entry(nfproto, entry)
-    call.family = family_of(nfproto)
-    call.entry = entry
-    call.items = items
-    call.count = len(payloads)
-    call.by_mask = prints_by_mask()
-    if call.count > 256:
-        raise ParameterError("more than 255 matches in one rule")
-    for i in range(call.count):
-        raw = <const xt_entry_match *> PyBytes_AS_STRING(payloads[i])
-        plugin = None
-        if i + 1 < call.count or not is_verdict(raw):
-            plugin = _find_for_payload(i + 1 == call.count, nfproto, raw)
-        items[i].payload = raw
-        items[i].c = plugin.c if plugin is not None else NULL
-        if plugin is not None and plugin.c.alias != NULL:
-            items[i].alias = plugin.c.alias(raw)
-        else:
-            items[i].alias = <const char *> raw.u.user.name
-    _use_family(nfproto)
-    _run(_render_body, &call)
-    text = shim_out(&length)
-    return _text(text, length).lstrip(" ")
-
-
-cdef int _by_mask = -1
-
-
-cdef bint prints_by_mask():
-    """Whether this host's iptables prints interfaces from their masks and protocols from /etc/protocols (1.8.9)."""
-    global _by_mask
-    if _by_mask < 0:
-        _by_mask = _old_library()
-    return _by_mask
-
-
-cdef extern from *:
-    """
-    #include <dlfcn.h>
-    /* 1.8.11 moved xtables_parse_interface out of the library */
-    static int _old_library(void) { return dlsym(RTLD_DEFAULT, "xtables_parse_interface") != NULL; }
-    """
-    int _old_library() nogil

@@ -6,7 +6,7 @@ done. An operation names the rule that it means, by what the rule says; a bare p
 
 import errno as _errno
 
-from . import _xtables
+from . import _text
 from .errors import Conflict, kernel_error
 
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
@@ -37,23 +37,23 @@ class ChainView:
     def keys(self):
         """What tells each rule from others, beside `entries`."""
         if self._keys is None:
-            self._keys = [_xtables.compare_key(self._nfproto, entry) for entry in self.entries]
+            self._keys = [_text.compare_key(self._nfproto, entry) for entry in self.entries]
         return self._keys
 
     def append(self, entry):
         self.entries.append(entry)
         if self._keys is not None:
-            self._keys.append(_xtables.compare_key(self._nfproto, entry))
+            self._keys.append(_text.compare_key(self._nfproto, entry))
 
     def insert(self, position, entry):
         self.entries.insert(position, entry)
         if self._keys is not None:
-            self._keys.insert(position, _xtables.compare_key(self._nfproto, entry))
+            self._keys.insert(position, _text.compare_key(self._nfproto, entry))
 
     def replace(self, position, entry):
         self.entries[position] = entry
         if self._keys is not None:
-            self._keys[position] = _xtables.compare_key(self._nfproto, entry)
+            self._keys[position] = _text.compare_key(self._nfproto, entry)
 
     def delete(self, position):
         del self.entries[position]
@@ -83,7 +83,7 @@ class ChainView:
         if skip:
             return None
         for position, other in enumerate(self.keys):
-            if _xtables.same_rule(self._nfproto, entry, key, self.entries[position], other):
+            if _text.same_rule(self._nfproto, entry, key, self.entries[position], other):
                 return position
         return None
 
@@ -187,7 +187,7 @@ class Insert(_Edit):
 
 def first_like(nfproto, entry):
     """The anchor of the first rule that says the same as *entry*."""
-    return entry, _xtables.compare_key(nfproto, entry), 0
+    return entry, _text.compare_key(nfproto, entry), 0
 
 
 class _OfOneRule(_Edit):
@@ -277,7 +277,7 @@ class Zero(_Edit):
         chain = self.find_chain(view)
         if chain.policy is not None:
             chain.counters = (0, 0)
-        chain.entries[:] = _xtables.without_counters(view.nfproto, chain.entries)
+        chain.entries[:] = _text.without_counters(view.nfproto, chain.entries)
 
     def send(self, handle, replay):
         handle.zero(self.chain)
@@ -342,7 +342,7 @@ class RenameChain(_Edit):
             raise self.refused(_errno.ENOENT, self.no_chain)
         for other in view.chains.values():
             for position in range(len(other.entries)):
-                renamed = _xtables.retarget(view.nfproto, other.entries[position], self.chain, self.new)
+                renamed = _text.retarget(view.nfproto, other.entries[position], self.chain, self.new)
                 if renamed is not None:
                     other.replace(position, renamed)
         del view.chains[self.chain]

@@ -2,7 +2,7 @@
 
 import weakref
 
-from . import _core, _xtables, kernel
+from . import _core, _plugins, _text, _xtables, kernel
 from ._xtables import Extension
 from .errors import ParameterError, ParameterTypeError, XTablesError
 
@@ -14,7 +14,7 @@ _PROTOCOL_NAMES = {
 _PROTOCOL_NUMBERS = {name: number for number, name in _PROTOCOL_NAMES.items()} | {"all": 0, "hopopts": 0}
 
 
-_VERDICTS = {name: _core.standard_target(name) for name in _xtables.VERDICTS}
+_VERDICTS = {name: _core.standard_target(name) for name in _plugins.VERDICTS}
 
 
 class Match(Extension):
@@ -84,7 +84,7 @@ class Target(Extension):
             self._become_verdict(rule, _VERDICTS[name], bool(goto))
         elif kernel.is_user_chain(rule.nfproto, name):
             self._become_verdict(rule, _core.standard_target(name), bool(goto))
-        elif not goto and _xtables.find_target(rule.nfproto, name, revision) is not None:
+        elif not goto and _plugins.find_target(rule.nfproto, name, revision) is not None:
             self._begin(rule, True, name, revision)
         elif kernel.is_user_chain(rule.nfproto, name, look_again=True):
             self._become_verdict(rule, _core.standard_target(name), bool(goto))
@@ -226,7 +226,7 @@ class Rule(_core.RuleValue):
         number = _PROTOCOL_NUMBERS.get(text)
         if number is None:
             try:
-                number = _xtables.parse_protocol(text) if text and not text.startswith("-") else -1
+                number = _plugins.parse_protocol(text) if text and not text.startswith("-") else -1
             except ParameterError:
                 number = -1
         if not 0 <= number <= 255 or (text.isdigit() and int(text) > 255):
@@ -361,14 +361,14 @@ class Rule(_core.RuleValue):
         if self.nfproto != other.nfproto:
             return False
         mine, theirs = self._whole(), other._whole()
-        keys = [_xtables.compare_key(self.nfproto, entry) for entry in (mine, theirs)]
-        return _xtables.same_rule(self.nfproto, mine, keys[0], theirs, keys[1])
+        keys = [_text.compare_key(self.nfproto, entry) for entry in (mine, theirs)]
+        return _text.same_rule(self.nfproto, mine, keys[0], theirs, keys[1])
 
     def __hash__(self):
-        return hash(_xtables.rough_key(_xtables.compare_key(self.nfproto, self._whole())))
+        return hash(_text.rough_key(_text.compare_key(self.nfproto, self._whole())))
 
     def __str__(self):
-        return _xtables.render(self.nfproto, self._whole())
+        return _text.render(self.nfproto, self._whole())
 
     def __repr__(self):
         return f"<iptc.{type(self).__name__} {self}>"

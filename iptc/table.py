@@ -3,7 +3,7 @@
 import contextlib
 import weakref
 
-from . import _core, _xtables, edits, kernel
+from . import _core, _plugins, _xtables, edits, kernel
 from .errors import IPTCError, ParameterError, ParameterTypeError
 from .rule import Policy, Rule, Rule6
 
@@ -397,7 +397,7 @@ def _check_new_name(nfproto, name):
         raise ParameterError(f"chain name not allowed to start with `{name[0]}'")
     if any(c in " \t\n\v\f\r" for c in name):
         raise ParameterError(f"Invalid chain name `{name}'")
-    if name in _xtables.VERDICTS or _xtables.find_target(nfproto, name) is not None:
+    if name in _plugins.VERDICTS or _plugins.find_target(nfproto, name) is not None:
         raise ParameterError("chain name may not clash with target name")
 
 

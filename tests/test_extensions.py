@@ -17,7 +17,7 @@ def unreadable(rule):
     return any(part in str(rule) for part in UNREADABLE)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc._xtables.XTablesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc._plugins.XTablesWarning")
 
 
 @pytest.fixture

@@ -1,0 +1,152 @@
+# What libxtables and its plugins look like to C, the guard around them, and a plugin as other modules call it.
+
+from libc.stdint cimport uint8_t, uint16_t
+
+from ._core cimport xt_entry_match
+
+# ----------------------------------------------------------------- C: libxtables
+
+cdef extern from "_shim.h" nogil:
+    enum:
+        NFPROTO_UNSPEC
+        XTTYPE_NONE
+        XTOPT_INVERT
+        XTOPT_MAND
+
+    struct option:
+        const char *name
+        int has_arg
+        int val
+
+    struct xt_option_entry:
+        const char *name
+        unsigned int type
+        unsigned int id, excl, also, flags
+
+    struct xt_option_call:
+        const char *arg
+        const char *ext_name
+        const xt_option_entry *entry
+        void *data
+        unsigned int xflags
+        bint invert
+        uint8_t nvals
+        xt_entry_match **match
+        void *xt_entry
+        void *udata
+
+    struct xt_fcheck_call:
+        const char *ext_name
+        void *data
+        void *udata
+        unsigned int xflags
+
+    # struct xtables_target has the same members in the same places as far as udata_size
+    struct xtables_match:
+        const char *version
+        const char *name
+        const char *real_name
+        uint8_t revision
+        uint8_t ext_flags
+        uint16_t family
+        size_t size
+        size_t userspacesize
+        void (*init)(xt_entry_match *) noexcept nogil
+        int (*parse)(int, char **, int, unsigned int *, const void *, xt_entry_match **) noexcept nogil
+        void (*final_check)(unsigned int) noexcept nogil
+        void (*save)(const void *, const xt_entry_match *) noexcept nogil
+        const char *(*alias)(const xt_entry_match *) noexcept nogil
+        const option *extra_opts
+        void (*x6_parse)(xt_option_call *) noexcept nogil
+        void (*x6_fcheck)(xt_fcheck_call *) noexcept nogil
+        const xt_option_entry *x6_options
+        size_t udata_size
+
+    struct xtables_pprot:
+        const char *name
+        uint8_t num
+    const xtables_pprot xtables_chain_protos[1]
+
+    void xtables_set_nfproto(uint8_t family)
+    option *xtables_options_xfrm(option *original, option *old, const xt_option_entry *entry, unsigned int *offset)
+    void xtables_options_fcheck(const char *name, unsigned int xflags, const xt_option_entry *table)
+    uint16_t xtables_parse_protocol(const char *text)
+
+# ------------------------------------------------------------------ C: the guard
+
+    int shim_init()
+    int shim_guard(void (*body)(void *) noexcept nogil, void *arg)
+    int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
+    const char *shim_message()
+    void shim_trap_sigfpe()
+    const char *shim_out(size_t *length)
+    const char *shim_err(size_t *length)
+    void shim_set_getopt(char *arg, int index)
+    int shim_get_optind()
+
+cdef extern from "_shim.h":
+    ctypedef void (*shim_registered)(int is_target, void *extension) noexcept
+    int shim_load(const char *path, shim_registered callback)
+
+# ------------------------------------------------------------------- the guard
+
+cdef int use_family(int nfproto) except -1
+cdef str text_of(const char *text, size_t length)
+cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1
+cdef bytes output()
+
+# ----------------------------------------------------------- calls of a plugin
+
+cdef enum:
+    PAYLOAD_HEADER = 32      # struct xt_entry_match and xt_entry_target before their data
+
+# One option on its way into a payload: *argv* holds the program's name, the option, its words and NULL.
+cdef struct ParseCall:
+    const xtables_match *c
+    xt_option_call guided
+    int val
+    int negated
+    char **argv
+    unsigned int *flags
+    xt_entry_match *data
+
+# ------------------------------------------------------------------- the plugins
+
+cdef class Option:
+    cdef readonly str name
+    cdef readonly int has_arg               # 0 no, 1 yes, 2 optional, as in getopt
+    cdef bytes label
+    cdef int val                            # what the old parser is called with
+    cdef const xt_option_entry *entry       # the guided parser's own row, or NULL
+
+cdef class Plugin:
+    cdef readonly bint is_target
+    cdef readonly str name
+    cdef readonly str real_name
+    cdef readonly int revision
+    cdef readonly int family
+    cdef const xtables_match *c
+    cdef bint divides                       # by what its user wrote: SIGFPE must be ours while it runs
+    cdef dict _options
+    cdef unsigned int mandatory             # bits of the guided options that must be given
+    cdef unsigned int constrained           # bits of those that exclude or need others
+
+    cdef dict options(self)
+    cdef bint wants_check(self, unsigned int given)
+    cdef int _run(self, void (*body)(void *) noexcept nogil, void *arg) except -1
+    cdef int init(self, int nfproto, xt_entry_match *data) except -1
+    cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1
+    cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags) except -1
+    cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload)
+
+cdef Plugin find(bint is_target, int nfproto, str name, revision)
+cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload)
+
+# ---------------------------------------------- what libxtables knows of iptables
+
+cdef const char *protocol_name(int proto, bint look_up) noexcept nogil
+cdef bint prints_by_mask()
+
+# ------------------------------------------------------------- words of saved text
+
+cdef list read_saved(dict options, bytes text)

@@ -1,0 +1,573 @@
+# cython: freethreading_compatible=False
+"""The plugins of libxtables: both families in one process, every call of them guarded, and the words of saved text.
+
+libxtables and its plugins keep state in globals (the family, getopt's variables, stdout). The GIL is the lock that
+guards it: no function here releases it around a plugin's code. What it cannot guard is another C user of
+libxtables in the same process.
+"""
+
+import os
+import warnings
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset, strlen
+
+from ._core cimport (
+    AF_INET, AF_INET6, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
+    getsockopt, socket, socklen_t,
+)
+from .errors import ParameterError, XTablesError
+
+cdef extern from *:
+    """
+    #ifndef IPTC_XTLIBDIR
+    #define IPTC_XTLIBDIR ""
+    #endif
+    """
+    const char *IPTC_XTLIBDIR
+
+cdef extern from "_shim.h" nogil:
+    enum:
+        IPT_SO_GET_REVISION_MATCH
+        IPT_SO_GET_REVISION_TARGET
+        IP6T_SO_GET_REVISION_MATCH
+        IP6T_SO_GET_REVISION_TARGET
+        XTABLES_VERSION_CODE
+    struct xt_get_revision:
+        char name[29]
+        uint8_t revision
+    struct protoent:
+        const char *p_name
+    protoent *getprotobynumber(int number)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+cdef extern from "<errno.h>" nogil:
+    int errno_now "errno"
+    enum:
+        ENOENT
+        EPROTONOSUPPORT
+        ENOPROTOOPT
+
+LIBRARY_MAJOR = XTABLES_VERSION_CODE
+VERDICTS = frozenset(("", "ACCEPT", "DROP", "QUEUE", "RETURN"))
+
+
+class XTablesWarning(UserWarning):
+    """What libxtables or a plugin printed to stderr although it went on."""
+
+
+# ------------------------------------------------------------------- the guard
+
+cdef int _family_now = -1
+
+
+cdef int use_family(int nfproto) except -1:
+    """Point libxtables at *nfproto*: plugins ask it how addresses look."""
+    global _family_now
+    if _family_now != nfproto:
+        if _family_now == -1 and shim_init() != 0:
+            raise XTablesError("libxtables could not be set up")
+        xtables_set_nfproto(nfproto)
+        _family_now = nfproto
+    return 0
+
+
+cdef str text_of(const char *text, size_t length):
+    return text[:length].decode("utf-8", "surrogateescape")
+
+
+cdef str _said():
+    """Why the last guarded call failed: libxtables' message, else what was printed to stderr before it gave up."""
+    cdef size_t length
+    cdef const char *printed = shim_err(&length)
+    cdef const char *message = shim_message()
+    cdef str text = text_of(message, strlen(message)).strip()
+    if length:
+        text = f"{text_of(printed, length).strip()}: {text}"
+    return text
+
+
+cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1:
+    """Run *body* guarded and captured; its refusal is a ParameterError, its warnings are Python's."""
+    cdef size_t length
+    cdef const char *printed
+    if shim_capture(body, arg) != 0:
+        raise ParameterError(_said())
+    printed = shim_err(&length)
+    if length:
+        warnings.warn(text_of(printed, length).strip(), XTablesWarning, stacklevel=2)
+    return 0
+
+
+cdef bytes output():
+    """What the last guarded call printed to stdout."""
+    cdef size_t length
+    cdef const char *text = shim_out(&length)
+    return text[:length]
+
+
+# ----------------------------------------------------------- calls of a plugin
+
+cdef struct DataCall:
+    const xtables_match *c
+    const void *entry
+    xt_entry_match *data
+    void *udata
+    unsigned int flags
+
+
+cdef void _parse_body(void *arg) noexcept nogil:
+    cdef ParseCall *call = <ParseCall *> arg
+    if call.c.x6_parse != NULL:
+        call.c.x6_parse(&call.guided)
+    elif call.c.parse != NULL:
+        call.c.parse(call.val, call.argv, call.negated, call.flags, call.guided.xt_entry, &call.data)
+
+
+cdef void _init_body(void *arg) noexcept nogil:
+    cdef DataCall *call = <DataCall *> arg
+    call.c.init(call.data)
+
+
+cdef void _check_body(void *arg) noexcept nogil:
+    cdef DataCall *call = <DataCall *> arg
+    cdef xt_fcheck_call guided
+    if call.c.x6_fcheck != NULL:
+        guided.ext_name = call.c.name
+        guided.data = call.data.data
+        guided.udata = call.udata
+        guided.xflags = call.flags
+        call.c.x6_fcheck(&guided)
+    elif call.c.final_check != NULL:
+        call.c.final_check(call.flags)
+    if call.c.x6_options != NULL:
+        xtables_options_fcheck(call.c.name, call.flags, call.c.x6_options)
+
+
+cdef void _save_body(void *arg) noexcept nogil:
+    cdef DataCall *call = <DataCall *> arg
+    call.c.save(call.entry, call.data)
+
+
+# ------------------------------------------------------------------- the plugins
+
+cdef class Option:
+    """One option of a plugin."""
+
+
+cdef class Plugin:
+    """One match or target, in one revision, as a plugin registered it."""
+
+    cdef dict options(self):
+        """name -> Option; made once."""
+        cdef Option item
+        if self._options is None:
+            self._options = _read_options(self.c)
+            for item in self._options.values():
+                if item.entry != NULL:
+                    if item.entry.flags & XTOPT_MAND:
+                        self.mandatory |= 1 << item.entry.id
+                    if item.entry.also | item.entry.excl:
+                        self.constrained |= 1 << item.entry.id
+        return self._options
+
+    cdef bint wants_check(self, unsigned int given):
+        """Whether the final check can have something to say of a payload with these options *given*."""
+        self.options()
+        return (self.c.x6_fcheck != NULL or self.c.final_check != NULL
+                or given & self.mandatory != self.mandatory or given & self.constrained != 0)
+
+    @property
+    def option_names(self):
+        """The names of the options, without dashes in front."""
+        return list(self.options())
+
+    # guarded calls
+
+    cdef int _run(self, void (*body)(void *) noexcept nogil, void *arg) except -1:
+        """Run *body*, which calls this plugin, guarded."""
+        if self.divides:
+            shim_trap_sigfpe()
+        return run_guarded(body, arg)
+
+    cdef int init(self, int nfproto, xt_entry_match *data) except -1:
+        """Have this plugin write its defaults into *data*."""
+        cdef DataCall call
+        if self.c.init != NULL:
+            use_family(nfproto)
+            call.c = self.c
+            call.data = data
+            self._run(_init_body, &call)
+        return 0
+
+    cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1:
+        """Have this plugin read *item* with its *words*, laid out in *call*; return how many of them it used."""
+        # an old parser may take words behind an option of which getopt knows nothing
+        cdef int ready = 1 if words and item.has_arg else 0
+        use_family(nfproto)
+        call.c = self.c
+        shim_set_getopt(call.argv[2] if ready else NULL, 2 + ready)
+        try:
+            self._run(_parse_body, call)
+            return shim_get_optind() - 2
+        finally:
+            shim_set_getopt(NULL, 1)
+
+    cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags) except -1:
+        """Have this plugin check and complete *data*, into which the options *flags* were read."""
+        cdef DataCall call
+        call.c = self.c
+        call.data = data
+        call.udata = udata
+        call.flags = flags
+        use_family(nfproto)
+        self._run(_check_body, &call)
+        return 0
+
+    cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload):
+        """Return what this plugin prints for *payload* of the rule *entry*; b"" where it has nothing to print."""
+        cdef DataCall call
+        if self.c.save == NULL:
+            return b""
+        use_family(nfproto)
+        call.c = self.c
+        call.entry = entry
+        call.data = <xt_entry_match *> payload
+        self._run(_save_body, &call)
+        return output()
+
+
+cdef dict _read_options(const xtables_match *c):
+    """Collect the options of a plugin of either parser generation."""
+    cdef dict found = {}
+    cdef const option *row = c.extra_opts
+    cdef option *listed
+    cdef option none
+    cdef unsigned int offset = 0
+    cdef size_t stride, count = 0, i
+    cdef Option item
+    if c.x6_options != NULL:
+        # the library lists its own rows; from the list follows the size of a row, which differs between releases
+        memset(&none, 0, sizeof(none))
+        listed = xtables_options_xfrm(&none, NULL, c.x6_options, &offset)
+        if listed == NULL:
+            raise MemoryError
+        while listed[count].name != NULL:
+            count += 1
+        stride = _row_size(c.x6_options, listed, count)
+        for i in range(count):
+            item = Option.__new__(Option)
+            item.entry = <const xt_option_entry *> (<const char *> c.x6_options + i * stride)
+            _name_option(found, item, item.entry.name, 0 if item.entry.type == XTTYPE_NONE else 1)
+        free(listed)
+    elif row != NULL:
+        while row.name != NULL:
+            item = Option.__new__(Option)
+            item.entry = NULL
+            item.val = row.val
+            _name_option(found, item, row.name, row.has_arg)
+            row += 1
+    return found
+
+
+cdef size_t _row_size(const xt_option_entry *table, const option *listed, size_t count) except 0:
+    """The size of struct xt_option_entry in the library that is loaded."""
+    cdef size_t stride, i
+    for stride in range(48, 136, 8):
+        for i in range(count):
+            if (<const xt_option_entry *> (<const char *> table + i * stride)).name != listed[i].name:
+                break
+        else:
+            return stride
+    raise XTablesError("this libxtables lays out its options in an unknown way")
+
+
+cdef _name_option(dict found, Option item, const char *name, int has_arg):
+    item.label = b"--" + name
+    item.name = name.decode()
+    item.has_arg = has_arg
+    found.setdefault(item.name, item)
+
+
+cdef dict _registered = {}          # (is_target, name) -> [Plugin]
+cdef dict _chosen = {}              # (is_target, nfproto, name, revision) -> Plugin or None
+cdef list _preferred = [{}, {}, {}, {}]     # by is_target and family: name -> the Plugin that is used for it
+cdef set _loaded = set()            # real paths of plugin files
+cdef dict _supported = {}           # (is_target, nfproto, name, revision) -> bool
+
+
+cdef void _on_registered(int is_target, void *extension) noexcept:
+    """Called from a plugin's constructor."""
+    cdef Plugin plugin = Plugin.__new__(Plugin)
+    plugin.c = <const xtables_match *> extension
+    plugin.is_target = is_target
+    plugin.name = plugin.c.name.decode()
+    plugin.real_name = plugin.c.real_name.decode() if plugin.c.real_name != NULL else None
+    plugin.revision = plugin.c.revision
+    plugin.family = plugin.c.family
+    plugin.divides = plugin.name == "hashlimit"
+    _registered.setdefault((bool(is_target), plugin.name), []).append(plugin)
+
+
+def library_dirs():
+    """Where plugins are looked for: `XTABLES_LIBDIR`, `IPTABLES_LIBDIR`, else where libxtables was built for."""
+    chosen = os.environ.get("XTABLES_LIBDIR") or os.environ.get("IPTABLES_LIBDIR") or IPTC_XTLIBDIR.decode()
+    return chosen.split(":")
+
+
+cdef _load(int nfproto, str name):
+    """Load the file that holds extension *name*, as libxtables' own search finds it."""
+    cdef str prefix = "libipt_" if nfproto == NFPROTO_IPV4 else "libip6t_"
+    for folder in library_dirs():
+        for start in (prefix, "libxt_"):
+            path = os.path.realpath(f"{folder}/{start}{name}.so")
+            if path in _loaded:
+                return
+            if not os.path.exists(path):
+                continue
+            use_family(nfproto)
+            if shim_load(os.fsencode(path), _on_registered) != 0:
+                message = shim_message()
+                raise XTablesError(f"can't load {name}: {text_of(message, strlen(message)).strip()}")
+            _loaded.add(path)
+            return
+
+
+cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) except -1:
+    """`IPT_SO_GET_REVISION_MATCH` and its three sisters; revision 0 counts as there even when the kernel says no."""
+    cdef tuple key = (is_target, nfproto, name, revision)
+    cdef xt_get_revision request
+    cdef socklen_t length = sizeof(request)
+    cdef bytes label = name.encode()
+    cdef int fd, option, failed
+    known = _supported.get(key)
+    if known is not None:
+        return known
+    cdef Family *family = family_of(nfproto)
+    fd = socket(AF_INET if nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
+    if fd < 0:
+        return True              # without privilege nothing can be asked, and nothing written either
+    memset(&request, 0, sizeof(request))
+    memcpy(request.name, PyBytes_AS_STRING(label), min(PyBytes_GET_SIZE(label), 28))
+    request.revision = revision
+    if nfproto == NFPROTO_IPV4:
+        option = IPT_SO_GET_REVISION_TARGET if is_target else IPT_SO_GET_REVISION_MATCH
+    else:
+        option = IP6T_SO_GET_REVISION_TARGET if is_target else IP6T_SO_GET_REVISION_MATCH
+    failed = errno_now if getsockopt(fd, family.level, option, &request, &length) < 0 else 0
+    close(fd)
+    if not failed:
+        _supported[key] = True
+    elif failed in (ENOENT, EPROTONOSUPPORT, ENOPROTOOPT):
+        _supported[key] = revision == 0
+    else:
+        return True
+    return _supported[key]
+
+
+cdef Plugin find(bint is_target, int nfproto, str name, revision):
+    """Return the plugin for *name*, or None: the preferred revision that the kernel knows, or the one asked for."""
+    cdef dict preferred = <dict> _preferred[2 * is_target + (nfproto == NFPROTO_IPV4)]
+    cdef str asked = name
+    cdef list candidates
+    cdef Plugin plugin, chosen = None
+    if revision is None:
+        found = preferred.get(name)
+        if found is not None:
+            return found
+    cdef tuple key = (is_target, nfproto, name, revision)
+    try:
+        return _chosen[key]
+    except KeyError:
+        pass
+    family_of(nfproto)
+    if not is_target and name in ("icmpv6", "ipv6-icmp", "icmp6"):
+        name = "icmp6"
+    if not name or "/" in name or "\0" in name:
+        return None
+    if len(name.encode("utf-8", "surrogatepass")) >= XT_EXTENSION_MAXNAMELEN:
+        kind = "target" if is_target else "match"
+        raise ParameterError(f"Invalid {kind} name \"{name}\" ({XT_EXTENSION_MAXNAMELEN - 1} chars max)")
+    candidates = _candidates(is_target, nfproto, name)
+    if not candidates:
+        _load(nfproto, name)
+        candidates = _candidates(is_target, nfproto, name)
+    for plugin in candidates:
+        if revision is not None:
+            if plugin.revision == revision:
+                chosen = plugin
+                break
+        elif _kernel_has(is_target, nfproto, plugin.real_name or plugin.name, plugin.revision):
+            chosen = plugin
+            break
+    if len(_chosen) > 4096:      # names that are no plugin come from outside, without end
+        _chosen.clear()
+    _chosen[key] = chosen
+    if revision is None and chosen is not None:
+        preferred[asked] = chosen
+    return chosen
+
+
+cdef list _candidates(bint is_target, int nfproto, str name):
+    """The plugins of that name for this family, most preferred first: aliases, high revisions, own family."""
+    cdef list found = [p for p in _registered.get((is_target, name), ()) if p.family in (nfproto, NFPROTO_UNSPEC)]
+    found.sort(key=_preference, reverse=True)
+    return found
+
+
+def _preference(Plugin plugin):
+    return plugin.real_name is not None, plugin.revision, plugin.family != NFPROTO_UNSPEC
+
+
+def find_match(int nfproto, str name, revision=None):
+    """Return the `Plugin` of match *name*, or None."""
+    return find(False, nfproto, name, revision)
+
+
+def find_target(int nfproto, str name, revision=None):
+    """Return the `Plugin` of target *name*, or None."""
+    return find(True, nfproto, name, revision)
+
+
+cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload):
+    """The plugin that a payload was made by, by its own name and revision; None: it is opaque."""
+    cdef Plugin plugin
+    cdef size_t length = 0
+    while length < sizeof(payload.u.user.name) and payload.u.user.name[length]:
+        length += 1
+    try:
+        plugin = find(is_target, nfproto, text_of(payload.u.user.name, length), payload.u.user.revision)
+    except XTablesError:
+        return None
+    if plugin is None or PAYLOAD_HEADER + plugin.c.size != payload.u.match_size:
+        return None
+    return plugin
+
+
+# ---------------------------------------------- what libxtables knows of iptables
+
+cdef struct ProtocolCall:
+    const char *name
+    uint16_t number
+
+
+cdef void _protocol_body(void *arg) noexcept nogil:
+    cdef ProtocolCall *call = <ProtocolCall *> arg
+    call.number = xtables_parse_protocol(call.name)
+
+
+def parse_protocol(str name):
+    """Return the number of protocol *name* as iptables' `-p` reads it."""
+    cdef ProtocolCall call
+    cdef bytes text = c_text(name, "a protocol")
+    call.name = text
+    use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)
+    run_guarded(_protocol_body, &call)
+    return call.number
+
+
+cdef const char *protocol_name(int proto, bint look_up) noexcept nogil:
+    cdef size_t i = 0
+    cdef protoent *found
+    while xtables_chain_protos[i].name != NULL:
+        if xtables_chain_protos[i].num == proto:
+            return xtables_chain_protos[i].name
+        i += 1
+    if look_up:
+        found = getprotobynumber(proto)
+        if found != NULL:
+            return found.p_name
+    return NULL
+
+
+cdef int _by_mask = -1
+
+
+cdef bint prints_by_mask():
+    """Whether this host's iptables prints interfaces from their masks and protocols from /etc/protocols (1.8.9)."""
+    global _by_mask
+    if _by_mask < 0:
+        _by_mask = _old_library()
+    return _by_mask
+
+
+cdef extern from *:
+    """
+    #include <dlfcn.h>
+    /* 1.8.11 moved xtables_parse_interface out of the library */
+    static int _old_library(void) { return dlsym(RTLD_DEFAULT, "xtables_parse_interface") != NULL; }
+    """
+    int _old_library() nogil
+
+
+# ------------------------------------------------------------- words of saved text
+
+def split_words(bytes text):
+    """Split *text* as iptables-restore does: a list of (word, whether it was quoted)."""
+    cdef list words = []
+    cdef bytearray word = bytearray()
+    cdef bint quoted = False, was_quoted = False, escaped = False
+    cdef unsigned char c
+    for c in text:
+        if quoted:
+            if escaped:
+                word.append(c)
+                escaped = False
+            elif c == b'\\':
+                escaped = True
+            elif c == b'"':
+                quoted = False
+            else:
+                word.append(c)
+        elif c == b'"':
+            quoted = was_quoted = True
+        elif c in b" \t\n":
+            if word or was_quoted:
+                words.append((bytes(word), was_quoted))
+                word.clear()
+                was_quoted = False
+        else:
+            word.append(c)
+    if word or was_quoted:
+        words.append((bytes(word), was_quoted))
+    return words
+
+
+cdef list read_saved(dict options, bytes text):
+    """Turn what a plugin's save printed into [(Option, negated, words)]."""
+    cdef list entries = []
+    cdef list words = split_words(text)
+    cdef Py_ssize_t i = 0, count = len(words)
+    cdef bint negated = False
+    cdef Option item
+    while i < count:
+        word, quoted = words[i]
+        i += 1
+        if word == b"!" and not quoted:
+            negated = True
+            continue
+        if quoted or not word.startswith(b"--"):
+            if entries:
+                (<list> entries[-1][2]).append(word)
+            continue
+        name = word[2:].decode("utf-8", "surrogateescape")
+        item = options.get(name)
+        if item is None:
+            item = Option.__new__(Option)
+            item.entry = NULL
+            item.val = -1
+            _name_option({}, item, PyBytes_AS_STRING(word) + 2, 1)
+        entries.append((item, negated, []))
+        negated = False
+        if item.has_arg and i < count:
+            word, quoted = words[i]
+            if word == b"!" and not quoted:      # a few plugins print the negation behind their option
+                entries[-1] = (item, True, [])
+                i += 1
+            if i < count:
+                entries[-1][2].append(words[i][0])
+                i += 1
+    return entries
