@@ -49,26 +49,84 @@ cdef extern from *:
     #define BLOB_K1 0xbf58476d1ce4e5b9u
     #define BLOB_K2 0x94d049bb133111ebu
 
-    static uint64_t blob_digest(uint64_t seed, const char *at, size_t length)
+    struct blob_digest { uint64_t a, b, c; };
+
+    static inline void blob_begin(struct blob_digest *digest, uint64_t seed)
     {
-        uint64_t a = seed ^ BLOB_K0, b = seed ^ BLOB_K1, c = seed ^ BLOB_K2, last = length;
+        digest->a = seed ^ BLOB_K0;
+        digest->b = seed ^ BLOB_K1;
+        digest->c = seed ^ BLOB_K2;
+    }
+
+    /* length is a multiple of 4; that it tells apart what was absorbed in one piece or in two is not needed */
+    static inline void blob_absorb(struct blob_digest *digest, const char *at, size_t length)
+    {
+        uint64_t a = digest->a, b = digest->b, c = digest->c;
 
         for (; length >= 48; length -= 48, at += 48) {
-            a = blob_mix(blob_word(at) ^ BLOB_K0, blob_word(at + 8) ^ a);
-            b = blob_mix(blob_word(at + 16) ^ BLOB_K1, blob_word(at + 24) ^ b);
-            c = blob_mix(blob_word(at + 32) ^ BLOB_K2, blob_word(at + 40) ^ c);
+            a = blob_mix(blob_word(at) ^ a, blob_word(at + 8) ^ BLOB_K0);
+            b = blob_mix(blob_word(at + 16) ^ b, blob_word(at + 24) ^ BLOB_K1);
+            c = blob_mix(blob_word(at + 32) ^ c, blob_word(at + 40) ^ BLOB_K2);
         }
-        for (; length >= 16; length -= 16, at += 16)
-            a = blob_mix(blob_word(at) ^ BLOB_K1, blob_word(at + 8) ^ a);
+        if (length >= 32) {
+            a = blob_mix(blob_word(at) ^ a, blob_word(at + 8) ^ BLOB_K0);
+            b = blob_mix(blob_word(at + 16) ^ b, blob_word(at + 24) ^ BLOB_K1);
+            length -= 32;
+            at += 32;
+        } else if (length >= 16) {
+            a = blob_mix(blob_word(at) ^ a, blob_word(at + 8) ^ BLOB_K0);
+            length -= 16;
+            at += 16;
+        }
         for (; length >= 4; length -= 4, at += 4) {
             uint32_t half;
             memcpy(&half, at, 4);
-            last = last * BLOB_K2 + half;
+            c = (c ^ half) * BLOB_K1;
+            c ^= c >> 29;
         }
-        return blob_mix(a ^ b ^ last, c ^ BLOB_K0);
+        digest->a = a;
+        digest->b = b;
+        digest->c = c;
+    }
+
+    /* The head of a payload: size, name, revision. The kernel writes a name up to its NUL; what stands behind it is
+     * whatever stood in the buffer, and counts for nothing. */
+    static inline void blob_absorb_head(struct blob_digest *digest, const char *at)
+    {
+        uint64_t c = digest->c ^ ((uint64_t)(unsigned char)at[31] << 32), ones = 0x0101010101010101u;
+
+        for (int i = 0; i < 32; i += 8) {
+            uint64_t word = blob_word(at + i), full, ends;
+
+            #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+            word = __builtin_bswap64(word);
+            #endif
+            full = i ? word : word | 0xffff;        /* the size may have zero bytes */
+            ends = (full - ones) & ~full & (ones << 7);
+            if (ends)
+                word &= (ends & -ends) - 1;
+            c = (c ^ word) * BLOB_K1;
+            c ^= c >> 29;
+            if (ends)
+                break;
+        }
+        digest->c = c;
+    }
+
+    static inline uint64_t blob_finish(const struct blob_digest *digest)
+    {
+        return blob_mix(digest->a ^ BLOB_K1, blob_mix(digest->b ^ BLOB_K2, digest->c ^ BLOB_K0)) | 1;   /* never 0 */
     }
     """
-    uint64_t blob_digest(uint64_t seed, const char *at, size_t length) nogil
+    struct blob_digest:
+        uint64_t a, b, c
+    void blob_begin(blob_digest *digest, uint64_t seed) nogil
+    void blob_absorb(blob_digest *digest, const char *at, size_t length) nogil
+    void blob_absorb_head(blob_digest *digest, const char *at) nogil
+    uint64_t blob_finish(const blob_digest *digest) nogil
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char *text, size_t limit)
 
 cdef extern from "<sched.h>" nogil:
     int setns(int fd, int kind)
@@ -92,7 +150,7 @@ def table_strerror(int error):
     if error == ENOENT or error == ENOPROTOOPT:
         return "Table does not exist (do you need to insmod?)"
     if error == EPERM:
-        return "Permission denied (you must be root)"
+        return "Permission denied (you must be root) without CAP_NET_ADMIN and CAP_NET_RAW"
     return strerror(error).decode()
 
 
@@ -103,17 +161,23 @@ cdef struct Buffer:
     size_t room
 
 
+cdef int _get_info(Family *family, int fd, const char *table, ipt_getinfo *info) noexcept nogil:
+    """`IPT_SO_GET_INFO`: 0, or an errno."""
+    cdef socklen_t length = sizeof(info[0])
+    memset(info, 0, sizeof(info[0]))
+    memcpy(info.name, table, strlen(table))
+    return c_errno.errno if getsockopt(fd, family.level, family.so_get_info, info, &length) < 0 else 0
+
+
 cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Buffer *buffer) noexcept nogil:
     """`IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` into *buffer*, which grows if it must: 0, or an errno."""
-    cdef int attempt
+    cdef int attempt, failed
     cdef socklen_t length
     cdef ipt_get_entries *request
     for attempt in range(ATTEMPTS):
-        memset(info, 0, sizeof(info[0]))
-        memcpy(info.name, table, strlen(table))
-        length = sizeof(info[0])
-        if getsockopt(fd, family.level, family.so_get_info, info, &length) < 0:
-            return c_errno.errno
+        failed = _get_info(family, fd, table, info)
+        if failed:
+            return failed
         if buffer.room < ENTRIES_HEAD + info.size:
             # not realloc: what stands there need not be copied
             free(buffer.memory)
@@ -155,15 +219,24 @@ cdef inline uint16_t _next_offset(Family *family, const char *entry) noexcept no
     return (<const uint16_t *> (entry + family.offsets))[1]
 
 
+cdef inline void _absorb_payload(blob_digest *digest, const char *payload, uint32_t length) noexcept nogil:
+    """A match or target of *length* bytes. The text of a comment ends before its room does."""
+    blob_absorb_head(digest, payload)
+    if length == 288 and memcmp(payload + 2, b"comment", 8) == 0:
+        length = (TARGET_HEADER + strnlen(payload + TARGET_HEADER, 256) + 8) & ~7
+    blob_absorb(digest, payload + TARGET_HEADER, length - TARGET_HEADER)
+
+
 cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo *info, Walk *walk,
                uint64_t *packets, uint64_t *sizes, size_t room) noexcept nogil:
     """Find chains, counters and digest in one pass; *packets* and *sizes* (or NULL) take *room* counters each.
 
     0, ENOMEM, or EINVAL with `walk.broken`, the offset at which the blob does not add up.
     """
-    cdef uint32_t at = 0, size, target_at, previous = 0
+    cdef uint32_t at = 0, size, target_at, payload, length, previous = 0
     cdef size_t slot = 0
-    cdef uint64_t digest = end
+    cdef blob_digest digest
+    cdef uint32_t mark = 0       # where the next builtin chain or policy is, or nearer
     cdef const char *entry
     cdef const char *target
     cdef const xt_counters *counters
@@ -171,6 +244,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
     cdef int hook, opened
     cdef bint is_policy
     walk.chain_count = 0
+    blob_begin(&digest, end)
     while at < end:
         walk.broken = at
         entry = blob + at
@@ -182,18 +256,33 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
                 or target_at + TARGET_HEADER > size):
             return EINVAL
         target = entry + target_at
+        if (<const uint16_t *> target)[0] != size - target_at:
+            return EINVAL
         # what the rule says: its base part without scratch and counters, then its payloads
-        digest = blob_digest(digest, entry, family.offsets - 4)
-        digest = blob_digest(digest ^ (<const uint32_t *> (entry + family.offsets))[0], entry + family.header,
-                             size - family.header)
+        blob_absorb(&digest, entry, family.offsets - 4)
+        blob_absorb(&digest, entry + family.offsets, 4)
+        payload = family.header
+        while payload < target_at:
+            length = (<const uint16_t *> (entry + payload))[0]
+            if length < TARGET_HEADER or length & 7 or payload + length > target_at:
+                return EINVAL
+            _absorb_payload(&digest, entry + payload, length)
+            payload += length
+        _absorb_payload(&digest, target, size - target_at)
         opened = -1
         is_policy = False
-        for hook in range(NF_INET_NUMHOOKS):
-            if info.valid_hooks & (1 << hook):
-                if info.hook_entry[hook] == at:
-                    opened = hook
-                if info.underflow[hook] == at:
-                    is_policy = True
+        if at >= mark:
+            mark = end
+            for hook in range(NF_INET_NUMHOOKS):
+                if info.valid_hooks & (1 << hook):
+                    if info.hook_entry[hook] == at:
+                        opened = hook
+                    elif at < info.hook_entry[hook] < mark:
+                        mark = info.hook_entry[hook]
+                    if info.underflow[hook] == at:
+                        is_policy = True
+                    elif at < info.underflow[hook] < mark:
+                        mark = info.underflow[hook]
         if target_at == family.header and memcmp(target + 2, b"ERROR", 6) == 0:
             if size != family.header + ERROR_SIZE:
                 return EINVAL
@@ -227,8 +316,8 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
                 at += size
                 continue
             chain.first = at
-        if chain == NULL:
-            return EINVAL
+        if chain == NULL or chain.name == NULL and chain.foot != NOT_ENDED:
+            return EINVAL            # a rule that is in no chain
         counters = <const xt_counters *> (entry + family.counters)
         if is_policy and chain.name == NULL:
             chain.foot = at
@@ -236,7 +325,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
             chain.policy = counters[0]
         else:
             if packets != NULL:
-                if slot == room:
+                if slot > room:          # one more than there are rules: the foot of a chain stands there for a moment
                     return EINVAL
                 packets[slot] = counters.pcnt
                 sizes[slot] = counters.bcnt
@@ -248,7 +337,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
         return EINVAL
     walk.chain_count -= 1
     walk.rules = slot
-    walk.digest = digest
+    walk.digest = blob_finish(&digest)
     return 0
 
 
@@ -283,22 +372,29 @@ cdef str _verdict_name(Family *family, const char *blob, uint32_t at, dict heads
     raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL, "Invalid argument")
 
 
-cdef list _entries(Family *family, const char *blob, uint32_t first, uint32_t end, dict heads):
-    """The rules from *first* to *end*, each as bytes with its target by name."""
+cdef list _entries(Family *family, const char *blob, uint32_t limit, uint32_t first, uint32_t end, dict heads):
+    """The rules from *first* to *end*, each as bytes with its target by name; *limit* is the size of the blob."""
     cdef list result = []
     cdef bytes entry, label
     cdef char *raw
-    cdef size_t size, target_at
+    cdef size_t size, target_at, payload, named
     while first < end:
+        if (end > limit or first & 7 or limit - first < family.header + TARGET_HEADER
+                or _next_offset(family, blob + first) > limit - first or not payloads_ok(family, blob + first)):
+            raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL, "Invalid argument")
         size = _next_offset(family, blob + first)
         target_at = _target_offset(family, blob + first)
-        if not payloads_ok(family, blob + first):
-            raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL, "Invalid argument")
         entry = PyBytes_FromStringAndSize(blob + first, size)
         raw = PyBytes_AS_STRING(entry)
         if raw[target_at + 2] == 0:
             label = os_encode(_verdict_name(family, blob, first, heads))
             mark_verdict(raw + target_at, PyBytes_AS_STRING(label))
+        payload = family.header
+        while payload < size:
+            # the kernel wrote the name up to its NUL
+            named = 2 + strnlen(raw + payload + 2, 29)
+            memset(raw + payload + named, 0, 31 - named)
+            payload += (<const uint16_t *> (raw + payload))[0]
         # the kernel's scratch says nothing about the rule
         memset(raw + family.offsets - 4, 0, 4)
         memset(raw + family.offsets + 4, 0, 4)
@@ -316,6 +412,10 @@ cdef class TableBlob:
     cdef Buffer buffer
     cdef readonly list chains       # (name, policy or None, (packets, bytes) or None, first offset, end offset)
     cdef dict heads
+    cdef uint32_t size
+
+    def __cinit__(self):
+        self.family = family_of(NFPROTO_IPV4)
 
     def __dealloc__(self):
         free(self.buffer.memory)
@@ -344,6 +444,7 @@ cdef class TableBlob:
             if failed:
                 _raise_walk(failed, &walk)
             self._collect(&walk)
+            self.size = info.size
         finally:
             free(walk.chains)
 
@@ -370,7 +471,7 @@ cdef class TableBlob:
 
     def chain_entries(self, uint32_t first, uint32_t end):
         """The rules from *first* to *end* (offsets from `chains`), each as bytes with its target by name."""
-        return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, first, end, self.heads)
+        return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.size, first, end, self.heads)
 
 
 def _by_name(tuple chain):
@@ -420,7 +521,7 @@ cdef class Counts:
         self.packet_row = <uint64_t *> malloc(2 * (rules + 1) * sizeof(uint64_t))
         if self.packet_row == NULL:
             raise MemoryError
-        self.byte_row = self.packet_row + rules
+        self.byte_row = self.packet_row + rules + 1
         self.rules = rules
         return 0
 
@@ -466,22 +567,23 @@ cdef class Counts:
             sizes += self.byte_row[i]
         return packets, sizes
 
-    def since(self, Counts before not None, const int32_t[::1] slots):
+    def since(self, Counts before not None, bytes slots):
         """Return (Counts of what was added, bytes that are 1 where a counter was reset and 2 where there was none).
 
-        *slots* says where each slot stood in *before*, -1 for nowhere; None: where it stands now.
+        *slots*, an int32 for each, says where a slot stood in *before*, -1 for nowhere; None: where it stands now.
         """
         cdef Counts added = Counts.__new__(Counts)
         cdef Py_ssize_t i, j
         cdef uint64_t packets, sizes
         cdef bint mapped = slots is not None
-        if (mapped and slots.shape[0] != self.rules) or (not mapped and before.rules != self.rules):
+        cdef const int32_t *place = <const int32_t *> PyBytes_AS_STRING(slots) if mapped else NULL
+        if (mapped and PyBytes_GET_SIZE(slots) != 4 * self.rules) or (not mapped and before.rules != self.rules):
             raise ParameterError("these counters are not of one ruleset")
         added._allocate(self.rules)
         cdef bytes flags = PyBytes_FromStringAndSize(NULL, self.rules)
         cdef char *flag = PyBytes_AS_STRING(flags)
         for i in range(self.rules):
-            j = slots[i] if mapped else i
+            j = place[i] if mapped else i
             packets, sizes = self.packet_row[i], self.byte_row[i]
             flag[i] = 0
             if j < 0:
@@ -498,15 +600,17 @@ cdef class Counts:
         return added, flags
 
     def __reduce__(self):
-        return _restore_counts, (self.rules, PyBytes_FromStringAndSize(<char *> self.packet_row, 16 * self.rules))
+        return _restore_counts, (PyBytes_FromStringAndSize(<char *> self.packet_row, 8 * self.rules),
+                                 PyBytes_FromStringAndSize(<char *> self.byte_row, 8 * self.rules))
 
 
-def _restore_counts(Py_ssize_t rules, bytes numbers not None):
+def _restore_counts(bytes packets not None, bytes sizes not None):
     cdef Counts counts = Counts.__new__(Counts)
-    if rules < 0 or PyBytes_GET_SIZE(numbers) != 16 * rules:
+    if PyBytes_GET_SIZE(packets) % 8 or PyBytes_GET_SIZE(packets) != PyBytes_GET_SIZE(sizes):
         raise ParameterError("these are no counters")
-    counts._allocate(rules)
-    memcpy(counts.packet_row, PyBytes_AS_STRING(numbers), 16 * rules)
+    counts._allocate(PyBytes_GET_SIZE(packets) // 8)
+    memcpy(counts.packet_row, PyBytes_AS_STRING(packets), PyBytes_GET_SIZE(packets))
+    memcpy(counts.byte_row, PyBytes_AS_STRING(sizes), PyBytes_GET_SIZE(sizes))
     return counts
 
 
@@ -519,12 +623,14 @@ cdef class TableScan:
     cdef Walk walk
     cdef ipt_getinfo info
     cdef int fd
+    cdef uint32_t entry_count        # of the table that walk.rules is of
     cdef uint64_t digest             # of what stands in the buffer; 0: nothing
     cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
     cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
 
     def __cinit__(self):
         self.fd = -1
+        self.family = family_of(NFPROTO_IPV4)
 
     def __dealloc__(self):
         self._free()
@@ -547,7 +653,10 @@ cdef class TableScan:
         self.label = _table_label(table)
         self.fd = _open_socket(self.family)
         failed = c_errno.errno
-        if self.fd < 0:
+        if self.fd >= 0:
+            failed = _get_info(self.family, self.fd, PyBytes_AS_STRING(self.label), &self.info)
+        if failed:
+            self._free()
             raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
 
     def close(self):
@@ -556,6 +665,7 @@ cdef class TableScan:
 
     @property
     def closed(self):
+        """Whether it was closed."""
         return self.fd < 0
 
     def read(self):
@@ -586,25 +696,32 @@ cdef class TableScan:
     cdef Counts _scan(self, uint32_t size):
         """Walk what stands in the buffer."""
         cdef Counts counts = Counts.__new__(Counts)
-        cdef size_t room = self.info.num_entries
-        cdef void *shorter
+        # heads and feet of chains are entries too: room for as many rules as there were, or else for all entries
+        cdef bint known = self.info.num_entries == self.entry_count
+        cdef size_t room = self.walk.rules if known else self.info.num_entries
+        cdef int failed = self._count(counts, size, room)
+        if known and (failed or self.walk.rules != room):
+            room = self.info.num_entries
+            failed = self._count(counts, size, room)
+        if failed:
+            self.chains = None
+            self.entry_count = 0
+            _raise_walk(failed, &self.walk)
+        self.entry_count = self.info.num_entries
+        if self.walk.rules != room:
+            self._count(counts, size, self.walk.rules)
+        return counts
+
+    cdef int _count(self, Counts counts, uint32_t size, size_t room) except -1:
+        """Walk the buffer into rows of *room* counters: 0, or an errno."""
         cdef int failed
+        free(counts.packet_row)
+        counts.packet_row = NULL
         counts._allocate(room)
         with nogil:
             failed = _walk(self.family, self.buffer.memory + ENTRIES_HEAD, size, &self.info, &self.walk,
                            counts.packet_row, counts.byte_row, room)
-        if failed:
-            self.chains = None
-            _raise_walk(failed, &self.walk)
-        # heads and feet of chains have no slots: close the gap between the rows, and give back what is over
-        counts.rules = self.walk.rules
-        if counts.rules != <Py_ssize_t> room:
-            _move(counts.packet_row + counts.rules, counts.byte_row, counts.rules)
-            shorter = realloc(counts.packet_row, 2 * (counts.rules + 1) * sizeof(uint64_t))
-            if shorter != NULL:
-                counts.packet_row = <uint64_t *> shorter
-            counts.byte_row = counts.packet_row + counts.rules
-        return counts
+        return failed
 
     cdef int _describe(self) except -1:
         """The chains, and what each rule is: once for each ruleset."""
@@ -645,44 +762,28 @@ cdef class TableScan:
         for i in range(self.walk.chain_count):
             heads[self.walk.chains[i].first] = _chain_name(&self.walk.chains[i])
         for i in range(self.walk.chain_count):
-            entries += _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.walk.chains[i].first,
-                                self.walk.chains[i].foot, heads)
+            entries += _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size,
+                                self.walk.chains[i].first, self.walk.chains[i].foot, heads)
         return entries
 
 
-cdef void _move(uint64_t *to, const uint64_t *source, size_t count) noexcept nogil:
-    cdef size_t i
-    for i in range(count):
-        to[i] = source[i]
-
-
-cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict heads) except? 0:
+cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict heads) except 0:
     """What a rule is, wherever it stands: a jump by the name of its chain, no bytes behind the end of a name."""
     cdef const char *entry = blob + at
     cdef uint32_t target_at = _target_offset(family, entry), payload = family.header
-    cdef uint64_t digest = blob_digest(0, entry, family.offsets - 4)
+    cdef blob_digest digest
     cdef bytes label
-    if not payloads_ok(family, entry):
-        raise KernelError(f"the rule at offset {at} of the table does not add up", EINVAL, "Invalid argument")
+    blob_begin(&digest, 0)
+    blob_absorb(&digest, entry, family.offsets - 4)
     while payload < target_at:
-        digest = _payload_identity(digest, entry + payload)
+        _absorb_payload(&digest, entry + payload, (<const uint16_t *> (entry + payload))[0])
         payload += (<const uint16_t *> (entry + payload))[0]
     if entry[target_at + 2]:
-        return _payload_identity(digest, entry + target_at)
-    label = os_encode(_verdict_name(family, blob, at, heads)) + b"\0\0\0\0"
-    return blob_digest(digest, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) & ~3)
-
-
-cdef uint64_t _payload_identity(uint64_t digest, const char *payload) noexcept nogil:
-    cdef char head[32]
-    cdef size_t i = 2
-    memset(head, 0, 32)
-    memcpy(head, payload, 2)
-    while i < 31 and payload[i]:
-        head[i] = payload[i]
-        i += 1
-    head[31] = payload[31]
-    return blob_digest(blob_digest(digest, head, 32), payload + 32, (<const uint16_t *> payload)[0] - 32)
+        _absorb_payload(&digest, entry + target_at, (<const uint16_t *> (entry + target_at))[0])
+    else:
+        label = os_encode(_verdict_name(family, blob, at, heads)) + b"\0\0\0\0"
+        blob_absorb(&digest, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) & ~3)
+    return blob_finish(&digest)
 
 
 def enter_namespace(int netns):
@@ -708,7 +809,8 @@ def scan_bytes(int nfproto, bytes info not None, bytes blob not None):
     if scan.buffer.memory == NULL:
         raise MemoryError
     memcpy(scan.buffer.memory + ENTRIES_HEAD, PyBytes_AS_STRING(blob), PyBytes_GET_SIZE(blob))
-    counts = scan._scan(PyBytes_GET_SIZE(blob))
+    scan.info.size = PyBytes_GET_SIZE(blob)
+    counts = scan._scan(scan.info.size)
     scan._describe()
     scan.digest = scan.walk.digest
     return counts, scan.chains, scan.entries(scan.digest)

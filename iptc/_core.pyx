@@ -644,34 +644,43 @@ cdef class Handle:
         return PyBytes_AS_STRING(self._last_label)
 
     def append(self, chain, bytes entry):
+        """`iptc_append_entry`."""
         self._check(self.family.append_entry(self._label(chain), self._entry(entry), self._open()),
                     "can't append entry to chain {}", chain)
 
     def insert(self, chain, bytes entry, unsigned int position):
+        """`iptc_insert_entry`."""
         self._check(self.family.insert_entry(chain_label(chain), self._entry(entry), position, self._open()),
                     "can't insert entry into chain {}", chain)
 
     def replace(self, chain, bytes entry, unsigned int position):
+        """`iptc_replace_entry`."""
         self._check(self.family.replace_entry(chain_label(chain), self._entry(entry), position, self._open()),
                     "can't replace entry in chain {}", chain)
 
     def delete(self, chain, unsigned int position):
+        """`iptc_delete_num_entry`."""
         self._check(self.family.delete_num_entry(chain_label(chain), position, self._open()),
                     "can't delete entry from chain {}", chain)
 
     def flush(self, chain):
+        """`iptc_flush_entries`."""
         self._check(self.family.flush_entries(chain_label(chain), self._open()), "can't flush chain {}", chain)
 
     def zero(self, chain):
+        """`iptc_zero_entries`."""
         self._check(self.family.zero_entries(chain_label(chain), self._open()), "can't zero chain {} counters", chain)
 
     def create_chain(self, chain):
+        """`iptc_create_chain`."""
         self._check(self.family.create_chain(chain_label(chain), self._open()), "can't create chain {}", chain)
 
     def delete_chain(self, chain):
+        """`iptc_delete_chain`."""
         self._check(self.family.delete_chain(chain_label(chain), self._open()), "can't delete chain {}", chain)
 
     def rename_chain(self, chain, new):
+        """`iptc_rename_chain`."""
         self._check(self.family.rename_chain(chain_label(chain), chain_label(new), self._open()),
                     "can't rename chain {}", chain)
 
@@ -703,6 +712,7 @@ cdef class Handle:
         return [name for name in _HOOKS if self.family.builtin(chain_label(name), self._open())]
 
     def has_chain(self, chain):
+        """`iptc_is_chain`."""
         return bool(self.family.is_chain(chain_label(chain), self._open()))
 
     def commit(self):

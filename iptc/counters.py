@@ -6,11 +6,16 @@ Reading needs neither libiptc nor libxtables nor any plugin, and makes no Rule.
 import os
 import struct
 import time
+import weakref
 from _thread import allocate_lock
 
 from . import _blob, _core, kernel, namespace
 from .errors import Conflict, ParameterError, ParameterTypeError, Unsupported
 from .rule import Rule, Rule6
+
+
+def _nothing():
+    """Stands for a weak reference to nothing."""
 
 
 class CounterReader:
@@ -43,7 +48,7 @@ class CounterReader:
     def _open(self):
         self._pid = os.getpid()
         self._mutex = allocate_lock()
-        self._layout = None
+        self._layout = _nothing
         self._scan = namespace.in_namespace(self._namespace, lambda: _blob.TableScan(self._nfproto, self.table))
 
     def read(self):
@@ -56,10 +61,11 @@ class CounterReader:
             else:
                 with self._lock:
                     counts, digest, policies = self._scan.read()
-            layout = self._layout
+            # held by snapshots only: the layout holds this reader
+            layout = self._layout()
             if layout is None or layout.generation != digest:
                 layout = _Layout(self._nfproto, digest, self._scan.chains, self._scan.identities, self)
-                self._layout = layout
+                self._layout = weakref.ref(layout)
         return Snapshot(counts, layout, policies, time.monotonic(), time.time())
 
     def _entries(self, generation):
@@ -97,7 +103,7 @@ class CounterReader:
 class _Layout:
     """What all snapshots of one ruleset share: its chains, and what each rule is."""
 
-    __slots__ = ("nfproto", "generation", "chains", "identities", "_reader", "_rules", "_by_name")
+    __slots__ = ("nfproto", "generation", "chains", "identities", "_reader", "_rules", "_by_name", "__weakref__")
 
     def __init__(self, nfproto, generation, chains, identities, reader, rules=None):
         self.nfproto = nfproto
@@ -149,7 +155,7 @@ class _Layout:
         if self.identities == before.identities and self.chains == before.chains:
             return None
         there = {key: slot for slot, key in enumerate(before.keys())}
-        return memoryview(struct.pack(f"{len(self.identities) // 8}i", *(there.get(key, -1) for key in self.keys()))).cast("i")
+        return struct.pack(f"{len(self.identities) // 8}i", *(there.get(key, -1) for key in self.keys()))
 
 
 class RuleInfo:

@@ -41,26 +41,31 @@ class ChainView:
         return self._keys
 
     def append(self, entry):
+        """Add *entry* at the end."""
         self.entries.append(entry)
         if self._keys is not None:
             self._keys.append(_text.compare_key(self._nfproto, entry))
 
     def insert(self, position, entry):
+        """Add *entry* before the one at *position*."""
         self.entries.insert(position, entry)
         if self._keys is not None:
             self._keys.insert(position, _text.compare_key(self._nfproto, entry))
 
     def replace(self, position, entry):
+        """Put *entry* in the place of the one at *position*."""
         self.entries[position] = entry
         if self._keys is not None:
             self._keys[position] = _text.compare_key(self._nfproto, entry)
 
     def delete(self, position):
+        """Take the entry at *position* away."""
         del self.entries[position]
         if self._keys is not None:
             del self._keys[position]
 
     def clear(self):
+        """Take all entries away."""
         self._entries = []
         self._keys = None
 
@@ -400,6 +405,7 @@ class Replay:
         return self._view
 
     def run(self):
+        """Send all operations to the handle."""
         handle = self._handle
         for self._sent, operation in enumerate(self._operations):
             operation.send(handle, self)

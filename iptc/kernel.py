@@ -79,6 +79,7 @@ class TableState:
 
     @property
     def closed(self):
+        """Whether the table was closed."""
         return self._closed
 
     @property
@@ -144,10 +145,12 @@ class TableState:
         self._view = None
 
     def close(self):
+        """Drop what is pending and known; use after this raises."""
         self.discard()
         self._closed = True
 
     def reopen(self):
+        """Open the table again after `close`."""
         self.discard()
         self._closed = False
         self.view

@@ -1,0 +1,8 @@
+"""`python -m iptc` is the command `iptc`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
