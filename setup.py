@@ -31,7 +31,7 @@ def extension(name, libraries, extra_sources=(), macros=()):
         depends=["iptc/_shim.h", *(f"iptc/{m}.pxd" for m in ("_core", "_blob", "_plugins", "_xtables", "_text"))],
         define_macros=list(macros),
         extra_compile_args=pkg_config("--cflags", "libip4tc", "libip6tc", "xtables")
-        + ["-O2", "-Wall", "-Werror=implicit-function-declaration"],
+        + ["-O3", "-Wall", "-Werror=implicit-function-declaration"],
         extra_link_args=pkg_config("--libs", *libraries) if libraries else [],
     )
 

@@ -4,6 +4,8 @@
 One copy of everything serves IPv4 and IPv6: where they differ, a `Family` row says how.
 """
 
+from operator import index
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8String
 from libc cimport errno as c_errno
@@ -190,7 +192,7 @@ cdef class RuleValue:
 
     def __init__(self, entry=None, chain=None):
         if entry is not None:
-            self._load(self._nfproto, bytes(entry))
+            self._load(self._nfproto, entry if type(entry) is bytes else bytes(memoryview(entry)))
         elif self._nfproto != NFPROTO_IPV4:
             self._reset_header(self._nfproto)
         self.chain = chain
@@ -484,7 +486,7 @@ cdef class RuleValue:
         """Set the (packets, bytes) that the rule starts with when it is written."""
         cdef uint64_t packets, size
         try:
-            packets, size = counters
+            packets, size = [index(number) for number in counters]
         except (TypeError, ValueError, OverflowError) as error:
             raise ParameterTypeError(f"counters must be a pair of integers from 0 to 2**64-1, not {counters!r}") from error
         cdef xt_counters *slot = <xt_counters *> (self._head() + self.family.counters)

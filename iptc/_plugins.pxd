@@ -93,7 +93,7 @@ cdef extern from "_shim.h":
 cdef int use_family(int nfproto) except -1
 cdef str text_of(const char *text, size_t length)
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1
-cdef bytes output()
+cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg)
 
 # ----------------------------------------------------------- calls of a plugin
 

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset, strlen
 
 from ._core cimport (
     AF_INET, AF_INET6, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
-    getsockopt, socket, socklen_t,
+    getsockopt, os_encode, socket, socklen_t,
 )
 from .errors import ParameterError, XTablesError
 
@@ -93,20 +93,34 @@ cdef str _said():
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1:
     """Run *body* guarded and captured; its refusal is a ParameterError, its warnings are Python's."""
     cdef size_t length
-    cdef const char *printed
     if shim_capture(body, arg) != 0:
         raise ParameterError(_said())
-    printed = shim_err(&length)
+    shim_err(&length)
     if length:
-        warnings.warn(text_of(printed, length).strip(), XTablesWarning, stacklevel=2)
+        _warn()
     return 0
 
 
-cdef bytes output():
-    """What the last guarded call printed to stdout."""
+cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg):
+    """Run *body* guarded and captured, and return what it printed to stdout."""
     cdef size_t length
-    cdef const char *text = shim_out(&length)
-    return text[:length]
+    cdef const char *printed
+    cdef bytes text
+    if shim_capture(body, arg) != 0:
+        raise ParameterError(_said())
+    printed = shim_out(&length)
+    text = printed[:length]
+    shim_err(&length)
+    if length:
+        # last: a warning runs Python code, and another thread may then render
+        _warn()
+    return text
+
+
+cdef _warn():
+    cdef size_t length
+    cdef const char *printed = shim_err(&length)
+    warnings.warn(text_of(printed, length).strip(), XTablesWarning, stacklevel=2)
 
 
 # ----------------------------------------------------------- calls of a plugin
@@ -236,8 +250,9 @@ cdef class Plugin:
         call.c = self.c
         call.entry = entry
         call.data = <xt_entry_match *> payload
-        self._run(_save_body, &call)
-        return output()
+        if self.divides:
+            shim_trap_sigfpe()
+        return output_of(_save_body, &call)
 
 
 cdef dict _read_options(const xtables_match *c):
@@ -388,7 +403,7 @@ cdef Plugin find(bint is_target, int nfproto, str name, revision):
         name = "icmp6"
     if not name or "/" in name or "\0" in name:
         return None
-    if len(name.encode("utf-8", "surrogatepass")) >= XT_EXTENSION_MAXNAMELEN:
+    if PyBytes_GET_SIZE(os_encode(name)) >= XT_EXTENSION_MAXNAMELEN:
         kind = "target" if is_target else "match"
         raise ParameterError(f"Invalid {kind} name \"{name}\" ({XT_EXTENSION_MAXNAMELEN - 1} chars max)")
     candidates = _candidates(is_target, nfproto, name)

@@ -11,7 +11,7 @@ from ._core cimport (
     IPT_INV_VIA_OUT, NFPROTO_IPV4, Family, family_of, inet_ntop, is_verdict, xt_entry_match,
 )
 from ._plugins cimport (
-    PAYLOAD_HEADER, Plugin, find_for_payload, output, prints_by_mask, protocol_name, run_guarded, use_family,
+    PAYLOAD_HEADER, Plugin, find_for_payload, output_of, prints_by_mask, protocol_name, use_family,
 )
 from ._core import split_entry, standard_target
 from .errors import ParameterError
@@ -211,5 +211,4 @@ def render(int nfproto, bytes entry):
         else:
             items[i].alias = <const char *> raw.u.user.name
     use_family(nfproto)
-    run_guarded(_render_body, &call)
-    return output().decode("utf-8", "surrogateescape").lstrip(" ")
+    return output_of(_render_body, &call).decode("utf-8", "surrogateescape").lstrip(" ")

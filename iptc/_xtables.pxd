@@ -30,6 +30,7 @@ cdef class Extension:
     cdef int _parse(self, tuple entry) except -1
     cdef bytes _saved(self)
     cdef list _entries(self)
+    cdef object _joined(self, str name, list words)
     cpdef bytes _bytes(self)
     cpdef bytes _packed_or_bytes(self)
     cpdef bytes _packed(self)

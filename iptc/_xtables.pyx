@@ -202,7 +202,7 @@ cdef class Extension:
             # "reqid#2": a further occurrence of an option that a rule may hold several times
             name, _, number = name.partition("#")
             again = True
-            if not number.isdigit() or int(number) < 2:
+            if not number.isdecimal() or int(number) < 2:
                 raise ParameterError(f"{self.name}: invalid parameter {parameter}")
         cdef Option item = self._option(name, True)
         if value is None:
@@ -394,14 +394,29 @@ cdef class Extension:
 
         Where that text could be read in another way the value is the list of words.
         """
-        return {name.replace("-", "_"): _joined(words) for name, words in self.get_all_parameters().items()}
+        return {name.replace("-", "_"): self._joined(name, words)
+                for name, words in self.get_all_parameters().items()}
 
     def save(self, name=None):
         """Return the text of parameter *name* or None; without a name the same as `parameters`."""
         if not name:
             return self.parameters
-        words = self.get_all_parameters().get(name.replace("_", "-"))
-        return None if words is None else _joined(words)
+        name = name.replace("_", "-")
+        words = self.get_all_parameters().get(name)
+        return None if words is None else self._joined(name, words)
+
+    cdef object _joined(self, str name, list words):
+        """["!", "1", "2"] -> "!1 2"; a list where the text would be read in another way."""
+        cdef bint negated = bool(words) and words[0] == "!"
+        cdef list values = words[1:] if negated else words
+        cdef Option item
+        if not negated and values and values[0].startswith("!"):
+            item = self._option(name.partition("#")[0], False)
+            if item is None or self._strip_negation(item, b"!")[0]:
+                return words
+        if len(values) > 1 and any(not value or " " in value for value in values):
+            return words
+        return ("!" if negated else "") + " ".join(values)
 
     def reset(self):
         """Set all parameters back to their defaults."""
@@ -484,17 +499,6 @@ cdef class Extension:
 cdef frozenset _PLAIN_ATTRIBUTES = frozenset(("rule", "standard_target"))
 
 
-cdef object _joined(list words):
-    """["!", "1", "2"] -> "!1 2"; a list where the text would not say the same."""
-    cdef bint negated = bool(words) and words[0] == "!"
-    cdef list values = words[1:] if negated else words
-    if not negated and values and values[0].startswith("!"):
-        return words
-    if len(values) > 1 and any(not value or " " in value for value in values):
-        return words
-    return ("!" if negated else "") + " ".join(values)
-
-
 cdef bint _displaces(Option new, Option old):
     """Whether setting *new* takes the place of *old*: the same option, or one that excludes it."""
     if new.name == old.name:
@@ -514,38 +518,38 @@ cdef list _split_value(list words):
 
 # -------------------------------------------------- the extensions of a rule
 
-def new_match(type cls, RuleValue rule, str name not None, revision):
+def new_match(type cls, RuleValue rule not None, str name not None, revision):
     """Return a new *cls* of extension *name*, added to *rule*'s matches."""
-    cdef Extension match = <Extension> cls.__new__(cls)
+    cdef Extension match = <Extension?> cls.__new__(cls)
     match._create(rule, False, name, revision)
     rule._matches.append(match)
     return match
 
 
-def new_verdict(type cls, RuleValue rule, bytes payload):
+def new_verdict(type cls, RuleValue rule not None, bytes payload not None):
     """Return a new *cls* that is the verdict of *payload*, for *rule*."""
-    cdef Extension target = <Extension> cls.__new__(cls)
+    cdef Extension target = <Extension?> cls.__new__(cls)
     target._become_verdict(rule, payload, False)
     return target
 
 
-def read_payloads(type match_class, type target_class, RuleValue rule):
+def read_payloads(type match_class, type target_class, RuleValue rule not None):
     """Make the objects of the bytes that *rule* was read from."""
     cdef list payloads = rule._body_payloads()
     cdef list matches = []
     cdef Extension made
     cdef bytes target = payloads.pop()
     for payload in payloads:
-        made = <Extension> match_class.__new__(match_class)
+        made = <Extension?> match_class.__new__(match_class)
         made._read(rule, False, payload)
         matches.append(made)
-    made = <Extension> target_class.__new__(target_class)
+    made = <Extension?> target_class.__new__(target_class)
     made._read(rule, True, target)
     rule._target = made
     rule._matches = matches
 
 
-def pack(RuleValue rule, bint checked):
+def pack(RuleValue rule not None, bint checked):
     """Return the whole entry of *rule* as bytes, or None without a target; unchecked, half-built parts are as they are."""
     cdef list payloads = []
     cdef Extension part

@@ -126,7 +126,7 @@ except iptc.IPTCError as error:
     print(error)
 """
     printed = host.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", program)
-    assert printed == "can't initialize filter: Permission denied (you must be root)\n"
+    assert printed == "can't initialize filter: Permission denied (you must be root) without CAP_NET_ADMIN and CAP_NET_RAW\n"
 
 
 @pytest.mark.parametrize("catch", [ValueError, AttributeError, iptc.XTablesError, iptc.IPTCError])
