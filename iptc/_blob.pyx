@@ -78,11 +78,17 @@ cdef extern from *:
             length -= 16;
             at += 16;
         }
-        for (; length >= 4; length -= 4, at += 4) {
+        if (length >= 8) {
+            b = (b ^ blob_word(at)) * BLOB_K1;
+            b ^= b >> 29;
+            length -= 8;
+            at += 8;
+        }
+        if (length >= 4) {
             uint32_t half;
             memcpy(&half, at, 4);
-            c = (c ^ half) * BLOB_K1;
-            c ^= c >> 29;
+            b = (b ^ half) * BLOB_K2;
+            b ^= b >> 29;
         }
         digest->a = a;
         digest->b = b;
