@@ -1,6 +1,6 @@
 """The Linux firewall from Python: tables, chains and rules of iptables, at the kernel's own speed."""
 
-from .counters import CounterReader, Snapshot
+from . import errors
 from .errors import (
     AccessDenied,
     Conflict,
@@ -15,6 +15,22 @@ from .errors import (
 from .rule import Match, Policy, Rule, Rule6, Target
 from .table import Chain, Table, Table6, is_table6_available, is_table_available
 
-from . import easy, errors, ip4tc, ip6tc, util, version, xtables  # isort: skip  (they stand on the names above)
-
 __all__ = []
+
+# Attributes that are there without an import, loaded when they are first used: importing the package stays cheap.
+_MODULES = ("counters", "easy", "ip4tc", "ip6tc", "util", "version", "xtables")
+_LATE_NAMES = {"CounterReader": "counters", "Snapshot": "counters"}
+
+
+def __getattr__(name):
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    if name in _LATE_NAMES:
+        return getattr(import_module(f".{_LATE_NAMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_MODULES, *_LATE_NAMES})

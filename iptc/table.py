@@ -1,6 +1,5 @@
 """Table and Chain: python-iptables' documented faces of a table that is open."""
 
-import contextlib
 import weakref
 
 from . import _core, _plugins, _xtables, edits, kernel
@@ -186,25 +185,9 @@ class Table:
             else:
                 self._state.record(operation)
 
-    @contextlib.contextmanager
     def _together(self):
-        """Gather the edits made inside and commit them at once, or none of them on an exception.
-
-        Inside a batch of the caller's own they stay pending, and only they are taken back. Other threads wait.
-        """
-        with self._state.lock:
-            self._flush_pending()
-            before, self.autocommit = self.autocommit, False
-            mark = self._state.mark()
-            try:
-                yield self
-                if before:
-                    self._state.commit()
-            except BaseException:
-                self._state.rollback(mark)
-                raise
-            finally:
-                self.autocommit = before
+        """Gather the edits made inside and commit them at once, or none of them on an exception."""
+        return _Together(self)
 
     # the table
 
@@ -361,6 +344,42 @@ class Table:
     def create_rule(self, entry=None, chain=None):
         """Return a `Rule` (of this table's family) of *entry*."""
         return self._rule_class(entry, chain)
+
+
+class _Together:
+    """What `Table._together` returns, as a context manager of the table.
+
+    Inside a batch of the caller's own the edits stay pending, and only they are taken back. Other threads wait.
+    """
+
+    def __init__(self, table):
+        self._table = table
+
+    def __enter__(self):
+        table = self._table
+        table._state.lock.acquire()
+        try:
+            table._flush_pending()
+            self._before, table.autocommit = table.autocommit, False
+            self._mark = table._state.mark()
+        except BaseException:
+            table._state.lock.release()
+            raise
+        return table
+
+    def __exit__(self, kind, error, traceback):
+        table = self._table
+        try:
+            if kind is not None:
+                table._state.rollback(self._mark)
+            elif self._before:
+                table._state.commit()
+        except BaseException:
+            table._state.rollback(self._mark)
+            raise
+        finally:
+            table.autocommit = self._before
+            table._state.lock.release()
 
 
 class _Entry(bytes):
