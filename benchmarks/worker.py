@@ -73,7 +73,7 @@ class Tuples(Buffers):
 
     def work(self):
         snapshot = self.reader.read()
-        self.held = {chain.name: list(snapshot[chain.name]) for chain in snapshot.chains}
+        self.held = snapshot.as_dict()
 
     def totals(self):
         self.work()

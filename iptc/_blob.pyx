@@ -548,7 +548,7 @@ cdef class Counts:
         """The bytes of the slots from *start* to *stop*, as a memoryview of uint64."""
         return self._numbers(self.byte_row, start, stop)
 
-    def pairs(self, Py_ssize_t start, Py_ssize_t stop):
+    cpdef list pairs(self, Py_ssize_t start, Py_ssize_t stop):
         """A list of (packets, bytes) for the slots from *start* to *stop*."""
         cdef Py_ssize_t i
         cdef list result
@@ -561,6 +561,10 @@ cdef class Counts:
             Py_INCREF(pair)
             PyList_SET_ITEM(result, i - start, pair)
         return result
+
+    def by_chain(self, tuple chains not None):
+        """Return {chain: [(packets, bytes), …]} for *chains*, as `TableScan.chains` has them."""
+        return {chain[0]: self.pairs(chain[2], chain[3]) for chain in chains}
 
     def sum(self, Py_ssize_t start, Py_ssize_t stop):
         """(packets, bytes) over the slots from *start* to *stop*."""

@@ -42,8 +42,14 @@ class CounterReader:
         self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
         self._lock = None if lock is False else kernel.XTablesLock(None if lock is True else lock, shared=True)
         self._namespace = None if netns is None else namespace.open_namespace(netns)
+        self._closed = True
+        try:
+            self._open()
+        except BaseException:
+            if self._namespace is not None:
+                os.close(self._namespace)
+            raise
         self._closed = False
-        self._open()
 
     def _open(self):
         self._pid = os.getpid()
@@ -286,6 +292,10 @@ class Snapshot:
                 for name, policy, first, end in self._layout.chains
             ]
         return self._chains[:]
+
+    def as_dict(self):
+        """Return {chain: [(packets, bytes), …]}: the quickest way to plain Python numbers."""
+        return self._counts.by_chain(self._layout.chains)
 
     @property
     def rules(self):

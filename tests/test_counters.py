@@ -61,6 +61,7 @@ def test_policy_counters_and_chains(host, traffic):
     assert snapshot["OUTPUT"].policy_counters == (2, 256)
     assert snapshot["web"].policy_counters is None
     assert snapshot["web"].sum() == (2, 256) == snapshot["web"][0]
+    assert snapshot.as_dict() == {"INPUT": [], "FORWARD": [], "OUTPUT": [(2, 256)], "web": [(2, 256)]}
     with pytest.raises(KeyError):
         snapshot["nope"]
 
@@ -317,6 +318,7 @@ def test_network_namespaces(host):
                              stdout=subprocess.PIPE)  # fmt: skip
     try:
         other.stdout.readline()
+        other.stdout.close()
         with open(f"/proc/{other.pid}/ns/net") as descriptor:
             for netns in (other.pid, f"/proc/{other.pid}/ns/net", descriptor, descriptor.fileno()):
                 with iptc.CounterReader(netns=netns) as reader:
