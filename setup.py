@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 
 PACKAGES = (
     "they are in libip4tc-dev, libip6tc-dev, libxtables-dev and pkg-config on Debian "
-    "(iptables-devel and pkgconf-pkg-config on Fedora)"
+    "(iptables-devel, iptables-legacy-devel and pkgconf-pkg-config on Fedora)"
 )
 
 

@@ -1,0 +1,205 @@
+"""Memory stays flat: what is made a hundred thousand times is gone again, and so are descriptors.
+
+IPTC_MEMORY_FACTOR=10 makes a million of what is made a hundred thousand times by default. With `pytest -s` each test prints its growth.
+"""
+
+import gc
+import os
+import subprocess
+
+import pytest
+
+import iptc
+
+FACTOR = float(os.environ.get("IPTC_MEMORY_FACTOR", "1"))
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+# What a process may grow by without leaking: arenas of the allocator, tables of the interpreter.
+SLACK = 256 * 1024
+# A few parsers of libxtables copy the value before they refuse it, and then have no chance to free the copy.
+PER_REFUSAL = 100
+
+
+def resident():
+    """Bytes of memory in use by this process."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * PAGE
+
+
+def descriptors():
+    """How many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def growth(action, count, allowed=SLACK):
+    """Do *action* *count* times, after a tenth of that to warm up, and return by how many bytes the process grew."""
+    count = int(count * FACTOR)
+    for _ in range(count // 10):
+        action()
+    gc.collect()
+    before, opened = resident(), descriptors()
+    for _ in range(count):
+        action()
+    grown = resident() - before
+    print(f"\n{os.environ.get('PYTEST_CURRENT_TEST', '').split(' ')[0]}: {count} times: {grown // 1024} KiB")
+    assert grown < allowed, f"{grown} bytes in {count} times"
+    assert descriptors() == opened
+    return grown
+
+
+@pytest.fixture
+def without_gc():
+    """Nothing here may need the collector of cycles."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def tcp_rule(port="80", ipv6=False):
+    rule = iptc.Rule6() if ipv6 else iptc.Rule()
+    rule.protocol = "tcp"
+    rule.create_match("tcp").dport = port
+    rule.create_match("comment").comment = "a rule of which many are made"
+    rule.create_target("REJECT").reject_with = "icmp6-port-unreachable" if ipv6 else "icmp-port-unreachable"
+    return rule
+
+
+def fill(host, count, ipv6=False):
+    """Write *count* rules into INPUT."""
+    lines = [f"-A INPUT -p tcp -m tcp --dport {port} -m comment --comment c{port} -j DROP" for port in range(1, count + 1)]
+    host.restore("\n".join(["*filter", *lines, "COMMIT", ""]), ipv6)
+
+
+# --- payloads ----------------------------------------------------------------------------------------------------
+
+
+def test_parses(without_gc):
+    match = tcp_rule().matches[0]
+    ports = iter(range(10**9))
+
+    def parse():
+        match.dport = str(next(ports) % 65536)
+
+    growth(parse, 100_000)
+
+
+# Of a guided parser, of an old one with a message of its own, of one that copies first, and a table of its own.
+REFUSED = [("tcp", "dport", "70000"), ("tcp", "tcp-flags", ["SYN", "NONSENSE"]), ("multiport", "dports", "1,2,x"),
+           ("comment", "comment", "x" * 300)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, parameter, value", REFUSED)
+def test_refused_parses(without_gc, name, parameter, value):
+    rule = iptc.Rule()
+    rule.protocol = "tcp"
+    match = rule.create_match(name)
+
+    def refuse():
+        try:
+            match.set_parameter(parameter, value)
+        except iptc.ParameterError:
+            return
+        raise AssertionError("not refused")
+
+    growth(refuse, 10_000, SLACK + PER_REFUSAL * 10_000 * FACTOR)
+
+
+def test_renders(without_gc):
+    rule = tcp_rule()
+    growth(lambda: str(rule), 100_000)
+
+
+def test_renders_of_rules_that_were_read(without_gc, family):
+    entry = tcp_rule(ipv6=family.ipv6).entry
+    growth(lambda: str(family.Rule(entry=entry)), 20_000)
+
+
+def test_rules_made_and_dropped(without_gc, family):
+    growth(lambda: tcp_rule(ipv6=family.ipv6).entry, 10_000)
+
+
+def test_dicts(without_gc, family):
+    decoded = iptc.easy.decode_iptc_rule(tcp_rule(ipv6=family.ipv6), family.ipv6)
+    growth(lambda: iptc.easy.decode_iptc_rule(iptc.easy.encode_iptc_rule(decoded, family.ipv6), family.ipv6), 5_000)
+
+
+def test_parameters_that_displace_each_other(without_gc):
+    match = tcp_rule().create_match("conntrack")
+    values = iter(["NEW", "ESTABLISHED,RELATED"] * 10**6)
+    growth(lambda: match.set_parameter("ctstate", next(values)), 10_000)
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def test_polls_beside_a_writer(host):
+    fill(host, 20)
+    # Rules come and go, so that buffers are too small and layouts are made anew.
+    writer = subprocess.Popen(["sh", "-c", """while :; do
+        iptables-legacy -w -A INPUT -p udp --dport 9 -j DROP; iptables-legacy -w -D INPUT 21; sleep 0.05
+    done"""])  # fmt: skip
+    generations = set()
+    try:
+        with iptc.CounterReader() as reader:
+
+            def poll():
+                snapshot = reader.read()
+                sum(snapshot.packets)
+                generations.add(snapshot.generation)
+
+            growth(poll, 20_000)
+    finally:
+        writer.kill()
+        writer.wait()
+    assert len(generations) > 1
+
+
+def test_reads_of_rules(host):
+    fill(host, 20)
+    table = iptc.Table("filter")
+    chain = iptc.Chain(table, "INPUT")
+
+    def read():
+        table.refresh()
+        assert len(chain.rules) == 20
+
+    growth(read, 20_000)
+
+
+def test_commits(host, without_gc):
+    chain = iptc.Chain(iptc.Table("filter"), "INPUT")
+
+    def replace():
+        chain.append_rule(tcp_rule())
+        chain.flush()
+
+    growth(replace, 100)
+
+
+def test_refused_commits(host, without_gc):
+    table = iptc.Table("filter")
+    rule = iptc.Rule()
+    rule.create_target("MASQUERADE")        # only in nat
+
+    def refuse():
+        with pytest.raises(iptc.IPTCError):
+            iptc.Chain(table, "INPUT").append_rule(rule)
+
+    growth(refuse, 100)
+
+
+def test_readers_and_tables_opened_and_closed(host, family):
+    def reopen():
+        with iptc.CounterReader(ipv6=family.ipv6, netns=os.getpid()) as reader:
+            reader.read()
+        with pytest.raises(iptc.NotFound):
+            iptc.CounterReader("nosuch", ipv6=family.ipv6, netns=os.getpid())
+        table = family.Table("filter")
+        table.close()
+        table.refresh()
+
+    growth(reopen, 300)
+
+
+def test_an_open_reader_that_is_dropped_is_closed(host, without_gc):
+    growth(lambda: iptc.CounterReader().read(), 2_000)
