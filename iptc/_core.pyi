@@ -10,6 +10,7 @@ _Counters = tuple[int, int]
 IPV4: Final = 2
 IPV6: Final = 10
 
+def text_bytes(value: object, what: str) -> bytes: ...
 def chain_label(name: str) -> bytes: ...
 
 # ------------------------------------------------------------------ the rule

@@ -120,6 +120,11 @@ cdef str os_decode(bytes text):
     return text.decode("utf-8", "surrogateescape")
 
 
+def text_bytes(value, str what):
+    """Return *value* as UTF-8; *what* says in an error what it should have been."""
+    return c_text(value, what)
+
+
 def chain_label(name):
     """Return the bytes of chain *name*; raises `ParameterError` where iptables refuses the name itself."""
     cdef bytes text = c_text(name, "a chain name")
@@ -367,6 +372,15 @@ cdef class RuleValue:
             return bits
         return None
 
+    def _set_network(self, int which, bytes address, bytes mask, bint negated):
+        """Set src (0) or dst (1) to *address* and *mask*, in network order."""
+        cdef size_t length = self.family.address
+        if <size_t> PyBytes_GET_SIZE(address) != length or <size_t> PyBytes_GET_SIZE(mask) != length:
+            raise ParameterError("not an address of this family")
+        memcpy(self._address(which), PyBytes_AS_STRING(address), length)
+        memcpy(self._address(which + 2), PyBytes_AS_STRING(mask), length)
+        self._invert(IPT_INV_DSTIP if which else IPT_INV_SRCIP, negated)
+
     @property
     def src(self):
         """Source address: `a/mask` for IPv4, `a/prefix` for IPv6, a leading `!` negates."""
@@ -452,6 +466,10 @@ cdef class RuleValue:
                 self._flags()[0] |= IP6T_F_PROTO
             else:
                 self._flags()[0] &= ~IP6T_F_PROTO
+
+    def _set_protocol_given(self):
+        """Note for IPv6 that `-p` was given, whatever it said, as ip6tables does."""
+        self._flags()[0] |= IP6T_F_PROTO
 
     def _get_fragment(self):
         """(`-f` given, negated); IPv4 only."""

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t
 
-from ._core cimport xt_entry_match
+from ._core cimport xt_entry_match, in6_addr, in_addr
 
 # ----------------------------------------------------------------- C: libxtables
 
@@ -71,6 +71,8 @@ cdef extern from "_shim.h" nogil:
     option *xtables_options_xfrm(option *original, option *old, const xt_option_entry *entry, unsigned int *offset)
     void xtables_options_fcheck(const char *name, unsigned int xflags, const xt_option_entry *table)
     uint16_t xtables_parse_protocol(const char *text)
+    void xtables_ipparse_multiple(const char *text, in_addr **addresses, in_addr **masks, unsigned int *count)
+    void xtables_ip6parse_multiple(const char *text, in6_addr **addresses, in6_addr **masks, unsigned int *count)
 
 # ------------------------------------------------------------------ C: the guard
 

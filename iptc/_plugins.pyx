@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset, strlen
 
 from ._core cimport (
     AF_INET, AF_INET6, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
-    getsockopt, os_encode, socket, socklen_t,
+    getsockopt, in6_addr, in_addr, os_encode, socket, socklen_t,
 )
 from .errors import ParameterError, XTablesError
 
@@ -472,6 +472,52 @@ cdef struct ProtocolCall:
 cdef void _protocol_body(void *arg) noexcept nogil:
     cdef ProtocolCall *call = <ProtocolCall *> arg
     call.number = xtables_parse_protocol(call.name)
+
+
+cdef struct AddressCall:
+    int nfproto
+    const char *text
+    void *addresses
+    void *masks
+    unsigned int count
+
+
+cdef void _addresses_body(void *arg) noexcept nogil:
+    cdef AddressCall *call = <AddressCall *> arg
+    if call.nfproto == NFPROTO_IPV4:
+        xtables_ipparse_multiple(call.text, <in_addr **> &call.addresses, <in_addr **> &call.masks, &call.count)
+    else:
+        xtables_ip6parse_multiple(call.text, <in6_addr **> &call.addresses, <in6_addr **> &call.masks, &call.count)
+
+
+def parse_addresses(int nfproto, str text):
+    """Return [(address, mask)] as bytes, for what `-s` and `-d` take: addresses, networks and names, with commas."""
+    cdef AddressCall call
+    cdef bytes given = c_text(text, "an address")
+    cdef size_t length = family_of(nfproto).address
+    cdef unsigned int i
+    memset(&call, 0, sizeof(call))
+    call.nfproto = nfproto
+    call.text = given
+    use_family(nfproto)
+    try:
+        run_guarded(_addresses_body, &call)
+        return [((<char *> call.addresses)[i * length:(i + 1) * length], (<char *> call.masks)[i * length:(i + 1) * length])
+                for i in range(call.count)]
+    finally:
+        free(call.addresses)
+        free(call.masks)
+
+
+def is_old_release():
+    """Whether the iptables that is installed is older than 1.8.10: its messages and a few lines read differently."""
+    return bool(prints_by_mask())
+
+
+def protocol_of(int number):
+    """Return the name that iptables has for protocol *number*, or None."""
+    cdef const char *name = protocol_name(number, True)
+    return None if name == NULL else name.decode()
 
 
 def parse_protocol(str name):

@@ -293,8 +293,11 @@ cdef class Extension:
         self.given = None
         return 0
 
-    cdef int _parse(self, tuple entry) except -1:
-        """Have the plugin read one option into the payload; on failure the payload is put back."""
+    cdef int _parse(self, tuple entry, bint exact=True) except -1:
+        """Have the plugin read one option into the payload; on failure the payload is put back.
+
+        Return how many of its words were used; *exact*: it is an error if that is not all of them.
+        """
         cdef Option item = entry[0]
         cdef list words = entry[2]
         cdef const xtables_match *c = self.plugin.c
@@ -343,9 +346,10 @@ cdef class Extension:
             used = self.plugin.parse(self.base.family.nfproto, item, count, &call)
             if c.x6_parse != NULL:
                 flags = call.guided.xflags
-                if count > 1:
+                used = min(count, item.has_arg)
+                if exact and count > 1:
                     raise ParameterError(f"{self.name}: option \"--{item.name}\" takes one value, not {count}")
-            elif item.has_arg and used < count:
+            elif exact and item.has_arg and used < count:
                 raise ParameterError(f"{self.name}: too many values for option \"--{item.name}\"")
             elif used > count:
                 raise ParameterError(f"{self.name}: option \"--{item.name}\" requires more values")
@@ -357,7 +361,17 @@ cdef class Extension:
             raise
         finally:
             free(argv)
-        return 0
+        return used
+
+    def _options(self):
+        """{name: Option} of what its plugin reads."""
+        return {} if self.plugin is None else self.plugin.options()
+
+    def _feed(self, Option item not None, bint negated, list words not None):
+        """Read *item* as from a command line on which *words* (bytes) follow; return how many of them it used."""
+        cdef int used = self._parse((item, negated, words), False)
+        self.journal.append((item, negated, words[:used]))
+        return used
 
     # parameters out
 

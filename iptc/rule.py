@@ -2,7 +2,7 @@
 
 import weakref
 
-from . import _core, _plugins, _text, _xtables, kernel
+from . import _core, _plugins, _text, _xtables, args, kernel
 from ._xtables import Extension
 from .errors import ParameterError, ParameterTypeError, XTablesError
 
@@ -203,6 +203,24 @@ class Rule(_core.RuleValue):
 
     _nfproto = _core.IPV4
     protocols = _PROTOCOL_NAMES
+
+    @classmethod
+    def from_args(cls, specification):
+        """Return the rule of a specification as `iptables -A CHAIN` takes it: text, or a list of words.
+
+        >>> Rule.from_args("-s 10.0.0.0/8 -p tcp --dport 22 -j ACCEPT")
+        <iptc.Rule -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT>
+
+        Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target that is no extension is
+        taken for a chain. `ParameterError` with iptables' own message for what makes no rule.
+        """
+        rule = cls()
+        args.read_rule(rule, Match, Target, args.words_of(specification))
+        return rule
+
+    def to_args(self):
+        """Return the words of `str(rule)`, as a list."""
+        return args.words_of(str(self))
 
     # protocol and fragment
 

@@ -268,6 +268,7 @@ def test_a_forked_child_uses_its_tables(host, family):
     assert len(chain.rules) == 3
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_forked_while_another_thread_writes(host):
     chain = iptc.Chain(iptc.Table("filter"), "INPUT")
     rule = iptc.Rule()

@@ -1,0 +1,125 @@
+"""Rule specifications: the same rules, and the same refusals, as the host's own iptables."""
+
+import pytest
+import specs
+from test_extensions import SETS, accepted
+
+import iptc
+
+pytestmark = pytest.mark.filterwarnings("ignore::iptc._plugins.XTablesWarning")
+
+# Only a table knows: whether a chain is there, which interfaces it has, what nat is for.
+OF_A_TABLE = ("Can't use -", "Can't use --", "Couldn't load target", "is not a chain", "not intended for filtering",
+              "unable to initialize table", "can't initialize iptables table")  # fmt: skip
+
+
+@pytest.fixture
+def sets(host):
+    for line in SETS:
+        host.run("ipset", *line.split())
+    return host
+
+
+def test_every_specification_is_the_rule_that_iptables_makes(sets, ipv6):
+    cls = iptc.Rule6 if ipv6 else iptc.Rule
+    by_table, several = {}, 0
+    for spec in accepted(ipv6):
+        try:
+            rule = cls.from_args(spec.text)
+        except iptc.ParameterError as error:
+            assert "makes as many rules" in str(error), spec.text
+            several += 1
+            continue
+        by_table.setdefault(spec.table, []).append((spec, f"-A {spec.chain} {rule}".rstrip()))
+    assert several <= 2
+    for table, made in sorted(by_table.items(), key=lambda item: item[0] != "raw"):
+        lines = [f"-A {spec.chain} {spec.text}" for spec, _ in made]
+        sets.restore("\n".join([f"*{table}", ":web - [0:0]", ":log-drop - [0:0]", *lines, "COMMIT", ""]), ipv6)
+        assert sorted(line for _, line in made) == sorted(line.rstrip() for line in sets.rules(ipv6, table))
+
+
+@pytest.mark.parametrize("spec", specs.load_invalid(), ids=lambda spec: f"{6 if spec.ipv6 else 4} {spec.text}"[:60])
+def test_what_iptables_refuses_is_refused_in_its_words(all_sets, spec):
+    command = "ip6tables-legacy-restore" if spec.ipv6 else "iptables-legacy-restore"
+    text = f"*{spec.table}\n:web - [0:0]\n:log-drop - [0:0]\n-A {spec.chain} {spec.text}\nCOMMIT\n"
+    done = all_sets.run(command, "--test", check=False, text=text)
+    refusal = None
+    try:
+        (iptc.Rule6 if spec.ipv6 else iptc.Rule).from_args(spec.text)
+    except iptc.ParameterError as error:
+        refusal = str(error)
+    if done.returncode == 2 and not any(part in done.stderr for part in OF_A_TABLE):
+        assert refusal is not None, done.stderr
+        said = " ".join(done.stderr.replace(f"{command} v", " ").split())
+        for part in refusal.split(": ")[-1:]:
+            assert " ".join(part.split()) in said
+    elif done.returncode == 0:
+        assert refusal is None
+
+
+@pytest.fixture(scope="module")
+def all_sets():
+    """One namespace with the sets for all specifications: none of them is committed."""
+    from conftest import Host, enter_new_namespace, forget_tables
+
+    enter_new_namespace()
+    forget_tables()
+    host = Host()
+    for line in SETS:
+        host.run("ipset", *line.split())
+    return host
+
+
+@pytest.mark.parametrize("words", [
+    ["-s", "10.0.0.0/8", "-p", "tcp", "--dport", "22", "-m", "comment", "--comment", "a b", "-j", "ACCEPT"],
+    ["-p", "tcp", "-m", "tcp", "--tcp-flags", "SYN,ACK", "SYN", "-j", "LOG", "--log-prefix", "x "],
+])  # fmt: skip
+def test_words_and_text_are_the_same(words):
+    rule = iptc.Rule.from_args(words)
+    assert iptc.Rule.from_args(str(rule)) == rule
+    assert iptc.Rule.from_args(rule.to_args()) == rule
+
+
+def test_a_rule_made_of_text_is_written_and_found(host, family):
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    rule = family.Rule.from_args(f"-s {family.address} -p udp --dport 53 -c 5 6 -j DROP")
+    chain.append_rule(rule)
+    assert rule in chain.rules and rule.counters == (5, 6)
+    rule.matches[0].dport = "54"
+    assert "--dport 54" in str(rule)
+    chain.delete_rule(family.Rule.from_args(host.rules(family.ipv6)[0].removeprefix("-A INPUT ")))
+    assert chain.rules == []
+
+
+def test_the_match_of_the_protocol_is_implied_once():
+    assert str(iptc.Rule.from_args("-p tcp --dport 1 --sport 2")) == "-p tcp -m tcp --sport 2 --dport 1"
+    assert str(iptc.Rule.from_args("-p 17 --dport 1")) == "-p udp -m udp --dport 1"
+    with pytest.raises(iptc.ParameterError, match="unknown option"):
+        iptc.Rule.from_args("--dport 1")
+
+
+def test_abbreviations_are_unique_or_refused():
+    assert str(iptc.Rule.from_args("--prot udp --jum DROP")) == "-p udp -j DROP"
+    assert str(iptc.Rule.from_args("-p tcp -m tcp --destination-p 5")) == "-p tcp -m tcp --dport 5"
+    with pytest.raises(iptc.ParameterError, match="unknown option"):
+        iptc.Rule.from_args("-p tcp -m tcp --tcp 5")
+
+
+@pytest.mark.parametrize("specification", [
+    None, 5, [None], [b"-p"], "-p", "-p tcp --dport", "!", "! !", "x", "- x", "-- -p tcp", "-A INPUT", "--append INPUT", "-t nat",
+    "-p tcp\0", "-p \ud800", ["-j", ""], '-i ""', ["-i", "!eth0"], "-m", "-m nosuch", "-j " + "x" * 29, "-Q", "--nosuch",
+    "-6", "-s 1.2.3.4 -s 1.2.3.4", "! -j DROP", "! -m tcp", "-c", "-c 5", "-c x y", "-p tcp -f --fragments",
+])  # fmt: skip
+def test_what_makes_no_rule_is_our_own_exception(specification):
+    with pytest.raises(iptc.ParameterError):
+        iptc.Rule.from_args(specification)
+
+
+def test_without_privilege_and_without_a_table(host):
+    code = "import iptc; print(iptc.Rule.from_args('-p tcp --dport 22 -m conntrack --ctstate NEW -j web'))"
+    import sys
+
+    said = host.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code)
+    assert said == "-p tcp -m tcp --dport 22 -m conntrack --ctstate NEW -j web\n"
+    with open("/proc/net/ip_tables_names") as file:
+        assert file.read() == ""
