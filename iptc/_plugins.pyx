@@ -558,8 +558,8 @@ cdef bint prints_by_mask():
 cdef extern from *:
     """
     #include <dlfcn.h>
-    /* 1.8.11 moved xtables_parse_interface out of the library */
-    static int _old_library(void) { return dlsym(RTLD_DEFAULT, "xtables_parse_interface") != NULL; }
+    /* came with 1.8.11, like that way of printing */
+    static int _old_library(void) { return dlsym(RTLD_DEFAULT, "xtables_strtoul_base") == NULL; }
     """
     int _old_library() nogil
 
