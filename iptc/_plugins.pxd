@@ -147,7 +147,7 @@ cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *
 # ---------------------------------------------- what libxtables knows of iptables
 
 cdef const char *protocol_name(int proto, bint look_up) noexcept nogil
-cdef bint prints_by_mask()
+cdef int prints_by_mask() except -1
 
 # ------------------------------------------------------------- words of saved text
 

@@ -302,7 +302,7 @@ cdef size_t _row_size(const xt_option_entry *table, const option *listed, size_t
 
 cdef _name_option(dict found, Option item, const char *name, int has_arg):
     item.label = b"--" + name
-    item.name = name.decode()
+    item.name = text_of(name, strlen(name))
     item.has_arg = has_arg
     found.setdefault(item.name, item)
 
@@ -547,10 +547,11 @@ cdef const char *protocol_name(int proto, bint look_up) noexcept nogil:
 cdef int _by_mask = -1
 
 
-cdef bint prints_by_mask():
+cdef int prints_by_mask() except -1:
     """Whether this host's iptables prints interfaces from their masks and protocols from /etc/protocols (1.8.9)."""
     global _by_mask
     if _by_mask < 0:
+        use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)      # before it the library's symbols are not seen
         _by_mask = _old_library()
     return _by_mask
 
