@@ -248,14 +248,44 @@ class ChainCounters:
         return f"<{self.name} {self.policy or '-'} {len(self)} rules>"
 
 
-class Snapshot:
+class _PerRule:
+    """A sequence of (packets, bytes), one slot a rule; by the name of a chain, what `_chain` makes of it."""
+
+    __slots__ = ("_counts", "_layout")
+
+    @property
+    def packets(self):
+        """Packets of each rule: a memoryview of uint64, `numpy.asarray` takes it without a copy."""
+        return self._counts.packets(0, self._counts.rules)
+
+    @property
+    def bytes(self):
+        """Bytes of each rule: a memoryview of uint64."""
+        return self._counts.bytes(0, self._counts.rules)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return self._chain(self._layout.by_name[key])
+        if isinstance(key, slice):
+            return self._counts.pairs(0, self._counts.rules)[key]
+        slot = range(self._counts.rules)[key]
+        return self._counts.pairs(slot, slot + 1)[0]
+
+    def __len__(self):
+        return self._counts.rules
+
+    def __iter__(self):
+        return iter(self._counts.pairs(0, self._counts.rules))
+
+
+class Snapshot(_PerRule):
     """The counters of a table at one moment. Does not change; a sequence of (packets, bytes), one slot a rule.
 
     Slots are in the kernel's order. `generation` is the same for the same ruleset, and differs when rules, chains or
-    policies do. `time` is (monotonic, wall clock) in seconds. It pickles.
+    policies do. `time` is (monotonic, wall clock) in seconds. `snapshot["INPUT"]` is the `ChainCounters` of a chain. It pickles.
     """
 
-    __slots__ = ("_counts", "_layout", "_policies", "time", "_chains")
+    __slots__ = ("_policies", "time", "_chains")
 
     def __init__(self, counts, layout, policies, monotonic, wall):
         self._counts = counts
@@ -271,16 +301,6 @@ class Snapshot:
     def generation(self):
         """A number that stands for the ruleset: all of it but the counters."""
         return self._layout.generation
-
-    @property
-    def packets(self):
-        """Packets of each rule: a memoryview of uint64, `numpy.asarray` takes it without a copy."""
-        return self._counts.packets(0, self._counts.rules)
-
-    @property
-    def bytes(self):
-        """Bytes of each rule: a memoryview of uint64."""
-        return self._counts.bytes(0, self._counts.rules)
 
     @property
     def chains(self):
@@ -305,22 +325,10 @@ class Snapshot:
         """
         return self._layout.rules()
 
-    def __getitem__(self, key):
-        """The `ChainCounters` of a chain by its name, or the (packets, bytes) of a slot."""
-        if isinstance(key, str):
-            if self._chains is None:
-                self.chains
-            return self._chains[self._layout.by_name[key]]
-        if isinstance(key, slice):
-            return self._counts.pairs(0, self._counts.rules)[key]
-        slot = range(self._counts.rules)[key]
-        return self._counts.pairs(slot, slot + 1)[0]
-
-    def __len__(self):
-        return self._counts.rules
-
-    def __iter__(self):
-        return iter(self._counts.pairs(0, self._counts.rules))
+    def _chain(self, number):
+        if self._chains is None:
+            self.chains
+        return self._chains[number]
 
     def since(self, previous):
         """Return the `Delta` from *previous* to this snapshot.
@@ -339,10 +347,13 @@ class Snapshot:
         return f"<iptc.Snapshot {len(self)} rules in {len(self._layout.chains)} chains>"
 
 
-class Delta:
-    """What was counted between two snapshots, one slot a rule of the later one; never negative."""
+class Delta(_PerRule):
+    """What was counted between two snapshots, one slot a rule of the later one; never negative.
 
-    __slots__ = ("_counts", "_flags", "_layout", "seconds")
+    `delta["INPUT"]` is a list of the (packets, bytes) of a chain's rules.
+    """
+
+    __slots__ = ("_flags", "seconds")
 
     RESET = 1
     NEW = 2
@@ -355,16 +366,6 @@ class Delta:
 
     def __reduce__(self):
         return Delta, (self._counts, self._flags, self._layout, self.seconds)
-
-    @property
-    def packets(self):
-        """Packets that each rule counted: a memoryview of uint64."""
-        return self._counts.packets(0, self._counts.rules)
-
-    @property
-    def bytes(self):
-        """Bytes that each rule counted: a memoryview of uint64."""
-        return self._counts.bytes(0, self._counts.rules)
 
     @property
     def flags(self):
@@ -383,21 +384,9 @@ class Delta:
             return [(0.0, 0.0)] * len(self)
         return [(packets / self.seconds, size / self.seconds) for packets, size in self]
 
-    def __getitem__(self, key):
-        """(packets, bytes) of a slot, or a list of them for a slice or the name of a chain."""
-        if isinstance(key, str):
-            _, _, first, end = self._layout.chains[self._layout.by_name[key]]
-            return self._counts.pairs(first, end)
-        if isinstance(key, slice):
-            return self._counts.pairs(0, self._counts.rules)[key]
-        slot = range(self._counts.rules)[key]
-        return self._counts.pairs(slot, slot + 1)[0]
-
-    def __len__(self):
-        return self._counts.rules
-
-    def __iter__(self):
-        return iter(self._counts.pairs(0, self._counts.rules))
+    def _chain(self, number):
+        _, _, first, end = self._layout.chains[number]
+        return self._counts.pairs(first, end)
 
     def __repr__(self):
         return f"<iptc.Delta {len(self)} rules over {self.seconds:.3f} s>"
