@@ -709,3 +709,12 @@ def test_a_revision_that_nobody_knows_is_opaque(host, family):
     match = iptc.Match(family.Rule(), match=bytes(payload))
     assert match.opaque and match.name == "quota" and match.revision == 77 and match.parameters == {}
     assert match.match == bytes(payload)
+
+
+def test_words_that_look_like_an_option_need_not_be_text():
+    rule = iptc.Rule()
+    match = rule.create_match("recent")
+    match.set_parameter("set", "")
+    match.set_parameter("name", "x --\udcff")       # printed without quotes
+    rule.create_target("DROP")
+    assert "\udcff" in iptc.Rule(entry=rule.rule).matches[0].parameters
