@@ -139,6 +139,7 @@ cdef class Plugin:
     cdef int init(self, int nfproto, xt_entry_match *data) except -1
     cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1
     cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags) except -1
+    cdef str alias(self, const xt_entry_match *payload)
     cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload)
 
 cdef Plugin find(bint is_target, int nfproto, str name, revision)

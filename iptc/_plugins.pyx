@@ -161,6 +161,11 @@ cdef void _check_body(void *arg) noexcept nogil:
         xtables_options_fcheck(call.c.name, call.flags, call.c.x6_options)
 
 
+cdef void _alias_body(void *arg) noexcept nogil:
+    cdef DataCall *call = <DataCall *> arg
+    call.entry = call.c.alias(call.data)
+
+
 cdef void _save_body(void *arg) noexcept nogil:
     cdef DataCall *call = <DataCall *> arg
     call.c.save(call.entry, call.data)
@@ -240,6 +245,16 @@ cdef class Plugin:
         use_family(nfproto)
         self._run(_check_body, &call)
         return 0
+
+    cdef str alias(self, const xt_entry_match *payload):
+        """The name under which this plugin shows *payload*: an alias, where it was made by one."""
+        cdef DataCall call
+        if self.c.alias == NULL:
+            return self.name
+        call.c = self.c
+        call.data = <xt_entry_match *> payload
+        self._run(_alias_body, &call)
+        return (<const char *> call.entry).decode()
 
     cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload):
         """Return what this plugin prints for *payload* of the rule *entry*; b"" where it has nothing to print."""

@@ -10,7 +10,6 @@ cdef extern from "<stdio.h>" nogil:
 cdef struct RenderItem:
     const xtables_match *c      # NULL: opaque
     const xt_entry_match *payload
-    const char *alias
 
 cdef struct RenderCall:
     Family *family

@@ -168,7 +168,9 @@ cdef void _render_body(void *arg) noexcept nogil:
         printf(b"%s -f", b" !" if flags[1] & IPT_INV_FRAG else b"")
     for i in range(call.count):
         item = &call.items[i]
-        name = item.alias
+        name = <const char *> item.payload.u.user.name
+        if item.c != NULL and item.c.alias != NULL:
+            name = item.c.alias(item.payload)
         if i + 1 < call.count:
             printf(b" -m %s", name)
         elif item.c == NULL and is_verdict(item.payload):
@@ -206,9 +208,5 @@ def render(int nfproto, bytes entry):
             plugin = find_for_payload(i + 1 == call.count, nfproto, raw)
         items[i].payload = raw
         items[i].c = plugin.c if plugin is not None else NULL
-        if plugin is not None and plugin.c.alias != NULL:
-            items[i].alias = plugin.c.alias(raw)
-        else:
-            items[i].alias = <const char *> raw.u.user.name
     use_family(nfproto)
     return output_of(_render_body, &call).decode("utf-8", "surrogateescape").lstrip(" ")

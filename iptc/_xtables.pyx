@@ -61,7 +61,7 @@ cdef class Extension:
         self.plugin = self.printer = plugin = find_for_payload(is_target, nfproto, raw)
         if plugin is not None and plugin.c.alias != NULL:
             # an alias has options of its own (state and conntrack, NOTRACK and CT)
-            alias = plugin.c.alias(raw).decode()
+            alias = plugin.alias(raw)
             if alias != plugin.name:
                 self.plugin = find(is_target, nfproto, alias, plugin.revision) or plugin
         return 0
