@@ -8,7 +8,7 @@
 
 SELF=$(basename -- "$0")
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
-PIP_NEEDS=('Cython>=3.3,<3.4' setuptools wheel pytest hypothesis)
+PIP_NEEDS=('Cython>=3.3,<3.4' 'setuptools>=77' pytest hypothesis)
 
 # An ordinary user's PATH on Debian lacks the folders where ip and iptables are.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -135,9 +135,9 @@ copy_sources() {
 environment_is_complete() { # VENV
     usable_python "$1/bin/python" && "$1/bin/python" -c 'import sys
 from importlib.metadata import version
-for name in ("setuptools", "wheel", "pytest", "hypothesis"):
+for name in ("pytest", "hypothesis"):
     version(name)
-sys.exit(version("Cython").split(".")[:2] != ["3", "3"])' >/dev/null 2>&1
+sys.exit(version("Cython").split(".")[:2] != ["3", "3"] or int(version("setuptools").split(".")[0]) < 77)' >/dev/null 2>&1
 }
 
 make_environment() {
