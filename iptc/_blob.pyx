@@ -131,6 +131,11 @@ cdef extern from *:
     void blob_absorb_head(blob_digest *digest, const char *at) nogil
     uint64_t blob_finish(const blob_digest *digest) nogil
 
+cdef extern from "Python.h":
+    int PyGC_Disable()
+    int PyGC_Enable()
+    void PyObject_GC_UnTrack(void *object)
+
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t limit)
 
@@ -556,10 +561,17 @@ cdef class Counts:
         if not 0 <= start <= stop <= self.rules:
             raise IndexError("no such slots")
         result = PyList_New(stop - start)
-        for i in range(start, stop):
-            pair = (self.packet_row[i], self.byte_row[i])
-            Py_INCREF(pair)
-            PyList_SET_ITEM(result, i - start, pair)
+        # numbers refer to nothing: the collector need not look at them, nor run because there are many
+        cdef int collecting = PyGC_Disable()
+        try:
+            for i in range(start, stop):
+                pair = (self.packet_row[i], self.byte_row[i])
+                PyObject_GC_UnTrack(<void *> pair)
+                Py_INCREF(pair)
+                PyList_SET_ITEM(result, i - start, pair)
+        finally:
+            if collecting:
+                PyGC_Enable()
         return result
 
     def by_chain(self, tuple chains not None):
