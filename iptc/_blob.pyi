@@ -3,10 +3,11 @@
 import sys
 from typing import Any
 
+HOOKS: tuple[str, ...]
+
 _Counters = tuple[int, int]
 _bytes = bytes
 
-HOOKS: tuple[str, ...]
 
 def table_strerror(error: int) -> str: ...
 

@@ -13,17 +13,17 @@ from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc cimport errno as c_errno
 from libc.errno cimport EAGAIN, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
-from libc.stdint cimport int32_t, uint8_t, uint16_t
+from libc.stdint cimport int32_t, uint16_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strerror, strlen
 from posix.unistd cimport close
 
 from ._core cimport (
-    AF_INET, AF_INET6, IPPROTO_RAW, NF_INET_NUMHOOKS, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_RETURN, Family, c_text,
-    family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, os_decode, os_encode, payloads_ok, socket,
-    socklen_t, xt_entry_match,
+    AF_INET, AF_INET6, IPPROTO_RAW, NF_INET_NUMHOOKS, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, STANDARD_SIZE, TARGET_HEADER,
+    XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, next_offset, os_decode,
+    os_encode, payloads_ok, socket, socklen_t, target_offset,
 )
-
+from ._core import HOOKS
 from .errors import Conflict, KernelError, ParameterError, kernel_error
 
 cdef extern from *:
@@ -144,15 +144,12 @@ cdef extern from "<sched.h>" nogil:
 
 cdef enum:
     ENTRIES_HEAD = 40        # struct ipt_get_entries: the name, the size, and padding to 8
-    TARGET_HEADER = 32
-    STANDARD_SIZE = 40
     ERROR_SIZE = 64
     ATTEMPTS = 64
     CLONE_NEWNET = 0x40000000
 
 cdef uint32_t NOT_ENDED = 0xffffffff     # the foot of a chain that goes on
 
-HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 cdef dict _VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", XT_RETURN: "RETURN"}
 
 
@@ -222,14 +219,6 @@ cdef bytes _table_label(str table):
 
 # ------------------------------------------------------------------------ the walk
 
-cdef inline uint16_t _target_offset(Family *family, const char *entry) noexcept nogil:
-    return (<const uint16_t *> (entry + family.offsets))[0]
-
-
-cdef inline uint16_t _next_offset(Family *family, const char *entry) noexcept nogil:
-    return (<const uint16_t *> (entry + family.offsets))[1]
-
-
 cdef inline void _absorb_payload(blob_digest *digest, const char *payload, uint32_t length) noexcept nogil:
     """A match or target of *length* bytes. The text of a comment ends before its room does."""
     blob_absorb_head(digest, payload)
@@ -261,8 +250,8 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
         entry = blob + at
         if end - at < family.header + TARGET_HEADER:
             return EINVAL
-        size = _next_offset(family, entry)
-        target_at = _target_offset(family, entry)
+        size = next_offset(family, entry)
+        target_at = target_offset(family, entry)
         if (size & 7 or size > end - at or target_at < family.header or target_at & 7
                 or target_at + TARGET_HEADER > size):
             return EINVAL
@@ -371,11 +360,11 @@ cdef str _chain_name(const ChainRow *chain):
 cdef str _verdict_name(Family *family, const char *blob, uint32_t at, dict heads):
     """The name that the standard target of the entry at *at* stands for; *heads* maps first offsets to chains."""
     cdef const char *entry = blob + at
-    cdef uint32_t target_at = _target_offset(family, entry)
+    cdef uint32_t target_at = target_offset(family, entry)
     cdef int32_t verdict
-    if _next_offset(family, entry) - target_at == STANDARD_SIZE:
+    if next_offset(family, entry) - target_at == STANDARD_SIZE:
         verdict = (<const int32_t *> (entry + target_at + TARGET_HEADER))[0]
-        if verdict == <int32_t> (at + _next_offset(family, entry)):
+        if verdict == <int32_t> (at + next_offset(family, entry)):
             return ""
         name = heads.get(verdict) if verdict >= 0 else _VERDICTS.get(verdict)
         if name is not None:
@@ -391,10 +380,10 @@ cdef list _entries(Family *family, const char *blob, uint32_t limit, uint32_t fi
     cdef size_t size, target_at, payload, named
     while first < end:
         if (end > limit or first & 7 or limit - first < family.header + TARGET_HEADER
-                or _next_offset(family, blob + first) > limit - first or not payloads_ok(family, blob + first)):
+                or next_offset(family, blob + first) > limit - first or not payloads_ok(family, blob + first)):
             raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL, "Invalid argument")
-        size = _next_offset(family, blob + first)
-        target_at = _target_offset(family, blob + first)
+        size = next_offset(family, blob + first)
+        target_at = target_offset(family, blob + first)
         entry = PyBytes_FromStringAndSize(blob + first, size)
         raw = PyBytes_AS_STRING(entry)
         if raw[target_at + 2] == 0:
@@ -769,7 +758,7 @@ cdef class TableScan:
             while at < chain.foot:
                 identity[slot] = _identity(family, blob, at, heads)
                 slot += 1
-                at += _next_offset(family, blob + at)
+                at += next_offset(family, blob + at)
         self.chains = tuple(chains)
         self.identities = identities
         return 0
@@ -792,7 +781,7 @@ cdef class TableScan:
 cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict heads) except 0:
     """What a rule is, wherever it stands: a jump by the name of its chain, no bytes behind the end of a name."""
     cdef const char *entry = blob + at
-    cdef uint32_t target_at = _target_offset(family, entry), payload = family.header
+    cdef uint32_t target_at = target_offset(family, entry), payload = family.header
     cdef blob_digest digest
     cdef bytes label
     blob_begin(&digest, 0)

@@ -184,6 +184,18 @@ cdef Family *family_of(int nfproto) except NULL
 
 # ------------------------------------------------------------------ the rule
 
+# What the kernel's structures measure: xt_entry_match and xt_entry_target before their data, xt_standard_target.
+cdef enum:
+    TARGET_HEADER = 32
+    STANDARD_SIZE = 40
+
+cdef inline uint16_t target_offset(Family *family, const char *entry) noexcept nogil:
+    return (<const uint16_t *> (entry + family.offsets))[0]
+
+cdef inline uint16_t next_offset(Family *family, const char *entry) noexcept nogil:
+    return (<const uint16_t *> (entry + family.offsets))[1]
+
+cdef bint is_prefix(const unsigned char *mask, size_t length, int *bits) noexcept nogil
 cdef bytes os_encode(str text)
 cdef str os_decode(bytes text)
 cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil

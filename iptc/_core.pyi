@@ -7,6 +7,7 @@ _Counters = tuple[int, int]
 
 # ---------------------------------------------------------- the family table
 
+HOOKS: tuple[str, ...]
 IPV4: Final = 2
 IPV6: Final = 10
 

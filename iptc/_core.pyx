@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.number cimport PyNumber_Index
 from cpython.unicode cimport PyUnicode_AsUTF8String
 from libc cimport errno as c_errno
-from libc.errno cimport EAGAIN, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
+from libc.errno cimport EINVAL
 from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strerror, strlen, strspn
 from posix.unistd cimport close
 
@@ -76,14 +76,9 @@ _ipv6.set_policy = ip6tc_set_policy
 _ipv6.commit = ip6tc_commit
 _ipv6.strerror = ip6tc_strerror
 
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")     # the builtin chains, by the number of their hook
 IPV4 = NFPROTO_IPV4
 IPV6 = NFPROTO_IPV6
-
-# Sizes of the two targets that the kernel itself defines: xt_standard_target and xt_error_target.
-cdef enum:
-    TARGET_HEADER = 32
-    STANDARD_SIZE = 40
-
 
 cdef Family *family_of(int nfproto) except NULL:
     """Return the row of *nfproto*, `IPV4` or `IPV6`."""
@@ -137,15 +132,7 @@ def chain_label(name):
 # ------------------------------------------------------------------ the rule
 
 
-cdef inline uint16_t _target_offset(Family *family, const char *entry) noexcept nogil:
-    return (<const uint16_t *> (entry + family.offsets))[0]
-
-
-cdef inline uint16_t _next_offset(Family *family, const char *entry) noexcept nogil:
-    return (<const uint16_t *> (entry + family.offsets))[1]
-
-
-cdef bint _is_prefix(const unsigned char *mask, size_t length, int *bits) noexcept nogil:
+cdef bint is_prefix(const unsigned char *mask, size_t length, int *bits) noexcept nogil:
     """Whether *mask* is a run of ones; its length goes to *bits*."""
     cdef size_t i
     cdef int count = 0, b
@@ -228,7 +215,7 @@ cdef class RuleValue:
         cdef Family *family = family_of(nfproto)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(entry)
         cdef const char *raw = PyBytes_AS_STRING(entry)
-        if size < <Py_ssize_t> family.header + TARGET_HEADER or _next_offset(family, raw) != size \
+        if size < <Py_ssize_t> family.header + TARGET_HEADER or next_offset(family, raw) != size \
                 or not payloads_ok(family, raw):
             raise ParameterError("not an entry of this family: its sizes do not add up")
         self.family = self._base.family = family
@@ -253,7 +240,7 @@ cdef class RuleValue:
         """The matches and, last, the target that were read, as bytes."""
         cdef list payloads = []
         cdef const char *raw = PyBytes_AS_STRING(self.body)
-        cdef size_t at = 0, end = _target_offset(self.family, self._head()) - self.family.header
+        cdef size_t at = 0, end = target_offset(self.family, self._head()) - self.family.header
         cdef uint16_t size
         while at < end:
             size = (<const uint16_t *> (raw + at))[0]
@@ -265,17 +252,17 @@ cdef class RuleValue:
     cpdef bytes _assemble(self, list payloads):
         """Return the whole entry: this base part, then *payloads* (matches, and the target last)."""
         cdef Py_ssize_t size = self.family.header
-        cdef Py_ssize_t target_offset = size
+        cdef Py_ssize_t target_at = size
         cdef bytes payload
         for payload in payloads:
-            target_offset = size
+            target_at = size
             size += PyBytes_GET_SIZE(payload)
         if size > 0xffff:
             raise ParameterError("the rule is longer than 65535 bytes")
         cdef bytes entry = PyBytes_FromStringAndSize(NULL, size)
         cdef char *raw = PyBytes_AS_STRING(entry)
         memcpy(raw, self._head(), self.family.header)
-        (<uint16_t *> (raw + self.family.offsets))[0] = target_offset
+        (<uint16_t *> (raw + self.family.offsets))[0] = target_at
         (<uint16_t *> (raw + self.family.offsets))[1] = size
         # nfcache and comefrom are the kernel's own scratch
         memset(raw + self.family.offsets - 4, 0, 4)
@@ -300,7 +287,7 @@ cdef class RuleValue:
         cdef bint v4 = self.family.nfproto == NFPROTO_IPV4
         cdef str sign = "!" if self._flags()[1] & inverted else ""
         inet_ntop(AF_INET if v4 else AF_INET6, self._address(which), text, sizeof(text))
-        if not v4 and _is_prefix(self._address(which + 2), 16, &bits):
+        if not v4 and is_prefix(self._address(which + 2), 16, &bits):
             return f"{sign}{text.decode()}/{bits}"
         inet_ntop(AF_INET if v4 else AF_INET6, self._address(which + 2), mask, sizeof(mask))
         return f"{sign}{text.decode()}/{mask.decode()}"
@@ -368,7 +355,7 @@ cdef class RuleValue:
     def _address_prefix(self, int which):
         """The prefix length of the mask of src (0) or dst (1), or None where the mask has holes."""
         cdef int bits
-        if _is_prefix(self._address(which + 2), self.family.address, &bits):
+        if is_prefix(self._address(which + 2), self.family.address, &bits):
             return bits
         return None
 
@@ -528,7 +515,7 @@ def load_rules(type cls, int nfproto, list entries, chain):
 
 cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil:
     """Whether the matches fill the room up to the target, and the target the room behind it."""
-    cdef size_t at = family.header, target = _target_offset(family, entry), end = _next_offset(family, entry)
+    cdef size_t at = family.header, target = target_offset(family, entry), end = next_offset(family, entry)
     cdef uint16_t size
     if target < at or target + TARGET_HEADER > end:
         return False
@@ -547,9 +534,9 @@ def split_entry(int nfproto, bytes entry):
     cdef size_t at = family.header, target, size
     cdef list payloads = []
     if PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER \
-            or _next_offset(family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(family, raw):
+            or next_offset(family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(family, raw):
         raise ParameterError("not an entry of this family: its sizes do not add up")
-    target = _target_offset(family, raw)
+    target = target_offset(family, raw)
     while at < target:
         size = (<const uint16_t *> (raw + at))[0]
         payloads.append(entry[at:at + size])
@@ -595,8 +582,6 @@ cdef void mark_verdict(char *target, const char *name) noexcept nogil:
     memcpy(target + TARGET_HEADER, _MARK, 8)
 
 # ---------------------------------------------------------- libiptc's handle
-
-cdef tuple _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
 
 cdef class Handle:
@@ -652,7 +637,7 @@ cdef class Handle:
         """The C pointer of *entry*, once it is known to be whole."""
         cdef const char *raw = PyBytes_AS_STRING(entry)
         if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
-                or _next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
+                or next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
             raise ParameterError("not an entry of this family: its sizes do not add up")
         return raw
 
@@ -728,7 +713,7 @@ cdef class Handle:
 
     def builtin_chains(self):
         """The names of the builtin chains, in hook order."""
-        return [name for name in _HOOKS if self.family.builtin(chain_label(name), self._open())]
+        return [name for name in HOOKS if self.family.builtin(chain_label(name), self._open())]
 
     def has_chain(self, chain):
         """`iptc_is_chain`."""

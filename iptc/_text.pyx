@@ -8,7 +8,7 @@ from libc.string cimport strcmp
 
 from ._core cimport (
     AF_INET, AF_INET6, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, NFPROTO_IPV4, Family, family_of, inet_ntop, is_verdict, xt_entry_match,
+    IPT_INV_VIA_OUT, NFPROTO_IPV4, Family, family_of, inet_ntop, is_prefix, is_verdict, xt_entry_match,
 )
 from ._plugins cimport (
     PAYLOAD_HEADER, Plugin, find_for_payload, output_of, prints_by_mask, protocol_name, use_family,
@@ -102,14 +102,8 @@ cdef void _render_address(Family *family, const char *entry, int which, char let
     cdef const unsigned char *mask = address + 2 * family.address
     cdef size_t i
     cdef int bits = 0
-    cdef bint any_address = True, any_mask = True, ended = False, prefix = True
+    cdef bint any_address = True, any_mask = True, prefix = is_prefix(mask, family.address, &bits)
     cdef int domain = AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6
-    for i in range(family.address * 8):
-        if (mask[i >> 3] >> (7 - (i & 7))) & 1:
-            prefix = prefix and not ended
-            bits += 1
-        else:
-            ended = True
     for i in range(family.address):
         any_address = any_address and address[i] == 0
         any_mask = any_mask and mask[i] == 0
