@@ -1,6 +1,6 @@
 # What libxtables and its plugins look like to C, the guard around them, and a plugin as other modules call it.
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 
 from ._core cimport xt_entry_match, in6_addr, in_addr
 
@@ -72,6 +72,7 @@ cdef extern from "_shim.h" nogil:
     void xtables_options_fcheck(const char *name, unsigned int xflags, const xt_option_entry *table)
     uint16_t xtables_parse_protocol(const char *text)
     void xtables_ipparse_multiple(const char *text, in_addr **addresses, in_addr **masks, unsigned int *count)
+    bint xtables_strtoui(const char *text, char **end, unsigned int *value, unsigned int least, unsigned int most)
     void xtables_ip6parse_multiple(const char *text, in6_addr **addresses, in6_addr **masks, unsigned int *count)
 
 # ------------------------------------------------------------------ C: the guard
@@ -80,6 +81,7 @@ cdef extern from "_shim.h" nogil:
     int shim_guard(void (*body)(void *) noexcept nogil, void *arg)
     int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
     const char *shim_message()
+    void shim_refuse(const char *format, ...)
     void shim_trap_sigfpe()
     const char *shim_out(size_t *length)
     const char *shim_err(size_t *length)
@@ -96,6 +98,8 @@ cdef int use_family(int nfproto) except -1
 cdef str text_of(const char *text, size_t length)
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1
 cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg)
+cdef str said()
+cdef int warn_of_what_was_said() except -1
 
 # ----------------------------------------------------------- calls of a plugin
 
@@ -112,7 +116,44 @@ cdef struct ParseCall:
     unsigned int *flags
     xt_entry_match *data
 
+# A payload on its way through its plugin's init, check or alias.
+cdef struct DataCall:
+    const xtables_match *c
+    const void *entry
+    xt_entry_match *data
+    void *udata
+    unsigned int flags
+
+# Inside a guard: what run_guarded runs for one of them.
+cdef void parse_body(void *arg) noexcept nogil
+cdef void check_body(void *arg) noexcept nogil
+
 # ------------------------------------------------------------------- the plugins
+
+# What C needs of an option, and of a plugin: where rules are read and printed no Python object is touched.
+cdef struct OptionRow:
+    const char *name
+    size_t length
+    int has_arg                             # 0 no, 1 yes, 2 optional, as in getopt
+    int val                                 # what the old parser is called with; names of one option share it
+    const xt_option_entry *entry            # the guided parser's own row, or NULL
+
+cdef struct PluginRow:
+    const xtables_match *c
+    size_t size                             # of a whole payload
+    OptionRow *options
+    size_t count
+    unsigned int mandatory                  # bits of the guided options that must be given
+    unsigned int constrained                # bits of those that exclude or need others
+    bint divides                            # by what its user wrote: SIGFPE must be ours while it runs
+
+cdef bint wants_check(const PluginRow *row, unsigned int given) noexcept nogil
+
+# Look *name* up without Python: False if nobody has asked for it yet, and `learn` must. No plugin is NULL in *row*.
+cdef bint known(bint is_target, int nfproto, const char *name, int revision, PluginRow **row) noexcept nogil
+cdef int learn(bint is_target, int nfproto, const char *name, int revision) except -1
+cdef enum:
+    PREFERRED = -1                          # for a revision: the one that iptables would use
 
 cdef class Option:
     cdef readonly str name
@@ -128,13 +169,10 @@ cdef class Plugin:
     cdef readonly int revision
     cdef readonly int family
     cdef const xtables_match *c
-    cdef bint divides                       # by what its user wrote: SIGFPE must be ours while it runs
+    cdef PluginRow row
     cdef dict _options
-    cdef unsigned int mandatory             # bits of the guided options that must be given
-    cdef unsigned int constrained           # bits of those that exclude or need others
 
     cdef dict options(self)
-    cdef bint wants_check(self, unsigned int given)
     cdef int _run(self, void (*body)(void *) noexcept nogil, void *arg) except -1
     cdef int init(self, int nfproto, xt_entry_match *data) except -1
     cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1

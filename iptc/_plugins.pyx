@@ -8,10 +8,11 @@ libxtables in the same process.
 
 import os
 import warnings
+from time import monotonic
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdlib cimport free
-from libc.string cimport memcpy, memset, strlen
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset, strcmp, strlen
 
 from ._core cimport (
     AF_INET, AF_INET6, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
@@ -79,7 +80,7 @@ cdef str text_of(const char *text, size_t length):
     return text[:length].decode("utf-8", "surrogateescape")
 
 
-cdef str _said():
+cdef str said():
     """Why the last guarded call failed: libxtables' message, else what was printed to stderr before it gave up."""
     cdef size_t length
     cdef const char *printed = shim_err(&length)
@@ -92,13 +93,9 @@ cdef str _said():
 
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1:
     """Run *body* guarded and captured; its refusal is a ParameterError, its warnings are Python's."""
-    cdef size_t length
     if shim_capture(body, arg) != 0:
-        raise ParameterError(_said())
-    shim_err(&length)
-    if length:
-        _warn()
-    return 0
+        raise ParameterError(said())
+    return warn_of_what_was_said()
 
 
 cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg):
@@ -107,33 +104,27 @@ cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg):
     cdef const char *printed
     cdef bytes text
     if shim_capture(body, arg) != 0:
-        raise ParameterError(_said())
+        raise ParameterError(said())
     printed = shim_out(&length)
     text = printed[:length]
-    shim_err(&length)
-    if length:
-        # last: a warning runs Python code, and another thread may then render
-        _warn()
+    # last: a warning runs Python code, and another thread may then render
+    warn_of_what_was_said()
     return text
 
 
-cdef _warn():
+cdef int warn_of_what_was_said() except -1:
+    """Turn each line that the last guarded call printed to stderr into a warning of Python's."""
     cdef size_t length
     cdef const char *printed = shim_err(&length)
-    warnings.warn(text_of(printed, length).strip(), XTablesWarning, stacklevel=2)
+    if length:
+        for line in dict.fromkeys(text_of(printed, length).strip().splitlines()):
+            warnings.warn(line, XTablesWarning, stacklevel=2)
+    return 0
 
 
 # ----------------------------------------------------------- calls of a plugin
 
-cdef struct DataCall:
-    const xtables_match *c
-    const void *entry
-    xt_entry_match *data
-    void *udata
-    unsigned int flags
-
-
-cdef void _parse_body(void *arg) noexcept nogil:
+cdef void parse_body(void *arg) noexcept nogil:
     cdef ParseCall *call = <ParseCall *> arg
     if call.c.x6_parse != NULL:
         call.c.x6_parse(&call.guided)
@@ -146,7 +137,7 @@ cdef void _init_body(void *arg) noexcept nogil:
     call.c.init(call.data)
 
 
-cdef void _check_body(void *arg) noexcept nogil:
+cdef void check_body(void *arg) noexcept nogil:
     cdef DataCall *call = <DataCall *> arg
     cdef xt_fcheck_call guided
     if call.c.x6_fcheck != NULL:
@@ -183,21 +174,18 @@ cdef class Plugin:
     cdef dict options(self):
         """name -> Option; made once."""
         cdef Option item
+        cdef OptionRow *row
+        cdef size_t i
         if self._options is None:
-            self._options = _read_options(self.c)
-            for item in self._options.values():
-                if item.entry != NULL:
-                    if item.entry.flags & XTOPT_MAND:
-                        self.mandatory |= 1 << item.entry.id
-                    if item.entry.also | item.entry.excl:
-                        self.constrained |= 1 << item.entry.id
+            options = {}
+            for i in range(self.row.count):
+                row = &self.row.options[i]
+                item = Option.__new__(Option)
+                item.entry = row.entry
+                item.val = row.val
+                _name_option(options, item, row.name, row.has_arg)
+            self._options = options
         return self._options
-
-    cdef bint wants_check(self, unsigned int given):
-        """Whether the final check can have something to say of a payload with these options *given*."""
-        self.options()
-        return (self.c.x6_fcheck != NULL or self.c.final_check != NULL
-                or given & self.mandatory != self.mandatory or given & self.constrained != 0)
 
     @property
     def option_names(self):
@@ -208,7 +196,7 @@ cdef class Plugin:
 
     cdef int _run(self, void (*body)(void *) noexcept nogil, void *arg) except -1:
         """Run *body*, which calls this plugin, guarded."""
-        if self.divides:
+        if self.row.divides:
             shim_trap_sigfpe()
         return run_guarded(body, arg)
 
@@ -230,7 +218,7 @@ cdef class Plugin:
         call.c = self.c
         shim_set_getopt(call.argv[2] if ready else NULL, 2 + ready)
         try:
-            self._run(_parse_body, call)
+            self._run(parse_body, call)
             return shim_get_optind() - 2
         finally:
             shim_set_getopt(NULL, 1)
@@ -243,7 +231,7 @@ cdef class Plugin:
         call.udata = udata
         call.flags = flags
         use_family(nfproto)
-        self._run(_check_body, &call)
+        self._run(check_body, &call)
         return 0
 
     cdef str alias(self, const xt_entry_match *payload):
@@ -265,42 +253,60 @@ cdef class Plugin:
         call.c = self.c
         call.entry = entry
         call.data = <xt_entry_match *> payload
-        if self.divides:
+        if self.row.divides:
             shim_trap_sigfpe()
         return output_of(_save_body, &call)
 
 
-cdef dict _read_options(const xtables_match *c):
+cdef int _read_options(PluginRow *plugin) except -1:
     """Collect the options of a plugin of either parser generation."""
-    cdef dict found = {}
-    cdef const option *row = c.extra_opts
+    cdef const option *row = plugin.c.extra_opts
     cdef option *listed
     cdef option none
     cdef unsigned int offset = 0
-    cdef size_t stride, count = 0, i
-    cdef Option item
-    if c.x6_options != NULL:
+    cdef size_t stride = 0, count = 0, i
+    cdef OptionRow *item
+    if plugin.c.x6_options != NULL:
         # the library lists its own rows; from the list follows the size of a row, which differs between releases
         memset(&none, 0, sizeof(none))
-        listed = xtables_options_xfrm(&none, NULL, c.x6_options, &offset)
+        listed = xtables_options_xfrm(&none, NULL, plugin.c.x6_options, &offset)
         if listed == NULL:
             raise MemoryError
         while listed[count].name != NULL:
             count += 1
-        stride = _row_size(c.x6_options, listed, count)
-        for i in range(count):
-            item = Option.__new__(Option)
-            item.entry = <const xt_option_entry *> (<const char *> c.x6_options + i * stride)
-            _name_option(found, item, item.entry.name, 0 if item.entry.type == XTTYPE_NONE else 1)
+        stride = _row_size(plugin.c.x6_options, listed, count)
         free(listed)
     elif row != NULL:
-        while row.name != NULL:
-            item = Option.__new__(Option)
+        while row[count].name != NULL:
+            count += 1
+    plugin.options = <OptionRow *> malloc((count + 1) * sizeof(OptionRow))
+    if plugin.options == NULL:
+        raise MemoryError
+    plugin.count = count
+    for i in range(count):
+        item = &plugin.options[i]
+        if plugin.c.x6_options != NULL:
+            item.entry = <const xt_option_entry *> (<const char *> plugin.c.x6_options + i * stride)
+            item.name = item.entry.name
+            item.has_arg = 0 if item.entry.type == XTTYPE_NONE else 1
+            item.val = item.entry.id
+            if item.entry.flags & XTOPT_MAND:
+                plugin.mandatory |= 1 << item.entry.id
+            if item.entry.also | item.entry.excl:
+                plugin.constrained |= 1 << item.entry.id
+        else:
             item.entry = NULL
-            item.val = row.val
-            _name_option(found, item, row.name, row.has_arg)
-            row += 1
-    return found
+            item.name = row[i].name
+            item.has_arg = row[i].has_arg
+            item.val = row[i].val
+        item.length = strlen(item.name)
+    return 0
+
+
+cdef bint wants_check(const PluginRow *row, unsigned int given) noexcept nogil:
+    """Whether the final check can have something to say of a payload with these options *given*."""
+    return (row.c.x6_fcheck != NULL or row.c.final_check != NULL
+            or given & row.mandatory != row.mandatory or given & row.constrained != 0)
 
 
 cdef size_t _row_size(const xt_option_entry *table, const option *listed, size_t count) except 0:
@@ -338,7 +344,9 @@ cdef void _on_registered(int is_target, void *extension) noexcept:
     plugin.real_name = plugin.c.real_name.decode() if plugin.c.real_name != NULL else None
     plugin.revision = plugin.c.revision
     plugin.family = plugin.c.family
-    plugin.divides = plugin.name == "hashlimit"
+    plugin.row.c = plugin.c
+    plugin.row.size = PAYLOAD_HEADER + plugin.c.size
+    plugin.row.divides = plugin.name == "hashlimit"
     _registered.setdefault((bool(is_target), plugin.name), []).append(plugin)
 
 
@@ -348,12 +356,34 @@ def library_dirs():
     return chosen.split(":")
 
 
+cdef dict _listings = {}        # folder -> (when it was looked at, when it changed, its files)
+
+
+cdef _files_in(str folder):
+    """The names in *folder*, looked at anew once a second at most: most names that are asked for are chains."""
+    now = monotonic()
+    looked, changed, names = _listings.get(folder, (None, None, ()))
+    if looked is None or now - looked > 1:
+        try:
+            state = os.stat(folder).st_mtime_ns
+            if state != changed:
+                names = frozenset(os.listdir(folder))
+        except OSError:
+            state, names = None, ()
+        _listings[folder] = now, state, names
+    return names
+
+
 cdef _load(int nfproto, str name):
     """Load the file that holds extension *name*, as libxtables' own search finds it."""
     cdef str prefix = "libipt_" if nfproto == NFPROTO_IPV4 else "libip6t_"
     for folder in library_dirs():
+        names = _files_in(folder)
         for start in (prefix, "libxt_"):
-            path = os.path.realpath(f"{folder}/{start}{name}.so")
+            file = f"{start}{name}.so"
+            if file not in names:
+                continue
+            path = os.path.realpath(f"{folder}/{file}")
             if path in _loaded:
                 return
             if not os.path.exists(path):
@@ -436,6 +466,9 @@ cdef Plugin find(bint is_target, int nfproto, str name, revision):
     if len(_chosen) > 4096:      # names that are no plugin come from outside, without end
         _chosen.clear()
     _chosen[key] = chosen
+    if chosen is not None and chosen.row.options == NULL:
+        use_family(nfproto)
+        _read_options(&chosen.row)
     if revision is None and chosen is not None:
         preferred[asked] = chosen
     return chosen
@@ -460,6 +493,95 @@ def find_match(int nfproto, str name, revision=None):
 def find_target(int nfproto, str name, revision=None):
     """Return the `Plugin` of target *name*, or None."""
     return find(True, nfproto, name, revision)
+
+
+# What `find` found, for code that runs without Python: open addressing, names of at most 28 bytes.
+cdef struct Slot:
+    bint used
+    uint32_t hash
+    int16_t revision
+    uint8_t kind
+    char name[29]
+    PluginRow *row
+
+cdef enum:
+    MOST_SLOTS = 1 << 17
+
+cdef Slot *_slots = NULL
+cdef size_t _slot_room = 0       # a power of two
+cdef size_t _slots_used = 0
+
+
+cdef inline uint32_t _hash_of(int kind, const char *name, int revision) noexcept nogil:
+    cdef uint32_t hash = 2166136261u ^ <uint32_t> (kind + 16 * (revision + 1))
+    while name[0]:
+        hash = (hash ^ <unsigned char> name[0]) * 16777619
+        name += 1
+    return hash
+
+
+cdef inline uint8_t _kind_of(bint is_target, int nfproto) noexcept nogil:
+    return 2 * is_target + (nfproto == NFPROTO_IPV4)
+
+
+cdef Slot *_slot_of(uint8_t kind, const char *name, int revision) noexcept nogil:
+    """Where *name* stands, or is to stand."""
+    cdef uint32_t hash = _hash_of(kind, name, revision)
+    cdef size_t at = hash & (_slot_room - 1)
+    cdef Slot *slot
+    while True:
+        slot = &_slots[at]
+        if not slot.used or (slot.hash == hash and slot.kind == kind and slot.revision == revision
+                             and strcmp(slot.name, name) == 0):
+            slot.hash = hash
+            return slot
+        at = (at + 1) & (_slot_room - 1)
+
+
+cdef bint known(bint is_target, int nfproto, const char *name, int revision, PluginRow **row) noexcept nogil:
+    cdef Slot *slot
+    if _slot_room == 0:
+        return False
+    slot = _slot_of(_kind_of(is_target, nfproto), name, revision)
+    if not slot.used:
+        return False
+    row[0] = slot.row
+    return True
+
+
+cdef int learn(bint is_target, int nfproto, const char *name, int revision) except -1:
+    """Find plugin *name* (at most 28 bytes) and keep it where `known` looks; *name* may change meanwhile."""
+    global _slots, _slot_room, _slots_used
+    cdef bytes label = name
+    cdef Plugin plugin = find(is_target, nfproto, text_of(label, PyBytes_GET_SIZE(label)),
+                              None if revision == PREFERRED else revision)
+    cdef Slot *old = _slots
+    cdef Slot *slot
+    cdef size_t i, room = _slot_room
+    if 2 * (_slots_used + 1) > _slot_room:
+        # names come from outside, without end: beyond a number all are forgotten, and asked for again
+        _slots = <Slot *> calloc(2 * room if 0 < room < MOST_SLOTS else 1024, sizeof(Slot))
+        if _slots == NULL:
+            _slots = old
+            raise MemoryError
+        _slot_room = 2 * room if 0 < room < MOST_SLOTS else 1024
+        if room < MOST_SLOTS:
+            for i in range(room):
+                if old[i].used:
+                    slot = _slot_of(old[i].kind, old[i].name, old[i].revision)
+                    slot[0] = old[i]
+        else:
+            _slots_used = 0
+        free(old)
+    slot = _slot_of(_kind_of(is_target, nfproto), label, revision)
+    if not slot.used:
+        slot.used = True
+        slot.revision = revision
+        slot.kind = _kind_of(is_target, nfproto)
+        memcpy(slot.name, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) + 1)
+        _slots_used += 1
+    slot.row = &plugin.row if plugin is not None else NULL
+    return 0
 
 
 cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload):
@@ -583,33 +705,31 @@ cdef extern from *:
 # ------------------------------------------------------------- words of saved text
 
 def split_words(bytes text):
-    """Split *text* as iptables-restore does: a list of (word, whether it was quoted)."""
+    """Split *text* as iptables-restore does: a list of (word, whether it was quoted). The end of a quote ends a word."""
     cdef list words = []
     cdef bytearray word = bytearray()
-    cdef bint quoted = False, was_quoted = False, escaped = False
+    cdef bint quoted = False, escaped = False
     cdef unsigned char c
     for c in text:
-        if quoted:
-            if escaped:
-                word.append(c)
-                escaped = False
-            elif c == b'\\':
-                escaped = True
-            elif c == b'"':
-                quoted = False
-            else:
-                word.append(c)
+        if escaped:
+            escaped = False
+        elif quoted and c == b'\\':
+            escaped = True
+            continue
         elif c == b'"':
-            quoted = was_quoted = True
-        elif c in b" \t\n":
-            if word or was_quoted:
-                words.append((bytes(word), was_quoted))
+            quoted = not quoted
+            if not quoted:
+                words.append((bytes(word), True))
                 word.clear()
-                was_quoted = False
-        else:
-            word.append(c)
-    if word or was_quoted:
-        words.append((bytes(word), was_quoted))
+            continue
+        elif not quoted and c in b" \t\n":
+            if word:
+                words.append((bytes(word), False))
+                word.clear()
+            continue
+        word.append(c)
+    if word:
+        words.append((bytes(word), quoted))
     return words
 
 

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,6 +18,8 @@
 /* All state below belongs to the one thread that holds the GIL while it is inside a guard. */
 static __thread sigjmp_buf *landing;
 static char message[4096];
+
+#define KEPT (1 << 20)	/* bytes of printed text whose room stays ours */
 
 /* ------------------------------------------------------------------ guard */
 
@@ -48,6 +51,16 @@ static void __attribute__((noreturn)) plugin_exit(int status)
 	if (landing == NULL)
 		exit(status);
 	snprintf(message, sizeof(message), "the extension gave up (exit status %d)", status);
+	land();
+}
+
+void shim_refuse(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(message, sizeof(message), format, args);
+	va_end(args);
 	land();
 }
 
@@ -98,22 +111,70 @@ const char *shim_message(void)
 
 /* ---------------------------------------------------------------- capture */
 
-/* glibc's stdout and stderr are variables: point them at kept memory streams, so that no descriptor is touched. */
+/* glibc's stdout and stderr are variables: point them at streams of our own, so that no descriptor is touched. What is
+ * printed stays in the stream's own buffer; only what does not fit there is spilled. */
 struct sink {
 	FILE *stream;
-	char *text;
-	size_t length;
+	char *spilled;
+	size_t length, room;
+	int lost;
+	char buffer[1 << 16];
 };
 static struct sink out, err;
 
+static ssize_t spill(void *cookie, const char *text, size_t size)
+{
+	struct sink *sink = cookie;
+
+	if (sink->room - sink->length < size) {
+		size_t room = 2 * sink->room + size + sizeof(sink->buffer);
+		char *grown = realloc(sink->spilled, room);
+
+		if (grown == NULL) {
+			sink->lost = 1;
+			return 0;
+		}
+		sink->spilled = grown;
+		sink->room = room;
+	}
+	memcpy(sink->spilled + sink->length, text, size);
+	sink->length += size;
+	return size;
+}
+
 static int sink_open(struct sink *sink)
 {
-	if (sink->stream == NULL)
-		sink->stream = open_memstream(&sink->text, &sink->length);
-	if (sink->stream == NULL)
-		return -1;
-	rewind(sink->stream);
+	if (sink->stream == NULL) {
+		sink->stream = fopencookie(sink, "w", (cookie_io_functions_t){.write = spill});
+		if (sink->stream == NULL)
+			return -1;
+		setvbuf(sink->stream, sink->buffer, _IOFBF, sizeof(sink->buffer));
+	}
+	if (sink->length > KEPT) {
+		/* once in a while a whole table was printed: its room is not kept for single rules */
+		free(sink->spilled);
+		sink->spilled = NULL;
+		sink->room = 0;
+	}
+	sink->length = 0;
+	sink->lost = 0;
+	__fpurge(sink->stream);
 	return 0;
+}
+
+static const char *sink_text(struct sink *sink, size_t *length)
+{
+	if (sink->stream == NULL) {
+		*length = 0;
+		return "";
+	}
+	if (sink->length == 0) {
+		*length = __fpending(sink->stream);
+		return sink->buffer;
+	}
+	fflush(sink->stream);
+	*length = sink->length;
+	return sink->spilled;
 }
 
 int shim_capture(void (*body)(void *), void *arg)
@@ -133,23 +194,23 @@ int shim_capture(void (*body)(void *), void *arg)
 	failed = shim_guard(body, arg);
 	stdout = true_out;
 	stderr = true_err;
-	fflush(out.stream);
-	fflush(err.stream);
 	funlockfile(err.stream);
 	funlockfile(out.stream);
+	if (!failed && (out.lost || err.lost)) {
+		snprintf(message, sizeof(message), "out of memory");
+		return -1;
+	}
 	return failed;
 }
 
 const char *shim_out(size_t *length)
 {
-	*length = out.length;
-	return out.text;
+	return sink_text(&out, length);
 }
 
 const char *shim_err(size_t *length)
 {
-	*length = err.length;
-	return err.text;
+	return sink_text(&err, length);
 }
 
 /* ---------------------------------------------------------------- plugins */

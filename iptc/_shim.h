@@ -22,10 +22,13 @@ int shim_init(void);
 int shim_guard(void (*body)(void *), void *arg);
 const char *shim_message(void);
 
+/* Inside a guard: end it with this reason. */
+void shim_refuse(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
 /* Take SIGFPE (again), for a plugin that is known to divide; shim_init takes it once. */
 void shim_trap_sigfpe(void);
 
-/* Like shim_guard, with stdout and stderr caught in kept buffers for the duration. */
+/* Like shim_guard, with stdout and stderr caught for the duration; what they caught is there until the next call. */
 int shim_capture(void (*body)(void *), void *arg);
 const char *shim_out(size_t *length);
 const char *shim_err(size_t *length);

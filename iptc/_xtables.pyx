@@ -9,7 +9,8 @@ from libc.string cimport memcpy, memset, strlen
 
 from ._core cimport NFPROTO_IPV4, Base, RuleValue, c_text, family_of, is_verdict, xt_entry_match
 from ._plugins cimport (
-    PAYLOAD_HEADER, XTOPT_INVERT, Option, ParseCall, Plugin, find, find_for_payload, read_saved, text_of, xtables_match,
+    PAYLOAD_HEADER, XTOPT_INVERT, Option, ParseCall, Plugin, find, find_for_payload, read_saved, text_of, wants_check,
+    xtables_match,
 )
 from .errors import ParameterError, ParameterTypeError, XTablesError
 
@@ -486,7 +487,7 @@ cdef class Extension:
             return self.given
         payload = PyBytes_FromStringAndSize(<const char *> self._raw(), self._raw().u.match_size)
         cdef const xtables_match *c = self.plugin.c
-        if not self.plugin.wants_check(self.flags):
+        if not wants_check(&self.plugin.row, self.flags):
             return payload
         # the check may complete the payload, and is to be done once on it: a copy each time
         scratch = PyBytes_FromStringAndSize(<char *> self.udata, c.udata_size) if self.udata != NULL else b""
