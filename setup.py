@@ -28,7 +28,7 @@ def extension(name, libraries, extra_sources=(), macros=()):
     return Extension(
         f"iptc.{name}",
         [f"iptc/{name}.pyx", *extra_sources],
-        depends=["iptc/_shim.h", *(f"iptc/{m}.pxd" for m in ("_core", "_blob", "_plugins", "_xtables", "_text"))],
+        depends=["iptc/_shim.h", *(f"iptc/{m}.pxd" for m in ("_core", "_blob", "_plugins", "_xtables", "_text", "_words", "_options", "_spec"))],
         define_macros=list(macros),
         extra_compile_args=pkg_config("--cflags", "libip4tc", "libip6tc", "xtables")
         + ["-O3", "-Wall", "-Werror=implicit-function-declaration"],
@@ -42,9 +42,12 @@ def extensions():
     modules = [
         extension("_core", ["libip4tc", "libip6tc"]),
         extension("_blob", []),
+        extension("_words", []),
         extension("_plugins", ["xtables"], ["iptc/_shim.c"], [("IPTC_XTLIBDIR", f'"{libdir}"')]),
         extension("_xtables", []),
         extension("_text", []),
+        extension("_options", ["xtables"]),
+        extension("_spec", ["xtables"]),
     ]
     from Cython.Build import cythonize
 

@@ -219,7 +219,9 @@ cdef class RuleValue:
     cdef public object chain     # the Chain it was read from, or None
     cdef public list _matches    # the Match objects, or None until they are asked for
     cdef public object _target   # the Target, or None: there is none, or it was not asked for yet
+    cdef public list _networks   # source, destination and masks of each rule that it stands for; None: it is one rule
 
+    cdef int _load_entry(self, Family *family, const char *entry) except -1
     cpdef list _body_payloads(self)
     cpdef bytes _assemble(self, list payloads)
     cpdef int _set_goto(self, bint given) except -1

@@ -218,12 +218,18 @@ cdef class RuleValue:
         if size < <Py_ssize_t> family.header + TARGET_HEADER or next_offset(family, raw) != size \
                 or not payloads_ok(family, raw):
             raise ParameterError("not an entry of this family: its sizes do not add up")
+        self._load_entry(family, raw)
+
+    cdef int _load_entry(self, Family *family, const char *entry) except -1:
+        """`_load` for an entry that is known to be whole."""
         self.family = self._base.family = family
         memset(self._head(), 0, sizeof(Header))
-        memcpy(self._head(), raw, family.header)
-        self.body = entry[family.header:]
+        memcpy(self._head(), entry, family.header)
+        self.body = PyBytes_FromStringAndSize(entry + family.header, next_offset(family, entry) - family.header)
         self._matches = None
         self._target = None
+        self._networks = None
+        return 0
 
     def _load_header(self, int nfproto, bytes header):
         """Take over a base part alone, as `_header_bytes` gave it."""
@@ -334,6 +340,7 @@ cdef class RuleValue:
         memcpy(self._address(which), parsed, length)
         memcpy(self._address(which + 2), bits, length)
         self._invert(inverted, negated)
+        self._networks = None
         return 0
 
     cdef void _invert(self, int flag, bint negated) noexcept:
@@ -359,14 +366,12 @@ cdef class RuleValue:
             return bits
         return None
 
-    def _set_network(self, int which, bytes address, bytes mask, bint negated):
-        """Set src (0) or dst (1) to *address* and *mask*, in network order."""
-        cdef size_t length = self.family.address
-        if <size_t> PyBytes_GET_SIZE(address) != length or <size_t> PyBytes_GET_SIZE(mask) != length:
-            raise ParameterError("not an address of this family")
-        memcpy(self._address(which), PyBytes_AS_STRING(address), length)
-        memcpy(self._address(which + 2), PyBytes_AS_STRING(mask), length)
-        self._invert(IPT_INV_DSTIP if which else IPT_INV_SRCIP, negated)
+    def _set_networks(self, bytes networks not None):
+        """Set source, destination and their masks, as `_networks` has them."""
+        if <size_t> PyBytes_GET_SIZE(networks) != 4 * self.family.address:
+            raise ParameterError("not addresses of this family")
+        memcpy(self._head(), PyBytes_AS_STRING(networks), 4 * self.family.address)
+        self._networks = None
 
     @property
     def src(self):
@@ -453,10 +458,6 @@ cdef class RuleValue:
                 self._flags()[0] |= IP6T_F_PROTO
             else:
                 self._flags()[0] &= ~IP6T_F_PROTO
-
-    def _set_protocol_given(self):
-        """Note for IPv6 that `-p` was given, whatever it said, as ip6tables does."""
-        self._flags()[0] |= IP6T_F_PROTO
 
     def _get_fragment(self):
         """(`-f` given, negated); IPv4 only."""

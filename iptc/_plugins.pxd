@@ -81,7 +81,6 @@ cdef extern from "_shim.h" nogil:
     int shim_guard(void (*body)(void *) noexcept nogil, void *arg)
     int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
     const char *shim_message()
-    void shim_refuse(const char *format, ...)
     void shim_trap_sigfpe()
     const char *shim_out(size_t *length)
     const char *shim_err(size_t *length)
@@ -98,6 +97,8 @@ cdef int use_family(int nfproto) except -1
 cdef str text_of(const char *text, size_t length)
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1
 cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg)
+cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
+cdef void trap_sigfpe() noexcept nogil
 cdef str said()
 cdef int warn_of_what_was_said() except -1
 

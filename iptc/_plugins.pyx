@@ -16,8 +16,9 @@ from libc.string cimport memcpy, memset, strcmp, strlen
 
 from ._core cimport (
     AF_INET, AF_INET6, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
-    getsockopt, in6_addr, in_addr, os_encode, socket, socklen_t,
+    getsockopt, os_encode, socket, socklen_t,
 )
+from ._words import split_words
 from .errors import ParameterError, XTablesError
 
 cdef extern from *:
@@ -89,6 +90,15 @@ cdef str said():
     if length:
         text = f"{text_of(printed, length).strip()}: {text}"
     return text
+
+
+cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil:
+    """Run *body* guarded and captured: 0, or -1 with the reason in `said`."""
+    return shim_capture(body, arg)
+
+
+cdef void trap_sigfpe() noexcept nogil:
+    shim_trap_sigfpe()
 
 
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1:
@@ -611,52 +621,6 @@ cdef void _protocol_body(void *arg) noexcept nogil:
     call.number = xtables_parse_protocol(call.name)
 
 
-cdef struct AddressCall:
-    int nfproto
-    const char *text
-    void *addresses
-    void *masks
-    unsigned int count
-
-
-cdef void _addresses_body(void *arg) noexcept nogil:
-    cdef AddressCall *call = <AddressCall *> arg
-    if call.nfproto == NFPROTO_IPV4:
-        xtables_ipparse_multiple(call.text, <in_addr **> &call.addresses, <in_addr **> &call.masks, &call.count)
-    else:
-        xtables_ip6parse_multiple(call.text, <in6_addr **> &call.addresses, <in6_addr **> &call.masks, &call.count)
-
-
-def parse_addresses(int nfproto, str text):
-    """Return [(address, mask)] as bytes, for what `-s` and `-d` take: addresses, networks and names, with commas."""
-    cdef AddressCall call
-    cdef bytes given = c_text(text, "an address")
-    cdef size_t length = family_of(nfproto).address
-    cdef unsigned int i
-    memset(&call, 0, sizeof(call))
-    call.nfproto = nfproto
-    call.text = given
-    use_family(nfproto)
-    try:
-        run_guarded(_addresses_body, &call)
-        return [((<char *> call.addresses)[i * length:(i + 1) * length], (<char *> call.masks)[i * length:(i + 1) * length])
-                for i in range(call.count)]
-    finally:
-        free(call.addresses)
-        free(call.masks)
-
-
-def is_old_release():
-    """Whether the iptables that is installed is older than 1.8.10: its messages and a few lines read differently."""
-    return bool(prints_by_mask())
-
-
-def protocol_of(int number):
-    """Return the name that iptables has for protocol *number*, or None."""
-    cdef const char *name = protocol_name(number, True)
-    return None if name == NULL else name.decode()
-
-
 def parse_protocol(str name):
     """Return the number of protocol *name* as iptables' `-p` reads it."""
     cdef ProtocolCall call
@@ -703,35 +667,6 @@ cdef extern from *:
 
 
 # ------------------------------------------------------------- words of saved text
-
-def split_words(bytes text):
-    """Split *text* as iptables-restore does: a list of (word, whether it was quoted). The end of a quote ends a word."""
-    cdef list words = []
-    cdef bytearray word = bytearray()
-    cdef bint quoted = False, escaped = False
-    cdef unsigned char c
-    for c in text:
-        if escaped:
-            escaped = False
-        elif quoted and c == b'\\':
-            escaped = True
-            continue
-        elif c == b'"':
-            quoted = not quoted
-            if not quoted:
-                words.append((bytes(word), True))
-                word.clear()
-            continue
-        elif not quoted and c in b" \t\n":
-            if word:
-                words.append((bytes(word), False))
-                word.clear()
-            continue
-        word.append(c)
-    if word:
-        words.append((bytes(word), quoted))
-    return words
-
 
 cdef list read_saved(dict options, bytes text):
     """Turn what a plugin's save printed into [(Option, negated, words)]."""

@@ -54,16 +54,6 @@ static void __attribute__((noreturn)) plugin_exit(int status)
 	land();
 }
 
-void shim_refuse(const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(message, sizeof(message), format, args);
-	va_end(args);
-	land();
-}
-
 static struct sigaction sigfpe_before;
 
 static void on_sigfpe(int signal)

@@ -22,9 +22,6 @@ int shim_init(void);
 int shim_guard(void (*body)(void *), void *arg);
 const char *shim_message(void);
 
-/* Inside a guard: end it with this reason. */
-void shim_refuse(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
-
 /* Take SIGFPE (again), for a plugin that is known to divide; shim_init takes it once. */
 void shim_trap_sigfpe(void);
 

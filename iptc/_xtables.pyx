@@ -294,10 +294,10 @@ cdef class Extension:
         self.given = None
         return 0
 
-    cdef int _parse(self, tuple entry, bint exact=True) except -1:
+    cdef int _parse(self, tuple entry) except -1:
         """Have the plugin read one option into the payload; on failure the payload is put back.
 
-        Return how many of its words were used; *exact*: it is an error if that is not all of them.
+        It is an error if not all of its words are used.
         """
         cdef Option item = entry[0]
         cdef list words = entry[2]
@@ -347,10 +347,9 @@ cdef class Extension:
             used = self.plugin.parse(self.base.family.nfproto, item, count, &call)
             if c.x6_parse != NULL:
                 flags = call.guided.xflags
-                used = min(count, item.has_arg)
-                if exact and count > 1:
+                if count > 1:
                     raise ParameterError(f"{self.name}: option \"--{item.name}\" takes one value, not {count}")
-            elif exact and item.has_arg and used < count:
+            elif item.has_arg and used < count:
                 raise ParameterError(f"{self.name}: too many values for option \"--{item.name}\"")
             elif used > count:
                 raise ParameterError(f"{self.name}: option \"--{item.name}\" requires more values")
@@ -362,17 +361,7 @@ cdef class Extension:
             raise
         finally:
             free(argv)
-        return used
-
-    def _options(self):
-        """{name: Option} of what its plugin reads."""
-        return {} if self.plugin is None else self.plugin.options()
-
-    def _feed(self, Option item not None, bint negated, list words not None):
-        """Read *item* as from a command line on which *words* (bytes) follow; return how many of them it used."""
-        cdef int used = self._parse((item, negated, words), False)
-        self.journal.append((item, negated, words[:used]))
-        return used
+        return 0
 
     # parameters out
 
@@ -568,6 +557,8 @@ def pack(RuleValue rule not None, bint checked):
     """Return the whole entry of *rule* as bytes, or None without a target; unchecked, half-built parts are as they are."""
     cdef list payloads = []
     cdef Extension part
+    if checked and rule._networks is not None:
+        raise ParameterError(f"this rule stands for {len(rule._networks)} rules, one for each pair of addresses: expand() it")
     if rule._matches is None:
         return rule._assemble(rule._body_payloads())
     if rule._target is None:

@@ -1,8 +1,9 @@
 """Rule, Match, Target and Policy: one rule of a chain as an object that owns its bytes."""
 
+import copy
 import weakref
 
-from . import _core, _plugins, _text, _xtables, args, kernel
+from . import _core, _plugins, _spec, _text, _words, _xtables, kernel
 from ._xtables import Extension
 from .errors import ParameterError, ParameterTypeError, XTablesError
 
@@ -204,23 +205,26 @@ class Rule(_core.RuleValue):
     _nfproto = _core.IPV4
     protocols = _PROTOCOL_NAMES
 
-    @classmethod
-    def from_args(cls, specification):
-        """Return the rule of a specification as `iptables -A CHAIN` takes it: text, or a list of words.
-
-        >>> Rule.from_args("-s 10.0.0.0/8 -p tcp --dport 22 -j ACCEPT")
-        <iptc.Rule -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT>
-
-        Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target that is no extension is
-        taken for a chain. `ParameterError` with iptables' own message for what makes no rule.
-        """
-        rule = cls()
-        args.read_rule(rule, Match, Target, args.words_of(specification))
-        return rule
+    from_args = classmethod(_spec.read_rule)
 
     def to_args(self):
         """Return the words of `str(rule)`, as a list."""
-        return args.words_of(str(self))
+        words = _words.split_words(_core.text_bytes(str(self), "a rule"))
+        return [word.decode("utf-8", "surrogateescape") for word, _ in words]
+
+    def expand(self):
+        """Return the rules that this one stands for: itself, or one for each pair of a source and a destination.
+
+        `-s 10.0.0.1,10.0.0.2` is short for two rules, which a chain takes in this order (`iptables -A`).
+        """
+        if self._networks is None:
+            return [self]
+        rules = []
+        for networks in self._networks:
+            rule = copy.copy(self)
+            rule._set_networks(networks)
+            rules.append(rule)
+        return rules
 
     # protocol and fragment
 
@@ -386,18 +390,28 @@ class Rule(_core.RuleValue):
         return hash(_text.rough_key(_text.compare_key(self.nfproto, self._whole())))
 
     def __str__(self):
-        return _text.render(self.nfproto, self._whole())
+        if self._networks is None:
+            return _text.render(self.nfproto, self._whole())
+        rules = self.expand()
+        plain = copy.copy(rules[0])
+        plain._set_networks(bytes(len(self._networks[0])))
+        words = []
+        for option, kind in (("-s", "src"), ("-d", "dst")):
+            addresses = dict.fromkeys(getattr(rule, kind) for rule in rules)
+            if addresses != {getattr(plain, kind): None}:
+                words += [option, ",".join(addresses)]
+        return " ".join([*words, str(plain)])
 
     def __repr__(self):
         return f"<iptc.{type(self).__name__} {self}>"
 
     def __reduce__(self):
         if self._matches is None:
-            return _restore_rule, (type(self), self._entry(), None, None, self.counters)
+            return _restore_rule, (type(self), self._whole(), None, None, self.counters, self._networks)
         target = self._target
         return _restore_rule, (
             type(self), self._whole(), [match._state() for match in self._matches],
-            None if target is None else target._state(), self.counters,
+            None if target is None else target._state(), self.counters, self._networks,
         )  # fmt: skip
 
     # the accessors of python-iptables
@@ -455,9 +469,10 @@ class Rule(_core.RuleValue):
         return self
 
 
-def _restore_rule(cls, entry, matches, target, counters):
+def _restore_rule(cls, entry, matches, target, counters, networks=None):
     rule = cls(entry)
     rule.counters = counters
+    rule._networks = networks
     if matches is None:
         return rule
     rule._matches = []

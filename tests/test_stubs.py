@@ -115,7 +115,7 @@ def test_parameters_are_those_of_the_functions(module):
             ]
             assert parameters_of(node) == real, f"{owner}.{name}" if owner else name
             checked += 1
-    assert checked >= 5
+    assert checked or not any(isinstance(node, ast.FunctionDef) for node in stub(module).values())
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,0 +1,105 @@
+# cython: freethreading_compatible=False
+"""The words of saved text: split as iptables-restore splits its lines."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdlib cimport realloc
+from libc.string cimport memcpy
+
+
+cdef int make_room(Words *words, size_t count, size_t length) except -1:
+    """Make room for *count* words of *length* bytes together, with those that are there."""
+    if words.room < count + 1:
+        grown = realloc(words.list, (count + 1) * sizeof(char *))
+        if grown == NULL:
+            raise MemoryError
+        words.list = <char **> grown
+        grown = realloc(words.quoted, (count + 1) * sizeof(bint))
+        if grown == NULL:
+            raise MemoryError
+        words.quoted = <bint *> grown
+        words.room = count + 1
+    if words.text_room < length + count + 1:
+        grown = realloc(words.text, 2 * length + count + 64)
+        if grown == NULL:
+            raise MemoryError
+        words.text = <char *> grown
+        words.text_room = 2 * length + count + 64
+    return 0
+
+
+cdef void clear(Words *words) noexcept nogil:
+    words.count = 0
+    words.list[0] = NULL
+    words.end = words.text
+
+
+cdef void add(Words *words, const char *word) noexcept nogil:
+    """Add *word* as it stands; nobody writes to it."""
+    words.list[words.count] = <char *> word
+    words.quoted[words.count] = False
+    words.count += 1
+    words.list[words.count] = NULL
+
+
+cdef void add_copy(Words *words, const char *word, size_t length) noexcept nogil:
+    """Add a copy of *word*."""
+    memcpy(words.end, word, length)
+    words.end[length] = 0
+    add(words, words.end)
+    words.end += length + 1
+
+
+cdef const char *split(Words *words, const char *line, size_t length, bint limited) noexcept nogil:
+    """Add the words of *line*; the end of a quote ends a word. NULL, or what iptables-restore says of a *limited* line."""
+    cdef char *at = words.end
+    cdef char *word = at
+    cdef const char *end = line + length
+    cdef bint quoted = False, escaped = False, ended
+    cdef char c = 0
+    while line <= end:
+        ended = line == end
+        if not ended:
+            c = line[0]
+        line += 1
+        if ended:
+            if at == word:
+                break
+        elif escaped:
+            escaped = False
+        elif quoted and c == b'\\':
+            escaped = True
+            continue
+        elif c == b'"':
+            quoted = not quoted
+            if quoted:
+                continue
+            ended = True
+        elif not quoted and (c == b' ' or c == b'\t' or c == b'\n'):
+            if at == word:
+                continue
+            ended = True
+        if not ended:
+            at[0] = c
+            at += 1
+            if limited and at - word > LONGEST_WORD:
+                return b"Parameter too long!"
+            continue
+        if limited and words.count + 1 >= MOST_WORDS:
+            return b"Parser cannot handle more arguments"
+        at[0] = 0
+        add(words, word)
+        words.quoted[words.count - 1] = c == b'"' or quoted
+        at += 1
+        word = words.end = at
+    return NULL
+
+
+cdef Words _words            # of the thread that holds the GIL
+
+
+def split_words(bytes text not None):
+    """Split *text* as iptables-restore does: a list of (word, whether it was quoted)."""
+    make_room(&_words, PyBytes_GET_SIZE(text) + 1, PyBytes_GET_SIZE(text))
+    clear(&_words)
+    split(&_words, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), False)
+    return [(<bytes> _words.list[i], <bint> _words.quoted[i]) for i in range(_words.count)]
