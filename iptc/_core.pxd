@@ -219,7 +219,7 @@ cdef class RuleValue:
     cdef public object chain     # the Chain it was read from, or None
     cdef public list _matches    # the Match objects, or None until they are asked for
     cdef public object _target   # the Target, or None: there is none, or it was not asked for yet
-    cdef public list _networks   # source, destination and masks of each rule that it stands for; None: it is one rule
+    cdef public list _networks   # [sources, destinations] as (address, mask) where it stands for several rules, or None
 
     cdef int _load_entry(self, Family *family, const char *entry) except -1
     cpdef list _body_payloads(self)

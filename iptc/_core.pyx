@@ -366,11 +366,13 @@ cdef class RuleValue:
             return bits
         return None
 
-    def _set_networks(self, bytes networks not None):
-        """Set source, destination and their masks, as `_networks` has them."""
-        if <size_t> PyBytes_GET_SIZE(networks) != 4 * self.family.address:
-            raise ParameterError("not addresses of this family")
-        memcpy(self._head(), PyBytes_AS_STRING(networks), 4 * self.family.address)
+    def _set_network(self, int which, bytes address not None, bytes mask not None):
+        """Set src (0) or dst (1) to *address* and *mask*, in network order."""
+        cdef size_t length = self.family.address
+        if <size_t> PyBytes_GET_SIZE(address) != length or <size_t> PyBytes_GET_SIZE(mask) != length:
+            raise ParameterError("not an address of this family")
+        memcpy(self._address(which), PyBytes_AS_STRING(address), length)
+        memcpy(self._address(which + 2), PyBytes_AS_STRING(mask), length)
         self._networks = None
 
     @property

@@ -19,12 +19,14 @@ cdef enum:
     DELETE_NUM = 1 << 2
     REPLACE = 1 << 3
     APPEND = 1 << 4
+    LIST = 1 << 5
     FLUSH = 1 << 6
     ZERO = 1 << 7
     NEW_CHAIN = 1 << 8
     DELETE_CHAIN = 1 << 9
     SET_POLICY = 1 << 10
     RENAME = 1 << 11
+    LIST_RULES = 1 << 12
     ZERO_NUM = 1 << 13
     CHECK = 1 << 14
     WITH_RULE = INSERT | DELETE | REPLACE | APPEND | CHECK
@@ -71,8 +73,8 @@ cdef struct Spec:
     bint ignored             # the line is of the other family
     const char *source
     const char *destination
-    char *packets
-    char *bytes
+    long wait                # of `-w`: it says nothing of the rule, and is only read
+    bint wait_interval
 
     # the rule: the base part and the matches in their order; the target, until it is put behind them
     char entry[2 * ENTRY_ROOM]

@@ -274,7 +274,7 @@ cdef int _read_options(PluginRow *plugin) except -1:
     cdef option *listed
     cdef option none
     cdef unsigned int offset = 0
-    cdef size_t stride = 0, count = 0, i
+    cdef size_t stride = 0, count = 0, i, j
     cdef OptionRow *item
     if plugin.c.x6_options != NULL:
         # the library lists its own rows; from the list follows the size of a row, which differs between releases
@@ -300,6 +300,11 @@ cdef int _read_options(PluginRow *plugin) except -1:
             item.name = item.entry.name
             item.has_arg = 0 if item.entry.type == XTTYPE_NONE else 1
             item.val = item.entry.id
+            # of several names of one option the first says how it is read, as the library has it
+            for j in range(i):
+                if plugin.options[j].val == item.val:
+                    item.entry = plugin.options[j].entry
+                    break
             if item.entry.flags & XTOPT_MAND:
                 plugin.mandatory |= 1 << item.entry.id
             if item.entry.also | item.entry.excl:

@@ -4,6 +4,6 @@ from ._options cimport Spec
 
 cdef Spec *spec_of(int nfproto, const char *program, const char *table) except NULL
 cdef void read_command(Spec *spec) noexcept nogil
-cdef void set_network(Spec *spec, unsigned int i, unsigned int j) noexcept nogil
+cdef void set_network(Spec *spec, int which, unsigned int i) noexcept nogil
 cdef void free_networks(Spec *spec) noexcept nogil
 cdef int learn_wanted(Spec *spec) except -1

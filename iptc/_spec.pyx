@@ -20,7 +20,7 @@ from ._core cimport (
     xt_counters, xt_entry_match,
 )
 from ._options cimport (
-    APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, ENDED, ENTRY_ROOM, FLUSH, INSERT, MOST_PARTS, NEW_CHAIN, NO_OPTION,
+    APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, ENDED, ENTRY_ROOM, FLUSH, INSERT, LIST, LIST_RULES, MOST_PARTS, NEW_CHAIN, NO_OPTION,
     OF_EXTENSION, OPT_COUNTERS, OPT_DESTINATION, OPT_EXPANDED, OPT_FRAGMENT, OPT_JUMP, OPT_LINENUMBERS, OPT_NUMERIC,
     OPT_PROTOCOL, OPT_SOURCE, OPT_VERBOSE, OPT_VIANAMEIN, OPT_VIANAMEOUT, RENAME, REPLACE, SCRATCH_ROOM, SET_POLICY, WITH_RULE,
     ZERO, ZERO_NUM, Part, Spec, check_options, flags_of, has_word, next_option, next_word, option_name, set_command, set_option,
@@ -30,7 +30,7 @@ from ._plugins cimport (
     said, trap_sigfpe, use_family, wants_check, warn_of_what_was_said, xt_option_call, xtables_ip6parse_multiple,
     xtables_ipparse_multiple, xtables_match, xtables_parse_protocol, xtables_strtoui,
 )
-from ._words cimport MOST_WORDS, add, add_copy, clear, make_room, split
+from ._words cimport add, add_copy, clear, make_room, split
 from ._words import split_words
 from .errors import ParameterError, ParameterTypeError
 
@@ -48,6 +48,7 @@ cdef extern from "_shim.h" nogil:
 
 cdef extern from "<stdlib.h>" nogil:
     unsigned long long strtoull(const char *text, char **end, int base)
+    long strtol(const char *text, char **end, int base)
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -141,7 +142,7 @@ cdef bint _load_protocol_match(Spec *spec) noexcept nogil:
         return False
     spec.protocol_used = True
     if xtables_strtoui(name, NULL, &number, 0, 255):
-        name = protocol_name(number, True)
+        name = protocol_name(number, not spec.options & OPT_NUMERIC)
         if name == NULL:
             return False
     row = _plugin(spec, False, name)
@@ -386,20 +387,15 @@ cdef void _read_networks(Spec *spec, int which, const char *text) noexcept nogil
         xtables_ip6parse_multiple(text, <in6_addr **> &spec.addresses[which], <in6_addr **> &spec.masks[which],
                                   &spec.networks[which])
     if spec.networks[which] == 1:
-        _set_address(spec, which, 0)
+        set_network(spec, which, 0)
 
 
-cdef void _set_address(Spec *spec, int which, unsigned int i) noexcept nogil:
+cdef void set_network(Spec *spec, int which, unsigned int i) noexcept nogil:
+    """Put address *i* of `networks` into the entry, as source (0) or destination (1)."""
     cdef size_t length = spec.family.address
     if spec.addresses[which] != NULL:
         memcpy(spec.entry + which * length, <char *> spec.addresses[which] + i * length, length)
         memcpy(spec.entry + (which + 2) * length, <char *> spec.masks[which] + i * length, length)
-
-
-cdef void set_network(Spec *spec, unsigned int i, unsigned int j) noexcept nogil:
-    """Put source *i* and destination *j* of `networks` into the entry."""
-    _set_address(spec, 0, i)
-    _set_address(spec, 1, j)
 
 
 # ---------------------------------------------------------------------- commands
@@ -491,6 +487,27 @@ cdef bint _read_command_option(Spec *spec, int c) noexcept nogil:
     return True
 
 
+cdef void _read_wait(Spec *spec, bint interval) noexcept nogil:
+    """`-w` and `-W`: how a command waits for the lock, checked and left alone."""
+    cdef const char *value = spec.optarg
+    cdef char *end
+    cdef long number = -1
+    if value == NULL and has_word(spec):
+        value = next_word(spec)
+    if value != NULL:
+        number = strtol(value, &end, 0)
+        if end == value:
+            xtables_error(PARAMETER_PROBLEM, b"wait %s not numeric", b"interval" if interval else b"seconds")
+    elif interval:
+        xtables_error(PARAMETER_PROBLEM, b"wait interval value required")
+    if not interval:
+        spec.wait = number
+        return
+    spec.wait_interval = True
+    if number > 999999:
+        xtables_error(PARAMETER_PROBLEM, b"too long usec wait %u > 999999 usec", <unsigned int> number)
+
+
 cdef bint _read_option(Spec *spec, int c) noexcept nogil:
     """One option; False: it is to be read again."""
     if c == b'p':
@@ -516,6 +533,8 @@ cdef bint _read_option(Spec *spec, int c) noexcept nogil:
             xtables_error(PARAMETER_PROBLEM, b"unexpected ! flag before --match")
         row = _plugin(spec, False, spec.optarg)
         if row == NULL:
+            if strcmp(spec.optarg, b"icmpv6") == 0 or strcmp(spec.optarg, b"ipv6-icmp") == 0:
+                spec.optarg = <char *> b"icmp6"
             xtables_error(PARAMETER_PROBLEM, b"Couldn't load match `%s':No such file or directory", spec.optarg)
         _add_match(spec, row)
     elif c == b'i' or c == b'o':
@@ -545,14 +564,23 @@ cdef bint _read_option(Spec *spec, int c) noexcept nogil:
             if spec.program == NULL:
                 xtables_error(PARAMETER_PROBLEM, b"-%c is of the other family", c)
             spec.ignored = True
-    elif c == b't' and spec.program != NULL:
+    elif c == b't':
         if spec.negated:
             xtables_error(PARAMETER_PROBLEM, b"unexpected ! flag before --table")
-        xtables_error(PARAMETER_PROBLEM, b"The -t option cannot be used in %s.", spec.program)
-    elif (c == b'w' or c == b'W') and spec.program != NULL:
-        xtables_error(PARAMETER_PROBLEM, b"You cannot use `-%c' from iptables-restore", c)
-    elif c in (b't', b'w', b'W', b'M', b'V', b'h', b'L', b'S'):
-        xtables_error(PARAMETER_PROBLEM, b"-%c has no place here: it describes no rule and changes none", c)
+        if spec.program != NULL:
+            xtables_error(PARAMETER_PROBLEM, b"The -t option cannot be used in %s.", spec.program)
+        xtables_error(PARAMETER_PROBLEM, b"-t has no place in a rule specification: a rule is of no table")
+    elif c == b'w' or c == b'W':
+        if spec.program != NULL:
+            xtables_error(PARAMETER_PROBLEM, b"You cannot use `-%c' from iptables-restore", c)
+        _read_wait(spec, c == b'W')
+    elif c == b'L' or c == b'S':
+        set_command(spec, LIST if c == b'L' else LIST_RULES)
+        xtables_error(PARAMETER_PROBLEM, b"-%c has no place here: it changes nothing", c)
+    elif c == b'V' or c == b'h':
+        xtables_error(PARAMETER_PROBLEM, b"-%c has no place here: it describes no rule", c)
+    elif c == b'M':
+        pass
     else:
         return _other_option(spec, c)
     return True
@@ -579,7 +607,8 @@ cdef void read_command(Spec *spec) noexcept nogil:
     spec.count = spec.listed = spec.scratch_used = 0
     spec.options = 0
     spec.number = 0
-    spec.wanted = False
+    spec.wait = 0
+    spec.wanted = spec.wait_interval = False
     spec.negated = spec.protocol_used = spec.has_target = spec.ignored = False
     spec.next = spec.protocol = spec.jump = NULL
     spec.other = spec.source = spec.destination = NULL
@@ -605,6 +634,8 @@ cdef void read_command(Spec *spec) noexcept nogil:
             and (spec.other != NULL and spec.command == SET_POLICY and strcmp(spec.other, b"DROP") == 0
                  or spec.jump != NULL and strcmp(spec.jump, b"DROP") == 0)):
         xtables_error(PARAMETER_PROBLEM, b"The \"nat\" table is not intended for filtering, the use of DROP is therefore inhibited.")
+    if spec.wait_interval and not spec.wait:
+        xtables_error(PARAMETER_PROBLEM, b"--wait-interval only makes sense with --wait\n")
     for i in range(spec.count):
         _final_check(&spec.parts[i])
     if spec.has_target:
@@ -683,11 +714,8 @@ cdef struct TextCall:
 cdef void _specification_body(void *arg) noexcept nogil:
     cdef TextCall *call = <TextCall *> arg
     cdef Spec *spec = call.spec
-    cdef const char *refusal
     if call.text != NULL:
-        refusal = split(&spec.words, call.text, call.length, True)
-        if refusal != NULL:
-            xtables_error(PARAMETER_PROBLEM, b"%s", refusal)
+        split(&spec.words, call.text, call.length, False)
     read_command(spec)
     # where the table is not known, what is no chain there is refused here
     if (flags_of(spec)[0] & spec.family.goto_flag and spec.jump != NULL
@@ -729,7 +757,7 @@ def read_rule(type cls, specification):
     while True:
         # another thread may have read a rule since the last time
         spec = call.spec = spec_of(nfproto, NULL, NULL)
-        make_room(&spec.words, (MOST_WORDS if words is None else PyList_GET_SIZE(words)) + 4, length)
+        make_room(&spec.words, (length // 2 + 1 if words is None else PyList_GET_SIZE(words)) + 4, length)
         clear(&spec.words)
         # as if this stood in front
         add(&spec.words, b"iptables")
@@ -773,12 +801,18 @@ cdef list _words_of(specification):
 
 
 cdef list _all_networks(Spec *spec):
-    """The source, destination and masks of each rule that is meant, in iptables' order."""
+    """[[(address, mask) of each source], [… of each destination]], as bytes."""
     cdef list networks = []
-    cdef unsigned int i, j
-    for i in range(spec.networks[0]):
-        for j in range(spec.networks[1]):
-            set_network(spec, i, j)
-            networks.append(PyBytes_FromStringAndSize(spec.entry, 4 * spec.family.address))
-    set_network(spec, 0, 0)
+    cdef size_t length = spec.family.address
+    cdef unsigned int i
+    cdef int which
+    cdef char *address
+    for which in range(2):
+        found = []
+        for i in range(spec.networks[which]):
+            set_network(spec, which, i)
+            address = spec.entry + which * length
+            found.append((address[:length], (address + 2 * length)[:length]))
+        set_network(spec, which, 0)
+        networks.append(found)
     return networks

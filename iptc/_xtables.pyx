@@ -558,7 +558,7 @@ def pack(RuleValue rule not None, bint checked):
     cdef list payloads = []
     cdef Extension part
     if checked and rule._networks is not None:
-        raise ParameterError(f"this rule stands for {len(rule._networks)} rules, one for each pair of addresses: expand() it")
+        raise ParameterError("this rule has several addresses and stands for as many rules: expand() it")
     if rule._matches is None:
         return rule._assemble(rule._body_payloads())
     if rule._target is None:

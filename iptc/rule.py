@@ -219,12 +219,15 @@ class Rule(_core.RuleValue):
         """
         if self._networks is None:
             return [self]
-        rules = []
-        for networks in self._networks:
-            rule = copy.copy(self)
-            rule._set_networks(networks)
-            rules.append(rule)
-        return rules
+        sources, destinations = self._networks
+        return [self._with_networks(source, destination) for source in sources for destination in destinations]
+
+    def _with_networks(self, source, destination):
+        """A copy with these addresses, (address, mask) as bytes."""
+        rule = copy.copy(self)
+        rule._set_network(0, *source)
+        rule._set_network(1, *destination)
+        return rule
 
     # protocol and fragment
 
@@ -392,15 +395,19 @@ class Rule(_core.RuleValue):
     def __str__(self):
         if self._networks is None:
             return _text.render(self.nfproto, self._whole())
-        rules = self.expand()
-        plain = copy.copy(rules[0])
-        plain._set_networks(bytes(len(self._networks[0])))
+        sources, destinations = self._networks
+        any_network = (bytes(len(sources[0][0])),) * 2
+        rest = self._with_networks(any_network, any_network)
         words = []
-        for option, kind in (("-s", "src"), ("-d", "dst")):
-            addresses = dict.fromkeys(getattr(rule, kind) for rule in rules)
-            if addresses != {getattr(plain, kind): None}:
+        for option, networks in (("-s", sources), ("-d", destinations)):
+            addresses = []
+            for network in networks:
+                rest._set_network(0, *network)
+                addresses.append(rest.src if network == any_network else str(rest).split(" ", 2)[1])
+            if len(networks) > 1 or networks[0] != any_network:
                 words += [option, ",".join(addresses)]
-        return " ".join([*words, str(plain)])
+        rest._set_network(0, *any_network)
+        return " ".join([*words, str(rest)])
 
     def __repr__(self):
         return f"<iptc.{type(self).__name__} {self}>"
