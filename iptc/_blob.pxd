@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ._core cimport xt_counters
+from ._core cimport Family, xt_counters
 
 # One chain, in the order of the blob.
 cdef struct ChainRow:
@@ -21,3 +21,17 @@ cdef struct Walk:
     size_t rules
     uint64_t digest         # of everything but the counters and the kernel's scratch
     uint32_t broken         # offset at which the blob does not add up
+
+cdef struct Buffer:
+    char *memory             # struct ipt_get_entries, then the entries
+    size_t room
+
+cdef class TableBlob:
+    cdef Family *family
+    cdef Buffer buffer
+    cdef readonly list chains       # (name, policy or None, (packets, bytes) or None, first offset, end offset)
+    cdef dict heads                 # first offset -> name of the chain
+    cdef uint32_t size
+
+    cdef int _collect(self, Walk *walk) except -1
+    cdef const char *_entries(self) noexcept

@@ -164,11 +164,6 @@ def table_strerror(int error):
 
 # ---------------------------------------------------------------- the system calls
 
-cdef struct Buffer:
-    char *memory             # struct ipt_get_entries, then the entries
-    size_t room
-
-
 cdef int _get_info(Family *family, int fd, const char *table, ipt_getinfo *info) noexcept nogil:
     """`IPT_SO_GET_INFO`: 0, or an errno."""
     cdef socklen_t length = sizeof(info[0])
@@ -408,12 +403,6 @@ cdef list _entries(Family *family, const char *blob, uint32_t limit, uint32_t fi
 cdef class TableBlob:
     """A table as it was read once: chains, policies, and the rules' bytes, made only when they are asked for."""
 
-    cdef Family *family
-    cdef Buffer buffer
-    cdef readonly list chains       # (name, policy or None, (packets, bytes) or None, first offset, end offset)
-    cdef dict heads
-    cdef uint32_t size
-
     def __cinit__(self):
         self.family = family_of(NFPROTO_IPV4)
 
@@ -468,6 +457,10 @@ cdef class TableBlob:
         users.sort(key=_by_name)
         self.chains += users
         return 0
+
+    cdef const char *_entries(self) noexcept:
+        """Where the entries begin: each was found whole, with whole payloads."""
+        return self.buffer.memory + ENTRIES_HEAD
 
     def chain_entries(self, uint32_t first, uint32_t end):
         """The rules from *first* to *end* (offsets from `chains`), each as bytes with its target by name."""

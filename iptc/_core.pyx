@@ -134,18 +134,22 @@ def chain_label(name):
 
 cdef bint is_prefix(const unsigned char *mask, size_t length, int *bits) noexcept nogil:
     """Whether *mask* is a run of ones; its length goes to *bits*."""
-    cdef size_t i
-    cdef int count = 0, b
-    cdef bint ended = False
-    for i in range(length * 8):
-        b = (mask[i >> 3] >> (7 - (i & 7))) & 1
-        if b:
-            if ended:
-                return False
-            count += 1
-        else:
-            ended = True
-    bits[0] = count
+    cdef size_t i = 0
+    cdef unsigned char rest
+    while i < length and mask[i] == 0xff:
+        i += 1
+    bits[0] = 8 * i
+    if i == length:
+        return True
+    rest = mask[i]
+    while rest & 0x80:
+        rest = rest << 1 & 0xff
+        bits[0] += 1
+    if rest:
+        return False
+    for i in range(i + 1, length):
+        if mask[i]:
+            return False
     return True
 
 

@@ -98,6 +98,7 @@ cdef str text_of(const char *text, size_t length)
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1
 cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg)
 cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
+cdef const char *printed_text(size_t *length) noexcept nogil
 cdef void trap_sigfpe() noexcept nogil
 cdef str said()
 cdef int warn_of_what_was_said() except -1

@@ -97,6 +97,11 @@ cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
     return shim_capture(body, arg)
 
 
+cdef const char *printed_text(size_t *length) noexcept nogil:
+    """What `captured` caught of stdout; there until the next call."""
+    return shim_out(length)
+
+
 cdef void trap_sigfpe() noexcept nogil:
     shim_trap_sigfpe()
 

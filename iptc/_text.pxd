@@ -1,19 +1,30 @@
-# What the printing of one rule needs: C's own stdout, and the rule taken apart.
+# A rule, and a table, on their way to text.
 
-from ._core cimport Family, xt_entry_match
-from ._plugins cimport xtables_match
+from libc.stdint cimport uint32_t
 
-cdef extern from "<stdio.h>" nogil:
-    void *stdout_now "stdout"
-    int fputs(const char *text, void *stream)
+from ._core cimport Family
 
-cdef struct RenderItem:
-    const xtables_match *c      # NULL: opaque
-    const xt_entry_match *payload
-
-cdef struct RenderCall:
+# One rule to be printed: its base part, its payloads, and where they stand in the entry.
+cdef struct Printed:
     Family *family
-    const char *entry
-    RenderItem *items
-    size_t count
     bint by_mask                # iptables before 1.8.10 prints interfaces by their masks
+    const char *head
+    const char *payloads        # what follows the base part
+    size_t target_at
+    size_t size
+    const char *verdict         # the verdict or chain of a rule as the kernel has it; NULL: its target has the name
+
+cdef struct Heading:
+    uint32_t first
+    uint32_t end
+    char name[32]
+
+# A table on its way to text: the chains in the order in which they are printed, and in that of the blob.
+cdef struct Saved:
+    Printed rule
+    const char *entries
+    bint counters
+    bint broken                 # a target stands for no chain
+    size_t count
+    Heading *chains
+    Heading *by_offset

@@ -1,5 +1,8 @@
 """What `_text` gives to the rest of the package."""
 
+from ._blob import TableBlob
+from ._core import RuleValue
+
 _Key = tuple[bytes, tuple[bytes, ...], bytes]
 
 # --------------------------------------------------------------- comparing
@@ -13,6 +16,11 @@ def same_rule(nfproto: int, entry: bytes, key: _Key, other: bytes, other_key: _K
 def without_counters(nfproto: int, entries: list[bytes]) -> list[bytes]: ...
 def retarget(nfproto: int, entry: bytes, old: str, new: str) -> bytes | None: ...
 
-# --------------------------------------------------------------- rendering
+# ----------------------------------------------------------------- printing
 
 def render(nfproto: int, entry: bytes) -> str: ...
+def render_rule(value: RuleValue) -> str: ...
+
+# -------------------------------------------------------------- whole tables
+
+def save_rules(table: TableBlob, counters: bool) -> bytes: ...

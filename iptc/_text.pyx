@@ -2,19 +2,32 @@
 """Whole rules as text, and what tells one rule from another: what `iptables` prints and `iptables -D` compares."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint16_t
-from libc.stdio cimport printf, putchar
-from libc.string cimport strcmp
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.errno cimport EINVAL
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport printf
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset, strcmp, strlen
 
+from ._blob cimport TableBlob
 from ._core cimport (
-    AF_INET, AF_INET6, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, NFPROTO_IPV4, Family, family_of, inet_ntop, is_prefix, is_verdict, xt_entry_match,
+    AF_INET6, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
+    IPT_INV_VIA_OUT, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, RuleValue, family_of, inet_ntop, is_prefix,
+    is_verdict, next_offset, os_encode, target_offset, xt_counters, xt_entry_match,
 )
 from ._plugins cimport (
-    PAYLOAD_HEADER, Plugin, find_for_payload, output_of, prints_by_mask, protocol_name, use_family,
+    PAYLOAD_HEADER, Plugin, PluginRow, captured, find_for_payload, known, learn, printed_text, prints_by_mask, protocol_name,
+    said, use_family, warn_of_what_was_said,
 )
 from ._core import split_entry, standard_target
-from .errors import ParameterError
+from .errors import KernelError, ParameterError
+
+cdef extern from "<stdio.h>" nogil:
+    void *stdout_now "stdout"
+    size_t fwrite "fwrite_unlocked"(const void *text, size_t size, size_t count, void *stream)
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char *text, size_t limit)
 
 # --------------------------------------------------------------- comparing
 
@@ -94,113 +107,347 @@ def retarget(int nfproto, bytes entry, str old, str new):
     return entry[:-len(target)] + standard_target(new)
 
 
-# --------------------------------------------------------------- rendering
+# ----------------------------------------------------------------- printing
 
-cdef void _render_address(Family *family, const char *entry, int which, char letter, int inverted) noexcept nogil:
-    cdef char text[64]
-    cdef const unsigned char *address = <const unsigned char *> entry + which * family.address
+cdef inline char *_put(char *at, const char *text, size_t length) noexcept nogil:
+    memcpy(at, text, length)
+    return at + length
+
+
+cdef char *_put_number(char *at, uint64_t number) noexcept nogil:
+    cdef char digits[20]
+    cdef size_t first = 20
+    while True:
+        first -= 1
+        digits[first] = <char> (48 + number % 10)
+        number //= 10
+        if not number:
+            break
+    return _put(at, digits + first, 20 - first)
+
+
+cdef char *_put_ip(char *at, Family *family, const unsigned char *address) noexcept nogil:
+    cdef size_t i
+    if family.nfproto != NFPROTO_IPV4:
+        inet_ntop(AF_INET6, address, at, 64)
+        return at + strlen(at)
+    for i in range(4):
+        if i:
+            at[0] = b'.'
+            at += 1
+        at = _put_number(at, address[i])
+    return at
+
+
+cdef char *_put_option(char *at, char letter, int inverted) noexcept nogil:
+    if inverted:
+        at = _put(at, b" !", 2)
+    at = _put(at, b" -x ", 4)
+    at[-2] = letter
+    return at
+
+
+cdef char *_put_address(char *at, Printed *rule, int which, char letter, int inverted) noexcept nogil:
+    cdef Family *family = rule.family
+    cdef const unsigned char *address = <const unsigned char *> rule.head + which * family.address
     cdef const unsigned char *mask = address + 2 * family.address
     cdef size_t i
     cdef int bits = 0
-    cdef bint any_address = True, any_mask = True, prefix = is_prefix(mask, family.address, &bits)
-    cdef int domain = AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6
-    for i in range(family.address):
-        any_address = any_address and address[i] == 0
-        any_mask = any_mask and mask[i] == 0
-    if any_mask and not inverted and (any_address or domain == AF_INET6):
-        return
-    printf(b"%s -%c %s/", b" !" if inverted else b"", <int> letter, inet_ntop(domain, address, text, sizeof(text)))
-    if prefix:
-        printf(b"%d", bits)
-    else:
-        fputs(inet_ntop(domain, mask, text, sizeof(text)), stdout_now)
+    cdef bint any_address = True, prefix = is_prefix(mask, family.address, &bits)
+    if prefix and not bits and not inverted:
+        for i in range(family.address):
+            any_address = any_address and address[i] == 0
+        if any_address or family.nfproto != NFPROTO_IPV4:
+            return at
+    at = _put_ip(_put_option(at, letter, inverted), family, address)
+    at[0] = b'/'
+    return _put_number(at + 1, bits) if prefix else _put_ip(at + 1, family, mask)
 
 
-cdef void _render_interface(const char *name, const unsigned char *mask, char letter, int inverted,
-                            bint by_mask) noexcept nogil:
+cdef char *_put_interface(char *at, Printed *rule, int which, char letter, int inverted) noexcept nogil:
+    cdef const char *name = rule.head + 4 * rule.family.address + 16 * which
+    cdef const char *mask = name + 32
     cdef size_t i
-    if not by_mask:
+    if not rule.by_mask:
         if name[0] and (inverted or strcmp(name, b"+") != 0):
-            printf(b"%s -%c %.16s", b" !" if inverted else b"", <int> letter, name)
-        return
+            at = _put_option(at, letter, inverted)
+            at = _put(at, name, strnlen(name, 16))
+        return at
     if mask[0] == 0:
-        return
-    printf(b"%s -%c ", b" !" if inverted else b"", <int> letter)
+        return at
+    at = _put_option(at, letter, inverted)
     for i in range(16):
         if mask[i]:
             if name[i]:
-                putchar(name[i])
+                at[0] = name[i]
+                at += 1
         else:
             if name[i - 1]:
-                putchar(b'+')
+                at[0] = b'+'
+                at += 1
             break
+    return at
 
 
-cdef void _render_body(void *arg) noexcept nogil:
-    """Print a rule as `iptables -S` does, without `-A CHAIN`."""
-    cdef RenderCall *call = <RenderCall *> arg
-    cdef Family *family = call.family
-    cdef const char *entry = call.entry
-    cdef const char *interface = entry + 4 * family.address
-    cdef const unsigned char *flags = <const unsigned char *> entry + family.flags
-    cdef int proto = (<const uint16_t *> (entry + family.proto))[0]
+cdef char *_put_base(char *at, Printed *rule) noexcept nogil:
+    """Everything in front of the matches."""
+    cdef Family *family = rule.family
+    cdef const unsigned char *flags = <const unsigned char *> rule.head + family.flags
+    cdef int proto = (<const uint16_t *> (rule.head + family.proto))[0]
     cdef const char *name
-    cdef RenderItem *item
-    cdef size_t i
-    _render_address(family, entry, 0, b's', flags[1] & IPT_INV_SRCIP)
-    _render_address(family, entry, 1, b'd', flags[1] & IPT_INV_DSTIP)
-    _render_interface(interface, <const unsigned char *> interface + 32, b'i', flags[1] & IPT_INV_VIA_IN, call.by_mask)
-    _render_interface(interface + 16, <const unsigned char *> interface + 48, b'o', flags[1] & IPT_INV_VIA_OUT,
-                      call.by_mask)
+    at = _put_address(at, rule, 0, b's', flags[1] & IPT_INV_SRCIP)
+    at = _put_address(at, rule, 1, b'd', flags[1] & IPT_INV_DSTIP)
+    at = _put_interface(at, rule, 0, b'i', flags[1] & IPT_INV_VIA_IN)
+    at = _put_interface(at, rule, 1, b'o', flags[1] & IPT_INV_VIA_OUT)
     if proto:
-        name = protocol_name(proto, call.by_mask)
-        if name != NULL:
-            printf(b"%s -p %s", b" !" if flags[1] & IPT_INV_PROTO else b"", name)
-        else:
-            printf(b"%s -p %u", b" !" if flags[1] & IPT_INV_PROTO else b"", <unsigned int> proto)
+        at = _put_option(at, b'p', flags[1] & IPT_INV_PROTO)
+        name = protocol_name(proto, rule.by_mask)
+        at = _put(at, name, strnlen(name, 64)) if name != NULL else _put_number(at, proto)
     if family.nfproto == NFPROTO_IPV4 and flags[0] & IPT_F_FRAG:
-        printf(b"%s -f", b" !" if flags[1] & IPT_INV_FRAG else b"")
-    for i in range(call.count):
-        item = &call.items[i]
-        name = <const char *> item.payload.u.user.name
-        if item.c != NULL and item.c.alias != NULL:
-            name = item.c.alias(item.payload)
-        if i + 1 < call.count:
-            printf(b" -m %s", name)
-        elif item.c == NULL and is_verdict(item.payload):
+        at = _put_option(at, b'f', flags[1] & IPT_INV_FRAG) - 1
+    return at
+
+
+cdef inline PluginRow *_row_of(Family *family, bint is_target, const xt_entry_match *payload, bint *unknown) noexcept nogil:
+    """What prints *payload*; NULL: nothing does, or nobody has looked for it yet."""
+    cdef PluginRow *row = NULL
+    cdef char name[30]
+    cdef size_t length = strnlen(payload.u.user.name, 28)
+    memcpy(name, payload.u.user.name, length)
+    name[length] = 0
+    if not known(is_target, family.nfproto, name, payload.u.user.revision, &row):
+        unknown[0] = True
+    return NULL if row == NULL or row.size != payload.u.match_size else row
+
+
+cdef inline bint _is_plain(const xt_entry_match *target, const char *verdict) noexcept nogil:
+    """Whether a target is a verdict, a jump or nothing."""
+    return verdict != NULL or is_verdict(target)
+
+
+cdef int _learn_plugins(Printed *rule) except -1:
+    """Look up what prints the parts of *rule*: the names that nobody has looked for yet; return how many."""
+    cdef size_t at = rule.family.header
+    cdef const xt_entry_match *payload
+    cdef bint unknown
+    cdef int learned = 0
+    while at < rule.size:
+        payload = <const xt_entry_match *> (rule.payloads + at - rule.family.header)
+        if at != rule.target_at or not _is_plain(payload, rule.verdict):
+            unknown = False
+            _row_of(rule.family, at == rule.target_at, payload, &unknown)
+            if unknown:
+                name = (<const char *> payload.u.user.name)[:strnlen(payload.u.user.name, 28)]
+                learn(at == rule.target_at, rule.family.nfproto, name, payload.u.user.revision)
+                learned += 1
+        at += payload.u.match_size
+    return learned
+
+
+cdef void _print_rule(Printed *rule) noexcept nogil:
+    """Print a rule as `iptables -S` does, without `-A CHAIN`, to C's stdout."""
+    cdef char text[1024]
+    cdef char *at = _put_base(text, rule)
+    cdef size_t offset = rule.family.header
+    cdef const xt_entry_match *payload
+    cdef PluginRow *row
+    cdef const char *name
+    cdef bint unknown = False
+    while offset < rule.size:
+        payload = <const xt_entry_match *> (rule.payloads + offset - rule.family.header)
+        name = payload.u.user.name
+        if offset == rule.target_at and _is_plain(payload, rule.verdict):
+            if rule.verdict != NULL:
+                name = rule.verdict
             if name[0]:
-                printf(b" -%c %s", <int> (b'g' if flags[0] & family.goto_flag else b'j'), name)
-            continue
-        else:
-            printf(b" -j %s", name)
-        if item.c == NULL:
-            printf(b" [%u bytes of unknown data]", <unsigned int> (item.payload.u.match_size - PAYLOAD_HEADER))
-        elif item.c.save != NULL:
-            item.c.save(entry, item.payload)
+                at = _put_option(at, b'g' if rule.head[rule.family.flags] & rule.family.goto_flag else b'j', 0)
+                at = _put(at, name, strnlen(name, 29))
+            break
+        row = _row_of(rule.family, offset == rule.target_at, payload, &unknown)
+        if row != NULL and row.c.alias != NULL:
+            name = row.c.alias(payload)
+        at = _put_option(at, b'j' if offset == rule.target_at else b'm', 0)
+        at = _put(at, name, strnlen(name, 29))
+        fwrite(text, 1, at - text, stdout_now)
+        at = text
+        if row == NULL:
+            printf(b" [%u bytes of unknown data]", <unsigned int> (payload.u.match_size - PAYLOAD_HEADER))
+        elif row.c.save != NULL:
+            row.c.save(rule.head, payload)
+        offset += payload.u.match_size
+    fwrite(text, 1, at - text, stdout_now)
 
 
-def render(int nfproto, bytes entry):
+cdef void _print_body(void *arg) noexcept nogil:
+    _print_rule(<Printed *> arg)
+
+
+cdef str _text_of(Printed *rule):
+    cdef size_t length
+    cdef const char *printed
+    rule.by_mask = prints_by_mask()
+    while _learn_plugins(rule):
+        pass
+    use_family(rule.family.nfproto)
+    if captured(_print_body, rule) != 0:
+        raise ParameterError(said())
+    printed = printed_text(&length)
+    if length and printed[0] == b' ':
+        printed += 1
+        length -= 1
+    text = PyUnicode_DecodeUTF8(printed, length, "surrogateescape")
+    warn_of_what_was_said()
+    return text
+
+
+def render(int nfproto, bytes entry not None):
     """Return *entry* as `iptables-save` prints it, without `-A CHAIN` in front."""
-    cdef RenderCall call
-    cdef RenderItem items[256]
-    cdef size_t i
-    cdef Plugin plugin
-    cdef const xt_entry_match *raw
-    cdef list names = []
-    _, payloads = split_entry(nfproto, entry)
-    call.family = family_of(nfproto)
-    call.entry = entry
-    call.items = items
-    call.count = len(payloads)
-    call.by_mask = prints_by_mask()
-    if call.count > 256:
-        raise ParameterError("more than 255 matches in one rule")
-    for i in range(call.count):
-        raw = <const xt_entry_match *> PyBytes_AS_STRING(payloads[i])
-        plugin = None
-        if i + 1 < call.count or not is_verdict(raw):
-            plugin = find_for_payload(i + 1 == call.count, nfproto, raw)
-        items[i].payload = raw
-        items[i].c = plugin.c if plugin is not None else NULL
-    use_family(nfproto)
-    return output_of(_render_body, &call).decode("utf-8", "surrogateescape").lstrip(" ")
+    cdef Printed rule
+    split_entry(nfproto, entry)
+    rule.family = family_of(nfproto)
+    rule.head = PyBytes_AS_STRING(entry)
+    rule.payloads = rule.head + rule.family.header
+    rule.target_at = target_offset(rule.family, rule.head)
+    rule.size = PyBytes_GET_SIZE(entry)
+    rule.verdict = NULL
+    return _text_of(&rule)
+
+
+def render_rule(RuleValue value not None):
+    """Return the rule as `render` does; it must be as it was read, its parts not taken out."""
+    cdef Printed rule
+    cdef bytes body = value.body
+    if body is None or value._matches is not None:
+        raise ParameterError("the rule is not as it was read")
+    rule.family = value.family
+    rule.head = <const char *> &value._base.raw
+    rule.payloads = PyBytes_AS_STRING(body)
+    rule.target_at = target_offset(rule.family, rule.head)
+    rule.size = rule.family.header + PyBytes_GET_SIZE(body)
+    rule.verdict = NULL
+    return _text_of(&rule)
+
+
+# -------------------------------------------------------------- whole tables
+
+cdef const char *_verdict_of(Saved *saved, uint32_t at) noexcept nogil:
+    """The name that the standard target of the entry at *at* stands for."""
+    cdef const char *entry = saved.entries + at
+    cdef Family *family = saved.rule.family
+    cdef int32_t verdict
+    cdef size_t low = 0, high = saved.count, middle
+    if next_offset(family, entry) - target_offset(family, entry) == STANDARD_SIZE:
+        verdict = (<const int32_t *> (entry + target_offset(family, entry) + TARGET_HEADER))[0]
+        if verdict == <int32_t> (at + next_offset(family, entry)):
+            return b""
+        if verdict < 0:
+            return (b"ACCEPT" if verdict == -2 else b"DROP" if verdict == -1 else b"RETURN" if verdict == XT_RETURN
+                    else b"QUEUE")
+        while low < high:
+            middle = (low + high) // 2
+            if saved.by_offset[middle].first < <uint32_t> verdict:
+                low = middle + 1
+            else:
+                high = middle
+        if low < saved.count and saved.by_offset[low].first == <uint32_t> verdict:
+            return saved.by_offset[low].name
+    saved.broken = True
+    return b""
+
+
+cdef void _aim(Saved *saved, uint32_t at) noexcept nogil:
+    """Make the rule at offset *at* the one to be printed."""
+    cdef Printed *rule = &saved.rule
+    rule.head = saved.entries + at
+    rule.payloads = rule.head + rule.family.header
+    rule.target_at = target_offset(rule.family, rule.head)
+    rule.size = next_offset(rule.family, rule.head)
+    rule.verdict = NULL
+    if not rule.head[rule.target_at + 2]:
+        rule.verdict = _verdict_of(saved, at)
+
+
+cdef void _save_body(void *arg) noexcept nogil:
+    cdef Saved *saved = <Saved *> arg
+    cdef const xt_counters *counters
+    cdef size_t i, name_length
+    cdef uint32_t at
+    cdef char text[64]
+    cdef char *end
+    for i in range(saved.count):
+        name_length = strlen(saved.chains[i].name)
+        at = saved.chains[i].first
+        while at < saved.chains[i].end:
+            _aim(saved, at)
+            if saved.counters:
+                counters = <const xt_counters *> (saved.rule.head + saved.rule.family.counters)
+                text[0] = b'['
+                end = _put_number(text + 1, counters.pcnt)
+                end[0] = b':'
+                end = _put_number(end + 1, counters.bcnt)
+                fwrite(text, 1, _put(end, b"] ", 2) - text, stdout_now)
+            fwrite(b"-A ", 1, 3, stdout_now)
+            fwrite(saved.chains[i].name, 1, name_length, stdout_now)
+            _print_rule(&saved.rule)
+            fwrite(b"\n", 1, 1, stdout_now)
+            at += saved.rule.size
+
+
+def save_rules(TableBlob table not None, bint counters):
+    """Return the `-A` lines of *table* as `iptables-save` (`-c` with *counters*) prints them, as bytes."""
+    cdef Saved saved
+    cdef size_t length, i
+    cdef uint32_t at
+    cdef const char *printed
+    cdef list chains = table.chains
+    cdef bytes name, text
+    cdef int learned
+    memset(&saved, 0, sizeof(saved))
+    saved.entries = table._entries()
+    saved.counters = counters
+    saved.count = len(chains)
+    saved.rule.family = table.family
+    saved.rule.by_mask = prints_by_mask()
+    saved.chains = <Heading *> malloc((2 * saved.count + 1) * sizeof(Heading))
+    if saved.chains == NULL:
+        raise MemoryError
+    saved.by_offset = saved.chains + saved.count
+    try:
+        _head(saved.chains, chains)
+        _head(saved.by_offset, sorted(chains, key=_first_offset))
+        while True:
+            learned = 0
+            for i in range(saved.count):
+                at = saved.chains[i].first
+                while at < saved.chains[i].end:
+                    _aim(&saved, at)
+                    learned += _learn_plugins(&saved.rule)
+                    at += saved.rule.size
+            if not learned:
+                break
+        use_family(saved.rule.family.nfproto)
+        if captured(_save_body, &saved) != 0:
+            raise ParameterError(said())
+        if saved.broken:
+            raise KernelError("the table that the kernel returned does not add up", EINVAL, "Invalid argument")
+    finally:
+        free(saved.chains)
+    printed = printed_text(&length)
+    text = printed[:length]
+    warn_of_what_was_said()
+    return text
+
+
+def _first_offset(chain):
+    return chain[3]
+
+
+cdef int _head(Heading *headings, list chains) except -1:
+    cdef bytes name
+    for i, (label, _, _, first, end) in enumerate(chains):
+        name = os_encode(label)
+        memset(headings[i].name, 0, 32)
+        memcpy(headings[i].name, PyBytes_AS_STRING(name), min(PyBytes_GET_SIZE(name), 31))
+        headings[i].first = first
+        headings[i].end = end
+    return 0

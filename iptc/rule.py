@@ -394,7 +394,7 @@ class Rule(_core.RuleValue):
 
     def __str__(self):
         if self._networks is None:
-            return _text.render(self.nfproto, self._whole())
+            return _text.render_rule(self) if self._matches is None else _text.render(self.nfproto, self._whole())
         sources, destinations = self._networks
         any_network = (bytes(len(sources[0][0])),) * 2
         rest = self._with_networks(any_network, any_network)
