@@ -229,6 +229,8 @@ cdef int _learn_plugins(Printed *rule) except -1:
     """Look up what prints the parts of *rule*: the names that nobody has looked for yet; return how many."""
     cdef size_t at = rule.family.header
     cdef const xt_entry_match *payload
+    cdef const char *label
+    cdef bytes name
     cdef bint unknown
     cdef int learned = 0
     while at < rule.size:
@@ -237,7 +239,8 @@ cdef int _learn_plugins(Printed *rule) except -1:
             unknown = False
             _row_of(rule.family, at == rule.target_at, payload, &unknown)
             if unknown:
-                name = (<const char *> payload.u.user.name)[:strnlen(payload.u.user.name, 28)]
+                label = payload.u.user.name
+                name = label[:strnlen(label, 28)]
                 learn(at == rule.target_at, rule.family.nfproto, name, payload.u.user.revision)
                 learned += 1
         at += payload.u.match_size
