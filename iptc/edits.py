@@ -5,10 +5,12 @@ done. An operation names the rule that it means, by what the rule says; a bare p
 """
 
 import errno as _errno
+from os import strerror
 
 from . import _text
-from .errors import Conflict, kernel_error
+from .errors import Conflict, IPTCError, kernel_error
 
+_WORDS = {_errno.ENOENT: "No chain/target/match by that name"}
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 
 
@@ -120,8 +122,8 @@ class _Edit:
 
     __slots__ = ("chain",)
     what = ""
-    no_chain = "No chain/target/match by that name"
-    """What libiptc says when the chain is not there."""
+    words = {}
+    """errno -> what iptables says, where that is not `_WORDS`."""
 
     binds = False
     """Whether `bind(view)` is to be called when the edit is made, to name the rule that is meant by what it says."""
@@ -131,11 +133,11 @@ class _Edit:
         try:
             return view.chains[self.chain]
         except KeyError:
-            raise self.refused(_errno.ENOENT, self.no_chain) from None
+            raise self.refused(_errno.ENOENT) from None
 
-    def refused(self, errno, strerror):
+    def refused(self, errno):
         """The exception that says why this operation cannot be done."""
-        return kernel_error(self.what.format(self.chain), errno, strerror)
+        return kernel_error(self.what.format(self.chain), errno, self.words.get(errno) or _WORDS.get(errno) or strerror(errno))
 
 
 class Append(_Edit):
@@ -158,6 +160,7 @@ class Insert(_Edit):
     """`iptables -I`: before the rule that stood at *position* when the edit was made."""
 
     what = "can't insert entry into chain {}"
+    words = {_errno.E2BIG: "Index of insertion too big"}
     binds = True
 
     def __init__(self, chain, entry, position):
@@ -176,7 +179,7 @@ class Insert(_Edit):
                 raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
             return position
         if self.position > len(chain.entries):
-            raise self.refused(_errno.E2BIG, "Index of insertion too big")
+            raise self.refused(_errno.E2BIG)
         return self.position
 
     def apply(self, view):
@@ -198,7 +201,6 @@ def first_like(nfproto, entry):
 class _OfOneRule(_Edit):
     """An edit of a rule that is there: named by its position when the edit was made, or by what it says."""
 
-    too_big = "Index of deletion too big"
     binds = True
 
     def __init__(self, chain, position=None, anchor=None):
@@ -213,13 +215,13 @@ class _OfOneRule(_Edit):
         chain = self.find_chain(view)
         if self.anchor is None:
             if self.position >= len(chain.entries):
-                raise self.refused(_errno.E2BIG, self.too_big)
+                raise self.refused(_errno.E2BIG)
             return chain, self.position
         position = chain.locate(self.anchor)
         if position is not None:
             return chain, position
         if self.position is None:
-            raise self.refused(_errno.ENOENT, _BAD_RULE)
+            raise self.refused(_errno.ENOENT)
         raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
 
 
@@ -227,7 +229,7 @@ class Replace(_OfOneRule):
     """`iptables -R`."""
 
     what = "can't replace entry in chain {}"
-    too_big = "Index of replacement too big"
+    words = {_errno.E2BIG: "Index of replacement too big"}
 
     def __init__(self, chain, entry, position):
         super().__init__(chain, position)
@@ -245,7 +247,7 @@ class Delete(_OfOneRule):
     """`iptables -D`, by rule or by number."""
 
     what = "can't delete entry from chain {}"
-    no_chain = _BAD_RULE
+    words = {_errno.ENOENT: _BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
 
     def apply(self, view):
         chain, position = self.find(view)
@@ -286,22 +288,20 @@ class Zero(_Edit):
 
     def send(self, handle, replay):
         handle.zero(self.chain)
-        policy, _ = handle.get_policy(self.chain)
-        if policy is not None:
-            handle.set_policy(self.chain, policy, (0, 0))
 
 
 class CreateChain(_Edit):
     """`iptables -N`."""
 
     what = "can't create chain {}"
+    words = {_errno.EEXIST: "Chain already exists"}
 
     def __init__(self, chain):
         self.chain = chain
 
     def apply(self, view):
         if self.chain in view.chains:
-            raise self.refused(_errno.EEXIST, "Chain already exists")
+            raise self.refused(_errno.EEXIST)
         view.chains[self.chain] = ChainView(view.nfproto, self.chain)
         view.sort()
 
@@ -320,11 +320,11 @@ class DeleteChain(_Edit):
     def apply(self, view):
         chain = self.find_chain(view)
         if chain.policy is not None:
-            raise self.refused(_errno.EINVAL, "Invalid argument")
+            raise self.refused(_errno.EINVAL)
         if view.is_referenced(self.chain):
-            raise self.refused(_errno.EMLINK, "Too many links")
+            raise self.refused(_errno.EMLINK)
         if chain.entries:
-            raise self.refused(_errno.ENOTEMPTY, "Directory not empty")
+            raise self.refused(_errno.ENOTEMPTY)
         del view.chains[self.chain]
 
     def send(self, handle, replay):
@@ -341,10 +341,10 @@ class RenameChain(_Edit):
 
     def apply(self, view):
         if self.new in view.chains:
-            raise self.refused(_errno.EEXIST, "File exists")
+            raise self.refused(_errno.EEXIST)
         chain = self.find_chain(view)
         if chain.policy is not None:
-            raise self.refused(_errno.ENOENT, self.no_chain)
+            raise self.refused(_errno.ENOENT)
         for other in view.chains.values():
             for position in range(len(other.entries)):
                 renamed = _text.retarget(view.nfproto, other.entries[position], self.chain, self.new)
@@ -362,7 +362,7 @@ class RenameChain(_Edit):
 class SetPolicy(_Edit):
     """`iptables -P`; counters stay as they are where none are given."""
 
-    no_chain = "Bad built-in chain name"
+    words = {_errno.ENOENT: "Bad built-in chain name", _errno.EINVAL: "Bad policy name"}
 
     def __init__(self, chain, policy, counters=None):
         self.chain, self.policy, self.counters = chain, policy, counters
@@ -371,18 +371,15 @@ class SetPolicy(_Edit):
     def apply(self, view):
         chain = self.find_chain(view)
         if chain.policy is None:
-            raise self.refused(_errno.ENOENT, self.no_chain)
+            raise self.refused(_errno.ENOENT)
         if self.policy not in ("ACCEPT", "DROP"):
-            raise self.refused(_errno.EINVAL, "Bad policy name")
+            raise self.refused(_errno.EINVAL)
         chain.policy = self.policy
         if self.counters is not None:
             chain.counters = tuple(self.counters)
 
     def send(self, handle, replay):
-        counters = self.counters
-        if counters is None:
-            counters = handle.get_policy(self.chain)[1]
-        handle.set_policy(self.chain, self.policy, counters)
+        handle.set_policy(self.chain, self.policy, self.counters)
 
 
 class Replay:
@@ -408,6 +405,11 @@ class Replay:
         """Send all operations to the handle."""
         handle = self._handle
         for self._sent, operation in enumerate(self._operations):
-            operation.send(handle, self)
+            try:
+                operation.send(handle, self)
+            except OSError as error:
+                if isinstance(error, IPTCError):
+                    raise
+                raise operation.refused(error.errno) from None
             if self._view is not None:
                 operation.apply(self._view)

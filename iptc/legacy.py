@@ -1,8 +1,8 @@
-"""A table of the legacy back end (`ip_tables`, `ip6_tables`): read its blob, replay edits through libiptc."""
+"""A table of the legacy back end (`ip_tables`, `ip6_tables`): read its blob, replay edits on a draft of it."""
 
 import errno
 
-from . import _blob, _core
+from . import _blob, _draft
 from .edits import ChainView, Replay, View
 from .errors import Conflict
 
@@ -18,7 +18,9 @@ class LegacyTable:
 
     def read(self):
         """Return the table as it is in the kernel now (`IPT_SO_GET_ENTRIES`), as a `View`."""
-        snapshot = _blob.TableBlob(self.nfproto, self.name)
+        return self._view(_blob.TableBlob(self.nfproto, self.name))
+
+    def _view(self, snapshot):
         return View(self.nfproto, [self._chain(snapshot, *row) for row in snapshot.chains])
 
     def _chain(self, snapshot, name, policy, counters, first, end):
@@ -31,20 +33,14 @@ class LegacyTable:
         """
         with lock:
             for attempt in range(_RETRIES):
-                handle = _core.Handle(self.nfproto, self.name)
+                blob = _blob.TableBlob(self.nfproto, self.name)
+                draft = _draft.Draft(blob)
                 try:
-                    self._keep_policy_counters(handle)
-                    Replay(handle, self.read, operations).run()
-                    handle.commit()
+                    Replay(draft, lambda: self._view(blob), operations).run()
+                    draft.commit()
                     return
                 except Conflict as conflict:
                     if conflict.errno != errno.EAGAIN or attempt + 1 == _RETRIES:
                         raise
                 finally:
-                    handle.close()
-
-    def _keep_policy_counters(self, handle):
-        """libiptc zeroes the counters of policies with each commit, unless they are set in it."""
-        for chain in handle.builtin_chains():
-            policy, counters = handle.get_policy(chain)
-            handle.set_policy(chain, policy, counters)
+                    draft.close()
