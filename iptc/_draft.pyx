@@ -92,7 +92,7 @@ cdef class Draft:
     """
 
     cdef Family *family
-    cdef TableBlob blob
+    cdef readonly TableBlob blob
     cdef int fd
     cdef dict by_name
     cdef list chains             # by number; None for a chain that was deleted
@@ -465,7 +465,7 @@ cdef class Draft:
         return self.family.header + ERROR_SIZE
 
     def commit(self):
-        """Send everything, once: the table is the new one, with its counters, or as it was and this raises."""
+        """Send everything, once. When it raises, `undo` puts back what was replaced already: counters may be refused later."""
         cdef int failed
         if not self.changed:
             return
@@ -487,7 +487,10 @@ cdef class Draft:
             if self.origins[i].place != NOWHERE:
                 add.counters[i].pcnt += self.last[self.origins[i].place].pcnt
                 add.counters[i].bcnt += self.last[self.origins[i].place].bcnt
-        return -self._add_counters(add, (<Replace *> self.request).num_entries)
+        i = self._add_counters(add, (<Replace *> self.request).num_entries)
+        if i:
+            memset(add.counters, 0, (<Replace *> self.request).num_entries * sizeof(xt_counters))
+        return -<int> i
 
     def undo(self):
         """After `commit`, put the table back as it was read, with what its rules have counted in all."""
@@ -553,8 +556,8 @@ cdef class Draft:
         if failed > 0:
             raise kernel_error(what, failed, commit_strerror(failed))
         if failed:
-            raise KernelError(f"table {self.blob.name} was replaced, but its counters could not be put back: "
-                              + strerror(-failed).decode(), -failed, strerror(-failed).decode())  # fmt: skip
+            words = strerror(-failed).decode()
+            raise KernelError(f"{what}: the counters of table {self.blob.name} are not put back: {words}", -failed, words)
         return 0
 
 

@@ -8,7 +8,7 @@ import errno as _errno
 from os import strerror
 
 from . import _text
-from .errors import Conflict, IPTCError, kernel_error
+from .errors import Conflict, IPTCError, NotFound, kernel_error
 
 _WORDS = {_errno.ENOENT: "No chain/target/match by that name"}
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
@@ -17,7 +17,7 @@ _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 class ChainView:
     """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for."""
 
-    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys")
+    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys", "_index")
 
     def __init__(self, nfproto, name, policy=None, counters=None, read=list):
         self.name = name
@@ -27,6 +27,7 @@ class ChainView:
         self._read = read
         self._entries = None
         self._keys = None
+        self._index = None
 
     @property
     def entries(self):
@@ -44,32 +45,53 @@ class ChainView:
 
     def append(self, entry):
         """Add *entry* at the end."""
-        self.entries.append(entry)
-        if self._keys is not None:
-            self._keys.append(_text.compare_key(self._nfproto, entry))
+        self.insert(len(self.entries), entry)
 
     def insert(self, position, entry):
         """Add *entry* before the one at *position*."""
         self.entries.insert(position, entry)
         if self._keys is not None:
-            self._keys.insert(position, _text.compare_key(self._nfproto, entry))
+            key = _text.compare_key(self._nfproto, entry)
+            self._keys.insert(position, key)
+            if self._index is not None:
+                self._put(entry, key)
 
     def replace(self, position, entry):
         """Put *entry* in the place of the one at *position*."""
         self.entries[position] = entry
         if self._keys is not None:
             self._keys[position] = _text.compare_key(self._nfproto, entry)
+        self._index = None
 
     def delete(self, position):
         """Take the entry at *position* away."""
         del self.entries[position]
         if self._keys is not None:
             del self._keys[position]
+        self._index = None
 
     def clear(self):
         """Take all entries away."""
         self._entries = []
         self._keys = None
+        self._index = None
+
+    def has(self, entry):
+        """Whether there is a rule that says the same as *entry*, as `iptables -C` finds out; at once, after the first time."""
+        if self._index is None:
+            self._index = {}
+            for other, key in zip(self.entries, self.keys):
+                self._put(other, key)
+        key = _text.compare_key(self._nfproto, entry)
+        alike = self._index.get(_text.rough_key(key))
+        return alike is not None and alike.has(self._nfproto, entry, key)
+
+    def _put(self, entry, key):
+        rough = _text.rough_key(key)
+        alike = self._index.get(rough)
+        if alike is None:
+            alike = self._index[rough] = _Alike()
+        alike.put(entry, key)
 
     def anchor(self, position):
         """Name the rule at *position*: its bytes, and how many of the same bytes stand before it."""
@@ -93,6 +115,29 @@ class ChainView:
             if _text.same_rule(self._nfproto, entry, key, self.entries[position], other):
                 return position
         return None
+
+
+class _Alike:
+    """The rules of a chain that share a `rough_key`: they are the same if their bytes are, or else their text."""
+
+    __slots__ = ("keys", "unread", "texts")
+
+    def __init__(self):
+        self.keys = set()
+        self.unread = []
+        self.texts = set()
+
+    def put(self, entry, key):
+        if key not in self.keys:
+            self.keys.add(key)
+            self.unread.append(entry)
+
+    def has(self, nfproto, entry, key):
+        if key in self.keys:
+            return True
+        self.texts.update(_text.render(nfproto, other) for other in self.unread)
+        self.unread.clear()
+        return _text.render(nfproto, entry) in self.texts
 
 
 def _chain_order(chain):
@@ -124,6 +169,9 @@ class _Edit:
     what = ""
     words = {}
     """errno -> what iptables says, where that is not `_WORDS`."""
+
+    changed = True
+    """Whether there was anything to do, once it is done."""
 
     binds = False
     """Whether `bind(view)` is to be called when the edit is made, to name the rule that is meant by what it says."""
@@ -168,8 +216,9 @@ class Insert(_Edit):
         self.anchor = None
 
     def bind(self, view):
-        chain = self.find_chain(view)
-        if 0 < self.position < len(chain.entries):
+        # a chain that was made since *view* was read has no rule that could be meant
+        chain = view.chains.get(self.chain)
+        if chain is not None and 0 < self.position < len(chain.entries):
             self.anchor = chain.anchor(self.position)
 
     def _position(self, chain):
@@ -193,6 +242,36 @@ class Insert(_Edit):
         handle.insert(self.chain, self.entry, position)
 
 
+class EnsureRule(_Edit):
+    """`iptables -C`, and `-A` or, with *position*, `-I` where there is no such rule."""
+
+    what = Append.what
+
+    def __init__(self, chain, entry, position=None):
+        self.chain, self.entry, self.position = chain, entry, position
+        if position is not None:
+            self.what, self.words = Insert.what, Insert.words
+
+    def _is_missing(self, chain):
+        self.changed = not chain.has(self.entry)
+        if self.changed and self.position is not None and self.position > len(chain.entries):
+            raise self.refused(_errno.E2BIG)
+        return self.changed
+
+    def apply(self, view):
+        chain = self.find_chain(view)
+        if self._is_missing(chain):
+            chain.insert(len(chain.entries) if self.position is None else self.position, self.entry)
+
+    def send(self, handle, replay):
+        if not self._is_missing(self.find_chain(replay.view)):
+            return
+        if self.position is None:
+            handle.append(self.chain, self.entry)
+        else:
+            handle.insert(self.chain, self.entry, self.position)
+
+
 def first_like(nfproto, entry):
     """The anchor of the first rule that says the same as *entry*."""
     return entry, _text.compare_key(nfproto, entry), 0
@@ -207,8 +286,9 @@ class _OfOneRule(_Edit):
         self.chain, self.position, self.anchor = chain, position, anchor
 
     def bind(self, view):
-        chain = self.find_chain(view)
-        if self.anchor is None and self.position < len(chain.entries):
+        # a chain that was made since *view* was read has no rule that could be meant
+        chain = view.chains.get(self.chain)
+        if chain is not None and self.anchor is None and self.position < len(chain.entries):
             self.anchor = chain.anchor(self.position)
 
     def find(self, view):
@@ -244,17 +324,59 @@ class Replace(_OfOneRule):
 
 
 class Delete(_OfOneRule):
-    """`iptables -D`, by rule or by number."""
+    """`iptables -D`, by rule or by number; with *missing_ok* a rule that is not there is no error."""
 
     what = "can't delete entry from chain {}"
     words = {_errno.ENOENT: _BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
 
+    def __init__(self, chain, position=None, anchor=None, missing_ok=False):
+        super().__init__(chain, position, anchor)
+        self.missing_ok = missing_ok
+
+    def _look(self, view):
+        try:
+            self.changed = True
+            return self.find(view)
+        except NotFound:
+            if not self.missing_ok:
+                raise
+            self.changed = False
+            return None, None
+
     def apply(self, view):
-        chain, position = self.find(view)
-        chain.delete(position)
+        chain, position = self._look(view)
+        if self.changed:
+            chain.delete(position)
 
     def send(self, handle, replay):
-        handle.delete(self.chain, self.find(replay.view)[1])
+        _, position = self._look(replay.view)
+        if self.changed:
+            handle.delete(self.chain, position)
+
+
+class DeleteRules(_Edit):
+    """`iptables -D` for each rule whose entry *chosen* says yes to; `changed` is how many there were."""
+
+    what = Delete.what
+
+    def __init__(self, chain, chosen):
+        self.chain, self.chosen = chain, chosen
+
+    def _positions(self, view):
+        """The positions of the rules, the last first."""
+        entries = self.find_chain(view).entries
+        positions = [position for position, entry in enumerate(entries) if self.chosen(entry)]
+        self.changed = len(positions)
+        return positions[::-1]
+
+    def apply(self, view):
+        chain = self.find_chain(view)
+        for position in self._positions(view):
+            chain.delete(position)
+
+    def send(self, handle, replay):
+        for position in self._positions(replay.view):
+            handle.delete(self.chain, position)
 
 
 class Flush(_Edit):
@@ -307,6 +429,35 @@ class CreateChain(_Edit):
 
     def send(self, handle, replay):
         handle.create_chain(self.chain)
+
+
+class EnsureChain(_Edit):
+    """`iptables -N` where there is no such chain; with *empty* `-F` where there is one."""
+
+    what = CreateChain.what
+
+    def __init__(self, chain, empty=False):
+        self.chain, self.empty = chain, empty
+
+    def _look(self, view):
+        """The chain; whether it is to be created or emptied."""
+        chain = view.chains.get(self.chain)
+        self.changed = chain is None or bool(self.empty and chain.entries)
+        return chain
+
+    def apply(self, view):
+        chain = self._look(view)
+        if chain is None:
+            CreateChain(self.chain).apply(view)
+        elif self.changed:
+            chain.clear()
+
+    def send(self, handle, replay):
+        chain = self._look(replay.view)
+        if chain is None:
+            handle.create_chain(self.chain)
+        elif self.changed:
+            handle.flush(self.chain)
 
 
 class DeleteChain(_Edit):
