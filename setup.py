@@ -1,5 +1,6 @@
 """Build the extension modules against the system's iptables libraries."""
 
+import glob
 import os
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def extension(name, libraries, extra_sources=(), macros=()):
     return Extension(
         f"iptc.{name}",
         [f"iptc/{name}.pyx", *extra_sources],
-        depends=["iptc/_shim.h", *(f"iptc/{m}.pxd" for m in ("_core", "_blob", "_plugins", "_xtables", "_text", "_words", "_options", "_spec"))],
+        depends=["iptc/_shim.h", *glob.glob("iptc/*.pxd")],
         define_macros=list(macros),
         extra_compile_args=pkg_config("--cflags", "libip4tc", "libip6tc", "xtables")
         + ["-O3", "-Wall", "-Werror=implicit-function-declaration"],
@@ -40,9 +41,10 @@ def extensions():
     """All modules; Cython is imported late so that a missing header is reported first."""
     libdir = (pkg_config("--variable=xtlibdir", "xtables") or [""])[0]
     modules = [
-        extension("_core", ["libip4tc", "libip6tc"]),
+        extension("_core", []),
         extension("_blob", []),
         extension("_words", []),
+        extension("_draft", []),
         extension("_plugins", ["xtables"], ["iptc/_shim.c"], [("IPTC_XTLIBDIR", f'"{libdir}"')]),
         extension("_xtables", []),
         extension("_text", []),

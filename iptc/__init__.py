@@ -9,11 +9,14 @@ from .errors import (
     LockTimeout,
     NotFound,
     ParameterError,
+    PartialCommit,
+    TransactionError,
     Unsupported,
     XTablesError,
 )
 from .rule import Match, Policy, Rule, Rule6, Target
 from .table import Chain, Table, Table6, is_table6_available, is_table_available
+from .transactions import transaction
 
 __all__ = []
 

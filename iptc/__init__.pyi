@@ -17,6 +17,8 @@ from .errors import KernelError as KernelError
 from .errors import LockTimeout as LockTimeout
 from .errors import NotFound as NotFound
 from .errors import ParameterError as ParameterError
+from .errors import PartialCommit as PartialCommit
+from .errors import TransactionError as TransactionError
 from .errors import Unsupported as Unsupported
 from .errors import XTablesError as XTablesError
 from .rule import Match as Match
@@ -29,3 +31,4 @@ from .table import Table as Table
 from .table import Table6 as Table6
 from .table import is_table6_available as is_table6_available
 from .table import is_table_available as is_table_available
+from .transactions import transaction as transaction

@@ -1,8 +1,8 @@
-# The layout of what one pass over a table's blob finds.
+# The layout of what one pass over a table's blob finds, and of a table that was read.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ._core cimport Family, xt_counters
+from ._core cimport Family, ipt_getinfo, xt_counters
 
 # One chain, in the order of the blob.
 cdef struct ChainRow:
@@ -22,16 +22,22 @@ cdef struct Walk:
     uint64_t digest         # of everything but the counters and the kernel's scratch
     uint32_t broken         # offset at which the blob does not add up
 
+cdef enum:
+    ENTRIES_HEAD = 40        # struct ipt_get_entries: the name, the size, and padding to 8
+
 cdef struct Buffer:
     char *memory             # struct ipt_get_entries, then the entries
     size_t room
 
+cdef int open_socket(Family *family) noexcept nogil
+
 cdef class TableBlob:
     cdef Family *family
+    cdef ipt_getinfo info
     cdef Buffer buffer
+    cdef readonly str name
+    cdef readonly uint64_t cookie       # of the network namespace that it was read in
     cdef readonly list chains       # (name, policy or None, (packets, bytes) or None, first offset, end offset)
-    cdef dict heads                 # first offset -> name of the chain
-    cdef uint32_t size
+    cdef dict heads
 
     cdef int _collect(self, Walk *walk) except -1
-    cdef const char *_entries(self) noexcept

@@ -16,6 +16,7 @@ from libc.errno cimport EAGAIN, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
 from libc.stdint cimport int32_t, uint16_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strerror, strlen
+from posix.stat cimport stat, struct_stat
 from posix.unistd cimport close
 
 from ._core cimport (
@@ -139,11 +140,22 @@ cdef extern from "Python.h":
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t limit)
 
+cdef extern from "<sys/socket.h>" nogil:
+    """
+    #ifndef SO_NETNS_COOKIE
+    #define SO_NETNS_COOKIE 71
+    #endif
+    """
+    enum:
+        AF_UNIX
+        SOCK_DGRAM
+        SOL_SOCKET
+        SO_NETNS_COOKIE
+
 cdef extern from "<sched.h>" nogil:
     int setns(int fd, int kind)
 
 cdef enum:
-    ENTRIES_HEAD = 40        # struct ipt_get_entries: the name, the size, and padding to 8
     ERROR_SIZE = 64
     ATTEMPTS = 64
     CLONE_NEWNET = 0x40000000
@@ -201,8 +213,30 @@ cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Bu
     return EAGAIN
 
 
-cdef int _open_socket(Family *family) noexcept nogil:
+cdef int open_socket(Family *family) noexcept nogil:
     return socket(AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
+
+
+cdef uint64_t _cookie(int fd) noexcept nogil:
+    """What tells the network namespace of a socket from all others; before Linux 5.14 the number that the thread's file has."""
+    cdef uint64_t cookie = 0
+    cdef socklen_t length = sizeof(cookie)
+    cdef struct_stat status
+    if getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length) < 0:
+        cookie = status.st_ino if stat(b"/proc/thread-self/ns/net", &status) == 0 else 1
+    return cookie
+
+
+def namespace_cookie():
+    """Return what tells the network namespace that this thread is in from all others, also from those that are gone."""
+    cdef uint64_t cookie
+    cdef int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+    cdef int failed = c_errno.errno
+    if fd < 0:
+        raise kernel_error("can't open a socket", failed, strerror(failed).decode())
+    cookie = _cookie(fd)
+    close(fd)
+    return cookie
 
 
 cdef bytes _table_label(str table):
@@ -412,28 +446,28 @@ cdef class TableBlob:
     def __init__(self, int nfproto, str table not None):
         cdef bytes label = _table_label(table)
         cdef const char *name = label
-        cdef ipt_getinfo info
         cdef Walk walk
         cdef int fd, failed
         if self.buffer.memory != NULL:
             raise ParameterError("a table that was read is read once")
         memset(&walk, 0, sizeof(walk))
         self.family = family_of(nfproto)
+        self.name = table
         with nogil:
-            fd = _open_socket(self.family)
+            fd = open_socket(self.family)
             failed = c_errno.errno
             if fd >= 0:
-                failed = _fetch(self.family, fd, name, &info, &self.buffer)
+                self.cookie = _cookie(fd)
+                failed = _fetch(self.family, fd, name, &self.info, &self.buffer)
                 close(fd)
         if fd < 0 or failed:
             raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
         try:
             with nogil:
-                failed = _walk(self.family, self.buffer.memory + ENTRIES_HEAD, info.size, &info, &walk, NULL, NULL, 0)
+                failed = _walk(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, &self.info, &walk, NULL, NULL, 0)
             if failed:
                 _raise_walk(failed, &walk)
             self._collect(&walk)
-            self.size = info.size
         finally:
             free(walk.chains)
 
@@ -458,13 +492,9 @@ cdef class TableBlob:
         self.chains += users
         return 0
 
-    cdef const char *_entries(self) noexcept:
-        """Where the entries begin: each was found whole, with whole payloads."""
-        return self.buffer.memory + ENTRIES_HEAD
-
     def chain_entries(self, uint32_t first, uint32_t end):
         """The rules from *first* to *end* (offsets from `chains`), each as bytes with its target by name."""
-        return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.size, first, end, self.heads)
+        return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, first, end, self.heads)
 
 
 def _by_name(tuple chain):
@@ -655,7 +685,7 @@ cdef class TableScan:
         self._free()
         self.family = family_of(nfproto)
         self.label = _table_label(table)
-        self.fd = _open_socket(self.family)
+        self.fd = open_socket(self.family)
         failed = c_errno.errno
         if self.fd >= 0:
             failed = _get_info(self.family, self.fd, PyBytes_AS_STRING(self.label), &self.info)

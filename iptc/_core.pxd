@@ -1,4 +1,4 @@
-# What the xtables kernel interface and libiptc look like to C, and the layouts that other modules share.
+# What the xtables kernel interface looks like to C, and the layouts that other modules share.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -19,6 +19,8 @@ cdef extern from "_shim.h" nogil:
         NF_INET_NUMHOOKS
         IPT_SO_GET_INFO
         IPT_SO_GET_ENTRIES
+        IPT_SO_SET_REPLACE
+        IPT_SO_SET_ADD_COUNTERS
         IPT_F_FRAG
         IPT_F_GOTO
         IPT_INV_VIA_IN
@@ -29,6 +31,8 @@ cdef extern from "_shim.h" nogil:
         IPT_INV_PROTO
         IP6T_SO_GET_INFO
         IP6T_SO_GET_ENTRIES
+        IP6T_SO_SET_REPLACE
+        IP6T_SO_SET_ADD_COUNTERS
         IP6T_F_PROTO
         IP6T_F_GOTO
         XT_RETURN
@@ -106,46 +110,6 @@ cdef extern from "_shim.h" nogil:
         char name[32]
         unsigned int size
 
-# --------------------------------------------------------------- C: libiptc
-
-    struct xtc_handle:
-        pass
-    xtc_handle *iptc_init(const char *table)
-    void iptc_free(xtc_handle *handle)
-    int iptc_is_chain(const char *chain, xtc_handle *handle)
-    int iptc_builtin(const char *chain, xtc_handle *handle)
-    const char *iptc_get_policy(const char *chain, xt_counters *counters, xtc_handle *handle)
-    int iptc_insert_entry(const char *chain, const ipt_entry *entry, unsigned int index, xtc_handle *handle)
-    int iptc_replace_entry(const char *chain, const ipt_entry *entry, unsigned int index, xtc_handle *handle)
-    int iptc_append_entry(const char *chain, const ipt_entry *entry, xtc_handle *handle)
-    int iptc_delete_num_entry(const char *chain, unsigned int index, xtc_handle *handle)
-    int iptc_flush_entries(const char *chain, xtc_handle *handle)
-    int iptc_zero_entries(const char *chain, xtc_handle *handle)
-    int iptc_create_chain(const char *chain, xtc_handle *handle)
-    int iptc_delete_chain(const char *chain, xtc_handle *handle)
-    int iptc_rename_chain(const char *old, const char *new, xtc_handle *handle)
-    int iptc_set_policy(const char *chain, const char *policy, xt_counters *counters, xtc_handle *handle)
-    int iptc_commit(xtc_handle *handle)
-    const char *iptc_strerror(int error)
-
-    xtc_handle *ip6tc_init(const char *table)
-    void ip6tc_free(xtc_handle *handle)
-    int ip6tc_is_chain(const char *chain, xtc_handle *handle)
-    int ip6tc_builtin(const char *chain, xtc_handle *handle)
-    const char *ip6tc_get_policy(const char *chain, xt_counters *counters, xtc_handle *handle)
-    int ip6tc_insert_entry(const char *chain, const ip6t_entry *entry, unsigned int index, xtc_handle *handle)
-    int ip6tc_replace_entry(const char *chain, const ip6t_entry *entry, unsigned int index, xtc_handle *handle)
-    int ip6tc_append_entry(const char *chain, const ip6t_entry *entry, xtc_handle *handle)
-    int ip6tc_delete_num_entry(const char *chain, unsigned int index, xtc_handle *handle)
-    int ip6tc_flush_entries(const char *chain, xtc_handle *handle)
-    int ip6tc_zero_entries(const char *chain, xtc_handle *handle)
-    int ip6tc_create_chain(const char *chain, xtc_handle *handle)
-    int ip6tc_delete_chain(const char *chain, xtc_handle *handle)
-    int ip6tc_rename_chain(const char *old, const char *new, xtc_handle *handle)
-    int ip6tc_set_policy(const char *chain, const char *policy, xt_counters *counters, xtc_handle *handle)
-    int ip6tc_commit(xtc_handle *handle)
-    const char *ip6tc_strerror(int error)
-
 # ---------------------------------------------------------- the family table
 
 # Everything in which IPv4 and IPv6 differ, so that no function is written twice.
@@ -154,6 +118,8 @@ cdef struct Family:
     int level                # of getsockopt
     int so_get_info
     int so_get_entries
+    int so_set_replace       # of setsockopt
+    int so_set_add_counters
     size_t header            # size of ipt_entry or ip6t_entry
     size_t offsets           # where target_offset and next_offset stand in it
     size_t counters          # where its xt_counters stand
@@ -161,23 +127,6 @@ cdef struct Family:
     size_t proto             # where the 16-bit protocol stands
     size_t flags             # where flags and, in the next byte, invflags stand
     uint8_t goto_flag
-    xtc_handle *(*init)(const char *) noexcept nogil
-    void (*free)(xtc_handle *) noexcept nogil
-    int (*is_chain)(const char *, xtc_handle *) noexcept nogil
-    int (*builtin)(const char *, xtc_handle *) noexcept nogil
-    const char *(*get_policy)(const char *, xt_counters *, xtc_handle *) noexcept nogil
-    int (*insert_entry)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil
-    int (*replace_entry)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil
-    int (*append_entry)(const char *, const void *, xtc_handle *) noexcept nogil
-    int (*delete_num_entry)(const char *, unsigned int, xtc_handle *) noexcept nogil
-    int (*flush_entries)(const char *, xtc_handle *) noexcept nogil
-    int (*zero_entries)(const char *, xtc_handle *) noexcept nogil
-    int (*create_chain)(const char *, xtc_handle *) noexcept nogil
-    int (*delete_chain)(const char *, xtc_handle *) noexcept nogil
-    int (*rename_chain)(const char *, const char *, xtc_handle *) noexcept nogil
-    int (*set_policy)(const char *, const char *, xt_counters *, xtc_handle *) noexcept nogil
-    int (*commit)(xtc_handle *) noexcept nogil
-    const char *(*strerror)(int) noexcept nogil
 
 cdef bytes c_text(value, str what)
 cdef Family *family_of(int nfproto) except NULL

@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=False
-"""The rule as a value that owns its bytes, the walk over the kernel's table blob, and libiptc's handle.
+"""The rule as a value that owns its bytes.
 
 One copy of everything serves IPv4 and IPv6: where they differ, a `Family` row says how.
 """
@@ -22,6 +22,8 @@ _ipv4.nfproto = NFPROTO_IPV4
 _ipv4.level = IPPROTO_IP
 _ipv4.so_get_info = IPT_SO_GET_INFO
 _ipv4.so_get_entries = IPT_SO_GET_ENTRIES
+_ipv4.so_set_replace = IPT_SO_SET_REPLACE
+_ipv4.so_set_add_counters = IPT_SO_SET_ADD_COUNTERS
 _ipv4.header = sizeof(ipt_entry)
 _ipv4.offsets = <size_t> &(<ipt_entry *> NULL).target_offset
 _ipv4.counters = <size_t> &(<ipt_entry *> NULL).counters
@@ -29,28 +31,13 @@ _ipv4.address = sizeof(in_addr)
 _ipv4.proto = <size_t> &(<ipt_entry *> NULL).ip.proto
 _ipv4.flags = <size_t> &(<ipt_entry *> NULL).ip.flags
 _ipv4.goto_flag = IPT_F_GOTO
-_ipv4.init = iptc_init
-_ipv4.free = iptc_free
-_ipv4.is_chain = iptc_is_chain
-_ipv4.builtin = iptc_builtin
-_ipv4.get_policy = iptc_get_policy
-_ipv4.insert_entry = <int (*)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil> iptc_insert_entry
-_ipv4.replace_entry = <int (*)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil> iptc_replace_entry
-_ipv4.append_entry = <int (*)(const char *, const void *, xtc_handle *) noexcept nogil> iptc_append_entry
-_ipv4.delete_num_entry = iptc_delete_num_entry
-_ipv4.flush_entries = iptc_flush_entries
-_ipv4.zero_entries = iptc_zero_entries
-_ipv4.create_chain = iptc_create_chain
-_ipv4.delete_chain = iptc_delete_chain
-_ipv4.rename_chain = iptc_rename_chain
-_ipv4.set_policy = iptc_set_policy
-_ipv4.commit = iptc_commit
-_ipv4.strerror = iptc_strerror
 
 _ipv6.nfproto = NFPROTO_IPV6
 _ipv6.level = IPPROTO_IPV6
 _ipv6.so_get_info = IP6T_SO_GET_INFO
 _ipv6.so_get_entries = IP6T_SO_GET_ENTRIES
+_ipv6.so_set_replace = IP6T_SO_SET_REPLACE
+_ipv6.so_set_add_counters = IP6T_SO_SET_ADD_COUNTERS
 _ipv6.header = sizeof(ip6t_entry)
 _ipv6.offsets = <size_t> &(<ip6t_entry *> NULL).target_offset
 _ipv6.counters = <size_t> &(<ip6t_entry *> NULL).counters
@@ -58,23 +45,6 @@ _ipv6.address = sizeof(in6_addr)
 _ipv6.proto = <size_t> &(<ip6t_entry *> NULL).ipv6.proto
 _ipv6.flags = <size_t> &(<ip6t_entry *> NULL).ipv6.flags
 _ipv6.goto_flag = IP6T_F_GOTO
-_ipv6.init = ip6tc_init
-_ipv6.free = ip6tc_free
-_ipv6.is_chain = ip6tc_is_chain
-_ipv6.builtin = ip6tc_builtin
-_ipv6.get_policy = ip6tc_get_policy
-_ipv6.insert_entry = <int (*)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil> ip6tc_insert_entry
-_ipv6.replace_entry = <int (*)(const char *, const void *, unsigned int, xtc_handle *) noexcept nogil> ip6tc_replace_entry
-_ipv6.append_entry = <int (*)(const char *, const void *, xtc_handle *) noexcept nogil> ip6tc_append_entry
-_ipv6.delete_num_entry = ip6tc_delete_num_entry
-_ipv6.flush_entries = ip6tc_flush_entries
-_ipv6.zero_entries = ip6tc_zero_entries
-_ipv6.create_chain = ip6tc_create_chain
-_ipv6.delete_chain = ip6tc_delete_chain
-_ipv6.rename_chain = ip6tc_rename_chain
-_ipv6.set_policy = ip6tc_set_policy
-_ipv6.commit = ip6tc_commit
-_ipv6.strerror = ip6tc_strerror
 
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")     # the builtin chains, by the number of their hook
 IPV4 = NFPROTO_IPV4
@@ -552,7 +522,7 @@ def split_entry(int nfproto, bytes entry):
     return entry[:family.offsets - 4], payloads
 
 
-# A verdict or jump carries its name where the kernel has a number. libiptc fills in the number; until then its place says
+# A verdict or jump carries its name where the kernel has a number. The number is filled in when it is sent; until then its place says
 # what this is, since an extension may have a payload of the same size.
 cdef const char *_MARK = b"\xffverdict"
 
@@ -569,7 +539,7 @@ cdef bint _is_verdict_name(const char *name) noexcept nogil:
 
 
 def standard_target(name):
-    """Return the payload of a verdict or of a jump to chain *name*, as libiptc takes it ("": no target)."""
+    """Return the payload of a verdict or of a jump to chain *name*, by its name ("": no target)."""
     cdef bytes text = c_text(name, "a target name")
     if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN:
         raise ParameterError(f"Invalid target name `{name}' ({XT_EXTENSION_MAXNAMELEN - 1} chars max)")
@@ -587,155 +557,3 @@ cdef void mark_verdict(char *target, const char *name) noexcept nogil:
     memset(target + 2, 0, STANDARD_SIZE - 2)
     memcpy(target + 2, name, length if length < XT_EXTENSION_MAXNAMELEN else XT_EXTENSION_MAXNAMELEN - 1)
     memcpy(target + TARGET_HEADER, _MARK, 8)
-
-# ---------------------------------------------------------- libiptc's handle
-
-
-cdef class Handle:
-    """One libiptc handle (`iptc_init` … `iptc_commit`): a private copy of a table, edited and sent at once.
-
-    Chains and names are str; entries are bytes with the target by name; positions count from 0.
-    """
-
-    cdef Family *family
-    cdef xtc_handle *handle
-    cdef str table
-    cdef object _last_chain      # the chain named last, and its label: edits come in runs
-    cdef bytes _last_label
-
-    def __init__(self, int nfproto, str table):
-        cdef bytes label = c_text(table, "a table name")
-        cdef const char *name = label
-        cdef int failed = 0
-        self.family = family_of(nfproto)
-        self.table = table
-        self.close()
-        with nogil:
-            c_errno.errno = 0
-            self.handle = self.family.init(name)
-            if self.handle == NULL:
-                failed = c_errno.errno
-        if failed or self.handle == NULL:
-            raise kernel_error(f"can't initialize {table}", failed, self.family.strerror(failed).decode())
-
-    def __dealloc__(self):
-        self.close()
-
-    cpdef close(self):
-        """Free the handle; what was not committed is gone."""
-        if self.handle != NULL:
-            self.family.free(self.handle)
-            self.handle = NULL
-
-    cdef int _check(self, int done, str what, chain) except -1:
-        """Raise what libiptc says of the call that has just returned *done*; *what* has room for the chain's name."""
-        cdef int failed = c_errno.errno
-        if done:
-            return 0
-        raise kernel_error(what.format(chain), failed, self.family.strerror(failed).decode())
-
-    cdef xtc_handle *_open(self) except NULL:
-        if self.handle == NULL:
-            raise KernelError(f"the handle of table {self.table} is closed", EINVAL, "Invalid argument")
-        c_errno.errno = 0
-        return self.handle
-
-    cdef const char *_entry(self, bytes entry) except NULL:
-        """The C pointer of *entry*, once it is known to be whole."""
-        cdef const char *raw = PyBytes_AS_STRING(entry)
-        if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
-                or next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
-            raise ParameterError("not an entry of this family: its sizes do not add up")
-        return raw
-
-    cdef const char *_label(self, chain) except NULL:
-        if chain is not self._last_chain:
-            self._last_label = chain_label(chain)
-            self._last_chain = chain
-        return PyBytes_AS_STRING(self._last_label)
-
-    def append(self, chain, bytes entry):
-        """`iptc_append_entry`."""
-        self._check(self.family.append_entry(self._label(chain), self._entry(entry), self._open()),
-                    "can't append entry to chain {}", chain)
-
-    def insert(self, chain, bytes entry, unsigned int position):
-        """`iptc_insert_entry`."""
-        self._check(self.family.insert_entry(chain_label(chain), self._entry(entry), position, self._open()),
-                    "can't insert entry into chain {}", chain)
-
-    def replace(self, chain, bytes entry, unsigned int position):
-        """`iptc_replace_entry`."""
-        self._check(self.family.replace_entry(chain_label(chain), self._entry(entry), position, self._open()),
-                    "can't replace entry in chain {}", chain)
-
-    def delete(self, chain, unsigned int position):
-        """`iptc_delete_num_entry`."""
-        self._check(self.family.delete_num_entry(chain_label(chain), position, self._open()),
-                    "can't delete entry from chain {}", chain)
-
-    def flush(self, chain):
-        """`iptc_flush_entries`."""
-        self._check(self.family.flush_entries(chain_label(chain), self._open()), "can't flush chain {}", chain)
-
-    def zero(self, chain):
-        """`iptc_zero_entries`."""
-        self._check(self.family.zero_entries(chain_label(chain), self._open()), "can't zero chain {} counters", chain)
-
-    def create_chain(self, chain):
-        """`iptc_create_chain`."""
-        self._check(self.family.create_chain(chain_label(chain), self._open()), "can't create chain {}", chain)
-
-    def delete_chain(self, chain):
-        """`iptc_delete_chain`."""
-        self._check(self.family.delete_chain(chain_label(chain), self._open()), "can't delete chain {}", chain)
-
-    def rename_chain(self, chain, new):
-        """`iptc_rename_chain`."""
-        self._check(self.family.rename_chain(chain_label(chain), chain_label(new), self._open()),
-                    "can't rename chain {}", chain)
-
-    def set_policy(self, chain, policy, counters=None):
-        """Set policy and, where *counters* is a (packets, bytes) pair, its counters."""
-        cdef xt_counters value
-        cdef xt_counters *pointer = NULL
-        cdef bytes label = c_text(policy, "a policy")
-        if counters is not None:
-            value.pcnt, value.bcnt = counters
-            pointer = &value
-        self._check(self.family.set_policy(chain_label(chain), label, pointer, self._open()),
-                    f"can't set policy {policy} on chain {{}}", chain)
-
-    def get_policy(self, chain):
-        """Return (policy, (packets, bytes)), or (None, None) for a user chain."""
-        cdef xt_counters value
-        cdef bytes label = chain_label(chain)
-        cdef const char *policy
-        if not self.family.builtin(label, self._open()):
-            return None, None
-        policy = self.family.get_policy(label, &value, self._open())
-        if policy == NULL:
-            self._check(0, "can't get policy on chain {}", chain)
-        return policy.decode(), (value.pcnt, value.bcnt)
-
-    def builtin_chains(self):
-        """The names of the builtin chains, in hook order."""
-        return [name for name in HOOKS if self.family.builtin(chain_label(name), self._open())]
-
-    def has_chain(self, chain):
-        """`iptc_is_chain`."""
-        return bool(self.family.is_chain(chain_label(chain), self._open()))
-
-    def commit(self):
-        """Send everything (`IPT_SO_SET_REPLACE`, `IPT_SO_SET_ADD_COUNTERS`); the handle is used up."""
-        cdef xtc_handle *handle = self._open()
-        cdef int done, failed
-        with nogil:
-            c_errno.errno = 0
-            done = self.family.commit(handle)
-            failed = c_errno.errno
-        c_errno.errno = failed
-        try:
-            self._check(done, "can't commit", None)
-        finally:
-            self.close()

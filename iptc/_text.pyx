@@ -9,7 +9,7 @@ from libc.stdio cimport printf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strcmp, strlen
 
-from ._blob cimport TableBlob
+from ._blob cimport ENTRIES_HEAD, TableBlob
 from ._core cimport (
     AF_INET6, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
     IPT_INV_VIA_OUT, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, RuleValue, family_of, inet_ntop, is_prefix,
@@ -239,7 +239,7 @@ cdef int _learn_plugins(Printed *rule) except -1:
             unknown = False
             _row_of(rule.family, at == rule.target_at, payload, &unknown)
             if unknown:
-                label = payload.u.user.name
+                label = <const char *> payload.u.user.name
                 name = label[:strnlen(label, 28)]
                 learn(at == rule.target_at, rule.family.nfproto, name, payload.u.user.revision)
                 learned += 1
@@ -258,7 +258,7 @@ cdef void _print_rule(Printed *rule) noexcept nogil:
     cdef bint unknown = False
     while offset < rule.size:
         payload = <const xt_entry_match *> (rule.payloads + offset - rule.family.header)
-        name = payload.u.user.name
+        name = <const char *> payload.u.user.name
         if offset == rule.target_at and _is_plain(payload, rule.verdict):
             if rule.verdict != NULL:
                 name = rule.verdict
@@ -406,7 +406,7 @@ def save_rules(TableBlob table not None, bint counters):
     cdef bytes name, text
     cdef int learned
     memset(&saved, 0, sizeof(saved))
-    saved.entries = table._entries()
+    saved.entries = table.buffer.memory + ENTRIES_HEAD
     saved.counters = counters
     saved.count = len(chains)
     saved.rule.family = table.family

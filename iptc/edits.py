@@ -5,17 +5,19 @@ done. An operation names the rule that it means, by what the rule says; a bare p
 """
 
 import errno as _errno
+from os import strerror
 
 from . import _text
-from .errors import Conflict, kernel_error
+from .errors import Conflict, IPTCError, NotFound, kernel_error
 
+_WORDS = {_errno.ENOENT: "No chain/target/match by that name"}
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 
 
 class ChainView:
     """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for."""
 
-    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys")
+    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys", "_index")
 
     def __init__(self, nfproto, name, policy=None, counters=None, read=list):
         self.name = name
@@ -25,6 +27,7 @@ class ChainView:
         self._read = read
         self._entries = None
         self._keys = None
+        self._index = None
 
     @property
     def entries(self):
@@ -42,32 +45,53 @@ class ChainView:
 
     def append(self, entry):
         """Add *entry* at the end."""
-        self.entries.append(entry)
-        if self._keys is not None:
-            self._keys.append(_text.compare_key(self._nfproto, entry))
+        self.insert(len(self.entries), entry)
 
     def insert(self, position, entry):
         """Add *entry* before the one at *position*."""
         self.entries.insert(position, entry)
         if self._keys is not None:
-            self._keys.insert(position, _text.compare_key(self._nfproto, entry))
+            key = _text.compare_key(self._nfproto, entry)
+            self._keys.insert(position, key)
+            if self._index is not None:
+                self._put(entry, key)
 
     def replace(self, position, entry):
         """Put *entry* in the place of the one at *position*."""
         self.entries[position] = entry
         if self._keys is not None:
             self._keys[position] = _text.compare_key(self._nfproto, entry)
+        self._index = None
 
     def delete(self, position):
         """Take the entry at *position* away."""
         del self.entries[position]
         if self._keys is not None:
             del self._keys[position]
+        self._index = None
 
     def clear(self):
         """Take all entries away."""
         self._entries = []
         self._keys = None
+        self._index = None
+
+    def has(self, entry):
+        """Whether there is a rule that says the same as *entry*, as `iptables -C` finds out; at once, after the first time."""
+        if self._index is None:
+            self._index = {}
+            for other, key in zip(self.entries, self.keys):
+                self._put(other, key)
+        key = _text.compare_key(self._nfproto, entry)
+        alike = self._index.get(_text.rough_key(key))
+        return alike is not None and alike.has(self._nfproto, entry, key)
+
+    def _put(self, entry, key):
+        rough = _text.rough_key(key)
+        alike = self._index.get(rough)
+        if alike is None:
+            alike = self._index[rough] = _Alike()
+        alike.put(entry, key)
 
     def anchor(self, position):
         """Name the rule at *position*: its bytes, and how many of the same bytes stand before it."""
@@ -91,6 +115,29 @@ class ChainView:
             if _text.same_rule(self._nfproto, entry, key, self.entries[position], other):
                 return position
         return None
+
+
+class _Alike:
+    """The rules of a chain that share a `rough_key`: they are the same if their bytes are, or else their text."""
+
+    __slots__ = ("keys", "unread", "texts")
+
+    def __init__(self):
+        self.keys = set()
+        self.unread = []
+        self.texts = set()
+
+    def put(self, entry, key):
+        if key not in self.keys:
+            self.keys.add(key)
+            self.unread.append(entry)
+
+    def has(self, nfproto, entry, key):
+        if key in self.keys:
+            return True
+        self.texts.update(_text.render(nfproto, other) for other in self.unread)
+        self.unread.clear()
+        return _text.render(nfproto, entry) in self.texts
 
 
 def _chain_order(chain):
@@ -120,8 +167,11 @@ class _Edit:
 
     __slots__ = ("chain",)
     what = ""
-    no_chain = "No chain/target/match by that name"
-    """What libiptc says when the chain is not there."""
+    words = {}
+    """errno -> what iptables says, where that is not `_WORDS`."""
+
+    changed = True
+    """Whether there was anything to do, once it is done."""
 
     binds = False
     """Whether `bind(view)` is to be called when the edit is made, to name the rule that is meant by what it says."""
@@ -131,11 +181,11 @@ class _Edit:
         try:
             return view.chains[self.chain]
         except KeyError:
-            raise self.refused(_errno.ENOENT, self.no_chain) from None
+            raise self.refused(_errno.ENOENT) from None
 
-    def refused(self, errno, strerror):
+    def refused(self, errno):
         """The exception that says why this operation cannot be done."""
-        return kernel_error(self.what.format(self.chain), errno, strerror)
+        return kernel_error(self.what.format(self.chain), errno, self.words.get(errno) or _WORDS.get(errno) or strerror(errno))
 
 
 class Append(_Edit):
@@ -158,6 +208,7 @@ class Insert(_Edit):
     """`iptables -I`: before the rule that stood at *position* when the edit was made."""
 
     what = "can't insert entry into chain {}"
+    words = {_errno.E2BIG: "Index of insertion too big"}
     binds = True
 
     def __init__(self, chain, entry, position):
@@ -165,8 +216,9 @@ class Insert(_Edit):
         self.anchor = None
 
     def bind(self, view):
-        chain = self.find_chain(view)
-        if 0 < self.position < len(chain.entries):
+        # a chain that was made since *view* was read has no rule that could be meant
+        chain = view.chains.get(self.chain)
+        if chain is not None and 0 < self.position < len(chain.entries):
             self.anchor = chain.anchor(self.position)
 
     def _position(self, chain):
@@ -176,7 +228,7 @@ class Insert(_Edit):
                 raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
             return position
         if self.position > len(chain.entries):
-            raise self.refused(_errno.E2BIG, "Index of insertion too big")
+            raise self.refused(_errno.E2BIG)
         return self.position
 
     def apply(self, view):
@@ -190,6 +242,36 @@ class Insert(_Edit):
         handle.insert(self.chain, self.entry, position)
 
 
+class EnsureRule(_Edit):
+    """`iptables -C`, and `-A` or, with *position*, `-I` where there is no such rule."""
+
+    what = Append.what
+
+    def __init__(self, chain, entry, position=None):
+        self.chain, self.entry, self.position = chain, entry, position
+        if position is not None:
+            self.what, self.words = Insert.what, Insert.words
+
+    def _is_missing(self, chain):
+        self.changed = not chain.has(self.entry)
+        if self.changed and self.position is not None and self.position > len(chain.entries):
+            raise self.refused(_errno.E2BIG)
+        return self.changed
+
+    def apply(self, view):
+        chain = self.find_chain(view)
+        if self._is_missing(chain):
+            chain.insert(len(chain.entries) if self.position is None else self.position, self.entry)
+
+    def send(self, handle, replay):
+        if not self._is_missing(self.find_chain(replay.view)):
+            return
+        if self.position is None:
+            handle.append(self.chain, self.entry)
+        else:
+            handle.insert(self.chain, self.entry, self.position)
+
+
 def first_like(nfproto, entry):
     """The anchor of the first rule that says the same as *entry*."""
     return entry, _text.compare_key(nfproto, entry), 0
@@ -198,28 +280,28 @@ def first_like(nfproto, entry):
 class _OfOneRule(_Edit):
     """An edit of a rule that is there: named by its position when the edit was made, or by what it says."""
 
-    too_big = "Index of deletion too big"
     binds = True
 
     def __init__(self, chain, position=None, anchor=None):
         self.chain, self.position, self.anchor = chain, position, anchor
 
     def bind(self, view):
-        chain = self.find_chain(view)
-        if self.anchor is None and self.position < len(chain.entries):
+        # a chain that was made since *view* was read has no rule that could be meant
+        chain = view.chains.get(self.chain)
+        if chain is not None and self.anchor is None and self.position < len(chain.entries):
             self.anchor = chain.anchor(self.position)
 
     def find(self, view):
         chain = self.find_chain(view)
         if self.anchor is None:
             if self.position >= len(chain.entries):
-                raise self.refused(_errno.E2BIG, self.too_big)
+                raise self.refused(_errno.E2BIG)
             return chain, self.position
         position = chain.locate(self.anchor)
         if position is not None:
             return chain, position
         if self.position is None:
-            raise self.refused(_errno.ENOENT, _BAD_RULE)
+            raise self.refused(_errno.ENOENT)
         raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
 
 
@@ -227,7 +309,7 @@ class Replace(_OfOneRule):
     """`iptables -R`."""
 
     what = "can't replace entry in chain {}"
-    too_big = "Index of replacement too big"
+    words = {_errno.E2BIG: "Index of replacement too big"}
 
     def __init__(self, chain, entry, position):
         super().__init__(chain, position)
@@ -242,17 +324,59 @@ class Replace(_OfOneRule):
 
 
 class Delete(_OfOneRule):
-    """`iptables -D`, by rule or by number."""
+    """`iptables -D`, by rule or by number; with *missing_ok* a rule that is not there is no error."""
 
     what = "can't delete entry from chain {}"
-    no_chain = _BAD_RULE
+    words = {_errno.ENOENT: _BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
+
+    def __init__(self, chain, position=None, anchor=None, missing_ok=False):
+        super().__init__(chain, position, anchor)
+        self.missing_ok = missing_ok
+
+    def _look(self, view):
+        try:
+            self.changed = True
+            return self.find(view)
+        except NotFound:
+            if not self.missing_ok:
+                raise
+            self.changed = False
+            return None, None
 
     def apply(self, view):
-        chain, position = self.find(view)
-        chain.delete(position)
+        chain, position = self._look(view)
+        if self.changed:
+            chain.delete(position)
 
     def send(self, handle, replay):
-        handle.delete(self.chain, self.find(replay.view)[1])
+        _, position = self._look(replay.view)
+        if self.changed:
+            handle.delete(self.chain, position)
+
+
+class DeleteRules(_Edit):
+    """`iptables -D` for each rule whose entry *chosen* says yes to; `changed` is how many there were."""
+
+    what = Delete.what
+
+    def __init__(self, chain, chosen):
+        self.chain, self.chosen = chain, chosen
+
+    def _positions(self, view):
+        """The positions of the rules, the last first."""
+        entries = self.find_chain(view).entries
+        positions = [position for position, entry in enumerate(entries) if self.chosen(entry)]
+        self.changed = len(positions)
+        return positions[::-1]
+
+    def apply(self, view):
+        chain = self.find_chain(view)
+        for position in self._positions(view):
+            chain.delete(position)
+
+    def send(self, handle, replay):
+        for position in self._positions(replay.view):
+            handle.delete(self.chain, position)
 
 
 class Flush(_Edit):
@@ -286,27 +410,54 @@ class Zero(_Edit):
 
     def send(self, handle, replay):
         handle.zero(self.chain)
-        policy, _ = handle.get_policy(self.chain)
-        if policy is not None:
-            handle.set_policy(self.chain, policy, (0, 0))
 
 
 class CreateChain(_Edit):
     """`iptables -N`."""
 
     what = "can't create chain {}"
+    words = {_errno.EEXIST: "Chain already exists"}
 
     def __init__(self, chain):
         self.chain = chain
 
     def apply(self, view):
         if self.chain in view.chains:
-            raise self.refused(_errno.EEXIST, "Chain already exists")
+            raise self.refused(_errno.EEXIST)
         view.chains[self.chain] = ChainView(view.nfproto, self.chain)
         view.sort()
 
     def send(self, handle, replay):
         handle.create_chain(self.chain)
+
+
+class EnsureChain(_Edit):
+    """`iptables -N` where there is no such chain; with *empty* `-F` where there is one."""
+
+    what = CreateChain.what
+
+    def __init__(self, chain, empty=False):
+        self.chain, self.empty = chain, empty
+
+    def _look(self, view):
+        """The chain; whether it is to be created or emptied."""
+        chain = view.chains.get(self.chain)
+        self.changed = chain is None or bool(self.empty and chain.entries)
+        return chain
+
+    def apply(self, view):
+        chain = self._look(view)
+        if chain is None:
+            CreateChain(self.chain).apply(view)
+        elif self.changed:
+            chain.clear()
+
+    def send(self, handle, replay):
+        chain = self._look(replay.view)
+        if chain is None:
+            handle.create_chain(self.chain)
+        elif self.changed:
+            handle.flush(self.chain)
 
 
 class DeleteChain(_Edit):
@@ -320,11 +471,11 @@ class DeleteChain(_Edit):
     def apply(self, view):
         chain = self.find_chain(view)
         if chain.policy is not None:
-            raise self.refused(_errno.EINVAL, "Invalid argument")
+            raise self.refused(_errno.EINVAL)
         if view.is_referenced(self.chain):
-            raise self.refused(_errno.EMLINK, "Too many links")
+            raise self.refused(_errno.EMLINK)
         if chain.entries:
-            raise self.refused(_errno.ENOTEMPTY, "Directory not empty")
+            raise self.refused(_errno.ENOTEMPTY)
         del view.chains[self.chain]
 
     def send(self, handle, replay):
@@ -341,10 +492,10 @@ class RenameChain(_Edit):
 
     def apply(self, view):
         if self.new in view.chains:
-            raise self.refused(_errno.EEXIST, "File exists")
+            raise self.refused(_errno.EEXIST)
         chain = self.find_chain(view)
         if chain.policy is not None:
-            raise self.refused(_errno.ENOENT, self.no_chain)
+            raise self.refused(_errno.ENOENT)
         for other in view.chains.values():
             for position in range(len(other.entries)):
                 renamed = _text.retarget(view.nfproto, other.entries[position], self.chain, self.new)
@@ -362,7 +513,7 @@ class RenameChain(_Edit):
 class SetPolicy(_Edit):
     """`iptables -P`; counters stay as they are where none are given."""
 
-    no_chain = "Bad built-in chain name"
+    words = {_errno.ENOENT: "Bad built-in chain name", _errno.EINVAL: "Bad policy name"}
 
     def __init__(self, chain, policy, counters=None):
         self.chain, self.policy, self.counters = chain, policy, counters
@@ -371,18 +522,15 @@ class SetPolicy(_Edit):
     def apply(self, view):
         chain = self.find_chain(view)
         if chain.policy is None:
-            raise self.refused(_errno.ENOENT, self.no_chain)
+            raise self.refused(_errno.ENOENT)
         if self.policy not in ("ACCEPT", "DROP"):
-            raise self.refused(_errno.EINVAL, "Bad policy name")
+            raise self.refused(_errno.EINVAL)
         chain.policy = self.policy
         if self.counters is not None:
             chain.counters = tuple(self.counters)
 
     def send(self, handle, replay):
-        counters = self.counters
-        if counters is None:
-            counters = handle.get_policy(self.chain)[1]
-        handle.set_policy(self.chain, self.policy, counters)
+        handle.set_policy(self.chain, self.policy, self.counters)
 
 
 class Replay:
@@ -408,6 +556,11 @@ class Replay:
         """Send all operations to the handle."""
         handle = self._handle
         for self._sent, operation in enumerate(self._operations):
-            operation.send(handle, self)
+            try:
+                operation.send(handle, self)
+            except OSError as error:
+                if isinstance(error, IPTCError):
+                    raise
+                raise operation.refused(error.errno) from None
             if self._view is not None:
                 operation.apply(self._view)

@@ -35,7 +35,29 @@ class Conflict(KernelError):
 
 
 class LockTimeout(IPTCError, TimeoutError):
-    """The xtables lock was not obtained in the time given."""
+    """The xtables lock was not obtained in the time given; `holders` are the (pid, name) of those that have it, if known."""
+
+    def __init__(self, message="", holders=()):
+        super().__init__(message)
+        self.holders = list(holders)
+
+    def __reduce__(self):
+        return type(self), (str(self), self.holders)
+
+
+class TransactionError(IPTCError):
+    """A transaction inside another, or a use of a table that its transaction does not allow; nothing was changed."""
+
+
+class PartialCommit(IPTCError):
+    """Of the tables of one transaction only those in `committed` were changed, and they could not be put back."""
+
+    def __init__(self, message="", committed=()):
+        super().__init__(message)
+        self.committed = list(committed)
+
+    def __reduce__(self):
+        return type(self), (str(self), self.committed)
 
 
 class XTablesError(IPTCError):

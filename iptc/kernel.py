@@ -1,74 +1,27 @@
-"""Where a table is: the back end, the xtables lock, and the tables that are open in this process."""
+"""Where a table is: the back end, the namespace, the xtables lock, and the tables that are open in this process."""
 
 import errno
-import fcntl
 import os
-import time
+import weakref
 from _thread import RLock  # threading's own, without the weight of that module
 
 from . import _blob, _core
-from .errors import AccessDenied, KernelError, LockTimeout, NotFound
+from .errors import AccessDenied, KernelError, NotFound, Unsupported
 from .legacy import LegacyTable
-
-_LOCK_FILE = "/run/xtables.lock"
-
-
-class XTablesLock:
-    """The lock that every iptables writer takes (`XTABLES_LOCKFILE`, else /run/xtables.lock), as a context manager.
-
-    *wait* is how many seconds to wait, None for ever, False not at all; `LockTimeout` says that it was in vain. *shared*
-    lets other readers in, and no writer. One object serves one thread at a time.
-    """
-
-    def __init__(self, wait=None, shared=False):
-        self.wait = wait
-        self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._fd = -1
-
-    def __enter__(self):
-        path = os.environ.get("XTABLES_LOCKFILE") or _LOCK_FILE
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            kind = AccessDenied if error.errno in (errno.EACCES, errno.EPERM) else KernelError
-            raise kind(f"can't open lock file {path}: {error.strerror}", error.errno, error.strerror) from None
-        try:
-            self._obtain(fd, path)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fd = fd
-        return self
-
-    def __exit__(self, *exc):
-        fd, self._fd = self._fd, -1
-        # a child that was forked meanwhile holds a copy of the descriptor: closing ours alone would not unlock
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)
-
-    def _obtain(self, fd, path):
-        deadline = None if self.wait is None else time.monotonic() + (self.wait or 0)
-        pause = 0.0002
-        while True:
-            try:
-                fcntl.flock(fd, self._kind | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                pass
-            if deadline is not None and time.monotonic() >= deadline:
-                raise LockTimeout(f"another app is currently holding the xtables lock {path}")
-            time.sleep(pause)
-            pause = min(pause * 2, 0.02)
+from .lock import Locks, XTablesLock, lock_path
 
 
 class TableState:
     """One open table: what was read, and the edits that are not committed yet. Its users hold `lock` while they edit."""
 
-    def __init__(self, nfproto, name):
-        self._table = LegacyTable(nfproto, name)
+    def __init__(self, table):
+        self._table = table
         self._view = None
         self._pending = []
         self._closed = False
+        self.wait = None
+        self.lock_file = None
+        self.gathering = 0
         self.lock = RLock()
         self.view
 
@@ -83,6 +36,16 @@ class TableState:
         return self._closed
 
     @property
+    def place(self):
+        """The `Place` that the table is bound to."""
+        return self._table.place
+
+    @property
+    def order(self):
+        """What several tables are ordered by, whoever names them."""
+        return self._table.place.cookie, self._table.nfproto, self._table.name
+
+    @property
     def view(self):
         """The table with its pending edits; read from the kernel if nothing is known yet."""
         self._check_open()
@@ -94,6 +57,11 @@ class TableState:
                 operation.apply(view)
             self._view = view
         return view
+
+    @property
+    def known_view(self):
+        """The table with its pending edits as it was last read, or None."""
+        return self._view
 
     def _check_open(self):
         if self._closed:
@@ -112,18 +80,8 @@ class TableState:
         self._check_open()
         if operation.binds and self._view is not None:
             operation.bind(self._view)
-        self._send([operation])
-
-    def commit(self):
-        """Send the pending edits; when that fails, nothing is changed and they are pending no more."""
-        self._check_open()
-        pending, self._pending = self._pending, []
-        if pending:
-            self._send(pending)
-
-    def _send(self, operations):
-        self._view = None
-        self._table.commit(operations, XTablesLock())
+        self._pending.append(operation)
+        commit([self])
 
     def mark(self):
         """Where the pending edits stand now, for `rollback`."""
@@ -133,6 +91,13 @@ class TableState:
         """Drop the pending edits that came after *mark*."""
         del self._pending[mark:]
         self._view = None
+
+    def take(self):
+        """Return (the back end's table, the pending edits), which are pending no more; what was read is dropped."""
+        self._check_open()
+        pending, self._pending = self._pending, []
+        self._view = None
+        return self._table, pending
 
     def forget(self):
         """Drop what was read; the next look reads again."""
@@ -155,26 +120,73 @@ class TableState:
         self._closed = False
         self.view
 
+    def renew_in_child(self):
+        """After a fork: what the parent gathered is the parent's, and so are the locks that its threads hold."""
+        self.discard()
+        self.gathering = 0
+        self.lock = RLock()
 
-_open_tables = {}
-"""(nfproto, name) -> TableState: the tables that this process has open."""
+
+_UNSET = object()
+
+
+def commit(states, wait=_UNSET):
+    """Send the pending edits of several tables, under the xtables lock; when that fails, nothing is changed.
+
+    Either way they are pending no more. *wait* is for this commit alone; else the strictest of the tables' own.
+    """
+    locks = {}
+    parts = []
+    for state in states:
+        table, operations = state.take()
+        if operations:
+            parts.append((table, operations))
+            lock = locks.setdefault(lock_path(state.lock_file), XTablesLock(path=state.lock_file))
+            lock.wait = _stricter(lock.wait, state.wait) if wait is _UNSET else wait
+    if not parts:
+        return
+    backend = type(parts[0][0])
+    if any(type(table) is not backend for table, _ in parts):
+        raise Unsupported("one transaction cannot span tables of several back ends")
+    backend.commit_together(parts, Locks(locks.values()))
+
+
+def _stricter(one, other):
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+_open_tables = weakref.WeakSet()
+"""The `TableState`s that this process has open."""
+
+_opening = RLock()
+"""Guards what decides that a table is open already."""
 
 
 def _renew_locks():
     """A lock that another thread held at the time of the fork is never released in the child."""
-    for state in _open_tables.values():
-        state.lock = RLock()
+    global _opening
+    _opening = RLock()
+    for state in list(_open_tables):
+        state.renew_in_child()
 
 
 os.register_at_fork(after_in_child=_renew_locks)
 
-_PROC_NAMES = {_core.IPV4: "/proc/net/ip_tables_names", _core.IPV6: "/proc/net/ip6_tables_names"}
+_PROC_NAMES = {_core.IPV4: "/proc/thread-self/net/ip_tables_names", _core.IPV6: "/proc/thread-self/net/ip6_tables_names"}
 
 
-def open_table(nfproto, name):
-    """Return the `TableState` of a table; `IPTCError` if the kernel has no such table or does not let us."""
-    state = TableState(nfproto, name)
-    _open_tables[nfproto, name] = state
+
+def opening():
+    """The lock under which it is decided that a table is open already."""
+    return _opening
+
+
+def open_table(nfproto, name, place):
+    """Return the `TableState` of a table of *place*; `IPTCError` if the kernel has no such table or does not let us."""
+    state = TableState(LegacyTable(nfproto, name, place))
+    _open_tables.add(state)
     return state
 
 
@@ -183,12 +195,22 @@ def is_user_chain(nfproto, name, look_again=False):
 
     Only tables that are in use are looked at: opening a legacy table creates it.
     """
-    for (family, _), state in list(_open_tables.items()):
+    here = _blob.namespace_cookie() if look_again else None
+    known = set()
+    for state in list(_open_tables):
+        cookie, family, table = state.order
         if family != nfproto or state.closed:
             continue
         if look_again:
+            if state.place.netns is None and cookie != here:
+                continue
+            if cookie == here:
+                known.add(table)
             state.forget()
-        chain = state.view.chains.get(name)
+            view = state.view
+        else:
+            view = state.known_view
+        chain = view and view.chains.get(name)
         if chain is not None and chain.policy is None:
             return True
     if not look_again:
@@ -199,7 +221,7 @@ def is_user_chain(nfproto, name, look_again=False):
     except OSError:
         return False
     for table in names:
-        if (nfproto, table) in _open_tables:
+        if table in known:
             continue
         try:
             chains = _blob.TableBlob(nfproto, table).chains

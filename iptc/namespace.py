@@ -1,10 +1,11 @@
 """Network namespaces: what a program names one by, and doing something inside one."""
 
+import errno
 import os
 from _thread import allocate_lock, start_new_thread
 
 from . import _blob
-from .errors import ParameterError, ParameterTypeError, kernel_error
+from .errors import KernelError, ParameterError, ParameterTypeError, kernel_error
 
 _FOLDER = "/run/netns"
 
@@ -47,13 +48,21 @@ def in_namespace(descriptor, action):
     """
     if descriptor is None:
         return action()
+
+    def inside():
+        _blob.enter_namespace(descriptor)
+        return action()
+
+    return _on_another_thread(inside)
+
+
+def _on_another_thread(action):
     outcome = []
     done = allocate_lock()
     done.acquire()
 
     def run():
         try:
-            _blob.enter_namespace(descriptor)
             outcome.append((action(), None))
         except BaseException as error:
             outcome.append((None, error))
@@ -66,3 +75,36 @@ def in_namespace(descriptor, action):
     if error is not None:
         raise error
     return result
+
+
+class Place:
+    """The network namespace of a table: that of the thread which opened it, or one that was named.
+
+    Nothing is kept open, so that it can come to its end. `run` finds it again by what it was named by, and `check` finds out
+    whether that is another namespace now. A descriptor must stay open as long as it is used.
+    """
+
+    def __init__(self, netns=None):
+        self.netns = netns.fileno() if hasattr(netns, "fileno") else netns
+        self.cookie = self.run(_blob.namespace_cookie)
+
+    def run(self, action):
+        """Return action(), done inside."""
+        if self.netns is None:
+            return action()
+
+        def inside():
+            descriptor = open_namespace(self.netns)
+            try:
+                _blob.enter_namespace(descriptor)
+            finally:
+                os.close(descriptor)
+            return action()
+
+        return _on_another_thread(inside)
+
+    def check(self, cookie):
+        """Raise `KernelError` (ESTALE) if *cookie*, of what `run` has just read, says that this was another namespace."""
+        if cookie != self.cookie:
+            where = "the network namespace of this thread" if self.netns is None else f"network namespace {self.netns}"
+            raise KernelError(f"{where} is not the one in which the table was opened", errno.ESTALE, os.strerror(errno.ESTALE))

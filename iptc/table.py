@@ -3,8 +3,13 @@
 import weakref
 
 from . import _core, _plugins, _xtables, edits, kernel
-from .errors import IPTCError, ParameterError, ParameterTypeError
+from .errors import IPTCError, ParameterError, ParameterTypeError, TransactionError
+from .lock import checked_lock_file, checked_wait
+from .namespace import Place
 from .rule import Policy, Rule, Rule6
+from .transactions import Batch, Transaction
+
+_UNSET = object()
 
 
 class Chain:
@@ -15,9 +20,9 @@ class Chain:
     def __new__(cls, table, name):
         if not isinstance(name, str):
             raise ParameterTypeError(f"a chain name must be a string, not {type(name).__name__}")
-        key = (type(table).__name__, table.name, name)
+        key = (table, name)
         chain = Chain._cache.get(key)
-        if chain is None or chain.table is not table:
+        if chain is None:
             chain = object.__new__(cls)
             chain.table = table
             chain.name = name
@@ -43,30 +48,91 @@ class Chain:
 
     def append_rule(self, rule):
         """Append *rule* (`iptables -A`)."""
-        self.table._edit(edits.Append(self.name, self._entry(rule)))
+        self._edit_each(rule, lambda entry: edits.Append(self.name, entry))
 
     def insert_rule(self, rule, position=0):
         """Insert *rule* before the one at *position*, which counts from 0 (`iptables -I`)."""
-        self.table._edit(edits.Insert(self.name, self._entry(rule), _position(position)))
+        position = _position(position)
+        self._edit_each(rule, lambda entry: edits.Insert(self.name, entry, position))
 
     def replace_rule(self, rule, position=0):
         """Put *rule* in the place of the one at *position*, which counts from 0 (`iptables -R`)."""
-        self.table._edit(edits.Replace(self.name, self._entry(rule), _position(position)))
+        position = _position(position)
+        if len(self._entries(rule)) > 1:
+            raise ParameterError("Replacement rule does not specify a unique address")
+        self._edit_each(rule, lambda entry: edits.Replace(self.name, entry, position))
 
-    def delete_rule(self, rule):
-        """Delete the first rule that says the same as *rule* (`iptables -D`); `NotFound` if there is none."""
-        anchor = edits.first_like(self.table._nfproto, self._entry(rule))
-        self.table._edit(edits.Delete(self.name, anchor=anchor))
+    def delete_rule(self, rule, missing_ok=False):
+        """Delete the first rule that says the same as *rule* (`iptables -D`), and return True.
 
-    def _entry(self, rule):
-        """The bytes of *rule*, once it is whole and of this table's family."""
+        Where there is none: `NotFound`, or False with *missing_ok*.
+        """
+        nfproto = self.table._nfproto
+        return self._edit_each(
+            rule, lambda entry: edits.Delete(self.name, anchor=edits.first_like(nfproto, entry), missing_ok=missing_ok))
+
+    def delete_rule_at(self, index):
+        """Delete the rule at *index*, which counts from 0 (`iptables -D CHAIN NUMBER`).
+
+        Where the table was read before, the rule that stood there is meant: `Conflict` if it is gone.
+        """
+        self.table._edit(edits.Delete(self.name, _position(index)))
+
+    def delete_rules(self, predicate=None, comment=None):
+        """Delete all rules with *comment*, or for which predicate(rule) is true, and return how many there were.
+
+        Both given, both must hold. *predicate* is called under the xtables lock, perhaps more than once for a rule.
+        """
+        if not callable(predicate) and (predicate is not None or comment is None):
+            raise ParameterTypeError("delete_rules takes a function of a rule, or comment=")
+        if comment is not None and not isinstance(comment, str):
+            raise ParameterTypeError(f"a comment must be a string, not {type(comment).__name__}")
+
+        def chosen(entry):
+            rule = self.table.create_rule(entry, self)
+            if comment is not None and not any(m.name == "comment" and m.comment == comment for m in rule.matches):
+                return False
+            return predicate is None or predicate(rule)
+
+        return self.table._edit(edits.DeleteRules(self.name, chosen))
+
+    def ensure_rule(self, rule, position=None):
+        """Append *rule*, or insert it at *position*, unless the chain has it already; return whether it was added.
+
+        That is decided under the xtables lock, on the table as it is then: processes that ensure the same rule add it once.
+        """
+        position = None if position is None else _position(position)
+        return self._edit_each(rule, lambda entry: edits.EnsureRule(self.name, entry, position))
+
+    def has_rule(self, rule):
+        """Whether there is a rule that says the same (`iptables -C`), as the table was last read; at once, after that read.
+
+        `rule in chain` is the same.
+        """
+        entries = self._entries(rule)
+        with self.table._state.lock:
+            chain = self.table._view().chains.get(self.name)
+            return chain is not None and all(chain.has(entry) for entry in entries)
+
+    __contains__ = has_rule
+
+    def _entries(self, rule):
+        """The bytes of *rule*, once it is whole and of this table's family: a list, of one entry for each pair of addresses."""
         if not isinstance(rule, Rule) or rule.nfproto != self.table._nfproto:
             raise ParameterTypeError(f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, "
                                      f"not {type(rule).__name__}")  # fmt: skip
-        entry = _xtables.pack(rule, True)
-        if entry is None:
+        entries = [_xtables.pack(one, True) for one in rule.expand()]
+        if None in entries:
             raise ParameterError("invalid rule")
-        return entry
+        return entries
+
+    def _edit_each(self, rule, operation):
+        """Do operation(entry) for each entry of *rule*, together; whether any of them changed anything."""
+        entries = self._entries(rule)
+        if len(entries) == 1:
+            return self.table._edit(operation(entries[0]))
+        with self.table._together():
+            return any([self.table._edit(operation(entry)) for entry in entries])
 
     def flush(self):
         """Delete all rules (`iptables -F CHAIN`)."""
@@ -102,7 +168,7 @@ class Chain:
 
     def get_target(self, rule):
         """Return the verdict or the chain that *rule* jumps to as bytes, b"" for an extension."""
-        return self.table.get_target(self._entry(rule))
+        return self.table.get_target(self._entries(rule)[0])
 
 
 def _position(position):
@@ -122,10 +188,13 @@ def _chain_name(chain):
 
 
 class Table:
-    """One IPv4 table; the same object for a name as long as the process lives.
+    """One IPv4 table; the same object for a name and a namespace as long as the process lives.
 
     With *autocommit* (the default) each change is sent at once, under the xtables lock, to the table as it is then. Without
     it changes gather, show in `chains` and `rules`, and go to the kernel together with `commit()`.
+    *netns* is its network namespace: a name, a path, a process id or an open descriptor; else that of the calling thread.
+    A table stays bound to the namespace in which it was opened. *wait* is how long to wait for the xtables lock: seconds, None
+    for ever (the default), False not at all. *lock_file* is another file for it, False for no lock, None for the host's.
     `IPTCError` if there is no such table, or the privilege (CAP_NET_ADMIN) is missing.
     """
 
@@ -141,28 +210,69 @@ class Table:
     _nfproto = _core.IPV4
     _rule_class = Rule
 
-    def __new__(cls, name, autocommit=None):
+    def __new__(cls, name, autocommit=None, *, netns=None, wait=_UNSET, lock_file=_UNSET):
         if not isinstance(name, str):
             raise ParameterTypeError(f"a table name must be a string, not {type(name).__name__}")
-        table = cls._cache.get(name)
-        if table is None:
-            table = object.__new__(cls)
-            table.name = name
-            table.autocommit = True if autocommit is None else autocommit
-            table._state = kernel.open_table(cls._nfproto, name)
-            cls._cache[name] = table
-            return table
-        if table._state.closed:
-            table._state.reopen()
-        if autocommit is not None:
-            table.autocommit = autocommit
+        # checked before anything is changed
+        settings = {} if autocommit is None else {"autocommit": autocommit}
+        if wait is not _UNSET:
+            settings["wait"] = checked_wait(wait)
+        if lock_file is not _UNSET:
+            settings["lock_file"] = checked_lock_file(lock_file)
+        place = Place(netns)
+        with kernel.opening():
+            table = cls._cache.get((place.cookie, name))
+            if table is None:
+                table = object.__new__(cls)
+                table.name = name
+                table.autocommit = True
+                table._state = kernel.open_table(cls._nfproto, name, place)
+                cls._forget_idle(place.cookie)
+                cls._cache[place.cookie, name] = table
+            elif table._state.closed:
+                table._state.reopen()
+            for setting, value in settings.items():
+                setattr(table, setting, value)
         return table
 
-    def __getnewargs__(self):
-        return (self.name,)
+    @classmethod
+    def _forget_idle(cls, cookie):
+        """Let go of tables of other namespaces that have nothing pending, once there are many."""
+        if len(cls._cache) < 64:
+            return
+        for key, table in list(cls._cache.items()):
+            if key[0] != cookie and table.autocommit and not table._state.pending and not table._state.gathering:
+                del cls._cache[key]
+
+    def __getnewargs_ex__(self):
+        netns = self.netns
+        return (self.name,), {} if netns is None else {"netns": netns}
 
     def __getstate__(self):
         return None
+
+    @property
+    def netns(self):
+        """What the network namespace was named by when the table was opened, or None."""
+        return self._state.place.netns
+
+    @property
+    def wait(self):
+        """How long to wait for the xtables lock: seconds, None for ever, False not at all."""
+        return self._state.wait
+
+    @wait.setter
+    def wait(self, wait):
+        self._state.wait = checked_wait(wait)
+
+    @property
+    def lock_file(self):
+        """The path of the lock file, None for the host's (`XTABLES_LOCKFILE`, else /run/xtables.lock), False for no lock."""
+        return self._state.lock_file
+
+    @lock_file.setter
+    def lock_file(self, path):
+        self._state.lock_file = checked_lock_file(path)
 
     def __repr__(self):
         return f"<iptc.{type(self).__name__} {self.name}>"
@@ -174,31 +284,46 @@ class Table:
 
     def _flush_pending(self):
         """Edits gathered while autocommit was off go out with the first use after it was switched on."""
-        if self.autocommit and self._state.pending:
-            self._state.commit()
+        if self.autocommit and self._state.pending and not self._state.gathering:
+            kernel.commit([self._state])
 
     def _edit(self, operation):
+        """Do *operation*, at once or with what is gathered; whether it changed anything, as far as is known by then."""
         with self._state.lock:
-            if self.autocommit:
+            if self.autocommit and not self._state.gathering:
                 self._flush_pending()
                 self._state.execute(operation)
             else:
                 self._state.record(operation)
+        return operation.changed
 
     def _together(self):
         """Gather the edits made inside and commit them at once, or none of them on an exception."""
-        return _Together(self)
+        return Batch(self)
+
+    def transaction(self, wait=_UNSET):
+        """Return a `Transaction` for `with`: what is edited inside is sent as one commit at its end, or not at all.
+
+        *wait* is how long to wait for the xtables lock then, as for `Table`.
+        """
+        return Transaction([self], wait)
 
     # the table
 
     def commit(self):
         """Send what was changed since the last commit; raises what the kernel said, and nothing is changed then."""
         with self._state.lock:
-            self._state.commit()
+            self._refuse_inside("commit")
+            kernel.commit([self._state])
+
+    def _refuse_inside(self, what):
+        if self._state.gathering:
+            raise TransactionError(f"{what} of {self!r} inside its transaction, which is sent or dropped at its end")
 
     def refresh(self):
         """Read the table again. Gathered changes are sent first with autocommit, and dropped without it."""
         with self._state.lock:
+            self._refuse_inside("refresh")
             if self._state.closed:
                 self._state.reopen()
                 return
@@ -211,6 +336,7 @@ class Table:
     def close(self):
         """Let go of the table; its use raises until `refresh()` or `Table(name)` opens it again."""
         with self._state.lock:
+            self._refuse_inside("close")
             if self._state.closed:
                 return
             try:
@@ -220,9 +346,9 @@ class Table:
 
     def flush(self):
         """Empty all chains, and delete the user chains; policies stay."""
-        if self.autocommit:
-            self.refresh()
         with self._together():
+            if self.autocommit and not self._state.pending:
+                self._state.forget()
             chains = list(self._view().chains.values())
             for chain in chains:
                 self.flush_entries(chain.name)
@@ -257,6 +383,21 @@ class Table:
         self._edit(edits.CreateChain(name))
         return Chain(self, name)
 
+    def ensure_chain(self, chain):
+        """Create user chain *chain* unless there is one, and return whether it was created. Decided under the xtables lock."""
+        return self._edit(edits.EnsureChain(self._own_chain_name(chain)))
+
+    def clear_chain(self, chain):
+        """Leave *chain* empty: create it, or delete its rules; return whether there was anything to do."""
+        return self._edit(edits.EnsureChain(self._own_chain_name(chain), empty=True))
+
+    def _own_chain_name(self, chain):
+        """The name of *chain*, which is a builtin one or may be that of a user chain."""
+        name = _chain_name(chain)
+        if name not in _core.HOOKS:
+            _check_new_name(self._nfproto, name)
+        return name
+
     def delete_chain(self, chain):
         """Delete a user chain (`iptables -X`), which must be empty and without references."""
         self._edit(edits.DeleteChain(_chain_name(chain)))
@@ -268,9 +409,9 @@ class Table:
         _check_new_name(self._nfproto, new)
         held = Chain(self, name)
         self._edit(edits.RenameChain(name, new))
-        Chain._cache.pop((type(self).__name__, self.name, name), None)
+        Chain._cache.pop((self, name), None)
         held.name = new
-        Chain._cache[type(self).__name__, self.name, new] = held
+        Chain._cache[self, new] = held
 
     def flush_entries(self, chain):
         """Delete all rules of *chain* (`iptables -F CHAIN`)."""
@@ -287,7 +428,7 @@ class Table:
             found = self._view().chains.get(name)
             if found is None or found.policy is None:
                 return None, None
-            if self.autocommit:
+            if self.autocommit and not self._state.gathering:
                 self._state.forget()
                 found = self._view().chains[name]
         return Policy(found.policy), found.counters
@@ -344,42 +485,6 @@ class Table:
     def create_rule(self, entry=None, chain=None):
         """Return a `Rule` (of this table's family) of *entry*."""
         return self._rule_class(entry, chain)
-
-
-class _Together:
-    """What `Table._together` returns, as a context manager of the table.
-
-    Inside a batch of the caller's own the edits stay pending, and only they are taken back. Other threads wait.
-    """
-
-    def __init__(self, table):
-        self._table = table
-
-    def __enter__(self):
-        table = self._table
-        table._state.lock.acquire()
-        try:
-            table._flush_pending()
-            self._before, table.autocommit = table.autocommit, False
-            self._mark = table._state.mark()
-        except BaseException:
-            table._state.lock.release()
-            raise
-        return table
-
-    def __exit__(self, kind, error, traceback):
-        table = self._table
-        try:
-            if kind is not None:
-                table._state.rollback(self._mark)
-            elif self._before:
-                table._state.commit()
-        except BaseException:
-            table._state.rollback(self._mark)
-            raise
-        finally:
-            table.autocommit = self._before
-            table._state.lock.release()
 
 
 class _Entry(bytes):

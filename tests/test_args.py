@@ -117,3 +117,20 @@ def test_without_privilege_and_without_a_table(host):
     assert said == "-p tcp -m tcp --dport 22 -m conntrack --ctstate NEW -j web\n"
     with open("/proc/net/ip_tables_names") as file:
         assert file.read() == ""
+
+
+def test_several_addresses_are_as_many_rules(host, family):
+    one, other = ("10.0.0.1", "10.0.0.2") if not family.ipv6 else ("fd00::1", "fd00::2")
+    text = f"-s {one},{other} -d {one},{other} -j ACCEPT"
+    rule = family.Rule.from_args(text)
+    assert len(rule.expand()) == 4 and family.Rule.from_args(str(rule)).expand() == rule.expand()
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    for options, edit in (("-A INPUT", chain.append_rule), ("-I INPUT", chain.insert_rule), ("-D INPUT", chain.delete_rule)):
+        host.iptables(*options.replace("INPUT", "FORWARD").split(), *text.split(), ipv6=family.ipv6)
+        edit(rule)
+        theirs = [line.replace("FORWARD", "INPUT") for line in host.rules(family.ipv6) if "FORWARD" in line]
+        assert [line for line in host.rules(family.ipv6) if "INPUT" in line] == theirs
+    with pytest.raises(iptc.ParameterError, match="does not specify a unique address"):
+        chain.replace_rule(rule)
+    with pytest.raises(iptc.ParameterError, match="expand"):
+        rule.rule  # noqa: B018

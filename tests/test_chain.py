@@ -85,11 +85,11 @@ def test_delete_takes_the_first_rule_that_says_the_same(chain, family):
     assert marks(chain) == [2, 1]
 
 
-def test_edits_return_none(chain, family):
+def test_edits_return_none_and_delete_whether_there_was_a_rule(chain, family):
     assert chain.append_rule(rule(family, 1)) is None
     assert chain.insert_rule(rule(family, 1)) is None
     assert chain.replace_rule(rule(family, 2)) is None
-    assert chain.delete_rule(rule(family, 2)) is None
+    assert chain.delete_rule(rule(family, 2)) is True
 
 
 def test_rules_that_were_read_can_be_deleted_one_by_one(chain, family):

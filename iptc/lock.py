@@ -1,0 +1,169 @@
+"""The xtables lock: what keeps writers from losing each other's changes."""
+
+import errno
+import fcntl
+import os
+import time
+
+from .errors import AccessDenied, KernelError, LockTimeout, ParameterError, ParameterTypeError
+
+_LOCK_FILE = "/run/xtables.lock"
+
+_held = set()
+"""The locks that this process holds or waits for; a forked child lets go of its copies."""
+
+
+def checked_wait(wait):
+    """Return *wait* if it is seconds, None (for ever) or False (not at all)."""
+    if wait is None or wait is False:
+        return wait
+    if isinstance(wait, bool) or not isinstance(wait, (int, float)):
+        raise ParameterTypeError(f"wait must be seconds, None or False, not {wait!r}")
+    if not wait >= 0:
+        raise ParameterError(f"wait must be seconds, not negative, not {wait!r}")
+    return wait
+
+
+def checked_lock_file(path):
+    """Return *path* if it is a path, None (the host's) or False (no lock)."""
+    if path is None or path is False:
+        return path
+    try:
+        path = os.fspath(path)
+    except TypeError:
+        raise ParameterTypeError(f"a lock file must be a path, None or False, not {path!r}") from None
+    if not path or "\0" in os.fsdecode(path):
+        raise ParameterError(f"no path of a lock file: {path!r}")
+    return path
+
+
+def lock_path(path=None):
+    """The path of the lock file: *path*, `XTABLES_LOCKFILE` or /run/xtables.lock; None for no lock."""
+    if path is False:
+        return None
+    return os.fsdecode(path or os.environ.get("XTABLES_LOCKFILE") or _LOCK_FILE)
+
+
+class XTablesLock:
+    """The lock that every iptables writer takes (`XTABLES_LOCKFILE`, else /run/xtables.lock), as a context manager.
+
+    *wait* is how many seconds to wait, None for ever, False not at all; `LockTimeout` says that it was in vain. *shared*
+    lets other readers in, and no writer. *path* is another lock file, False for none. One object serves one thread at a time.
+    """
+
+    def __init__(self, wait=None, shared=False, path=None):
+        self.wait = wait
+        self.path = path
+        self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self._fd = -1
+
+    def __enter__(self):
+        path = lock_path(self.path)
+        if path is None:
+            return self
+        # before anything can be open: an interrupt may come between any two steps
+        _held.add(self)
+        try:
+            try:
+                self._fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                kind = AccessDenied if error.errno in (errno.EACCES, errno.EPERM) else KernelError
+                raise kind(f"can't open lock file {path}: {error.strerror}", error.errno, error.strerror) from None
+            self._obtain(path)
+        except BaseException:
+            self._drop()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        if self._fd >= 0:
+            # a child that was forked meanwhile holds a copy of the descriptor: closing ours alone would not unlock
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self._drop()
+
+    def _drop(self):
+        _held.discard(self)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _obtain(self, path):
+        deadline = None if self.wait is None else time.monotonic() + (self.wait or 0)
+        pause = 0.0002
+        while True:
+            try:
+                fcntl.flock(self._fd, self._kind | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                pass
+            except InterruptedError:
+                continue
+            except OSError as error:
+                raise KernelError(f"can't take lock {path}: {error.strerror}", error.errno, error.strerror) from None
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                holders = _holders(self._fd)
+                by = ", ".join(f"{name} (pid {pid})" for pid, name in holders)
+                raise LockTimeout(f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders)
+            # a wait that ends soon is not overslept
+            time.sleep(pause if left is None else min(pause, left))
+            pause = min(pause * 2, 0.02)
+
+
+class Locks:
+    """Several locks, taken in one order by everybody and let go together, as a context manager."""
+
+    def __init__(self, locks):
+        self._locks = sorted(locks, key=lambda lock: lock_path(lock.path) or "")
+        self._taken = []
+
+    def __enter__(self):
+        try:
+            for lock in self._locks:
+                lock.__enter__()
+                self._taken.append(lock)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        while self._taken:
+            self._taken.pop().__exit__()
+
+
+def _holders(fd):
+    """[(pid, name)] of the processes that hold the lock of the file that *fd* is open on, as far as can be seen."""
+    found = []
+    try:
+        status = os.fstat(fd)
+        device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+        with open("/proc/locks") as file:
+            for line in file:
+                words = line.split()
+                # 1: FLOCK ADVISORY WRITE 1234 00:19:567 0 EOF; a waiter has `->` behind the number
+                if len(words) < 6 or words[1] != "FLOCK" or words[5] != f"{device}:{status.st_ino}":
+                    continue
+                pid = int(words[4])
+                if pid > 0:
+                    found.append((pid, _name_of(pid)))
+    except (OSError, ValueError):
+        return []
+    return found
+
+
+def _name_of(pid):
+    try:
+        with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return "?"
+
+
+def _let_go_in_child():
+    """The parent holds its locks on: the child closes its copies, and unlocks nothing."""
+    for lock in list(_held):
+        lock._drop()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
