@@ -50,6 +50,7 @@ def extensions():
         extension("_text", []),
         extension("_options", ["xtables"]),
         extension("_spec", ["xtables"]),
+        extension("_restore", ["xtables"]),
     ]
     from Cython.Build import cythonize
 

@@ -22,7 +22,7 @@ __all__ = []
 
 # Attributes that are there without an import, loaded when they are first used: importing the package stays cheap.
 _MODULES = ("counters", "easy", "ip4tc", "ip6tc", "util", "version", "xtables")
-_LATE_NAMES = {"CounterReader": "counters", "Snapshot": "counters"}
+_LATE_NAMES = {"CounterReader": "counters", "Snapshot": "counters", "restore": "ruleset", "save": "ruleset"}
 
 
 def __getattr__(name):

@@ -26,6 +26,8 @@ from .rule import Policy as Policy
 from .rule import Rule as Rule
 from .rule import Rule6 as Rule6
 from .rule import Target as Target
+from .ruleset import restore as restore
+from .ruleset import save as save
 from .table import Chain as Chain
 from .table import Table as Table
 from .table import Table6 as Table6

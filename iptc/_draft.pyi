@@ -6,6 +6,8 @@ HOOKS: tuple[str, ...]
 
 _Counters = tuple[int, int]
 
+class DraftChain: ...
+
 class Draft:
     @property
     def blob(self) -> TableBlob: ...

@@ -24,48 +24,13 @@ from ._core import HOOKS, chain_label
 from .errors import KernelError, ParameterError, kernel_error
 
 cdef enum:
-    # kinds of targets, where there is no chain to jump to
-    EXTENSION = -1           # the kernel finds it by its name
-    FALL_THROUGH = -2        # no target: on to the next rule
-    VERDICT = -3
     ERROR_SIZE = 64          # struct xt_error_target
     ADD_ATTEMPTS = 16
 
-cdef uint32_t NOWHERE = 0xffffffff       # the place of a rule that was not in the table that was read
-
-# of either family: they differ in the entries that follow only
-ctypedef ipt_replace Replace
-ctypedef xt_counters_info AddCounters
-
 cdef dict _VERDICTS = {"DROP": -1, "ACCEPT": -2, "QUEUE": -4, "RETURN": XT_RETURN}
 
-# Where the counters of an entry come from: what they are set to, and what the entry at `origin` of the old table had at its end.
-cdef struct Origin:
-    xt_counters base
-    uint32_t place
-
-cdef struct RuleRow:
-    const char *entry        # in the blob that was read, or in bytes that the draft keeps
-    int32_t jump             # the number of a chain, or the kind of target
-    int32_t verdict
-    Origin counters
-
-
-cdef class _Chain:
+cdef class DraftChain:
     """One chain of a draft: its rules as rows that point at their bytes."""
-
-    cdef str name
-    cdef bytes label
-    cdef int number
-    cdef int hook                # of a builtin chain, else NF_INET_NUMHOOKS
-    cdef int32_t verdict
-    cdef Origin policy
-    cdef xt_counters policy_read
-    cdef RuleRow *rules
-    cdef size_t count
-    cdef size_t room
-    cdef size_t references       # how many rules jump here
-    cdef uint32_t first          # offset of the first rule, once it is laid out
 
     def __dealloc__(self):
         free(self.rules)
@@ -90,19 +55,6 @@ cdef class Draft:
     Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done raises
     `OSError` with its errno; whoever calls knows the words. The socket is that of the namespace that the thread is in.
     """
-
-    cdef Family *family
-    cdef readonly TableBlob blob
-    cdef int fd
-    cdef dict by_name
-    cdef list chains             # by number; None for a chain that was deleted
-    cdef list kept               # what rows point into
-    cdef readonly bint changed
-    cdef char *request           # struct ipt_replace and the entries
-    cdef Origin *origins         # of each entry in it
-    cdef xt_counters *last       # the counters of the old table at its end
-    cdef char *added             # struct xt_counters_info: what each entry of the new table was given
-    cdef bint committed
 
     def __cinit__(self):
         self.fd = -1
@@ -147,7 +99,7 @@ cdef class Draft:
     cdef int _collect(self) except -1:
         """The chains of the blob, and a row for each of their rules."""
         cdef const char *entries = self.blob.buffer.memory + ENTRIES_HEAD
-        cdef _Chain chain
+        cdef DraftChain chain
         cdef uint32_t at = 0, first, foot, place = 0
         cdef dict by_offset = {}
         order = sorted(self.blob.chains, key=_by_offset)
@@ -172,11 +124,11 @@ cdef class Draft:
             at += next_offset(self.family, entries + at)
         return 0
 
-    cdef int _read_row(self, _Chain chain, const char *entries, uint32_t at, uint32_t place, dict by_offset) except -1:
+    cdef int _read_row(self, DraftChain chain, const char *entries, uint32_t at, uint32_t place, dict by_offset) except -1:
         cdef const char *entry = entries + at
         cdef const char *target = entry + target_offset(self.family, entry)
         cdef RuleRow *row = chain.make_room(chain.count)
-        cdef _Chain other
+        cdef DraftChain other
         row.entry = entry
         row.jump = EXTENSION
         row.verdict = 0
@@ -197,8 +149,8 @@ cdef class Draft:
             other.references += 1
         return 0
 
-    cdef _Chain _new_chain(self, str name):
-        cdef _Chain chain = _Chain.__new__(_Chain)
+    cdef DraftChain _new_chain(self, str name):
+        cdef DraftChain chain = DraftChain.__new__(DraftChain)
         chain.name = name
         chain.label = chain_label(name) if name else b""
         chain.number = len(self.chains)
@@ -211,15 +163,15 @@ cdef class Draft:
 
     # edits
 
-    cdef _Chain _find(self, name):
-        cdef _Chain chain = self.by_name.get(name)
+    cdef DraftChain _find(self, name):
+        cdef DraftChain chain = self.by_name.get(name)
         if chain is None:
             raise OSError(ENOENT, "no such chain")
         return chain
 
     cdef int _let_go(self, RuleRow *row) except -1:
         """One jump less to the chain that *row* jumps to."""
-        cdef _Chain chain
+        cdef DraftChain chain
         if row.jump >= 0:
             chain = self.chains[row.jump]
             chain.references -= 1
@@ -229,7 +181,7 @@ cdef class Draft:
         """Make *row* the rule *entry*, which brings its own counters."""
         cdef const char *raw = PyBytes_AS_STRING(entry)
         cdef const char *target
-        cdef _Chain chain
+        cdef DraftChain chain
         if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
                 or next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
             raise ParameterError("not an entry of this family: its sizes do not add up")
@@ -262,7 +214,7 @@ cdef class Draft:
 
     def insert(self, chain, bytes entry not None, unsigned int position):
         """Add *entry* to *chain* before the rule at *position*."""
-        cdef _Chain found = self._find(chain)
+        cdef DraftChain found = self._find(chain)
         cdef RuleRow row
         if position > found.count:
             raise OSError(E2BIG, "no such position")
@@ -271,7 +223,7 @@ cdef class Draft:
 
     def replace(self, chain, bytes entry not None, unsigned int position):
         """Put *entry* in the place of the rule of *chain* at *position*."""
-        cdef _Chain found = self._find(chain)
+        cdef DraftChain found = self._find(chain)
         cdef RuleRow row
         if position >= found.count:
             raise OSError(E2BIG, "no such position")
@@ -281,7 +233,7 @@ cdef class Draft:
 
     def delete(self, chain, unsigned int position):
         """Delete the rule of *chain* at *position*."""
-        cdef _Chain found = self._find(chain)
+        cdef DraftChain found = self._find(chain)
         if position >= found.count:
             raise OSError(E2BIG, "no such position")
         self._let_go(&found.rules[position])
@@ -291,7 +243,7 @@ cdef class Draft:
 
     def flush(self, chain):
         """Delete all rules of *chain*."""
-        cdef _Chain found = self._find(chain)
+        cdef DraftChain found = self._find(chain)
         cdef size_t i
         for i in range(found.count):
             self._let_go(&found.rules[i])
@@ -300,7 +252,7 @@ cdef class Draft:
 
     def zero(self, chain):
         """Set the counters of the rules and the policy of *chain* to zero; what is counted from now on is kept."""
-        cdef _Chain found = self._find(chain)
+        cdef DraftChain found = self._find(chain)
         cdef size_t i
         for i in range(found.count):
             self._zero(&found.rules[i].counters, <const xt_counters *> (found.rules[i].entry + self.family.counters))
@@ -325,7 +277,7 @@ cdef class Draft:
 
     def delete_chain(self, chain):
         """Delete a user chain, which must be empty and to which nothing may jump."""
-        cdef _Chain found = self._find(chain)
+        cdef DraftChain found = self._find(chain)
         if found.hook != NF_INET_NUMHOOKS:
             raise OSError(EINVAL, "a builtin chain")
         if found.references:
@@ -338,7 +290,7 @@ cdef class Draft:
 
     def rename_chain(self, chain, new):
         """Give a user chain another name; jumps to it follow."""
-        cdef _Chain found = self._find(chain)
+        cdef DraftChain found = self._find(chain)
         cdef bytes label = chain_label(new)
         if new in self.by_name or new in HOOKS:
             raise OSError(EEXIST, "there is such a chain")
@@ -351,7 +303,7 @@ cdef class Draft:
 
     def set_policy(self, chain, policy, counters=None):
         """Set the policy of a builtin chain, and its counters where *counters* is a (packets, bytes) pair."""
-        cdef _Chain found = self._find(chain)
+        cdef DraftChain found = self._find(chain)
         if found.hook == NF_INET_NUMHOOKS:
             raise OSError(ENOENT, "no builtin chain")
         if policy not in ("ACCEPT", "DROP"):
@@ -366,7 +318,7 @@ cdef class Draft:
 
     cdef list _lay_out(self, uint32_t *entries, uint64_t *size):
         """The chains in their order, each with its offset; the number and the size of all entries."""
-        cdef _Chain chain
+        cdef DraftChain chain
         cdef size_t i
         cdef list order = sorted([chain for chain in self.chains if chain is not None], key=_by_place)
         entries[0] = 0
@@ -390,7 +342,7 @@ cdef class Draft:
         cdef uint64_t size = 0
         cdef list order = self._lay_out(&entries, &size)
         cdef Replace *request
-        cdef _Chain chain
+        cdef DraftChain chain
         cdef char *blob
         cdef size_t i
         if size > 0x7fff0000:
@@ -427,7 +379,7 @@ cdef class Draft:
     cdef uint32_t _write_rule(self, char *blob, uint32_t at, const RuleRow *row) except 0:
         cdef char *entry = blob + at
         cdef uint32_t size = next_offset(self.family, row.entry)
-        cdef _Chain chain
+        cdef DraftChain chain
         cdef int32_t verdict = row.verdict
         memcpy(entry, row.entry, size)
         if row.jump == EXTENSION:
@@ -565,7 +517,7 @@ def _by_offset(tuple chain):
     return chain[3]
 
 
-def _by_place(_Chain chain):
+def _by_place(DraftChain chain):
     """Builtin chains in hook order, then user chains by name."""
     return chain.hook, chain.label if chain.hook == NF_INET_NUMHOOKS else b""
 

@@ -10,12 +10,7 @@ from libc.string cimport memcmp, memset, strncmp
 from ._core cimport (
     IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN, IPT_INV_VIA_OUT, NFPROTO_IPV4,
 )
-from ._plugins cimport OptionRow, PluginRow
-
-cdef extern from "_shim.h" nogil:
-    enum:
-        PARAMETER_PROBLEM
-    void xtables_error(int status, const char *format, ...)     # does not return
+from ._plugins cimport PARAMETER_PROBLEM, OptionRow, PluginRow, xtables_error
 
 # ------------------------------------------------------------------ the base options
 

@@ -67,6 +67,10 @@ cdef extern from "_shim.h" nogil:
         uint8_t num
     const xtables_pprot xtables_chain_protos[1]
 
+    enum:
+        PARAMETER_PROBLEM
+    void xtables_error(int status, const char *format, ...)     # inside the guard: does not return
+
     void xtables_set_nfproto(uint8_t family)
     option *xtables_options_xfrm(option *original, option *old, const xt_option_entry *entry, unsigned int *offset)
     void xtables_options_fcheck(const char *name, unsigned int xflags, const xt_option_entry *table)

@@ -266,8 +266,43 @@ EXPORT void xtables_register_targets(struct xtables_target *target, unsigned int
 		xtables_register_target(&target[i]);
 }
 
-/* Point each reference to exit() in a loaded object at plugin_exit(). */
-static void redirect_exit(struct link_map *map)
+/* libxtables asks getaddrinfo() for every port, and that asks the kernel for its interfaces: a plain number is answered here. */
+static struct {
+	struct addrinfo info;
+	struct sockaddr_in address;
+} plain_port;
+
+static int plugin_getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found)
+{
+	size_t digits = service ? strspn(service, "0123456789") : 0;
+
+	if (node != NULL || hints != NULL || digits == 0 || digits > 5 || service[digits] != '\0' || atoi(service) > 65535)
+		return getaddrinfo(node, service, hints, found);
+	plain_port.address.sin_family = plain_port.info.ai_family = AF_INET;
+	plain_port.address.sin_port = htons(atoi(service));
+	plain_port.info.ai_addr = (struct sockaddr *)&plain_port.address;
+	plain_port.info.ai_addrlen = sizeof(plain_port.address);
+	*found = &plain_port.info;
+	return 0;
+}
+
+static void plugin_freeaddrinfo(struct addrinfo *found)
+{
+	if (found != &plain_port.info)
+		freeaddrinfo(found);
+}
+
+static const struct {
+	const char *name;
+	void *instead;
+} redirected[] = {
+	{"exit", (void *)plugin_exit},
+	{"getaddrinfo", (void *)plugin_getaddrinfo},
+	{"freeaddrinfo", (void *)plugin_freeaddrinfo},
+};
+
+/* Point the references of a loaded object to these functions at ours. */
+static void redirect(struct link_map *map)
 {
 	const ElfW(Sym) *symbols = NULL;
 	const char *names = NULL;
@@ -298,11 +333,13 @@ static void redirect_exit(struct link_map *map)
 			void **slot = (void **)(map->l_addr + r[i].r_offset);
 			char *start = (char *)((uintptr_t)slot & ~(uintptr_t)(page - 1));
 
-			if (symbol == 0 || strcmp(names + symbols[symbol].st_name, "exit") != 0)
-				continue;
-			/* full RELRO has made the page read-only by now; it stays writable, since it may hold data too */
-			if (mprotect(start, page, PROT_READ | PROT_WRITE) == 0)
-				*slot = (void *)plugin_exit;
+			for (size_t j = 0; symbol != 0 && j < sizeof(redirected) / sizeof(redirected[0]); j++) {
+				if (strcmp(names + symbols[symbol].st_name, redirected[j].name) != 0)
+					continue;
+				/* full RELRO has made the page read-only by now; it stays writable, since it may hold data too */
+				if (mprotect(start, page, PROT_READ | PROT_WRITE) == 0)
+					*slot = redirected[j].instead;
+			}
 		}
 	}
 }
@@ -326,7 +363,7 @@ int shim_load(const char *path, shim_registered callback)
 	if (refused)
 		return -1;
 	if (dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0)
-		redirect_exit(map);
+		redirect(map);
 	return 0;
 }
 
@@ -366,7 +403,7 @@ int shim_init(void)
 	if (dladdr((void *)xtables_init, &library) != 0) {
 		handle = dlopen(library.dli_fname, RTLD_NOW | RTLD_NOLOAD);
 		if (handle != NULL && dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0)
-			redirect_exit(map);
+			redirect(map);
 	}
 	return 0;
 }

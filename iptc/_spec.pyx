@@ -26,8 +26,8 @@ from ._options cimport (
     ZERO, ZERO_NUM, Part, Spec, check_options, flags_of, has_word, next_option, next_word, option_name, set_command, set_option,
 )
 from ._plugins cimport (
-    PREFERRED, DataCall, ParseCall, PluginRow, captured, check_body, known, learn, parse_body, prints_by_mask, protocol_name,
-    said, trap_sigfpe, use_family, wants_check, warn_of_what_was_said, xt_option_call, xtables_ip6parse_multiple,
+    PARAMETER_PROBLEM, PREFERRED, DataCall, ParseCall, PluginRow, captured, check_body, known, learn, parse_body, prints_by_mask, protocol_name,
+    said, trap_sigfpe, use_family, wants_check, warn_of_what_was_said, xt_option_call, xtables_error, xtables_ip6parse_multiple,
     xtables_ipparse_multiple, xtables_match, xtables_parse_protocol, xtables_strtoui,
 )
 from ._words cimport add, add_copy, clear, make_room, split
@@ -39,9 +39,6 @@ cdef extern from "<ctype.h>" nogil:
     int tolower(int c)
 
 cdef extern from "_shim.h" nogil:
-    enum:
-        PARAMETER_PROBLEM
-    void xtables_error(int status, const char *format, ...)     # does not return
     # where getopt leaves what an old parser looks at
     char *getopt_value "optarg"
     int getopt_index "optind"

@@ -23,6 +23,8 @@ cdef struct Heading:
 cdef struct Saved:
     Printed rule
     const char *entries
+    const char *head            # what stands before the rules, and behind them
+    const char *foot
     bint counters
     bint broken                 # a target stands for no chain
     size_t count

@@ -99,6 +99,13 @@ def without_counters(int nfproto, list entries):
     return [entry[:start] + bytes(16) + entry[start + 16:] for entry in entries]
 
 
+def counters_of(int nfproto, bytes entry not None):
+    """Return the (packets, bytes) of *entry*."""
+    split_entry(nfproto, entry)
+    cdef const xt_counters *counters = <const xt_counters *> (PyBytes_AS_STRING(entry) + family_of(nfproto).counters)
+    return counters.pcnt, counters.bcnt
+
+
 def retarget(int nfproto, bytes entry, str old, str new):
     """Return *entry* with its jump to chain *old* turned to chain *new*, or None if it has no such jump."""
     cdef bytes target = split_entry(nfproto, entry)[1][-1]
@@ -377,6 +384,7 @@ cdef void _save_body(void *arg) noexcept nogil:
     cdef uint32_t at
     cdef char text[64]
     cdef char *end
+    fwrite(saved.head, 1, strlen(saved.head), stdout_now)
     for i in range(saved.count):
         name_length = strlen(saved.chains[i].name)
         at = saved.chains[i].first
@@ -394,20 +402,23 @@ cdef void _save_body(void *arg) noexcept nogil:
             _print_rule(&saved.rule)
             fwrite(b"\n", 1, 1, stdout_now)
             at += saved.rule.size
+    fwrite(saved.foot, 1, strlen(saved.foot), stdout_now)
 
 
-def save_rules(TableBlob table not None, bint counters):
-    """Return the `-A` lines of *table* as `iptables-save` (`-c` with *counters*) prints them, as bytes."""
+def save_rules(TableBlob table not None, bint counters, bytes head not None, bytes foot not None):
+    """Return *head*, the `-A` lines of *table* as `iptables-save` (`-c` with *counters*) prints them, and *foot*, as text."""
     cdef Saved saved
     cdef size_t length, i
     cdef uint32_t at
     cdef const char *printed
     cdef list chains = table.chains
-    cdef bytes name, text
+    cdef str text
     cdef int learned
     memset(&saved, 0, sizeof(saved))
     saved.entries = table.buffer.memory + ENTRIES_HEAD
     saved.counters = counters
+    saved.head = head
+    saved.foot = foot
     saved.count = len(chains)
     saved.rule.family = table.family
     saved.rule.by_mask = prints_by_mask()
@@ -436,7 +447,7 @@ def save_rules(TableBlob table not None, bint counters):
     finally:
         free(saved.chains)
     printed = printed_text(&length)
-    text = printed[:length]
+    text = PyUnicode_DecodeUTF8(printed, length, "surrogateescape")
     warn_of_what_was_said()
     return text
 

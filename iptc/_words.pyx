@@ -49,49 +49,56 @@ cdef void add_copy(Words *words, const char *word, size_t length) noexcept nogil
     words.end += length + 1
 
 
+cdef enum:
+    PLAIN
+    SPACE
+    QUOTE
+
+cdef char _kinds[256]        # what a character means outside quotes
+_kinds[:] = [QUOTE if c == 34 else SPACE if c in b" \t\n" else PLAIN for c in range(256)]
+
+
 cdef const char *split(Words *words, const char *line, size_t length, bint limited) noexcept nogil:
     """Add the words of *line*; the end of a quote ends a word. NULL, or what iptables-restore says of a *limited* line."""
     cdef char *at = words.end
-    cdef char *word = at
+    cdef char *word
     cdef const char *end = line + length
-    cdef bint quoted = False, escaped = False, ended
-    cdef char c = 0
-    while line <= end:
-        ended = line == end
-        if not ended:
-            c = line[0]
-        line += 1
-        if ended:
-            if at == word:
-                break
-        elif escaped:
-            escaped = False
-        elif quoted and c == b'\\':
-            escaped = True
-            continue
-        elif c == b'"':
-            quoted = not quoted
-            if quoted:
-                continue
-            ended = True
-        elif not quoted and (c == b' ' or c == b'\t' or c == b'\n'):
-            if at == word:
-                continue
-            ended = True
-        if not ended:
-            at[0] = c
+    cdef bint quoted
+    while True:
+        while line < end and _kinds[<unsigned char> line[0]] == SPACE:
+            line += 1
+        if line == end:
+            return NULL
+        word = at
+        quoted = False
+        while line < end and _kinds[<unsigned char> line[0]] == PLAIN:
+            at[0] = line[0]
             at += 1
-            if limited and at - word > LONGEST_WORD:
-                return b"Parameter too long!"
-            continue
+            line += 1
+        if line < end and line[0] == b'"':
+            quoted = True
+            line += 1
+            while line < end and line[0] != b'"':
+                if line[0] == b'\\':
+                    line += 1
+                    if line == end:
+                        break
+                at[0] = line[0]
+                at += 1
+                line += 1
+            if line == end and at == word:
+                return NULL          # a quote that is not closed, with nothing in it
+            if line < end:
+                line += 1
+        if limited and at - word > LONGEST_WORD:
+            return b"Parameter too long!"
         if limited and words.count + 1 >= MOST_WORDS:
             return b"Parser cannot handle more arguments"
         at[0] = 0
-        add(words, word)
-        words.quoted[words.count - 1] = c == b'"' or quoted
         at += 1
-        word = words.end = at
-    return NULL
+        add(words, word)
+        words.quoted[words.count - 1] = quoted
+        words.end = at
 
 
 cdef Words _words            # of the thread that holds the GIL

@@ -156,6 +156,12 @@ class View:
         order = sorted(self.chains.values(), key=_chain_order)
         self.chains = {chain.name: chain for chain in order}
 
+    def clear(self):
+        """Take all rules and all user chains away."""
+        for chain in self.chains.values():
+            chain.clear()
+        self.chains = {name: chain for name, chain in self.chains.items() if chain.policy is not None}
+
     def is_referenced(self, name):
         """Whether a rule of any chain jumps to *name*."""
         label = name.encode("utf-8", "surrogateescape")
@@ -377,6 +383,27 @@ class DeleteRules(_Edit):
     def send(self, handle, replay):
         for position in self._positions(replay.view):
             handle.delete(self.chain, position)
+
+
+class Check(_OfOneRule):
+    """`iptables -C`: nothing but to see that the rule is there."""
+
+    what = "can't check entry of chain {}"
+    words = {_errno.ENOENT: _BAD_RULE}
+
+    def apply(self, view):
+        self.find(view)
+
+
+class ZeroRule(_OfOneRule):
+    """`iptables -Z CHAIN NUMBER`."""
+
+    what = "can't zero entry of chain {}"
+    words = {_errno.E2BIG: "Index of counter too big"}
+
+    def apply(self, view):
+        chain, position = self.find(view)
+        chain.replace(position, _text.without_counters(view.nfproto, [chain.entries[position]])[0])
 
 
 class Flush(_Edit):

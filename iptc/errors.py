@@ -4,7 +4,9 @@ import errno as _errno
 
 
 class IPTCError(Exception):
-    """Root of everything that this package raises on purpose."""
+    """Root of everything that this package raises on purpose; `line` is the number of the line of a restored text, or None."""
+
+    line = None
 
 
 class KernelError(IPTCError, OSError):

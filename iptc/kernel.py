@@ -9,6 +9,7 @@ from . import _blob, _core
 from .errors import AccessDenied, KernelError, NotFound, Unsupported
 from .legacy import LegacyTable
 from .lock import Locks, XTablesLock, lock_path
+from .saved import text_of_view
 
 
 class TableState:
@@ -44,6 +45,10 @@ class TableState:
     def order(self):
         """What several tables are ordered by, whoever names them."""
         return self._table.place.cookie, self._table.nfproto, self._table.name
+
+    def is_of(self, table):
+        """Whether this is the state of *table*, as `table_at` gives it."""
+        return self.order == (table.place.cookie, table.nfproto, table.name)
 
     @property
     def view(self):
@@ -82,6 +87,18 @@ class TableState:
             operation.bind(self._view)
         self._pending.append(operation)
         commit([self])
+
+    def save(self, counters):
+        """The table as `iptables-save` writes it, with its pending edits."""
+        self._check_open()
+        if self._pending:
+            return text_of_view(self._table.name, self.view, counters)
+        return self._table.save(counters)
+
+    def rehearse(self, operation):
+        """Find out whether *operation* could be committed now, behind the pending edits."""
+        self._check_open()
+        self._table.rehearse([*self._pending, operation], XTablesLock(wait=self.wait, path=self.lock_file))
 
     def mark(self):
         """Where the pending edits stand now, for `rollback`."""
@@ -157,6 +174,29 @@ def _stricter(one, other):
     return min(one, other)
 
 
+def table_at(nfproto, name, place):
+    """The back end's table *name* of *place*; nothing is read yet."""
+    return LegacyTable(nfproto, name, place)
+
+
+def send(table, operations, wait=None, lock_file=None):
+    """Commit *operations* to a table of `table_at`, under the xtables lock; what was read of it before is dropped."""
+    table.commit(operations, XTablesLock(wait=wait, path=lock_file))
+    for state in list(_open_tables):
+        if state.is_of(table) and not state.closed:
+            state.forget()
+
+
+def rehearse(table, operations, wait=None, lock_file=None):
+    """Do as `send` does, and send nothing."""
+    table.rehearse(operations, XTablesLock(wait=wait, path=lock_file))
+
+
+def tables_in_use(nfproto, place):
+    """The names of the tables that there are, in the kernel's order; looking creates none."""
+    return place.run(lambda: _names_of_tables(nfproto))
+
+
 _open_tables = weakref.WeakSet()
 """The `TableState`s that this process has open."""
 
@@ -176,6 +216,14 @@ os.register_at_fork(after_in_child=_renew_locks)
 
 _PROC_NAMES = {_core.IPV4: "/proc/thread-self/net/ip_tables_names", _core.IPV6: "/proc/thread-self/net/ip6_tables_names"}
 
+
+
+def _names_of_tables(nfproto):
+    try:
+        with open(_PROC_NAMES[nfproto]) as file:
+            return file.read().split()
+    except OSError:
+        return []
 
 
 def opening():
@@ -215,12 +263,7 @@ def is_user_chain(nfproto, name, look_again=False):
             return True
     if not look_again:
         return False
-    try:
-        with open(_PROC_NAMES[nfproto]) as file:
-            names = file.read().split()
-    except OSError:
-        return False
-    for table in names:
+    for table in _names_of_tables(nfproto):
         if table in known:
             continue
         try:

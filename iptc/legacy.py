@@ -5,6 +5,7 @@ import errno
 from . import _blob, _core, _draft
 from .edits import ChainView, Replay, View
 from .errors import Conflict, IPTCError, PartialCommit
+from .saved import text_of_blob
 
 _RETRIES = 16
 
@@ -12,7 +13,8 @@ _RETRIES = 16
 class LegacyTable:
     """Read and write one table of one family in one network namespace; the edits themselves are in `edits`.
 
-    What stands above knows a back end by `nfproto`, `name`, `place`, `read`, `commit` and `commit_together`.
+    What stands above knows a back end by `nfproto`, `name`, `place`, `read`, `save`, `require`, `rehearse`, `commit` and
+    `commit_together`.
     """
 
     def __init__(self, nfproto, name, place):
@@ -31,6 +33,21 @@ class LegacyTable:
 
     def _chain(self, blob, name, policy, counters, first, end):
         return ChainView(self.nfproto, name, policy, counters, lambda: blob.chain_entries(first, end))
+
+    def save(self, counters):
+        """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
+        blob = self.place.run(lambda: _blob.TableBlob(self.nfproto, self.name))
+        self.place.check(blob.cookie)
+        return text_of_blob(self.name, blob, counters)
+
+    def require(self):
+        """Raise if the kernel has no such table, or does not let us (`IPT_SO_GET_INFO`)."""
+        self.place.run(lambda: _blob.TableScan(self.nfproto, self.name).close())
+
+    def rehearse(self, operations, lock):
+        """Do *operations* as `commit` does, and send nothing."""
+        with lock:
+            self._draft(operations).close()
 
     def commit(self, operations, lock):
         """Apply *operations* to the table as it is now and send it, under *lock*; all of them or none.

@@ -6,6 +6,7 @@ from . import _core, _plugins, _xtables, edits, kernel
 from .errors import IPTCError, ParameterError, ParameterTypeError, TransactionError
 from .lock import checked_lock_file, checked_wait
 from .namespace import Place
+from .restoring import Restore, programs
 from .rule import Policy, Rule, Rule6
 from .transactions import Batch, Transaction
 
@@ -355,6 +356,34 @@ class Table:
             for chain in chains:
                 if chain.policy is None:
                     self.delete_chain(chain.name)
+
+    def save(self, counters=False):
+        """Return the table as text, as `iptables-save -t TABLE` writes it; with *counters* those of the rules too (`-c`)."""
+        with self._state.lock:
+            self._flush_pending()
+            return self._state.save(counters)
+
+    def restore(self, source, counters=False, flush=True, test=False):
+        """Make the table what *source* says, as `iptables-restore -T TABLE`; return how many rules it has.
+
+        *source* is text, a path or a file; its other tables are passed over. With *counters* the counters of the text are
+        set (`-c`); without *flush* the rules that are there stay (`--noflush`); with *test* nothing is changed (`--test`).
+        `ParameterError` or `KernelError` with the number of the line as `line`; nothing is changed then.
+        """
+        rules = []
+        with self._state.lock:
+            for program in programs(self._nfproto, source, counters, flush, self.name, lambda name: None, self._rehearse):
+                if test:
+                    self._rehearse(program)
+                else:
+                    self._edit(Restore(program))
+                rules.append(program.rules)
+        if not rules:
+            raise ParameterError(f"there is no table {self.name} in this text")
+        return sum(rules)
+
+    def _rehearse(self, program):
+        self._state.rehearse(Restore(program))
 
     def strerror(self):
         """Errors are raised here; kept for programs that print it."""

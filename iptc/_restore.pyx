@@ -1,0 +1,750 @@
+# cython: freethreading_compatible=False
+"""Files of iptables-save: lines in, one `Program` a table; and a program done to the draft of a table.
+
+Lines are read as iptables-restore reads them, its refusals in its words. A program needs no Python object for each rule: its rules
+are laid out one behind the other, and a draft points at them.
+"""
+
+import warnings
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport E2BIG, EEXIST, EINVAL, EMLINK, ENOENT, ENOTEMPTY
+from libc.stdint cimport int32_t, uint16_t, uint32_t
+from libc.stdio cimport sscanf
+from libc.stdlib cimport free, realloc
+from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strcmp, strlen
+
+from ._core cimport (
+    IFNAMSIZ, NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
+    is_verdict, mark_verdict, next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
+)
+from ._draft cimport (
+    EXTENSION, FALL_THROUGH, NOWHERE, VERDICT, Draft, DraftChain, RuleRow,
+)
+from ._options cimport (
+    APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, FLUSH, INSERT, NEW_CHAIN, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE,
+    SET_POLICY, WITH_RULE, ZERO, ZERO_NUM, Spec,
+)
+from ._plugins cimport PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, said, warn_of_what_was_said, xtables_error
+from ._spec cimport free_networks, learn_wanted, read_command, set_network, spec_of
+from ._words cimport MOST_WORDS, add, add_copy, clear, make_room, split
+from ._core import standard_target
+from ._plugins import XTablesWarning
+from .errors import IPTCError, ParameterError, kernel_error
+
+cdef extern from "<string.h>" nogil:
+    char *strtok_r(char *text, const char *delimiters, char **rest)
+    size_t strnlen(const char *text, size_t limit)
+
+# ----------------------------------------------------------------------- programs
+
+
+cdef class Program:
+    """What a restored text does to one table: its commands, in their order."""
+
+    def __cinit__(self):
+        self.family = family_of(NFPROTO_IPV4)
+
+    def __dealloc__(self):
+        free(self.memory)
+
+    @property
+    def nfproto(self):
+        """The family of its rules."""
+        return self.family.nfproto
+
+    def commands(self):
+        """Each command as (line, what, chain or None, number, entry or None, other, counters or None).
+
+        *what* is the letter of its option, `:` for a chain that is declared. *other* is the policy, the new name, or what the
+        rule jumps to; *number* counts from 1, 0: none.
+        """
+        cdef size_t at = 0
+        cdef Record *record
+        cdef list found = []
+        while at < self.used:
+            record = <Record *> (self.memory + at)
+            entry = None
+            if record.entry_size:
+                entry = PyBytes_FromStringAndSize(<char *> (record + 1), record.entry_size)
+            counters = None
+            if not record.entry_size and record.counted:
+                counters = record.counters.pcnt, record.counters.bcnt
+            found.append((record.line, _letter(record.command), os_decode(record.chain) or None, record.number, entry,
+                          os_decode(record.other), counters))
+            at += record.size
+        return found
+
+
+cdef str _letter(uint32_t command):
+    cdef int bit = 0
+    while command >> bit != 1:
+        bit += 1
+    return "IDDRA?FZNXPE?ZC:"[bit]
+
+
+# ------------------------------------------------------------------------ reading
+
+# Where the reading of a text stands.
+cdef struct Reading:
+    Family *family
+    const char *program
+    const char *only         # the one table that is read, or NULL
+    bint counters
+    const char *text
+    size_t length
+    size_t at
+    bint last                # nothing follows *text*
+    uint32_t line
+    bint in_table
+    char table[33]
+    # the program being read
+    uint32_t begun
+    char *memory
+    size_t used
+    size_t room
+    size_t rules
+    # a copy of a line, to be taken apart
+    char *copy
+    size_t copy_room
+    Spec *spec
+    int event
+
+cdef enum:
+    # what ended a stretch of reading
+    ALL_READ
+    BEGUN                    # `*table`
+    DONE                     # `COMMIT`
+    TOO_LONG                 # a line for which there is no room yet
+
+    LINE_ROOM = 1 << 12
+
+
+cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
+    """A zeroed record with room for *extra* bytes behind it."""
+    cdef size_t size = (sizeof(Record) + extra + 7) & ~<size_t> 7
+    cdef char *grown
+    cdef Record *record
+    if reading.room - reading.used < size:
+        grown = <char *> realloc(reading.memory, 2 * reading.room + size + 65536)
+        if grown == NULL:
+            xtables_error(PARAMETER_PROBLEM, b"out of memory")
+        reading.memory = grown
+        reading.room = 2 * reading.room + size + 65536
+    record = <Record *> (reading.memory + reading.used)
+    memset(record, 0, sizeof(Record))
+    record.size = size
+    record.line = reading.line
+    reading.used += size
+    return record
+
+
+cdef void _read_table(Reading *reading) noexcept nogil:
+    """`*filter`."""
+    cdef char *rest
+    cdef char *name = strtok_r(reading.copy + 1, b" \t\n", &rest)
+    if name == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"%s: line %u table name invalid", reading.program, reading.line)
+    memset(reading.table, 0, sizeof(reading.table))
+    memcpy(reading.table, name, strnlen(name, 32))
+    if reading.only != NULL and strcmp(reading.only, name):
+        return
+    reading.in_table = True
+    reading.used = reading.rules = 0
+    reading.begun = reading.line
+    reading.event = BEGUN
+
+
+cdef bint _parse_counters(const char *text, xt_counters *counters) noexcept nogil:
+    cdef unsigned long long packets, size
+    if text == NULL or sscanf(text, b"[%llu:%llu]", &packets, &size) != 2:
+        return False
+    counters.pcnt = packets
+    counters.bcnt = size
+    return True
+
+
+cdef void _read_declaration(Reading *reading) noexcept nogil:
+    """`:CHAIN POLICY [packets:bytes]`."""
+    cdef char *rest
+    cdef char *name = strtok_r(reading.copy + 1, b" \t\n", &rest)
+    cdef char *policy
+    cdef char *counters
+    cdef xt_counters count
+    cdef Record *record
+    if name == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"%s: line %u chain name invalid", reading.program, reading.line)
+    if strlen(name) >= XT_EXTENSION_MAXNAMELEN:
+        xtables_error(PARAMETER_PROBLEM, b"Invalid chain name `%s' (%u chars max)", name,
+                      <unsigned int> (XT_EXTENSION_MAXNAMELEN - 1))
+    policy = strtok_r(NULL, b" \t\n", &rest)
+    if policy == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"%s: line %u policy invalid", reading.program, reading.line)
+    memset(&count, 0, sizeof(count))
+    if strcmp(policy, b"-"):
+        counters = NULL
+        # old releases look at them only where they count
+        if reading.counters or not reading.spec.old:
+            counters = strtok_r(NULL, b" \t\n", &rest)
+        if (counters == NULL and reading.counters) or (counters != NULL and not _parse_counters(counters, &count)):
+            xtables_error(PARAMETER_PROBLEM, b"invalid policy counters for chain '%s'", name)
+    record = _new_record(reading, 0)
+    record.command = DECLARE
+    memcpy(record.chain, name, strlen(name))
+    memcpy(record.other, policy, strnlen(policy, 31))
+    if reading.counters:
+        record.counters = count
+    record.counted = True
+
+
+cdef void _emit(Reading *reading) noexcept nogil:
+    """Note the command that was read, once for each pair of addresses."""
+    cdef Spec *spec = reading.spec
+    cdef unsigned int i, j
+    cdef Record *record
+    cdef size_t extra = 0
+    if not spec.command & WITH_RULE:
+        _note(spec, _new_record(reading, 0))
+        return
+    extra = spec.size
+    if spec.command & (DELETE | CHECK):
+        extra *= 2
+    for i in range(spec.networks[0]):
+        for j in range(spec.networks[1]):
+            if spec.networks[0] > 1 or spec.networks[1] > 1:
+                set_network(spec, 0, i)
+                set_network(spec, 1, j)
+            record = _new_record(reading, extra)
+            _note(spec, record)
+            record.entry_size = spec.size
+            record.counted = HAS_EXTENSION if spec.has_target else 0
+            memcpy(record + 1, spec.entry, spec.size)
+            if spec.command & (DELETE | CHECK):
+                _write_mask(spec, <char *> (record + 1) + spec.size)
+            reading.rules += 1
+
+
+cdef void _note(Spec *spec, Record *record) noexcept nogil:
+    cdef const char *other = spec.other if spec.other != NULL else spec.jump
+    record.command = spec.command
+    record.number = spec.number
+    if spec.chain != NULL:
+        memcpy(record.chain, spec.chain, strlen(spec.chain))
+    if other != NULL:
+        memcpy(record.other, other, strnlen(other, 31))
+    if spec.options & OPT_COUNTERS:
+        record.counted = True
+        record.counters = (<xt_counters *> (spec.entry + spec.family.counters))[0]
+
+
+cdef void _write_mask(Spec *spec, char *mask) noexcept nogil:
+    """Ones where the payloads say something about the rule, as iptables compares them."""
+    cdef size_t i, at = spec.family.header
+    memset(mask, 0, spec.size)
+    for i in range(spec.count):
+        memset(mask + at, 0xff, PAYLOAD_HEADER + spec.parts[i].row.c.userspacesize)
+        at += spec.parts[i].row.size
+    if spec.has_target:
+        memset(mask + at, 0xff, PAYLOAD_HEADER + spec.target_part.row.c.userspacesize)
+    else:
+        memset(mask + at, 0xff, STANDARD_SIZE)
+
+
+cdef size_t _read_rule_counters(Reading *reading) noexcept nogil:
+    """`[packets:bytes]` in front of a command: the words that set them; how many bytes of the line they were."""
+    cdef char *rest
+    cdef char *end = strchr(reading.copy, b']')
+    cdef char *packets
+    cdef char *size
+    cdef size_t used
+    if end == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need ]", reading.line)
+    used = end + 1 - reading.copy
+    packets = strtok_r(reading.copy + 1, b":", &rest)
+    if packets == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need :", reading.line)
+    size = strtok_r(NULL, b"]", &rest)
+    if size == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need ]", reading.line)
+    if reading.counters:
+        add(&reading.spec.words, b"--set-counters")
+        add(&reading.spec.words, packets)
+        add(&reading.spec.words, size)
+    return used
+
+
+cdef void _read_line_of_table(Reading *reading, const char *line, size_t length) noexcept nogil:
+    """A command."""
+    cdef Spec *spec = reading.spec
+    cdef const char *refusal
+    cdef size_t used = 0
+    clear(&spec.words)
+    add(&spec.words, reading.program)
+    add(&spec.words, b"-t")
+    add(&spec.words, reading.table)
+    if line[0] == b'[':
+        used = _read_rule_counters(reading)
+    refusal = split(&spec.words, line + used, length - used, True)
+    if refusal != NULL:
+        xtables_error(PARAMETER_PROBLEM, b"%s", refusal)
+    spec.optind = 3
+    spec.command = NO_COMMAND
+    spec.chain = NULL
+    spec.table = reading.table
+    read_command(spec)
+    if not spec.ignored:
+        _emit(reading)
+        if spec.networks[0] > 1 or spec.addresses[0] != NULL or spec.addresses[1] != NULL:
+            free_networks(spec)
+
+
+cdef void _read_body(void *arg) noexcept nogil:
+    """Read lines until something is to be said of them."""
+    cdef Reading *reading = <Reading *> arg
+    cdef const char *line
+    cdef const char *end
+    cdef size_t length
+    reading.event = ALL_READ
+    while reading.event == ALL_READ and reading.at < reading.length:
+        line = reading.text + reading.at
+        end = <const char *> memchr(line, b'\n', reading.length - reading.at)
+        if end == NULL and not reading.last:
+            return
+        length = reading.length - reading.at if end == NULL else end + 1 - line
+        if length >= reading.copy_room:
+            reading.event = TOO_LONG
+            return
+        reading.line += 1
+        if memchr(line, 0, length) != NULL:
+            xtables_error(PARAMETER_PROBLEM, b"a NUL byte")
+        if line[0] == b'\n' or line[0] == b'#':
+            pass
+        elif reading.in_table and length == 7 and memcmp(line, b"COMMIT\n", 7) == 0:
+            reading.in_table = False
+            reading.event = DONE
+        elif line[0] == b'*' and not reading.in_table:
+            _copy(reading, line, length)
+            _read_table(reading)
+        elif line[0] == b':' and reading.in_table:
+            _copy(reading, line, length)
+            _read_declaration(reading)
+        elif reading.in_table:
+            if line[0] == b'[':
+                _copy(reading, line, length)
+            _read_line_of_table(reading, line, length)
+        elif reading.only == NULL or strcmp(reading.only, reading.table) == 0:
+            xtables_error(PARAMETER_PROBLEM, b"%s: line %u failed", reading.program, reading.line)
+        reading.at += length
+
+
+cdef inline void _copy(Reading *reading, const char *line, size_t length) noexcept nogil:
+    memcpy(reading.copy, line, length)
+    reading.copy[length] = 0
+
+
+cdef class Reader:
+    """Reads the text of one family in pieces: `feed` them in their order, then `finish`.
+
+    With *counters* those of the text are set; without *flush* the tables' own rules stay. *only* names the one table that is read.
+    """
+
+    cdef Reading reading
+    cdef bytes keep_only
+    cdef bytes rest              # of the piece before: a line that was not whole
+    cdef bint flush
+
+    def __cinit__(self):
+        memset(&self.reading, 0, sizeof(self.reading))
+
+    def __dealloc__(self):
+        free(self.reading.memory)
+        free(self.reading.copy)
+
+    def __init__(self, int nfproto, bint counters=False, bint flush=True, str only=None):
+        self.reading.family = family_of(nfproto)
+        self.reading.program = b"iptables-restore" if nfproto == NFPROTO_IPV4 else b"ip6tables-restore"
+        self.reading.counters = counters
+        self.flush = flush
+        self.rest = b""
+        if only is not None:
+            self.keep_only = c_text(only, "a table name")
+            self.reading.only = PyBytes_AS_STRING(self.keep_only)
+
+    @property
+    def line(self):
+        """The number of the line that was read last, from 1."""
+        return self.reading.line
+
+    @property
+    def table(self):
+        """The name of the table whose lines are being read, or None."""
+        return os_decode(self.reading.table) if self.reading.in_table else None
+
+    def feed(self, bytes text not None, bint last=False):
+        """Read on, and yield (table name, line, None) where a table begins, (name, line, `Program`) where it ends.
+
+        `ParameterError` with the number of the line as `line`, and iptables' own message.
+        """
+        cdef bytes whole = self.rest + text if self.rest else text
+        cdef size_t at = 0
+        while True:
+            at = self._read_on(whole, at, last)
+            if self.reading.event == ALL_READ:
+                break
+            if self.reading.event == BEGUN:
+                yield os_decode(self.reading.table), self.reading.line, None
+            elif self.reading.event == DONE:
+                program = self.partial()
+                yield program.table, self.reading.line, program
+        self.rest = whole[at:] if at else whole
+
+    cdef size_t _read_on(self, bytes whole, size_t at, bint last) except? 0:
+        """Read *whole* from *at* until something happens; return where."""
+        cdef Reading *reading = &self.reading
+        cdef Spec *spec
+        while True:
+            # another thread may have read something meanwhile
+            spec = reading.spec = spec_of(reading.family.nfproto, reading.program, NULL)
+            if reading.copy_room < LINE_ROOM:
+                self._room_for(LINE_ROOM)
+            make_room(&spec.words, MOST_WORDS + 4, reading.copy_room)
+            reading.text = PyBytes_AS_STRING(whole)
+            reading.length = PyBytes_GET_SIZE(whole)
+            reading.at = at
+            reading.last = last
+            if captured(_read_body, reading) == 0:
+                at = reading.at
+                if reading.event == TOO_LONG:
+                    self._room_for(2 * self._line_length(whole, at))
+                    continue
+                warn_of_what_was_said()
+                return at
+            at = reading.at
+            free_networks(spec)
+            if not spec.wanted:
+                self._refuse(said())
+            spec.wanted = False
+            reading.line -= 1
+            learn_wanted(spec)
+
+    cdef size_t _line_length(self, bytes whole, size_t at):
+        end = whole.find(b"\n", at)
+        return (PyBytes_GET_SIZE(whole) if end < 0 else end + 1) - at
+
+    cdef int _room_for(self, size_t length) except -1:
+        grown = realloc(self.reading.copy, length + 1)
+        if grown == NULL:
+            raise MemoryError
+        self.reading.copy = <char *> grown
+        self.reading.copy_room = length + 1
+        return 0
+
+    cdef int _refuse(self, str message) except -1:
+        raise refused(self.reading.line, message)
+
+    def partial(self):
+        """The `Program` of the table as far as it was read; it is the reader's no more."""
+        cdef Program program = Program.__new__(Program)
+        program.family = self.reading.family
+        program.table = os_decode(self.reading.table)
+        program.line = self.reading.begun
+        program.rules = self.reading.rules
+        program.flush = self.flush
+        program.memory = self.reading.memory
+        program.used = self.reading.used
+        program.room = self.reading.room
+        self.reading.memory = NULL
+        self.reading.used = self.reading.room = 0
+        return program
+
+    def finish(self):
+        """Raise if the text ended inside a table."""
+        if self.reading.in_table:
+            program = (<bytes> self.reading.program).decode()
+            raise refused(self.reading.line + 1, f"{program}: COMMIT expected at line {self.reading.line + 1}")
+
+
+def refused(uint32_t line, str message):
+    """The exception for a *line* that iptables-restore refuses with *message*."""
+    error = ParameterError(f"line {line}: {message.strip()}")
+    error.line = line
+    return error
+
+
+# ------------------------------------------------------------------ onto a draft
+
+cdef dict _REASONS = {
+    (INSERT, E2BIG): "Index of insertion too big", (REPLACE, E2BIG): "Index of replacement too big",
+    (DELETE_NUM, E2BIG): "Index of deletion too big", (ZERO_NUM, E2BIG): "Index of counter too big",
+    (DELETE, ENOENT): "Bad rule (does a matching rule exist in that chain?)",
+    (CHECK, ENOENT): "Bad rule (does a matching rule exist in that chain?)",
+    (NEW_CHAIN, EEXIST): "Chain already exists", (DELETE_CHAIN, EINVAL): "Can't delete built-in chain",
+    (DELETE_CHAIN, EMLINK): "Can't delete chain with references left", (DELETE_CHAIN, ENOTEMPTY): "Chain is not empty",
+    (SET_POLICY, ENOENT): "Bad built-in chain name", (SET_POLICY, EINVAL): "Bad policy name",
+}
+
+
+def run(Program program not None, Draft draft not None):
+    """Do what *program* says to *draft*; when it raises, the draft is not to be sent.
+
+    `KernelError` (`NotFound`, …) with the number of the line as `line` where the table does not allow it.
+    """
+    cdef size_t at = 0
+    cdef Record *record
+    if program.flush:
+        _flush_all(draft)
+    # rows point into the program
+    draft.kept.append(program)
+    draft.changed = True
+    while at < program.used:
+        record = <Record *> (program.memory + at)
+        try:
+            _do(program, draft, record)
+        except OSError as error:
+            if isinstance(error, IPTCError):
+                raise
+            reason = _REASONS.get((record.command, error.errno))
+            if reason is None:
+                reason = "No chain/target/match by that name" if error.errno == ENOENT else error.strerror
+            failed = kernel_error(f"line {record.line} failed", error.errno, reason)
+            failed.line = record.line
+            raise failed from None
+        at += record.size
+
+
+cdef int _flush_all(Draft draft) except -1:
+    """Empty all chains, and take away the user chains."""
+    cdef DraftChain chain
+    for chain in draft.chains:
+        if chain is not None:
+            chain.count = chain.references = 0
+    for chain in list(draft.by_name.values()):
+        if chain.hook == NF_INET_NUMHOOKS:
+            del draft.by_name[chain.name]
+            draft.chains[chain.number] = None
+    return 0
+
+
+cdef DraftChain _last_chain = None       # the one found last: commands of a chain follow each other
+
+
+cdef DraftChain _chain_of(Draft draft, const char *name):
+    global _last_chain
+    cdef DraftChain chain = _last_chain
+    if chain is not None and strcmp(PyBytes_AS_STRING(chain.label), name) == 0 and draft.by_name.get(chain.name) is chain:
+        return chain
+    _last_chain = draft._find(os_decode(name))
+    return _last_chain
+
+
+cdef int _do(Program program, Draft draft, Record *record) except -1:
+    """One command; `OSError` where the table does not allow it."""
+    cdef uint32_t command = record.command
+    cdef DraftChain chain
+    cdef RuleRow row
+    cdef size_t position
+    if command == APPEND:
+        chain = _chain_of(draft, record.chain)
+        _fill(draft, &row, record)
+        chain.make_room(chain.count)[0] = row
+        return 0
+    if command == DECLARE:
+        return _declare(program, draft, record)
+    if command in (FLUSH, ZERO, DELETE_CHAIN):
+        return _do_to_chains(draft, record)
+    name = os_decode(record.chain)
+    if command == NEW_CHAIN:
+        _create(draft, name)
+    elif command == RENAME:
+        draft.rename_chain(name, os_decode(record.other))
+    elif command == SET_POLICY:
+        draft.set_policy(name, os_decode(record.other),
+                         (record.counters.pcnt, record.counters.bcnt) if record.counted else None)
+    elif command == DELETE_NUM:
+        draft.delete(name, record.number - 1)
+    elif command == ZERO_NUM:
+        chain = draft._find(name)
+        if not 0 < record.number <= chain.count:
+            raise OSError(E2BIG, "no such position")
+        draft._zero(&chain.rules[record.number - 1].counters,
+                    <const xt_counters *> (chain.rules[record.number - 1].entry + draft.family.counters))
+    else:
+        chain = draft._find(name)
+        _fill(draft, &row, record)
+        if command == INSERT:
+            if record.number - 1 > chain.count:
+                draft._let_go(&row)
+                raise OSError(E2BIG, "no such position")
+            chain.make_room(record.number - 1)[0] = row
+        elif command == REPLACE:
+            if record.number - 1 >= chain.count:
+                draft._let_go(&row)
+                raise OSError(E2BIG, "no such position")
+            draft._let_go(&chain.rules[record.number - 1])
+            chain.rules[record.number - 1] = row
+        else:
+            # DELETE and CHECK only compare
+            draft._let_go(&row)
+            position = _find_same(draft.family, chain, &row, record)
+            if position == chain.count:
+                raise OSError(ENOENT, "no such rule")
+            if command == DELETE:
+                draft.delete(name, position)
+    return 0
+
+
+cdef int _do_to_chains(Draft draft, Record *record) except -1:
+    """`-F`, `-Z` and `-X`, of one chain or of all that there are."""
+    cdef DraftChain chain
+    names = [os_decode(record.chain)]
+    if not record.chain[0]:
+        names = [chain.name for chain in draft.by_name.values()
+                 if record.command != DELETE_CHAIN or chain.hook == NF_INET_NUMHOOKS]
+    for name in names:
+        if record.command == FLUSH:
+            draft.flush(name)
+        elif record.command == ZERO:
+            draft.zero(name)
+        else:
+            draft.delete_chain(name)
+    return 0
+
+
+cdef int _create(Draft draft, str name) except -1:
+    if name in draft.by_name or name in ("ACCEPT", "DROP", "QUEUE", "RETURN"):
+        raise OSError(EEXIST, "Chain already exists")
+    draft._new_chain(name)
+    return 0
+
+
+cdef int _declare(Program program, Draft draft, Record *record) except -1:
+    """`:CHAIN POLICY`: a new chain, or the policy of a builtin one; one that is there is emptied, where the table is not."""
+    cdef str name = os_decode(record.chain)
+    cdef DraftChain chain = draft.by_name.get(name)
+    if chain is None or chain.hook == NF_INET_NUMHOOKS:
+        if chain is not None and not program.flush:
+            draft.flush(name)
+        elif chain is not None or name in ("ACCEPT", "DROP", "QUEUE", "RETURN"):
+            raise refused(record.line, f"error creating chain '{name}':File exists")
+        else:
+            draft._new_chain(name)
+    if strcmp(record.other, b"-"):
+        try:
+            draft.set_policy(name, os_decode(record.other), (record.counters.pcnt, record.counters.bcnt))
+        except OSError as error:
+            reason = _REASONS[SET_POLICY, error.errno]
+            raise refused(record.line,
+                          f"Can't set policy `{os_decode(record.other)}' on `{name}' line {record.line}: {reason}") from None
+    return 0
+
+
+cdef int _fill(Draft draft, RuleRow *row, Record *record) except -1:
+    """Make *row* the rule of *record*, which brings its own counters."""
+    cdef const char *entry = <const char *> (record + 1)
+    cdef const char *name = record.other
+    cdef bint extension = record.counted == HAS_EXTENSION
+    cdef DraftChain chain
+    row.entry = entry
+    row.jump = FALL_THROUGH
+    row.verdict = 0
+    row.counters.base = (<const xt_counters *> (entry + draft.family.counters))[0]
+    row.counters.place = NOWHERE
+    if not name[0]:
+        return 0
+    if not extension and _verdict_number(name, &row.verdict):
+        row.jump = VERDICT
+        return 0
+    chain = draft.by_name.get(os_decode(name))
+    if chain is None:
+        if extension:
+            row.jump = EXTENSION
+            return 0
+        if entry[draft.family.flags] & draft.family.goto_flag:
+            raise refused(record.line, f"goto '{os_decode(name)}' is not a chain")
+        raise refused(record.line, f"Couldn't load target `{os_decode(name)}':No such file or directory")
+    if chain.hook != NF_INET_NUMHOOKS:
+        raise OSError(EINVAL, "Invalid argument")
+    if extension:
+        row.entry = _as_jump(draft, entry, name)
+    row.jump = chain.number
+    chain.references += 1
+    return 0
+
+
+cdef bint _verdict_number(const char *name, int32_t *verdict) noexcept:
+    if strcmp(name, b"ACCEPT") == 0:
+        verdict[0] = -2
+    elif strcmp(name, b"DROP") == 0:
+        verdict[0] = -1
+    elif strcmp(name, b"RETURN") == 0:
+        verdict[0] = -5
+    elif strcmp(name, b"QUEUE") == 0:
+        verdict[0] = -4
+    else:
+        return False
+    return True
+
+
+cdef const char *_as_jump(Draft draft, const char *entry, const char *name) except NULL:
+    """*entry* with its target, an extension, replaced by the chain of the same name: iptables prefers the chain, and says so."""
+    cdef size_t target_at = target_offset(draft.family, entry)
+    cdef bytes jump = entry[:target_at] + standard_target(os_decode(name))
+    (<uint16_t *> (PyBytes_AS_STRING(jump) + draft.family.offsets))[1] = PyBytes_GET_SIZE(jump)
+    draft.kept.append(jump)
+    warnings.warn(f"Warning: using chain {os_decode(name)}, not extension", XTablesWarning, stacklevel=2)
+    return PyBytes_AS_STRING(jump)
+
+
+# -------------------------------------------------------- rules that are the same
+
+cdef size_t _find_same(Family *family, DraftChain chain, const RuleRow *wanted, const Record *record) noexcept nogil:
+    """The position of the first rule that `iptables -D` would find, or the number of rules."""
+    cdef const char *mask = <const char *> (record + 1) + record.entry_size
+    cdef size_t i
+    for i in range(chain.count):
+        if _is_same(family, &chain.rules[i], wanted, mask):
+            return i
+    return chain.count
+
+
+cdef bint _is_same(Family *family, const RuleRow *row, const RuleRow *wanted, const char *mask) noexcept nogil:
+    """As libiptc compares: addresses, interfaces under their masks, protocol and flags, then each payload under *mask*."""
+    cdef const char *one = row.entry
+    cdef const char *other = wanted.entry
+    cdef size_t at = 4 * family.address, i, size
+    cdef size_t target_at = target_offset(family, one)
+    if row.jump != wanted.jump or row.verdict != wanted.verdict and row.jump == VERDICT:
+        return False
+    if target_at != target_offset(family, other) or memcmp(one, other, at):
+        return False
+    if row.jump == EXTENSION and next_offset(family, one) != next_offset(family, other):
+        return False
+    for i in range(at, at + 2 * IFNAMSIZ):
+        if one[i + 2 * IFNAMSIZ] != other[i + 2 * IFNAMSIZ] or (one[i] ^ other[i]) & one[i + 2 * IFNAMSIZ]:
+            return False
+    if memcmp(one + family.proto, other + family.proto, family.flags + 2 - family.proto):
+        return False
+    at = family.header
+    while at < target_at:
+        size = (<const xt_entry_match *> (one + at)).u.match_size
+        if not _is_same_payload(one + at, other + at, mask + at, size):
+            return False
+        at += size
+    if row.jump != EXTENSION:
+        return True
+    return _is_same_payload(one + at, other + at, mask + at, next_offset(family, one) - at)
+
+
+cdef bint _is_same_payload(const char *one, const char *other, const char *mask, size_t size) noexcept nogil:
+    """Size, name up to its NUL, revision, and what the plugin says of itself."""
+    cdef const xt_entry_match *payload = <const xt_entry_match *> one
+    cdef const xt_entry_match *wanted = <const xt_entry_match *> other
+    cdef size_t i
+    if wanted.u.match_size != size or payload.u.user.revision != wanted.u.user.revision:
+        return False
+    if strcmp(payload.u.user.name, wanted.u.user.name):
+        return False
+    for i in range(PAYLOAD_HEADER, size):
+        if (one[i] ^ other[i]) & mask[i]:
+            return False
+    return True
