@@ -84,7 +84,7 @@ cdef struct Spec:
     Part parts[MOST_PARTS]
     size_t count
     Part target_part
-    Listing listings[MOST_PARTS + 2]
+    Listing listings[MOST_PARTS + 3]
     size_t listed
     char scratch[SCRATCH_ROOM]
     size_t scratch_used

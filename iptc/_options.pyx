@@ -200,12 +200,12 @@ cdef int _long_option(Spec *spec, char *name) noexcept nogil:
     spec.optarg = NULL
     if name[length]:
         if not has_arg:
-            spec.optopt = result if base != NULL else spec.found.val & 0xff
+            spec.optopt = result if base != NULL else OF_EXTENSION + spec.found.val
             return b'?'
         spec.optarg = name + length + 1
     elif has_arg == 1:
         if spec.optind == spec.words.count:
-            spec.optopt = result if base != NULL else spec.found.val & 0xff
+            spec.optopt = result if base != NULL else OF_EXTENSION + spec.found.val
             return b':'
         spec.optarg = spec.words.list[spec.optind]
         spec.optind += 1
@@ -214,7 +214,7 @@ cdef int _long_option(Spec *spec, char *name) noexcept nogil:
 
 cdef bint _abbreviated(Spec *spec, const char *name, size_t length, const BaseOption **base) noexcept nogil:
     """Find the only option that begins with *name*; several names of one option count as one."""
-    cdef size_t i = spec.listed, j
+    cdef size_t i = spec.listed, j, found_in = 0
     cdef PluginRow *row
     cdef const OptionRow *option
     base[0] = NULL
@@ -239,8 +239,8 @@ cdef bint _abbreviated(Spec *spec, const char *name, size_t length, const BaseOp
                 spec.found = option
                 spec.found_row = row
                 spec.found_is_target = spec.listings[i].is_target
-            elif (spec.found_row != row or spec.found_is_target != spec.listings[i].is_target
-                  or spec.found.val != option.val or spec.found.has_arg != option.has_arg):
+                found_in = i
+            elif found_in != i or spec.found.val != option.val or spec.found.has_arg != option.has_arg:
                 spec.found = NULL
                 return False
     return base[0] != NULL or spec.found != NULL

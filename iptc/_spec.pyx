@@ -134,7 +134,7 @@ cdef bint _load_protocol_match(Spec *spec) noexcept nogil:
     cdef unsigned int number
     cdef const char *name = spec.protocol
     cdef PluginRow *row
-    cdef size_t i, kept = 0
+    cdef size_t listed
     if name == NULL or spec.protocol_used:
         return False
     spec.protocol_used = True
@@ -145,14 +145,11 @@ cdef bint _load_protocol_match(Spec *spec) noexcept nogil:
     row = _plugin(spec, False, name)
     if row == NULL:
         return False
+    listed = spec.listed
     _add_match(spec, row)
-    # its options are listed anew, before those of others
-    for i in range(spec.listed):
-        if spec.listings[i].row != row or spec.listings[i].is_target:
-            spec.listings[kept] = spec.listings[i]
-            kept += 1
-    spec.listed = kept
-    _list_options(spec, row, False)
+    if spec.listed == listed:
+        # named before: iptables lists its options once more
+        _list_options(spec, row, False)
     return True
 
 
