@@ -12,6 +12,7 @@ cdef struct Printed:
     const char *payloads        # what follows the base part
     size_t target_at
     size_t size
+    bint counted                # with `-c PACKETS BYTES` before the target, as `iptables -S -v`
     const char *verdict         # the verdict or chain of a rule as the kernel has it; NULL: its target has the name
 
 cdef struct Heading:

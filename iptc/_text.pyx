@@ -215,6 +215,13 @@ cdef char *_put_base(char *at, Printed *rule) noexcept nogil:
     return at
 
 
+cdef char *_put_counters(char *at, Printed *rule, char between) noexcept nogil:
+    cdef const xt_counters *counters = <const xt_counters *> (rule.head + rule.family.counters)
+    at = _put_number(at, counters.pcnt)
+    at[0] = between
+    return _put_number(at + 1, counters.bcnt)
+
+
 cdef inline PluginRow *_row_of(Family *family, bint is_target, const xt_entry_match *payload, bint *unknown) noexcept nogil:
     """What prints *payload*; NULL: nothing does, or nobody has looked for it yet."""
     cdef PluginRow *row = NULL
@@ -266,6 +273,8 @@ cdef void _print_rule(Printed *rule) noexcept nogil:
     while offset < rule.size:
         payload = <const xt_entry_match *> (rule.payloads + offset - rule.family.header)
         name = <const char *> payload.u.user.name
+        if offset == rule.target_at and rule.counted:
+            at = _put_counters(_put(at, b" -c ", 4), rule, b' ')
         if offset == rule.target_at and _is_plain(payload, rule.verdict):
             if rule.verdict != NULL:
                 name = rule.verdict
@@ -310,8 +319,8 @@ cdef str _text_of(Printed *rule):
     return text
 
 
-def render(int nfproto, bytes entry not None):
-    """Return *entry* as `iptables-save` prints it, without `-A CHAIN` in front."""
+def render(int nfproto, bytes entry not None, bint counted=False):
+    """Return *entry* as `iptables-save` prints it, without `-A CHAIN` in front; *counted*: as `iptables -S -v`, with `-c`."""
     cdef Printed rule
     split_entry(nfproto, entry)
     rule.family = family_of(nfproto)
@@ -320,6 +329,7 @@ def render(int nfproto, bytes entry not None):
     rule.target_at = target_offset(rule.family, rule.head)
     rule.size = PyBytes_GET_SIZE(entry)
     rule.verdict = NULL
+    rule.counted = counted
     return _text_of(&rule)
 
 
@@ -335,6 +345,7 @@ def render_rule(RuleValue value not None):
     rule.target_at = target_offset(rule.family, rule.head)
     rule.size = rule.family.header + PyBytes_GET_SIZE(body)
     rule.verdict = NULL
+    rule.counted = False
     return _text_of(&rule)
 
 
@@ -379,7 +390,6 @@ cdef void _aim(Saved *saved, uint32_t at) noexcept nogil:
 
 cdef void _save_body(void *arg) noexcept nogil:
     cdef Saved *saved = <Saved *> arg
-    cdef const xt_counters *counters
     cdef size_t i, name_length
     cdef uint32_t at
     cdef char text[64]
@@ -391,11 +401,8 @@ cdef void _save_body(void *arg) noexcept nogil:
         while at < saved.chains[i].end:
             _aim(saved, at)
             if saved.counters:
-                counters = <const xt_counters *> (saved.rule.head + saved.rule.family.counters)
                 text[0] = b'['
-                end = _put_number(text + 1, counters.pcnt)
-                end[0] = b':'
-                end = _put_number(end + 1, counters.bcnt)
+                end = _put_counters(text + 1, &saved.rule, b':')
                 fwrite(text, 1, _put(end, b"] ", 2) - text, stdout_now)
             fwrite(b"-A ", 1, 3, stdout_now)
             fwrite(saved.chains[i].name, 1, name_length, stdout_now)

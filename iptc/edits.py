@@ -30,6 +30,11 @@ class ChainView:
         self._index = None
 
     @property
+    def nfproto(self):
+        """The family of its rules."""
+        return self._nfproto
+
+    @property
     def entries(self):
         """The rules, as bytes with their targets by name. Not to be changed from outside."""
         if self._entries is None:

@@ -15,10 +15,11 @@ def pieces(source):
     A string with a line break, or an empty one, is the text itself; any other string, or an `os.PathLike`, is the path of a
     file; an object with `read` is read, whether it gives text or bytes; bytes are the text.
     """
+    if isinstance(source, str) and ("\n" in source or not source):
+        source = _encoded(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        yield bytes(source)
-    elif isinstance(source, str) and ("\n" in source or not source):
-        yield source.encode("utf-8", "surrogateescape")
+        for start in range(0, len(source), _PIECE):
+            yield bytes(source[start : start + _PIECE])
     elif isinstance(source, (str, os.PathLike)):
         try:
             file = open(source, "rb")
@@ -31,9 +32,16 @@ def pieces(source):
                 yield piece
     elif hasattr(source, "read"):
         while piece := source.read(_PIECE):
-            yield piece.encode("utf-8", "surrogateescape") if isinstance(piece, str) else bytes(piece)
+            yield _encoded(piece) if isinstance(piece, str) else bytes(piece)
     else:
         raise ParameterTypeError(f"a ruleset must be text, a path or a file, not {type(source).__name__}")
+
+
+def _encoded(text):
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ParameterError(f"not encodable as UTF-8: {text[error.start : error.end]!r}") from None
 
 
 def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=None):

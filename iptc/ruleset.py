@@ -1,29 +1,32 @@
 """A whole host's rules: all tables of a family as the text of iptables-save, and back."""
 
-from . import _core, kernel
+from . import _core, _text, kernel
 from .lock import checked_lock_file, checked_wait
 from .namespace import Place
 from .restoring import Restore, programs
 
 
-def save(ipv6=False, counters=False, netns=None):
+def save(ipv6=False, counters=False, *, table=None, netns=None):
     """Return all tables of a family as text, as `iptables-save` writes them; with *counters* those of the rules too (`-c`).
 
-    Only tables that are in use: looking creates none. Each table is of one moment, the tables are not of the same.
+    Only tables that are in use, or that named *table* (`-t`): looking creates none. Each table is of one moment, the tables are
+    not of the same.
     """
     nfproto = _family(ipv6)
     place = Place(netns)
-    names = kernel.tables_in_use(nfproto, place)
+    names = kernel.tables_in_use(nfproto, place) if table is None else [table]
     return "".join(kernel.table_at(nfproto, name, place).save(counters) for name in names)
 
 
-def restore(source, ipv6=False, counters=False, flush=True, test=False, *, netns=None, wait=None, lock_file=None, progress=None):
+def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
+            table=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
     """Make the tables of a family what *source* says, as `iptables-restore`; return how many rules it has.
 
     *source* is text (a string with a line break), a path or an open file, which is read in pieces. Each table is sent where its
     `COMMIT` stands, so a mistake in a later one leaves those before it restored, and changes nothing of its own; with *test*
     none is sent (`--test`). With *counters* the counters of the text are set (`-c`); without *flush* the rules that are there
-    stay (`--noflush`). *wait* and *lock_file* are as for `Table`. progress(bytes) is called as the text is read.
+    stay (`--noflush`). Only *table* is restored, where one is named (`-T`). *wait* and *lock_file* are as for `Table`.
+    progress(bytes) is called as the text is read.
 
     `ParameterError` or `KernelError` with the number of the line as `line`, and iptables' own message.
     """
@@ -38,13 +41,44 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *, netns
         kernel.table_at(nfproto, name, place).require()
 
     rules = 0
-    for program in programs(nfproto, source, counters, flush, None, begun, rehearse, progress):
+    for program in programs(nfproto, source, counters, flush, table, begun, rehearse, progress):
         if test:
             rehearse(program)
         else:
             kernel.send(kernel.table_at(nfproto, program.table, place), [Restore(program)], **settings)
         rules += program.rules
     return rules
+
+
+def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=None):
+    """Read *source* as `restore` does, without the kernel, and return how many rules it has.
+
+    What depends on a table is not found out: whether a chain is there, or a position.
+    """
+    found = programs(_family(ipv6), source, counters, flush, table, lambda name: None, lambda program: None, progress)
+    return sum(program.rules for program in found)
+
+
+def chains(table, ipv6=False, netns=None):
+    """Return the chains of a table as they are now, as `edits.ChainView`s."""
+    return list(kernel.table_at(_family(ipv6), table, Place(netns)).read().chains.values())
+
+
+def listing(chains, counters=False):
+    """Return *chains* as `iptables -S` prints them; with *counters* as `iptables -S -v`."""
+    lines = []
+    for chain in chains:
+        count = " -c {} {}".format(*chain.counters) if counters and chain.policy is not None else ""
+        lines.append(f"-N {chain.name}\n" if chain.policy is None else f"-P {chain.name} {chain.policy}{count}\n")
+    for chain in chains:
+        for entry in chain.entries:
+            lines.append(f"-A {chain.name} {_text.render(chain.nfproto, entry, counters)}".rstrip(" ") + "\n")
+    return "".join(lines)
+
+
+def rules_of(chain):
+    """Return [((packets, bytes), text)] for the rules of a chain of `chains`."""
+    return [(_text.counters_of(chain.nfproto, entry), _text.render(chain.nfproto, entry)) for entry in chain.entries]
 
 
 def _family(ipv6):
