@@ -8,7 +8,7 @@ from _thread import RLock  # threading's own, without the weight of that module
 from . import _blob, _core
 from .errors import AccessDenied, KernelError, NotFound, Unsupported
 from .legacy import LegacyTable
-from .lock import Locks, XTablesLock, lock_path
+from .lock import UNSET, Locks, XTablesLock, lock_path
 
 
 class TableState:
@@ -127,10 +127,7 @@ class TableState:
         self.lock = RLock()
 
 
-_UNSET = object()
-
-
-def commit(states, wait=_UNSET):
+def commit(states, wait=UNSET):
     """Send the pending edits of several tables, under the xtables lock; when that fails, nothing is changed.
 
     Either way they are pending no more. *wait* is for this commit alone; else the strictest of the tables' own.
@@ -142,7 +139,7 @@ def commit(states, wait=_UNSET):
         if operations:
             parts.append((table, operations))
             lock = locks.setdefault(lock_path(state.lock_file), XTablesLock(path=state.lock_file))
-            lock.wait = _stricter(lock.wait, state.wait) if wait is _UNSET else wait
+            lock.wait = _stricter(lock.wait, state.wait) if wait is UNSET else wait
     if not parts:
         return
     backend = type(parts[0][0])

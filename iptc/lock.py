@@ -9,6 +9,9 @@ from .errors import AccessDenied, KernelError, LockTimeout, ParameterError, Para
 
 _LOCK_FILE = "/run/xtables.lock"
 
+UNSET = object()
+"""Stands for a setting that was not given, where None says something."""
+
 _held = set()
 """The locks that this process holds or waits for; a forked child lets go of its copies."""
 

@@ -5,10 +5,7 @@ from _thread import RLock
 
 from . import kernel
 from .errors import ParameterError, ParameterTypeError, TransactionError
-from .lock import checked_wait
-
-_UNSET = object()
-
+from .lock import UNSET, checked_wait
 
 class _Turn:
     """Whose turn it is: one transaction at a time in a process, so that no two wait for each other's tables."""
@@ -36,13 +33,13 @@ class Transaction:
     `changed` says, once it is over, whether anything was sent. Edits gathered with `autocommit=False` must be committed before.
     """
 
-    def __init__(self, tables, wait=_UNSET):
+    def __init__(self, tables, wait=UNSET):
         if not tables:
             raise ParameterError("a transaction needs a table")
         if any(not hasattr(table, "_state") for table in tables):
             raise ParameterTypeError("a transaction is one of tables")
         self._tables = {id(table._state): table for table in tables}
-        self._wait = wait if wait is _UNSET else checked_wait(wait)
+        self._wait = wait if wait is UNSET else checked_wait(wait)
         self._pid = None
         self.changed = False
 
@@ -87,7 +84,7 @@ class Transaction:
                     state.rollback(0)
                 return
             self.changed = any(state.pending for state in self._held)
-            if self._wait is _UNSET:
+            if self._wait is UNSET:
                 kernel.commit(self._held)
             else:
                 kernel.commit(self._held, self._wait)
@@ -98,7 +95,7 @@ class Transaction:
             self._turn.lock.release()
 
 
-def transaction(*tables, wait=_UNSET):
+def transaction(*tables, wait=UNSET):
     """Return a `Transaction` of *tables*, of either family, for `with`; *wait* as for `Table`, for this one commit."""
     return Transaction(tables, wait)
 
