@@ -186,7 +186,7 @@ def _chain_name(chain):
 
 
 class Table:
-    """One IPv4 table; the same object for a name and a namespace as long as the process lives.
+    """One IPv4 table; the same object for a name, and a *netns*, as long as the process lives.
 
     With *autocommit* (the default) each change is sent at once, under the xtables lock, to the table as it is then. Without
     it changes gather, show in `chains` and `rules`, and go to the kernel together with `commit()`.
@@ -219,14 +219,15 @@ class Table:
             settings["lock_file"] = checked_lock_file(lock_file)
         place = Place(netns)
         with kernel.opening():
-            table = cls._cache.get((place.cookie, name))
+            key = place.cookie, place.netns, name
+            table = cls._cache.get(key)
             if table is None:
                 table = object.__new__(cls)
                 table.name = name
                 table.autocommit = True
                 table._state = kernel.open_table(cls._nfproto, name, place)
                 cls._forget_idle(place.cookie)
-                cls._cache[place.cookie, name] = table
+                cls._cache[key] = table
             elif table._state.closed:
                 table._state.reopen()
             for setting, value in settings.items():

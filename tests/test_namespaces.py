@@ -78,9 +78,9 @@ def drop(table):
 def test_a_table_of_a_named_namespace(host, family, other):
     with contextlib.ExitStack() as stack:
         tables = [family.Table("filter", netns=netns) for netns in names_of(other, stack)]
-        assert all(table is tables[0] for table in tables)
         here = family.Table("filter")
-        assert here is not tables[0] and here.netns is None and tables[0].netns == other.path
+        assert here.netns is None and tables[0].netns == other.path
+        assert tables[0] is family.Table("filter", netns=other.path) and tables[3] is tables[2] is not tables[0]
         iptc.Chain(tables[0], "INPUT").append_rule(drop(here))
         with tables[0].transaction():
             tables[0].create_chain("web").append_rule(drop(here))
@@ -173,6 +173,24 @@ def test_a_named_table_goes_to_its_own_namespace_from_anywhere(host, family, oth
     thread.join()
     assert other.rules(family.ipv6) == ["-A INPUT -j DROP", "-A OUTPUT -j DROP"]
     assert host.rules(family.ipv6) == []
+
+
+def test_a_named_table_of_the_namespace_that_the_thread_was_in(host, family, other):
+    here, named = family.Table("filter"), family.Table("filter", netns=os.getpid())
+    assert named is not here
+    iptc.Chain(named, "INPUT").append_rule(drop(named))
+    iptc.Chain(here, "INPUT").append_rule(drop(here))
+    assert len(host.rules(family.ipv6)) == 2
+    kept = family.Table("filter", netns=f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net")
+
+    def elsewhere():
+        with entered(other.path):
+            iptc.Chain(kept, "INPUT").append_rule(drop(kept))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert len(host.rules(family.ipv6)) == 3 and other.rules(family.ipv6) == []
 
 
 def test_a_thread_of_its_own_namespace(host, family, other):
