@@ -63,6 +63,16 @@ class TableState:
         """The table with its pending edits as it was last read, or None."""
         return self._view
 
+    def look_again(self):
+        """The table with its pending edits, read anew; without them where another thread is at it."""
+        if not self.lock.acquire(blocking=False):
+            return self._table.read()
+        try:
+            self.forget()
+            return self.view
+        finally:
+            self.lock.release()
+
     def _check_open(self):
         if self._closed:
             raise KernelError(f"table {self._table.name} is closed", errno.EBADF, "Bad file descriptor")
@@ -203,8 +213,7 @@ def is_user_chain(nfproto, name, look_again=False):
                 continue
             if cookie == here:
                 known.add(table)
-            state.forget()
-            view = state.view
+            view = state.look_again()
         else:
             view = state.known_view
         chain = view and view.chains.get(name)

@@ -91,26 +91,31 @@ class XTablesLock:
             os.close(fd)
 
     def _obtain(self, path):
-        deadline = None if self.wait is None else time.monotonic() + (self.wait or 0)
-        pause = 0.0002
-        while True:
-            try:
-                fcntl.flock(self._fd, self._kind | fcntl.LOCK_NB)
+        try:
+            if self._try():
                 return
-            except BlockingIOError:
-                pass
-            except InterruptedError:
-                continue
-            except OSError as error:
-                raise KernelError(f"can't take lock {path}: {error.strerror}", error.errno, error.strerror) from None
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                holders = _holders(self._fd)
-                by = ", ".join(f"{name} (pid {pid})" for pid, name in holders)
-                raise LockTimeout(f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders)
-            # a wait that ends soon is not overslept
-            time.sleep(pause if left is None else min(pause, left))
-            pause = min(pause * 2, 0.02)
+            if self.wait is None:
+                # the kernel lets waiters in one after the other; a signal is handled, and may end the wait
+                fcntl.flock(self._fd, self._kind)
+                return
+            deadline, pause = time.monotonic() + self.wait, 0.0002
+            while (left := deadline - time.monotonic()) > 0:
+                time.sleep(min(pause, left))
+                if self._try():
+                    return
+                pause = min(pause * 2, 0.005)
+        except OSError as error:
+            raise KernelError(f"can't take lock {path}: {error.strerror}", error.errno, error.strerror) from None
+        holders = _holders(self._fd)
+        by = ", ".join(f"{name} (pid {pid})" for pid, name in holders)
+        raise LockTimeout(f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders)
+
+    def _try(self):
+        try:
+            fcntl.flock(self._fd, self._kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 class Locks:

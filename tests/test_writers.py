@@ -125,13 +125,16 @@ LOCKLESS = """
 family, who, count = sys.argv[1:]
 table = (Table6 if family == "6" else Table)("filter", lock_file=None if who == "locks" else False)
 chain = Chain(table, "INPUT")
-partial = 0
 for number in range(int(count)):
-    try:
-        chain.append_rule((Rule6 if family == "6" else Rule).from_args(f"-m comment --comment {who}-{number} -j ACCEPT"))
-    except iptc.PartialCommit as error:
-        partial += 1        # the other came between the table and its counters
-        assert "counters" in str(error) and error.committed == [f"IPv{family} table filter"], error
+    while True:
+        try:
+            chain.append_rule((Rule6 if family == "6" else Rule).from_args(f"-m comment --comment {who}-{number} -j ACCEPT"))
+        except iptc.Conflict:
+            continue        # the other was first, too often
+        except iptc.PartialCommit as error:
+            # the other came between the table and its counters
+            assert "counters" in str(error) and error.committed == [f"IPv{family} table filter"], error
+        break
 """
 
 
