@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -333,6 +335,93 @@ def test_what_was_gathered_is_not_the_childs(host, family):
     assert ":web - [0:0]" not in host.save(family.ipv6)
     table.commit()
     assert ":web - [0:0]" in host.save(family.ipv6)
+
+
+INTERRUPTED = """
+import os, random, signal, sys, threading, time
+import iptc
+
+class Interrupt(BaseException):
+    pass
+
+def interrupt(*_):
+    raise Interrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+sys.unraisablehook = lambda _: None         # a callback of a weak reference was interrupted, which Python only reports
+one, two = iptc.Table("filter"), iptc.Table6("filter")
+
+def accept(table):
+    made = table.create_rule()
+    made.create_target("ACCEPT")
+    return made
+
+def both():
+    with iptc.transaction(one, two):
+        for table in (one, two):
+            iptc.Chain(table, "INPUT").append_rule(accept(table))
+
+def alone():
+    iptc.Chain(one, "INPUT").append_rule(accept(one))
+    with one.transaction() as outcome:
+        iptc.Chain(one, "INPUT").delete_rule(accept(one))
+
+def look():
+    for table in (one, two):
+        table.refresh()
+    return [len(iptc.Chain(table, "INPUT").rules) for table in (one, two)]
+
+def from_another_thread():
+    for table in (one, two):
+        table.wait = 10
+        with table.transaction():
+            iptc.Chain(table, "INPUT").flush()
+    done.append(True)
+
+look(), both(), alone()
+before = len(os.listdir("/proc/self/fd"))
+interrupts, done = 0, [True]
+iptc.Chain(one, "INPUT").flush(), iptc.Chain(two, "INPUT").flush()
+end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end and done:
+    for work in (both, alone):
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.random() * 0.001 + 1e-6)
+                work()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Interrupt:
+            interrupts += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        found = look()
+        assert work is alone or found[0] == found[1], found
+        assert not one._state.pending and not two._state.pending
+        # whatever was held is free: another thread can work
+        done.clear()
+        thread = threading.Thread(target=from_another_thread, daemon=True)
+        thread.start()
+        thread.join(30)
+        if not done:
+            break
+print(bool(done), interrupts > 50, len(os.listdir("/proc/self/fd")) - before)
+"""
+
+
+def test_an_interrupt_at_any_moment_leaves_nothing_held_and_nothing_half_done(host):
+    command = [sys.executable, "-c", INTERRUPTED, str(1.5 * int(os.environ.get("IPTC_STRESS", "1")))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True True 0\n", "")
+
+
+def test_an_edit_from_within_an_edit_is_refused(host, family):
+    table = family.Table("filter")
+    chain = iptc.Chain(table, "INPUT")
+    chain.append_rule(rule(table))
+    with pytest.raises(iptc.TransactionError, match="from within an edit"):
+        chain.delete_rules(lambda _: chain.append_rule(rule(table)))
+    assert len(host.rules(family.ipv6)) == 1
+    assert chain.delete_rules(lambda _: True) == 1
 
 
 def test_the_exception_of_a_partial_commit_names_the_tables():
