@@ -1,10 +1,12 @@
 # The commands of this checkout, for those who type make.
-.PHONY: help demo test clean
+.PHONY: help demo test stress clean
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 demo: ## show the library at work on real traffic
 	@scripts/demo
 test: ## run the test suite
 	@scripts/test
+stress: ## the tests of many writers, fifty times as long: about an hour
+	@IPTC_STRESS=50 scripts/test tests/test_writers.py
 clean: ## remove what was built
 	rm -rf .venv build dist *.egg-info iptc/*.so

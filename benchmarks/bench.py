@@ -76,6 +76,11 @@ class Bench:
             value = best[THEIRS][figure] / best[OURS][figure]
             self.goal(what, f"≥ {times} times faster", f"{number(value)} times", value >= times)
 
+    def at_most(self, what, share, best, other):
+        """A goal against *other*, as a share of its time."""
+        value = best[OURS]["ns"] / best[other]["ns"]
+        self.goal(what, f"≤ {share}", number(value), value <= share)
+
 
 def same(answers):
     """All competitors of a measure must have done the same work."""
@@ -373,6 +378,8 @@ def measure_commit(bench):
                     raise Failed(f"{name}: {operation} left {len(saved_rules())} rules")
             best = interleave(samplers, bench.rounds, bench.patience)
         bench.keep(operation, best)
+        most, what = (0.5, "one more rule on 1,000") if times == 1 else (0.1, "200 more rules on 1,000 in one commit")
+        bench.at_most(f"{what}, of `{add}`", most, best, add)
         each = "one process" if times == 1 else "200 processes"
         yield Table(
             f"{title} on a table of 1,000",

@@ -10,7 +10,7 @@ class IPTCError(Exception):
 
 
 class KernelError(IPTCError, OSError):
-    """The kernel or libiptc refused; `errno`, `strerror` and the sentence in `str()`."""
+    """The kernel refused; `errno`, `strerror` and the sentence in `str()`."""
 
     def __init__(self, message="", errno=None, strerror=None):
         # OSError fills errno and strerror from two arguments; the sentence is what people read.

@@ -3,13 +3,33 @@
 import errno
 import os
 import weakref
-from _thread import RLock  # threading's own, without the weight of that module
+from _thread import RLock, get_ident  # threading's own, without the weight of that module
 
 from . import _blob, _core
-from .errors import AccessDenied, KernelError, NotFound, Unsupported
+from .errors import AccessDenied, KernelError, NotFound, TransactionError, Unsupported
 from .legacy import LegacyTable
-from .lock import Locks, XTablesLock, lock_path
+from .lock import UNSET, Locks, XTablesLock, lock_path
 from .saved import text_of_view
+
+
+class Session:
+    """A stretch in which edits of one or several tables gather; once `open` is False they are as if never made."""
+
+    __slots__ = ("open",)
+
+    def __init__(self):
+        self.open = True
+
+
+class _Notes:
+    """Edits that are not sent, and the table with them as far as it was read."""
+
+    __slots__ = ("session", "pending", "view")
+
+    def __init__(self, session=None):
+        self.session = session
+        self.pending = []
+        self.view = None
 
 
 class TableState:
@@ -17,19 +37,29 @@ class TableState:
 
     def __init__(self, table):
         self._table = table
-        self._view = None
-        self._pending = []
+        self._own = _Notes()
+        self._of_session = None
         self._closed = False
         self.wait = None
         self.lock_file = None
-        self.gathering = 0
         self.lock = RLock()
         self.view
 
     @property
+    def _notes(self):
+        """What is noted now: one assignment, to `open`, ends a session for all its tables, whatever interrupts it."""
+        notes = self._of_session
+        return notes if notes is not None and notes.session.open else self._own
+
+    @property
+    def gathering(self):
+        """Whether edits gather in a session."""
+        return self._notes is not self._own
+
+    @property
     def pending(self):
         """Whether there are edits that are not committed."""
-        return bool(self._pending)
+        return bool(self._notes.pending)
 
     @property
     def closed(self):
@@ -54,77 +84,99 @@ class TableState:
     def view(self):
         """The table with its pending edits; read from the kernel if nothing is known yet."""
         self._check_open()
+        notes = self._notes
         # another thread may drop it meanwhile
-        view = self._view
+        view = notes.view
         if view is None:
             view = self._table.read()
-            for operation in self._pending:
+            for operation in notes.pending:
                 operation.apply(view)
-            self._view = view
+            notes.view = view
         return view
 
     @property
     def known_view(self):
         """The table with its pending edits as it was last read, or None."""
-        return self._view
+        return self._notes.view
+
+    def look_again(self):
+        """The table with its pending edits, read anew; without them where another thread is at it."""
+        if not self.lock.acquire(blocking=False):
+            return self._table.read()
+        try:
+            self.forget()
+            return self.view
+        finally:
+            self.lock.release()
 
     def _check_open(self):
         if self._closed:
             raise KernelError(f"table {self._table.name} is closed", errno.EBADF, "Bad file descriptor")
 
+    def begin(self, session):
+        """Let edits gather in *session*, on the table as it will be read next."""
+        self._check_open()
+        self._own.view = None
+        self._of_session = _Notes(session)
+
     def record(self, operation):
         """Apply *operation* to the view and keep it for `commit`."""
-        view = self._view or self.view
+        view = self._notes.view or self.view
         if operation.binds:
             operation.bind(view)
         operation.apply(view)
-        self._pending.append(operation)
+        self._notes.pending.append(operation)
 
     def execute(self, operation):
         """Commit *operation* alone; it names its rule by what was last read, where anything was."""
         self._check_open()
-        if operation.binds and self._view is not None:
-            operation.bind(self._view)
-        self._pending.append(operation)
-        commit([self])
+        if operation.binds and self._own.view is not None:
+            operation.bind(self._own.view)
+        transmit([(self, [operation])])
 
     def save(self, counters):
         """The table as `iptables-save` writes it, with its pending edits."""
         self._check_open()
-        if self._pending:
+        if self.pending:
             return text_of_view(self._table.name, self.view, counters)
         return self._table.save(counters)
 
     def rehearse(self, operation):
         """Find out whether *operation* could be committed now, behind the pending edits."""
         self._check_open()
-        self._table.rehearse([*self._pending, operation], XTablesLock(wait=self.wait, path=self.lock_file))
+        self._table.rehearse([*self._notes.pending, operation], XTablesLock(wait=self.wait, path=self.lock_file))
 
     def mark(self):
         """Where the pending edits stand now, for `rollback`."""
-        return len(self._pending)
+        return len(self._notes.pending)
 
     def rollback(self, mark):
         """Drop the pending edits that came after *mark*."""
-        del self._pending[mark:]
-        self._view = None
+        del self._notes.pending[mark:]
+        self._notes.view = None
 
     def take(self):
-        """Return (the back end's table, the pending edits), which are pending no more; what was read is dropped."""
+        """Return the pending edits, which are pending no more."""
         self._check_open()
-        pending, self._pending = self._pending, []
-        self._view = None
-        return self._table, pending
+        notes = self._notes
+        pending, notes.pending = notes.pending, []
+        notes.view = None
+        return pending
+
+    def table_to_send(self):
+        """The back end's table; what was read of it is dropped."""
+        self._notes.view = None
+        return self._table
 
     def forget(self):
         """Drop what was read; the next look reads again."""
         self._check_open()
-        self._view = None
+        self._notes.view = None
 
     def discard(self):
         """Drop the pending edits and what was read."""
-        self._pending = []
-        self._view = None
+        self._own = _Notes()
+        self._of_session = None
 
     def close(self):
         """Drop what is pending and known; use after this raises."""
@@ -140,32 +192,44 @@ class TableState:
     def renew_in_child(self):
         """After a fork: what the parent gathered is the parent's, and so are the locks that its threads hold."""
         self.discard()
-        self.gathering = 0
         self.lock = RLock()
 
 
-_UNSET = object()
+_sending = {}
+"""thread -> the `Session` of what it is sending."""
 
 
-def commit(states, wait=_UNSET):
-    """Send the pending edits of several tables, under the xtables lock; when that fails, nothing is changed.
+def commit(states, wait=UNSET):
+    """Send the pending edits of several tables, as `transmit` does; either way they are pending no more."""
+    transmit([(state, state.take()) for state in states], wait)
 
-    Either way they are pending no more. *wait* is for this commit alone; else the strictest of the tables' own.
+
+def transmit(parts, wait=UNSET):
+    """Send [(state, edits)] of several tables under the xtables lock; when that fails, nothing is changed.
+
+    *wait* is for this commit alone; else the strictest of the tables' own.
     """
-    locks = {}
-    parts = []
-    for state in states:
-        table, operations = state.take()
-        if operations:
-            parts.append((table, operations))
-            lock = locks.setdefault(lock_path(state.lock_file), XTablesLock(path=state.lock_file))
-            lock.wait = _stricter(lock.wait, state.wait) if wait is _UNSET else wait
+    parts = [(state, operations) for state, operations in parts if operations]
     if not parts:
         return
+    busy = _sending.get(get_ident())
+    if busy is not None and busy.open:
+        raise TransactionError("an edit from within an edit, such as the function that delete_rules was given")
+    locks = {}
+    for state, _ in parts:
+        lock = locks.setdefault(lock_path(state.lock_file), XTablesLock(path=state.lock_file))
+        lock.wait = _stricter(lock.wait, state.wait) if wait is UNSET else wait
+    parts = [(state.table_to_send(), operations) for state, operations in parts]
     backend = type(parts[0][0])
     if any(type(table) is not backend for table, _ in parts):
         raise Unsupported("one transaction cannot span tables of several back ends")
-    backend.commit_together(parts, Locks(locks.values()))
+    busy = Session()
+    try:
+        _sending[get_ident()] = busy
+        backend.commit_together(parts, Locks(locks.values()))
+    finally:
+        busy.open = False
+        _sending.pop(get_ident(), None)
 
 
 def _stricter(one, other):
@@ -208,6 +272,7 @@ def _renew_locks():
     """A lock that another thread held at the time of the fork is never released in the child."""
     global _opening
     _opening = RLock()
+    _sending.clear()
     for state in list(_open_tables):
         state.renew_in_child()
 
@@ -215,7 +280,6 @@ def _renew_locks():
 os.register_at_fork(after_in_child=_renew_locks)
 
 _PROC_NAMES = {_core.IPV4: "/proc/thread-self/net/ip_tables_names", _core.IPV6: "/proc/thread-self/net/ip6_tables_names"}
-
 
 
 def _names_of_tables(nfproto):
@@ -254,8 +318,7 @@ def is_user_chain(nfproto, name, look_again=False):
                 continue
             if cookie == here:
                 known.add(table)
-            state.forget()
-            view = state.view
+            view = state.look_again()
         else:
             view = state.known_view
         chain = view and view.chains.get(name)

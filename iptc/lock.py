@@ -4,12 +4,17 @@ import errno
 import fcntl
 import os
 import time
+import weakref
+from io import FileIO
 
 from .errors import AccessDenied, KernelError, LockTimeout, ParameterError, ParameterTypeError
 
 _LOCK_FILE = "/run/xtables.lock"
 
-_held = set()
+UNSET = object()
+"""Stands for a setting that was not given, where None says something."""
+
+_held = weakref.WeakSet()
 """The locks that this process holds or waits for; a forked child lets go of its copies."""
 
 
@@ -55,9 +60,11 @@ class XTablesLock:
         self.wait = wait
         self.path = path
         self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._fd = -1
+        self._file = None
 
     def __enter__(self):
+        # what an interrupted exit left
+        self._drop()
         path = lock_path(self.path)
         if path is None:
             return self
@@ -65,7 +72,7 @@ class XTablesLock:
         _held.add(self)
         try:
             try:
-                self._fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._file = _opened(path)
             except OSError as error:
                 kind = AccessDenied if error.errno in (errno.EACCES, errno.EPERM) else KernelError
                 raise kind(f"can't open lock file {path}: {error.strerror}", error.errno, error.strerror) from None
@@ -76,38 +83,53 @@ class XTablesLock:
         return self
 
     def __exit__(self, *exc):
-        if self._fd >= 0:
+        if self._file is not None:
             # a child that was forked meanwhile holds a copy of the descriptor: closing ours alone would not unlock
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._drop()
 
     def _drop(self):
         _held.discard(self)
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def _obtain(self, path):
-        deadline = None if self.wait is None else time.monotonic() + (self.wait or 0)
-        pause = 0.0002
-        while True:
-            try:
-                fcntl.flock(self._fd, self._kind | fcntl.LOCK_NB)
+        try:
+            if self._try():
                 return
-            except BlockingIOError:
-                pass
-            except InterruptedError:
-                continue
-            except OSError as error:
-                raise KernelError(f"can't take lock {path}: {error.strerror}", error.errno, error.strerror) from None
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                holders = _holders(self._fd)
-                by = ", ".join(f"{name} (pid {pid})" for pid, name in holders)
-                raise LockTimeout(f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders)
-            # a wait that ends soon is not overslept
-            time.sleep(pause if left is None else min(pause, left))
-            pause = min(pause * 2, 0.02)
+            if self.wait is None:
+                # the kernel lets waiters in one after the other; a signal is handled, and may end the wait
+                fcntl.flock(self._file, self._kind)
+                return
+            deadline, pause = time.monotonic() + self.wait, 0.0002
+            while (left := deadline - time.monotonic()) > 0:
+                time.sleep(min(pause, left))
+                if self._try():
+                    return
+                pause = min(pause * 2, 0.005)
+        except OSError as error:
+            raise KernelError(f"can't take lock {path}: {error.strerror}", error.errno, error.strerror) from None
+        holders = _holders(self._file.fileno())
+        by = ", ".join(f"{name} (pid {pid})" for pid, name in holders)
+        raise LockTimeout(f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders)
+
+    def _try(self):
+        try:
+            fcntl.flock(self._file, self._kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _opened(path):
+    """The lock file, created if it is not there. An object closes itself, whatever comes between opening and keeping it."""
+    for _ in range(8):
+        try:
+            return FileIO(path)
+        except FileNotFoundError:
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return FileIO(path)
 
 
 class Locks:

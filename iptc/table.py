@@ -4,13 +4,11 @@ import weakref
 
 from . import _core, _plugins, _xtables, edits, kernel
 from .errors import IPTCError, ParameterError, ParameterTypeError, TransactionError
-from .lock import checked_lock_file, checked_wait
+from .lock import UNSET, checked_lock_file, checked_wait
 from .namespace import Place
 from .restoring import Restore, programs
 from .rule import Policy, Rule, Rule6
 from .transactions import Batch, Transaction
-
-_UNSET = object()
 
 
 class Chain:
@@ -189,7 +187,7 @@ def _chain_name(chain):
 
 
 class Table:
-    """One IPv4 table; the same object for a name and a namespace as long as the process lives.
+    """One IPv4 table; the same object for a name, and a *netns*, as long as the process lives.
 
     With *autocommit* (the default) each change is sent at once, under the xtables lock, to the table as it is then. Without
     it changes gather, show in `chains` and `rules`, and go to the kernel together with `commit()`.
@@ -211,25 +209,26 @@ class Table:
     _nfproto = _core.IPV4
     _rule_class = Rule
 
-    def __new__(cls, name, autocommit=None, *, netns=None, wait=_UNSET, lock_file=_UNSET):
+    def __new__(cls, name, autocommit=None, *, netns=None, wait=UNSET, lock_file=UNSET):
         if not isinstance(name, str):
             raise ParameterTypeError(f"a table name must be a string, not {type(name).__name__}")
         # checked before anything is changed
         settings = {} if autocommit is None else {"autocommit": autocommit}
-        if wait is not _UNSET:
+        if wait is not UNSET:
             settings["wait"] = checked_wait(wait)
-        if lock_file is not _UNSET:
+        if lock_file is not UNSET:
             settings["lock_file"] = checked_lock_file(lock_file)
         place = Place(netns)
         with kernel.opening():
-            table = cls._cache.get((place.cookie, name))
+            key = place.cookie, place.netns, name
+            table = cls._cache.get(key)
             if table is None:
                 table = object.__new__(cls)
                 table.name = name
                 table.autocommit = True
                 table._state = kernel.open_table(cls._nfproto, name, place)
                 cls._forget_idle(place.cookie)
-                cls._cache[place.cookie, name] = table
+                cls._cache[key] = table
             elif table._state.closed:
                 table._state.reopen()
             for setting, value in settings.items():
@@ -302,7 +301,7 @@ class Table:
         """Gather the edits made inside and commit them at once, or none of them on an exception."""
         return Batch(self)
 
-    def transaction(self, wait=_UNSET):
+    def transaction(self, wait=UNSET):
         """Return a `Transaction` for `with`: what is edited inside is sent as one commit at its end, or not at all.
 
         *wait* is how long to wait for the xtables lock then, as for `Table`.
@@ -322,9 +321,11 @@ class Table:
             raise TransactionError(f"{what} of {self!r} inside its transaction, which is sent or dropped at its end")
 
     def refresh(self):
-        """Read the table again. Gathered changes are sent first with autocommit, and dropped without it."""
+        """Read the table again. Gathered changes are sent first with autocommit, and dropped without it; not in a transaction."""
         with self._state.lock:
-            self._refuse_inside("refresh")
+            if self._state.gathering:
+                self._state.forget()
+                return
             if self._state.closed:
                 self._state.reopen()
                 return
@@ -348,7 +349,7 @@ class Table:
     def flush(self):
         """Empty all chains, and delete the user chains; policies stay."""
         with self._together():
-            if self.autocommit and not self._state.pending:
+            if self.autocommit:
                 self._state.forget()
             chains = list(self._view().chains.values())
             for chain in chains:

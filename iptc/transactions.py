@@ -5,17 +5,14 @@ from _thread import RLock
 
 from . import kernel
 from .errors import ParameterError, ParameterTypeError, TransactionError
-from .lock import checked_wait
-
-_UNSET = object()
-
+from .lock import UNSET, checked_wait
 
 class _Turn:
     """Whose turn it is: one transaction at a time in a process, so that no two wait for each other's tables."""
 
     def __init__(self):
         self.lock = RLock()
-        self.taken = False
+        self.busy = False
 
 
 _turn = _Turn()
@@ -29,81 +26,112 @@ def _renew_turn():
 os.register_at_fork(after_in_child=_renew_turn)
 
 
-class Transaction:
+class _Gathering:
+    """A context manager over a generator that stops at one `yield`, which returns whether to send what was gathered there.
+
+    The generator holds the locks by `with` statements, and nothing but this object holds the generator: whatever interrupts
+    it, they are let go.
+    """
+
+    def __enter__(self):
+        self._steps = self._begin()
+        try:
+            return next(self._steps)
+        except BaseException:
+            self._steps.close()
+            raise
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            self._steps.send(kind is None)
+        except StopIteration:
+            pass
+        finally:
+            self._steps.close()
+
+
+def _gather(face, states, wait):
+    """Let edits gather in *states*, whose locks are held, until the `yield` of *face*; return whether there were any."""
+    session = kernel.Session()
+    try:
+        for state in states:
+            state.begin(session)
+        if (yield face):
+            parts = [(state, state.take()) for state in states]
+            session.open = False
+            kernel.transmit(parts, wait)
+            return any(operations for _, operations in parts)
+    finally:
+        session.open = False
+
+
+class Outcome:
+    """What `with table.transaction() as outcome` gives: `changed` says, once it is over, whether anything was sent."""
+
+    def __init__(self):
+        self.changed = False
+
+
+class Transaction(_Gathering):
     """The edits that are made inside `with`, sent together at its end: each table is replaced once, under one xtables lock.
 
     On an exception nothing is sent. Inside, `chains` and `rules` show the edits; other threads that use these tables wait.
-    `changed` says, once it is over, whether anything was sent. Edits gathered with `autocommit=False` must be committed before.
+    Edits gathered with `autocommit=False` must be committed before.
     """
 
-    def __init__(self, tables, wait=_UNSET):
+    def __init__(self, tables, wait=UNSET):
         if not tables:
             raise ParameterError("a transaction needs a table")
         if any(not hasattr(table, "_state") for table in tables):
             raise ParameterTypeError("a transaction is one of tables")
-        self._tables = {id(table._state): table for table in tables}
-        self._wait = wait if wait is _UNSET else checked_wait(wait)
-        self._pid = None
-        self.changed = False
+        self._tables = sorted({id(table): table for table in tables}.values(), key=lambda table: table._state.order)
+        self._wait = wait if wait is UNSET else checked_wait(wait)
 
-    def __enter__(self):
-        turn = _turn
-        turn.lock.acquire()
-        held = []
-        try:
-            if turn.taken:
-                raise TransactionError("a transaction inside another: name all tables in one iptc.transaction(table, ...)")
-            for table in sorted(self._tables.values(), key=lambda table: table._state.order):
-                table._state.lock.acquire()
-                held.append(table._state)
-                if table._state.gathering:
-                    raise TransactionError(f"a transaction of {table!r} inside a batch of it")
-                table._flush_pending()
-                if table._state.pending:
-                    raise TransactionError(f"{table!r} has changes that are not committed: commit() or refresh() first")
-                # reads the table now: what is seen inside is of one moment
-                table._state.forget()
-            turn.taken = True
-            for state in held:
-                state.gathering += 1
-        except BaseException:
-            for state in held:
-                state.lock.release()
-            turn.lock.release()
-            raise
-        self._pid, self._turn, self._held = os.getpid(), turn, held
-        return self
+    def _begin(self):
+        self._pid = os.getpid()
+        return _in_turn(_turn, self._tables, self._wait)
 
     def __exit__(self, kind, error, traceback):
         if self._pid != os.getpid():
+            self._steps.close()
             if kind is None:
                 raise TransactionError("this transaction was begun in another process, which ends it")
             return
-        try:
-            for state in self._held:
-                state.gathering -= 1
-            if kind is not None:
-                for state in self._held:
-                    state.rollback(0)
-                return
-            self.changed = any(state.pending for state in self._held)
-            if self._wait is _UNSET:
-                kernel.commit(self._held)
-            else:
-                kernel.commit(self._held, self._wait)
-        finally:
-            self._turn.taken = False
-            for state in self._held:
-                state.lock.release()
-            self._turn.lock.release()
+        super().__exit__(kind, error, traceback)
 
 
-def transaction(*tables, wait=_UNSET):
+def _in_turn(turn, tables, wait):
+    with turn.lock:
+        if turn.busy:
+            raise TransactionError("a transaction inside another: name all tables in one iptc.transaction(table, ...)")
+        yield from _with_locks(turn, tables, wait, tables)
+
+
+def _with_locks(turn, tables, wait, left):
+    if left:
+        with left[0]._state.lock:
+            yield from _with_locks(turn, tables, wait, left[1:])
+        return
+    for table in tables:
+        if table._state.gathering:
+            raise TransactionError(f"a transaction of {table!r} inside a batch of it")
+        table._flush_pending()
+        if table._state.pending:
+            raise TransactionError(f"{table!r} has changes that are not committed: commit() or refresh() first")
+    outcome = Outcome()
+    try:
+        turn.busy = True
+        outcome.changed = bool((yield from _gather(outcome, [table._state for table in tables], wait)))
+    finally:
+        turn.busy = False
+
+
+def transaction(*tables, wait=UNSET):
     """Return a `Transaction` of *tables*, of either family, for `with`; *wait* as for `Table`, for this one commit."""
     return Transaction(tables, wait)
 
 
-class Batch:
+class Batch(_Gathering):
     """Edits of one table that go out together, inside a transaction or batch of the caller's own or alone.
 
     On an exception they are taken back, and only they. Other threads wait.
@@ -112,26 +140,20 @@ class Batch:
     def __init__(self, table):
         self._table = table
 
-    def __enter__(self):
-        table, state = self._table, self._table._state
-        state.lock.acquire()
-        try:
-            table._flush_pending()
-            self._alone = table.autocommit and not state.gathering
-            self._mark = state.mark()
-            state.gathering += 1
-        except BaseException:
-            state.lock.release()
-            raise
-        return table
+    def _begin(self):
+        return _batch(self._table, self._table._state)
 
-    def __exit__(self, kind, error, traceback):
-        state = self._table._state
+
+def _batch(table, state):
+    with state.lock:
+        table._flush_pending()
+        if table.autocommit and not state.gathering:
+            yield from _gather(table, [state], UNSET)
+            return
+        mark = state.mark()
+        good = False
         try:
-            state.gathering -= 1
-            if kind is not None:
-                state.rollback(self._mark)
-            elif self._alone:
-                kernel.commit([state])
+            good = yield table
         finally:
-            state.lock.release()
+            if not good:
+                state.rollback(mark)

@@ -102,6 +102,37 @@ def test_what_passes_during_commits_is_counted_once(host, family):
     assert seen(host, family, "filter", ":INPUT") == everything
 
 
+def test_what_passes_while_a_table_is_put_back_is_counted_once(host, family):
+    """The second table of a transaction is refused after the first one was replaced, again and again."""
+    iptables = lambda words: host.iptables(words, ipv6=family.ipv6)  # noqa: E731
+    iptables("-t raw -A PREROUTING -p udp -m comment --comment all")
+    iptables("-A INPUT -p udp -m comment --comment counted")
+    iptables("-A INPUT ! -p udp -j ACCEPT")
+    table, other = family.Table("filter"), family.Table("mangle")
+    chain = iptc.Chain(table, "INPUT")
+    bad = family.Rule()
+    bad.create_match("tcp").dport = "80"         # without -p tcp
+    bad.create_target("ACCEPT")
+    refused = 0
+    with traffic(host, family.ipv6) as sender:
+        while seen(host, family, "raw", "all")[0] < 100:
+            time.sleep(0.01)
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            with pytest.raises(iptc.KernelError, match="Invalid argument"):
+                with iptc.transaction(table, other):
+                    chain.insert_rule(rule(family, "before"))
+                    chain.append_rule(rule(family, "behind"))
+                    iptc.Chain(other, "INPUT").append_rule(bad)
+            refused += 1
+        sender.send_signal(signal.SIGKILL)
+        sender.wait()
+        time.sleep(0.1)
+        everything = seen(host, family, "raw", "all")
+    assert refused > 20
+    assert seen(host, family, "filter", "counted") == seen(host, family, "filter", ":INPUT") == everything
+
+
 def test_zeroing_loses_nothing_that_comes_after(host, family):
     host.iptables("-A INPUT -p udp -m comment --comment counted", ipv6=family.ipv6)
     host.iptables("-A INPUT ! -p udp -j ACCEPT", ipv6=family.ipv6)

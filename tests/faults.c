@@ -1,0 +1,106 @@
+/* A library to preload: the n-th call of one of these from now on fails with a given errno, once or from then on.
+ * The calls that do not fail go to the real kernel. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static char armed[32];
+static int at, count, error, always;
+
+/* name: of the call; nth: 0 for the next one */
+void fault_arm(const char *name, int nth, int number, int for_ever)
+{
+	strncpy(armed, name, sizeof(armed) - 1);
+	at = nth;
+	count = 0;
+	error = number;
+	always = for_ever;
+}
+
+/* How many calls of the armed name there were. */
+int fault_disarm(void)
+{
+	armed[0] = 0;
+	return count;
+}
+
+static int fails(const char *name)
+{
+	int number;
+
+	if (strcmp(armed, name) != 0)
+		return 0;
+	number = count++;
+	if (number != at && !(always && number > at))
+		return 0;
+	errno = error;
+	return 1;
+}
+
+#define REAL(type, name) static __typeof__(type) real; if (!real) real = (__typeof__(type))dlsym(RTLD_NEXT, name)
+
+int socket(int domain, int kind, int protocol)
+{
+	REAL(int (*)(int, int, int), "socket");
+	return fails("socket") ? -1 : real(domain, kind, protocol);
+}
+
+int getsockopt(int fd, int level, int option, void *value, socklen_t *length)
+{
+	REAL(int (*)(int, int, int, void *, socklen_t *), "getsockopt");
+	if (level == SOL_SOCKET)
+		return fails("cookie") ? -1 : real(fd, level, option, value, length);
+	return fails(option == 64 ? "info" : "entries") ? -1 : real(fd, level, option, value, length);
+}
+
+int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
+{
+	REAL(int (*)(int, int, int, const void *, socklen_t), "setsockopt");
+	return fails(option == 64 ? "replace" : "add") ? -1 : real(fd, level, option, value, length);
+}
+
+int flock(int fd, int operation)
+{
+	REAL(int (*)(int, int), "flock");
+	return fails(operation & 8 ? "unlock" : "flock") ? -1 : real(fd, operation);
+}
+
+int setns(int fd, int kind)
+{
+	REAL(int (*)(int, int), "setns");
+	return fails("setns") ? -1 : real(fd, kind);
+}
+
+static int opened(const char *path, int flags, mode_t mode)
+{
+	REAL(int (*)(const char *, int, ...), "open64");
+	if ((strstr(path, "xtables.lock") && fails("open lock")) || (strstr(path, "/ns/net") && fails("open namespace")))
+		return -1;
+	return real(path, flags, mode);
+}
+
+int open(const char *path, int flags, ...)
+{
+	va_list rest;
+	mode_t mode;
+
+	va_start(rest, flags);
+	mode = va_arg(rest, mode_t);
+	va_end(rest);
+	return opened(path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...)
+{
+	va_list rest;
+	mode_t mode;
+
+	va_start(rest, flags);
+	mode = va_arg(rest, mode_t);
+	va_end(rest);
+	return opened(path, flags, mode);
+}
