@@ -48,6 +48,8 @@ cdef struct Spec:
     bint old                 # iptables before 1.8.10: other messages, and a few other readings
     const char *program      # iptables-restore or ip6tables-restore, or NULL: a rule specification alone
     const char *table        # of the line, or NULL
+    const char *hidden       # names of 32 bytes, one behind the other: chains that hide the target of that name
+    size_t hidden_count
 
     Words words
     # where reading stands, as getopt keeps it

@@ -18,12 +18,14 @@ cdef struct Record:
 
 cdef enum:
     DECLARE = 1 << 15        # `:CHAIN POLICY [packets:bytes]`, beside the commands of `_options`
+    ONLY_JUMP = 1 << 16      # of a rule that is not for this family: where it jumps to must be there all the same
     HAS_EXTENSION = 2        # in *counted* of a rule: its target is an extension, whatever it is named
 
 cdef class Program:
     cdef Family *family
     cdef readonly str table
     cdef readonly uint32_t line          # of `*table`
+    cdef readonly uint32_t last_line     # of `COMMIT`
     cdef readonly size_t rules
     cdef readonly bint flush
     cdef char *memory

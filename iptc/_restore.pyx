@@ -26,7 +26,7 @@ from ._options cimport (
     SET_POLICY, WITH_RULE, ZERO, ZERO_NUM, Spec,
 )
 from ._plugins cimport PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, said, warn_of_what_was_said, xtables_error
-from ._spec cimport free_networks, learn_wanted, read_command, set_network, spec_of
+from ._spec cimport free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
 from ._words cimport MOST_WORDS, add, add_copy, clear, make_room, split
 from ._core import standard_target
 from ._plugins import XTablesWarning
@@ -80,7 +80,7 @@ cdef str _letter(uint32_t command):
     cdef int bit = 0
     while command >> bit != 1:
         bit += 1
-    return "IDDRA?FZNXPE?ZC:"[bit]
+    return "IDDRA?FZNXPE?ZC:?"[bit]
 
 
 # ------------------------------------------------------------------------ reading
@@ -107,6 +107,9 @@ cdef struct Reading:
     # a copy of a line, to be taken apart
     char *copy
     size_t copy_room
+    # chains that hide the target of that name, in all tables that follow
+    char *hidden
+    size_t hidden_count
     Spec *spec
     int event
 
@@ -188,6 +191,7 @@ cdef void _read_declaration(Reading *reading) noexcept nogil:
             counters = strtok_r(NULL, b" \t\n", &rest)
         if (counters == NULL and reading.counters) or (counters != NULL and not _parse_counters(counters, &count)):
             xtables_error(PARAMETER_PROBLEM, b"invalid policy counters for chain '%s'", name)
+    _hide_target(reading, name)
     record = _new_record(reading, 0)
     record.command = DECLARE
     memcpy(record.chain, name, strlen(name))
@@ -195,6 +199,21 @@ cdef void _read_declaration(Reading *reading) noexcept nogil:
     if reading.counters:
         record.counters = count
     record.counted = True
+
+
+cdef void _hide_target(Reading *reading, const char *name) noexcept nogil:
+    """A chain that was declared is what its name means from now on, even where there is such a target."""
+    cdef char *grown
+    if plugin_of(reading.spec, True, name) == NULL:
+        return
+    grown = <char *> realloc(reading.hidden, 32 * (reading.hidden_count + 1))
+    if grown == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"out of memory")
+    memset(grown + 32 * reading.hidden_count, 0, 32)
+    memcpy(grown + 32 * reading.hidden_count, name, strlen(name))
+    reading.hidden = reading.spec.hidden = grown
+    reading.hidden_count += 1
+    reading.spec.hidden_count = reading.hidden_count
 
 
 cdef void _emit(Reading *reading) noexcept nogil:
@@ -207,6 +226,9 @@ cdef void _emit(Reading *reading) noexcept nogil:
         _note(spec, _new_record(reading, 0))
         return
     extra = spec.size
+    if spec.ignored:
+        spec.command = ONLY_JUMP
+        spec.networks[0] = spec.networks[1] = 1
     if spec.command & (DELETE | CHECK):
         extra *= 2
     for i in range(spec.networks[0]):
@@ -221,7 +243,7 @@ cdef void _emit(Reading *reading) noexcept nogil:
             memcpy(record + 1, spec.entry, spec.size)
             if spec.command & (DELETE | CHECK):
                 _write_mask(spec, <char *> (record + 1) + spec.size)
-            reading.rules += 1
+            reading.rules += not spec.ignored
 
 
 cdef void _note(Spec *spec, Record *record) noexcept nogil:
@@ -292,10 +314,10 @@ cdef void _read_line_of_table(Reading *reading, const char *line, size_t length)
     spec.chain = NULL
     spec.table = reading.table
     read_command(spec)
-    if not spec.ignored:
+    if spec.command:
         _emit(reading)
-        if spec.networks[0] > 1 or spec.addresses[0] != NULL or spec.addresses[1] != NULL:
-            free_networks(spec)
+    if spec.addresses[0] != NULL or spec.addresses[1] != NULL:
+        free_networks(spec)
 
 
 cdef void _read_body(void *arg) noexcept nogil:
@@ -359,6 +381,7 @@ cdef class Reader:
     def __dealloc__(self):
         free(self.reading.memory)
         free(self.reading.copy)
+        free(self.reading.hidden)
 
     def __init__(self, int nfproto, bint counters=False, bint flush=True, str only=None):
         self.reading.family = family_of(nfproto)
@@ -405,6 +428,8 @@ cdef class Reader:
         while True:
             # another thread may have read something meanwhile
             spec = reading.spec = spec_of(reading.family.nfproto, reading.program, NULL)
+            spec.hidden = reading.hidden
+            spec.hidden_count = reading.hidden_count
             if reading.copy_room < LINE_ROOM:
                 self._room_for(LINE_ROOM)
             make_room(&spec.words, MOST_WORDS + 4, reading.copy_room)
@@ -448,6 +473,7 @@ cdef class Reader:
         program.family = self.reading.family
         program.table = os_decode(self.reading.table)
         program.line = self.reading.begun
+        program.last_line = self.reading.line
         program.rules = self.reading.rules
         program.flush = self.flush
         program.memory = self.reading.memory
@@ -550,12 +576,17 @@ cdef int _do(Program program, Draft draft, Record *record) except -1:
         return 0
     if command == DECLARE:
         return _declare(program, draft, record)
+    if command == ONLY_JUMP:
+        _fill(draft, &row, record)
+        return draft._let_go(&row)
     if command in (FLUSH, ZERO, DELETE_CHAIN):
         return _do_to_chains(draft, record)
     name = os_decode(record.chain)
     if command == NEW_CHAIN:
         _create(draft, name)
     elif command == RENAME:
+        if os_decode(record.other) in _VERDICTS:
+            raise OSError(EEXIST, "File exists")
         draft.rename_chain(name, os_decode(record.other))
     elif command == SET_POLICY:
         draft.set_policy(name, os_decode(record.other),
@@ -611,7 +642,7 @@ cdef int _do_to_chains(Draft draft, Record *record) except -1:
 
 
 cdef int _create(Draft draft, str name) except -1:
-    if name in draft.by_name or name in ("ACCEPT", "DROP", "QUEUE", "RETURN"):
+    if name in draft.by_name or name in _VERDICTS:
         raise OSError(EEXIST, "Chain already exists")
     draft._new_chain(name)
     return 0
@@ -624,7 +655,7 @@ cdef int _declare(Program program, Draft draft, Record *record) except -1:
     if chain is None or chain.hook == NF_INET_NUMHOOKS:
         if chain is not None and not program.flush:
             draft.flush(name)
-        elif chain is not None or name in ("ACCEPT", "DROP", "QUEUE", "RETURN"):
+        elif chain is not None or name in _VERDICTS:
             raise refused(record.line, f"error creating chain '{name}':File exists")
         else:
             draft._new_chain(name)
@@ -652,6 +683,8 @@ cdef int _fill(Draft draft, RuleRow *row, Record *record) except -1:
     if not name[0]:
         return 0
     if not extension and _verdict_number(name, &row.verdict):
+        if entry[draft.family.flags] & draft.family.goto_flag:
+            raise refused(record.line, f"goto '{os_decode(name)}' is not a chain")
         row.jump = VERDICT
         return 0
     chain = draft.by_name.get(os_decode(name))
@@ -669,6 +702,9 @@ cdef int _fill(Draft draft, RuleRow *row, Record *record) except -1:
     row.jump = chain.number
     chain.references += 1
     return 0
+
+
+cdef frozenset _VERDICTS = frozenset(("ACCEPT", "DROP", "QUEUE", "RETURN"))
 
 
 cdef bint _verdict_number(const char *name, int32_t *verdict) noexcept:

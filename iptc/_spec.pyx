@@ -60,14 +60,20 @@ cdef Spec *spec_of(int nfproto, const char *program, const char *table) except N
     _spec.old = prints_by_mask()
     _spec.program = program
     _spec.table = table
+    _spec.hidden_count = 0
     return &_spec
 
 
 # -------------------------------------------------------------------- extensions
 
-cdef PluginRow *_plugin(Spec *spec, bint is_target, const char *name) noexcept nogil:
+cdef PluginRow *plugin_of(Spec *spec, bint is_target, const char *name) noexcept nogil:
     """The plugin *name* that iptables would use, or NULL; reading ends where nobody has looked for it yet."""
     cdef PluginRow *row
+    cdef size_t i
+    if is_target:
+        for i in range(spec.hidden_count):
+            if strcmp(spec.hidden + 32 * i, name) == 0:
+                return NULL
     if strlen(name) >= XT_EXTENSION_MAXNAMELEN:
         xtables_error(PARAMETER_PROBLEM, b"Invalid %s name \"%s\" (%u chars max)", b"target" if is_target else b"match", name,
                     <unsigned int> (XT_EXTENSION_MAXNAMELEN - 1))
@@ -142,7 +148,7 @@ cdef bint _load_protocol_match(Spec *spec) noexcept nogil:
         name = protocol_name(number, not spec.options & OPT_NUMERIC)
         if name == NULL:
             return False
-    row = _plugin(spec, False, name)
+    row = plugin_of(spec, False, name)
     if row == NULL:
         return False
     listed = spec.listed
@@ -289,7 +295,7 @@ cdef void _read_jump(Spec *spec, char *value) noexcept nogil:
     spec.jump = <char *> _target_name(value)
     if _is_verdict_name(value):
         return
-    row = _plugin(spec, True, value)
+    row = plugin_of(spec, True, value)
     if row == NULL:
         return
     if row.size > ENTRY_ROOM:
@@ -401,7 +407,7 @@ cdef void check_new_name(Spec *spec, const char *name) noexcept nogil:
         xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", name, <unsigned int> XT_EXTENSION_MAXNAMELEN)
     if name[0] == b'-' or name[0] == b'!':
         xtables_error(PARAMETER_PROBLEM, b"chain name not allowed to start with `%c'", <int> name[0])
-    if not name[0] or _is_verdict_name(name) or _plugin(spec, True, name) != NULL:
+    if not name[0] or _is_verdict_name(name) or plugin_of(spec, True, name) != NULL:
         xtables_error(PARAMETER_PROBLEM, b"chain name may not clash with target name")
     while at[0]:
         if isspace(<unsigned char> at[0]):
@@ -525,7 +531,7 @@ cdef bint _read_option(Spec *spec, int c) noexcept nogil:
     elif c == b'm':
         if spec.negated:
             xtables_error(PARAMETER_PROBLEM, b"unexpected ! flag before --match")
-        row = _plugin(spec, False, spec.optarg)
+        row = plugin_of(spec, False, spec.optarg)
         if row == NULL:
             if strcmp(spec.optarg, b"icmpv6") == 0 or strcmp(spec.optarg, b"ipv6-icmp") == 0:
                 spec.optarg = <char *> b"icmp6"
@@ -569,7 +575,8 @@ cdef bint _read_option(Spec *spec, int c) noexcept nogil:
             xtables_error(PARAMETER_PROBLEM, b"You cannot use `-%c' from iptables-restore", c)
         _read_wait(spec, c == b'W')
     elif c == b'L' or c == b'S':
-        set_command(spec, LIST if c == b'L' else LIST_RULES)
+        if not spec.command & (ZERO | ZERO_NUM):
+            set_command(spec, LIST if c == b'L' else LIST_RULES)
         xtables_error(PARAMETER_PROBLEM, b"-%c has no place here: it changes nothing", c)
     elif c == b'V' or c == b'h':
         xtables_error(PARAMETER_PROBLEM, b"-%c has no place here: it describes no rule", c)
@@ -622,6 +629,9 @@ cdef void read_command(Spec *spec) noexcept nogil:
             if not _read_option(spec, c):
                 continue
             if spec.ignored:
+                # what was read so far counts, but for the rule
+                spec.networks[0] = spec.networks[1] = 0
+                _finish_entry(spec)
                 return
         spec.negated = False
     if (spec.table != NULL and strcmp(spec.table, b"nat") == 0
@@ -713,7 +723,7 @@ cdef void _specification_body(void *arg) noexcept nogil:
     read_command(spec)
     # where the table is not known, what is no chain there is refused here
     if (flags_of(spec)[0] & spec.family.goto_flag and spec.jump != NULL
-            and (_is_verdict_name(spec.jump) or _plugin(spec, True, spec.jump) != NULL)):
+            and (_is_verdict_name(spec.jump) or plugin_of(spec, True, spec.jump) != NULL)):
         xtables_error(PARAMETER_PROBLEM, b"goto '%s' is not a chain", spec.jump)
 
 

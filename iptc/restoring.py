@@ -61,7 +61,7 @@ def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=N
                     begun(table)
                 except KernelError as error:
                     tool = "iptables-restore" if nfproto == _core.IPV4 else "ip6tables-restore"
-                    message = f"line {line}: {tool}: unable to initialize table '{table}': {error.strerror}"
+                    message = f"line {line}: {error.strerror}: {tool}: unable to initialize table '{table}'"
                     raise _at_line(type(error)(message, error.errno, error.strerror), line) from None
             if progress is not None:
                 progress(len(piece[0]))
@@ -70,6 +70,21 @@ def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=N
         if reader.table is not None:
             rehearse(reader.partial())
         raise
+
+
+class AtCommit:
+    """What the kernel refuses as a whole is refused at the line of the `COMMIT`: a context manager."""
+
+    def __init__(self, program):
+        self._line = program.last_line
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, KernelError) and error.line is None and error.strerror is not None:
+            error.message = f"line {self._line} failed: {error.message}"
+            error.line = self._line
 
 
 def _with_last(parts):
@@ -134,6 +149,8 @@ class Restore:
             yield edits.Delete(chain, anchor=anchor) if what == "D" else edits.Check(chain, anchor=anchor)
         elif what == "A":
             yield edits.Append(chain, entry)
+        elif what == "?":
+            return
         elif what == "E":
             yield edits.RenameChain(chain, other)
         elif what == "P":

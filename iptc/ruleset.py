@@ -3,7 +3,7 @@
 from . import _core, _text, kernel
 from .lock import checked_lock_file, checked_wait
 from .namespace import Place
-from .restoring import Restore, programs
+from .restoring import AtCommit, Restore, programs
 
 
 def save(ipv6=False, counters=False, *, table=None, netns=None):
@@ -45,7 +45,8 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
         if test:
             rehearse(program)
         else:
-            kernel.send(kernel.table_at(nfproto, program.table, place), [Restore(program)], **settings)
+            with AtCommit(program):
+                kernel.send(kernel.table_at(nfproto, program.table, place), [Restore(program)], **settings)
         rules += program.rules
     return rules
 

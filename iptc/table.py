@@ -6,7 +6,7 @@ from . import _core, _plugins, _xtables, edits, kernel
 from .errors import IPTCError, ParameterError, ParameterTypeError, TransactionError
 from .lock import UNSET, checked_lock_file, checked_wait
 from .namespace import Place
-from .restoring import Restore, programs
+from .restoring import AtCommit, Restore, programs
 from .rule import Policy, Rule, Rule6
 from .transactions import Batch, Transaction
 
@@ -377,7 +377,8 @@ class Table:
                 if test:
                     self._rehearse(program)
                 else:
-                    self._edit(Restore(program))
+                    with AtCommit(program):
+                        self._edit(Restore(program))
                 rules.append(program.rules)
         if not rules:
             raise ParameterError(f"there is no table {self.name} in this text")
