@@ -243,7 +243,8 @@ cdef void _emit(Reading *reading) noexcept nogil:
             memcpy(record + 1, spec.entry, spec.size)
             if spec.command & (DELETE | CHECK):
                 _write_mask(spec, <char *> (record + 1) + spec.size)
-            reading.rules += not spec.ignored
+            if spec.command & (APPEND | INSERT | REPLACE):
+                reading.rules += 1
 
 
 cdef void _note(Spec *spec, Record *record) noexcept nogil:

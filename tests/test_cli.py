@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 
@@ -15,8 +16,9 @@ def command(host):
     """Run `python -m iptc` in the test's namespace: (exit code, stdout, stderr)."""
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
 
-    def run(*arguments):
-        done = subprocess.run([sys.executable, "-m", "iptc", *arguments], env=environment, capture_output=True, text=True)
+    def run(*arguments, text=""):
+        command = [sys.executable, "-m", "iptc", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, input=text)
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -77,3 +79,117 @@ def test_a_reader_that_goes_away_is_no_crash(host, command):
     script = f"{sys.executable} -m iptc counters --interval 0.001 --count 2000 | head -1"
     done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True)
     assert done.stderr == ""
+
+
+RULES = """*filter
+:INPUT DROP [1:2]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:web - [0:0]
+[3:4] -A INPUT -p tcp -m tcp --dport 80 -m comment --comment "a b" -j web
+[0:0] -A web -j ACCEPT
+COMMIT
+"""
+
+
+def without_comments(text):
+    """The lines of a saved ruleset that say something."""
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_list_is_what_iptables_prints(host, command, ipv6):
+    host.restore(RULES, ipv6, ["-c"])
+    family = ["-6"] if ipv6 else []
+    for arguments, theirs in (([], ["-S"]), (["-v"], ["-S", "-v"]), (["INPUT"], ["-S", "INPUT"]), (["-v", "web"], ["-S", "web", "-v"])):
+        code, out, err = command("list", *family, *arguments)
+        assert (code, err) == (0, "") and out == host.iptables(*theirs, ipv6=ipv6)
+    code, out, _ = command("list", *family, "--format", "json", "INPUT")
+    (chain,) = json.loads(out)["chains"]
+    assert (chain["policy"], chain["packets"], chain["bytes"]) == ("DROP", 1, 2)
+    assert chain["rules"] == [{"packets": 3, "bytes": 4, "rule": '-p tcp -m tcp --dport 80 -m comment --comment "a b" -j web'}]
+
+
+def test_save_is_what_iptables_save_prints(host, command, ipv6):
+    host.restore(RULES, ipv6, ["-c"])
+    family = ["-6"] if ipv6 else []
+    for arguments, counters in (([], False), (["-c", "-t", "filter"], True)):
+        code, out, err = command("save", *family, *arguments)
+        assert (code, err) == (0, "")
+        assert without_comments(out) == host.save(ipv6, counters)
+
+
+def test_both_families_in_one_file(host, command, tmp_path):
+    host.restore(RULES, False, ["-c"])
+    host.restore(RULES.replace("80", "443"), True, ["-c"])
+    before = host.save(counters=True), host.save(True, counters=True)
+    path = tmp_path / "saved" / "rules"
+    path.parent.mkdir()
+    path.write_text("what was there before")
+    assert command("save", "--both", "-c", "-f", str(path)) == (0, "", "")
+    assert os.listdir(path.parent) == ["rules"] and path.stat().st_mode & 0o077 == 0
+    for ipv6 in (False, True):
+        host.iptables("-F", ipv6=ipv6)
+    assert command("check", "--both", "-c", str(path)) == (0, "", "")
+    assert host.rules() == host.rules(True) == []
+    assert command("restore", "--both", "-c", str(path)) == (0, "", "")
+    assert before == (host.save(counters=True), host.save(True, counters=True))
+    # of two families none is touched where one has a mistake
+    path.write_text(path.read_text().replace("--dport 443", "--dport x").replace("--dport 80", "--dport 81"))
+    code, out, err = command("restore", "--both", str(path))
+    assert (code, out) == (2, "") and "line 7: invalid port/service `x' specified" in err
+    assert before == (host.save(counters=True), host.save(True, counters=True))
+
+
+@pytest.mark.parametrize("arguments, text, code, words", [
+    (["restore"], "*filter\n-A INPUT -p tcp --dport x\nCOMMIT\n", 2, "line 2: invalid port/service `x' specified"),
+    (["restore"], "*filter\n-A nosuch -j ACCEPT\nCOMMIT\n", 1, "line 2 failed: No chain/target/match by that name"),
+    (["check"], "*filter\n-A INPUT -j nosuch\nCOMMIT\n", 2, "line 2: Couldn't load target `nosuch'"),
+    (["check", "--syntax"], "*filter\n-A INPUT --nosuch\nCOMMIT\n", 2, 'line 2: unknown option "--nosuch"'),
+    (["restore", "--both"], "*filter\nCOMMIT\n", 2, "no line `# IPv4'"),
+    (["restore", "/nosuch"], "", 1, "Can't open /nosuch"),
+    (["save", "-t", "nosuch"], "", 1, "Table does not exist"),
+    (["save", "-f", "/nosuch/file"], "", 1, "can't write /nosuch/file"),
+    (["list", "nosuch"], "", 1, "No chain/target/match by that name."),
+])  # fmt: skip
+def test_mistakes_have_the_exit_codes_of_iptables(host, command, arguments, text, code, words):
+    done = command(*arguments, text=text)
+    assert done[:2] == (code, "") and words in done[2]
+    assert host.rules() == []
+
+
+def test_syntax_alone_needs_no_privilege_and_no_table(host, command):
+    code = f"{sys.executable} -m iptc check --syntax"
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
+    done = subprocess.run(["setpriv", "--bounding-set=-all", "--inh-caps=-all", *code.split()], env=environment, text=True,
+                          input=RULES.replace("INPUT", "elsewhere"), capture_output=True)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with open("/proc/thread-self/net/ip_tables_names") as file:
+        assert file.read() == ""
+
+
+def test_a_part_and_a_trial(host, command):
+    host.restore(RULES)
+    both = RULES + RULES.replace("*filter", "*nat").replace("DROP", "ACCEPT").replace(":FORWARD", ":POSTROUTING")
+    assert command("restore", "-n", "-T", "nat", text=both) == (0, "", "")
+    assert len(host.rules(table="filter")) == len(host.rules(table="nat")) == 2
+    assert command("restore", "-n", "-t", text="*filter\n-A web -j DROP\nCOMMIT\n") == (0, "", "")
+    assert command("restore", "-n", text="*filter\n-A web -j DROP\nCOMMIT\n") == (0, "", "")
+    assert len(host.rules(table="filter")) == 3
+
+
+def test_a_terminal_sees_how_far_a_long_file_is(host, tmp_path):
+    path = tmp_path / "rules"
+    path.write_text("*filter\n" + "-A INPUT -m comment --comment \"%s\"\n" % ("x" * 250) * 20000 + "COMMIT\n")
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
+    slow = "import iptc.cli, time; now = time.monotonic; time.monotonic = lambda: now() * 1000; iptc.cli.main()"
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen([sys.executable, "-c", slow, "check", "--syntax", str(path)], env=environment, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            seen += os.read(ours, 4096)
+        except OSError:
+            break
+    os.close(ours)
+    assert done.wait() == 0 and b"100%" in seen and b"#" * 30 in seen and seen.endswith(b"\x1b[K")

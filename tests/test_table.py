@@ -266,3 +266,33 @@ def test_closing_twice_and_opening_again(host, family):
 
 def test_repr_names_family_and_table(host, family):
     assert repr(family.Table("filter")) == f"<iptc.{family.Table.__name__} filter>"
+
+
+def test_a_restore_is_an_edit_like_others(host, family):
+    """Pending with autocommit off or in a transaction, seen, saved, taken back, sent."""
+    host.iptables("-A", "INPUT", "-j", "DROP", ipv6=family.ipv6)
+    text = "*filter\n:INPUT DROP [5:6]\n:web - [0:0]\n-A INPUT -j web\n-I web -p tcp -j DROP\n-P FORWARD DROP\n-A web -g web2\nCOMMIT\n"
+    text = text.replace("-A web -g", ":web2 -\n:gone -\n-N made\n-E made renamed\n-F gone\n-X gone\n-Z\n-A web -g")
+    text = text.replace("COMMIT", "-R INPUT 1 -p udp -j web\n-C INPUT -p udp -j web\n-A web -j RETURN\n-D web 1\n-D web -j RETURN\n-Z web 1\nCOMMIT")
+    table = family.Table("filter", autocommit=False)
+    before = host.save(family.ipv6)
+    assert table.restore(text) == 5
+    seen = table.save()
+    assert host.save(family.ipv6) == before
+    assert [str(rule) for rule in iptc.Chain(table, "INPUT").rules] == ["-p udp -j web"]
+    table.refresh()
+    assert [str(rule) for rule in iptc.Chain(table, "INPUT").rules] == ["-j DROP"]
+    with pytest.raises(iptc.IPTCError) as caught:
+        table.restore(text.replace("-D web 1", "-D web 7"), flush=False)
+    assert caught.value.line == 18
+    table.refresh()
+    table.autocommit = True
+    with table.transaction():
+        table.restore(text)
+        assert host.save(family.ipv6) == before
+    after = host.save(family.ipv6, counters=True)
+    assert [line for line in seen.splitlines() if not line.startswith("#")] == host.save(family.ipv6) and "-A web -g web2" in seen
+    table.restore("\n".join([*after, ""]), counters=True)
+    assert host.save(family.ipv6, counters=True) == after
+    with pytest.raises(iptc.ParameterError, match="no table filter"):
+        table.restore("*nat\nCOMMIT\n")
