@@ -137,7 +137,7 @@ class TableState:
     def save(self, counters):
         """The table as `iptables-save` writes it, with its pending edits."""
         self._check_open()
-        if self.pending:
+        if self._notes.pending:
             return text_of_view(self._table.name, self.view, counters)
         return self._table.save(counters)
 
