@@ -29,6 +29,8 @@ cdef struct Buffer:
     char *memory             # struct ipt_get_entries, then the entries
     size_t room
 
+cdef void take_buffer(Buffer *buffer, size_t size) noexcept
+cdef void give_back(Buffer *buffer) noexcept
 cdef int open_socket(Family *family) noexcept nogil
 
 cdef class TableBlob:

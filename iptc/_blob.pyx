@@ -158,6 +158,7 @@ cdef extern from "<sched.h>" nogil:
 cdef enum:
     ERROR_SIZE = 64
     ATTEMPTS = 64
+    SPARE_MOST = 0x100000
     CLONE_NEWNET = 0x40000000
 
 cdef uint32_t NOT_ENDED = 0xffffffff     # the foot of a chain that goes on
@@ -194,13 +195,9 @@ cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Bu
         if failed:
             return failed
         if buffer.room < ENTRIES_HEAD + info.size:
-            # not realloc: what stands there need not be copied
-            free(buffer.memory)
-            buffer.room = 0
-            buffer.memory = <char *> malloc(ENTRIES_HEAD + info.size)
+            _grow(buffer, ENTRIES_HEAD + info.size)
             if buffer.memory == NULL:
                 return ENOMEM
-            buffer.room = ENTRIES_HEAD + info.size
         request = <ipt_get_entries *> buffer.memory
         memset(request, 0, ENTRIES_HEAD)
         memcpy(request.name, table, strlen(table))
@@ -211,6 +208,44 @@ cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Bu
         if c_errno.errno != EAGAIN:      # EAGAIN: the table changed its size between the two calls
             return c_errno.errno
     return EAGAIN
+
+
+# Memory that is given back to the system costs a page fault each page when it is taken again: what tables of ordinary size were
+# read into or are written from is kept for the next one. Guarded by the GIL.
+cdef Buffer _spare[2]
+
+
+cdef void take_buffer(Buffer *buffer, size_t size) noexcept:
+    """Give *buffer*, which has none, at least *size* bytes of memory, kept or new; NULL if there is none."""
+    cdef int i
+    for i in range(2):
+        if _spare[i].memory != NULL and _spare[i].room >= size:
+            buffer[0] = _spare[i]
+            memset(&_spare[i], 0, sizeof(_spare[i]))
+            return
+    if size:
+        _grow(buffer, size)
+
+
+cdef void _grow(Buffer *buffer, size_t size) noexcept nogil:
+    # a table of ordinary size may have a few rules more next time
+    if size < SPARE_MOST:
+        size = (size + 0xffff) & ~<size_t> 0xffff
+    # not realloc: what stands there need not be copied
+    free(buffer.memory)
+    buffer.memory = <char *> malloc(size)
+    buffer.room = size if buffer.memory != NULL else 0
+
+
+cdef void give_back(Buffer *buffer) noexcept:
+    """Keep the memory of *buffer* in the place of less, or free it."""
+    cdef int i, smaller = 0 if _spare[0].room <= _spare[1].room else 1
+    if buffer.room > _spare[smaller].room and buffer.room <= SPARE_MOST:
+        free(_spare[smaller].memory)
+        _spare[smaller] = buffer[0]
+    else:
+        free(buffer.memory)
+    memset(buffer, 0, sizeof(buffer[0]))
 
 
 cdef int open_socket(Family *family) noexcept nogil:
@@ -441,7 +476,7 @@ cdef class TableBlob:
         self.family = family_of(NFPROTO_IPV4)
 
     def __dealloc__(self):
-        free(self.buffer.memory)
+        give_back(&self.buffer)
 
     def __init__(self, int nfproto, str table not None):
         cdef bytes label = _table_label(table)
@@ -453,6 +488,7 @@ cdef class TableBlob:
         memset(&walk, 0, sizeof(walk))
         self.family = family_of(nfproto)
         self.name = table
+        take_buffer(&self.buffer, 0)
         with nogil:
             fd = open_socket(self.family)
             failed = c_errno.errno

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from ._blob cimport TableBlob
+from ._blob cimport Buffer, TableBlob
 from ._core cimport Family, xt_counters
 
 cdef extern from "_shim.h" nogil:
@@ -70,6 +70,7 @@ cdef class Draft:
     cdef list chains             # by number; None for a chain that was deleted
     cdef list kept               # what rows point into
     cdef readonly bint changed
+    cdef Buffer buffer           # that the request stands in
     cdef char *request           # struct ipt_replace and the entries
     cdef Origin *origins         # of each entry in it
     cdef xt_counters *last       # the counters of the old table at its end

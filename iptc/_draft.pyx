@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset, strerror
 from posix.unistd cimport close
 
-from ._blob cimport ENTRIES_HEAD, TableBlob, open_socket
+from ._blob cimport ENTRIES_HEAD, TableBlob, give_back, open_socket, take_buffer
 from ._core cimport (
     NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, family_of, is_verdict, next_offset,
     os_decode, payloads_ok, target_offset, xt_counters, xt_entry_match,
@@ -67,7 +67,7 @@ cdef class Draft:
         if self.fd >= 0:
             close(self.fd)
         self.fd = -1
-        free(self.request)
+        give_back(&self.buffer)
         free(self.origins)
         free(self.last)
         free(self.added)
@@ -347,7 +347,8 @@ cdef class Draft:
         cdef size_t i
         if size > 0x7fff0000:
             raise KernelError("can't commit: the table is too big", ENOMEM, commit_strerror(ENOMEM))
-        self.request = <char *> malloc(sizeof(Replace) + size)
+        take_buffer(&self.buffer, sizeof(Replace) + size)
+        self.request = self.buffer.memory
         self.origins = <Origin *> calloc(entries, sizeof(Origin))
         self.last = <xt_counters *> calloc(self.blob.info.num_entries, sizeof(xt_counters))
         self.added = <char *> calloc(1, sizeof(AddCounters) + entries * sizeof(xt_counters))
