@@ -187,7 +187,7 @@ try:
 except KeyboardInterrupt:
     import os, fcntl
     left = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")]
-    print("interrupted", any("lock" in name for name in left))
+    print("interrupted", any("lock" in name for name in left), flush=True)
     iptc.Table("filter").wait = 60
     print("goes on", iptc.Table("filter").ensure_chain("web"))
 """
