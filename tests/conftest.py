@@ -5,6 +5,7 @@ import os
 import subprocess
 
 import pytest
+import specs
 
 import iptc
 from iptc import kernel
@@ -25,7 +26,10 @@ class Host:
 
     def run(self, *command, text=None, check=True):
         """Run *command* and return what it printed."""
-        done = subprocess.run(command, input=text, capture_output=True, text=True, errors="surrogateescape")
+        # not in text mode, which takes a carriage return for the end of a line
+        given = None if text is None else text.encode("utf-8", "surrogateescape")
+        done = subprocess.run(command, input=given, capture_output=True)
+        done.stdout, done.stderr = (part.decode("utf-8", "surrogateescape") for part in (done.stdout, done.stderr))
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr}")
         return done.stdout if check else done
@@ -40,7 +44,7 @@ class Host:
         command = ["ip6tables-legacy-save" if ipv6 else "iptables-legacy-save"]
         command += ["-c"] if counters else []
         command += ["-t", table] if table else []
-        return [line for line in self.run(*command).splitlines() if not line.startswith("#")]
+        return [line for line in self.run(*command).split("\n")[:-1] if not line.startswith("#")]
 
     def rules(self, ipv6=False, table=None):
         """The `-A` lines of `save`."""
@@ -69,6 +73,21 @@ def host(tmp_path, monkeypatch):
     forget_tables()
     yield Host()
     forget_tables()
+
+
+@pytest.fixture
+def prepared(host, ipv6):
+    """A namespace with the chains, sets and rate estimators that the specifications name."""
+    for line in specs.SETS:
+        host.run("ipset", *line.split())
+    for table in iptc.Table.ALL:
+        for chain in ("web", "log-drop"):
+            host.iptables("-t", table, "-N", chain, ipv6=ipv6)
+    host.iptables("-t raw -N estimators", ipv6=ipv6)
+    for name, interval, average in specs.ESTIMATORS:
+        words = ["-j", "RATEEST", "--rateest-name", name, "--rateest-interval", interval, "--rateest-ewmalog", average]
+        host.iptables("-t", "raw", "-A", "estimators", *words, ipv6=ipv6)
+    return host
 
 
 @pytest.fixture(params=[False, True], ids=["ipv4", "ipv6"])

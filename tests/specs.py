@@ -1,9 +1,14 @@
 """The corpus of rule specifications: one line a rule, as `iptables-restore` reads them."""
 
+import json
 import pathlib
 from dataclasses import dataclass
 
 FOLDER = pathlib.Path(__file__).parent / "specs"
+
+# What the specifications name, made beforehand: sets, and rate estimators (name, interval, time constant).
+SETS = ("create specset hash:ip", "create specset6 hash:ip family inet6", "create specports bitmap:port range 0-65535")
+ESTIMATORS = (("re1", "250ms", "500ms"), ("re2", "0.5s", "1s"), ("re3", "8s", "16s"))
 
 
 @dataclass(frozen=True)
@@ -35,3 +40,22 @@ def load_invalid():
             family, table, chain, text = line.split(" ", 3)
             specs.append(Spec(family == "6", table, chain, text))
     return specs
+
+
+def load_parity(ipv6, subject="*"):
+    """Return the specifications of which the host decides whether they make a rule."""
+    specs = []
+    for path in sorted((FOLDER / "parity").glob(f"{subject}.txt")):
+        # not splitlines: a carriage return or a form feed is part of a specification
+        for line in path.read_bytes().decode().split("\n"):
+            if line and not line.startswith("#"):
+                families, table, chain, text = line.split(" ", 3)
+                if ("6" if ipv6 else "4") in families:
+                    specs.append(Spec(ipv6, table, chain, text))
+    return specs
+
+
+def load_words(ipv6):
+    """Return (table, chain, words) of specifications that no line of a file can hold."""
+    lines = (FOLDER / "parity" / "words.jsonl").read_text().splitlines()
+    return [tuple(rest) for family, *rest in map(json.loads, lines) if (family == "6") == ipv6]

@@ -2,7 +2,8 @@
 
 import pytest
 import specs
-from test_extensions import SETS, accepted
+from specs import SETS
+from test_extensions import accepted
 
 import iptc
 

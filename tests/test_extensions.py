@@ -6,12 +6,9 @@ import subprocess
 
 import pytest
 import specs
+from specs import SETS
 
 import iptc
-
-SETS = (
-    "create specset hash:ip", "create specset6 hash:ip family inet6", "create specports bitmap:port range 0-65535",
-)  # fmt: skip
 
 # What iptables-save prints for these is refused by iptables-restore; only the rule itself can be written again.
 UNREADABLE = (

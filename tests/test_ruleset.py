@@ -1,0 +1,310 @@
+"""Whole rulesets, saved and restored side by side with iptables-save and iptables-restore: the same tables, the same words."""
+
+import io
+import re
+import subprocess
+
+import pytest
+import rulesets
+import specs
+from grammar import files
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rulesets import cases
+from test_grammar import relaxed
+
+import iptc
+
+pytestmark = pytest.mark.filterwarnings("ignore::iptc._plugins.XTablesWarning")
+
+ADDRESSES = {False: (b"192.0.2.1", b"198.51.100.0/24"), True: (b"2001:db8::1", b"2001:db8:1::/48")}
+
+
+def without_comments(text):
+    return [line for line in text.split("\n") if not line.startswith("#")]
+
+
+def of_family(text, ipv6):
+    """The text of a case, with addresses of the family."""
+    one, other = ADDRESSES[ipv6]
+    return text.replace(b"@@", other).replace(b"@", one)
+
+
+def host_says(host, text, arguments, ipv6):
+    """(message, line) of `iptables-restore`; (None, None) where it is content."""
+    command = "ip6tables-legacy-restore" if ipv6 else "iptables-legacy-restore"
+    done = host.run(command, *arguments, check=False, text=text.decode("utf-8", "surrogateescape"))
+    if not done.returncode:
+        return None, None
+    line = re.search(r"^Error occurred at line: (\d+)|line (\d+)", done.stderr, re.MULTILINE)
+    said = re.split(r"^(?:Error occurred at line: \d+|Try `ip6?tables.*)\n", done.stderr, flags=re.MULTILINE)[0]
+    said = re.sub(r"^(?:Warning|WARNING|Notice).*\n", "", said, flags=re.MULTILINE)
+    return re.sub(r"^(?:.*\n(?=.*\(legacy\): ))?(?:ip6?tables-restore(?: v\S+ \(legacy\))?: )*", "", said).strip(), int(line[1] or line[2]) if line else None
+
+
+def we_say(text, case, ipv6):
+    """The same of `iptc.restore`."""
+    try:
+        iptc.restore(io.BytesIO(text), ipv6=ipv6, counters=case.counters, flush=case.flush, test=case.test)
+    except (iptc.ParameterError, iptc.KernelError) as error:
+        return str(error).strip(), error.line
+    return None, None
+
+
+def same_words(ours, theirs):
+    """Whether our message ends with iptables' own; it has none for what the kernel refuses."""
+    if ours is None or theirs is None:
+        return ours is theirs
+    return bool(re.fullmatch(r"line \d+ failed", theirs)) or "(null)" in theirs or ours.endswith((theirs, theirs.split("\n")[0]))
+
+
+def policies(lines):
+    """{(table, chain): counters of its policy}."""
+    found, table = {}, ""
+    for line in lines:
+        if line.startswith("*"):
+            table = line
+        elif line.startswith(":"):
+            found[table, line.split(" ")[0]] = line.split(" ")[2]
+    return found
+
+
+def forgetting(lines, before):
+    """The lines, with the counters of policies that libiptc has lost as they were before: we keep them."""
+    known, told, table = policies(before), [], ""
+    for line in lines:
+        table = line if line.startswith("*") else table
+        chain = line.split(" ")[0]
+        if line.startswith(":") and line.endswith(" [0:0]") and (table, chain) in known:
+            line = line.replace("[0:0]", known[table, chain])
+        told.append(line)
+    return told
+
+
+def differing(host, chosen, ipv6, before):
+    """Feed each of the cases to both, on the same tables: [(case, where they differ)]."""
+    found, clean = [], None
+    for case in chosen:
+        text = of_family(case.text, ipv6)
+        if clean is None:
+            host.restore(before, ipv6, ["--counters"])
+            clean = host.save(ipv6, counters=True)
+        theirs, their_line = host_says(host, text, case.arguments, ipv6)
+        expected = clean_before = clean
+        # where a line is wrong, the tables before it have been committed
+        if theirs is None or b"COMMIT" in text.split(b"\n")[: (their_line or 1) - 1]:
+            expected = host.save(ipv6, counters=True)
+            host.restore(before, ipv6, ["--counters"])
+        ours, our_line = we_say(text, case, ipv6)
+        saved = host.save(ipv6, counters=True)
+        if not same_words(ours, theirs) or our_line != their_line:
+            found.append((str(case), f"{our_line}: {ours!r} instead of {their_line}: {theirs!r}"))
+        elif forgetting(saved, clean_before) != forgetting(expected, clean_before):
+            lines = [line for line in saved if line not in expected] or ["nothing"]
+            missing = [line for line in expected if line not in saved] or ["another order"]
+            found.append((str(case), f"{lines[:3]} instead of {missing[:3]}"))
+        if saved != clean:
+            clean = None
+    return found
+
+
+def report(found, asked):
+    shown = "\n".join(f"{line}\n    {what}" for line, what in found[:40])
+    assert not found, f"{len(found)} of {asked} differ:\n{shown}"
+
+
+# ---------------------------------------------------------------- small files
+
+
+def test_every_file_does_what_it_does_with_iptables_restore(host, ipv6):
+    report(differing(host, cases.CASES, ipv6, of_family(cases.BEFORE.encode(), ipv6).decode()), len(cases.CASES))
+
+
+def test_every_specification_in_a_file(prepared, ipv6):
+    """What only a table or the kernel knows, too: interfaces of a chain, DROP in nat, a chain that is not there."""
+    known = [*specs.load_parity(ipv6, "base"), *(spec for spec in specs.load_invalid() if spec.ipv6 == ipv6)]
+    # -h and -V end iptables-restore
+    known = [spec for spec in known if not re.search(r"(^| )-(f?h|V)|--(he|ver)", spec.text)]
+    chosen = [cases.Case(f"*{spec.table}\n-A {spec.chain} {spec.text}\nCOMMIT\n".encode(), flush=False) for spec in known]
+    before = "\n".join(prepared.save(ipv6, counters=True)) + "\n"
+    report(differing(prepared, chosen, ipv6, before), len(chosen))
+
+
+@given(file=files(), counters=st.booleans(), flush=st.booleans())
+@settings(relaxed, max_examples=150)
+def test_any_file_does_what_it_does_with_iptables_restore(host, ipv6, file, counters, flush):
+    chosen = [cases.Case(file, counters, flush)]
+    report(differing(host, chosen, ipv6, of_family(cases.BEFORE.encode(), ipv6).decode()), 1)
+
+
+def test_a_line_may_be_longer_than_iptables_restore_reads(host, ipv6):
+    for size in (10_239, 10_240, 100_000):
+        spaces = " " * size
+        iptc.restore(f"*filter\n#{'x' * size}\n-A INPUT{spaces}-j ACCEPT\n:web - [0:0]{spaces}\nCOMMIT\n", ipv6=ipv6)
+        assert host.rules(ipv6) == ["-A INPUT -j ACCEPT"]
+
+
+@pytest.mark.parametrize("text", ["\0", "\0\n", "*filter\n\0\nCOMMIT\n", "*filter\n-A INPUT\0 -j NOSUCH\nCOMMIT\n", "*filter\n-A INPUT -j ACCEPT\0\nCOMMIT\n",
+                                  "*fil\0ter\nCOMMIT\n", "*filter\n:x -\0 [0:0]\nCOMMIT\n", "*filter\nCOMMIT\0\n"])  # fmt: skip
+def test_a_zero_byte_is_refused_with_its_line(host, text):
+    with pytest.raises(iptc.ParameterError) as caught:
+        iptc.restore(io.StringIO(text))
+    assert caught.value.line == text.split("\0")[0].count("\n") + 1
+    assert host.rules() == []
+
+
+@pytest.mark.parametrize("line", ["-L", "-S INPUT", "-L INPUT -n", "-Z -L", "-A INPUT -h", "-V", "--help"])
+def test_a_line_that_lists_is_refused_and_does_not_end_the_program(host, ipv6, line):
+    with pytest.raises(iptc.ParameterError) as caught:
+        iptc.restore(f"*filter\n-A INPUT -j ACCEPT\n{line}\nCOMMIT\n", ipv6=ipv6)
+    assert caught.value.line == 3 and host.rules(ipv6) == []
+
+
+# ---------------------------------------------------------------- hosts
+
+
+@pytest.fixture(params=[(six, name) for six, names in rulesets.HOSTS.items() for name in names], ids=lambda param: f"{param[1]}-{6 if param[0] else 4}")
+def ruleset(request, host):
+    """(family, text) of the ruleset of a real kind of host, and what it needs."""
+    ipv6, name = request.param
+    for line in rulesets.SETS:
+        host.run("ipset", *line.split())
+    return ipv6, rulesets.load(name, ipv6)
+
+
+def test_restored_it_is_what_iptables_restore_makes_of_it(host, ruleset):
+    ipv6, text = ruleset
+    host.restore(text, ipv6, ["--counters"])
+    expected = host.save(ipv6, counters=True)
+    host.restore("".join(f"*{table}\nCOMMIT\n" for table in re.findall(r"^\*(\w+)", text, re.MULTILINE)), ipv6)
+    assert not host.rules(ipv6)
+    iptc.restore(text, ipv6=ipv6, counters=True)
+    assert host.save(ipv6, counters=True) == expected
+
+
+def test_saved_it_is_what_iptables_save_prints(host, ruleset):
+    ipv6, text = ruleset
+    host.restore(text, ipv6, ["--counters"])
+    for counters in (False, True):
+        assert without_comments(iptc.save(ipv6=ipv6, counters=counters)) == [*host.save(ipv6, counters), ""]
+
+
+def test_restoring_what_was_saved_changes_nothing(host, ruleset):
+    ipv6, text = ruleset
+    host.restore(text, ipv6, ["--counters"])
+    before = host.save(ipv6, counters=True)
+    saved = iptc.save(ipv6=ipv6, counters=True)
+    iptc.restore(saved, ipv6=ipv6, counters=True)
+    assert host.save(ipv6, counters=True) == before
+    assert without_comments(iptc.save(ipv6=ipv6, counters=True)) == without_comments(saved)
+    host.restore(saved, ipv6, ["--counters"])
+    assert host.save(ipv6, counters=True) == before
+
+
+def test_one_table_alone(host, ruleset):
+    ipv6, text = ruleset
+    host.restore(text, ipv6, ["--counters"])
+    table = (iptc.Table6 if ipv6 else iptc.Table)("filter")
+    assert without_comments(table.save(counters=True)) == [*host.save(ipv6, counters=True, table="filter"), ""]
+    before = host.save(ipv6, counters=True)
+    saved = table.save(counters=True)
+    host.iptables("-F", ipv6=ipv6)
+    table.restore(saved, counters=True)
+    assert host.save(ipv6, counters=True) == before
+
+
+# ---------------------------------------------------------------- the call
+
+SMALL = "*filter\n:INPUT DROP [5:6]\n[7:8] -A INPUT -j ACCEPT\nCOMMIT\n"
+
+
+class Dripping(io.RawIOBase):
+    """A file that is read a few bytes at a time."""
+
+    def __init__(self, data):
+        self.data = io.BytesIO(data)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        piece = self.data.read(min(3, len(buffer)))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+@pytest.mark.parametrize("given", [
+    lambda folder: SMALL, lambda folder: Dripping(SMALL.encode()), lambda folder: io.StringIO(SMALL), lambda folder: io.BytesIO(SMALL.encode()), lambda folder: folder / "rules",
+    lambda folder: str(folder / "rules"), lambda folder: open(folder / "rules"), lambda folder: open(folder / "rules", "rb"),
+], ids=["text", "dripping", "StringIO", "BytesIO", "Path", "name", "file", "binary file"])  # fmt: skip
+def test_text_a_path_or_a_file(host, ipv6, tmp_path, given):
+    (tmp_path / "rules").write_text(SMALL)
+    iptc.restore(given(tmp_path), ipv6=ipv6, counters=True)
+    assert host.save(ipv6, counters=True, table="filter")[1] == ":INPUT DROP [5:6]"
+    assert host.save(ipv6, counters=True, table="filter")[4:] == ["[7:8] -A INPUT -j ACCEPT", "COMMIT"]
+
+
+def test_the_output_of_iptables_save_as_it_comes(host, ipv6):
+    text = rulesets.load("mixed", ipv6)
+    host.restore(text, ipv6, ["--counters"])
+    before = host.save(ipv6, counters=True)
+    with subprocess.Popen(["ip6tables-legacy-save" if ipv6 else "iptables-legacy-save", "-c"], stdout=subprocess.PIPE) as process:
+        assert iptc.restore(process.stdout, ipv6=ipv6, counters=True) == len(host.rules(ipv6))
+    assert host.save(ipv6, counters=True) == before
+
+
+@pytest.mark.parametrize("given", [None, 5, object(), [SMALL], "/nosuch/file", "", "\0"])
+def test_what_is_no_ruleset_is_refused_and_changes_nothing(host, ipv6, given):
+    host.restore(SMALL, ipv6, ["--counters"])
+    before = host.save(ipv6, counters=True)
+    try:
+        iptc.restore(given, ipv6=ipv6)
+    except (iptc.IPTCError, OSError):
+        pass
+    else:
+        assert given == ""
+    assert host.save(ipv6, counters=True) == before
+
+
+def test_an_error_names_its_line(host, ipv6):
+    with pytest.raises(iptc.ParameterError, match="unknown option") as caught:
+        iptc.restore("# one\n*filter\n-A INPUT -j ACCEPT\n-A INPUT --nosuch\nCOMMIT\n", ipv6=ipv6)
+    assert caught.value.line == 4 and "line 4" in str(caught.value)
+    with pytest.raises(iptc.KernelError) as caught:
+        iptc.restore("*filter\n-A INPUT -m tcp --dport 5\nCOMMIT\n", ipv6=ipv6)
+    assert caught.value.line == 3
+    assert host.rules(ipv6) == []
+
+
+def test_nothing_of_a_table_is_applied_where_one_line_is_wrong(host, ipv6):
+    host.restore(SMALL, ipv6, ["--counters"])
+    before = host.save(ipv6, counters=True, table="filter")
+    with pytest.raises(iptc.ParameterError):
+        iptc.restore("*mangle\n-A INPUT -j ACCEPT\nCOMMIT\n*filter\n:new - [0:0]\n-A INPUT -j DROP\n-A INPUT -j nosuch\nCOMMIT\n", ipv6=ipv6)
+    assert host.save(ipv6, counters=True, table="filter") == before
+    assert host.rules(ipv6, "mangle") == ["-A INPUT -j ACCEPT"]
+
+
+def test_a_test_changes_nothing(host, ipv6):
+    host.restore(SMALL, ipv6, ["--counters"])
+    before = host.save(ipv6, counters=True)
+    iptc.restore("*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j DROP\nCOMMIT\n", ipv6=ipv6, test=True)
+    assert host.save(ipv6, counters=True) == before
+
+
+def test_a_table_takes_its_own_part_alone(host, ipv6):
+    table = (iptc.Table6 if ipv6 else iptc.Table)("mangle")
+    try:
+        table.restore("*filter\n-A INPUT -j DROP\nCOMMIT\n*mangle\n-A INPUT -j ACCEPT\nCOMMIT\n")
+    except iptc.IPTCError:
+        pass
+    assert host.rules(ipv6, "filter") == []
+
+
+def test_chains_of_an_open_table_are_those_restored(host, ipv6):
+    table = (iptc.Table6 if ipv6 else iptc.Table)("filter")
+    assert [chain.name for chain in table.chains] == ["INPUT", "FORWARD", "OUTPUT"]
+    iptc.restore("*filter\n:web - [0:0]\n-A INPUT -j web\nCOMMIT\n", ipv6=ipv6)
+    table.refresh()
+    assert [chain.name for chain in table.chains] == ["INPUT", "FORWARD", "OUTPUT", "web"]
+    assert [str(rule) for rule in iptc.Chain(table, "INPUT").rules] == ["-j web"]
