@@ -25,6 +25,9 @@ from harness import (
 )
 from report import Table, micro, number, plot, ratio
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "rulesets"))
+import generator  # noqa: E402
+
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
 OURS, THEIRS = "iptc", "python-iptables"
 
@@ -389,6 +392,62 @@ def measure_commit(bench):
         )
 
 
+def measure_rulesets(bench):
+    """Rulesets of mixed kinds, and single rules, as text."""
+    restore, test, save, fresh = "iptables-legacy-restore -c", "iptables-legacy-restore --test", "iptables-legacy-save -c", "fresh process"
+    path = os.path.join(bench.options.programs, "mixed")
+    os.environ["IPTC_BENCH_RULES"] = path
+    python, ours_path = bench.python[OURS]
+    once = Command(python, "-c", f"import iptc; iptc.restore({path!r}, counters=True)", path=ours_path)
+    for size in [size for size in bench.sizes if size >= 1000]:
+        with open(path, "w") as file:
+            file.write(generator.text("mixed", size))
+        with workers({OURS: bench.worker(OURS)}) as running:
+            ask = running[OURS].ask
+            best = {}
+            for ours, theirs, command in (
+                ("restore", restore, Command("iptables-legacy-restore", "-c", stdin=path)),
+                ("parse", test, Command("iptables-legacy-restore", "-c", "--test", stdin=path)),
+                ("save", save, Command("iptables-legacy-save", "-c")),
+            ):
+                samplers = {theirs: command.run, ours: lambda ours=ours: ask("measure", ours)}
+                if ours == "restore":
+                    samplers[fresh] = once.run
+                    answers = {}
+                    for name, sample in samplers.items():
+                        sample()
+                        answers[name] = saved_rules()
+                    same(answers)
+                best |= interleave(samplers, bench.rounds, bench.patience)
+        bench.keep(f"rulesets {size}", best)
+        for ours, theirs, most in (("restore", restore, 0.5), ("parse", test, 0.25), ("save", save, 0.6)):
+            value = best[ours]["ns"] / best[theirs]["ns"]
+            bench.goal(f"{ours}, {size:,} mixed rules, of `{theirs}`", f"≤ {most}", number(value), value <= most)
+        value = best[fresh]["ns"] / best[restore]["ns"]
+        bench.goal(f"restore in a fresh process, {size:,} mixed rules, of `{restore}`", "< 1", number(value), value < 1)
+        yield Table(
+            f"Rulesets of {size:,} rules as text",
+            "Rules of mixed kinds in chains of fifty, over the same table. `parse` is the text alone; the fresh process is a bare Python "
+            "that imports iptc and restores. Per rule; ×1 is iptc.",
+            ["", "µs a rule", "ratio"],
+            [
+                [name, micro(best[name]["ns"], size), ratio(best[name]["ns"], best[to]["ns"])]
+                for to, names in (("restore", ("restore", restore, fresh)), ("parse", ("parse", test)), ("save", ("save", save)))
+                for name in names
+            ],
+        )
+    with workers({OURS: bench.worker(OURS)}) as running:
+        ask = running[OURS].ask
+        best = interleave({name: lambda name=name: ask("measure", name, bench.budget) for name in ("from_args", "to_text")},
+                          bench.rounds, bench.patience)  # fmt: skip
+    bench.keep("single rules", best)
+    for name, what, most in (("from_args", "`Rule.from_args`, two matches", 1), ("to_text", "`str(rule)`, two matches", 0.6)):
+        value = best[name]["ns"] / 1e6
+        bench.goal(what, f"≤ {most} µs", f"{value:.2f} µs", value <= most)
+    yield Table("Single rules as text", "A rule with two matches, of text and to text.", ["", "µs"],
+                [[name, micro(found["ns"], 1000)] for name, found in best.items()])  # fmt: skip
+
+
 MEASURES = {
     "import": measure_import,
     "build": measure_build,
@@ -397,6 +456,7 @@ MEASURES = {
     "memory": measure_memory,
     "rules": measure_rules,
     "commit": measure_commit,
+    "rulesets": measure_rulesets,
 }
 
 

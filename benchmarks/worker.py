@@ -5,6 +5,7 @@ library has (`CounterReader`) is asked for by the harness only there.
 """
 
 import json
+import os
 import sys
 from time import perf_counter_ns as now
 
@@ -177,6 +178,63 @@ class Parameters(Once):
         for rule in iptc.Chain(self.table, "FORWARD").rules:
             for match in rule.matches:
                 match.parameters
+
+
+# ---------------------------------------------------------------- rulesets
+
+RULES = os.environ.get("IPTC_BENCH_RULES")      # the path of a file of iptables-save
+
+
+@operation
+class Restore(Once):
+    """A whole file into the kernel."""
+
+    def work(self):
+        iptc.restore(RULES, counters=True)
+
+
+@operation
+class Parse(Once):
+    """A whole file read, and nothing done with it."""
+
+    def work(self):
+        from iptc import ruleset
+
+        ruleset.parse(RULES, counters=True)
+
+
+@operation
+class Save(Once):
+    """All tables as text, with counters."""
+
+    def work(self):
+        iptc.save(counters=True)
+
+
+SPECIFICATION = "-s 10.1.2.3/32 -p tcp -m tcp --dport 1234 -m comment --comment r1234 -j ACCEPT"
+
+
+@operation
+class From_Args(Once):
+    """A thousand rules with two matches, of text."""
+
+    def work(self):
+        make = iptc.Rule.from_args
+        for _ in range(1000):
+            make(SPECIFICATION)
+
+
+@operation
+class To_Text(Once):
+    """A thousand rules with two matches, to text."""
+
+    def __init__(self):
+        self.rule = iptc.Rule.from_args(SPECIFICATION)
+
+    def work(self):
+        rule = self.rule
+        for _ in range(1000):
+            str(rule)
 
 
 # ---------------------------------------------------------------- protocol

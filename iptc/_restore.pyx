@@ -97,7 +97,7 @@ cdef struct Reading:
     bint last                # nothing follows *text*
     uint32_t line
     bint in_table
-    char table[33]
+    char table[256]
     # the program being read
     uint32_t begun
     char *memory
@@ -149,7 +149,7 @@ cdef void _read_table(Reading *reading) noexcept nogil:
     if name == NULL:
         xtables_error(PARAMETER_PROBLEM, b"%s: line %u table name invalid", reading.program, reading.line)
     memset(reading.table, 0, sizeof(reading.table))
-    memcpy(reading.table, name, strnlen(name, 32))
+    memcpy(reading.table, name, strnlen(name, 255))
     if reading.only != NULL and strcmp(reading.only, name):
         return
     reading.in_table = True
@@ -571,8 +571,9 @@ cdef int _do(Program program, Draft draft, Record *record) except -1:
     cdef RuleRow row
     cdef size_t position
     if command == APPEND:
-        chain = _chain_of(draft, record.chain)
+        # the target first: of two names that are not there iptables reports that
         _fill(draft, &row, record)
+        chain = _chain_of(draft, record.chain)
         chain.make_room(chain.count)[0] = row
         return 0
     if command == DECLARE:
@@ -601,8 +602,8 @@ cdef int _do(Program program, Draft draft, Record *record) except -1:
         draft._zero(&chain.rules[record.number - 1].counters,
                     <const xt_counters *> (chain.rules[record.number - 1].entry + draft.family.counters))
     else:
-        chain = draft._find(name)
         _fill(draft, &row, record)
+        chain = draft._find(name)
         if command == INSERT:
             if record.number - 1 > chain.count:
                 draft._let_go(&row)
