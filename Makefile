@@ -6,7 +6,7 @@ demo: ## show the library at work on real traffic
 	@scripts/demo
 test: ## run the test suite
 	@scripts/test
-stress: ## the tests of many writers, fifty times as long: about an hour
-	@IPTC_STRESS=50 scripts/test tests/test_writers.py
+stress: ## the tests of many writers, killed writers and threads, fifty times as long
+	@IPTC_STRESS=50 scripts/test tests/test_writers.py -s
 clean: ## remove what was built
 	rm -rf .venv build dist *.egg-info iptc/*.so
