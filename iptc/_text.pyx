@@ -7,7 +7,7 @@ from libc.errno cimport EINVAL
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport printf
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset, strcmp, strlen
+from libc.string cimport memcmp, memcpy, memset, strcmp, strlen
 
 from ._blob cimport ENTRIES_HEAD, TableBlob
 from ._core cimport (
@@ -76,7 +76,46 @@ def same_rule(int nfproto, bytes entry, tuple key, bytes other, tuple other_key)
     """
     if key == other_key:
         return True
-    return rough_key(key) == rough_key(other_key) and render(nfproto, entry) == render(nfproto, other)
+    return (rough_key(key) == rough_key(other_key) and is_readable(nfproto, entry) and is_readable(nfproto, other)
+            and render(nfproto, entry) == render(nfproto, other))
+
+
+def is_readable(int nfproto, bytes entry not None):
+    """Whether the text of *entry* says all that it is: no plugin is missing for a part of it."""
+    cdef list payloads = split_entry(nfproto, entry)[1]
+    cdef Py_ssize_t i, last = len(payloads) - 1
+    cdef const xt_entry_match *raw
+    for i in range(last + 1):
+        raw = <const xt_entry_match *> PyBytes_AS_STRING(<bytes> payloads[i])
+        if not (i == last and is_verdict(raw)) and find_for_payload(i == last, nfproto, raw) is None:
+            return False
+    return True
+
+
+def find_like(int nfproto, list entries not None, bytes entry not None):
+    """Return the position of the first of *entries* that says the same as *entry*, or -1: what is sought once needs no keys."""
+    cdef Family *family = family_of(nfproto)
+    cdef tuple key = compare_key(nfproto, entry)
+    cdef const char *raw = PyBytes_AS_STRING(entry)
+    cdef const char *candidate
+    cdef bytes other
+    cdef Py_ssize_t i
+    cdef list alike = []
+    for i in range(len(entries)):
+        other = <bytes> entries[i]
+        candidate = PyBytes_AS_STRING(other)
+        # addresses and protocol are written in one way only
+        if (<size_t> PyBytes_GET_SIZE(other) < family.header or memcmp(raw, candidate, 4 * family.address)
+                or memcmp(raw + family.proto, candidate + family.proto, 2)):
+            continue
+        other_key = compare_key(nfproto, other)
+        if other_key == key:
+            return i
+        alike.append((i, other_key))
+    for i, other_key in alike:
+        if same_rule(nfproto, entry, key, entries[i], other_key):
+            return i
+    return -1
 
 
 cdef bytes _payload_key(int nfproto, bint is_target, bytes payload):

@@ -17,7 +17,7 @@ _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 class ChainView:
     """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for."""
 
-    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys", "_index")
+    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys", "_index", "_asked")
 
     def __init__(self, nfproto, name, policy=None, counters=None, read=list):
         self.name = name
@@ -28,6 +28,7 @@ class ChainView:
         self._entries = None
         self._keys = None
         self._index = None
+        self._asked = False
 
     @property
     def nfproto(self):
@@ -82,7 +83,11 @@ class ChainView:
         self._index = None
 
     def has(self, entry):
-        """Whether there is a rule that says the same as *entry*, as `iptables -C` finds out; at once, after the first time."""
+        """Whether there is a rule that says the same as *entry*, as `iptables -C` finds out; at once, from the third time on."""
+        if not self._asked:
+            # asked once, a look at each rule costs less than an index of them
+            self._asked = True
+            return _text.find_like(self._nfproto, self.entries, entry) >= 0
         if self._index is None:
             self._index = {}
             for other, key in zip(self.entries, self.keys):
@@ -106,6 +111,9 @@ class ChainView:
     def locate(self, anchor):
         """The position of the rule that *anchor* names, or None."""
         entry, key, skip = anchor
+        if not skip and self._keys is None:
+            position = _text.find_like(self._nfproto, self.entries, entry)
+            return None if position < 0 else position
         position = -1
         for _ in range(skip + 1):
             try:
@@ -140,7 +148,9 @@ class _Alike:
     def has(self, nfproto, entry, key):
         if key in self.keys:
             return True
-        self.texts.update(_text.render(nfproto, other) for other in self.unread)
+        if not _text.is_readable(nfproto, entry):
+            return False
+        self.texts.update(_text.render(nfproto, other) for other in self.unread if _text.is_readable(nfproto, other))
         self.unread.clear()
         return _text.render(nfproto, entry) in self.texts
 

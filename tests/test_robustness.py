@@ -718,3 +718,22 @@ def test_words_that_look_like_an_option_need_not_be_text():
     match.set_parameter("name", "x --\udcff")       # printed without quotes
     rule.create_target("DROP")
     assert "\udcff" in iptc.Rule(entry=rule.rule).matches[0].parameters
+
+
+def test_opaque_payloads_of_one_size_are_not_the_same(family):
+    """Their text says how long they are, no more."""
+    rules = []
+    for byte in (1, 2):
+        rule = family.Rule()
+        match = bytearray(iptc.Match(family.Rule(), "quota").match_buf)
+        match[31], match[40] = 77, byte
+        rule.add_match(iptc.Match(rule, match=bytes(match)))
+        rule.create_target("ACCEPT")
+        rules.append(rule)
+    assert str(rules[0]) == str(rules[1]) and rules[0] != rules[1]
+    from iptc import edits
+
+    chain = edits.ChainView(rules[0].nfproto, "INPUT", read=lambda: [rules[0].rule])
+    for _ in range(2):
+        assert chain.has(rules[0].rule) and not chain.has(rules[1].rule)
+    assert chain.locate(edits.first_like(rules[0].nfproto, rules[1].rule)) is None
