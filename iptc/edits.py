@@ -604,5 +604,5 @@ class Replay:
                 if isinstance(error, IPTCError):
                     raise
                 raise operation.refused(error.errno) from None
-            if self._view is not None:
+            if self._view is not None and operation is not self._operations[-1]:
                 operation.apply(self._view)

@@ -104,7 +104,8 @@ class Chain:
         return self._edit_each(rule, lambda entry: edits.EnsureRule(self.name, entry, position))
 
     def has_rule(self, rule):
-        """Whether there is a rule that says the same (`iptables -C`), as the table was last read; at once, after that read.
+        """Whether there is a rule that says the same (`iptables -C`), as the table was last read; in constant time from
+        the third question on.
 
         `rule in chain` is the same.
         """
