@@ -42,6 +42,7 @@ def extensions():
     libdir = (pkg_config("--variable=xtlibdir", "xtables") or [""])[0]
     modules = [
         extension("_core", []),
+        extension("_netlink", []),
         extension("_blob", []),
         extension("_words", []),
         extension("_draft", []),
@@ -51,6 +52,9 @@ def extensions():
         extension("_options", ["xtables"]),
         extension("_spec", ["xtables"]),
         extension("_restore", ["xtables"]),
+        extension("_nftexpr", []),
+        extension("_nftterms", []),
+        extension("_nft", []),
     ]
     from Cython.Build import cythonize
 

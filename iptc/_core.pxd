@@ -150,6 +150,7 @@ cdef str os_decode(bytes text)
 cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil
 cdef void mark_verdict(char *target, const char *name) noexcept nogil
 cdef bint is_verdict(const xt_entry_match *payload) noexcept nogil
+cdef bint is_verdict_name(const char *name) noexcept nogil
 
 cdef union Header:
     ipt_entry v4

@@ -530,10 +530,10 @@ cdef const char *_MARK = b"\xffverdict"
 cdef bint is_verdict(const xt_entry_match *payload) noexcept nogil:
     """Whether a target payload is a verdict, a jump, or no target."""
     return (payload.u.match_size == STANDARD_SIZE and payload.u.user.revision == 0
-            and (memcmp(payload.data, _MARK, 8) == 0 or _is_verdict_name(payload.u.user.name)))
+            and (memcmp(payload.data, _MARK, 8) == 0 or is_verdict_name(payload.u.user.name)))
 
 
-cdef bint _is_verdict_name(const char *name) noexcept nogil:
+cdef bint is_verdict_name(const char *name) noexcept nogil:
     return (name[0] == 0 or strcmp(name, b"ACCEPT") == 0 or strcmp(name, b"DROP") == 0
             or strcmp(name, b"RETURN") == 0 or strcmp(name, b"QUEUE") == 0)
 

@@ -193,6 +193,7 @@ cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *
 
 cdef const char *protocol_name(int proto, bint look_up) noexcept nogil
 cdef int prints_by_mask() except -1
+cdef int reads_compat_only() except -1
 
 # ------------------------------------------------------------- words of saved text
 

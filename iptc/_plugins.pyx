@@ -19,6 +19,10 @@ from ._core cimport (
     getsockopt, os_encode, socket, socklen_t,
 )
 from ._words import split_words
+from ._netlink cimport (
+    NLMSG_ERROR, Channel, Message, channel_close, channel_open, message_begin, message_end, message_next, message_scan, put_be32,
+    put_text,
+)
 from .errors import ParameterError, XTablesError
 
 cdef extern from *:
@@ -43,12 +47,30 @@ cdef extern from "_shim.h" nogil:
         const char *p_name
     protoent *getprotobynumber(int number)
 
+cdef extern from *:
+    """
+    #include <linux/netfilter/nf_tables_compat.h>
+    #include <sys/socket.h>
+    """
+    enum:
+        MSG_DONTWAIT
+        NFNL_MSG_COMPAT_GET
+        NFNL_SUBSYS_NFT_COMPAT
+        NFTA_COMPAT_NAME
+        NFTA_COMPAT_REV
+        NFTA_COMPAT_TYPE
+    struct nlmsghdr:
+        uint16_t nlmsg_type
+    ssize_t send(int fd, const void *data, size_t length, int flags)
+    ssize_t recv(int fd, void *data, size_t length, int flags)
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
 cdef extern from "<errno.h>" nogil:
     int errno_now "errno"
     enum:
+        EINVAL
         ENOENT
         EPROTONOSUPPORT
         ENOPROTOOPT
@@ -416,6 +438,37 @@ cdef _load(int nfproto, str name):
             return
 
 
+cdef int _ask_nf_tables(bint is_target, int nfproto, const char *name, int revision) noexcept:
+    """`NFNL_MSG_COMPAT_GET`: 0 if the kernel has this revision of an extension, else an errno."""
+    cdef Channel channel
+    cdef Message message
+    cdef size_t start
+    cdef ssize_t length
+    cdef int failed = channel_open(&channel)
+    if failed:
+        return failed
+    start = message_begin(&channel.request, NFNL_MSG_COMPAT_GET, 0, nfproto, 0)
+    put_text(&channel.request, NFTA_COMPAT_NAME, name)
+    put_be32(&channel.request, NFTA_COMPAT_REV, revision)
+    put_be32(&channel.request, NFTA_COMPAT_TYPE, is_target)
+    message_end(&channel.request, start)
+    failed = EINVAL
+    if not channel.request.failed:
+        (<nlmsghdr *> (channel.request.memory + start)).nlmsg_type = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
+        length = send(channel.fd, channel.request.memory, channel.request.length, 0)
+        if length > 0:
+            length = recv(channel.fd, channel.inbox.memory, channel.inbox.room, MSG_DONTWAIT)
+        if length < 0:
+            failed = errno_now
+        elif length >= <ssize_t> sizeof(nlmsghdr):
+            failed = 0
+            message_scan(&message, channel.inbox.memory, length)
+            if message_next(&message) and message.kind == -NLMSG_ERROR and message.length >= 4:
+                failed = -(<const int *> message.attributes)[0]
+    channel_close(&channel)
+    return failed
+
+
 cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) except -1:
     """`IPT_SO_GET_REVISION_MATCH` and its three sisters; revision 0 counts as there even when the kernel says no."""
     cdef tuple key = (is_target, nfproto, name, revision)
@@ -439,9 +492,11 @@ cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) excep
         option = IP6T_SO_GET_REVISION_TARGET if is_target else IP6T_SO_GET_REVISION_MATCH
     failed = errno_now if getsockopt(fd, family.level, option, &request, &length) < 0 else 0
     close(fd)
+    if failed == ENOPROTOOPT:
+        failed = _ask_nf_tables(is_target, nfproto, label, revision)      # this kernel has no ip_tables
     if not failed:
         _supported[key] = True
-    elif failed in (ENOENT, EPROTONOSUPPORT, ENOPROTOOPT):
+    elif failed in (ENOENT, EPROTONOSUPPORT, ENOPROTOOPT, EINVAL):
         _supported[key] = revision == 0
     else:
         return True
@@ -614,9 +669,12 @@ cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *
         plugin = find(is_target, nfproto, text_of(payload.u.user.name, length), payload.u.user.revision)
     except XTablesError:
         return None
-    if plugin is None or PAYLOAD_HEADER + plugin.c.size != payload.u.match_size:
-        return None
-    return plugin
+    if plugin is None or PAYLOAD_HEADER + plugin.c.size == payload.u.match_size:
+        return plugin
+    # nf_tables has longer prefixes than the structure of NFLOG, and its plugin prints them up to their NUL
+    if is_target and plugin.name == "NFLOG" and PAYLOAD_HEADER + plugin.c.size < payload.u.match_size:
+        return plugin
+    return None
 
 
 # ---------------------------------------------- what libxtables knows of iptables
@@ -667,13 +725,28 @@ cdef int prints_by_mask() except -1:
     return _by_mask
 
 
+cdef int _compat_only = -1
+
+
+cdef int reads_compat_only() except -1:
+    """Whether this host's iptables-nft reads matches in compat expressions only (before 1.8.8)."""
+    global _compat_only
+    if _compat_only < 0:
+        prints_by_mask()
+        _compat_only = _older_library()
+    return _compat_only
+
+
 cdef extern from *:
     """
     #include <dlfcn.h>
     /* came with 1.8.11, like that way of printing */
     static int _old_library(void) { return dlsym(RTLD_DEFAULT, "xtables_strtoul_base") == NULL; }
+    /* came with 1.8.8, like that way of reading */
+    static int _older_library(void) { return dlsym(RTLD_DEFAULT, "xtables_strdup") == NULL; }
     """
     int _old_library() nogil
+    int _older_library() nogil
 
 
 # ------------------------------------------------------------- words of saved text

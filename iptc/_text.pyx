@@ -43,15 +43,16 @@ def compare_key(int nfproto, bytes entry):
 
 
 cdef bytes _plain_header(int nfproto, bytes header):
-    """*header* without what has no effect: the name in `-i +`, and IPv6's mark that `-p all` was given."""
+    """*header* without what has no effect: the name in `-i +`, with its mask where it was read from nf_tables, and IPv6's mark
+    that `-p all` was given."""
     cdef Family *family = family_of(nfproto)
     cdef const unsigned char *raw = <const unsigned char *> PyBytes_AS_STRING(header)
     cdef size_t name
     cdef bytearray plain = None
     for name in (4 * family.address, 4 * family.address + 16):
-        if raw[name] and not raw[name + 32]:
+        if raw[name] and not raw[name + 32] or raw[name] == b'+' and raw[name + 1] == 0:
             plain = bytearray(header) if plain is None else plain
-            plain[name:name + 16] = bytes(16)
+            plain[name:name + 16] = plain[name + 32:name + 48] = bytes(16)
     if (nfproto != NFPROTO_IPV4 and raw[family.flags] & IP6T_F_PROTO and not raw[family.flags + 1] & IPT_INV_PROTO
             and not (<const uint16_t *> (raw + family.proto))[0]):
         plain = bytearray(header) if plain is None else plain
@@ -125,7 +126,9 @@ cdef bytes _payload_key(int nfproto, bint is_target, bytes payload):
     if is_target and is_verdict(raw):
         return name
     cdef Plugin plugin = find_for_payload(is_target, nfproto, raw)
-    cdef Py_ssize_t end = PyBytes_GET_SIZE(payload) if plugin is None else PAYLOAD_HEADER + plugin.c.userspacesize
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(payload)
+    if plugin is not None and PAYLOAD_HEADER + plugin.c.size == <size_t> end:
+        end = PAYLOAD_HEADER + plugin.c.userspacesize
     return name + b"\0" + payload[31:end]
 
 

@@ -1,0 +1,751 @@
+# cython: freethreading_compatible=False
+"""nf_tables' transport: attributes and messages, one socket, dumps, and batches that are applied whole or not at all.
+
+Everything that comes from the kernel is read within bounds; everything that goes to it is written from here. The kernel answers a
+request before `send` returns, so nothing ever waits.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc cimport errno as c_errno
+from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOBUFS, ENOMEM, EPERM
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset, strerror, strlen
+from posix.unistd cimport close
+
+from .errors import KernelError, kernel_error
+
+cdef extern from * nogil:
+    """
+    #include <arpa/inet.h>
+    #include <endian.h>
+    #include <sys/uio.h>
+    """
+    enum:
+        AF_NETLINK
+        SOCK_RAW
+        SOCK_CLOEXEC
+        NETLINK_NETFILTER
+        NETLINK_CAP_ACK
+        NETLINK_EXT_ACK
+        SOL_NETLINK
+        SOL_SOCKET
+        SO_SNDBUF
+        SO_SNDBUFFORCE
+        SO_RCVBUF
+        SO_RCVBUFFORCE
+        MSG_DONTWAIT
+        NFNETLINK_V0
+    struct nlmsghdr:
+        uint32_t nlmsg_len
+        uint16_t nlmsg_type
+        uint16_t nlmsg_flags
+        uint32_t nlmsg_seq
+        uint32_t nlmsg_pid
+    struct nfgenmsg:
+        uint8_t nfgen_family
+        uint8_t version
+        uint16_t res_id
+    struct nlattr:
+        uint16_t nla_len
+        uint16_t nla_type
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ctypedef unsigned int socklen_t
+    uint16_t htons(uint16_t number)
+    uint32_t htobe32(uint32_t number)
+    uint64_t htobe64(uint64_t number)
+    int socket(int domain, int kind, int protocol)
+    int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
+    ssize_t send(int fd, const void *data, size_t length, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    ssize_t recv(int fd, void *data, size_t length, int flags)
+
+cdef enum:
+    ATTRIBUTE_HEAD = 4
+    ATTRIBUTE_MOST = 0xffff
+    MESSAGE_HEAD = 16            # struct nlmsghdr
+    NFT_MSG_GETRULE_RESET = 25   # headers before Linux 6.2 do not have it
+    GENERAL_HEAD = 20            # and struct nfgenmsg
+    # the kernel fills as much of a dump into one answer as the largest buffer it has seen, up to 32 KiB
+    INBOX_ROOM = 65536
+    ERROR_SIZE = 4096            # what one answer weighs in the socket's buffer, amply
+
+# --------------------------------------------------------------- attributes
+
+
+cdef void attribute_scan(Attribute *cursor, const char *data, size_t length) noexcept nogil:
+    """Begin to read the attributes in *length* bytes."""
+    memset(cursor, 0, sizeof(cursor[0]))
+    cursor.at = data
+    cursor.end = data + length
+
+
+cdef bint attribute_next(Attribute *cursor) noexcept nogil:
+    """Read the next attribute: False at the end, or where what follows is none."""
+    cdef size_t left = cursor.end - cursor.at, length
+    if left < ATTRIBUTE_HEAD:
+        return False
+    length = (<const nlattr *> cursor.at).nla_len
+    if length < ATTRIBUTE_HEAD or length > left:
+        return False
+    cursor.kind = (<const nlattr *> cursor.at).nla_type & NLA_TYPE_MASK
+    cursor.data = cursor.at + ATTRIBUTE_HEAD
+    cursor.length = length - ATTRIBUTE_HEAD
+    length = (length + 3) & ~<size_t> 3
+    cursor.at = cursor.end if length > left else cursor.at + length
+    return True
+
+
+cdef bint attribute_text(const Attribute *cursor, const char *text) noexcept nogil:
+    """Whether the attribute is *text*, with or without its NUL."""
+    cdef size_t length = strlen(text)
+    if cursor.length == length + 1 and cursor.data[length] == 0 or cursor.length == length:
+        return _same(cursor.data, text, length)
+    return False
+
+
+cdef bint _same(const char *one, const char *other, size_t length) noexcept nogil:
+    cdef size_t i
+    for i in range(length):
+        if one[i] != other[i]:
+            return False
+    return True
+
+
+cdef uint32_t attribute_be32(const Attribute *cursor) noexcept nogil:
+    """The 32-bit number in the attribute, 0 if it is too short."""
+    cdef uint32_t number
+    if cursor.length < 4:
+        return 0
+    memcpy(&number, cursor.data, 4)
+    return htobe32(number)
+
+
+cdef uint64_t attribute_be64(const Attribute *cursor) noexcept nogil:
+    """The 64-bit number in the attribute, 0 if it is too short."""
+    cdef uint64_t number
+    if cursor.length < 8:
+        return 0
+    memcpy(&number, cursor.data, 8)
+    return htobe64(number)
+
+
+cdef bint writer_reserve(Writer *writer, size_t more) noexcept nogil:
+    """Make room for *more* bytes; False, and `failed`, if there is none."""
+    cdef size_t room = writer.room
+    cdef char *memory
+    if writer.failed:
+        return False
+    if writer.room - writer.length >= more:
+        return True
+    while room - writer.length < more:
+        room = room * 2 + 1024
+    memory = <char *> realloc(writer.memory, room)
+    if memory == NULL:
+        writer.failed = True
+        return False
+    writer.memory = memory
+    writer.room = room
+    return True
+
+
+cdef char *put_room(Writer *writer, int kind, size_t length) noexcept nogil:
+    """Write an attribute of *length* zero bytes and return where they are, or NULL."""
+    cdef size_t whole = (ATTRIBUTE_HEAD + length + 3) & ~<size_t> 3
+    cdef char *at
+    if ATTRIBUTE_HEAD + length > ATTRIBUTE_MOST:
+        writer.failed = True
+        return NULL
+    if not writer_reserve(writer, whole):
+        return NULL
+    at = writer.memory + writer.length
+    memset(at, 0, whole)
+    (<nlattr *> at).nla_len = ATTRIBUTE_HEAD + length
+    (<nlattr *> at).nla_type = kind
+    writer.length += whole
+    return at + ATTRIBUTE_HEAD
+
+
+cdef void put(Writer *writer, int kind, const void *data, size_t length) noexcept nogil:
+    """Write an attribute."""
+    cdef char *room = put_room(writer, kind, length)
+    if room != NULL:
+        memcpy(room, data, length)
+
+
+cdef void put_text(Writer *writer, int kind, const char *text) noexcept nogil:
+    """Write an attribute with *text* and its NUL."""
+    put(writer, kind, text, strlen(text) + 1)
+
+
+cdef void put_be32(Writer *writer, int kind, uint32_t number) noexcept nogil:
+    """Write an attribute with a 32-bit number."""
+    number = htobe32(number)
+    put(writer, kind, &number, 4)
+
+
+cdef void put_be64(Writer *writer, int kind, uint64_t number) noexcept nogil:
+    """Write an attribute with a 64-bit number."""
+    number = htobe64(number)
+    put(writer, kind, &number, 8)
+
+
+cdef size_t nest(Writer *writer, int kind) noexcept nogil:
+    """Begin an attribute that holds attributes; `nest_end` takes what this returns."""
+    cdef size_t start = writer.length
+    put_room(writer, kind | NLA_F_NESTED, 0)
+    return start
+
+
+cdef void nest_end(Writer *writer, size_t start) noexcept nogil:
+    """End the attribute that began at *start*."""
+    cdef size_t length = writer.length - start
+    if writer.failed:
+        return
+    if length > ATTRIBUTE_MOST:
+        writer.failed = True
+        return
+    (<nlattr *> (writer.memory + start)).nla_len = length
+
+
+# ----------------------------------------------------------------- messages
+
+cdef void message_scan(Message *cursor, const char *data, size_t length) noexcept nogil:
+    """Begin to read the messages in *length* bytes."""
+    memset(cursor, 0, sizeof(cursor[0]))
+    cursor.at = data
+    cursor.end = data + length
+
+
+cdef bint message_next(Message *cursor) noexcept nogil:
+    """Read the next message: False at the end, or where what follows is none."""
+    cdef size_t left = cursor.end - cursor.at, length, head = MESSAGE_HEAD
+    cdef const nlmsghdr *header = <const nlmsghdr *> cursor.at
+    if left < MESSAGE_HEAD:
+        return False
+    length = header.nlmsg_len
+    if length < MESSAGE_HEAD or length > left:
+        return False
+    cursor.kind = header.nlmsg_type
+    cursor.flags = header.nlmsg_flags
+    cursor.sequence = header.nlmsg_seq
+    cursor.nfproto = 0
+    if header.nlmsg_type >> 8 == NFNL_SUBSYS_NFTABLES:
+        if length < GENERAL_HEAD:
+            return False
+        cursor.kind = header.nlmsg_type & 0xff
+        cursor.nfproto = (<const nfgenmsg *> (cursor.at + MESSAGE_HEAD)).nfgen_family
+        head = GENERAL_HEAD
+    elif header.nlmsg_type >= 16:
+        return False                # of another subsystem
+    else:
+        # the kernel's own messages: their kinds stand apart from those of nf_tables
+        cursor.kind = -<int> header.nlmsg_type
+    cursor.attributes = cursor.at + head
+    cursor.length = length - head
+    length = (length + 3) & ~<size_t> 3
+    cursor.at = cursor.end if length > left else cursor.at + length
+    return True
+
+
+cdef size_t message_begin(Writer *writer, int kind, int flags, int nfproto, uint32_t sequence) noexcept nogil:
+    """Begin a message of nf_tables, or with a negative *kind* one that every subsystem has; `message_end` takes what this returns."""
+    cdef size_t start = writer.length
+    cdef nlmsghdr *header
+    cdef nfgenmsg *general
+    if not writer_reserve(writer, GENERAL_HEAD):
+        return start
+    header = <nlmsghdr *> (writer.memory + start)
+    general = <nfgenmsg *> (writer.memory + start + MESSAGE_HEAD)
+    header.nlmsg_len = GENERAL_HEAD
+    header.nlmsg_type = -kind if kind < 0 else NFNL_SUBSYS_NFTABLES << 8 | kind
+    header.nlmsg_flags = NLM_F_REQUEST | flags
+    header.nlmsg_seq = sequence
+    header.nlmsg_pid = 0
+    general.nfgen_family = nfproto
+    general.version = NFNETLINK_V0
+    general.res_id = htons(NFNL_SUBSYS_NFTABLES) if kind < 0 else 0
+    writer.length += GENERAL_HEAD
+    return start
+
+
+cdef void message_end(Writer *writer, size_t start) noexcept nogil:
+    """End the message that began at *start*."""
+    if not writer.failed:
+        (<nlmsghdr *> (writer.memory + start)).nlmsg_len = writer.length - start
+
+
+# ---------------------------------------------------------------- the socket
+
+cdef int channel_open(Channel *channel) noexcept nogil:
+    """Open the socket, in the network namespace of this thread."""
+    cdef int on = 1
+    memset(channel, 0, sizeof(channel[0]))
+    channel.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
+    if channel.fd < 0:
+        return c_errno.errno
+    # an error need not bring back the message it is about
+    setsockopt(channel.fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof(on))
+    setsockopt(channel.fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof(on))
+    if not writer_reserve(&channel.inbox, INBOX_ROOM):
+        channel_close(channel)
+        return ENOMEM
+    return 0
+
+
+cdef void channel_close(Channel *channel) noexcept nogil:
+    """Close the socket and free its buffers; again does nothing."""
+    if channel.fd >= 0:
+        close(channel.fd)
+    free(channel.request.memory)
+    free(channel.inbox.memory)
+    memset(channel, 0, sizeof(channel[0]))
+    channel.fd = -1
+
+
+cdef ssize_t _receive(Channel *channel) noexcept nogil:
+    """Receive one answer into the inbox: its length, or a negative errno; there is one, or it was lost."""
+    cdef ssize_t length
+    while True:
+        length = recv(channel.fd, channel.inbox.memory, channel.inbox.room, MSG_DONTWAIT)
+        if length > 0:
+            return length
+        if length == 0:
+            return -EINVAL
+        if c_errno.errno != EINTR:
+            return -c_errno.errno
+
+
+cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *attributes, size_t length) noexcept nogil:
+    """Send one request."""
+    cdef size_t start
+    channel.sequence += 1
+    channel.request.length = 0
+    start = message_begin(&channel.request, kind, flags, nfproto, channel.sequence)
+    if writer_reserve(&channel.request, length):
+        memcpy(channel.request.memory + channel.request.length, attributes, length)
+        channel.request.length += length
+    message_end(&channel.request, start)
+    if channel.request.failed:
+        channel.request.failed = False
+        return ENOMEM
+    while send(channel.fd, channel.request.memory, channel.request.length, 0) < 0:
+        if c_errno.errno != EINTR:
+            return c_errno.errno
+    return 0
+
+
+cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context, bint *interrupted) noexcept nogil:
+    """Hand the one answer to the last request to *receiver*, or all of a dump."""
+    cdef Message message
+    cdef ssize_t length
+    cdef int failed = 0
+    interrupted[0] = False
+    while True:
+        length = _receive(channel)
+        if length < 0:
+            return ENOBUFS if length == -EAGAIN else -length
+        message_scan(&message, channel.inbox.memory, length)
+        while message_next(&message):
+            if message.sequence != channel.sequence:
+                continue             # the rest of a dump that failed
+            if message.flags & NLM_F_DUMP_INTR:
+                interrupted[0] = True
+            if message.kind == -NLMSG_ERROR or message.kind == -NLMSG_DONE:
+                if message.length < 4:
+                    return failed
+                return failed or -(<const int *> message.attributes)[0]
+            if message.kind > 0 and not failed:
+                failed = receiver(context, &message)
+                if not dump:
+                    return failed
+
+
+cdef int channel_dump(Channel *channel, int kind, int nfproto, const char *attributes, size_t length,
+                      Receiver receiver, void *context, bint *interrupted) noexcept nogil:
+    """Dump: each message goes to *receiver*; *interrupted* says that the ruleset changed meanwhile."""
+    cdef int failed = _ask(channel, kind, NLM_F_DUMP, nfproto, attributes, length)
+    return failed or _answers(channel, True, receiver, context, interrupted)
+
+
+cdef int channel_get(Channel *channel, int kind, int nfproto, const char *attributes, size_t length,
+                     Receiver receiver, void *context) noexcept nogil:
+    """Ask for one thing; what is found goes to *receiver*."""
+    cdef bint interrupted
+    cdef int failed = _ask(channel, kind, 0, nfproto, attributes, length)
+    return failed or _answers(channel, False, receiver, context, &interrupted)
+
+
+cdef int _take_generation(void *context, const Message *message) noexcept nogil:
+    cdef Attribute attribute
+    attribute_scan(&attribute, message.attributes, message.length)
+    while message.kind == NFT_MSG_NEWGEN and attribute_next(&attribute):
+        if attribute.kind == NFTA_GEN_ID:
+            (<uint32_t *> context)[0] = attribute_be32(&attribute)
+    return 0
+
+
+cdef int channel_generation(Channel *channel, uint32_t *generation) noexcept nogil:
+    """The number that each commit in this namespace raises."""
+    return channel_get(channel, NFT_MSG_GETGEN, 0, NULL, 0, _take_generation, generation)
+
+
+cdef int _keep_message(void *context, const Message *message) noexcept nogil:
+    """Copy the message, padded, behind those before it."""
+    cdef Writer *kept = <Writer *> context
+    cdef size_t length = GENERAL_HEAD + message.length
+    cdef size_t whole = (length + 3) & ~<size_t> 3
+    if not writer_reserve(kept, whole):
+        return ENOMEM
+    memset(kept.memory + kept.length + length, 0, whole - length)
+    memcpy(kept.memory + kept.length, message.attributes - GENERAL_HEAD, length)
+    kept.length += whole
+    return 0
+
+
+cdef str _strerror(int error):
+    """What iptables calls *error* of nf_tables."""
+    return "Permission denied (you must be root) without CAP_NET_ADMIN" if error == EPERM else strerror(error).decode()
+
+
+cdef class Socket:
+    """One netlink socket of nf_tables. Serves one thread at a time; it stays in the namespace of the thread that opened it.
+
+    Messages go in and come out as the kernel has them (`struct nlmsghdr`, `struct nfgenmsg`, attributes). Raises
+    `AccessDenied` without CAP_NET_ADMIN.
+    """
+
+    def __cinit__(self):
+        self.channel.fd = -1
+
+    def __dealloc__(self):
+        channel_close(&self.channel)
+
+    def __init__(self):
+        channel_close(&self.channel)
+        self._check(channel_open(&self.channel), "can't open nf_tables")
+
+    cdef int _check(self, int failed, str what) except -1:
+        if failed == ENOMEM:
+            raise MemoryError
+        if failed:
+            raise kernel_error(what, failed, _strerror(failed))
+        return 0
+
+    cdef int _open(self) except -1:
+        if self.channel.fd < 0:
+            raise KernelError("this socket is closed", 9, "Bad file descriptor")
+        return 0
+
+    def close(self):
+        """Close it."""
+        channel_close(&self.channel)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    @property
+    def closed(self):
+        """Whether it was closed."""
+        return self.channel.fd < 0
+
+    def generation(self):
+        """Return the number that each commit in this network namespace raises."""
+        cdef uint32_t generation = 0
+        cdef int failed
+        self._open()
+        with nogil:
+            failed = channel_generation(&self.channel, &generation)
+        self._check(failed, "can't read nf_tables")
+        return generation
+
+    def get(self, int kind, int nfproto, bytes attributes not None=b""):
+        """Return the messages that answer one question; `NotFound` if it is about what is not there."""
+        return self._read(kind, nfproto, attributes, False)[0]
+
+    def dump(self, int kind, int nfproto, bytes attributes not None=b""):
+        """Return (the messages of a dump, whether the ruleset changed while it was made)."""
+        return self._read(kind, nfproto, attributes, True)
+
+    cdef tuple _read(self, int kind, int nfproto, bytes attributes, bint dump):
+        cdef Writer kept
+        cdef const char *raw = PyBytes_AS_STRING(attributes)
+        cdef size_t length = PyBytes_GET_SIZE(attributes)
+        cdef bint interrupted = False
+        cdef int failed
+        self._open()
+        memset(&kept, 0, sizeof(kept))
+        try:
+            with nogil:
+                if dump:
+                    failed = channel_dump(&self.channel, kind, nfproto, raw, length, _keep_message, &kept, &interrupted)
+                else:
+                    failed = channel_get(&self.channel, kind, nfproto, raw, length, _keep_message, &kept)
+            self._check(failed, "can't read nf_tables")
+            return PyBytes_FromStringAndSize(kept.memory, kept.length), interrupted
+        finally:
+            free(kept.memory)
+
+    def zero_rule(self, int nfproto, bytes table not None, bytes chain not None, uint64_t handle):
+        """Set the counters of one rule to zero, at once and not as part of a batch; Linux 6.2 and later can."""
+        cdef Writer question
+        memset(&question, 0, sizeof(question))
+        try:
+            put_text(&question, NFTA_RULE_TABLE, PyBytes_AS_STRING(table))
+            put_text(&question, NFTA_RULE_CHAIN, PyBytes_AS_STRING(chain))
+            put_be64(&question, NFTA_RULE_HANDLE, handle)
+            if question.failed:
+                raise MemoryError
+            self.get(NFT_MSG_GETRULE_RESET, nfproto, question.memory[:question.length])
+        finally:
+            free(question.memory)
+
+    def send(self, Batch batch not None, generation=None, bint test=False):
+        """Apply *batch* whole, or nothing of it: return [(message, errno, text)…] of what was refused, by the number of the message.
+
+        -1 stands for the batch as a whole: ERESTART if *generation* is given and is not the present one. With *test*
+        the kernel checks everything and applies nothing.
+        """
+        cdef Writer begin, end
+        cdef iovec parts[3]
+        cdef msghdr message
+        cdef size_t start
+        cdef int size, failed = 0
+        cdef ssize_t sent
+        self._open()
+        if batch.writer.failed:
+            raise MemoryError
+        memset(&begin, 0, sizeof(begin))
+        memset(&end, 0, sizeof(end))
+        memset(&message, 0, sizeof(message))
+        try:
+            start = message_begin(&begin, -<int> NFNL_MSG_BATCH_BEGIN, 0, 0, 0)
+            if generation is not None:
+                put_be32(&begin, NFNL_BATCH_GENID, generation)
+            message_end(&begin, start)
+            # without its end the kernel takes back a batch that it found good
+            message_begin(&end, -<int> NFNL_MSG_BATCH_END, 0, 0, batch.messages + 1)
+            if begin.failed or end.failed:
+                raise MemoryError
+            parts[0].iov_base, parts[0].iov_len = begin.memory, begin.length
+            parts[1].iov_base, parts[1].iov_len = batch.writer.memory, batch.writer.length
+            parts[2].iov_base, parts[2].iov_len = end.memory, end.length
+            message.msg_iov = parts
+            message.msg_iovlen = 2 if test else 3
+            size = _at_most(batch.writer.length + 65536)
+            _set_buffer(self.channel.fd, SO_SNDBUFFORCE, SO_SNDBUF, size)
+            size = _at_most(batch.messages * <size_t> ERROR_SIZE + 262144)
+            _set_buffer(self.channel.fd, SO_RCVBUFFORCE, SO_RCVBUF, size)
+            with nogil:
+                while True:
+                    sent = sendmsg(self.channel.fd, &message, 0)
+                    if sent >= 0:
+                        break
+                    if c_errno.errno != EINTR:
+                        failed = c_errno.errno
+                        break
+            self._check(failed, "can't send to nf_tables")
+            return self._refusals()
+        finally:
+            free(begin.memory)
+            free(end.memory)
+
+    cdef list _refusals(self):
+        """What the kernel said of the batch that was just sent: nothing, if it is applied."""
+        cdef list refused = []
+        cdef Message message
+        cdef ssize_t length
+        while True:
+            with nogil:
+                length = _receive(&self.channel)
+            if length == -EAGAIN:
+                break
+            if length == -ENOBUFS:
+                continue            # there were more errors than the buffer holds; the first ones are in it
+            if length < 0:
+                self._check(-length, "can't read nf_tables")
+            message_scan(&message, self.channel.inbox.memory, length)
+            while message_next(&message):
+                if message.kind == -NLMSG_ERROR and message.length >= 4 and (<const int *> message.attributes)[0]:
+                    refused.append((<Py_ssize_t> message.sequence - 1, -(<const int *> message.attributes)[0],
+                                    _explanation(&message)))
+        refused.sort()
+        return refused
+
+
+cdef int _at_most(size_t size) noexcept nogil:
+    return <int> size if size < 0x3fffffff else 0x3fffffff
+
+
+cdef void _set_buffer(int fd, int forced, int plain, int size) noexcept nogil:
+    if setsockopt(fd, SOL_SOCKET, forced, &size, sizeof(size)) < 0:
+        setsockopt(fd, SOL_SOCKET, plain, &size, sizeof(size))
+
+
+cdef str _explanation(const Message *message):
+    """The kernel's sentence about an error, "" if it has none."""
+    cdef Attribute attribute
+    if not message.flags & NLM_F_ACK_TLVS or message.length < 20:
+        return ""
+    # behind struct nlmsgerr: an errno, and the head of the message it is about
+    attribute_scan(&attribute, message.attributes + 20, message.length - 20)
+    while attribute_next(&attribute):
+        if attribute.kind == NLMSGERR_ATTR_MSG and attribute.length:
+            return attribute.data[:attribute.length - 1].decode("utf-8", "replace")
+    return ""
+
+
+# ------------------------------------------------------------------ batches
+
+cdef class Batch:
+    """Messages that are applied together. Names are bytes; each verb returns the number of its message, from 0."""
+
+    cdef Writer writer
+    cdef readonly Py_ssize_t messages
+
+    def __dealloc__(self):
+        free(self.writer.memory)
+
+    cdef size_t _begin(self, int kind, int flags, int nfproto, int table_kind, bytes table):
+        cdef size_t start
+        self.messages += 1
+        start = message_begin(&self.writer, kind, flags, nfproto, self.messages)
+        put_text(&self.writer, table_kind, PyBytes_AS_STRING(table))
+        return start
+
+    cdef Py_ssize_t _end(self, size_t start) except -1:
+        if self.writer.failed:
+            raise MemoryError
+        message_end(&self.writer, start)
+        return self.messages - 1
+
+    def add_table(self, int nfproto, bytes table not None):
+        """Create a table; if it is there, nothing happens."""
+        return self._end(self._begin(NFT_MSG_NEWTABLE, NLM_F_CREATE, nfproto, NFTA_TABLE_NAME, table))
+
+    def add_chain(self, int nfproto, bytes table not None, bytes chain not None):
+        """Create a user chain, which must not be there."""
+        cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, nfproto, NFTA_CHAIN_TABLE, table)
+        put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(chain))
+        return self._end(start)
+
+    def add_base_chain(self, int nfproto, bytes table not None, bytes chain not None, int hook, bytes kind not None,
+                       int priority, policy=None, counters=None):
+        """Create a base chain, or set its policy (0 drop, 1 accept) and its counters (packets, bytes) where they are given."""
+        cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, NLM_F_CREATE, nfproto, NFTA_CHAIN_TABLE, table)
+        cdef size_t inner
+        put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(chain))
+        inner = nest(&self.writer, NFTA_CHAIN_HOOK)
+        put_be32(&self.writer, NFTA_HOOK_HOOKNUM, hook)
+        put_be32(&self.writer, NFTA_HOOK_PRIORITY, <uint32_t> priority)
+        nest_end(&self.writer, inner)
+        put_text(&self.writer, NFTA_CHAIN_TYPE, PyBytes_AS_STRING(kind))
+        if policy is not None:
+            put_be32(&self.writer, NFTA_CHAIN_POLICY, policy)
+        if counters is not None:
+            inner = nest(&self.writer, NFTA_CHAIN_COUNTERS)
+            put_be64(&self.writer, NFTA_COUNTER_PACKETS, counters[0])
+            put_be64(&self.writer, NFTA_COUNTER_BYTES, counters[1])
+            nest_end(&self.writer, inner)
+        return self._end(start)
+
+    def rename_chain(self, int nfproto, bytes table not None, uint64_t handle, bytes name not None):
+        """Give the chain with *handle* another name."""
+        cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, 0, nfproto, NFTA_CHAIN_TABLE, table)
+        put_be64(&self.writer, NFTA_CHAIN_HANDLE, handle)
+        put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(name))
+        return self._end(start)
+
+    def delete_chain(self, int nfproto, bytes table not None, bytes chain not None):
+        """Delete a chain, which must have no rules."""
+        cdef size_t start = self._begin(NFT_MSG_DELCHAIN, NLM_F_NONREC, nfproto, NFTA_CHAIN_TABLE, table)
+        put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(chain))
+        return self._end(start)
+
+    cdef size_t _rule(self, int kind, int flags, int nfproto, bytes table, bytes chain):
+        cdef size_t start = self._begin(kind, flags, nfproto, NFTA_RULE_TABLE, table)
+        put_text(&self.writer, NFTA_RULE_CHAIN, PyBytes_AS_STRING(chain))
+        return start
+
+    cdef void _paste(self, bytes attributes) noexcept:
+        if writer_reserve(&self.writer, PyBytes_GET_SIZE(attributes)):
+            memcpy(self.writer.memory + self.writer.length, PyBytes_AS_STRING(attributes), PyBytes_GET_SIZE(attributes))
+            self.writer.length += PyBytes_GET_SIZE(attributes)
+
+    def add_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None):
+        """Append *rule* (attributes, as `_nft.encode` makes them). Later messages know it by the number that this returns."""
+        cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, nfproto, table, chain)
+        put_be32(&self.writer, NFTA_RULE_ID, self.messages)
+        self._paste(rule)
+        return self._end(start)
+
+    def insert_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None, handle=None,
+                    number=None):
+        """Insert *rule* before the rule with *handle*, or before that of message *number*, else at the head."""
+        cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE, nfproto, table, chain)
+        put_be32(&self.writer, NFTA_RULE_ID, self.messages)
+        if handle is not None:
+            put_be64(&self.writer, NFTA_RULE_POSITION, handle)
+        elif number is not None:
+            put_be32(&self.writer, NFTA_RULE_POSITION_ID, number + 1)
+        self._paste(rule)
+        return self._end(start)
+
+    def replace_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None, uint64_t handle):
+        """Put *rule* in the place of the rule with *handle*."""
+        cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_REPLACE, nfproto, table, chain)
+        put_be32(&self.writer, NFTA_RULE_ID, self.messages)
+        put_be64(&self.writer, NFTA_RULE_HANDLE, handle)
+        self._paste(rule)
+        return self._end(start)
+
+    def delete_rule(self, int nfproto, bytes table not None, bytes chain not None, handle=None, number=None):
+        """Delete the rule with *handle*, or that of message *number*; all rules of the chain if neither is given."""
+        cdef size_t start = self._rule(NFT_MSG_DELRULE, 0, nfproto, table, chain)
+        if handle is not None:
+            put_be64(&self.writer, NFTA_RULE_HANDLE, handle)
+        elif number is not None:
+            put_be32(&self.writer, NFTA_RULE_ID, number + 1)
+        return self._end(start)
+
+
+# ----------------------------------------------------- attributes for Python
+
+def attribute(int kind, bytes data not None):
+    """Return one attribute, padded."""
+    cdef Writer writer
+    memset(&writer, 0, sizeof(writer))
+    try:
+        put(&writer, kind, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        if writer.failed:
+            raise kernel_error("can't build a message", EINVAL, "the attribute is too long")
+        return PyBytes_FromStringAndSize(writer.memory, writer.length)
+    finally:
+        free(writer.memory)
+
+
+def attributes(bytes data not None):
+    """Return [(kind, data)…] of the attributes in *data*, up to where it is none."""
+    cdef Attribute cursor
+    cdef list found = []
+    attribute_scan(&cursor, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    while attribute_next(&cursor):
+        found.append((cursor.kind, PyBytes_FromStringAndSize(cursor.data, cursor.length)))
+    return found
+
+
+def messages(bytes data not None):
+    """Return [(kind, family, attributes)…] of the messages in *data*, up to where it is none."""
+    cdef Message cursor
+    cdef list found = []
+    message_scan(&cursor, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    while message_next(&cursor):
+        found.append((cursor.kind, cursor.nfproto, PyBytes_FromStringAndSize(cursor.attributes, cursor.length)))
+    return found

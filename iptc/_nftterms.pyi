@@ -1,0 +1,1 @@
+"""What `_nftterms` gives to the rest of the package: to C alone."""
