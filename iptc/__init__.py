@@ -1,6 +1,7 @@
 """The Linux firewall from Python: tables, chains and rules of iptables, at the kernel's own speed."""
 
 from . import errors
+from .backends import backend
 from .errors import (
     AccessDenied,
     Conflict,

@@ -8,6 +8,7 @@ from . import ip6tc as ip6tc
 from . import util as util
 from . import version as version
 from . import xtables as xtables
+from .backends import backend as backend
 from .counters import CounterReader as CounterReader
 from .counters import Snapshot as Snapshot
 from .errors import AccessDenied as AccessDenied

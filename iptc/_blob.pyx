@@ -27,111 +27,6 @@ from ._core cimport (
 from ._core import HOOKS
 from .errors import Conflict, KernelError, ParameterError, kernel_error
 
-cdef extern from *:
-    """
-    #include <stdint.h>
-    #include <string.h>
-
-    /* Folded multiplication: fast, and good enough to tell rulesets apart that nobody made to collide. */
-    static inline uint64_t blob_mix(uint64_t a, uint64_t b)
-    {
-        __uint128_t product = (__uint128_t)a * b;
-        return (uint64_t)product ^ (uint64_t)(product >> 64);
-    }
-
-    static inline uint64_t blob_word(const char *at)
-    {
-        uint64_t word;
-        memcpy(&word, at, 8);
-        return word;
-    }
-
-    #define BLOB_K0 0x9e3779b97f4a7c15u
-    #define BLOB_K1 0xbf58476d1ce4e5b9u
-    #define BLOB_K2 0x94d049bb133111ebu
-
-    struct blob_digest { uint64_t a, b, c; };
-
-    static inline void blob_begin(struct blob_digest *digest, uint64_t seed)
-    {
-        digest->a = seed ^ BLOB_K0;
-        digest->b = seed ^ BLOB_K1;
-        digest->c = seed ^ BLOB_K2;
-    }
-
-    /* length is a multiple of 4; that it tells apart what was absorbed in one piece or in two is not needed */
-    static inline void blob_absorb(struct blob_digest *digest, const char *at, size_t length)
-    {
-        uint64_t a = digest->a, b = digest->b, c = digest->c;
-
-        for (; length >= 48; length -= 48, at += 48) {
-            a = blob_mix(blob_word(at) ^ a, blob_word(at + 8) ^ BLOB_K0);
-            b = blob_mix(blob_word(at + 16) ^ b, blob_word(at + 24) ^ BLOB_K1);
-            c = blob_mix(blob_word(at + 32) ^ c, blob_word(at + 40) ^ BLOB_K2);
-        }
-        if (length >= 32) {
-            a = blob_mix(blob_word(at) ^ a, blob_word(at + 8) ^ BLOB_K0);
-            b = blob_mix(blob_word(at + 16) ^ b, blob_word(at + 24) ^ BLOB_K1);
-            length -= 32;
-            at += 32;
-        } else if (length >= 16) {
-            a = blob_mix(blob_word(at) ^ a, blob_word(at + 8) ^ BLOB_K0);
-            length -= 16;
-            at += 16;
-        }
-        if (length >= 8) {
-            b = (b ^ blob_word(at)) * BLOB_K1;
-            b ^= b >> 29;
-            length -= 8;
-            at += 8;
-        }
-        if (length >= 4) {
-            uint32_t half;
-            memcpy(&half, at, 4);
-            b = (b ^ half) * BLOB_K2;
-            b ^= b >> 29;
-        }
-        digest->a = a;
-        digest->b = b;
-        digest->c = c;
-    }
-
-    /* The head of a payload: size, name, revision. The kernel writes a name up to its NUL; what stands behind it is
-     * whatever stood in the buffer, and counts for nothing. */
-    static inline void blob_absorb_head(struct blob_digest *digest, const char *at)
-    {
-        uint64_t c = digest->c ^ ((uint64_t)(unsigned char)at[31] << 32), ones = 0x0101010101010101u;
-
-        for (int i = 0; i < 32; i += 8) {
-            uint64_t word = blob_word(at + i), full, ends;
-
-            #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-            word = __builtin_bswap64(word);
-            #endif
-            full = i ? word : word | 0xffff;        /* the size may have zero bytes */
-            ends = (full - ones) & ~full & (ones << 7);
-            if (ends)
-                word &= (ends & -ends) - 1;
-            c = (c ^ word) * BLOB_K1;
-            c ^= c >> 29;
-            if (ends)
-                break;
-        }
-        digest->c = c;
-    }
-
-    static inline uint64_t blob_finish(const struct blob_digest *digest)
-    {
-        return blob_mix(digest->a ^ BLOB_K1, blob_mix(digest->b ^ BLOB_K2, digest->c ^ BLOB_K0)) | 1;   /* never 0 */
-    }
-    """
-    struct blob_digest:
-        uint64_t a, b, c
-    void blob_begin(blob_digest *digest, uint64_t seed) nogil
-    void blob_absorb(blob_digest *digest, const char *at, size_t length) nogil
-    void blob_absorb_head(blob_digest *digest, const char *at) nogil
-    uint64_t blob_finish(const blob_digest *digest) nogil
-
 cdef extern from "Python.h":
     int PyGC_Disable()
     int PyGC_Enable()
@@ -568,10 +463,6 @@ cdef class Numbers:
 
 cdef class Counts:
     """The packets and bytes of all rules of a table at one moment: two rows of uint64, one slot a rule."""
-
-    cdef uint64_t *packet_row
-    cdef uint64_t *byte_row
-    cdef readonly Py_ssize_t rules
 
     def __dealloc__(self):
         free(self.packet_row)

@@ -142,6 +142,8 @@ cdef int _put_opaque(Writer *writer, Family *family, const char *entry, char *sc
     if room < OPAQUE_HEAD:
         raise ParameterError("not a rule that was read from nf_tables")
     memcpy(&length, target + TARGET_HEADER, OPAQUE_HEAD)
+    if length == 0:
+        return 0
     if length > room - OPAQUE_HEAD:
         raise Unsupported("the rule was written by another program, and is too long to be written again")
     if not writer_reserve(writer, length):

@@ -188,6 +188,7 @@ cdef class Plugin:
 
 cdef Plugin find(bint is_target, int nfproto, str name, revision)
 cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload)
+cdef bint fits(const PluginRow *row, const xt_entry_match *payload) noexcept nogil
 
 # ---------------------------------------------- what libxtables knows of iptables
 

@@ -669,12 +669,15 @@ cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *
         plugin = find(is_target, nfproto, text_of(payload.u.user.name, length), payload.u.user.revision)
     except XTablesError:
         return None
-    if plugin is None or PAYLOAD_HEADER + plugin.c.size == payload.u.match_size:
-        return plugin
-    # nf_tables has longer prefixes than the structure of NFLOG, and its plugin prints them up to their NUL
-    if is_target and plugin.name == "NFLOG" and PAYLOAD_HEADER + plugin.c.size < payload.u.match_size:
-        return plugin
-    return None
+    return plugin if plugin is not None and fits(&plugin.row, payload) else None
+
+
+cdef bint fits(const PluginRow *row, const xt_entry_match *payload) noexcept nogil:
+    """Whether the plugin of *row* can print a payload of this size."""
+    if row.size == payload.u.match_size:
+        return True
+    # nf_tables has longer prefixes than the structure of NFLOG, which is printed up to its NUL
+    return row.size < payload.u.match_size and strcmp(payload.u.user.name, b"NFLOG") == 0
 
 
 # ---------------------------------------------- what libxtables knows of iptables

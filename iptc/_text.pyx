@@ -16,7 +16,7 @@ from ._core cimport (
     is_verdict, next_offset, os_encode, target_offset, xt_counters, xt_entry_match,
 )
 from ._plugins cimport (
-    PAYLOAD_HEADER, Plugin, PluginRow, captured, find_for_payload, known, learn, printed_text, prints_by_mask, protocol_name,
+    PAYLOAD_HEADER, Plugin, PluginRow, captured, find_for_payload, fits, known, learn, printed_text, prints_by_mask, protocol_name,
     said, use_family, warn_of_what_was_said,
 )
 from ._core import split_entry, standard_target
@@ -273,7 +273,7 @@ cdef inline PluginRow *_row_of(Family *family, bint is_target, const xt_entry_ma
     name[length] = 0
     if not known(is_target, family.nfproto, name, payload.u.user.revision, &row):
         unknown[0] = True
-    return NULL if row == NULL or row.size != payload.u.match_size else row
+    return row if row != NULL and fits(row, payload) else NULL
 
 
 cdef inline bint _is_plain(const xt_entry_match *target, const char *verdict) noexcept nogil:

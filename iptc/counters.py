@@ -9,8 +9,8 @@ import time
 import weakref
 from _thread import allocate_lock
 
-from . import _blob, _core, kernel, namespace
-from .errors import Conflict, ParameterError, ParameterTypeError, Unsupported
+from . import _core, backends, kernel, namespace
+from .errors import Conflict, ParameterError, ParameterTypeError
 from .rule import Rule, Rule6
 
 
@@ -28,17 +28,16 @@ class CounterReader:
     *lock*: False reads as `iptables-save` does, without a lock, and may see counters at zero for a moment while another writer
     commits; True waits for the xtables lock (shared with other readers) for each read, a number waits that many seconds
     and then raises `LockTimeout`. *netns* is a network namespace: a name, a path, a process id or an open descriptor.
-    *backend* is "legacy" or None. One reader can be used by several threads. Raises `NotFound` for a table that is not
+    *backend* is "legacy" or "nft", else what `iptc.backend()` says. One reader can be used by several threads. Raises `NotFound` for a table that is not
     there, `AccessDenied` without CAP_NET_ADMIN and CAP_NET_RAW.
     """
 
     def __init__(self, table="filter", ipv6=False, backend=None, netns=None, lock=False):
-        if backend not in (None, "legacy"):
-            raise Unsupported(f"there is no back end {backend!r} here; legacy is")
         if not isinstance(table, str):
             raise ParameterTypeError(f"a table name must be a string, not {type(table).__name__}")
         self.table = table
         self.ipv6 = bool(ipv6)
+        self.backend = backend
         self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
         self._lock = None if lock is False else kernel.XTablesLock(None if lock is True else lock, shared=True)
         self._namespace = None if netns is None else namespace.open_namespace(netns)
@@ -55,7 +54,11 @@ class CounterReader:
         self._pid = os.getpid()
         self._mutex = allocate_lock()
         self._layout = _nothing
-        self._scan = namespace.in_namespace(self._namespace, lambda: _blob.TableScan(self._nfproto, self.table))
+        self.backend, self._scan = namespace.in_namespace(self._namespace, self._open_scan)
+
+    def _open_scan(self):
+        backend = backends.backend(self.backend)
+        return backend, backends.open_scan(self._nfproto, self.table, backend)
 
     def read(self):
         """Return a `Snapshot` of the counters now."""

@@ -5,9 +5,8 @@ import os
 import weakref
 from _thread import RLock, get_ident  # threading's own, without the weight of that module
 
-from . import _blob, _core
-from .errors import AccessDenied, KernelError, NotFound, TransactionError, Unsupported
-from .legacy import LegacyTable
+from . import _blob, backends
+from .errors import KernelError, TransactionError, Unsupported
 from .lock import UNSET, Locks, XTablesLock, lock_path
 from .saved import text_of_view
 
@@ -65,6 +64,11 @@ class TableState:
     def closed(self):
         """Whether the table was closed."""
         return self._closed
+
+    @property
+    def backend(self):
+        """The name of the table's back end."""
+        return self._table.backend
 
     @property
     def place(self):
@@ -238,9 +242,14 @@ def _stricter(one, other):
     return min(one, other)
 
 
-def table_at(nfproto, name, place):
+def table_at(nfproto, name, place, backend=None):
     """The back end's table *name* of *place*; nothing is read yet."""
-    return LegacyTable(nfproto, name, place)
+    return backends.open_table(nfproto, name, place, side_at(place, backend))
+
+
+def side_at(place, backend=None):
+    """The name of the back end in use at *place*, or *backend* if that is given."""
+    return place.run(lambda: backends.backend(backend))
 
 
 def send(table, operations, wait=None, lock_file=None):
@@ -256,9 +265,10 @@ def rehearse(table, operations, wait=None, lock_file=None):
     table.rehearse(operations, XTablesLock(wait=wait, path=lock_file))
 
 
-def tables_in_use(nfproto, place):
-    """The names of the tables that there are, in the kernel's order; looking creates none."""
-    return place.run(lambda: _names_of_tables(nfproto))
+def tables_in_use(nfproto, place, backend=None):
+    """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
+    side = side_at(place, backend)
+    return place.run(lambda: backends.tables_in_use(nfproto, side))
 
 
 _open_tables = weakref.WeakSet()
@@ -279,25 +289,14 @@ def _renew_locks():
 
 os.register_at_fork(after_in_child=_renew_locks)
 
-_PROC_NAMES = {_core.IPV4: "/proc/thread-self/net/ip_tables_names", _core.IPV6: "/proc/thread-self/net/ip6_tables_names"}
-
-
-def _names_of_tables(nfproto):
-    try:
-        with open(_PROC_NAMES[nfproto]) as file:
-            return file.read().split()
-    except OSError:
-        return []
-
-
 def opening():
     """The lock under which it is decided that a table is open already."""
     return _opening
 
 
-def open_table(nfproto, name, place):
+def open_table(nfproto, name, place, backend):
     """Return the `TableState` of a table of *place*; `IPTCError` if the kernel has no such table or does not let us."""
-    state = TableState(LegacyTable(nfproto, name, place))
+    state = TableState(table_at(nfproto, name, place, backend))
     _open_tables.add(state)
     return state
 
@@ -305,34 +304,20 @@ def open_table(nfproto, name, place):
 def is_user_chain(nfproto, name, look_again=False):
     """Whether any table known here has a user chain *name*; with *look_again* the kernel is asked anew.
 
-    Only tables that are in use are looked at: opening a legacy table creates it.
+    Nothing is created by looking.
     """
     here = _blob.namespace_cookie() if look_again else None
-    known = set()
     for state in list(_open_tables):
-        cookie, family, table = state.order
+        cookie, family, _ = state.order
         if family != nfproto or state.closed:
             continue
         if look_again:
             if state.place.netns is None and cookie != here:
                 continue
-            if cookie == here:
-                known.add(table)
             view = state.look_again()
         else:
             view = state.known_view
         chain = view and view.chains.get(name)
         if chain is not None and chain.policy is None:
             return True
-    if not look_again:
-        return False
-    for table in _names_of_tables(nfproto):
-        if table in known:
-            continue
-        try:
-            chains = _blob.TableBlob(nfproto, table).chains
-        except (AccessDenied, NotFound):
-            continue
-        if any(chain[0] == name and chain[1] is None for chain in chains):
-            return True
-    return False
+    return look_again and backends.has_user_chain(nfproto, name)

@@ -13,9 +13,11 @@ _RETRIES = 16
 class LegacyTable:
     """Read and write one table of one family in one network namespace; the edits themselves are in `edits`.
 
-    What stands above knows a back end by `nfproto`, `name`, `place`, `read`, `save`, `require`, `rehearse`, `commit` and
+    What stands above knows a back end by `backend`, `nfproto`, `name`, `place`, `read`, `save`, `require`, `rehearse`, `commit` and
     `commit_together`.
     """
+
+    backend = "legacy"
 
     def __init__(self, nfproto, name, place):
         self.nfproto = nfproto

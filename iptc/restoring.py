@@ -3,7 +3,7 @@
 import errno
 import os
 
-from . import _core, _restore, edits
+from . import _core, _draft, _restore, edits
 from .errors import IPTCError, KernelError, ParameterError, ParameterTypeError
 
 _PIECE = 1 << 20
@@ -112,8 +112,11 @@ class Restore:
         self.program = program
 
     def send(self, handle, replay):
-        """Do it to a draft, in one pass."""
-        _restore.run(self.program, handle)
+        """Do it to a draft, or to a batch, in one pass."""
+        if isinstance(handle, _draft.Draft):
+            _restore.run(self.program, handle)
+        else:
+            handle.restore(self.program)
 
     def apply(self, view):
         """Do it to a view, command by command."""

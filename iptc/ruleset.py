@@ -6,7 +6,7 @@ from .namespace import Place
 from .restoring import AtCommit, Restore, programs
 
 
-def save(ipv6=False, counters=False, *, table=None, netns=None):
+def save(ipv6=False, counters=False, *, table=None, backend=None, netns=None):
     """Return all tables of a family as text, as `iptables-save` writes them; with *counters* those of the rules too (`-c`).
 
     Only tables that are in use, or that named *table* (`-t`): looking creates none. Each table is of one moment, the tables are
@@ -14,18 +14,18 @@ def save(ipv6=False, counters=False, *, table=None, netns=None):
     """
     nfproto = _family(ipv6)
     place = Place(netns)
-    names = kernel.tables_in_use(nfproto, place) if table is None else [table]
-    return "".join(kernel.table_at(nfproto, name, place).save(counters) for name in names)
+    names = kernel.tables_in_use(nfproto, place, backend) if table is None else [table]
+    return "".join(kernel.table_at(nfproto, name, place, backend).save(counters) for name in names)
 
 
 def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
-            table=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
+            table=None, backend=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
     """Make the tables of a family what *source* says, as `iptables-restore`; return how many rules it has.
 
     *source* is text (a string with a line break), a path or an open file, which is read in pieces. Each table is sent where its
     `COMMIT` stands, so a mistake in a later one leaves those before it restored, and changes nothing of its own; with *test*
     none is sent (`--test`). With *counters* the counters of the text are set (`-c`); without *flush* the rules that are there
-    stay (`--noflush`). Only *table* is restored, where one is named (`-T`). *wait* and *lock_file* are as for `Table`.
+    stay (`--noflush`). Only *table* is restored, where one is named (`-T`). *backend*, *wait* and *lock_file* are as for `Table`.
     progress(bytes) is called as the text is read.
 
     `ParameterError` or `KernelError` with the number of the line as `line`, and iptables' own message.
@@ -35,10 +35,10 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
     settings = {"wait": checked_wait(wait), "lock_file": checked_lock_file(lock_file)}
 
     def rehearse(program):
-        kernel.rehearse(kernel.table_at(nfproto, program.table, place), [Restore(program)], **settings)
+        kernel.rehearse(kernel.table_at(nfproto, program.table, place, backend), [Restore(program)], **settings)
 
     def begun(name):
-        kernel.table_at(nfproto, name, place).require()
+        kernel.table_at(nfproto, name, place, backend).require()
 
     rules = 0
     for program in programs(nfproto, source, counters, flush, table, begun, rehearse, progress):
@@ -46,7 +46,7 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
             rehearse(program)
         else:
             with AtCommit(program):
-                kernel.send(kernel.table_at(nfproto, program.table, place), [Restore(program)], **settings)
+                kernel.send(kernel.table_at(nfproto, program.table, place, backend), [Restore(program)], **settings)
         rules += program.rules
     return rules
 

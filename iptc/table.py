@@ -195,6 +195,7 @@ class Table:
     *netns* is its network namespace: a name, a path, a process id or an open descriptor; else that of the calling thread.
     A table stays bound to the namespace in which it was opened. *wait* is how long to wait for the xtables lock: seconds, None
     for ever (the default), False not at all. *lock_file* is another file for it, False for no lock, None for the host's.
+    *backend* is "legacy" or "nft", else what `iptc.backend()` says; nf_tables needs no lock, and takes none.
     `IPTCError` if there is no such table, or the privilege (CAP_NET_ADMIN) is missing.
     """
 
@@ -210,7 +211,7 @@ class Table:
     _nfproto = _core.IPV4
     _rule_class = Rule
 
-    def __new__(cls, name, autocommit=None, *, netns=None, wait=UNSET, lock_file=UNSET):
+    def __new__(cls, name, autocommit=None, *, backend=None, netns=None, wait=UNSET, lock_file=UNSET):
         if not isinstance(name, str):
             raise ParameterTypeError(f"a table name must be a string, not {type(name).__name__}")
         # checked before anything is changed
@@ -220,14 +221,15 @@ class Table:
         if lock_file is not UNSET:
             settings["lock_file"] = checked_lock_file(lock_file)
         place = Place(netns)
+        side = kernel.side_at(place, backend)
         with kernel.opening():
-            key = place.cookie, place.netns, name
+            key = place.cookie, place.netns, name, side
             table = cls._cache.get(key)
             if table is None:
                 table = object.__new__(cls)
                 table.name = name
                 table.autocommit = True
-                table._state = kernel.open_table(cls._nfproto, name, place)
+                table._state = kernel.open_table(cls._nfproto, name, place, side)
                 cls._forget_idle(place.cookie)
                 cls._cache[key] = table
             elif table._state.closed:
@@ -246,11 +248,15 @@ class Table:
                 del cls._cache[key]
 
     def __getnewargs_ex__(self):
-        netns = self.netns
-        return (self.name,), {} if netns is None else {"netns": netns}
+        return (self.name,), {"backend": self.backend, "netns": self.netns}
 
     def __getstate__(self):
         return None
+
+    @property
+    def backend(self):
+        """The back end of the table, "legacy" or "nft"."""
+        return self._state.backend
 
     @property
     def netns(self):

@@ -48,7 +48,7 @@ missing_packages() {
     for name in libip4tc:libip4tc-dev libip6tc:libip6tc-dev xtables:libxtables-dev; do
         pkg-config --exists "${name%:*}" 2>/dev/null || echo "${name#*:}"
     done
-    for name in iptables-legacy:iptables ip6tables-legacy-save:iptables ip:iproute2 ipset:ipset \
+    for name in iptables-legacy:iptables ip6tables-legacy-save:iptables iptables-nft:iptables nft:nftables ip:iproute2 ipset:ipset \
         unshare:util-linux flock:util-linux; do
         command -v "${name%:*}" >/dev/null || echo "${name#*:}"
     done

@@ -22,7 +22,14 @@ def enter_new_namespace():
 
 
 class Host:
-    """The host's own tools, in the namespace of the test."""
+    """The host's own tools of one back end, in the namespace of the test."""
+
+    def __init__(self, backend):
+        self.backend = backend
+
+    def tool(self, ipv6=False, verb=""):
+        """The name of the tool: `iptables-nft`, `ip6tables-legacy-save`, …"""
+        return f"{'ip6tables' if ipv6 else 'iptables'}-{self.backend}{verb}"
 
     def run(self, *command, text=None, check=True):
         """Run *command* and return what it printed."""
@@ -35,13 +42,13 @@ class Host:
         return done.stdout if check else done
 
     def iptables(self, *arguments, ipv6=False, check=True):
-        """Run `iptables-legacy` or `ip6tables-legacy`; one argument is split into words."""
+        """Run `iptables` or `ip6tables`; one argument is split into words."""
         words = arguments[0].split() if len(arguments) == 1 else arguments
-        return self.run("ip6tables-legacy" if ipv6 else "iptables-legacy", *words, check=check)
+        return self.run(self.tool(ipv6), *words, check=check)
 
     def save(self, ipv6=False, counters=False, table=None):
-        """What `iptables-legacy-save` prints, without its comments."""
-        command = ["ip6tables-legacy-save" if ipv6 else "iptables-legacy-save"]
+        """What `iptables-save` prints, without its comments."""
+        command = [self.tool(ipv6, "-save")]
         command += ["-c"] if counters else []
         command += ["-t", table] if table else []
         return [line for line in self.run(*command).split("\n")[:-1] if not line.startswith("#")]
@@ -51,8 +58,8 @@ class Host:
         return [line for line in self.save(ipv6, table=table) if line.startswith("-A ")]
 
     def restore(self, text, ipv6=False, arguments=()):
-        """Feed *text* to `iptables-legacy-restore`."""
-        self.run("ip6tables-legacy-restore" if ipv6 else "iptables-legacy-restore", *arguments, text=text)
+        """Feed *text* to `iptables-restore`."""
+        self.run(self.tool(ipv6, "-restore"), *arguments, text=text)
 
 
 def forget_tables():
@@ -65,13 +72,35 @@ def forget_tables():
     kernel._open_tables.clear()
 
 
+BOTH_BACKENDS = {
+    "test_chain", "test_cli", "test_compat", "test_counters", "test_defects", "test_easy", "test_memory", "test_namespaces",
+    "test_rule", "test_table", "test_traffic", "test_transaction", "test_verbs", "test_writers",
+}  # fmt: skip
+"""Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("one_backend")
+    both = metafunc.module.__name__ in BOTH_BACKENDS
+    metafunc.parametrize("backend", list(mark.args) if mark else ["legacy", "nft"] if both else ["legacy"], indirect=True)
+
+
 @pytest.fixture
-def host(tmp_path, monkeypatch):
+def backend(request):
+    """The back end that the test runs on."""
+    return request.param
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch, backend):
     """A fresh namespace with a lock file of its own, and the host's tools in it."""
     enter_new_namespace()
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    monkeypatch.setenv("IPTC_BACKEND", backend)
     forget_tables()
-    yield Host()
+    yield Host(backend)
     forget_tables()
 
 

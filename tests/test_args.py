@@ -59,7 +59,7 @@ def all_sets():
 
     enter_new_namespace()
     forget_tables()
-    host = Host()
+    host = Host("legacy")
     for line in SETS:
         host.run("ipset", *line.split())
     return host

@@ -142,8 +142,14 @@ def test_rename_keeps_the_object(chain, family):
 
 
 def test_counters_and_zero(host, family):
-    host.restore("*filter\n:INPUT ACCEPT [10:20]\n[1:2] -A INPUT -j ACCEPT\nCOMMIT\n", family.ipv6, ["-c"])
     chain = iptc.Chain(family.Table("filter"), "INPUT")
+    counted = rule(family, 1)
+    counted.counters = (1, 2)
+    chain.append_rule(counted)
+    chain.set_policy("ACCEPT", (10, 20))
+    saved = host.save(family.ipv6, counters=True)
+    assert ":INPUT ACCEPT [10:20]" in saved and saved[-2].startswith("[1:2] -A INPUT ")
+    chain.table.refresh()
     assert chain.get_counters() == (10, 20)
     assert chain.rules[0].get_counters() == (1, 2)
     chain.zero_counters()

@@ -104,7 +104,7 @@ def test_writers_in_parallel_lose_nothing(host):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     writers = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(n)], env=environment) for n in range(3)]
     for number in range(25):
-        host.run("iptables-legacy", "-w", "-A", "INPUT", "-m", "comment", "--comment", f"tool-{number}")
+        host.run(host.tool(), "-w", "-A", "INPUT", "-m", "comment", "--comment", f"tool-{number}")
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert len(set(host.rules())) == 100
 
@@ -394,7 +394,8 @@ def test_a_chain_that_was_made_elsewhere_can_be_jumped_to(chain, family, host):
 def test_looking_for_a_chain_creates_no_table(chain, family, host):
     with pytest.raises(iptc.XTablesError):
         family.Rule().create_target("nowhere")
-    assert [line for line in host.save(family.ipv6) if line.startswith("*")] == ["*filter"]
+    tables = [line for line in host.save(family.ipv6) if line.startswith("*")]
+    assert tables == (["*filter"] if host.backend == "legacy" else [])
 
 
 def test_no_socket_keeps_a_namespace_alive(chain, family):

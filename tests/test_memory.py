@@ -136,8 +136,8 @@ def test_polls_beside_a_writer(host):
     fill(host, 20)
     # Rules come and go, so that buffers are too small and layouts are made anew.
     writer = subprocess.Popen(["sh", "-c", """while :; do
-        iptables-legacy -w -A INPUT -p udp --dport 9 -j DROP; iptables-legacy -w -D INPUT 21; sleep 0.05
-    done"""])  # fmt: skip
+        $0 -w -A INPUT -p udp --dport 9 -j DROP; $0 -w -D INPUT 21; sleep 0.05
+    done""", host.tool()])  # fmt: skip
     generations = set()
     try:
         with iptc.CounterReader() as reader:

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import iptc
-from conftest import CLONE_NEWNET, enter_new_namespace
+from conftest import Host, CLONE_NEWNET, enter_new_namespace
 from iptc import _blob
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -30,7 +30,7 @@ class Other:
             time.sleep(0.01)
 
     def rules(self, ipv6=False):
-        command = ["nsenter", f"--net={self.path}", "ip6tables-legacy-save" if ipv6 else "iptables-legacy-save"]
+        command = ["nsenter", f"--net={self.path}", Host(os.environ["IPTC_BACKEND"]).tool(ipv6, "-save")]
         return [line for line in subprocess.check_output(command, text=True).splitlines() if line.startswith("-A")]
 
     def end(self):
@@ -115,6 +115,7 @@ def test_what_names_no_namespace(host, family, wrong):
         family.Table("filter", netns="nosuch")
 
 
+@pytest.mark.one_backend("legacy")
 def test_one_transaction_over_namespaces_and_families(host, other):
     tables = [iptc.Table("filter"), iptc.Table6("filter"), iptc.Table("filter", netns=other.pid),
               iptc.Table6("filter", netns=other.pid)]  # fmt: skip
@@ -303,3 +304,17 @@ def test_the_command_reads_a_named_namespace(host, other):
     for netns in (str(other.pid), other.path):
         command = [sys.executable, "-m", "iptc", "counters", "--netns", netns, "-w", "5"]
         assert "-j DROP" in subprocess.check_output(command, text=True)
+
+
+@pytest.mark.one_backend("nft")
+def test_one_batch_of_nf_tables_is_of_one_namespace(host):
+    other = Other()
+    try:
+        here, there = iptc.Table("filter"), iptc.Table("filter", netns=other.pid)
+        with pytest.raises(iptc.Unsupported, match="cannot span several network namespaces"):
+            with iptc.transaction(here, there):
+                here.create_chain("web")
+                there.create_chain("web")
+        assert not here.is_chain("web") and not there.is_chain("web")
+    finally:
+        other.end()

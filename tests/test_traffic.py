@@ -81,6 +81,7 @@ def edits(table, family):
 def test_what_passes_during_commits_is_counted_once(host, family):
     iptables = lambda words: host.iptables(words, ipv6=family.ipv6)  # noqa: E731
     # what is counted independently: in a table that nobody commits meanwhile
+    iptables("-P INPUT ACCEPT")     # before that iptables-nft has no counters of the policy
     iptables("-t raw -A PREROUTING -p udp -m comment --comment all")
     iptables("-A INPUT -p udp -m comment --comment counted")
     iptables("-A INPUT ! -p udp -j ACCEPT")
@@ -105,6 +106,7 @@ def test_what_passes_during_commits_is_counted_once(host, family):
 def test_what_passes_while_a_table_is_put_back_is_counted_once(host, family):
     """The second table of a transaction is refused after the first one was replaced, again and again."""
     iptables = lambda words: host.iptables(words, ipv6=family.ipv6)  # noqa: E731
+    iptables("-P INPUT ACCEPT")     # before that iptables-nft has no counters of the policy
     iptables("-t raw -A PREROUTING -p udp -m comment --comment all")
     iptables("-A INPUT -p udp -m comment --comment counted")
     iptables("-A INPUT ! -p udp -j ACCEPT")

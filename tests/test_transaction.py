@@ -87,11 +87,12 @@ def test_an_edit_that_cannot_be_done_raises_where_it_is_made(host, family):
 
 def test_what_the_kernel_refuses_changes_nothing(host, family):
     table = family.Table("filter")
+    before = host.save(family.ipv6)
     with pytest.raises(iptc.KernelError, match="can't commit: Invalid argument"):
         with table.transaction():
             table.create_chain("web")
             iptc.Chain(table, "INPUT").append_rule(refused(table))
-    assert len(host.save(family.ipv6)) == 5 and not table.is_chain("web")
+    assert host.save(family.ipv6) == before and not table.is_chain("web")
     table.create_chain("web")
 
 
@@ -222,13 +223,15 @@ def test_switching_autocommit_inside_sends_nothing_early(host, family):
 
 
 def test_functions_of_easy_take_part(host, family):
+    family.Table("filter")
+    before = host.save(family.ipv6)
     with pytest.raises(iptc.IPTCError):
         with family.Table("filter").transaction():
             iptc.easy.add_chain("filter", "web", family.ipv6)
             iptc.easy.batch_add_rules("filter", [("web", {"target": "ACCEPT"}, 0)] * 3, family.ipv6)
             assert len(iptc.easy.dump_chain("filter", "web", family.ipv6)) == 3
             iptc.easy.batch_add_rules("filter", [("web", {"target": "ACCEPT"}, 0), ("web", {"target": "NOSUCH"}, 0)], family.ipv6)
-    assert len(host.save(family.ipv6)) == 5
+    assert host.save(family.ipv6) == before
     with family.Table("filter").transaction():
         iptc.easy.add_chain("filter", "web", family.ipv6)
         iptc.easy.batch_add_rules("filter", [("web", {"target": "ACCEPT"}, 0)] * 3, family.ipv6)

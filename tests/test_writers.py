@@ -15,6 +15,7 @@ import threading
 import time
 
 import iptc
+from conftest import Host
 from iptc.lock import lock_path
 from test_memory import resident
 from test_namespaces import Other
@@ -37,7 +38,7 @@ def run_together(processes):
 
 
 def tool(family, name):
-    return ("ip6tables" if family.ipv6 else "iptables") + f"-legacy{name}"
+    return Host(os.environ["IPTC_BACKEND"]).tool(family.ipv6, name)
 
 
 def shell(text):
@@ -270,16 +271,15 @@ def test_threads_poll_while_others_edit(host):
     other = Other()
     try:
         for ipv6 in (False, True):
-            host.restore(FIXED, ipv6, ["-c"])
-            inside = ["nsenter", f"--net={other.path}", "ip6tables-legacy-restore" if ipv6 else "iptables-legacy-restore", "-c"]
-            host.run(*inside, text=FIXED)
+            for netns in (None, other.pid):
+                # ip6tables-nft-restore 1.8.9 does not heed -c
+                iptc.restore(FIXED, ipv6, counters=True, netns=netns)
         tables = [cls("filter", netns=netns) for cls in (iptc.Table, iptc.Table6) for netns in (None, other.pid)]
         readers = [iptc.CounterReader("filter", ipv6, netns=netns, lock=True) for ipv6 in (False, True) for netns in (None, other.pid)]
         # readers of rules take no lock: they look where nobody writes
         still = [cls("mangle", netns=other.pid) for cls in (iptc.Table, iptc.Table6)]
-        for table, ipv6 in zip(still, (False, True)):
-            command = "ip6tables-legacy-restore" if ipv6 else "iptables-legacy-restore"
-            host.run("nsenter", f"--net={other.path}", command, "-c", text=FIXED.replace("filter", "mangle"))
+        for ipv6 in (False, True):
+            iptc.restore(FIXED.replace("filter", "mangle"), ipv6, counters=True, netns=other.pid)
         works = [*(lambda reader=reader: poll(reader) for reader in readers * 2),
                  *(lambda table=table: look(table) for table in still),
                  lambda: edit(tables[0]), lambda: edit(tables[3]), lambda: edit(random.choice(tables))]  # fmt: skip

@@ -1,0 +1,183 @@
+"""Which back end a table is on: legacy xtables or nf_tables, decided once for each network namespace, without leaving a trace there."""
+
+import errno
+import os
+import warnings
+
+from . import _blob, _core, _netlink, _nftread
+from .errors import IPTCError, KernelError, ParameterTypeError, Unsupported
+from .legacy import LegacyTable
+from .nft import NftTable
+
+_TABLES = {table.backend: table for table in (LegacyTable, NftTable)}
+_SCANS = {"legacy": _blob.TableScan, "nft": _nftread.NftScan}
+_PROC_NAMES = {_core.IPV4: "/proc/thread-self/net/ip_tables_names", _core.IPV6: "/proc/thread-self/net/ip6_tables_names"}
+_KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
+
+_NFT_ORDER = ("mangle", "security", "raw", "filter", "nat")
+
+_decided = {}
+"""What was decided for each namespace, by the identity of it."""
+
+
+def backend(choice=None):
+    """Return "legacy" or "nft": *choice*, else `IPTC_BACKEND`, else what this network namespace is found to use.
+
+    That is the side that alone holds rules; with both, the one that has kubelet's hint chains; else what the command `iptables` is;
+    else what the kernel can do, nf_tables first. Decided once for each namespace; warns if the other side holds rules too.
+    """
+    if choice is not None:
+        return _checked(choice)
+    key = _blob.namespace_cookie(), os.environ.get("IPTC_BACKEND")
+    if key not in _decided:
+        _decided[key] = _decide(key[1])
+    return _decided[key]
+
+
+def open_table(nfproto, name, place, side):
+    """Return the `LegacyTable` or `NftTable` of a table; *side* is what `backend` returned."""
+    return _TABLES[side](nfproto, name, place)
+
+
+def open_scan(nfproto, name, side):
+    """Return the `TableScan` or `NftScan` of a table; *side* is what `backend` returned."""
+    return _SCANS[side](nfproto, name)
+
+
+def _checked(choice):
+    if not isinstance(choice, str):
+        raise ParameterTypeError(f"a back end must be a string, not {type(choice).__name__}")
+    if choice not in _TABLES:
+        raise Unsupported(f"there is no back end {choice!r}; legacy and nft are")
+    return choice
+
+
+def _decide(given):
+    if given:
+        choice = _checked(given)
+        other = "legacy" if choice == "nft" else "nft"
+        if _holds_rules(other):
+            _warn(choice, other)
+        return choice
+    holding = [side for side in _TABLES if _holds_rules(side)]
+    if len(holding) == 1:
+        return holding[0]
+    choice = None
+    if holding:
+        choice = _kubelets_choice()
+    choice = choice or _tools_choice() or _kernels_choice()
+    if holding:
+        _warn(choice, "legacy" if choice == "nft" else "nft")
+    return choice
+
+
+def _warn(choice, other):
+    warnings.warn(f"{other} tables hold rules too: this program uses {choice} (IPTC_BACKEND or backend= say which)",
+                  RuntimeWarning, stacklevel=2)  # fmt: skip
+
+
+# ------------------------------------------------------- what each side holds
+
+
+def tables_in_use(nfproto, side):
+    """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
+    if side == "legacy":
+        return _legacy_tables(nfproto)
+    with _netlink.Socket() as socket:
+        # a table of nf_tables is there with its first chain
+        scans = {name: _nftread.NftScan(nfproto, name, socket) for name in _NFT_ORDER}
+        return [name for name, scan in scans.items() if any(handle for *_, handle, _ in scan.list_chains())]
+
+
+def _legacy_tables(nfproto):
+    """The legacy tables that are there; to open another would create it."""
+    try:
+        with open(_PROC_NAMES[nfproto]) as file:
+            return file.read().split()
+    except OSError:
+        return []
+
+
+def _legacy_chains(nfproto):
+    """(table, name, policy, whether it has rules) of each legacy chain, as far as we may look."""
+    for table in _legacy_tables(nfproto):
+        try:
+            for name, policy, _, first, end in _blob.TableBlob(nfproto, table).chains:
+                yield table, name, policy, end > first
+        except IPTCError:
+            continue
+
+
+def _nft_chains(nfproto):
+    """(table, name, policy, whether it has rules) of each chain of nf_tables that is iptables', as far as we may look."""
+    try:
+        with _netlink.Socket() as socket:
+            for table in _nftread.BUILTIN_CHAINS:
+                for name, policy, _, handle, use in _nftread.NftScan(nfproto, table, socket).list_chains():
+                    yield table, name, policy, use > 0
+    except IPTCError:
+        return
+
+
+_CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
+
+
+def _holds_rules(side):
+    """Whether there is anything on that side that is not there of itself."""
+    return any(
+        used or policy != "ACCEPT" for nfproto in (_core.IPV4, _core.IPV6) for _, _, policy, used in _CHAINS[side](nfproto)
+    )
+
+
+def has_user_chain(nfproto, name):
+    """Whether any table of the back end in use here has a user chain *name*."""
+    return any(chain == name and policy is None for _, chain, policy, _ in _CHAINS[backend()](nfproto))
+
+
+# ------------------------------------------------------------- whom to follow
+
+
+def _kubelets_choice():
+    """The side that kubelet has marked, or None."""
+    for side in ("nft", "legacy"):
+        for nfproto in (_core.IPV4, _core.IPV6):
+            if any(table == "mangle" and name in _KUBELET_CHAINS for table, name, _, _ in _CHAINS[side](nfproto)):
+                return side
+    return None
+
+
+def _tools_choice():
+    """What the command `iptables` works on, or None if there is none or it does not say."""
+    for folder in os.get_exec_path():
+        path = os.path.join(folder, "iptables")
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return _side_of(os.path.basename(os.path.realpath(path))) or _side_of(_version_of(path))
+    return None
+
+
+def _side_of(text):
+    if "nft" in text or "nf_tables" in text:
+        return "nft"
+    return "legacy" if "legacy" in text else None
+
+
+def _version_of(path):
+    """What `iptables -V` prints; it names its side since 1.8.0, and before that there was but one."""
+    import subprocess  # heavy, and seldom needed
+
+    try:
+        printed = subprocess.run([path, "-V"], capture_output=True, timeout=10, check=False).stdout.decode(errors="replace").strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return printed if "(" in printed or not printed else "legacy"
+
+
+def _kernels_choice():
+    """nf_tables if the kernel has it, else legacy."""
+    try:
+        with _netlink.Socket() as socket:
+            socket.generation()
+    except KernelError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES):
+            return "legacy"
+    return "nft"

@@ -1,0 +1,131 @@
+"""A table of the nf_tables back end: read by dumps, written by batches that are applied whole or not at all.
+
+What it leaves is what `iptables-nft` leaves: the same tables and base chains, made when they are first used.
+"""
+
+import errno
+import os
+import time
+
+from . import _blob, _core, _nftread, _text
+from ._netlink import Batch, Socket
+from .edits import ChainView, Replay, View
+from .errors import Conflict, IPTCError, Unsupported, kernel_error
+from .nftplan import TablePlan, entries_of
+from .saved import text_of_view
+
+_RETRIES = 1024
+_PATIENCE = 4
+"""Attempts without a pause."""
+
+
+class NftTable:
+    """Read and write one table of one family in one network namespace; the edits themselves are in `edits`."""
+
+    backend = "nft"
+
+    def __init__(self, nfproto, name, place):
+        self.nfproto = nfproto
+        self.name = name
+        self.place = place
+
+    def read(self):
+        """Return the table as it is in the kernel now, as a `View`: all its rules, of one moment."""
+        return View(self.nfproto, [self._chain(*row) for row in self.place.run(self._read)])
+
+    def _read(self):
+        self.place.check(_blob.namespace_cookie())
+        scan = _nftread.NftScan(self.nfproto, self.name)
+        try:
+            return scan.messages()
+        finally:
+            scan.close()
+
+    def _chain(self, name, policy, counters, messages):
+        return ChainView(self.nfproto, name, policy, counters, lambda: entries_of(self.nfproto, messages))
+
+    def save(self, counters):
+        """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
+        return text_of_view(self.name, self.read(), counters)
+
+    def require(self):
+        """Raise if the kernel has no nf_tables, iptables no such table, or we no right."""
+        self.place.run(lambda: _nftread.NftScan(self.nfproto, self.name).close())
+
+    def rehearse(self, operations, lock):
+        """Do *operations* as `commit` does, and let the kernel check and forget them."""
+        self.commit_together([(self, operations)], lock, test=True)
+
+    def commit(self, operations, lock):
+        """Apply *operations* to the table as it is now; all of them or none. See `commit_together`."""
+        self.commit_together([(self, operations)], lock)
+
+    @staticmethod
+    def commit_together(parts, lock, test=False):
+        """Commit several [(table, operations)] of one namespace, of whatever families, in one batch: all of them or none.
+
+        The kernel refuses a batch that was planned on a ruleset that has changed since; it is planned anew then, and
+        `Conflict` is raised only after very many times. So *lock* is not needed, and, like iptables-nft, not taken. With *test*
+        the kernel checks everything and nothing is changed.
+        """
+        place = parts[0][0].place
+        if any(table.place.cookie != place.cookie for table, _ in parts):
+            raise Unsupported("one transaction of nf_tables cannot span several network namespaces")
+        place.run(lambda: _commit(place, parts, test))
+
+
+def _commit(place, parts, test):
+    place.check(_blob.namespace_cookie())
+    with Socket() as socket:
+        for attempt in range(_RETRIES):
+            generation = socket.generation()
+            batch, steps, handles = Batch(), [], []
+            try:
+                for table, operations in parts:
+                    handle = TablePlan(socket, batch, steps, table)
+                    handles.append(handle)
+                    Replay(handle, handle.view, operations).run()
+                    handle.seal()
+            except IPTCError:
+                if socket.generation() != generation:
+                    continue  # what was read was not of one ruleset
+                raise
+            # what does not depend on anything that was read cannot be out of date
+            depends = any(handle.depends for handle in handles)
+            refused = socket.send(batch, generation if depends else None, test) if batch.messages else []
+            if not refused:
+                for handle in handles if not test else ():
+                    handle.finish(socket)
+                return
+            number, error, explanation = refused[0]
+            if error != errno.ERESTART and socket.generation() == generation:
+                if error in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
+                    _diagnose(parts, handles)
+                raise _refused(error, explanation, steps[number] if number >= 0 else None)
+            if attempt >= _PATIENCE:
+                # not all at the same time again
+                time.sleep(time.perf_counter_ns() % 1000 * 1e-6 * min(attempt / _PATIENCE, 16))
+    raise Conflict("can't commit: the ruleset never stops changing", errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def _diagnose(parts, handles):
+    """Raise what keeps one of the operations from being done, as far as it can be seen in the tables."""
+    for handle, (_, operations) in zip(handles, parts):
+        view = handle.view()
+        for operation in operations:
+            operation.apply(view)
+
+
+def _refused(error, explanation, step):
+    """The exception for what the kernel said of the message for *step*, or of the batch as a whole."""
+    reason = "No chain/target/match by that name" if error == errno.ENOENT else os.strerror(error)
+    if step is None:
+        return kernel_error("can't commit", error, reason)
+    nfproto, line, verb, chain, entry = step
+    reason += f": {verb} failed: {'chain' if entry is None else 'rule in chain'} {chain}"
+    if entry is not None:
+        reason += f": {_text.render(nfproto, entry)}"
+    refused = kernel_error("can't commit" if line is None else f"line {line} failed", error,
+                           f"{reason} ({explanation})" if explanation else reason)  # fmt: skip
+    refused.line = line
+    return refused
