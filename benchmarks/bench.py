@@ -23,6 +23,7 @@ from harness import (
     totals_of,
     workers,
 )
+from nftables import measure_nft
 from report import Table, micro, number, plot, ratio
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "rulesets"))
@@ -457,6 +458,7 @@ MEASURES = {
     "rules": measure_rules,
     "commit": measure_commit,
     "rulesets": measure_rulesets,
+    "nft": measure_nft,
 }
 
 
@@ -523,6 +525,8 @@ def main(argv):
     options = parse(argv)
     # So that no competitor imports what happens to lie in the folder of the caller.
     os.chdir(options.programs)
+    os.environ["IPTC_BACKEND"] = "legacy"
+    os.environ["IPTC_BENCH_PLACE"] = options.programs
     bench = Bench(options)
     if not bench.has_reader:
         say("this iptc has no CounterReader yet: measuring without it")

@@ -114,10 +114,10 @@ def say(text):
 # ---------------------------------------------------------------- the table
 
 
-def load(lines):
+def load(lines, tool="iptables-legacy-restore"):
     """Make the filter table hold these lines of iptables-restore, counters included, and nothing else."""
     text = "\n".join(["*filter", *(f":{chain} ACCEPT [0:0]" for chain in ("INPUT", "FORWARD", "OUTPUT")), *lines, "COMMIT", ""])
-    subprocess.run(["iptables-legacy-restore", "-c"], input=text, text=True, check=True)
+    subprocess.run([tool, "-c"], input=text, text=True, check=True)
 
 
 def address(number):
