@@ -47,21 +47,6 @@ cdef const char *OPAQUE = b"nft"
 
 # ---------------------------------------------------------- opaque rules
 
-cdef void _get_counters(const char *expressions, size_t length, xt_counters *counters) noexcept nogil:
-    """The numbers of the first counter."""
-    cdef Attribute cursor, name
-    cdef Fields fields
-    cdef uint64_t packets = 0, size = 0
-    attribute_scan(&cursor, expressions, length)
-    while expression_next(&cursor, &name, &fields):
-        if attribute_text(&name, b"counter"):
-            field_be64(&fields, NFTA_COUNTER_PACKETS, &packets)
-            field_be64(&fields, NFTA_COUNTER_BYTES, &size)
-            break
-    counters.pcnt = packets
-    counters.bcnt = size
-
-
 cdef void _set_numbers(char *expressions, size_t length, xt_counters counters) noexcept nogil:
     """Write *counters* into the first counter, and zero whatever else changes as packets pass."""
     cdef Attribute cursor, name
@@ -230,6 +215,7 @@ cdef bytes _read_rule(Family *family, const char *attributes, size_t length, cha
     """The entry of a rule; *room* has ENTRY_MOST bytes."""
     cdef Reading reading
     cdef Attribute cursor, expressions, userdata
+    cdef xt_counters *counters
     memset(&expressions, 0, sizeof(expressions))
     memset(&userdata, 0, sizeof(userdata))
     attribute_scan(&cursor, attributes, length)
@@ -244,7 +230,9 @@ cdef bytes _read_rule(Family *family, const char *attributes, size_t length, cha
     _find_comment(&reading, &userdata)
     if not read_expressions(&reading, expressions.data, expressions.length):
         _add_opaque(&reading, &expressions, &userdata)
-    _get_counters(expressions.data, expressions.length, <xt_counters *> (room + family.counters))
+    counters = <xt_counters *> (room + family.counters)
+    counters.pcnt = reading.packets
+    counters.bcnt = reading.size
     (<uint16_t *> (room + family.offsets))[0] = reading.target
     (<uint16_t *> (room + family.offsets))[1] = reading.length
     return PyBytes_FromStringAndSize(room, reading.length)

@@ -89,6 +89,9 @@ cdef struct Reading:
     size_t target            # where the target stands, 0: there is none yet
     size_t transport         # where the match stands that this rule's ports and flags go into
     int seen
+    bint counted             # whether the first counter was read
+    uint64_t packets
+    uint64_t size
     const char *comment      # what the user data say, a match before the target
     uint32_t comment_length
     Register registers[REGISTERS]

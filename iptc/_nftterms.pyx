@@ -14,7 +14,7 @@ from ._core cimport (
     mark_verdict, target_offset, xt_entry_match,
 )
 from ._netlink cimport (
-    NFTA_RULE_COMPAT, attribute_scan, attribute_text, nest, nest_end, put, put_be32, put_be64, put_text,
+    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_RULE_COMPAT, attribute_scan, attribute_text, nest, nest_end, put, put_be32, put_be64, put_text,
 )
 from ._nftexpr cimport (
     DATA, META, NFTA_CMP_DATA, NFTA_CMP_OP, NFTA_CMP_SREG, NFTA_DATA_VERDICT, NFTA_IMMEDIATE_DATA, NFTA_IMMEDIATE_DREG,
@@ -894,8 +894,6 @@ cdef bint _read_cmp(Reading *reading, const Fields *fields) noexcept nogil:
 
 
 cdef bint _read_expression(Reading *reading, const Attribute *name, const Fields *fields) noexcept nogil:
-    if attribute_text(name, b"counter"):
-        return True
     if reading.target:
         return False             # nothing follows a target
     if attribute_text(name, b"payload"):
@@ -929,14 +927,21 @@ cdef void reading_begin(Reading *reading, Family *family, char *room) noexcept n
 
 
 cdef bint read_expressions(Reading *reading, const char *data, size_t length) noexcept nogil:
-    """Read a rule's expressions into its entry; False where they are no rule of iptables."""
+    """Read a rule's expressions into its entry, and its first counter; False where they are no rule of iptables."""
     cdef Attribute cursor, name
     cdef Fields fields
+    cdef bint readable = True
     cdef int i
     attribute_scan(&cursor, data, length)
     while expression_next(&cursor, &name, &fields):
-        if not _read_expression(reading, &name, &fields):
-            return False
+        if not attribute_text(&name, b"counter"):
+            readable = readable and _read_expression(reading, &name, &fields)
+        elif not reading.counted:
+            field_be64(&fields, NFTA_COUNTER_PACKETS, &reading.packets)
+            field_be64(&fields, NFTA_COUNTER_BYTES, &reading.size)
+            reading.counted = True
+    if not readable:
+        return False
     for i in range(REGISTERS):
         if not register_settled(&reading.registers[i]):
             return False
