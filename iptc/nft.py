@@ -31,15 +31,20 @@ class NftTable:
 
     def read(self):
         """Return the table as it is in the kernel now, as a `View`: all its rules, of one moment."""
-        return View(self.nfproto, [self._chain(*row) for row in self.place.run(self._read)])
+        return self.place.run(self._read)
 
     def _read(self):
         self.place.check(_blob.namespace_cookie())
         scan = _nftread.NftScan(self.nfproto, self.name)
         try:
-            return scan.messages()
+            view = View(self.nfproto, [self._chain(*row) for row in scan.messages()])
         finally:
             scan.close()
+        if self.place.netns is not None:
+            # rules of nft may have the number of an interface, which has its name here
+            for chain in view.chains.values():
+                len(chain.entries)
+        return view
 
     def _chain(self, name, policy, counters, messages):
         return ChainView(self.nfproto, name, policy, counters, lambda: entries_of(self.nfproto, messages))

@@ -440,6 +440,23 @@ def test_an_opaque_rule_that_is_too_long_is_not_written_in_part():
         _nft.encode(_core.IPV6, entry)
 
 
+def test_the_number_of_an_interface_is_read_in_the_table_s_namespace(host):
+    other = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec sleep 1000"], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        there = ["nsenter", f"--net=/proc/{other.pid}/ns/net"]
+        host.run("ip", "link", "add", "here0", "type", "veth", "peer", "name", "here1")
+        host.run(*there, "ip", "link", "add", "there0", "type", "veth", "peer", "name", "there1")
+        host.run(*there, "iptables-nft", "-A", "INPUT", "-i", "there1", "-j", "ACCEPT")
+        host.run(*there, "nft", "add rule ip filter INPUT iif there0 drop")
+        table = iptc.Table("filter", netns=other.pid, backend="nft")
+        assert [str(rule) for rule in iptc.Chain(table, "INPUT").rules] == ["-i there1 -j ACCEPT", "-i there0 -j DROP"]
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+
+
 # --------------------------------------------------------------- refusals
 
 
