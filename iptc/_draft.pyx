@@ -270,7 +270,7 @@ cdef class Draft:
     def create_chain(self, chain):
         """Create a user chain."""
         chain_label(chain)
-        if chain in self.by_name or chain in HOOKS:
+        if chain in self.by_name:
             raise OSError(EEXIST, "there is such a chain")
         self._new_chain(chain)
         self.changed = True
@@ -292,7 +292,7 @@ cdef class Draft:
         """Give a user chain another name; jumps to it follow."""
         cdef DraftChain found = self._find(chain)
         cdef bytes label = chain_label(new)
-        if new in self.by_name or new in HOOKS:
+        if new in self.by_name:
             raise OSError(EEXIST, "there is such a chain")
         if found.hook != NF_INET_NUMHOOKS:
             raise OSError(ENOENT, "a builtin chain")

@@ -3,7 +3,8 @@
 import errno
 
 from . import _blob, _core, _draft
-from .edits import ChainView, Replay, View
+from .edits import Replay
+from .views import ChainView, View
 from .errors import Conflict, IPTCError, PartialCommit
 from .saved import text_of_blob
 

@@ -9,7 +9,8 @@ import time
 
 from . import _blob, _core, _nftread, _text
 from ._netlink import Batch, Socket
-from .edits import ChainView, Replay, View
+from .edits import Replay
+from .views import ChainView, View
 from .errors import Conflict, IPTCError, Unsupported, kernel_error
 from .nftplan import TablePlan, entries_of
 from .saved import text_of_view

@@ -4,7 +4,8 @@ import errno
 import os
 
 from . import _core, _nft, _nftread, _text
-from .edits import ChainView, View, first_like
+from .edits import first_like
+from .views import ChainView, View
 from .errors import IPTCError, kernel_error
 
 _FEW = 8

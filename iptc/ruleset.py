@@ -61,7 +61,7 @@ def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=N
 
 
 def chains(table, ipv6=False, netns=None):
-    """Return the chains of a table as they are now, as `edits.ChainView`s."""
+    """Return the chains of a table as they are now, as `views.ChainView`s."""
     return list(kernel.table_at(_family(ipv6), table, Place(netns)).read().chains.values())
 
 

@@ -99,7 +99,8 @@ def without_comments(text):
 
 
 def test_list_is_what_iptables_prints(host, command, ipv6):
-    host.restore(RULES, ipv6, ["-c"])
+    # by our own hand: ip6tables-nft-restore 1.8.9 loses counters
+    iptc.restore(RULES, ipv6, counters=True)
     family = ["-6"] if ipv6 else []
     for arguments, theirs in (([], ["-S"]), (["-v"], ["-S", "-v"]), (["INPUT"], ["-S", "INPUT"]), (["-v", "web"], ["-S", "web", "-v"])):
         code, out, err = command("list", *family, *arguments)
@@ -153,6 +154,8 @@ def test_both_families_in_one_file(host, command, tmp_path):
     (["list", "nosuch"], "", 1, "No chain/target/match by that name."),
 ])  # fmt: skip
 def test_mistakes_have_the_exit_codes_of_iptables(host, command, arguments, text, code, words):
+    if host.backend == "nft" and "Couldn't load target" in words:
+        code, words = 1, "line 2 failed: No chain/target/match by that name"
     done = command(*arguments, text=text)
     assert done[:2] == (code, "") and words in done[2]
     assert host.rules() == []

@@ -731,9 +731,9 @@ def test_opaque_payloads_of_one_size_are_not_the_same(family):
         rule.create_target("ACCEPT")
         rules.append(rule)
     assert str(rules[0]) == str(rules[1]) and rules[0] != rules[1]
-    from iptc import edits
+    from iptc import edits, views
 
-    chain = edits.ChainView(rules[0].nfproto, "INPUT", read=lambda: [rules[0].rule])
+    chain = views.ChainView(rules[0].nfproto, "INPUT", read=lambda: [rules[0].rule])
     for _ in range(2):
         assert chain.has(rules[0].rule) and not chain.has(rules[1].rule)
     assert chain.locate(edits.first_like(rules[0].nfproto, rules[1].rule)) is None
