@@ -1,6 +1,7 @@
 """What edits of a table are as messages of nf_tables: one batch is planned, of one or several tables."""
 
 import errno
+import functools
 import os
 
 from . import _core, _nft, _nftread, _text
@@ -364,21 +365,39 @@ class TablePlan:
         for name, policy in listed:
             if policy is None and name not in named:
                 self.delete_chain(name)
-        for self._line, what, chain, number, entry, other, counters in commands:
+        start, count = 0, len(commands)
+        while start < count:
+            self._line, what, name, *rest = commands[start]
+            end = start + 1
+            while what == "A" and end < count and commands[end][1] == "A" and commands[end][2] == name:
+                end += 1
             try:
-                self._command(program, what, chain, number, entry, other, counters)
+                if what == "A":
+                    self._append_all(name, commands[start:end])
+                else:
+                    self._command(program, what, name, *rest)
             except OSError as error:
                 if isinstance(error, IPTCError):
                     raise
                 refused = kernel_error(f"line {self._line} failed", error.errno, _reason(what, error.errno))
                 refused.line = self._line
                 raise refused from None
+            start = end
         self._line = None
 
+    def _append_all(self, name, commands):
+        """Commands `-A` of one chain, one after the other: nearly all that a text has."""
+        chain = self._used(name)
+        encode = self._encoded if self._renamed else functools.partial(_nft.encode, self.nfproto)
+        add, note, keep = self._batch.add_rule, self._steps.append, chain.append
+        self._steps += [None] * (self._batch.messages - len(self._steps))
+        for line, _, _, _, entry, _, _ in commands:
+            number = add(self.nfproto, self._label, chain.label, encode(entry))
+            note((self.nfproto, line, "RULE_APPEND", name, entry))
+            keep((number, entry))
+
     def _command(self, program, what, chain, number, entry, other, counters):
-        if what == "A":
-            self.append(chain, entry)
-        elif what == ":":
+        if what == ":":
             self._declare(program, chain, other, counters)
         elif what == "I":
             self.insert(chain, entry, number - 1)

@@ -561,3 +561,65 @@ def test_long_chains(host):
     assert len(snapshot) == count
     assert [rule.comment for rule in snapshot.rules[count // 2 - 1 : count // 2 + 2]] == [f"rule {n}" for n in (9999, -1, 10000)]
     assert time.monotonic() - started < 60
+
+
+# ----------------------------------------------------------- whole rulesets
+
+TEXT = """*filter
+:INPUT DROP [5:6]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:web - [0:0]
+[1:2] -A INPUT -p tcp --dport 22 -j ACCEPT
+[3:4] -A INPUT -j web
+-A web -s 10.0.0.0/8 -j RETURN
+-A web -m comment --comment "a b" -j DROP
+-I web 2 -p udp -j ACCEPT
+-A web -p icmp -j ACCEPT
+-D web 4
+-D web -s 10.0.0.0/8 -j RETURN
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -p tcp --dport 80 -j REDIRECT --to-ports 8080
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("flush", [True, False])
+@pytest.mark.parametrize("counters", [True, False])
+def test_a_restore_leaves_what_iptables_leaves(host, flush, counters):
+    # iptables-nft-restore 1.8.9 counts the rules that it has flushed itself
+    text = TEXT if flush else TEXT.replace("-I web 2 ", "-A web ").replace("-D web 4", "-D web -p icmp -j ACCEPT")
+    before = ["-N old", "-A old -j ACCEPT", "-A OUTPUT -j old", "-N web", "-A web -j LOG", "-P INPUT ACCEPT", "-A FORWARD -p udp -j DROP"]
+    left = []
+    arguments = ["-c"] * counters + ["--noflush"] * (not flush)
+    for restore in (
+        lambda: host.restore(text, arguments=arguments),
+        lambda: iptc.restore(text, counters=counters, flush=flush),
+    ):
+        enter_new_namespace()
+        forget_tables()
+        for line in before:
+            host.iptables(line)
+        restore()
+        left.append(host.save(counters=True))
+    assert left[0] == left[1]
+    saved = iptc.save(counters=True)
+    assert [line for line in saved.splitlines() if not line.startswith("#")] == left[1]
+
+
+@pytest.mark.parametrize("bad, said", [
+    ("-A INPUT -j MASQUERADE", "line 8 failed: Invalid argument: RULE_APPEND failed: rule in chain INPUT: -j MASQUERADE"),
+    ("-A nowhere -j ACCEPT", "line 8 failed: No chain/target/match by that name"), ("-D web 9", "line 8 failed: Index of deletion too big"),
+    ("-D web -p esp", "line 8 failed: Bad rule (does a matching rule exist in that chain?)"),
+])  # fmt: skip
+def test_a_bad_line_of_a_restore_is_named_and_changes_nothing(host, bad, said):
+    commit(edits.Append("INPUT", entry(1)))
+    before = ruleset(host)
+    lines = TEXT.splitlines()
+    lines.insert(7, bad)
+    with pytest.raises(iptc.KernelError) as refused:
+        iptc.restore("\n".join([*lines, ""]))
+    assert str(refused.value).startswith(said) and refused.value.line == 8
+    assert ruleset(host) == before
