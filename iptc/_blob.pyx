@@ -629,6 +629,15 @@ cdef class TableScan:
         """Whether it was closed."""
         return self.fd < 0
 
+    @property
+    def is_bare(self):
+        """Whether the table had nothing but the policies of its builtin chains, when it was opened or last read."""
+        cdef int hook
+        cdef unsigned int bare = 1
+        for hook in range(NF_INET_NUMHOOKS):
+            bare += self.info.valid_hooks >> hook & 1
+        return self.info.num_entries == bare
+
     def read(self):
         """Return (Counts, digest of the ruleset, (packets, bytes) of the policies in hook order)."""
         cdef const char *name = PyBytes_AS_STRING(self.label)

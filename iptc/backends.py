@@ -23,8 +23,9 @@ _decided = {}
 def backend(choice=None):
     """Return "legacy" or "nft": *choice*, else `IPTC_BACKEND`, else what this network namespace is found to use.
 
-    That is the side that alone holds rules; with both, the one that has kubelet's hint chains; else what the command `iptables` is;
-    else what the kernel can do, nf_tables first. Decided once for each namespace; warns if the other side holds rules too.
+    That is the side that alone holds rules; with both, the one that has kubelet's hint chains, else what the command `iptables` is,
+    else nf_tables if the kernel has it; with none, legacy where it is loaded, else nf_tables. Decided once for each namespace;
+    warns if the other side holds rules too.
     """
     if choice is not None:
         return _checked(choice)
@@ -62,12 +63,11 @@ def _decide(given):
     holding = [side for side in _TABLES if _holds_rules(side)]
     if len(holding) == 1:
         return holding[0]
-    choice = None
-    if holding:
-        choice = _kubelets_choice()
-    choice = choice or _tools_choice() or _kernels_choice()
-    if holding:
-        _warn(choice, "legacy" if choice == "nft" else "nft")
+    if not holding:
+        # young in this package, nf_tables is not what a program meets unasked
+        return "legacy" if os.path.exists(_PROC_NAMES[_core.IPV4]) else "nft"
+    choice = _kubelets_choice() or _tools_choice() or _kernels_choice()
+    _warn(choice, "legacy" if choice == "nft" else "nft")
     return choice
 
 
@@ -122,8 +122,21 @@ def _nft_chains(nfproto):
 _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
 
 
+def _is_crowded(nfproto, table):
+    """Whether a legacy table surely holds something: one question, however large it is."""
+    try:
+        scan = _blob.TableScan(nfproto, table)
+    except IPTCError:
+        return False
+    crowded = not scan.is_bare
+    scan.close()
+    return crowded
+
+
 def _holds_rules(side):
     """Whether there is anything on that side that is not there of itself."""
+    if side == "legacy" and any(_is_crowded(nfproto, table) for nfproto in _PROC_NAMES for table in _legacy_tables(nfproto)):
+        return True
     return any(
         used or policy != "ACCEPT" for nfproto in (_core.IPV4, _core.IPV6) for _, _, policy, used in _CHAINS[side](nfproto)
     )

@@ -119,9 +119,18 @@ def test_it_warns_where_the_environment_decides_against_rules(free, monkeypatch)
     (None, "iptables v1.8.4 (legacy)", "legacy"), (None, "iptables v1.6.1", "legacy"), (None, "", "nft"), (None, None, "nft"),
 ])  # fmt: skip
 def test_what_the_command_iptables_is(free, tmp_path, monkeypatch, link, says, expected):
+    LEGACY.iptables("-A INPUT -j ACCEPT")
+    NFT.iptables("-A INPUT -j ACCEPT")
     tool(tmp_path, monkeypatch, "bin", link, says)
-    assert quietly() == expected
-    assert untouched()
+    with pytest.warns(RuntimeWarning, match="tables hold rules too: this program uses " + expected):
+        assert iptc.backend() == expected
+
+
+def test_where_none_holds_anything(free, monkeypatch):
+    """Legacy where the kernel has it loaded, else nf_tables."""
+    assert quietly() == "legacy" and untouched()
+    monkeypatch.setitem(backends._PROC_NAMES, iptc._core.IPV4, "/proc/thread-self/net/no_such_names")
+    assert quietly() == "nft" and untouched()
 
 
 def test_deciding_and_looking_leave_no_trace(free):

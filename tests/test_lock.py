@@ -181,7 +181,8 @@ def open_files(pid):
 
 
 WAITER = """
-import iptc
+import iptc, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)        # ignored in what a shell starts in the background
 try:
     iptc.Table("filter").create_chain("web")
 except KeyboardInterrupt:
