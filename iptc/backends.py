@@ -4,13 +4,11 @@ import errno
 import os
 import warnings
 
-from . import _blob, _core, _netlink, _nftread
+from . import _blob, _core
 from .errors import IPTCError, KernelError, ParameterTypeError, Unsupported
 from .legacy import LegacyTable
-from .nft import NftTable
 
-_TABLES = {table.backend: table for table in (LegacyTable, NftTable)}
-_SCANS = {"legacy": _blob.TableScan, "nft": _nftread.NftScan}
+_SIDES = ("legacy", "nft")
 _PROC_NAMES = {_core.IPV4: "/proc/thread-self/net/ip_tables_names", _core.IPV6: "/proc/thread-self/net/ip6_tables_names"}
 _KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
@@ -37,18 +35,26 @@ def backend(choice=None):
 
 def open_table(nfproto, name, place, side):
     """Return the `LegacyTable` or `NftTable` of a table; *side* is what `backend` returned."""
-    return _TABLES[side](nfproto, name, place)
+    if side == "legacy":
+        return LegacyTable(nfproto, name, place)
+    from .nft import NftTable  # here and below: a host without nf_tables need not load it
+
+    return NftTable(nfproto, name, place)
 
 
 def open_scan(nfproto, name, side):
     """Return the `TableScan` or `NftScan` of a table; *side* is what `backend` returned."""
-    return _SCANS[side](nfproto, name)
+    if side == "legacy":
+        return _blob.TableScan(nfproto, name)
+    from ._nftread import NftScan
+
+    return NftScan(nfproto, name)
 
 
 def _checked(choice):
     if not isinstance(choice, str):
         raise ParameterTypeError(f"a back end must be a string, not {type(choice).__name__}")
-    if choice not in _TABLES:
+    if choice not in _SIDES:
         raise Unsupported(f"there is no back end {choice!r}; legacy and nft are")
     return choice
 
@@ -60,7 +66,7 @@ def _decide(given):
         if _holds_rules(other):
             _warn(choice, other)
         return choice
-    holding = [side for side in _TABLES if _holds_rules(side)]
+    holding = [side for side in _SIDES if _holds_rules(side)]
     if len(holding) == 1:
         return holding[0]
     if not holding:
@@ -83,6 +89,8 @@ def tables_in_use(nfproto, side):
     """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
     if side == "legacy":
         return _legacy_tables(nfproto)
+    from . import _netlink, _nftread
+
     with _netlink.Socket() as socket:
         # a table of nf_tables is there with its first chain
         scans = {name: _nftread.NftScan(nfproto, name, socket) for name in _NFT_ORDER}
@@ -110,6 +118,8 @@ def _legacy_chains(nfproto):
 
 def _nft_chains(nfproto):
     """(table, name, policy, whether it has rules) of each chain of nf_tables that is iptables', as far as we may look."""
+    from . import _netlink, _nftread
+
     try:
         with _netlink.Socket() as socket:
             for table in _nftread.BUILTIN_CHAINS:
@@ -187,6 +197,8 @@ def _version_of(path):
 
 def _kernels_choice():
     """nf_tables if the kernel has it, else legacy."""
+    from . import _netlink
+
     try:
         with _netlink.Socket() as socket:
             socket.generation()

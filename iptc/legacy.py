@@ -2,11 +2,11 @@
 
 import errno
 
-from . import _blob, _core, _draft
+from . import _blob, _core
 from .edits import Replay
-from .views import ChainView, View
 from .errors import Conflict, IPTCError, PartialCommit
 from .saved import text_of_blob
+from .views import ChainView, View
 
 _RETRIES = 16
 
@@ -82,7 +82,9 @@ class LegacyTable:
 
     def _draft(self, operations):
         """The table as it is now with *operations* done to it, to be sent."""
-        draft = self.place.run(lambda: _draft.Draft(_blob.TableBlob(self.nfproto, self.name)))
+        from ._draft import Draft  # programs that only read need not load it
+
+        draft = self.place.run(lambda: Draft(_blob.TableBlob(self.nfproto, self.name)))
         try:
             self.place.check(draft.blob.cookie)
             Replay(draft, lambda: self._view(draft.blob), operations).run()

@@ -10,10 +10,10 @@ import time
 from . import _blob, _core, _nftread, _text
 from ._netlink import Batch, Socket
 from .edits import Replay
-from .views import ChainView, View
 from .errors import Conflict, IPTCError, Unsupported, kernel_error
 from .nftplan import TablePlan, entries_of
 from .saved import text_of_view
+from .views import ChainView, View
 
 _RETRIES = 1024
 _PATIENCE = 4

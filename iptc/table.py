@@ -6,7 +6,6 @@ from . import _core, _plugins, _xtables, edits, kernel
 from .errors import IPTCError, ParameterError, ParameterTypeError, TransactionError
 from .lock import UNSET, checked_lock_file, checked_wait
 from .namespace import Place
-from .restoring import AtCommit, Restore, programs
 from .rule import Policy, Rule, Rule6
 from .transactions import Batch, Transaction
 
@@ -378,6 +377,8 @@ class Table:
         set (`-c`); without *flush* the rules that are there stay (`--noflush`); with *test* nothing is changed (`--test`).
         `ParameterError` or `KernelError` with the number of the line as `line`; nothing is changed then.
         """
+        from .restoring import AtCommit, Restore, programs  # seldom needed, and importing the package is to stay cheap
+
         rules = []
         with self._state.lock:
             for program in programs(self._nfproto, source, counters, flush, self.name, lambda name: None, self._rehearse):
@@ -392,6 +393,8 @@ class Table:
         return sum(rules)
 
     def _rehearse(self, program):
+        from .restoring import Restore
+
         self._state.rehearse(Restore(program))
 
     def strerror(self):
