@@ -79,9 +79,9 @@ cdef struct Spec:
     bint wait_interval
 
     # the rule: the base part and the matches in their order; the target, until it is put behind them
-    char entry[2 * ENTRY_ROOM]
     size_t size
     size_t target_at
+    char entry[2 * ENTRY_ROOM]       # behind numbers of 64 bits, and so aligned as they are
     char target[ENTRY_ROOM]
     Part parts[MOST_PARTS]
     size_t count
