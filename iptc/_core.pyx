@@ -6,7 +6,7 @@ One copy of everything serves IPv4 and IPv6: where they differ, a `Family` row s
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.number cimport PyNumber_Index
-from cpython.unicode cimport PyUnicode_AsUTF8String
+from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_FromObject
 from libc cimport errno as c_errno
 from libc.errno cimport EINVAL
 from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strerror, strlen, strspn
@@ -63,7 +63,8 @@ cdef bytes c_text(value, str what):
     """Return *value* as C text, or say what is wrong with it; *what* is what it should be."""
     if not isinstance(value, str):
         raise ParameterTypeError(f"{what} must be a string, not {type(value).__name__}")
-    cdef bytes text = os_encode(value)
+    # of a subclass its characters
+    cdef bytes text = os_encode(PyUnicode_FromObject(value))
     if strlen(PyBytes_AS_STRING(text)) != <size_t> PyBytes_GET_SIZE(text):
         raise ParameterError(f"{what} must not contain a NUL byte: {value!r}")
     return text

@@ -745,8 +745,9 @@ def read_rule(type cls, specification):
     cdef TextCall call
     cdef Py_ssize_t length = 0, i
     cdef list words = None
-    cdef bytes text
-    cdef RuleValue rule
+    cdef bytes text, sources = None, destinations = None
+    # made first: this may wake the garbage collector, and that whoever reads rules
+    cdef RuleValue rule = <RuleValue> cls.__new__(cls)
     call.text = NULL
     if type(specification) is str:
         call.text = PyUnicode_AsUTF8AndSize(specification, &length) if specification.isascii() else NULL
@@ -779,11 +780,13 @@ def read_rule(type cls, specification):
         if not spec.wanted:
             raise ParameterError(said())
         learn_wanted(spec)
-    several = _all_networks(spec) if spec.networks[0] > 1 or spec.networks[1] > 1 else None
-    rule = <RuleValue> cls.__new__(cls)
+    if spec.networks[0] > 1 or spec.networks[1] > 1:
+        sources, destinations = _all_networks(spec, 0), _all_networks(spec, 1)
     rule._load_entry(spec.family, spec.entry)
-    rule._networks = several
     free_networks(spec)
+    # from here on another rule may be read: a list may wake the garbage collector, a warning runs Python code
+    if sources is not None:
+        rule._networks = [_pairs(sources, rule.family.address), _pairs(destinations, rule.family.address)]
     warn_of_what_was_said()
     return rule
 
@@ -804,19 +807,21 @@ cdef list _words_of(specification):
     return words
 
 
-cdef list _all_networks(Spec *spec):
-    """[[(address, mask) of each source], [… of each destination]], as bytes."""
-    cdef list networks = []
+cdef bytes _all_networks(Spec *spec, int which):
+    """Address and mask of each source (0) or destination (1); the entry has the first then."""
     cdef size_t length = spec.family.address
+    cdef bytes networks = PyBytes_FromStringAndSize(NULL, 2 * length * spec.networks[which])
+    cdef char *at = PyBytes_AS_STRING(networks)
     cdef unsigned int i
-    cdef int which
-    cdef char *address
-    for which in range(2):
-        found = []
-        for i in range(spec.networks[which]):
-            set_network(spec, which, i)
-            address = spec.entry + which * length
-            found.append((address[:length], (address + 2 * length)[:length]))
-        set_network(spec, which, 0)
-        networks.append(found)
+    for i in range(spec.networks[which]):
+        set_network(spec, which, i)
+        memcpy(at, spec.entry + which * length, length)
+        memcpy(at + length, spec.entry + (which + 2) * length, length)
+        at += 2 * length
+    set_network(spec, which, 0)
     return networks
+
+
+cdef list _pairs(bytes networks, size_t length):
+    """[(address, mask)] of `_all_networks`."""
+    return [(networks[i:i + length], networks[i + length:i + 2 * length]) for i in range(0, len(networks), 2 * length)]

@@ -2,8 +2,8 @@
 """The words of saved text: split as iptables-restore splits its lines."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdlib cimport realloc
-from libc.string cimport memcpy
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
 
 
 cdef int make_room(Words *words, size_t count, size_t length) except -1:
@@ -101,12 +101,17 @@ cdef const char *split(Words *words, const char *line, size_t length, bint limit
         words.end = at
 
 
-cdef Words _words            # of the thread that holds the GIL
-
-
 def split_words(bytes text not None):
     """Split *text* as iptables-restore does: a list of (word, whether it was quoted)."""
-    make_room(&_words, PyBytes_GET_SIZE(text) + 1, PyBytes_GET_SIZE(text))
-    clear(&_words)
-    split(&_words, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), False)
-    return [(<bytes> _words.list[i], <bint> _words.quoted[i]) for i in range(_words.count)]
+    # not kept: a list may wake the garbage collector, and that whoever splits words
+    cdef Words words
+    memset(&words, 0, sizeof(words))
+    try:
+        make_room(&words, PyBytes_GET_SIZE(text) + 1, PyBytes_GET_SIZE(text))
+        clear(&words)
+        split(&words, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), False)
+        return [(<bytes> words.list[i], <bint> words.quoted[i]) for i in range(words.count)]
+    finally:
+        free(words.list)
+        free(words.quoted)
+        free(words.text)

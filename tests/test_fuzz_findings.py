@@ -1,0 +1,48 @@
+"""What fuzzing and reading the code for it found, and mutations of the specifications; `scripts/fuzz` searches on."""
+
+import gc
+
+import pytest
+
+import iptc
+
+# --- state that two readings share -------------------------------------------------------------------------------
+
+def at_each_collection(action, call):
+    """Results of *call*, while the garbage collector runs *action* at each place of it that can wake the collector."""
+
+    def collecting(phase, _):
+        if phase == "start":
+            action()
+
+    before = gc.get_threshold()
+    gc.callbacks.append(collecting)
+    found = []
+    try:
+        for allocations in range(1, 24):
+            gc.set_threshold(100_000)
+            gc.collect()
+            gc.set_threshold(allocations)
+            found.append(call())
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(collecting)
+    return found
+
+@pytest.mark.parametrize("text, rules", [
+    ("-s 10.0.0.1/32 -j ACCEPT", ["-s 10.0.0.1/32 -j ACCEPT"]),
+    ("-s 10.0.0.1,10.0.0.2 -j DROP", ["-s 10.0.0.1/32 -j DROP", "-s 10.0.0.2/32 -j DROP"]),
+])
+def test_a_finalizer_may_read_rules_too(text, rules):
+    found = at_each_collection(lambda: iptc.Rule.from_args("-d 192.0.2.1,192.0.2.2,192.0.2.3 -p udp -j RETURN"),
+                               lambda: iptc.Rule.from_args(text))  # fmt: skip
+    assert [[str(one) for one in rule.expand()] for rule in found] == [rules] * len(found)
+
+def test_a_finalizer_may_split_words_too():
+    class Text(str):
+        pass
+
+    text = Text("-p tcp -m comment --comment word --sport 1:2 -j ACCEPT")
+    other = Text("-m comment --comment " + "x" * 200)
+    found = at_each_collection(lambda: iptc.Rule.from_args(other), lambda: iptc.Rule.from_args(text))
+    assert {str(rule) for rule in found} == {"-p tcp -m comment --comment word -m tcp --sport 1:2 -j ACCEPT"}
