@@ -251,14 +251,20 @@ cdef class Plugin:
         """Have this plugin read *item* with its *words*, laid out in *call*; return how many of them it used."""
         # an old parser may take words behind an option of which getopt knows nothing
         cdef int ready = 1 if words and item.has_arg else 0
+        cdef int failed, used
         use_family(nfproto)
         call.c = self.c
+        if self.row.divides:
+            shim_trap_sigfpe()
         shim_set_getopt(call.argv[2] if ready else NULL, 2 + ready)
-        try:
-            self._run(parse_body, call)
-            return shim_get_optind() - 2
-        finally:
-            shim_set_getopt(NULL, 1)
+        failed = shim_capture(parse_body, call)
+        # before any warning: that runs Python code, and another thread may then parse
+        used = shim_get_optind() - 2
+        shim_set_getopt(NULL, 1)
+        if failed:
+            raise ParameterError(said())
+        warn_of_what_was_said()
+        return used
 
     cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags) except -1:
         """Have this plugin check and complete *data*, into which the options *flags* were read."""

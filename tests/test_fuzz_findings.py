@@ -1,12 +1,15 @@
 """What fuzzing and reading the code for it found, and mutations of the specifications; `scripts/fuzz` searches on."""
 
 import gc
+import warnings
 
 import pytest
 
 import iptc
 
+
 # --- state that two readings share -------------------------------------------------------------------------------
+
 
 def at_each_collection(action, call):
     """Results of *call*, while the garbage collector runs *action* at each place of it that can wake the collector."""
@@ -29,6 +32,7 @@ def at_each_collection(action, call):
         gc.callbacks.remove(collecting)
     return found
 
+
 @pytest.mark.parametrize("text, rules", [
     ("-s 10.0.0.1/32 -j ACCEPT", ["-s 10.0.0.1/32 -j ACCEPT"]),
     ("-s 10.0.0.1,10.0.0.2 -j DROP", ["-s 10.0.0.1/32 -j DROP", "-s 10.0.0.2/32 -j DROP"]),
@@ -38,6 +42,7 @@ def test_a_finalizer_may_read_rules_too(text, rules):
                                lambda: iptc.Rule.from_args(text))  # fmt: skip
     assert [[str(one) for one in rule.expand()] for rule in found] == [rules] * len(found)
 
+
 def test_a_finalizer_may_split_words_too():
     class Text(str):
         pass
@@ -46,3 +51,21 @@ def test_a_finalizer_may_split_words_too():
     other = Text("-m comment --comment " + "x" * 200)
     found = at_each_collection(lambda: iptc.Rule.from_args(other), lambda: iptc.Rule.from_args(text))
     assert {str(rule) for rule in found} == {"-p tcp -m comment --comment word -m tcp --sport 1:2 -j ACCEPT"}
+
+
+def test_a_warning_may_set_parameters_too(host, monkeypatch):
+    host.run("ipset", "create", "f", "hash:ip")
+    match = iptc.Rule().create_match("set")
+    shown = []
+
+    def show(message, *_, **__):
+        shown.append(str(message))
+        iptc.Rule().create_match("limit").limit = "1/s"
+
+    monkeypatch.setattr(warnings, "showwarning", show)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        match.set_parameter("set", ["f", "src"])
+    assert match.get_all_parameters() == {"match-set": ["f", "src"]}
+    assert shown == ["--set option deprecated, please use --match-set"]
