@@ -106,6 +106,7 @@ cdef const char *printed_text(size_t *length) noexcept nogil
 cdef void trap_sigfpe() noexcept nogil
 cdef str said()
 cdef int warn_of_what_was_said() except -1
+cdef bint warned() noexcept nogil
 
 # ----------------------------------------------------------- calls of a plugin
 

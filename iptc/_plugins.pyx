@@ -149,6 +149,13 @@ cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg):
     return text
 
 
+cdef bint warned() noexcept nogil:
+    """Inside `captured`: whether something was printed to stderr."""
+    cdef size_t length
+    shim_err(&length)
+    return length != 0
+
+
 cdef int warn_of_what_was_said() except -1:
     """Turn each line that the last guarded call printed to stderr into a warning of Python's."""
     cdef size_t length

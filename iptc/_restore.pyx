@@ -25,7 +25,7 @@ from ._options cimport (
     APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, FLUSH, INSERT, NEW_CHAIN, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE,
     SET_POLICY, WITH_RULE, ZERO, ZERO_NUM, Spec,
 )
-from ._plugins cimport PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, said, warn_of_what_was_said, xtables_error
+from ._plugins cimport PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, said, warn_of_what_was_said, warned, xtables_error
 from ._spec cimport free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
 from ._words cimport MOST_WORDS, add, add_copy, clear, make_room, split
 from ._core import standard_target
@@ -119,6 +119,7 @@ cdef enum:
     BEGUN                    # `*table`
     DONE                     # `COMMIT`
     TOO_LONG                 # a line for which there is no room yet
+    WARNED                   # a line with a warning
 
     LINE_ROOM = 1 << 12
 
@@ -328,7 +329,8 @@ cdef void _read_body(void *arg) noexcept nogil:
     cdef const char *end
     cdef size_t length
     reading.event = ALL_READ
-    while reading.event == ALL_READ and reading.at < reading.length:
+    # what a line warns of is told before the next is read: it has no part in what may be said of that
+    while reading.event == ALL_READ and reading.at < reading.length and not warned():
         line = reading.text + reading.at
         end = <const char *> memchr(line, b'\n', reading.length - reading.at)
         if end == NULL and not reading.last:
@@ -358,6 +360,8 @@ cdef void _read_body(void *arg) noexcept nogil:
         elif reading.only == NULL or strcmp(reading.only, reading.table) == 0:
             xtables_error(PARAMETER_PROBLEM, b"%s: line %u failed", reading.program, reading.line)
         reading.at += length
+    if reading.event == ALL_READ and reading.at < reading.length:
+        reading.event = WARNED
 
 
 cdef inline void _copy(Reading *reading, const char *line, size_t length) noexcept nogil:
@@ -378,6 +382,8 @@ cdef class Reader:
 
     def __cinit__(self):
         memset(&self.reading, 0, sizeof(self.reading))
+        self.reading.family = family_of(NFPROTO_IPV4)
+        self.reading.program = b"iptables-restore"
 
     def __dealloc__(self):
         free(self.reading.memory)
@@ -444,6 +450,8 @@ cdef class Reader:
                     self._room_for(2 * self._line_length(whole, at))
                     continue
                 warn_of_what_was_said()
+                if reading.event == WARNED:
+                    continue
                 return at
             at = reading.at
             free_networks(spec)

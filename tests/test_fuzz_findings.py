@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 import iptc
-
+from iptc import _restore
 
 # --- state that two readings share -------------------------------------------------------------------------------
 
@@ -69,3 +69,30 @@ def test_a_warning_may_set_parameters_too(host, monkeypatch):
         match.set_parameter("set", ["f", "src"])
     assert match.get_all_parameters() == {"match-set": ["f", "src"]}
     assert shown == ["--set option deprecated, please use --match-set"]
+
+
+# --- warnings of a file ------------------------------------------------------------------------------------------
+
+ODD = "Warning: weird character in interface `{}' ('/' and ' ' are not allowed by the kernel)."
+
+
+def test_a_warning_of_one_line_is_not_in_the_refusal_of_another():
+    reader = _restore.Reader(2)
+    with pytest.warns(UserWarning) as warned, pytest.raises(iptc.ParameterError) as refused:
+        list(reader.feed(b"*filter\n-A INPUT -i a/b\n-A INPUT -i c/d\n-A INPUT --nosuch\n"))
+    assert str(refused.value) == 'line 4: unknown option "--nosuch"'
+    assert [str(each.message) for each in warned] == [ODD.format("a/b"), ODD.format("c/d")]
+
+
+def test_a_warning_before_a_name_that_nobody_knew_is_told():
+    reader = _restore.Reader(2)
+    with pytest.warns(UserWarning) as warned:
+        read = list(reader.feed(b"*filter\n-A INPUT -i a/b\n-A INPUT -j nobodyknewthis\nCOMMIT\n"))
+    assert [str(each.message) for each in warned] == [ODD.format("a/b")]
+    assert read[1][2].rules == 2
+
+
+def test_a_reader_that_was_never_initialised():
+    reader = _restore.Reader.__new__(_restore.Reader)
+    assert reader.line == 0 and reader.table is None and reader.partial().nfproto == 2
+    assert [table for table, _, _ in reader.feed(b"*filter\n")] == ["filter"]
