@@ -86,6 +86,7 @@ cdef extern from "_shim.h" nogil:
     int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
     const char *shim_message()
     void shim_trap_sigfpe()
+    void shim_keep_copies()
     const char *shim_out(size_t *length)
     const char *shim_err(size_t *length)
     void shim_set_getopt(char *arg, int index)

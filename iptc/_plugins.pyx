@@ -170,6 +170,7 @@ cdef int warn_of_what_was_said() except -1:
 
 cdef void parse_body(void *arg) noexcept nogil:
     cdef ParseCall *call = <ParseCall *> arg
+    shim_keep_copies()
     if call.c.x6_parse != NULL:
         call.c.x6_parse(&call.guided)
     elif call.c.parse != NULL:

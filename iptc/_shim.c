@@ -45,6 +45,57 @@ exit_err(enum xtables_exittype status, const char *format, ...)
 	land();
 }
 
+/* What an option's value was copied to, to be taken apart. Plugins free it at their end, which a refusal never reaches. */
+#define COPIES 64
+static void *copies[COPIES];
+static size_t copied;
+
+static char *plugin_strdup(const char *text)
+{
+	char *copy = xtables_strdup(text);
+
+	if (landing != NULL && copied < COPIES)
+		copies[copied++] = copy;
+	return copy;
+}
+
+static void not_ours(const void *copy)
+{
+	for (size_t i = 0; i < copied; i++) {
+		if (copies[i] == copy) {
+			copies[i] = copies[--copied];
+			return;
+		}
+	}
+}
+
+static void plugin_free(void *memory)
+{
+	not_ours(memory);
+	free(memory);
+}
+
+static void *plugin_realloc(void *memory, size_t size)
+{
+	not_ours(memory);
+	return realloc(memory, size);
+}
+
+/* The names that it copies are kept, whatever is refused then. */
+static struct xtables_lmap *plugin_lmap_init(const char *file)
+{
+	size_t before = copied;
+	struct xtables_lmap *map = xtables_lmap_init(file);
+
+	copied = before;
+	return map;
+}
+
+void shim_keep_copies(void)
+{
+	copied = 0;
+}
+
 /* Stands in for exit() inside libxtables and its plugins. */
 static void __attribute__((noreturn)) plugin_exit(int status)
 {
@@ -85,12 +136,16 @@ int shim_guard(void (*body)(void *), void *arg)
 	int failed;
 
 	message[0] = '\0';
+	copied = 0;
 	failed = sigsetjmp(here, 0);
 	if (!failed) {
 		landing = &here;
 		body(arg);
 	}
 	landing = outer;
+	while (failed && copied > 0)
+		free(copies[--copied]);
+	copied = 0;
 	return failed ? -1 : 0;
 }
 
@@ -299,6 +354,10 @@ static const struct {
 	{"exit", (void *)plugin_exit},
 	{"getaddrinfo", (void *)plugin_getaddrinfo},
 	{"freeaddrinfo", (void *)plugin_freeaddrinfo},
+	{"xtables_strdup", (void *)plugin_strdup},
+	{"xtables_lmap_init", (void *)plugin_lmap_init},
+	{"free", (void *)plugin_free},
+	{"realloc", (void *)plugin_realloc},
 };
 
 /* Point the references of a loaded object to these functions at ours. */

@@ -22,6 +22,9 @@ int shim_init(void);
 int shim_guard(void (*body)(void *), void *arg);
 const char *shim_message(void);
 
+/* Before the next option of a guarded body: what earlier ones copied is not freed when this one is refused. */
+void shim_keep_copies(void);
+
 /* Take SIGFPE (again), for a plugin that is known to divide; shim_init takes it once. */
 void shim_trap_sigfpe(void);
 

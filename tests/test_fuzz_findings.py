@@ -7,6 +7,7 @@ import pytest
 
 import iptc
 from iptc import _restore
+from test_robustness import prints
 
 # --- state that two readings share -------------------------------------------------------------------------------
 
@@ -96,3 +97,24 @@ def test_a_reader_that_was_never_initialised():
     reader = _restore.Reader.__new__(_restore.Reader)
     assert reader.line == 0 and reader.table is None and reader.partial().nfproto == 2
     assert [table for table, _, _ in reader.feed(b"*filter\n")] == ["filter"]
+
+
+# --- memory of plugins -------------------------------------------------------------------------------------------
+
+
+def test_names_of_a_file_outlive_the_refusal_that_read_it():
+    refused = "-m devgroup --src-group nosuchgroup"
+    good = "-m realm --realm cosmos", "-m devgroup --src-group default", "-m devgroup --src-group 5"
+    program = f"""
+        import iptc
+        def result(text):
+            try:
+                return str(iptc.Rule.from_args(text))
+            except iptc.ParameterError as error:
+                return str(error)
+        for _ in range({{}}):
+            result({refused!r}), result("-m realm --realm nosuchrealm")
+            x = ["x" * 16 for _ in range(100)]
+        print([result(text) for text in {good!r}])
+    """
+    assert prints(program.format(100)) == prints(program.format(0))
