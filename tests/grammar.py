@@ -124,7 +124,7 @@ def protocols(ipv6):
 def targets(ipv6):
     """What a rule ends with."""
     log = st.tuples(st.just("-j LOG"), maybe(option("log-prefix", st.from_regex(r"[a-zA-Z0-9: ]{1,28}", fullmatch=True).map(lambda value: f'"{value}"'))), maybe(option("log-level", st.integers(0, 7))), maybe(option("log-uid")), maybe(option("log-ip-options"))).map(" ".join)
-    queue = st.one_of(option("queue-num", port), st.tuples(st.integers(0, 100), st.integers(101, 65535)).map(lambda pair: f"--queue-balance {pair[0]}:{pair[1]}"))
+    queue = st.one_of(option("queue-num", port), st.tuples(st.integers(0, 100), st.integers(101, 65534)).map(lambda pair: f"--queue-balance {pair[0]}:{pair[1]}"))
     return st.one_of(
         either("-j ACCEPT", "-j DROP", "-j RETURN", "-j web", "-g web", "--jump log-drop", "-g log-drop", ""), log,
         st.tuples(st.just("-j NFQUEUE"), queue, maybe(option("queue-bypass"))).map(" ".join),
@@ -164,7 +164,7 @@ def command():
     chain, rule, place = st.sampled_from(CHAINS), st.sampled_from(PLAIN), st.sampled_from("123490")
     policy = either("ACCEPT", "DROP", "ACCEPT -c 7 8")
     made = st.one_of(
-        st.tuples(either("-A", "-I", "-D", "-C", "-A"), chain, rule), st.tuples(either("-I", "-R"), chain, place, rule), st.tuples(either("-D", "-Z"), chain, place),
+        st.tuples(either("-A", "-I", "-D", "-C", "-A"), chain, rule), st.tuples(st.just("-I"), chain, place, rule), st.tuples(st.just("-R"), chain, place, rule.filter(lambda text: "," not in text)), st.tuples(either("-D", "-Z"), chain, place),
         st.tuples(either("-N", "-X", "-F", "-Z"), chain), st.tuples(either("-X", "-F", "-Z", "# x", "x", "")), st.tuples(st.just("-P"), chain, policy), st.tuples(st.just("-E"), chain, chain),
     ).map(" ".join)  # fmt: skip
     counted = st.tuples(byte, byte, made).map(lambda parts: f"[{parts[0]}:{parts[1]}] {parts[2]}")
