@@ -168,6 +168,11 @@ lines("-A INPUT -j ACCEPT", "-A web -j ACCEPT", "-A INPUT -j web", "-I INPUT 2 -
       "-A INPUT -j DROP\n-D INPUT 1", "-N web", "-N web\n-A INPUT -j web\n-A web -j DROP", "-X web", "-F web", "-F", "-Z", "-P INPUT DROP", "-E web www", "-N a\n-E a b\n-A b -j DROP", "-C INPUT -j DROP", "-A INPUT -j DROP\n-C INPUT -j DROP", "-N a\n-N b\n-A a -j b\n-A b -j a", "-N a\n-A a -j a", "-N a\n-A a -g a",
       "-N z\n-N a\n-N m\n-N B\n-N _\n-N 0", ":z - [0:0]\n:a - [0:0]\n:m - [0:0]\n:B - [0:0]\n-A z -j a", "-N a\n-A INPUT -j a\n-X a", "-N a\n-A INPUT -j a\n-D INPUT 1\n-X a", "-N a\n-X a\n-N a\n-A a -j DROP", flags=("", "c", "t"))  # fmt: skip
 
+# names that are builtin in another table
+lines(":PREROUTING - [0:0]", ":PREROUTING - [0:0]\n-A PREROUTING -j DROP\n-A INPUT -j PREROUTING", "-N PREROUTING\n-A PREROUTING -i eth0 -j DROP", "-E web PREROUTING", "-E empty POSTROUTING\n-A POSTROUTING -j ACCEPT\n-A INPUT -g POSTROUTING",
+      "-N POSTROUTING\n-X POSTROUTING", "-P PREROUTING DROP", "-N PREROUTING\n-P PREROUTING DROP", "-A PREROUTING -j DROP", flags=COUNTED)  # fmt: skip
+lines(":FORWARD - [0:0]\n-A PREROUTING -j FORWARD", "-N zed\n-E zed INPUT\n-A INPUT -o eth0 -j DROP", "-N zed\n-E zed INPUT\n-A INPUT -i eth0 -j DROP\n-A OUTPUT -j INPUT", table="raw", flags=COUNTED)
+
 # ---------------------------------------------------------------- words that have a meaning in a file
 
 lines(
