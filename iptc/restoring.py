@@ -32,6 +32,8 @@ def pieces(source):
                 yield piece
     elif hasattr(source, "read"):
         while piece := source.read(_PIECE):
+            if not isinstance(piece, (str, bytes, bytearray, memoryview)):
+                raise ParameterTypeError(f"a file must give text or bytes, not {type(piece).__name__}")
             yield _encoded(piece) if isinstance(piece, str) else bytes(piece)
     else:
         raise ParameterTypeError(f"a ruleset must be text, a path or a file, not {type(source).__name__}")
