@@ -284,15 +284,15 @@ cdef size_t _read_rule_counters(Reading *reading) noexcept nogil:
     if end == NULL:
         xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need ]", reading.line)
     used = end + 1 - reading.copy
-    # a part that is missing is refused, where iptables-restore would cut the line at the next colon
-    if memchr(reading.copy, b':', used) == NULL or reading.copy[1] == b':':
-        xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need :", reading.line)
     packets = strtok_r(reading.copy + 1, b":", &rest)
     if packets == NULL:
         xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need :", reading.line)
     size = strtok_r(NULL, b"]", &rest)
     if size == NULL:
         xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need ]", reading.line)
+    if strchr(packets, b']') != NULL:
+        # iptables-restore cuts the line at its next colon, and takes what is left
+        xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need :", reading.line)
     if reading.counters:
         add(&reading.spec.words, b"--set-counters")
         add(&reading.spec.words, packets)

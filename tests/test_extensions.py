@@ -154,7 +154,8 @@ def test_all_of_them_are_saved_and_restored(filled, ipv6):
     saved = iptc.save(ipv6=ipv6, counters=True)
     assert [line for line in saved.split("\n") if not line.startswith("#")] == [*filled.save(ipv6, counters=True), ""]
     # iptables-restore reads no word of more than 1023 bytes, as a program of bpf can be
-    readable = "\n".join(line for line in saved.split("\n") if not any(part in line for part in UNREADABLE) and len(line) < 1000)
+    left_out = re.compile(r"--nflog-prefix \S{64}|" + "|".join(map(re.escape, UNREADABLE)))
+    readable = "\n".join(line for line in saved.split("\n") if len(line) < 1000 and not left_out.search(line))
     filled.restore(readable, ipv6, ["--counters"])
     expected = filled.save(ipv6, counters=True)
     iptc.restore(readable, ipv6=ipv6, counters=True)

@@ -324,7 +324,7 @@ def test_chains_of_an_open_table_are_those_restored(host, ipv6):
     assert [str(rule) for rule in iptc.Chain(table, "INPUT").rules] == ["-j web"]
 
 
-@pytest.mark.parametrize("line", ["[:6] -A INPUT -p tcp --dport 2:3", "[56] -A INPUT -p tcp --dport 2:3", "[] -A INPUT"])
+@pytest.mark.parametrize("line", ["[:6] -A INPUT -p tcp --dport 2:3", "[56] -A INPUT -p tcp --dport 2:3"])
 def test_counters_without_their_parts_are_refused(host, line):
     """iptables-restore cuts such a line at its next colon, and takes what is left."""
     with pytest.raises(iptc.ParameterError, match="line 2: Bad line 2: need :"):
