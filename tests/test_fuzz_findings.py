@@ -118,3 +118,12 @@ def test_names_of_a_file_outlive_the_refusal_that_read_it():
         print([result(text) for text in {good!r}])
     """
     assert prints(program.format(100)) == prints(program.format(0))
+
+
+# --- mutations ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_specifications(host, seed):
+    accepted, refused = map(int, prints(f"import mutations; mutations.main({seed}, 50_000)").split())
+    assert accepted > 2_000 and refused > 20_000

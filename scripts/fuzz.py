@@ -1,0 +1,204 @@
+"""What scripts/fuzz does with one input. The first byte says what the rest is: see `one`.
+
+What is expected is the package's own exceptions. Any other, a crash, a hang or a change of the process's streams and
+descriptors is a finding.
+"""
+
+import os
+import warnings
+
+warnings.simplefilter("ignore")
+
+import specs  # noqa: E402
+
+import iptc  # noqa: E402
+from iptc import _blob, _draft, _plugins, _restore, _text  # noqa: E402
+
+FAMILIES = {2: iptc.Rule, 10: iptc.Rule6}
+SPECS = [*specs.load(False), *specs.load(True), *specs.load_invalid()]
+TABLES = {}     # (family, name) -> TableBlob, as the namespace had it at first
+
+
+def load_plugins():
+    """Load all plugins, so that the fuzzer sees their code from the beginning, and return them."""
+    found = []
+    for folder in _plugins.library_dirs():
+        for file in sorted(os.listdir(folder)):
+            for nfproto, start in ((2, "libipt_"), (10, "libip6t_"), (2, "libxt_"), (10, "libxt_")):
+                if file.startswith(start) and file.endswith(".so"):
+                    for find in (_plugins.find_match, _plugins.find_target):
+                        try:
+                            found.append(find(nfproto, file[len(start):-3]))
+                        except iptc.IPTCError:
+                            pass
+    return [plugin for plugin in found if plugin is not None]
+
+
+def load_tables():
+    for nfproto in FAMILIES:
+        for name in ("filter", "nat", "mangle", "raw", "security"):
+            try:
+                TABLES[nfproto, name] = _blob.TableBlob(nfproto, name)
+            except iptc.IPTCError:
+                pass
+
+
+def text_of(data):
+    return data.decode("utf-8", "surrogateescape")
+
+
+def round_trip(cls, rule):
+    """A rule that was read, printed and read again; what plugins print is not always taken by them."""
+    printed = str(rule)
+    if rule._networks is not None:
+        [str(each) for each in rule.expand()]
+    try:
+        again = cls.from_args(printed)
+    except iptc.IPTCError:
+        return
+    str(again)
+    hash(again)
+    rule == again
+    cls.from_args(rule.to_args())
+
+
+def read_rule(cls, data):
+    round_trip(cls, cls.from_args(text_of(data)))
+
+
+def read_words(cls, data):
+    round_trip(cls, cls.from_args(text_of(data).split("\n")))
+
+
+def set_parameters(cls, data):
+    """`name` of a match or target, then `parameter=value` lines, set one by one by attribute."""
+    name, *lines = text_of(data).split("\n")
+    rule = cls()
+    rule.protocol = "tcp"
+    part = rule.create_target(name[1:]) if name[:1] == ">" else rule.create_match(name)
+    for line in lines[:16]:
+        parameter, _, value = line.partition("=")
+        try:
+            part.set_parameter(parameter, value.split("\t") if "\t" in value else value)
+        except iptc.IPTCError:
+            pass
+    part.parameters
+    str(rule)
+    part.final_check()
+
+
+def as_dict(cls, data):
+    """A specification, and its rule as the dict of `easy` and back."""
+    rule = cls.from_args(text_of(data))
+    ipv6 = cls is iptc.Rule6
+    iptc.easy.encode_iptc_rule(iptc.easy.decode_iptc_rule(rule, ipv6), ipv6)
+
+
+def read_file(cls, data, counters, flush, only, send):
+    nfproto = cls._nfproto
+    reader = _restore.Reader(nfproto, counters, flush, only)
+    middle = len(data) // 2
+    programs = []
+    try:
+        for piece, last in ((data[:middle], False), (data[middle:], True)):
+            for _, _, program in reader.feed(piece, last):
+                if program is not None:
+                    programs.append(program)
+        reader.finish()
+    finally:
+        if reader.table is not None:
+            programs.append(reader.partial())
+        for program in programs:
+            program.commands()
+            do(nfproto, program, send)
+
+
+def do(nfproto, program, send):
+    """Do *program* to a draft of its table; where *send*, to the table itself, and put that back."""
+    blob = TABLES.get((nfproto, program.table))
+    if blob is None:
+        return
+    draft = _draft.Draft(blob)
+    try:
+        _restore.run(program, draft)
+        if send:
+            commit(nfproto, program.table, draft)
+    except iptc.IPTCError:
+        pass
+    finally:
+        draft.close()
+
+
+def commit(nfproto, table, draft):
+    """Send *draft*, print the table, read that again, and put back what was there."""
+    draft.commit()
+    try:
+        blob = _blob.TableBlob(nfproto, table)
+        text = _text.save_rules(blob, True, f"*{table}\n".encode(), b"COMMIT\n")
+        for _ in _restore.Reader(nfproto, True, False).feed(text.encode("utf-8", "surrogateescape"), True):
+            pass
+    except iptc.IPTCError:
+        pass
+    draft.undo()
+
+
+def one(data):
+    """Bit 0 of the first byte is the family, bits 1 to 3 what is done, the others how a file is read."""
+    if not data:
+        return
+    how, data = data[0], data[1:]
+    cls = iptc.Rule6 if how & 1 else iptc.Rule
+    kind = how >> 1 & 7
+    try:
+        if kind >= 4:
+            read_file(cls, data, bool(how & 16), bool(how & 32), "filter" if how & 0xc0 == 0xc0 else None, how & 0xc0 == 0x80 and len(data) % 32 == 0)
+        else:
+            (read_rule, read_words, set_parameters, as_dict)[kind](cls, data)
+    except iptc.IPTCError:
+        pass
+
+
+COMMON = """! -- - *filter *nat *mangle *raw COMMIT :INPUT\tACCEPT\t[1:2] :new\t-\t[0:0] [1:2] " \\ ' # \
+-A\tINPUT -I\tINPUT\t1 -D\tINPUT -D\tINPUT\t1 -R\tINPUT\t1 -N\tnew -X\tnew -E\tnew\tother -P\tINPUT\tDROP -F -Z -Z\tINPUT\t1 -C\tINPUT \
+-c\t1\t2 -g\tnew -j\tnew -s -d -i -o -p -f -4 -6 -w -t -m -j 0 1 -1 1: :1 1-2 2-1 65535 65536 4294967295 4294967296 \
+18446744073709551615 18446744073709551616 0x 0xffffffff / /0 /32 /128 /33 /255.0.255.0 :: ::/0 1.2.3.4,5.6.7.8 1.2.3.4-1.2.3.5 %s%n \
+1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16 1/s 1/day 00:00:00:00:00:00 SYN,ACK\tSYN ALL NONE |00| 2038-01-19T03:14:08"""
+
+
+def words(plugins):
+    """What the mutator puts in: the words of the specifications, all names of extensions and options."""
+    words = [word.replace("\t", " ") for word in COMMON.split()]
+    for plugin in plugins:
+        words.append(f"{'-j' if plugin.is_target else '-m'} {plugin.name}")
+        words += [f"--{option}" for option in plugin.option_names]
+    for spec in SPECS:
+        words += spec.text.split(" ")
+    return [word.encode("utf-8", "surrogateescape") for word in dict.fromkeys(words)]
+
+
+def seeds(folder):
+    """Write the corpus to begin with, one input a file of *folder*."""
+    cases = []
+    for spec in SPECS:
+        v6, text = int(spec.ipv6), spec.text
+        cases += [(v6, text), (v6 | 2, text.replace(" ", "\n")), (v6 | 6, text)]
+        rule = f"{spec.chain} {text}"
+        cases.append((v6 | 0xb8, f"*{spec.table}\n:new - [0:0]\n[1:2] -A {rule}\n-D {rule}\n-I {rule}\nCOMMIT\n"))
+        cases += [(v6 | 4, parameters) for parameters in _parameters(v6, text)]
+    for number, (how, text) in enumerate(cases):
+        with open(os.path.join(folder, str(number)), "wb") as file:
+            file.write(bytes([how]) + text.encode("utf-8", "surrogateescape"))
+
+def _parameters(v6, text):
+    """The inputs of `set_parameters` for each extension of a rule."""
+    try:
+        rule = FAMILIES[10 if v6 else 2].from_args(text)
+    except iptc.IPTCError:
+        return
+    for sign, part in [*(("", match) for match in rule.matches), (">", rule.target)]:
+        lines = [f"{name}={value if isinstance(value, str) else chr(9).join(value)}" for name, value in part.parameters.items()]
+        yield "\n".join([sign + part.name, *lines])
+
+
+WORDS = words(load_plugins())
+load_tables()
