@@ -447,14 +447,14 @@ cdef class Draft:
 
     def undo(self):
         """After `commit`, put the table back as it was read, with what its rules have counted in all."""
-        cdef uint32_t before = self.blob.info.num_entries, now = (<Replace *> self.request).num_entries if self.committed else 0
+        if not self.committed:
+            return
+        cdef uint32_t before = self.blob.info.num_entries, now = (<Replace *> self.request).num_entries
         cdef Replace *request = <Replace *> malloc(sizeof(Replace) + self.blob.info.size)
         cdef xt_counters *last = <xt_counters *> calloc(now + 1, sizeof(xt_counters))
         cdef AddCounters *add = <AddCounters *> calloc(1, sizeof(AddCounters) + before * sizeof(xt_counters))
         cdef int failed = ENOMEM
         try:
-            if not self.committed:
-                return
             if request != NULL and last != NULL and add != NULL:
                 self._begin(request, before, self.blob.info.size, now, last)
                 memcpy(request.hook_entry, self.blob.info.hook_entry, sizeof(request.hook_entry))

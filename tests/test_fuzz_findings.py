@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 import iptc
-from iptc import _restore
+from iptc import _draft, _restore
 from test_robustness import prints
 
 # --- state that two readings share -------------------------------------------------------------------------------
@@ -97,6 +97,13 @@ def test_a_reader_that_was_never_initialised():
     reader = _restore.Reader.__new__(_restore.Reader)
     assert reader.line == 0 and reader.table is None and reader.partial().nfproto == 2
     assert [table for table, _, _ in reader.feed(b"*filter\n")] == ["filter"]
+
+
+def test_a_draft_that_was_never_made():
+    draft = _draft.Draft.__new__(_draft.Draft)
+    draft.undo()
+    draft.commit()
+    assert not draft.changed
 
 
 # --- memory of plugins -------------------------------------------------------------------------------------------
