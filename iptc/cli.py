@@ -19,6 +19,8 @@ _HEADINGS = {False: "# IPv4", True: "# IPv6"}
 def main(arguments=None):
     """Run the command with *arguments* (`sys.argv`) and return its exit code."""
     options = _parser().parse_args(arguments)
+    if options.backend is not None:
+        os.environ["IPTC_BACKEND"] = options.backend
     try:
         return options.run(options)
     except LockTimeout as error:
@@ -61,6 +63,7 @@ def _command(commands, name, run, both, **words):
         family.add_argument("-a", "--both", dest="family", action="store_const", const="both",
                             help=f"both, under the headings `{_HEADINGS[False]}' and `{_HEADINGS[True]}'")  # fmt: skip
     command.add_argument("--netns", metavar="NAME", type=_netns, help="network namespace: a name, a path or a process id")
+    command.add_argument("--backend", choices=["legacy", "nft"], help="legacy xtables or nf_tables (IPTC_BACKEND, else found out)")
     command.set_defaults(run=run, family="4")
     return command
 

@@ -163,3 +163,17 @@ def test_without_privilege_deciding_is_quiet(free):
     code = "import os, iptc\nos.environ.pop('IPTC_BACKEND', None)\nprint(iptc.backend())"
     said = NFT.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", os.sys.executable, "-W", "error", "-c", code)
     assert said in ("nft\n", "legacy\n")
+
+
+def test_the_command_takes_it(free, capsys, monkeypatch):
+    from iptc import cli
+
+    # put back after the test, since the command sets it
+    monkeypatch.setenv("IPTC_BACKEND", "legacy")
+    LEGACY.iptables("-A INPUT -p tcp -j ACCEPT")
+    NFT.iptables("-A INPUT -p udp -j ACCEPT")
+    for side in (LEGACY, NFT):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            assert cli.main(["list", "--backend", side.backend, "INPUT"]) == 0
+        assert capsys.readouterr().out.splitlines()[1:] == side.rules()
