@@ -16,8 +16,8 @@ from libc.string cimport memcpy, memset, strchr, strcmp, strlen
 
 from ._core cimport (
     AF_INET, AF_INET6, IFNAMSIZ, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_PROTO, IPT_INV_SRCIP, NFPROTO_IPV4,
-    STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, RuleValue, c_text, family_of, in6_addr, in_addr, inet_pton, mark_verdict,
-    xt_counters, xt_entry_match,
+    STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, RuleValue, c_text, family_of, in6_addr, in_addr, inet_pton,
+    is_verdict_name, mark_verdict, xt_counters, xt_entry_match,
 )
 from ._options cimport (
     APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, ENDED, ENTRY_ROOM, FLUSH, INSERT, LIST, LIST_RULES, MOST_PARTS, NEW_CHAIN, NO_OPTION,
@@ -284,16 +284,11 @@ cdef const char *_target_name(const char *name) noexcept nogil:
     return name
 
 
-cdef bint _is_verdict_name(const char *name) noexcept nogil:
-    return (strcmp(name, b"ACCEPT") == 0 or strcmp(name, b"DROP") == 0 or strcmp(name, b"RETURN") == 0
-            or strcmp(name, b"QUEUE") == 0)
-
-
 cdef void _read_jump(Spec *spec, char *value) noexcept nogil:
     """`-j`: a verdict, an extension, else a chain, which there may be or not: the table knows."""
     cdef PluginRow *row
     spec.jump = <char *> _target_name(value)
-    if _is_verdict_name(value):
+    if is_verdict_name(value):
         return
     row = plugin_of(spec, True, value)
     if row == NULL:
@@ -407,7 +402,7 @@ cdef void check_new_name(Spec *spec, const char *name) noexcept nogil:
         xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", name, <unsigned int> XT_EXTENSION_MAXNAMELEN)
     if name[0] == b'-' or name[0] == b'!':
         xtables_error(PARAMETER_PROBLEM, b"chain name not allowed to start with `%c'", <int> name[0])
-    if not name[0] or _is_verdict_name(name) or plugin_of(spec, True, name) != NULL:
+    if is_verdict_name(name) or plugin_of(spec, True, name) != NULL:
         xtables_error(PARAMETER_PROBLEM, b"chain name may not clash with target name")
     while at[0]:
         if isspace(<unsigned char> at[0]):
@@ -723,7 +718,7 @@ cdef void _specification_body(void *arg) noexcept nogil:
     read_command(spec)
     # where the table is not known, what is no chain there is refused here
     if (flags_of(spec)[0] & spec.family.goto_flag and spec.jump != NULL
-            and (_is_verdict_name(spec.jump) or plugin_of(spec, True, spec.jump) != NULL)):
+            and (is_verdict_name(spec.jump) or plugin_of(spec, True, spec.jump) != NULL)):
         xtables_error(PARAMETER_PROBLEM, b"goto '%s' is not a chain", spec.jump)
 
 

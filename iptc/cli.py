@@ -83,23 +83,24 @@ def _add_save(commands):
 def _add_restore(commands):
     restore = _command(commands, "restore", _restore, True, help="make the rules what a file says, as iptables-restore does",
                        description="Make the rules what FILE, in the format of iptables-save, says: table by table, each at once.")  # fmt: skip
-    restore.add_argument("file", nargs="?", metavar="FILE", help="instead of standard input")
-    restore.add_argument("-T", "--table", help="only this table")
-    restore.add_argument("-c", "--counters", action="store_true", help="set the counters of the file too")
-    restore.add_argument("-n", "--noflush", action="store_true", help="keep the rules that are there")
     restore.add_argument("-t", "--test", action="store_true", help="change nothing")
-    _add_wait(restore, True, "wait for the xtables lock this long only (for ever)")
+    _add_source(restore, "set the counters of the file too", "keep the rules that are there")
 
 
 def _add_check(commands):
     check = _command(commands, "check", _check, True, help="find out whether a file could be restored",
                      description="Read FILE as `restore' would, change nothing, and say what is wrong with it, if anything is.")  # fmt: skip
-    check.add_argument("file", nargs="?", metavar="FILE", help="instead of standard input")
-    check.add_argument("-T", "--table", help="only this table")
-    check.add_argument("-c", "--counters", action="store_true", help="look at the counters of the file too")
-    check.add_argument("-n", "--noflush", action="store_true", help="for a file that is added to the rules that are there")
     check.add_argument("--syntax", action="store_true", help="look at the lines alone: needs no privilege and no kernel table")
-    _add_wait(check, True, "wait for the xtables lock this long only (for ever)")
+    _add_source(check, "look at the counters of the file too", "for a file that is added to the rules that are there")
+
+
+def _add_source(command, counters, noflush):
+    """What is read, and how."""
+    command.add_argument("file", nargs="?", metavar="FILE", help="instead of standard input")
+    command.add_argument("-T", "--table", help="only this table")
+    command.add_argument("-c", "--counters", action="store_true", help=counters)
+    command.add_argument("-n", "--noflush", action="store_true", help=noflush)
+    _add_wait(command, True, "wait for the xtables lock this long only (for ever)")
 
 
 def _add_list(commands):
