@@ -154,17 +154,26 @@ class Locks:
             self._taken.pop().__exit__()
 
 
+def _mounted_device(fd):
+    """The device of the filesystem that *fd* is on, which the file itself may not say: an overlay shows that of a layer."""
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        mount = next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
+    with open("/proc/self/mountinfo") as file:
+        numbers = next((line.split()[2] for line in file if line.split(" ", 1)[0] == mount), "0:0")
+    return os.makedev(*map(int, numbers.split(":")))
+
+
 def _holders(fd):
     """[(pid, name)] of the processes that hold the lock of the file that *fd* is open on, as far as can be seen."""
     found = []
     try:
         status = os.fstat(fd)
-        device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+        files = {f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}" for device in (status.st_dev, _mounted_device(fd))}
         with open("/proc/locks") as file:
             for line in file:
                 words = line.split()
                 # 1: FLOCK ADVISORY WRITE 1234 00:19:567 0 EOF; a waiter has `->` behind the number
-                if len(words) < 6 or words[1] != "FLOCK" or words[5] != f"{device}:{status.st_ino}":
+                if len(words) < 6 or words[1] != "FLOCK" or words[5] not in files:
                     continue
                 pid = int(words[4])
                 if pid > 0:
