@@ -1,6 +1,5 @@
 """Rule, Match, Target and Policy: one rule of a chain as an object that owns its bytes."""
 
-import copy
 import weakref
 
 from . import _core, _plugins, _spec, _text, _words, _xtables, kernel
@@ -224,7 +223,8 @@ class Rule(_core.RuleValue):
 
     def _with_networks(self, source, destination):
         """A copy with these addresses, (address, mask) as bytes."""
-        rule = copy.copy(self)
+        make, arguments = self.__reduce__()
+        rule = make(*arguments)
         rule._set_network(0, *source)
         rule._set_network(1, *destination)
         return rule
