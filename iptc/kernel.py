@@ -125,11 +125,12 @@ class TableState:
 
     def record(self, operation):
         """Apply *operation* to the view and keep it for `commit`."""
-        view = self._notes.view or self.view
+        notes = self._notes
+        view = notes.view or self.view
         if operation.binds:
             operation.bind(view)
         operation.apply(view)
-        self._notes.pending.append(operation)
+        notes.pending.append(operation)
 
     def execute(self, operation):
         """Commit *operation* alone; it names its rule by what was last read, where anything was."""

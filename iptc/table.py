@@ -120,8 +120,9 @@ class Chain:
         if not isinstance(rule, Rule) or rule.nfproto != self.table._nfproto:
             raise ParameterTypeError(f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, "
                                      f"not {type(rule).__name__}")  # fmt: skip
-        entries = [_xtables.pack(one, True) for one in rule.expand()]
-        if None in entries:
+        # nearly all rules have one address on a side, and building them is to be fast
+        entries = [_xtables.pack(rule, True)] if rule._networks is None else [_xtables.pack(one, True) for one in rule.expand()]
+        if entries[0] is None:
             raise ParameterError("invalid rule")
         return entries
 

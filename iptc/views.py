@@ -40,7 +40,10 @@ class ChainView:
 
     def append(self, entry):
         """Add *entry* at the end."""
-        self.insert(len(self.entries), entry)
+        if self._keys is None:
+            self.entries.append(entry)
+        else:
+            self.insert(len(self.entries), entry)
 
     def insert(self, position, entry):
         """Add *entry* before the one at *position*."""
