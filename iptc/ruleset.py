@@ -4,6 +4,7 @@ from . import _core, _text, kernel
 from .lock import checked_lock_file, checked_wait
 from .namespace import Place
 from .restoring import AtCommit, Restore, programs
+from .saved import rule_line
 
 
 def save(ipv6=False, counters=False, *, table=None, backend=None, netns=None):
@@ -73,7 +74,7 @@ def listing(chains, counters=False):
         lines.append(f"-N {chain.name}\n" if chain.policy is None else f"-P {chain.name} {chain.policy}{count}\n")
     for chain in chains:
         for entry in chain.entries:
-            lines.append(f"-A {chain.name} {_text.render(chain.nfproto, entry, counters)}".rstrip(" ") + "\n")
+            lines.append(rule_line(chain, entry, counters))
     return "".join(lines)
 
 

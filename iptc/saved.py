@@ -20,6 +20,12 @@ def text_of_blob(name, blob, counters):
     return _text.save_rules(blob, counters, *[part.encode("utf-8", "surrogateescape") for part in frame(name, blob.chains)])
 
 
+def rule_line(chain, entry, counted=False):
+    """Return the `-A` line of a rule of *chain*, a `ChainView`; *counted*: with `-c`, as `iptables -S -v`."""
+    text = _text.render(chain.nfproto, entry, counted)
+    return f"-A {chain.name} {text}\n" if text else f"-A {chain.name}\n"
+
+
 def text_of_view(name, view, counters):
     """Return the text of a table in memory."""
     head, foot = frame(name, [(chain.name, chain.policy, chain.counters) for chain in view.chains.values()])
@@ -27,5 +33,5 @@ def text_of_view(name, view, counters):
     for chain in view.chains.values():
         for entry in chain.entries:
             count = "[{}:{}] ".format(*_text.counters_of(view.nfproto, entry)) if counters else ""
-            lines.append(f"{count}-A {chain.name} {_text.render(view.nfproto, entry)}".rstrip(" ") + "\n")
+            lines.append(count + rule_line(chain, entry))
     return "".join([*lines, foot])
