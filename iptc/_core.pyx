@@ -447,9 +447,6 @@ cdef class RuleValue:
             self._flags()[0] &= ~IPT_F_FRAG
         self._invert(IPT_INV_FRAG, negated)
 
-    def _get_goto(self):
-        return bool(self._flags()[0] & self.family.goto_flag)
-
     cpdef int _set_goto(self, bint given) except -1:
         if given:
             self._flags()[0] |= self.family.goto_flag
