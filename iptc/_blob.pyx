@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc cimport errno as c_errno
-from libc.errno cimport EAGAIN, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
+from libc.errno cimport EAGAIN, EEXIST, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
 from libc.stdint cimport int32_t, uint16_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strerror, strlen
@@ -74,10 +74,17 @@ def table_strerror(int error):
 
 cdef int _get_info(Family *family, int fd, const char *table, ipt_getinfo *info) noexcept nogil:
     """`IPT_SO_GET_INFO`: 0, or an errno."""
-    cdef socklen_t length = sizeof(info[0])
-    memset(info, 0, sizeof(info[0]))
-    memcpy(info.name, table, strlen(table))
-    return c_errno.errno if getsockopt(fd, family.level, family.so_get_info, info, &length) < 0 else 0
+    cdef int attempt
+    cdef socklen_t length
+    for attempt in range(ATTEMPTS):
+        length = sizeof(info[0])
+        memset(info, 0, sizeof(info[0]))
+        memcpy(info.name, table, strlen(table))
+        if getsockopt(fd, family.level, family.so_get_info, info, &length) == 0:
+            return 0
+        if c_errno.errno != EEXIST:      # EEXIST: the table was not there, and somebody else created it while we did
+            break
+    return c_errno.errno
 
 
 cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Buffer *buffer) noexcept nogil:

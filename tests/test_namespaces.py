@@ -5,6 +5,7 @@ import copy
 import ctypes
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -265,6 +266,33 @@ def test_tables_of_many_namespaces_are_let_go(host, family):
     os.close(start)
     # what has something pending is not
     assert family.Table("mangle") is batch and batch.is_chain("web")
+
+
+@pytest.mark.one_backend
+def test_threads_that_create_the_same_table_at_once(family):
+    """The kernel says EEXIST to all but one: the table is there then, and is read."""
+    start = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    read = []
+
+    def work(there, together):
+        assert LIBC.setns(there, CLONE_NEWNET) == 0
+        together.wait()
+        read.append(len(_blob.TableBlob(socket.AF_INET6 if family.ipv6 else socket.AF_INET, "filter").chains))
+
+    try:
+        for _ in range(40):
+            assert LIBC.unshare(CLONE_NEWNET) == 0
+            with open("/proc/thread-self/ns/net") as there:
+                together = threading.Barrier(4)
+                threads = [threading.Thread(target=work, args=(there.fileno(), together)) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+    finally:
+        LIBC.setns(start, CLONE_NEWNET)
+        os.close(start)
+    assert read == [3] * 160
 
 
 def test_the_same_namespace_has_one_cookie_and_others_have_others(other):
