@@ -10,6 +10,7 @@ from .legacy import LegacyTable
 
 _SIDES = ("legacy", "nft")
 _PROC_NAMES = {_core.IPV4: "/proc/thread-self/net/ip_tables_names", _core.IPV6: "/proc/thread-self/net/ip6_tables_names"}
+_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")     # not on the PATH of cron and of ordinary users
 _KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
 _NFT_ORDER = ("mangle", "security", "raw", "filter", "nat")
@@ -21,9 +22,8 @@ _decided = {}
 def backend(choice=None):
     """Return "legacy" or "nft": *choice*, else `IPTC_BACKEND`, else what this network namespace is found to use.
 
-    That is the side that alone holds rules; with both, the one that has kubelet's hint chains, else what the command `iptables` is,
-    else nf_tables if the kernel has it; with none, legacy where it is loaded, else nf_tables. Decided once for each namespace;
-    warns if the other side holds rules too.
+    That is the side that alone holds rules; with both or none, the one that has kubelet's hint chains, else what the command
+    `iptables` is, else nf_tables if the kernel has it. Decided once for each namespace; warns if the other side holds rules too.
     """
     if choice is not None:
         return _checked(choice)
@@ -69,11 +69,9 @@ def _decide(given):
     holding = [side for side in _SIDES if _holds_rules(side)]
     if len(holding) == 1:
         return holding[0]
-    if not holding:
-        # young in this package, nf_tables is not what a program meets unasked
-        return "legacy" if os.path.exists(_PROC_NAMES[_core.IPV4]) else "nft"
     choice = _kubelets_choice() or _tools_choice() or _kernels_choice()
-    _warn(choice, "legacy" if choice == "nft" else "nft")
+    if holding:
+        _warn(choice, "legacy" if choice == "nft" else "nft")
     return choice
 
 
@@ -170,8 +168,8 @@ def _kubelets_choice():
 
 
 def _tools_choice():
-    """What the command `iptables` works on, or None if there is none or it does not say."""
-    for folder in os.get_exec_path():
+    """What the command `iptables`, as a shell of root finds it, works on; None if there is none or it does not say."""
+    for folder in [*os.get_exec_path(), *_SYSTEM_FOLDERS]:
         path = os.path.join(folder, "iptables")
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return _side_of(os.path.basename(os.path.realpath(path))) or _side_of(_version_of(path))

@@ -6,7 +6,6 @@ live as long as their process, so nothing is left behind.
 """
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -218,9 +217,9 @@ def differences(backend, tables):
 
 def demonstrate(peer, step, check):
     """Show one thing after the other."""
-    # What is printed below is the legacy tool's view, so the library must use the same one.
-    backend = os.environ.setdefault("IPTC_BACKEND", "legacy")
     import iptc
+
+    backend = iptc.backend()    # what the host's own `iptables` works on: its view is printed below
 
     step(f"Two hosts: the firewall {FIREWALL}, {FIREWALL6} and a client {CLIENT}, {CLIENT6}, joined by a cable.")
     run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", "veth-client")

@@ -114,23 +114,32 @@ def test_it_warns_where_the_environment_decides_against_rules(free, monkeypatch)
         iptc.Table("filter")
 
 
+@pytest.mark.parametrize("holding", [True, False])
 @pytest.mark.parametrize("link, says, expected", [
     ("xtables-nft-multi", None, "nft"), ("xtables-legacy-multi", None, "legacy"), (None, "iptables v1.8.9 (nf_tables)", "nft"),
     (None, "iptables v1.8.4 (legacy)", "legacy"), (None, "iptables v1.6.1", "legacy"), (None, "", "nft"), (None, None, "nft"),
 ])  # fmt: skip
-def test_what_the_command_iptables_is(free, tmp_path, monkeypatch, link, says, expected):
-    LEGACY.iptables("-A INPUT -j ACCEPT")
-    NFT.iptables("-A INPUT -j ACCEPT")
+def test_what_the_command_iptables_is(free, tmp_path, monkeypatch, link, says, expected, holding):
+    """Where both sides hold rules, and where none does: without such a command, what the kernel can do."""
+    monkeypatch.setattr(backends, "_SYSTEM_FOLDERS", ())
+    if holding:
+        LEGACY.iptables("-A INPUT -j ACCEPT")
+        NFT.iptables("-A INPUT -j ACCEPT")
     tool(tmp_path, monkeypatch, "bin", link, says)
-    with pytest.warns(RuntimeWarning, match="tables hold rules too: this program uses " + expected):
-        assert iptc.backend() == expected
+    if holding:
+        with pytest.warns(RuntimeWarning, match="tables hold rules too: this program uses " + expected):
+            assert iptc.backend() == expected
+    else:
+        assert quietly() == expected
+        monkeypatch.undo()
+        assert untouched()
 
 
-def test_where_none_holds_anything(free, monkeypatch):
-    """Legacy where the kernel has it loaded, else nf_tables."""
-    assert quietly() == "legacy" and untouched()
-    monkeypatch.setitem(backends._PROC_NAMES, iptc._core.IPV4, "/proc/thread-self/net/no_such_names")
-    assert quietly() == "nft" and untouched()
+def test_the_command_iptables_is_found_where_path_has_no_sbin(free, tmp_path, monkeypatch):
+    tool(tmp_path, monkeypatch, "sbin", link="xtables-legacy-multi")
+    monkeypatch.setattr(backends, "_SYSTEM_FOLDERS", (str(tmp_path / "sbin"),))
+    tool(tmp_path, monkeypatch, "bin")
+    assert quietly() == "legacy"
 
 
 def test_deciding_and_looking_leave_no_trace(free):
