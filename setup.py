@@ -55,6 +55,7 @@ def extensions():
         extension("_nftexpr", []),
         extension("_nftterms", []),
         extension("_nft", []),
+        extension("_nftload", []),
         extension("_nftread", []),
     ]
     from Cython.Build import cythonize

@@ -145,3 +145,13 @@ cdef class Socket:
     cdef int _open(self) except -1
     cdef tuple _read(self, int kind, int nfproto, bytes attributes, bint dump)
     cdef list _refusals(self)
+
+cdef class Batch:
+    cdef Writer writer
+    cdef readonly Py_ssize_t messages
+
+    cdef size_t _begin(self, int kind, int flags, int nfproto, int table_kind, bytes table)
+    cdef size_t _rule(self, int kind, int flags, int nfproto, bytes table, bytes chain)
+    cdef void _paste(self, bytes attributes) noexcept
+    cdef size_t begin_appended(self, int nfproto, bytes table, bytes chain)
+    cdef Py_ssize_t end(self, size_t start) except -1

@@ -607,9 +607,6 @@ cdef str _explanation(const Message *message):
 cdef class Batch:
     """Messages that are applied together. Names are bytes; each verb returns the number of its message, from 0."""
 
-    cdef Writer writer
-    cdef readonly Py_ssize_t messages
-
     def __dealloc__(self):
         free(self.writer.memory)
 
@@ -620,7 +617,8 @@ cdef class Batch:
         put_text(&self.writer, table_kind, PyBytes_AS_STRING(table))
         return start
 
-    cdef Py_ssize_t _end(self, size_t start) except -1:
+    cdef Py_ssize_t end(self, size_t start) except -1:
+        """End the message that began at *start*; its number."""
         if self.writer.failed:
             raise MemoryError
         message_end(&self.writer, start)
@@ -628,13 +626,13 @@ cdef class Batch:
 
     def add_table(self, int nfproto, bytes table not None):
         """Create a table; if it is there, nothing happens."""
-        return self._end(self._begin(NFT_MSG_NEWTABLE, NLM_F_CREATE, nfproto, NFTA_TABLE_NAME, table))
+        return self.end(self._begin(NFT_MSG_NEWTABLE, NLM_F_CREATE, nfproto, NFTA_TABLE_NAME, table))
 
     def add_chain(self, int nfproto, bytes table not None, bytes chain not None):
         """Create a user chain, which must not be there."""
         cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, nfproto, NFTA_CHAIN_TABLE, table)
         put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(chain))
-        return self._end(start)
+        return self.end(start)
 
     def add_base_chain(self, int nfproto, bytes table not None, bytes chain not None, int hook, bytes kind not None,
                        int priority, policy=None, counters=None):
@@ -654,20 +652,20 @@ cdef class Batch:
             put_be64(&self.writer, NFTA_COUNTER_PACKETS, counters[0])
             put_be64(&self.writer, NFTA_COUNTER_BYTES, counters[1])
             nest_end(&self.writer, inner)
-        return self._end(start)
+        return self.end(start)
 
     def rename_chain(self, int nfproto, bytes table not None, uint64_t handle, bytes name not None):
         """Give the chain with *handle* another name."""
         cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, 0, nfproto, NFTA_CHAIN_TABLE, table)
         put_be64(&self.writer, NFTA_CHAIN_HANDLE, handle)
         put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(name))
-        return self._end(start)
+        return self.end(start)
 
     def delete_chain(self, int nfproto, bytes table not None, bytes chain not None):
         """Delete a chain, which must have no rules."""
         cdef size_t start = self._begin(NFT_MSG_DELCHAIN, NLM_F_NONREC, nfproto, NFTA_CHAIN_TABLE, table)
         put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(chain))
-        return self._end(start)
+        return self.end(start)
 
     cdef size_t _rule(self, int kind, int flags, int nfproto, bytes table, bytes chain):
         cdef size_t start = self._begin(kind, flags, nfproto, NFTA_RULE_TABLE, table)
@@ -679,12 +677,17 @@ cdef class Batch:
             memcpy(self.writer.memory + self.writer.length, PyBytes_AS_STRING(attributes), PyBytes_GET_SIZE(attributes))
             self.writer.length += PyBytes_GET_SIZE(attributes)
 
-    def add_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None):
-        """Append *rule* (attributes, as `_nft.encode` makes them). Later messages know it by the number that this returns."""
+    cdef size_t begin_appended(self, int nfproto, bytes table, bytes chain):
+        """Begin the message that appends the rule whose attributes follow."""
         cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, nfproto, table, chain)
         put_be32(&self.writer, NFTA_RULE_ID, self.messages)
+        return start
+
+    def add_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None):
+        """Append *rule* (attributes, as `_nft.encode` makes them). Later messages know it by the number that this returns."""
+        cdef size_t start = self.begin_appended(nfproto, table, chain)
         self._paste(rule)
-        return self._end(start)
+        return self.end(start)
 
     def insert_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None, handle=None,
                     number=None):
@@ -696,7 +699,7 @@ cdef class Batch:
         elif number is not None:
             put_be32(&self.writer, NFTA_RULE_POSITION_ID, number + 1)
         self._paste(rule)
-        return self._end(start)
+        return self.end(start)
 
     def replace_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None, uint64_t handle):
         """Put *rule* in the place of the rule with *handle*."""
@@ -704,7 +707,7 @@ cdef class Batch:
         put_be32(&self.writer, NFTA_RULE_ID, self.messages)
         put_be64(&self.writer, NFTA_RULE_HANDLE, handle)
         self._paste(rule)
-        return self._end(start)
+        return self.end(start)
 
     def delete_rule(self, int nfproto, bytes table not None, bytes chain not None, handle=None, number=None):
         """Delete the rule with *handle*, or that of message *number*; all rules of the chain if neither is given."""
@@ -713,7 +716,7 @@ cdef class Batch:
             put_be64(&self.writer, NFTA_RULE_HANDLE, handle)
         elif number is not None:
             put_be32(&self.writer, NFTA_RULE_ID, number + 1)
-        return self._end(start)
+        return self.end(start)
 
 
 # ----------------------------------------------------- attributes for Python

@@ -166,33 +166,37 @@ cdef int _put_rule(Writer *writer, Family *family, const char *entry, bint compa
     return 0
 
 
+cdef int write_rule(Writer *writer, Family *family, const char *entry, size_t size, bint compat) except -1:
+    """What `encode` returns, behind what *writer* has already."""
+    cdef char *scratch
+    if size < family.header + TARGET_HEADER or next_offset(family, entry) != size or not payloads_ok(family, entry):
+        raise ParameterError("not an entry of this family: its sizes do not add up")
+    if _is_opaque(<const xt_entry_match *> (entry + target_offset(family, entry))):
+        scratch = <char *> malloc(ENTRY_MOST)
+        if scratch == NULL:
+            raise MemoryError
+        try:
+            _put_opaque(writer, family, entry, scratch)
+        finally:
+            free(scratch)
+    else:
+        _put_rule(writer, family, entry, compat)
+    if writer.failed:
+        raise Unsupported("the rule is too long for nf_tables")
+    return 0
+
+
 def encode(int nfproto, bytes entry, compat=None):
     """Return the attributes of a rule for `NFT_MSG_NEWRULE`: expressions with the entry's counters, protocol, user data.
 
     *compat*: as iptables-nft older than 1.8.8 reads it; None: if that is the installed one. `ParameterError` and `Unsupported` say
     what has no form in nf_tables.
     """
-    cdef Family *family = family_of(nfproto)
-    cdef const char *raw = PyBytes_AS_STRING(entry)
-    cdef char *scratch
     cdef Writer writer
-    if PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER \
-            or next_offset(family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(family, raw):
-        raise ParameterError("not an entry of this family: its sizes do not add up")
     memset(&writer, 0, sizeof(writer))
     try:
-        if _is_opaque(<const xt_entry_match *> (raw + target_offset(family, raw))):
-            scratch = <char *> malloc(ENTRY_MOST)
-            if scratch == NULL:
-                raise MemoryError
-            try:
-                _put_opaque(&writer, family, raw, scratch)
-            finally:
-                free(scratch)
-        else:
-            _put_rule(&writer, family, raw, reads_compat_only() if compat is None else compat)
-        if writer.failed:
-            raise Unsupported("the rule is too long for nf_tables")
+        write_rule(&writer, family_of(nfproto), PyBytes_AS_STRING(entry), PyBytes_GET_SIZE(entry),
+                   reads_compat_only() if compat is None else compat)
         return PyBytes_FromStringAndSize(writer.memory, writer.length)
     finally:
         free(writer.memory)

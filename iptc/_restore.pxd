@@ -31,3 +31,10 @@ cdef class Program:
     cdef char *memory
     cdef size_t used
     cdef size_t room
+
+# Commands `-A` of one chain that follow each other in a program: their records, and how many they are.
+cdef class Run:
+    cdef Program program
+    cdef size_t start
+    cdef size_t end
+    cdef Py_ssize_t count

@@ -1,6 +1,7 @@
 """What `_restore` gives to the rest of the package."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from ._draft import Draft
 from .errors import ParameterError
@@ -20,7 +21,11 @@ class Program:
     def flush(self) -> bool: ...
     @property
     def nfproto(self) -> int: ...
-    def commands(self) -> list[tuple[int, str, str | None, int, bytes | None, str, tuple[int, int] | None]]: ...
+    def commands(self, runs: bool = False) -> list[tuple[int, str, str | None, int, Any, str | None, tuple[int, int] | None]]: ...
+
+class Run:
+    def __len__(self) -> int: ...
+    def rules(self) -> list[tuple[int, bytes]]: ...
 
 # ------------------------------------------------------------------------ reading
 

@@ -53,18 +53,25 @@ cdef class Program:
         """The family of its rules."""
         return self.family.nfproto
 
-    def commands(self):
+    def commands(self, bint runs=False):
         """Each command as (line, what, chain or None, number, entry or None, other, counters or None).
 
         *what* is the letter of its option, `:` for a chain that is declared. *other* is the policy, the new name, or what the
-        rule jumps to; *number* counts from 1, 0: none.
+        rule jumps to; *number* counts from 1, 0: none. With *runs*, the commands `-A` of one chain that follow each other are one,
+        with a `Run` for its entry.
         """
         cdef size_t at = 0
         cdef Record *record
+        cdef Run run
         cdef list found = []
         while at < self.used:
             record = <Record *> (self.memory + at)
             entry = None
+            if runs and record.command == APPEND:
+                run = _run_at(self, at)
+                found.append((record.line, "A", os_decode(record.chain), 0, run, None, None))
+                at = run.end
+                continue
             if record.entry_size:
                 entry = PyBytes_FromStringAndSize(<char *> (record + 1), record.entry_size)
             counters = None
@@ -74,6 +81,38 @@ cdef class Program:
                           os_decode(record.other), counters))
             at += record.size
         return found
+
+
+cdef class Run:
+    """Commands `-A` of one chain that follow each other."""
+
+    def __len__(self):
+        return self.count
+
+    def rules(self):
+        """(line, entry) of each."""
+        cdef size_t at = self.start
+        cdef const Record *record
+        cdef list found = []
+        while at < self.end:
+            record = <const Record *> (self.program.memory + at)
+            found.append((record.line, PyBytes_FromStringAndSize(<const char *> (record + 1), record.entry_size)))
+            at += record.size
+        return found
+
+
+cdef Run _run_at(Program program, size_t at):
+    cdef Run run = Run.__new__(Run)
+    cdef const Record *first = <const Record *> (program.memory + at)
+    cdef const Record *record = first
+    run.program = program
+    run.start = at
+    while at < program.used and record.command == APPEND and strcmp(record.chain, first.chain) == 0:
+        at += record.size
+        run.count += 1
+        record = <const Record *> (program.memory + at)
+    run.end = at
+    return run
 
 
 cdef str _letter(uint32_t command):

@@ -11,7 +11,7 @@ from . import _blob, _core, _nftread, _text
 from ._netlink import Batch, Socket
 from .edits import Replay
 from .errors import Conflict, IPTCError, Unsupported, kernel_error
-from .nftplan import TablePlan, entries_of
+from .nftplan import TablePlan, entries_of, step_of
 from .saved import text_of_view
 from .views import ChainView, View
 
@@ -107,7 +107,7 @@ def _commit(place, parts, test):
             if error != errno.ERESTART and socket.generation() == generation:
                 if error in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
                     _diagnose(parts, handles)
-                raise _refused(error, explanation, steps[number] if number >= 0 else None)
+                raise _refused(error, explanation, step_of(steps, number))
             if attempt >= _PATIENCE:
                 # not all at the same time again
                 time.sleep(time.perf_counter_ns() % 1000 * 1e-6 * min(attempt / _PATIENCE, 16))

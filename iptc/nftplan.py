@@ -1,7 +1,6 @@
 """What edits of a table are as messages of nf_tables: one batch is planned, of one or several tables."""
 
 import errno
-import functools
 import os
 
 from . import _core, _nft, _nftread, _text
@@ -23,10 +22,24 @@ def entries_of(nfproto, messages):
     return [entry for _, entry in _nft.decode_rules(nfproto, messages)]
 
 
+def step_of(steps, number):
+    """What message *number* of the batch is for: (family, line of a text, verb, chain, entry); None where nothing was noted."""
+    for first, *step, entry in reversed(steps):
+        if first > number:
+            continue
+        if entry is None or isinstance(entry, bytes):
+            return (*step, entry) if first == number else None
+        # a run of rules of a text
+        nfproto, _, verb, chain = step
+        line, entry = entry.rules()[number - first]
+        return nfproto, line, verb, chain, entry
+    return None
+
+
 class _ChainPlan:
     """One chain while a batch is made. Its rules are known by handle, or by the message of the batch that made them."""
 
-    __slots__ = ("name", "old_name", "label", "handle", "policy", "hook", "rules", "_head", "_tail")
+    __slots__ = ("name", "old_name", "label", "handle", "policy", "hook", "_rules", "_head", "_tail", "_runs")
 
     def __init__(self, name, label, policy, handle, hook, rules=None):
         self.name = self.old_name = name
@@ -34,28 +47,47 @@ class _ChainPlan:
         self.policy = policy
         self.handle = handle
         self.hook = hook
-        self.rules = rules
-        self._head, self._tail = [], []
+        self._rules = rules
+        self._head, self._tail, self._runs = [], [], []
+
+    @property
+    def rules(self):
+        """All of them: handles, and (message, entry) of those that this batch has made; None if the kernel's are not known."""
+        self._settle()
+        return self._rules
+
+    def _settle(self):
+        """Take apart what was noted as a whole."""
+        runs, self._runs = self._runs, []
+        for first, run in runs:
+            (self._tail if self._rules is None else self._rules).extend(
+                (first + number, entry) for number, (_, entry) in enumerate(run.rules()))  # fmt: skip
 
     def load(self, handles):
         """Take the *handles* that the kernel has, around which the rules of this batch stand."""
-        self.rules = self._head[::-1] + handles + self._tail
+        self._rules = self._head[::-1] + handles + self._tail
 
     def append(self, rule):
         """Note a rule at the end."""
-        (self._tail if self.rules is None else self.rules).append(rule)
+        rules = self.rules
+        (self._tail if rules is None else rules).append(rule)
+
+    def append_run(self, first, run):
+        """Note the rules of *run* at the end, made by message *first* and those that follow."""
+        self._runs.append((first, run))
 
     def insert_first(self, rule):
         """Note a rule at the head."""
-        if self.rules is None:
+        rules = self.rules
+        if rules is None:
             self._head.append(rule)
         else:
-            self.rules.insert(0, rule)
+            rules.insert(0, rule)
 
     def clear(self):
         """Note that there are no rules."""
-        self.rules = []
-        self._head, self._tail = [], []
+        self._rules = []
+        self._head, self._tail, self._runs = [], [], []
 
 
 def _refusal(error):
@@ -152,7 +184,7 @@ class TablePlan:
         return chain
 
     def _loaded(self, chain):
-        """The rules of *chain*: handles, and (message, entry) of those that this batch has made."""
+        """The rules of *chain*, read if they must be."""
         if chain.rules is None:
             chain.load(self._rules(chain.label)[1])
         return chain.rules
@@ -161,8 +193,7 @@ class TablePlan:
 
     def _noted(self, number, verb, chain, entry=None):
         """Say what message *number* is for, in the word that iptables has for it."""
-        self._steps += [None] * (number - len(self._steps))
-        self._steps.append((self.nfproto, self._line, verb, chain.name, entry))
+        self._steps.append((number, self.nfproto, self._line, verb, chain.name, entry))
         return number
 
     def _make_table(self):
@@ -358,46 +389,40 @@ class TablePlan:
         listed = [(name, policy) for name, policy, _, handle, _ in self._scan.list_chains() if handle] if program.flush else []
         if listed:
             self.depends = True
-        commands = program.commands()
+        commands = program.commands(runs=True)
         named = {chain for _, what, chain, *_ in commands if what == ":"}
         for name, _ in listed:
             self.flush(name)
         for name, policy in listed:
             if policy is None and name not in named:
                 self.delete_chain(name)
-        start, count = 0, len(commands)
-        while start < count:
-            self._line, what, name, *rest = commands[start]
-            end = start + 1
-            while what == "A" and end < count and commands[end][1] == "A" and commands[end][2] == name:
-                end += 1
+        for self._line, what, name, *rest in commands:
             try:
-                if what == "A":
-                    self._append_all(name, commands[start:end])
-                else:
-                    self._command(program, what, name, *rest)
+                self._command(program, what, name, *rest)
             except OSError as error:
                 if isinstance(error, IPTCError):
                     raise
                 refused = kernel_error(f"line {self._line} failed", error.errno, _reason(what, error.errno))
                 refused.line = self._line
                 raise refused from None
-            start = end
         self._line = None
 
-    def _append_all(self, name, commands):
+    def _append_run(self, name, run):
         """Commands `-A` of one chain, one after the other: nearly all that a text has."""
+        if self._renamed:
+            for self._line, entry in run.rules():
+                self.append(name, entry)
+            return
+        from . import _nftload  # a program that restores nothing need not load it
+
         chain = self._used(name)
-        encode = self._encoded if self._renamed else functools.partial(_nft.encode, self.nfproto)
-        add, note, keep = self._batch.add_rule, self._steps.append, chain.append
-        self._steps += [None] * (self._batch.messages - len(self._steps))
-        for line, _, _, _, entry, _, _ in commands:
-            number = add(self.nfproto, self._label, chain.label, encode(entry))
-            note((self.nfproto, line, "RULE_APPEND", name, entry))
-            keep((number, entry))
+        first = _nftload.append_run(self._batch, self._label, chain.label, run)
+        chain.append_run(self._noted(first, "RULE_APPEND", chain, run), run)
 
     def _command(self, program, what, chain, number, entry, other, counters):
-        if what == ":":
+        if what == "A":
+            self._append_run(chain, entry)
+        elif what == ":":
             self._declare(program, chain, other, counters)
         elif what == "I":
             self.insert(chain, entry, number - 1)
