@@ -15,6 +15,7 @@ from harness import (
     Command,
     Failed,
     built_lines,
+    generator,
     interleave,
     load,
     rule_lines,
@@ -25,9 +26,6 @@ from harness import (
 )
 from nftables import measure_nft
 from report import Table, micro, number, plot, ratio
-
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "rulesets"))
-import generator  # noqa: E402
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
 OURS, THEIRS = "iptc", "python-iptables"
@@ -527,7 +525,6 @@ def main(argv):
     # So that no competitor imports what happens to lie in the folder of the caller.
     os.chdir(options.programs)
     os.environ["IPTC_BACKEND"] = "legacy"
-    os.environ["IPTC_BENCH_PLACE"] = options.programs
     bench = Bench(options)
     if not bench.has_reader:
         say("this iptc has no CounterReader yet: measuring without it")

@@ -8,6 +8,9 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "rulesets"))
+import generator  # noqa: E402, F401: of the tests' own rulesets
+
 
 class Failed(Exception):
     """A competitor did not do its work."""

@@ -159,17 +159,6 @@ class Append:
 
 
 @operation
-class Restore(Once):
-    """A file of iptables-save, sent whole; it lies where the harness works."""
-
-    def __init__(self):
-        self.path = os.path.join(os.environ["IPTC_BENCH_PLACE"], "rules")
-
-    def work(self):
-        iptc.restore(self.path)
-
-
-@operation
 class Dump(Once):
     """Every rule of a chain as a dict."""
 

@@ -21,7 +21,7 @@ from posix.unistd cimport close
 
 from ._core cimport (
     AF_INET, AF_INET6, IPPROTO_RAW, NF_INET_NUMHOOKS, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, STANDARD_SIZE, TARGET_HEADER,
-    XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, next_offset, os_decode,
+    XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, netns_cookie, next_offset, os_decode,
     os_encode, payloads_ok, socket, socklen_t, target_offset,
 )
 from ._core import HOOKS
@@ -36,16 +36,9 @@ cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t limit)
 
 cdef extern from "<sys/socket.h>" nogil:
-    """
-    #ifndef SO_NETNS_COOKIE
-    #define SO_NETNS_COOKIE 71
-    #endif
-    """
     enum:
         AF_UNIX
         SOCK_DGRAM
-        SOL_SOCKET
-        SO_NETNS_COOKIE
 
 cdef extern from "<sched.h>" nogil:
     int setns(int fd, int kind)
@@ -156,10 +149,9 @@ cdef int open_socket(Family *family) noexcept nogil:
 
 cdef uint64_t _cookie(int fd) noexcept nogil:
     """What tells the network namespace of a socket from all others; before Linux 5.14 the number that the thread's file has."""
-    cdef uint64_t cookie = 0
-    cdef socklen_t length = sizeof(cookie)
+    cdef uint64_t cookie = netns_cookie(fd)
     cdef struct_stat status
-    if getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length) < 0:
+    if not cookie:
         cookie = status.st_ino if stat(b"/proc/thread-self/ns/net", &status) == 0 else 1
     return cookie
 

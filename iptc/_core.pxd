@@ -144,6 +144,7 @@ cdef inline uint16_t target_offset(Family *family, const char *entry) noexcept n
 cdef inline uint16_t next_offset(Family *family, const char *entry) noexcept nogil:
     return (<const uint16_t *> (entry + family.offsets))[1]
 
+cdef uint64_t netns_cookie(int fd) noexcept nogil
 cdef bint is_prefix(const unsigned char *mask, size_t length, int *bits) noexcept nogil
 cdef bytes os_encode(str text)
 cdef str os_decode(bytes text)

@@ -103,6 +103,24 @@ def chain_label(name):
 # ------------------------------------------------------------------ the rule
 
 
+cdef extern from "<sys/socket.h>" nogil:
+    """
+    #ifndef SO_NETNS_COOKIE
+    #define SO_NETNS_COOKIE 71
+    #endif
+    """
+    enum:
+        SOL_SOCKET
+        SO_NETNS_COOKIE
+
+
+cdef uint64_t netns_cookie(int fd) noexcept nogil:
+    """What tells the network namespace of a socket from all others; 0 before Linux 5.14, which does not say."""
+    cdef uint64_t cookie = 0
+    cdef socklen_t length = sizeof(cookie)
+    return cookie if getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length) == 0 else 0
+
+
 cdef bint is_prefix(const unsigned char *mask, size_t length, int *bits) noexcept nogil:
     """Whether *mask* is a run of ones; its length goes to *bits*."""
     cdef size_t i = 0

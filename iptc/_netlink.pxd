@@ -131,6 +131,7 @@ cdef struct Channel:
 ctypedef int (*Receiver)(void *context, const Message *message) noexcept nogil
 
 cdef int channel_open(Channel *channel) noexcept nogil
+cdef bint channel_beside(Channel *channel, const Channel *other) noexcept nogil
 cdef void channel_close(Channel *channel) noexcept nogil
 cdef int channel_dump(Channel *channel, int kind, int nfproto, const char *attributes, size_t length,
                       Receiver receiver, void *context, bint *interrupted) noexcept nogil

@@ -12,6 +12,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strerror, strlen
 from posix.unistd cimport close
 
+from ._core cimport netns_cookie
 from .errors import KernelError, kernel_error
 
 cdef extern from * nogil:
@@ -295,6 +296,20 @@ cdef int channel_open(Channel *channel) noexcept nogil:
         channel_close(channel)
         return ENOMEM
     return 0
+
+
+cdef bint channel_beside(Channel *channel, const Channel *other) noexcept nogil:
+    """Open *channel*, if it is not, in the network namespace of *other*; False where this thread is in another, or nobody can say."""
+    cdef uint64_t cookie
+    if channel.fd >= 0:
+        return True
+    if channel_open(channel):
+        return False
+    cookie = netns_cookie(channel.fd)
+    if not cookie or cookie != netns_cookie(other.fd):
+        channel_close(channel)
+        return False
+    return True
 
 
 cdef void channel_close(Channel *channel) noexcept nogil:

@@ -23,7 +23,8 @@ cdef struct ChainRow:
     xt_counters counters
     size_t first                # slots of its rules
     size_t end
-    size_t message_first        # where its messages stand among those that are kept
+    int lane                    # which one has read it
+    size_t message_first        # where its messages stand among those that are kept there
     size_t message_end
 
 cdef struct ChainList:
@@ -37,13 +38,23 @@ cdef struct Ruleset:
     Builtin builtins[5]
     int builtin_count
     Writer filter               # the attribute that names the table
-    Writer question             # and the chain
     ChainList chains
     ChainList again
+    bint keep                   # the messages of the rules as well
+    uint32_t generation         # that all this is of; 0: of no single one
+
+# What one socket reads: the rules of chains that follow each other. All that two of them have read is in the first one's rows of
+# slots at last; messages stay where they are.
+cdef struct Lane:
+    Ruleset *ruleset
+    Channel *channel
+    size_t begin                # of these chains
+    size_t end
+    bint unchanged              # the chains and rules are those of the last time
+    int failed
+    Writer question             # the attributes that name the table and a chain
     Writer packets              # a uint64 a slot
     Writer sizes
     Writer identities
-    bint keep
-    Writer kept                 # the messages of all rules, in the order of their slots
+    Writer kept                 # the messages of the rules, in the order of their slots
     uint64_t trail              # of the rules of one chain, handles included
-    uint32_t generation         # that all this is of; 0: of no single one

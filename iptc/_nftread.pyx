@@ -19,11 +19,31 @@ from ._netlink cimport (
     NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY,
     NFTA_QUOTA_CONSUMED, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_TABLE, NFTA_RULE_USERDATA,
     Attribute, Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next, attribute_scan, attribute_text,
-    channel_dump, channel_generation, channel_get, message_next, message_scan, put_text, writer_reserve,
+    channel_beside, channel_close, channel_dump, channel_generation, channel_get, message_next, message_scan, put_text, writer_reserve,
 )
 from ._core import HOOKS
 from ._nft import decode_rules
 from .errors import Conflict, KernelError, kernel_error
+
+cdef extern from * nogil:
+    """
+    #include <pthread.h>
+    #include <sched.h>
+    #include <signal.h>
+    """
+    ctypedef unsigned long pthread_t
+    ctypedef struct sigset_t:
+        pass
+    ctypedef struct cpu_set_t:
+        pass
+    enum:
+        SIG_SETMASK
+    int pthread_create(pthread_t *thread, const void *attributes, void *(*work)(void *) noexcept nogil, void *context)
+    int pthread_join(pthread_t thread, void **answer)
+    int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
+    int sigfillset(sigset_t *mask)
+    int sched_getaffinity(int pid, size_t size, cpu_set_t *cores)
+    int CPU_COUNT(const cpu_set_t *cores)
 
 cdef enum:
     GENERAL_HEAD = 20            # struct nlmsghdr and struct nfgenmsg
@@ -31,6 +51,7 @@ cdef enum:
     NF_ACCEPT = 1
     ATTEMPTS = 64
     PATIENCE = 4                 # attempts at one generation for all chains
+    WORTH_TWO = 1024             # rules that are worth a second thread, which costs as much as some fifty
 
 # The base chains of iptables-nft: table -> ((hook, type, priority), …), in hook order.
 BUILTIN_CHAINS = {
@@ -243,26 +264,28 @@ cdef int _take_policy(void *context, const Message *message) noexcept nogil:
     return 0
 
 
-cdef int _ask_about(Ruleset *ruleset, const ChainRow *row, int kind) noexcept nogil:
-    """Make `ruleset.question` name the table and the chain."""
-    ruleset.question.length = 0
-    if not writer_reserve(&ruleset.question, ruleset.filter.length):
+cdef int _ask_about(Lane *lane, const ChainRow *row, int kind) noexcept nogil:
+    """Make `lane.question` name the table and the chain."""
+    cdef Ruleset *ruleset = lane.ruleset
+    lane.question.length = 0
+    if not writer_reserve(&lane.question, ruleset.filter.length):
         return ENOMEM
-    memcpy(ruleset.question.memory, ruleset.filter.memory, ruleset.filter.length)
-    ruleset.question.length = ruleset.filter.length
-    put_text(&ruleset.question, kind, row.name)
-    return ENOMEM if ruleset.question.failed else 0
+    memcpy(lane.question.memory, ruleset.filter.memory, ruleset.filter.length)
+    lane.question.length = ruleset.filter.length
+    put_text(&lane.question, kind, row.name)
+    return ENOMEM if lane.question.failed else 0
 
 
-cdef int _read_policies(Channel *channel, Ruleset *ruleset) noexcept nogil:
+cdef int _read_policies(Lane *lane) noexcept nogil:
     """The policies' counters now, of chains that are known."""
     cdef int i, failed
     cdef ChainRow *row
+    cdef Ruleset *ruleset = lane.ruleset
     for i in range(ruleset.builtin_count):
         row = &_rows(&ruleset.chains)[i]
         if row.handle:
-            failed = _ask_about(ruleset, row, NFTA_CHAIN_NAME) or channel_get(
-                channel, NFT_MSG_GETCHAIN, ruleset.nfproto, ruleset.question.memory, ruleset.question.length,
+            failed = _ask_about(lane, row, NFTA_CHAIN_NAME) or channel_get(
+                lane.channel, NFT_MSG_GETCHAIN, ruleset.nfproto, lane.question.memory, lane.question.length,
                 _take_policy, row)
             if failed:
                 return failed
@@ -302,7 +325,7 @@ cdef void _absorb_expressions(blob_digest *digest, const Attribute *expressions,
 
 
 cdef int _take_rule(void *context, const Message *message) noexcept nogil:
-    cdef Ruleset *ruleset = <Ruleset *> context
+    cdef Lane *lane = <Lane *> context
     cdef Attribute attribute
     cdef xt_counters counters
     cdef blob_digest digest
@@ -321,33 +344,27 @@ cdef int _take_rule(void *context, const Message *message) noexcept nogil:
         elif attribute.kind == NFTA_RULE_USERDATA:
             blob_absorb(&digest, attribute.data, attribute.length)
     identity = blob_finish(&digest)
-    ruleset.trail = (ruleset.trail ^ identity ^ handle) * 0x9e3779b97f4a7c15u + handle
-    if (not writer_reserve(&ruleset.packets, 8) or not writer_reserve(&ruleset.sizes, 8)
-            or not writer_reserve(&ruleset.identities, 8)):
+    lane.trail = (lane.trail ^ identity ^ handle) * 0x9e3779b97f4a7c15u + handle
+    if (not writer_reserve(&lane.packets, 8) or not writer_reserve(&lane.sizes, 8)
+            or not writer_reserve(&lane.identities, 8)):
         return ENOMEM
-    (<uint64_t *> (ruleset.packets.memory + ruleset.packets.length))[0] = counters.pcnt
-    (<uint64_t *> (ruleset.sizes.memory + ruleset.sizes.length))[0] = counters.bcnt
-    (<uint64_t *> (ruleset.identities.memory + ruleset.identities.length))[0] = identity
-    ruleset.packets.length += 8
-    ruleset.sizes.length += 8
-    ruleset.identities.length += 8
-    if ruleset.keep:
+    (<uint64_t *> (lane.packets.memory + lane.packets.length))[0] = counters.pcnt
+    (<uint64_t *> (lane.sizes.memory + lane.sizes.length))[0] = counters.bcnt
+    (<uint64_t *> (lane.identities.memory + lane.identities.length))[0] = identity
+    lane.packets.length += 8
+    lane.sizes.length += 8
+    lane.identities.length += 8
+    if lane.ruleset.keep:
         whole = (GENERAL_HEAD + message.length + 3) & ~<size_t> 3
-        if not writer_reserve(&ruleset.kept, whole):
+        if not writer_reserve(&lane.kept, whole):
             return ENOMEM
-        memset(ruleset.kept.memory + ruleset.kept.length + whole - 4, 0, 4)
-        memcpy(ruleset.kept.memory + ruleset.kept.length, message.attributes - GENERAL_HEAD, GENERAL_HEAD + message.length)
-        ruleset.kept.length += whole
+        memset(lane.kept.memory + lane.kept.length + whole - 4, 0, 4)
+        memcpy(lane.kept.memory + lane.kept.length, message.attributes - GENERAL_HEAD, GENERAL_HEAD + message.length)
+        lane.kept.length += whole
     return 0
 
 
-cdef void _back_to(Ruleset *ruleset, const ChainRow *row) noexcept nogil:
-    """Forget the rules from those of *row* on."""
-    ruleset.packets.length = ruleset.sizes.length = ruleset.identities.length = 8 * row.first
-    ruleset.kept.length = row.message_first
-
-
-cdef int _read_rules(Channel *channel, Ruleset *ruleset, ChainRow *row) noexcept nogil:
+cdef int _read_rules(Lane *lane, ChainRow *row) noexcept nogil:
     """The rules of one chain as it was at one moment: 0, or an errno.
 
     A dump that a commit interrupted, of whatever table, is made again; two of them that agree are as good as one
@@ -356,47 +373,132 @@ cdef int _read_rules(Channel *channel, Ruleset *ruleset, ChainRow *row) noexcept
     cdef int attempt, failed
     cdef bint interrupted
     cdef uint64_t trail = 0
-    failed = _ask_about(ruleset, row, NFTA_RULE_CHAIN)
+    failed = _ask_about(lane, row, NFTA_RULE_CHAIN)
     if failed:
         return failed
     for attempt in range(ATTEMPTS):
-        _back_to(ruleset, row)
-        ruleset.trail = 1
-        failed = channel_dump(channel, NFT_MSG_GETRULE, ruleset.nfproto, ruleset.question.memory,
-                              ruleset.question.length, _take_rule, ruleset, &interrupted)
-        if failed or not interrupted or (attempt and ruleset.trail == trail):
+        lane.packets.length = lane.sizes.length = lane.identities.length = 8 * row.first
+        lane.kept.length = row.message_first
+        lane.trail = 1
+        failed = channel_dump(lane.channel, NFT_MSG_GETRULE, lane.ruleset.nfproto, lane.question.memory,
+                              lane.question.length, _take_rule, lane, &interrupted)
+        if failed or not interrupted or (attempt and lane.trail == trail):
             return failed
-        trail = ruleset.trail
+        trail = lane.trail
     return EAGAIN
 
 
-cdef int _read_all(Channel *channel, Ruleset *ruleset, bint unchanged) noexcept nogil:
-    """Policies' counters and rules of all chains that have any."""
+cdef bint _has_rules(const Lane *lane, const ChainRow *row) noexcept nogil:
+    # `use` counts what a batch that is not applied yet has done already
+    return row.end > row.first if lane.unchanged else row.handle != 0
+
+
+cdef void *_read_lane(void *context) noexcept nogil:
+    """The rules of all chains of the lane that have any."""
+    cdef Lane *lane = <Lane *> context
     cdef size_t i, slot = 0
     cdef ChainRow *row
-    cdef int failed
     cdef bint has_rules
-    ruleset.kept.length = 0
-    for i in range(_row_count(&ruleset.chains)):
-        row = &_rows(&ruleset.chains)[i]
-        # `use` counts what a batch that is not applied yet has done already
-        has_rules = row.end > row.first if unchanged else row.handle != 0
+    lane.failed = 0
+    lane.packets.length = lane.sizes.length = lane.identities.length = lane.kept.length = 0
+    for i in range(lane.begin, lane.end):
+        row = &_rows(&lane.ruleset.chains)[i]
+        has_rules = _has_rules(lane, row)
         row.first = slot
-        row.message_first = ruleset.kept.length
+        row.message_first = lane.kept.length
         if has_rules:
-            failed = _read_rules(channel, ruleset, row)
-            if failed:
-                return failed
-            slot = ruleset.packets.length // 8
+            lane.failed = _read_rules(lane, row)
+            if lane.failed:
+                return NULL
+            slot = lane.packets.length // 8
         row.end = slot
-        row.message_end = ruleset.kept.length
-    if not slot:
-        ruleset.packets.length = ruleset.sizes.length = ruleset.identities.length = 0
-    return 0
+        row.message_end = lane.kept.length
+    return NULL
 
 
-cdef int _read_table(Channel *channel, Ruleset *ruleset) noexcept nogil:
+cdef size_t _half(const Lane *lane) noexcept nogil:
+    """How many chains the first of two lanes should read, so that both have as much to do; all of them if that is little."""
+    cdef Ruleset *ruleset = lane.ruleset
+    cdef ChainRow *row
+    cdef size_t i, count = _row_count(&ruleset.chains), work = 0, done = 0
+    for i in range(count):
+        row = &_rows(&ruleset.chains)[i]
+        work += _work(lane, row)
+    if work < WORTH_TWO:
+        return count
+    for i in range(count):
+        done += _work(lane, &_rows(&ruleset.chains)[i])
+        if done * 2 >= work:
+            return i + 1
+    return count
+
+
+cdef size_t _work(const Lane *lane, const ChainRow *row) noexcept nogil:
+    """What reading a chain costs, in rules: each dump costs as much as two."""
+    if not _has_rules(lane, row):
+        return 0
+    return 2 + (row.end - row.first if lane.unchanged else row.use)
+
+
+cdef bint _has_two_cores() noexcept nogil:
+    cdef cpu_set_t cores
+    # it fails where there are more cores than the set has room for
+    return sched_getaffinity(0, sizeof(cores), &cores) != 0 or CPU_COUNT(&cores) > 1
+
+
+cdef bint _join(Writer *first, const Writer *second) noexcept nogil:
+    """Put what is in *second* behind what is in *first*."""
+    if not writer_reserve(first, second.length):
+        return False
+    if second.length:
+        memcpy(first.memory + first.length, second.memory, second.length)
+    first.length += second.length
+    return True
+
+
+cdef int _read_all(Lane *lanes, bint unchanged) noexcept nogil:
+    """The rules of all chains: much of them on two sockets at a time, since the kernel makes a dump on the core that asks for it."""
+    cdef Ruleset *ruleset = lanes[0].ruleset
+    cdef size_t i, shift, count = _row_count(&ruleset.chains)
+    cdef pthread_t thread
+    cdef sigset_t every, usual
+    cdef bint two
+    lanes[0].unchanged = lanes[1].unchanged = unchanged
+    lanes[0].begin, lanes[0].end, lanes[1].end = 0, _half(lanes), count
+    two = lanes[0].end < count and _has_two_cores() and channel_beside(lanes[1].channel, lanes[0].channel)
+    if two:
+        lanes[1].begin = lanes[0].end
+        # signals are for the threads of the program
+        sigfillset(&every)
+        pthread_sigmask(SIG_SETMASK, &every, &usual)
+        two = pthread_create(&thread, NULL, _read_lane, &lanes[1]) == 0
+        pthread_sigmask(SIG_SETMASK, &usual, NULL)
+    if not two:
+        lanes[0].end = count
+    _read_lane(&lanes[0])
+    if two:
+        pthread_join(thread, NULL)
+        shift = lanes[0].packets.length // 8
+        for i in range(count):
+            _rows(&ruleset.chains)[i].lane = i >= lanes[1].begin
+            if i >= lanes[1].begin:
+                _rows(&ruleset.chains)[i].first += shift
+                _rows(&ruleset.chains)[i].end += shift
+        if lanes[0].failed or lanes[1].failed:
+            return lanes[0].failed or lanes[1].failed
+        if (not _join(&lanes[0].packets, &lanes[1].packets) or not _join(&lanes[0].sizes, &lanes[1].sizes)
+                or not _join(&lanes[0].identities, &lanes[1].identities)):
+            return ENOMEM
+    else:
+        for i in range(count):
+            _rows(&ruleset.chains)[i].lane = 0
+    return lanes[0].failed
+
+
+cdef int _read_table(Lane *lanes) noexcept nogil:
     """Everything about the table: 0, or an errno; EAGAIN where others never stop to write."""
+    cdef Ruleset *ruleset = lanes[0].ruleset
+    cdef Channel *channel = lanes[0].channel
     cdef int attempt, failed
     cdef uint32_t before = 0, after = 0
     cdef bint unchanged
@@ -406,9 +508,9 @@ cdef int _read_table(Channel *channel, Ruleset *ruleset) noexcept nogil:
             return failed
         unchanged = before == ruleset.generation and before != 0
         ruleset.generation = 0
-        failed = _read_policies(channel, ruleset) if unchanged else _list_chains(channel, ruleset, &ruleset.chains)
+        failed = _read_policies(lanes) if unchanged else _list_chains(channel, ruleset, &ruleset.chains)
         if not failed:
-            failed = _read_all(channel, ruleset, unchanged)
+            failed = _read_all(lanes, unchanged)
         if failed == ENOENT or failed == EINTR:
             continue                 # a chain went away, or came
         if not failed:
@@ -433,23 +535,38 @@ cdef class NftScan:
     """One socket and its buffers, kept: each `read` dumps the rules of each chain and takes their counters."""
 
     cdef Socket socket
+    cdef Channel beside              # a second socket, once there is work for it
     cdef Ruleset ruleset
+    cdef Lane lanes[2]
     cdef str table
     cdef uint64_t digest             # of what was read last; 0: nothing
     cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
     cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
+
+    def __cinit__(self):
+        self.beside.fd = -1
 
     def __dealloc__(self):
         self._free()
 
     cdef void _free(self) noexcept:
         cdef Ruleset *ruleset = &self.ruleset
-        cdef Writer *writer
-        cdef Writer *writers[10]
-        writers[:] = [&ruleset.filter, &ruleset.question, &ruleset.chains.rows, &ruleset.chains.names, &ruleset.again.rows,
-                      &ruleset.again.names, &ruleset.packets, &ruleset.sizes, &ruleset.identities, &ruleset.kept]
-        for writer in writers[:10]:
-            free(writer.memory)
+        cdef Lane *lane
+        cdef int i
+        for i in range(2):
+            lane = &self.lanes[i]
+            free(lane.question.memory)
+            free(lane.packets.memory)
+            free(lane.sizes.memory)
+            free(lane.identities.memory)
+            free(lane.kept.memory)
+        free(ruleset.filter.memory)
+        free(ruleset.chains.rows.memory)
+        free(ruleset.chains.names.memory)
+        free(ruleset.again.rows.memory)
+        free(ruleset.again.names.memory)
+        channel_close(&self.beside)
+        memset(self.lanes, 0, sizeof(self.lanes))
         memset(ruleset, 0, sizeof(ruleset[0]))
         self.digest = 0
 
@@ -475,6 +592,8 @@ cdef class NftScan:
             self.socket.generation()
         except KernelError as error:
             raise kernel_error(f"can't initialize {table}", error.errno, error.strerror) from None
+        self.lanes[0].ruleset = self.lanes[1].ruleset = &self.ruleset
+        self.lanes[0].channel, self.lanes[1].channel = &self.socket.channel, &self.beside
 
     def close(self):
         """Close the socket and free the buffers."""
@@ -496,7 +615,7 @@ cdef class NftScan:
         self.digest = 0
         self.ruleset.keep = keep
         with nogil:
-            failed = _read_table(&self.socket.channel, &self.ruleset)
+            failed = _read_table(self.lanes)
         if failed:
             self.chains = None
             self.socket._check(failed, f"can't read {self.table}")
@@ -510,18 +629,18 @@ cdef class NftScan:
         cdef blob_digest digest
         cdef ChainRow *row
         cdef size_t i
-        blob_begin(&digest, self.ruleset.identities.length)
+        blob_begin(&digest, self.lanes[0].identities.length)
         for i in range(_row_count(&self.ruleset.chains)):
             row = &_rows(&self.ruleset.chains)[i]
             blob_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
             blob_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
-            blob_absorb(&digest, self.ruleset.identities.memory + 8 * row.first, 8 * (row.end - row.first))
+            blob_absorb(&digest, self.lanes[0].identities.memory + 8 * row.first, 8 * (row.end - row.first))
         return blob_finish(&digest)
 
     cdef int _describe(self) except -1:
         """The chains, and what each rule is: once for each ruleset."""
         self.chains = tuple([(name, policy, first, end) for name, policy, _, first, end in self._chain_rows()])
-        self.identities = PyBytes_FromStringAndSize(self.ruleset.identities.memory, self.ruleset.identities.length)
+        self.identities = PyBytes_FromStringAndSize(self.lanes[0].identities.memory, self.lanes[0].identities.length)
         return 0
 
     cdef list _chain_rows(self):
@@ -546,10 +665,10 @@ cdef class NftScan:
         cdef list policies = []
         cdef ChainRow *row
         self._read(False)
-        size = self.ruleset.packets.length
+        size = self.lanes[0].packets.length
         counts._allocate(size // 8)
-        memcpy(counts.packet_row, self.ruleset.packets.memory, size)
-        memcpy(counts.byte_row, self.ruleset.sizes.memory, size)
+        memcpy(counts.packet_row, self.lanes[0].packets.memory, size)
+        memcpy(counts.byte_row, self.lanes[0].sizes.memory, size)
         for i in range(self.ruleset.builtin_count):
             row = &_rows(&self.ruleset.chains)[i]
             policies.append((row.counters.pcnt, row.counters.bcnt))
@@ -563,8 +682,8 @@ cdef class NftScan:
         self._read(True)
         for i, (name, policy, counters, _, _) in enumerate(self._chain_rows()):
             row = &_rows(&self.ruleset.chains)[i]
-            found.append((name, policy, counters, PyBytes_FromStringAndSize(self.ruleset.kept.memory + row.message_first,
-                                                                             row.message_end - row.message_first)))
+            found.append((name, policy, counters, PyBytes_FromStringAndSize(
+                self.lanes[row.lane].kept.memory + row.message_first, row.message_end - row.message_first)))
         return found
 
     def entries(self, uint64_t digest):
@@ -602,11 +721,11 @@ cdef class NftScan:
         memset(&found, 0, sizeof(found))
         row.name = PyBytes_AS_STRING(chain)
         found.ruleset = &self.ruleset
-        failed = _ask_about(&self.ruleset, &row, NFTA_CHAIN_NAME)
+        failed = _ask_about(self.lanes, &row, NFTA_CHAIN_NAME)
         if not failed:
             with nogil:
                 failed = channel_get(&self.socket.channel, NFT_MSG_GETCHAIN, self.ruleset.nfproto,
-                                     self.ruleset.question.memory, self.ruleset.question.length, _take_one, &found)
+                                     self.lanes[0].question.memory, self.lanes[0].question.length, _take_one, &found)
         if failed == ENOENT:
             return None
         self.socket._check(failed, f"can't read {self.table}")
@@ -629,9 +748,9 @@ cdef class NftScan:
         self.ruleset.keep = True
         self.ruleset.generation = 0
         with nogil:
-            failed = _read_rules(&self.socket.channel, &self.ruleset, &row)
+            failed = _read_rules(self.lanes, &row)
         self.socket._check(failed, f"can't read {self.table}")
-        messages = PyBytes_FromStringAndSize(self.ruleset.kept.memory, self.ruleset.kept.length)
+        messages = PyBytes_FromStringAndSize(self.lanes[0].kept.memory, self.lanes[0].kept.length)
         message_scan(&message, PyBytes_AS_STRING(messages), PyBytes_GET_SIZE(messages))
         while message_next(&message):
             attribute_scan(&attribute, message.attributes, message.length)

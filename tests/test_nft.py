@@ -350,7 +350,7 @@ def _swap_until_told(stop, ready):
 
 
 def test_a_snapshot_is_never_torn(host):
-    commit(edits.CreateChain("web"), *(edits.Append("INPUT", entry(number)) for number in range(200)))
+    commit(edits.CreateChain("web"), *(edits.Append("INPUT", entry(number)) for number in range(900)))
     context = multiprocessing.get_context("fork")
     stop, ready = context.Event(), context.Event()
     writer = context.Process(target=_swap_until_told, args=(stop, ready))
@@ -362,7 +362,7 @@ def test_a_snapshot_is_never_torn(host):
             while reads < 60 or len(seen) < 2 and time.monotonic() < end:
                 reads += 1
                 snapshot = reader.read()
-                assert len(snapshot["INPUT"]) == 200 and len(snapshot["web"]) == 300
+                assert len(snapshot["INPUT"]) == 900 and len(snapshot["web"]) == 300
                 seen.add(snapshot.generation)
             view = table_of().read()
             first = [_core.load_rules(iptc.Rule, _core.IPV4, [e], None)[0].matches[0].comment for e in view.chains["web"].entries]
@@ -489,6 +489,39 @@ def test_counters_are_those_that_iptables_prints(host, ipv6):
     ours = [f"[{packets}:{size}] -A {chain.name}" for chain in snapshot.chains for packets, size in chain]
     assert ours == [" ".join(line.split()[:3]) for line in saved]
     assert [chain.name for chain in snapshot.chains] == [line.split()[0][1:] for line in host.save(ipv6) if line.startswith(":")]
+
+
+def sockets():
+    """How many descriptors of this process are sockets."""
+    return sum(os.path.exists(f"/proc/self/fd/{fd}") and os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+               for fd in os.listdir("/proc/self/fd"))  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere", "one core"])
+def test_much_is_read_on_two_sockets(host, where):
+    """If there is a core for each, and this thread can open another one in the namespace that the reader is of."""
+    commit(*(edits.CreateChain(f"c{number:02}") for number in range(40)),
+           *(edits.Append(f"c{number % 40:02}" if number % 5 else "INPUT", entry(number, counters=(number, number << 20)))
+             for number in range(1500)))  # fmt: skip
+    saved = [line.split()[:3] for line in host.save(counters=True) if line.startswith("[")]
+    cores, before = os.sched_getaffinity(0), sockets()
+    reader = iptc.CounterReader()
+    if where == "elsewhere":
+        enter_new_namespace()
+    elif where == "one core":
+        os.sched_setaffinity(0, {min(cores)})
+    try:
+        for _ in range(3):
+            snapshot = reader.read()
+            assert [[f"[{p}:{b}]", "-A", chain.name] for chain in snapshot.chains for p, b in chain] == saved
+        assert sockets() - before == (2 if where == "here" and len(cores) > 1 else 1)
+        assert len(snapshot.rules) == 1500
+        if where == "here":
+            assert [line.split()[:3] for line in iptc.save(counters=True).splitlines() if line.startswith("[")] == saved
+    finally:
+        os.sched_setaffinity(0, cores)
+        reader.close()
+    assert sockets() == before
 
 
 def test_the_generation_is_that_of_the_ruleset_not_of_the_commits(host):
