@@ -15,6 +15,7 @@ cdef extern from *:
         NLM_F_REQUEST
         NLM_F_DUMP
         NLM_F_DUMP_INTR
+        NLM_F_ACK
         NLM_F_CREATE
         NLM_F_EXCL
         NLM_F_APPEND
@@ -121,10 +122,11 @@ cdef void message_end(Writer *writer, size_t start) noexcept nogil
 
 # ---------------------------------------------------------------- the socket
 
-# A socket, and what it was last told. All calls return 0 or an errno.
+# A socket, and what it was last told. All calls return 0 or an errno: the kernel's answer, or else that of the socket.
 cdef struct Channel:
     int fd
     uint32_t sequence
+    bint answered
     Writer request
     Writer inbox
 
@@ -145,10 +147,11 @@ cdef class Socket:
     cdef int _check(self, int failed, str what) except -1
     cdef int _open(self) except -1
     cdef tuple _read(self, int kind, int nfproto, bytes attributes, bint dump)
-    cdef list _refusals(self)
+    cdef list _refusals(self, uint32_t last)
 
 cdef class Batch:
     cdef Writer writer
+    cdef size_t last                 # where the last message begins
     cdef readonly Py_ssize_t messages
 
     cdef size_t _begin(self, int kind, int flags, int nfproto, int table_kind, bytes table)

@@ -1,5 +1,10 @@
 from types import TracebackType
 
+from .errors import KernelError
+
+class AnswerLost(KernelError):
+    """A batch was sent, and what the kernel said of it did not arrive: it may be applied."""
+
 class Socket:
     """One netlink socket of nf_tables. Serves one thread at a time; it stays in the namespace of the thread that opened it.
 

@@ -7,7 +7,7 @@ request before `send` returns, so nothing ever waits.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc cimport errno as c_errno
-from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOBUFS, ENOMEM, EPERM
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOBUFS, ENOMEM, EPERM
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strerror, strlen
 from posix.unistd cimport close
@@ -74,6 +74,9 @@ cdef enum:
     # the kernel fills as much of a dump into one answer as the largest buffer it has seen, up to 32 KiB
     INBOX_ROOM = 65536
     ERROR_SIZE = 4096            # what one answer weighs in the socket's buffer, amply
+    PATIENCE = 16                # calls in a row that fail in passing
+    # questions count from here on, messages of a batch from 1: no answer is taken for one to the other
+    FIRST_QUESTION = 0x40000000
 
 # --------------------------------------------------------------- attributes
 
@@ -286,6 +289,7 @@ cdef int channel_open(Channel *channel) noexcept nogil:
     """Open the socket, in the network namespace of this thread."""
     cdef int on = 1
     memset(channel, 0, sizeof(channel[0]))
+    channel.sequence = FIRST_QUESTION
     channel.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
     if channel.fd < 0:
         return c_errno.errno
@@ -325,20 +329,34 @@ cdef void channel_close(Channel *channel) noexcept nogil:
 cdef ssize_t _receive(Channel *channel) noexcept nogil:
     """Receive one answer into the inbox: its length, or a negative errno; there is one, or it was lost."""
     cdef ssize_t length
-    while True:
+    for _ in range(PATIENCE):
         length = recv(channel.fd, channel.inbox.memory, channel.inbox.room, MSG_DONTWAIT)
         if length > 0:
             return length
         if length == 0:
             return -EINVAL
         if c_errno.errno != EINTR:
-            return -c_errno.errno
+            break
+    return -c_errno.errno
+
+
+cdef int _settle(Channel *channel) noexcept nogil:
+    """Receive and forget what is left of a dump that was not received to its end: the kernel makes one at a time."""
+    cdef int misses = 0
+    cdef ssize_t length
+    while misses < PATIENCE:
+        length = _receive(channel)
+        if length == -EAGAIN:
+            return 0
+        misses = misses + 1 if length < 0 else 0
+    return -length
 
 
 cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *attributes, size_t length) noexcept nogil:
     """Send one request."""
     cdef size_t start
     channel.sequence += 1
+    channel.answered = False
     channel.request.length = 0
     start = message_begin(&channel.request, kind, flags, nfproto, channel.sequence)
     if writer_reserve(&channel.request, length):
@@ -348,10 +366,12 @@ cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *at
     if channel.request.failed:
         channel.request.failed = False
         return ENOMEM
-    while send(channel.fd, channel.request.memory, channel.request.length, 0) < 0:
+    for _ in range(PATIENCE):
+        if send(channel.fd, channel.request.memory, channel.request.length, 0) >= 0:
+            return 0
         if c_errno.errno != EINTR:
-            return c_errno.errno
-    return 0
+            break
+    return c_errno.errno
 
 
 cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context, bint *interrupted) noexcept nogil:
@@ -371,6 +391,7 @@ cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context,
             if message.flags & NLM_F_DUMP_INTR:
                 interrupted[0] = True
             if message.kind == -NLMSG_ERROR or message.kind == -NLMSG_DONE:
+                channel.answered = True
                 if message.length < 4:
                     return failed
                 return failed or -(<const int *> message.attributes)[0]
@@ -383,8 +404,13 @@ cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context,
 cdef int channel_dump(Channel *channel, int kind, int nfproto, const char *attributes, size_t length,
                       Receiver receiver, void *context, bint *interrupted) noexcept nogil:
     """Dump: each message goes to *receiver*; *interrupted* says that the ruleset changed meanwhile."""
-    cdef int failed = _ask(channel, kind, NLM_F_DUMP, nfproto, attributes, length)
-    return failed or _answers(channel, True, receiver, context, interrupted)
+    cdef int failed = 0
+    for _ in range(2):
+        failed = (_ask(channel, kind, NLM_F_DUMP, nfproto, attributes, length)
+                  or _answers(channel, True, receiver, context, interrupted))
+        if failed != EBUSY or _settle(channel):
+            break
+    return failed
 
 
 cdef int channel_get(Channel *channel, int kind, int nfproto, const char *attributes, size_t length,
@@ -422,6 +448,10 @@ cdef int _keep_message(void *context, const Message *message) noexcept nogil:
     return 0
 
 
+class AnswerLost(KernelError):
+    """A batch was sent, and what the kernel said of it did not arrive: it may be applied."""
+
+
 cdef str _strerror(int error):
     """What iptables calls *error* of nf_tables."""
     return "Permission denied (you must be root) without CAP_NET_ADMIN" if error == EPERM else strerror(error).decode()
@@ -445,8 +475,6 @@ cdef class Socket:
         self._check(channel_open(&self.channel), "can't open nf_tables")
 
     cdef int _check(self, int failed, str what) except -1:
-        if failed == ENOMEM:
-            raise MemoryError
         if failed:
             raise kernel_error(what, failed, _strerror(failed))
         return 0
@@ -526,7 +554,7 @@ cdef class Socket:
         """Apply *batch* whole, or nothing of it: return [(message, errno, text)…] of what was refused, by the number of the message.
 
         -1 stands for the batch as a whole: ERESTART if *generation* is given and is not the present one. With *test*
-        the kernel checks everything and applies nothing.
+        the kernel checks everything and applies nothing. `AnswerLost` if nobody knows; any other exception: it was not sent.
         """
         cdef Writer begin, end
         cdef iovec parts[3]
@@ -537,6 +565,8 @@ cdef class Socket:
         self._open()
         if batch.writer.failed:
             raise MemoryError
+        if not batch.messages:
+            return []
         memset(&begin, 0, sizeof(begin))
         memset(&end, 0, sizeof(end))
         memset(&message, 0, sizeof(message))
@@ -549,6 +579,8 @@ cdef class Socket:
             message_begin(&end, -<int> NFNL_MSG_BATCH_END, 0, 0, batch.messages + 1)
             if begin.failed or end.failed:
                 raise MemoryError
+            # without it, silence would stand for success
+            (<nlmsghdr *> (batch.writer.memory + batch.last)).nlmsg_flags |= NLM_F_ACK
             parts[0].iov_base, parts[0].iov_len = begin.memory, begin.length
             parts[1].iov_base, parts[1].iov_len = batch.writer.memory, batch.writer.length
             parts[2].iov_base, parts[2].iov_len = end.memory, end.length
@@ -559,38 +591,48 @@ cdef class Socket:
             size = _at_most(batch.messages * <size_t> ERROR_SIZE + 262144)
             _set_buffer(self.channel.fd, SO_RCVBUFFORCE, SO_RCVBUF, size)
             with nogil:
-                while True:
+                for _ in range(PATIENCE):
                     sent = sendmsg(self.channel.fd, &message, 0)
-                    if sent >= 0:
-                        break
-                    if c_errno.errno != EINTR:
-                        failed = c_errno.errno
+                    failed = 0 if sent >= 0 else c_errno.errno
+                    if failed != EINTR:
                         break
             self._check(failed, "can't send to nf_tables")
-            return self._refusals()
+            return self._refusals(batch.messages)
         finally:
             free(begin.memory)
             free(end.memory)
 
-    cdef list _refusals(self):
-        """What the kernel said of the batch that was just sent: nothing, if it is applied."""
+    cdef list _refusals(self, uint32_t last):
+        """What the kernel said of the batch that was just sent: nothing, if it is applied; *last* is its last message."""
         cdef list refused = []
         cdef Message message
         cdef ssize_t length
-        while True:
+        cdef int failed = 0, misses = 0
+        cdef bint accepted = False, overrun = False
+        while misses < PATIENCE:
             with nogil:
                 length = _receive(&self.channel)
-            if length == -EAGAIN:
+            if length == -EAGAIN and refused:
                 break
-            if length == -ENOBUFS:
-                continue            # there were more errors than the buffer holds; the first ones are in it
             if length < 0:
-                self._check(-length, "can't read nf_tables")
+                # an overrun says that there were more errors than the buffer holds: the first ones are in it
+                failed = -length
+                overrun = overrun or failed == ENOBUFS
+                misses += 1
+                continue
             message_scan(&message, self.channel.inbox.memory, length)
             while message_next(&message):
-                if message.kind == -NLMSG_ERROR and message.length >= 4 and (<const int *> message.attributes)[0]:
-                    refused.append((<Py_ssize_t> message.sequence - 1, -(<const int *> message.attributes)[0],
-                                    _explanation(&message)))
+                if message.kind != -NLMSG_ERROR or message.length < 4 or message.sequence > last:
+                    continue
+                failed = -(<const int *> message.attributes)[0]
+                if failed:
+                    refused.append((<Py_ssize_t> message.sequence - 1, failed, _explanation(&message)))
+                accepted = accepted or not failed
+                if message.sequence == last:
+                    misses = PATIENCE       # errors come in the order of the messages
+        if not refused and (overrun or not accepted):
+            failed = ENOBUFS if overrun or failed == EAGAIN else failed
+            raise AnswerLost(f"can't read the answer of nf_tables: {_strerror(failed)}", failed, _strerror(failed))
         refused.sort()
         return refused
 
@@ -628,7 +670,7 @@ cdef class Batch:
     cdef size_t _begin(self, int kind, int flags, int nfproto, int table_kind, bytes table):
         cdef size_t start
         self.messages += 1
-        start = message_begin(&self.writer, kind, flags, nfproto, self.messages)
+        start = self.last = message_begin(&self.writer, kind, flags, nfproto, self.messages)
         put_text(&self.writer, table_kind, PyBytes_AS_STRING(table))
         return start
 

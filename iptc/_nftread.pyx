@@ -726,7 +726,7 @@ cdef class NftScan:
             with nogil:
                 failed = channel_get(&self.socket.channel, NFT_MSG_GETCHAIN, self.ruleset.nfproto,
                                      self.lanes[0].question.memory, self.lanes[0].question.length, _take_one, &found)
-        if failed == ENOENT:
+        if failed == ENOENT and self.socket.channel.answered:
             return None
         self.socket._check(failed, f"can't read {self.table}")
         if found.row.builtin == -2:

@@ -52,7 +52,8 @@ class TransactionError(IPTCError):
 
 
 class PartialCommit(IPTCError):
-    """Of the tables of one transaction only those in `committed` were changed, and they could not be put back."""
+    """The tables in `committed` were changed, the others of the transaction not, and they could not be put back; or the kernel's
+    answer is lost, and those in `committed` may have been changed. The message says which."""
 
     def __init__(self, message="", committed=()):
         super().__init__(message)

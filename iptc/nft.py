@@ -8,9 +8,9 @@ import os
 import time
 
 from . import _blob, _core, _nftread, _text
-from ._netlink import Batch, Socket
+from ._netlink import AnswerLost, Batch, Socket
 from .edits import Replay
-from .errors import Conflict, IPTCError, Unsupported, kernel_error
+from .errors import Conflict, IPTCError, NotFound, PartialCommit, Unsupported, kernel_error
 from .nftplan import TablePlan, entries_of, step_of
 from .saved import text_of_view
 from .views import ChainView, View
@@ -72,12 +72,16 @@ class NftTable:
 
         The kernel refuses a batch that was planned on a ruleset that has changed since; it is planned anew then, and
         `Conflict` is raised only after very many times. So *lock* is not needed, and, like iptables-nft, not taken. With *test*
-        the kernel checks everything and nothing is changed.
+        the kernel checks everything and nothing is changed. `PartialCommit` where the kernel's answer is lost, and nothing else tells
+        whether the batch was applied.
         """
         place = parts[0][0].place
         if any(table.place.cookie != place.cookie for table, _ in parts):
             raise Unsupported("one transaction of nf_tables cannot span several network namespaces")
         place.run(lambda: _commit(place, parts, test))
+
+    def __str__(self):
+        return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
 
 
 def _commit(place, parts, test):
@@ -98,10 +102,15 @@ def _commit(place, parts, test):
                 raise
             # what does not depend on anything that was read cannot be out of date
             depends = any(handle.depends for handle in handles)
-            refused = socket.send(batch, generation if depends else None, test) if batch.messages else []
+            try:
+                refused = socket.send(batch, generation if depends else None, test)
+            except AnswerLost as error:
+                if test or _is_at(generation):
+                    raise kernel_error("can't commit", error.errno, error.strerror) from error
+                raise _partial(f"can't commit: {error}; perhaps committed", parts) from error
             if not refused:
                 for handle in handles if not test else ():
-                    handle.finish(socket)
+                    _finish(socket, handle, parts)
                 return
             number, error, explanation = refused[0]
             if error != errno.ERESTART and socket.generation() == generation:
@@ -112,6 +121,30 @@ def _commit(place, parts, test):
                 # not all at the same time again
                 time.sleep(time.perf_counter_ns() % 1000 * 1e-6 * min(attempt / _PATIENCE, 16))
     raise Conflict("can't commit: the ruleset never stops changing", errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def _is_at(generation):
+    """Whether nobody has committed anything in this namespace since *generation*."""
+    try:
+        with Socket() as socket:
+            return socket.generation() == generation
+    except IPTCError:
+        return False
+
+
+def _partial(what, parts):
+    names = [str(table) for table, _ in parts]
+    return PartialCommit(f"{what}: {', '.join(names)}", names)
+
+
+def _finish(socket, handle, parts):
+    """Do what can be done only once the batch is applied."""
+    try:
+        handle.finish(socket)
+    except NotFound:
+        pass  # a rule that was to be zeroed has gone since
+    except IPTCError as error:
+        raise _partial(f"can't zero rules of nft: {error.strerror}; committed but for that", parts) from error
 
 
 def _diagnose(parts, handles):

@@ -60,7 +60,37 @@ int getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
 {
 	REAL(int (*)(int, int, int, const void *, socklen_t), "setsockopt");
+	if (level == SOL_SOCKET || level == SOL_NETLINK)
+		return fails(level == SOL_SOCKET ? "buffer" : "option") ? -1 : real(fd, level, option, value, length);
 	return fails(option == 64 ? "replace" : "add") ? -1 : real(fd, level, option, value, length);
+}
+
+ssize_t send(int fd, const void *data, size_t length, int flags)
+{
+	REAL(ssize_t (*)(int, const void *, size_t, int), "send");
+	return fails("send") ? -1 : real(fd, data, length, flags);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	REAL(ssize_t (*)(int, const struct msghdr *, int), "sendmsg");
+	return fails("sendmsg") ? -1 : real(fd, message, flags);
+}
+
+ssize_t recv(int fd, void *data, size_t length, int flags)
+{
+	REAL(ssize_t (*)(int, void *, size_t, int), "recv");
+	if (fails("recv"))
+		return -1;
+	if (fails("lost")) {
+		/* what was there is gone */
+		int number = errno;
+
+		real(fd, data, length, flags);
+		errno = number;
+		return -1;
+	}
+	return real(fd, data, length, flags);
 }
 
 int flock(int fd, int operation)

@@ -1,0 +1,272 @@
+"""Every netlink call fails once, or for good, with every errno it may: what was asked for is done once, or not at all and said so.
+
+The calls that do not fail go to the real kernel; `faults.c` is preloaded into a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from test_faults import library  # noqa: F401  (a fixture)
+
+pytestmark = pytest.mark.one_backend("nft")
+
+HEAD = """
+import ctypes, errno, gc, os, subprocess, sys
+import iptc
+from iptc import Chain, Rule, Table, Table6
+faults = ctypes.CDLL(None)
+NAMES = ["socket", "option", "buffer", "send", "sendmsg", "recv", "lost"]
+ERRORS = [errno.ENOMEM, errno.EPERM, errno.EAGAIN, errno.ENOENT, errno.EINTR, errno.EINVAL, errno.ENOBUFS]
+
+def saved():
+    return subprocess.check_output(["nft", "list", "ruleset"], text=True).splitlines()
+
+def left():
+    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))
+
+def attempt(action, name, nth, number, for_ever=False):
+    'What action raised or returned while a call failed, and how many calls of that name there were.'
+    faults.fault_arm(name.encode(), nth, number, for_ever)
+    try:
+        return action(), faults.fault_disarm()
+    except Exception as error:
+        return error, faults.fault_disarm()
+
+TEXT = '''*filter
+:INPUT DROP [5:50]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:old - [0:0]
+[1:2] -A INPUT -p tcp -m tcp --dport 22 -j ACCEPT
+[3:4] -A INPUT -j old
+[5:6] -A old -s 10.0.0.0/8 -j DROP
+COMMIT
+'''
+rule, rule6 = (cls.from_args("-p tcp -m tcp --dport 23 -j ACCEPT") for cls in (Rule, iptc.Rule6))
+iptc.restore(TEXT, counters=True)
+table, other, six = Table("filter"), Table("mangle"), Table6("filter")
+named = Table("filter", netns=os.getpid())
+reader = iptc.CounterReader("filter")
+Chain(other, "INPUT").append_rule(rule), Chain(six, "INPUT").append_rule(rule6)
+
+def reset():
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    iptc.restore(TEXT, counters=True)
+    Chain(other, "INPUT").append_rule(rule), Chain(six, "INPUT").append_rule(rule6)
+    table.refresh(), other.refresh(), six.refresh(), named.refresh()
+"""
+
+
+@pytest.fixture
+def run(host, library):  # noqa: F811
+    """Run a program behind HEAD, with the library preloaded; what it printed."""
+
+    def start(program, *arguments):
+        command = [sys.executable, "-c", HEAD + program, *arguments]
+        done = subprocess.run(command, env={**os.environ, "LD_PRELOAD": str(library)}, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
+        return done.stdout.splitlines()
+
+    return start
+
+
+WRITES = """
+def edit():
+    Chain(table, "INPUT").insert_rule(rule)
+
+def first():
+    Chain(Table("nat"), "PREROUTING").append_rule(rule)
+
+def by_rule():
+    Chain(table, "INPUT").delete_rule(Rule.from_args("-j old"))
+
+def transaction():
+    with iptc.transaction(table, other, six):
+        Chain(table, "INPUT").flush()
+        table.create_chain("web").append_rule(rule)
+        Chain(other, "INPUT").append_rule(rule)
+        Chain(six, "INPUT").append_rule(rule6)
+
+def in_namespace():
+    Chain(named, "INPUT").insert_rule(rule)
+
+def restore():
+    iptc.restore(TEXT.replace("22", "24"), counters=True)
+
+def zero():
+    table.zero_entries("INPUT")
+
+def rename():
+    table.rename_chain("old", "young")
+
+reset()
+before, files = saved(), left()
+for_ever, errors = sys.argv[1] == "always", ERRORS if sys.argv[1] == "always" else [errno.EPERM, errno.EINTR, errno.ENOBUFS]
+raised, attempts = set(), 0
+for action in (edit, first, by_rule, transaction, in_namespace, restore, zero, rename):
+    action()
+    after = saved()
+    reset()
+    assert saved() == before != after
+    for name in NAMES:
+        for number in errors:
+            if name == "lost" and number == errno.EINTR:
+                continue            # nothing is received then
+            nth = 0
+            while True:
+                got, calls = attempt(action, name, nth, number, for_ever)
+                now, what = saved(), (action.__name__, name, errno.errorcode[number], nth, got)
+                assert now in (before, after), what
+                assert left() == files and calls < 2000, (what, calls, left())
+                attempts += 1
+                if isinstance(got, iptc.PartialCommit):
+                    # what the kernel said of the batch is lost, or perhaps is
+                    assert name in ("recv", "lost") and now == after and "perhaps committed: IPv4 table" in str(got), what
+                elif isinstance(got, Exception):
+                    assert isinstance(got, iptc.KernelError) and now == before, what
+                    assert got.errno in (number, errno.ENOBUFS if number == errno.EAGAIN or name == "lost" else number) or for_ever, what
+                else:
+                    # done, though buffers stayed as they are or a call was made again
+                    assert got is None and now == after, what
+                raised.add(type(got).__name__)
+                if now == after:
+                    reset()
+                    assert saved() == before
+                nth += 1
+                if nth > calls or for_ever:
+                    break
+print(attempts > 200, *sorted(raised))
+"""
+
+
+@pytest.mark.parametrize("times", ["once", "always"])
+def test_each_call_of_a_write_fails(run, times):
+    kinds = "KernelError NoneType PartialCommit" if times == "once" else "Conflict KernelError NoneType NotFound"
+    assert run(WRITES, times) == [f"True AccessDenied {kinds}"]
+
+
+READS = """
+iptc.restore("*filter\\n" + "".join(f"-A old -s 10.1.0.{n} -j DROP\\n" for n in range(200)) + "COMMIT\\n", flush=False)
+
+def listed(table):
+    table.refresh()
+    return [(chain.name, [str(rule) for rule in chain.rules]) for chain in table.chains]
+
+def poll():
+    return [(chain.name, list(chain), chain.policy_counters) for chain in reader.read().chains]
+
+def poll_anew():
+    with iptc.CounterReader("filter") as one:
+        return [info.text for info in one.read().rules]
+
+def save():
+    return [line for line in iptc.save(counters=True).splitlines() if line[0] != "#"]
+
+def has():
+    return Chain(table, "old").has_rule(Rule.from_args("-s 10.1.0.7 -j DROP"))
+
+def rehearse():
+    return iptc.restore(TEXT, test=True)
+
+before, attempts = saved(), 0
+for action in (lambda: listed(table), lambda: listed(named), poll, poll_anew, save, has, rehearse):
+    expected, files = action(), left()
+    for name in NAMES:
+        for number in ERRORS[2:]:
+            # nothing is received after EINTR
+            if name == "lost" and number == errno.EINTR:
+                continue
+            for for_ever in (False, True):
+                nth = 0
+                while True:
+                    got, calls = attempt(action, name, nth, number, for_ever)
+                    what = action.__name__, name, errno.errorcode[number], nth, got
+                    if isinstance(got, Exception):
+                        assert isinstance(got, iptc.KernelError), what
+                        assert got.errno in (number, errno.ENOBUFS) or isinstance(got, iptc.Conflict), what
+                    else:
+                        assert got == expected, what
+                    assert left() == files and calls < 2000, (what, calls, left())
+                    attempts += 1
+                    # whatever was left of a dump, the next call is not disturbed
+                    assert action() == expected, what
+                    nth += 1
+                    if nth > calls or for_ever:
+                        break
+assert saved() == before
+print(attempts > 1000)
+"""
+
+
+def test_each_call_of_a_read_fails(run):
+    assert run(READS) == ["True"]
+
+
+MEMORY = """
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+def transaction():
+    with iptc.transaction(table, other, six):
+        Chain(table, "INPUT").flush()
+        table.create_chain("web").append_rule(rule)
+        Chain(six, "INPUT").append_rule(rule6)
+
+def rounds(count):
+    for _ in range(count):
+        for name, nth in (("socket", 0), ("send", 0), ("send", 2), ("recv", 1), ("recv", 4), ("sendmsg", 0)):
+            for action in (transaction, reader.read, table.refresh):
+                attempt(action, name, nth, errno.ENOMEM)
+
+before = saved()
+rounds(50)
+gc.collect()
+start = resident()
+rounds(300)
+gc.collect()
+print(resident() - start < 2**20, saved() == before, resident() - start)
+"""
+
+
+def test_failures_leave_no_memory_behind(run):
+    assert run(MEMORY)[0].startswith("True True")
+
+
+ANSWERS = """
+before = saved()
+def dry():
+    iptc.restore(TEXT.replace("22", "24"), test=True)
+
+faults.fault_arm(b"recv", 10000, 0, False)
+dry()
+print(type(attempt(dry, "lost", faults.fault_disarm() - 1, errno.ENOBUFS)[0]).__name__, saved() == before)
+
+# the kernel's own ENOBUFS: it has more to say than the buffer holds, whose size cannot be changed
+bad = "*filter\\n-A INPUT -j ACCEPT\\n" + "-A INPUT -j MASQUERADE\\n" * 700 + "COMMIT\\n"
+print(attempt(lambda: iptc.restore(bad), "buffer", 0, errno.EPERM, True)[0], saved() == before)
+
+# what others have written is zeroed where it stands, behind the commit
+subprocess.run(["nft", "add", "rule", "ip", "filter", "INPUT", "ct", "state", "new", "counter", "packets", "5", "bytes", "6"], check=True)
+table.refresh()
+with iptc.CounterReader("filter") as reader:
+    faults.fault_arm(b"send", 10000, 0, False)
+    table.zero_entries("INPUT")
+    calls = faults.fault_disarm()
+    assert list(reader.read()["INPUT"]) == [(0, 0)] * 3
+    subprocess.run(["nft", "add", "rule", "ip", "filter", "INPUT", "ct", "state", "new", "counter", "packets", "5", "bytes", "6"], check=True)
+    table.refresh()
+    got = attempt(lambda: table.zero_entries("INPUT"), "send", calls - 1, errno.ENOBUFS)[0]
+    print(type(got).__name__, got, got.committed, list(reader.read()["INPUT"]))
+"""
+
+
+def test_what_the_kernel_says_is_lost(run):
+    said = run(ANSWERS)
+    assert said[0] == "KernelError True"
+    assert said[1].startswith("line 3 failed: Invalid argument: RULE_APPEND failed: rule in chain INPUT: -j MASQUERADE")
+    assert said[1].endswith(" True")
+    assert said[2] == ("PartialCommit can't zero rules of nft: No buffer space available; committed but for that: IPv4 table filter"
+                       " ['IPv4 table filter'] [(0, 0), (0, 0), (0, 0), (5, 6)]")  # fmt: skip
