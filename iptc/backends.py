@@ -15,6 +15,8 @@ _KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
 _NFT_ORDER = ("mangle", "security", "raw", "filter", "nat")
 
+_IN_PASSING = {errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
+
 _decided = {}
 """What was decided for each namespace, by the identity of it."""
 
@@ -83,6 +85,12 @@ def _warn(choice, other):
 # ------------------------------------------------------- what each side holds
 
 
+def _heed(error):
+    """Raise *error* if it says nothing of what is there: the next answer may be another, and what is decided is kept."""
+    if getattr(error, "errno", None) in _IN_PASSING:
+        raise error
+
+
 def tables_in_use(nfproto, side):
     """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
     if side == "legacy":
@@ -110,8 +118,8 @@ def _legacy_chains(nfproto):
         try:
             for name, policy, _, first, end in _blob.TableBlob(nfproto, table).chains:
                 yield table, name, policy, end > first
-        except IPTCError:
-            continue
+        except IPTCError as error:
+            _heed(error)
 
 
 def _nft_chains(nfproto):
@@ -123,8 +131,8 @@ def _nft_chains(nfproto):
             for table in _nftread.BUILTIN_CHAINS:
                 for name, policy, _, handle, use in _nftread.NftScan(nfproto, table, socket).list_chains():
                     yield table, name, policy, use > 0
-    except IPTCError:
-        return
+    except IPTCError as error:
+        _heed(error)
 
 
 _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
@@ -134,7 +142,8 @@ def _is_crowded(nfproto, table):
     """Whether a legacy table surely holds something: one question, however large it is."""
     try:
         scan = _blob.TableScan(nfproto, table)
-    except IPTCError:
+    except IPTCError as error:
+        _heed(error)
         return False
     crowded = not scan.is_bare
     scan.close()
@@ -201,6 +210,7 @@ def _kernels_choice():
         with _netlink.Socket() as socket:
             socket.generation()
     except KernelError as error:
+        _heed(error)
         if error.errno not in (errno.EPERM, errno.EACCES):
             return "legacy"
     return "nft"
