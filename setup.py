@@ -1,4 +1,4 @@
-"""Build the extension modules against the system's iptables libraries."""
+"""Build the extension modules against the system's libxtables."""
 
 import glob
 import os
@@ -8,8 +8,7 @@ import sys
 from setuptools import Extension, setup
 
 PACKAGES = (
-    "they are in libip4tc-dev, libip6tc-dev, libxtables-dev and pkg-config on Debian "
-    "(iptables-devel, iptables-legacy-devel and pkgconf-pkg-config on Fedora)"
+    "they are in libxtables-dev and pkg-config on Debian (iptables-devel and pkgconf-pkg-config on Fedora)"
 )
 
 
@@ -19,7 +18,7 @@ def pkg_config(*arguments):
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     except FileNotFoundError:
-        sys.exit(f"iptc needs pkg-config and the iptables headers to build: {PACKAGES}.")
+        sys.exit(f"iptc needs pkg-config and the headers of libxtables to build: {PACKAGES}.")
     except subprocess.CalledProcessError:
         sys.exit(f"iptc needs the headers and libraries of {' and '.join(arguments[1:])} to build: {PACKAGES}.")
 
@@ -31,7 +30,7 @@ def extension(name, libraries, extra_sources=(), macros=()):
         [f"iptc/{name}.pyx", *extra_sources],
         depends=["iptc/_shim.h", *glob.glob("iptc/*.pxd")],
         define_macros=list(macros),
-        extra_compile_args=pkg_config("--cflags", "libip4tc", "libip6tc", "xtables")
+        extra_compile_args=pkg_config("--cflags", "xtables")
         + ["-O3", "-Wall", "-Werror=implicit-function-declaration"],
         extra_link_args=pkg_config("--libs", *libraries) if libraries else [],
     )

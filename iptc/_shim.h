@@ -10,8 +10,8 @@
 #include <netdb.h>
 #include <sys/socket.h>
 #include <linux/netfilter.h>
-#include <libiptc/libiptc.h>
-#include <libiptc/libip6tc.h>
+#include <linux/netfilter_ipv4/ip_tables.h>
+#include <linux/netfilter_ipv6/ip6_tables.h>
 #include <xtables.h>
 
 /* Prepare libxtables for this process: its globals, its family, and our place in the symbol order. Returns 0. */

@@ -45,7 +45,8 @@ missing_packages() {
     command -v gcc >/dev/null || echo gcc
     [ -e /usr/include/stdio.h ] || echo libc6-dev
     command -v pkg-config >/dev/null || echo pkg-config
-    for name in libip4tc:libip4tc-dev libip6tc:libip6tc-dev xtables:libxtables-dev; do
+    # shellcheck disable=SC2086
+    for name in xtables:libxtables-dev ${IPTC_MORE_LIBRARIES:-}; do
         pkg-config --exists "${name%:*}" 2>/dev/null || echo "${name#*:}"
     done
     for name in iptables-legacy:iptables ip6tables-legacy-save:iptables iptables-nft:iptables nft:nftables ip:iproute2 ipset:ipset \
@@ -159,7 +160,7 @@ make_environment() {
 toolchain() { # a checksum of what makes every compiled module stale
     {
         "$PY" -c 'import Cython, sys; print(Cython.__version__, sys.version, sys.prefix)'
-        pkg-config --modversion libip4tc libip6tc xtables
+        pkg-config --modversion xtables
         cat "$SRC/setup.py" "$SRC/pyproject.toml"
         find "$SRC/iptc" -name '*.h' -type f -exec cat {} +
     } | sha256sum
