@@ -359,7 +359,7 @@ cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *at
     channel.answered = False
     channel.request.length = 0
     start = message_begin(&channel.request, kind, flags, nfproto, channel.sequence)
-    if writer_reserve(&channel.request, length):
+    if length and writer_reserve(&channel.request, length):
         memcpy(channel.request.memory + channel.request.length, attributes, length)
         channel.request.length += length
     message_end(&channel.request, start)
