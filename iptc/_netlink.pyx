@@ -177,7 +177,7 @@ cdef char *put_room(Writer *writer, int kind, size_t length) noexcept nogil:
 cdef void put(Writer *writer, int kind, const void *data, size_t length) noexcept nogil:
     """Write an attribute."""
     cdef char *room = put_room(writer, kind, length)
-    if room != NULL:
+    if room != NULL and length:
         memcpy(room, data, length)
 
 

@@ -667,8 +667,9 @@ cdef class NftScan:
         self._read(False)
         size = self.lanes[0].packets.length
         counts._allocate(size // 8)
-        memcpy(counts.packet_row, self.lanes[0].packets.memory, size)
-        memcpy(counts.byte_row, self.lanes[0].sizes.memory, size)
+        if size:
+            memcpy(counts.packet_row, self.lanes[0].packets.memory, size)
+            memcpy(counts.byte_row, self.lanes[0].sizes.memory, size)
         for i in range(self.ruleset.builtin_count):
             row = &_rows(&self.ruleset.chains)[i]
             policies.append((row.counters.pcnt, row.counters.bcnt))
