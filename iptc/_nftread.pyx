@@ -705,7 +705,7 @@ cdef class NftScan:
                 failed = _list_chains(&self.socket.channel, &self.ruleset, &self.ruleset.chains)
                 if failed != EINTR:
                     break
-        self.socket._check(failed, f"can't read {self.table}")
+        self.socket._check(EAGAIN if failed == EINTR else failed, f"can't read {self.table}")
         return [(name, policy, counters, _rows(&self.ruleset.chains)[i].handle,
                  _rows(&self.ruleset.chains)[i].use)
                 for i, (name, policy, counters, _, _) in enumerate(self._chain_rows())]
