@@ -374,6 +374,12 @@ cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *at
     return c_errno.errno
 
 
+cdef int _verdict(const Message *message) noexcept nogil:
+    """The errno in an answer of at least four bytes, 0 for none."""
+    cdef int error = (<const int *> message.attributes)[0]
+    return -error if -4096 < error <= 0 else EINVAL
+
+
 cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context, bint *interrupted) noexcept nogil:
     """Hand the one answer to the last request to *receiver*, or all of a dump."""
     cdef Message message
@@ -394,7 +400,7 @@ cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context,
                 channel.answered = True
                 if message.length < 4:
                     return failed
-                return failed or -(<const int *> message.attributes)[0]
+                return failed or _verdict(&message)
             if message.kind > 0 and not failed:
                 failed = receiver(context, &message)
                 if not dump:
@@ -624,7 +630,7 @@ cdef class Socket:
             while message_next(&message):
                 if message.kind != -NLMSG_ERROR or message.length < 4 or message.sequence > last:
                     continue
-                failed = -(<const int *> message.attributes)[0]
+                failed = _verdict(&message)
                 if failed:
                     refused.append((<Py_ssize_t> message.sequence - 1, failed, _explanation(&message)))
                 accepted = accepted or not failed

@@ -1,5 +1,5 @@
 /* A library to preload: the n-th call of one of these from now on fails with a given errno, once or from then on.
- * The calls that do not fail go to the real kernel. */
+ * The calls that do not fail go to the real kernel. What recv brings can be spoilt on the way. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -26,6 +26,57 @@ int fault_disarm(void)
 {
 	armed[0] = 0;
 	return count;
+}
+
+static unsigned long long chance;
+
+/* seed: 0 for messages as they are */
+void fault_spoil(unsigned int seed)
+{
+	chance = seed ? seed * 2862933555777941757ULL + 1 : 0;
+}
+
+static unsigned int draw(unsigned int below)
+{
+	chance = chance * 6364136223846793005ULL + 1442695040888963407ULL;
+	return (chance >> 33) % below;
+}
+
+/* Change some places of a message, lengths and types above all, or cut it. */
+static ssize_t spoilt(unsigned char *data, ssize_t length)
+{
+	static const unsigned short sizes[] = {0, 1, 2, 3, 4, 5, 8, 15, 16, 17, 19, 20, 21, 36, 0x7fff, 0x8000, 0xfffc, 0xffff};
+	unsigned int changes, at;
+	unsigned short value;
+
+	if (!chance)
+		return length;
+	changes = draw(10) ? 0 : 1 + draw(3);
+	while (length > 0 && changes--) {
+		at = draw(draw(2) ? length : length < 64 ? length : 64);
+		switch (draw(6)) {
+		case 0:
+			data[at] = draw(256);
+			break;
+		case 1:
+			data[at] ^= 1 << draw(8);
+			break;
+		case 2:
+			if (draw(4) == 0)
+				length = at + 1;
+			break;
+		case 3:
+			if ((at & ~3) + 8 < length)
+				memmove(data + (at & ~3), data + (at & ~3) + 4, length - (at & ~3) - 4), length -= 4;
+			break;
+		default:
+			value = draw(3) ? sizes[draw(sizeof(sizes) / sizeof(*sizes))] : draw(40);
+			at &= draw(3) ? ~3 : ~1;
+			if (at + 2 <= length)
+				memcpy(data + at, &value, 2);
+		}
+	}
+	return length;
 }
 
 static int fails(const char *name)
@@ -90,7 +141,7 @@ ssize_t recv(int fd, void *data, size_t length, int flags)
 		errno = number;
 		return -1;
 	}
-	return real(fd, data, length, flags);
+	return spoilt(data, real(fd, data, length, flags));
 }
 
 int flock(int fd, int operation)

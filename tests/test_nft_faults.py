@@ -21,7 +21,8 @@ NAMES = ["socket", "option", "buffer", "send", "sendmsg", "recv", "lost"]
 ERRORS = [errno.ENOMEM, errno.EPERM, errno.EAGAIN, errno.ENOENT, errno.EINTR, errno.EINVAL, errno.ENOBUFS]
 
 def saved():
-    return subprocess.check_output(["nft", "list", "ruleset"], text=True).splitlines()
+    # nft warns of rules of iptables-nft that it cannot print
+    return subprocess.check_output(["nft", "list", "ruleset"], text=True, stderr=subprocess.DEVNULL).splitlines()
 
 def left():
     return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))
@@ -281,3 +282,62 @@ def test_what_the_kernel_says_is_lost(run):
     assert said[1].endswith(" True")
     assert said[2] == ("PartialCommit can't zero rules of nft: No buffer space available; committed but for that: IPv4 table filter"
                        " ['IPv4 table filter'] [(0, 0), (0, 0), (0, 0), (5, 6)]")  # fmt: skip
+
+
+GARBAGE = """
+import warnings
+warnings.simplefilter("ignore")
+iptc.restore("*filter\\n" + "".join(f":c{n} - [0:0]\\n-A c{n} -s 10.1.0.{n} -p tcp --dport {n} -m comment --comment c{n} -j DROP\\n"
+                                   for n in range(20)) + "COMMIT\\n", flush=False)
+subprocess.run(["nft", "add", "rule", "ip", "filter", "INPUT", "tcp", "dport", "{ 1, 2 }", "counter", "reject"], check=True,
+               stderr=subprocess.DEVNULL)
+
+def listed():
+    table.refresh()
+    return [(chain.name, [str(rule) for rule in chain.rules]) for chain in table.chains]
+
+def poll():
+    # one that was told nonsense believes it until the ruleset changes
+    with iptc.CounterReader("filter") as one:
+        one.read()
+        snapshot = one.read()
+        return list(snapshot), [info.text for info in snapshot.rules], [chain.policy_counters for chain in snapshot.chains]
+
+def has():
+    return Chain(table, "c7").has_rule(Rule.from_args("-s 10.1.0.7 -p tcp --dport 7 -m comment --comment c7 -j DROP"))
+
+def save():
+    return [line for line in iptc.save(counters=True).splitlines() if line[0] != "#"]
+
+def rehearse():
+    return iptc.restore("*filter\\n-A INPUT -j ACCEPT\\n-A INPUT -j nowhere\\n-D c7 1\\nCOMMIT\\n", flush=False, test=True)
+
+def plain(action):
+    try:
+        return action()
+    except iptc.IPTCError as error:
+        return str(error)
+
+before, files, actions = saved(), left(), (listed, poll, has, save, rehearse)
+expected, failed, count = [plain(action) for action in actions], 0, 0
+for seed in range(int(sys.argv[1]), int(sys.argv[2])):
+    action = actions[seed % len(actions)]
+    faults.fault_arm(b"send", -1, 0, False)
+    faults.fault_spoil(seed)
+    try:
+        action()
+    except iptc.IPTCError:
+        failed += 1
+    faults.fault_spoil(0)
+    count += faults.fault_disarm()
+    if seed % 50 == 0:
+        assert [plain(action) for action in actions] == expected
+        assert left() == files
+assert saved() == before
+print(failed, count, file=sys.stderr) if len(sys.argv) > 3 else None
+print(failed > 100)
+"""
+
+
+def test_garbage_from_the_kernel_is_an_error_or_not_noticed(run):
+    assert run(GARBAGE, "1", "1500") == ["True"]
