@@ -22,7 +22,7 @@ from ._nftexpr cimport (
     Fields, Open, expression_begin, expression_end, expression_next, field_be64,
 )
 from ._nftterms cimport (
-    ENTRY_MOST, Reading, add_target, put_base, put_compat_protocol, put_matches, put_target, read_expressions,
+    ENTRY_MOST, Reading, add_target, count_transports, has_range, put_base, put_compat_protocol, put_matches, put_target, read_expressions,
     reading_begin,
 )
 from ._plugins cimport prints_by_mask, reads_compat_only
@@ -200,6 +200,21 @@ def encode(int nfproto, bytes entry, compat=None):
         return PyBytes_FromStringAndSize(writer.memory, writer.length)
     finally:
         free(writer.memory)
+
+
+def stored(int nfproto, bytes entry):
+    """Return what an entry that is no opaque rule is once it is stored, which is what is to be looked for: *entry* itself, unless
+    nf_tables has no place for all of what it says.
+
+    Several matches of tcp or udp become one, as far as they say different things; `--nflog-range` is gone.
+    """
+    cdef Family *family = family_of(nfproto)
+    cdef const char *raw = PyBytes_AS_STRING(entry)
+    if PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER \
+            or next_offset(family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(family, raw) \
+            or count_transports(family, raw) < 2 and not has_range(family, raw):
+        return entry
+    return decode(nfproto, encode(nfproto, entry))
 
 
 cdef void _find_comment(Reading *reading, const Attribute *userdata) noexcept nogil:

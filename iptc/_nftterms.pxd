@@ -80,6 +80,7 @@ cdef extern from *:
 
 cdef enum:
     ENTRY_MOST = 0xfff8          # an entry's size has 16 bits and is a multiple of 8
+    TRANSPORTS_MOST = 4          # so many conditions on one and the same port are read
 
 # One rule on its way into an entry, which grows where ENTRY_MOST bytes are.
 cdef struct Reading:
@@ -87,8 +88,9 @@ cdef struct Reading:
     char *entry
     size_t length
     size_t target            # where the target stands, 0: there is none yet
-    size_t transport         # where the match stands that this rule's ports and flags go into
+    size_t transports[TRANSPORTS_MOST]   # where the matches stand that this rule's ports and flags go into
     int seen
+    int told[TRANSPORTS_MOST]            # what was read of each of them
     bint counted             # whether the first counter was read
     uint64_t packets
     uint64_t size
@@ -97,6 +99,8 @@ cdef struct Reading:
     Register registers[REGISTERS]
 
 cdef void put_base(Writer *writer, Family *family, const char *entry, bint compat, bint old) noexcept nogil
+cdef int count_transports(Family *family, const char *entry) noexcept nogil
+cdef bint has_range(Family *family, const char *entry) noexcept nogil
 cdef void put_matches(Writer *writer, Family *family, const char *entry, bint compat) noexcept nogil
 cdef void put_target(Writer *writer, Family *family, const char *entry, bint compat) noexcept nogil
 cdef void put_compat_protocol(Writer *writer, Family *family, const char *entry) noexcept nogil

@@ -52,6 +52,7 @@ cdef enum:
     SEEN_IN = 1 << 2
     SEEN_PROTO = 1 << 4
     SEEN_FRAGMENT = 1 << 5
+    # and of a match of tcp or udp
     SEEN_TCP_FLAGS = 1 << 6
     SEEN_SPORT = 1 << 7
     SEEN_HALF_SPORT = 1 << 9     # a limit on one side, which another may meet
@@ -99,23 +100,30 @@ cdef void put_base(Writer *writer, Family *family, const char *entry, bint compa
     _put_fragment(writer, family, entry)
 
 
+cdef inline bint _is_zero(const unsigned char *address, uint32_t length) noexcept nogil:
+    cdef uint32_t i
+    for i in range(length):
+        if address[i]:
+            return False
+    return True
+
+
 cdef void _put_address(Writer *writer, Family *family, const char *entry, int which, bint compat) noexcept nogil:
     cdef const unsigned char *address = _address(family, entry, which)
     cdef const unsigned char *mask = _address(family, entry, which + 2)
     cdef bint inverted = _flags(family, entry)[1] & (IPT_INV_DSTIP if which else IPT_INV_SRCIP)
     cdef uint32_t length = family.address, offset = _source_at(family) + which * family.address, ones = 0, i
-    cdef bint any_address = True, whole_bytes
+    cdef bint any_address = _is_zero(mask, length) and _is_zero(address, length), whole_bytes
     while ones < length and mask[ones] == 0xff:
         ones += 1
     whole_bytes = ones > 0
     for i in range(ones, length):
         whole_bytes = whole_bytes and mask[i] == 0
-    for i in range(length):
-        any_address = any_address and address[i] == 0 and mask[i] == 0
     if any_address and not inverted:
         return
-    # iptables older than 1.8.7 does not read a network from the length that is compared
-    if whole_bytes and (ones == length or not compat):
+    # for `! -s 0/0` no byte is compared, as by iptables-nft, and the kernel refuses that; iptables older than 1.8.7 does not read
+    # a network from the length that is compared
+    if any_address or whole_bytes and (ones == length or not compat):
         put_payload(writer, NFT_PAYLOAD_NETWORK_HEADER, offset, ones)
         put_cmp(writer, equality(inverted), address, ones)
     else:
@@ -129,6 +137,8 @@ cdef bint _read_address(Reading *reading, int which, const unsigned char *addres
     """The first *length* bytes of an address; *mask* is NULL where all their bits count."""
     if reading.seen & SEEN_SRC << which:
         return False
+    if inverted and mask != NULL and _is_zero(mask, length):
+        return False             # no packet: iptables cannot write that
     reading.seen |= SEEN_SRC << which
     memcpy(_address(reading.family, reading.entry, which), address, length)
     if mask != NULL:
@@ -361,32 +371,41 @@ cdef bint _put_tcp(Writer *writer, const xt_tcp *match) noexcept nogil:
     return True
 
 
-cdef xt_tcp *_transport(Reading *reading) noexcept nogil:
-    """The match for the ports and flags that expressions of this rule compare; NULL where it has none."""
+cdef xt_tcp *_transport(Reading *reading, int what, int unless) noexcept nogil:
+    """The match for the ports or flags that expressions of this rule compare: the first of which *unless* was not read, where
+    *what* is now noted. NULL where the rule can have none.
+
+    So several matches that say different things are read as one, as iptables-nft reads them, and no condition is lost.
+    """
     cdef uint16_t protocol = _protocol(reading.family, reading.entry)[0]
     cdef xt_tcp *match
-    if reading.transport == 0:
-        if protocol == IPPROTO_TCP:
-            match = <xt_tcp *> _add_match(reading, b"tcp", 0, sizeof(xt_tcp))
-        elif protocol == IPPROTO_UDP:
-            match = <xt_tcp *> _add_match(reading, b"udp", 0, sizeof(xt_udp))
-        else:
-            return NULL
-        if match == NULL:
-            return NULL
-        match.spts[1] = match.dpts[1] = 0xffff
-        reading.transport = <char *> match - reading.entry
-    return <xt_tcp *> (reading.entry + reading.transport)
+    cdef int i
+    for i in range(TRANSPORTS_MOST):
+        if reading.transports[i] == 0:
+            if protocol == IPPROTO_TCP:
+                match = <xt_tcp *> _add_match(reading, b"tcp", 0, sizeof(xt_tcp))
+            elif protocol == IPPROTO_UDP:
+                match = <xt_tcp *> _add_match(reading, b"udp", 0, sizeof(xt_udp))
+            else:
+                return NULL
+            if match == NULL:
+                return NULL
+            match.spts[1] = match.dpts[1] = 0xffff
+            reading.transports[i] = <char *> match - reading.entry
+        if not reading.told[i] & unless:
+            reading.told[i] |= what
+            return <xt_tcp *> (reading.entry + reading.transports[i])
+    return NULL
 
 
 cdef bint _read_port(Reading *reading, int which, uint32_t low, uint32_t high, bint inverted, bint half) noexcept nogil:
     """Ports from *low* to *high*, of the source or the destination; *half*: two such make a range."""
-    cdef xt_tcp *match = _transport(reading)
+    cdef int whole = SEEN_SPORT << which, part = SEEN_HALF_SPORT << which
+    cdef xt_tcp *match = _transport(reading, part if half else whole, whole if half else whole | part)
     cdef uint16_t *ports
     cdef uint8_t flag = XT_TCP_INV_DSTPT if which else XT_TCP_INV_SRCPT
-    if match == NULL or reading.seen & SEEN_SPORT << which or not half and reading.seen & SEEN_HALF_SPORT << which:
+    if match == NULL:
         return False
-    reading.seen |= (SEEN_HALF_SPORT if half else SEEN_SPORT) << which
     ports = &match.dpts[0] if which else &match.spts[0]
     if half:
         low = max(ports[0], low)
@@ -433,12 +452,11 @@ cdef bint _read_range(Reading *reading, const Fields *fields) noexcept nogil:
 
 cdef bint _read_tcp_flags(Reading *reading, uint8_t mask, uint8_t flags, bint inverted) noexcept nogil:
     cdef xt_tcp *match
-    if _protocol(reading.family, reading.entry)[0] != IPPROTO_TCP or reading.seen & SEEN_TCP_FLAGS:
+    if _protocol(reading.family, reading.entry)[0] != IPPROTO_TCP:
         return False
-    match = _transport(reading)
+    match = _transport(reading, SEEN_TCP_FLAGS, SEEN_TCP_FLAGS)
     if match == NULL:
         return False
-    reading.seen |= SEEN_TCP_FLAGS
     match.flg_mask = mask
     match.flg_cmp = flags
     if inverted:
@@ -699,8 +717,8 @@ cdef bint _put_log(Writer *writer, const xt_nflog_info *target, size_t room) noe
     cdef char prefix[LONGEST_PREFIX + 1]
     cdef Open open
     cdef uint16_t number
-    if room < sizeof(xt_nflog_info) or target.flags & ~XT_NFLOG_F_COPY_LEN or target.len and not target.flags:
-        return False             # the length of `--nflog-range` has no other form
+    if room < sizeof(xt_nflog_info) or target.flags & ~XT_NFLOG_F_COPY_LEN:
+        return False             # the length of `--nflog-range`, without the flag, has never had a meaning
     length = strnlen(target.prefix, room - PREFIX_AT)
     if length > LONGEST_PREFIX:
         return False
@@ -718,6 +736,13 @@ cdef bint _put_log(Writer *writer, const xt_nflog_info *target, size_t room) noe
         put(writer, NFTA_LOG_QTHRESHOLD, &number, 2)
     expression_end(writer, open)
     return True
+
+
+cdef bint has_range(Family *family, const char *entry) noexcept nogil:
+    """Whether an entry ends with NFLOG and `--nflog-range`, which is lost in an expression."""
+    cdef const xt_entry_match *target = <const xt_entry_match *> (entry + target_offset(family, entry))
+    cdef const xt_nflog_info *info = <const xt_nflog_info *> target.data
+    return _is_named(target, b"NFLOG", 0, sizeof(xt_nflog_info)) and info.len != 0 and info.flags == 0
 
 
 cdef bint _read_log(Reading *reading, const Fields *fields) noexcept nogil:
@@ -791,16 +816,15 @@ cdef void put_compat_protocol(Writer *writer, Family *family, const char *entry)
 
 # -------------------------------------- expressions, one after the other
 
-cdef void _put_match(Writer *writer, uint16_t protocol, const xt_entry_match *match, bint compat,
-                     bint repeated) noexcept nogil:
-    """A match in expressions where they can say it and *compat* is not asked for, else as it is; *repeated*: the rule has
-    several matches of tcp or udp, which iptables-nft would read as one."""
+cdef void _put_match(Writer *writer, uint16_t protocol, const xt_entry_match *match, bint compat, bint as_port) noexcept nogil:
+    """A match in expressions where they can say it and *compat* is not asked for, else as it is; not *as_port*: those of tcp and
+    udp as they are."""
     cdef bint is_tcp = _is_named(match, b"tcp", 0, sizeof(xt_tcp))
     cdef bint is_udp = _is_named(match, b"udp", 0, sizeof(xt_udp))
     cdef bint done = False
     if _is_named(match, b"limit", 0, sizeof(xt_rateinfo)):
         done = _put_limit(writer, <const xt_rateinfo *> match.data)      # every release reads it
-    elif compat or repeated and (is_tcp or is_udp):
+    elif compat or not as_port and (is_tcp or is_udp):
         pass
     elif is_tcp:
         # ports without their protocol are left to the kernel to refuse
@@ -813,19 +837,26 @@ cdef void _put_match(Writer *writer, uint16_t protocol, const xt_entry_match *ma
         _put_compat(writer, False, match)
 
 
+cdef int count_transports(Family *family, const char *entry) noexcept nogil:
+    """How many matches of tcp and udp an entry has."""
+    cdef size_t at = family.header, end = target_offset(family, entry)
+    cdef const xt_entry_match *match
+    cdef int count = 0
+    while at < end:
+        match = <const xt_entry_match *> (entry + at)
+        count += strcmp(match.u.user.name, b"tcp") == 0 or strcmp(match.u.user.name, b"udp") == 0
+        at += match.u.match_size
+    return count
+
+
 cdef void put_matches(Writer *writer, Family *family, const char *entry, bint compat) noexcept nogil:
     """All matches of an entry."""
     cdef size_t at = family.header, end = target_offset(family, entry)
     cdef const xt_entry_match *match
-    cdef int transports = 0
+    cdef bint as_port = count_transports(family, entry) <= TRANSPORTS_MOST
     while at < end:
         match = <const xt_entry_match *> (entry + at)
-        transports += strcmp(match.u.user.name, b"tcp") == 0 or strcmp(match.u.user.name, b"udp") == 0
-        at += match.u.match_size
-    at = family.header
-    while at < end:
-        match = <const xt_entry_match *> (entry + at)
-        _put_match(writer, _protocol(family, entry)[0], match, compat, transports > 1)
+        _put_match(writer, _protocol(family, entry)[0], match, compat, as_port)
         at += match.u.match_size
 
 

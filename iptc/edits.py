@@ -7,9 +7,8 @@ the rule that it means, by what the rule says; a bare position is never acted on
 import errno as _errno
 from os import strerror
 
-from . import _text
-from .errors import Conflict, IPTCError, NotFound, kernel_error
-from .views import ChainView
+from . import _plugins, _text
+from .errors import Conflict, IPTCError, NotFound, ParameterError, kernel_error
 
 _WORDS = {_errno.ENOENT: "No chain/target/match by that name"}
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
@@ -286,6 +285,16 @@ class Zero(_Edit):
         handle.zero(self.chain)
 
 
+def check_new_name(nfproto, name, declared=False):
+    """Refuse what `iptables -N` refuses as the name of a chain, or, *declared*, a line of a text: an extension's is free there."""
+    if name[0] in "-!":
+        raise ParameterError(f"chain name not allowed to start with `{name[0]}'")
+    if any(c in " \t\n\v\f\r" for c in name):
+        raise ParameterError(f"Invalid chain name `{name}'")
+    if name in _plugins.VERDICTS or not declared and _plugins.find_target(nfproto, name) is not None:
+        raise ParameterError("chain name may not clash with target name")
+
+
 class CreateChain(_Edit):
     """`iptables -N`."""
 
@@ -298,8 +307,7 @@ class CreateChain(_Edit):
     def apply(self, view):
         if self.chain in view.chains:
             raise self.refused(_errno.EEXIST)
-        view.chains[self.chain] = ChainView(view.nfproto, self.chain)
-        view.sort()
+        view.add_chain(self.chain)
 
     def send(self, handle, replay):
         handle.create_chain(self.chain)

@@ -7,8 +7,9 @@ import errno
 import os
 import time
 
-from . import _blob, _core, _nftread, _text
+from . import _blob, _core, _nft, _nftread, _text
 from ._netlink import AnswerLost, Batch, Socket
+from ._plugins import VERDICTS
 from .edits import Replay
 from .errors import Conflict, IPTCError, NotFound, PartialCommit, Unsupported, kernel_error
 from .nftplan import TablePlan, entries_of, step_of
@@ -38,7 +39,7 @@ class NftTable:
         self.place.check(_blob.namespace_cookie())
         scan = _nftread.NftScan(self.nfproto, self.name)
         try:
-            view = View(self.nfproto, [self._chain(*row) for row in scan.messages()])
+            view = View(self.nfproto, [self._chain(*row) for row in scan.messages()], _nft.stored)
         finally:
             scan.close()
         if self.place.netns is not None:
@@ -48,7 +49,7 @@ class NftTable:
         return view
 
     def _chain(self, name, policy, counters, messages):
-        return ChainView(self.nfproto, name, policy, counters, lambda: entries_of(self.nfproto, messages))
+        return ChainView(self.nfproto, name, policy, counters, lambda: entries_of(self.nfproto, messages), _nft.stored)
 
     def save(self, counters):
         """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
@@ -116,7 +117,7 @@ def _commit(place, parts, test):
             if error != errno.ERESTART and socket.generation() == generation:
                 if error in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
                     _diagnose(parts, handles)
-                raise _refused(error, explanation, step_of(steps, number))
+                raise _refused(error, explanation, step_of(steps, number), handles)
             if attempt >= _PATIENCE:
                 # not all at the same time again
                 time.sleep(time.perf_counter_ns() % 1000 * 1e-6 * min(attempt / _PATIENCE, 16))
@@ -155,12 +156,27 @@ def _diagnose(parts, handles):
             operation.apply(view)
 
 
-def _refused(error, explanation, step):
+def _missing_chain(step, handles):
+    """The chain that the rule of *step* jumps to, if there is none of that name."""
+    nfproto, _, _, _, entry = step
+    if entry is None:
+        return None
+    target = _core.split_entry(nfproto, entry)[1][-1]
+    name = target[2:31].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    if name in VERDICTS or target != _core.standard_target(name):
+        return None
+    return name if all(handle.lacks(name) for handle in handles if handle.nfproto == nfproto) else None
+
+
+def _refused(error, explanation, step, handles):
     """The exception for what the kernel said of the message for *step*, or of the batch as a whole."""
     reason = "No chain/target/match by that name" if error == errno.ENOENT else os.strerror(error)
     if step is None:
         return kernel_error("can't commit", error, reason)
     nfproto, line, verb, chain, entry = step
+    missing = _missing_chain(step, handles) if error == errno.ENOENT else None
+    if missing:
+        reason = f"Chain '{missing}' does not exist"
     reason += f": {verb} failed: {'chain' if entry is None else 'rule in chain'} {chain}"
     if entry is not None:
         reason += f": {_text.render(nfproto, entry)}"

@@ -4,9 +4,9 @@ import errno
 import os
 
 from . import _core, _nft, _nftread, _text
-from .edits import first_like
+from .edits import check_new_name, first_like
 from .views import ChainView, View
-from .errors import IPTCError, kernel_error
+from .errors import IPTCError, ParameterError, kernel_error
 
 _FEW = 8
 """So many chains are asked for by name; for more of them all are listed."""
@@ -130,8 +130,13 @@ class TablePlan:
         """The table as it is in the kernel; rules are read when they are asked for."""
         self.depends = True
         rows = self._scan.list_chains()
-        return View(self.nfproto, [ChainView(self.nfproto, name, policy, counters, lambda name=name: self._entries(name))
-                                   for name, policy, counters, *_ in rows])  # fmt: skip
+        return View(self.nfproto, [ChainView(self.nfproto, name, policy, counters, lambda name=name: self._entries(name), _nft.stored)
+                                   for name, policy, counters, *_ in rows], _nft.stored)  # fmt: skip
+
+    def lacks(self, name):
+        """Whether there is no chain of that name, with what the batch does so far."""
+        chain = self._find(name)
+        return chain is None or not chain.handle
 
     def seal(self):
         """What must stand at the end of the batch: chains get the names that they have at last."""
@@ -178,7 +183,7 @@ class TablePlan:
 
     def _chain(self, name):
         """The chain that the present operation is about."""
-        chain = self._find(name)
+        chain = None if name is None else self._find(name)
         if chain is None:
             raise _refusal(errno.ENOENT)
         return chain
@@ -335,9 +340,13 @@ class TablePlan:
         chain = self._chain(name)
         if chain.hook is not None:
             raise _refusal(errno.EINVAL)
-        self._noted(self._batch.delete_chain(self.nfproto, self._label, chain.label), "CHAIN_USER_DEL", chain)
         self._renamed = [other for other in self._renamed if other is not chain]
-        self._chains[name] = None
+        self._drop_chain(chain)
+
+    def _drop_chain(self, chain):
+        """Delete a chain that is empty; a builtin one is made again when it is used."""
+        self._noted(self._batch.delete_chain(self.nfproto, self._label, chain.label), "CHAIN_USER_DEL" if chain.hook is None else "CHAIN_DEL", chain)
+        self._chains[chain.name] = None if chain.hook is None else _ChainPlan(chain.name, chain.label, "ACCEPT", 0, chain.hook, [])
 
     def rename_chain(self, name, new):
         """`iptables -E`."""
@@ -385,7 +394,8 @@ class TablePlan:
     # a restore
 
     def restore(self, program):
-        """What a text of iptables-save says, command by command."""
+        """What a text of iptables-save says, command by command. As with iptables-nft-restore, a builtin chain that a text does not
+        name is not there any more, unless the others are to stay: its policy goes with it."""
         listed = [(name, policy) for name, policy, _, handle, _ in self._scan.list_chains() if handle] if program.flush else []
         if listed:
             self.depends = True
@@ -394,11 +404,16 @@ class TablePlan:
         for name, _ in listed:
             self.flush(name)
         for name, policy in listed:
-            if policy is None and name not in named:
-                self.delete_chain(name)
+            if name not in named:
+                self._drop_chain(self._chain(name))
         for self._line, what, name, *rest in commands:
             try:
                 self._command(program, what, name, *rest)
+            except ParameterError as error:
+                line = error.line or self._line
+                refused = ParameterError(f"line {line}: {error}")
+                refused.line = line
+                raise refused from None
             except OSError as error:
                 if isinstance(error, IPTCError):
                     raise
@@ -420,6 +435,8 @@ class TablePlan:
         chain.append_run(self._noted(first, "RULE_APPEND", chain, run), run)
 
     def _command(self, program, what, chain, number, entry, other, counters):
+        if what == "?":
+            return  # options without a command
         if what == "A":
             self._append_run(chain, entry)
         elif what == ":":
@@ -453,21 +470,27 @@ class TablePlan:
                 if chain is not None and chain.handle and not (of_users and chain.hook is not None)]  # fmt: skip
 
     def _declare(self, program, name, policy, counters):
-        """A line `:CHAIN POLICY [packets:bytes]`."""
+        """A line `:CHAIN POLICY [packets:bytes]`; a policy of a user chain is not looked at."""
         chain = self._find(name)
         if chain is None:
+            check_new_name(self.nfproto, name, declared=True)
             self.create_chain(name)
-        elif chain.policy is None and not program.flush:
-            self.flush(name)
-        if policy != "-":
-            self.set_policy(name, policy, counters)
+        elif chain.policy is None:
+            if chain.rules != []:
+                self.flush(name)
+        elif program.flush:
+            # the chain is made anew
+            self.set_policy(name, "ACCEPT" if policy == "-" else policy, counters or (0, 0))
+        elif policy != "-" or counters:
+            self.set_policy(name, chain.policy if policy == "-" else policy, counters)
 
     def _locate(self, name, entry):
         """The position of the first rule that says the same as *entry*."""
         chain = self._chain(name)
         rules = self._loaded(chain)
         there = self._there(chain)
-        view = ChainView(self.nfproto, name, read=lambda: [there[r] if isinstance(r, int) else r[1] for r in rules])
+        view = ChainView(self.nfproto, name, stored=_nft.stored,
+                         read=lambda: [there[r] if isinstance(r, int) else _nft.stored(self.nfproto, r[1]) for r in rules])  # fmt: skip
         position = view.locate(first_like(self.nfproto, entry))
         if position is None:
             raise _refusal(errno.ENOENT)
@@ -477,6 +500,7 @@ class TablePlan:
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 _REASONS = {
     ("N", errno.EEXIST): "Chain already exists", ("P", errno.ENOENT): "Bad built-in chain name", ("P", errno.EINVAL): "Bad policy name",
+    (":", errno.EINVAL): "Bad policy name",
     ("I", errno.E2BIG): "Index of insertion too big", ("R", errno.E2BIG): "Index of replacement too big",
     ("D", errno.E2BIG): "Index of deletion too big", ("D", errno.ENOENT): _BAD_RULE, ("C", errno.ENOENT): _BAD_RULE,
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 import weakref
 
-from . import _core, _plugins, _xtables, edits, kernel
+from . import _core, _xtables, edits, kernel
 from .errors import IPTCError, ParameterError, ParameterTypeError, TransactionError
 from .lock import UNSET, checked_lock_file, checked_wait
 from .namespace import Place
@@ -421,7 +421,7 @@ class Table:
     def create_chain(self, chain):
         """Create a user chain (`iptables -N`) and return its `Chain`."""
         name = _chain_name(chain)
-        _check_new_name(self._nfproto, name)
+        edits.check_new_name(self._nfproto, name)
         self._edit(edits.CreateChain(name))
         return Chain(self, name)
 
@@ -437,7 +437,7 @@ class Table:
         """The name of *chain*, which is a builtin one or may be that of a user chain."""
         name = _chain_name(chain)
         if name not in _core.HOOKS:
-            _check_new_name(self._nfproto, name)
+            edits.check_new_name(self._nfproto, name)
         return name
 
     def delete_chain(self, chain):
@@ -448,7 +448,7 @@ class Table:
         """Give *chain* another name (`iptables -E`)."""
         name = _chain_name(chain)
         new = _chain_name(new_name)
-        _check_new_name(self._nfproto, new)
+        edits.check_new_name(self._nfproto, new)
         held = Chain(self, name)
         self._edit(edits.RenameChain(name, new))
         Chain._cache.pop((self, name), None)
@@ -555,16 +555,6 @@ class Table6(Table):
     existing_table_names = {}
     _nfproto = _core.IPV6
     _rule_class = Rule6
-
-
-def _check_new_name(nfproto, name):
-    """Refuse what `iptables -N` refuses as the name of a chain."""
-    if name[0] in "-!":
-        raise ParameterError(f"chain name not allowed to start with `{name[0]}'")
-    if any(c in " \t\n\v\f\r" for c in name):
-        raise ParameterError(f"Invalid chain name `{name}'")
-    if name in _plugins.VERDICTS or _plugins.find_target(nfproto, name) is not None:
-        raise ParameterError("chain name may not clash with target name")
 
 
 def _is_available(cls, name):

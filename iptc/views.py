@@ -4,11 +4,14 @@ from . import _text
 
 
 class ChainView:
-    """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for."""
+    """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for.
 
-    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys", "_index", "_asked")
+    *stored*, of nf_tables, says what an entry will be once it is there.
+    """
 
-    def __init__(self, nfproto, name, policy=None, counters=None, read=list):
+    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys", "_index", "_asked", "_stored")
+
+    def __init__(self, nfproto, name, policy=None, counters=None, read=list, stored=None):
         self.name = name
         self.policy = policy
         self.counters = counters
@@ -18,6 +21,7 @@ class ChainView:
         self._keys = None
         self._index = None
         self._asked = False
+        self._stored = stored
 
     @property
     def nfproto(self):
@@ -38,15 +42,19 @@ class ChainView:
             self._keys = [_text.compare_key(self._nfproto, entry) for entry in self.entries]
         return self._keys
 
+    def _as_stored(self, entry):
+        return entry if self._stored is None else self._stored(self._nfproto, entry)
+
     def append(self, entry):
         """Add *entry* at the end."""
         if self._keys is None:
-            self.entries.append(entry)
+            self.entries.append(self._as_stored(entry))
         else:
             self.insert(len(self.entries), entry)
 
     def insert(self, position, entry):
         """Add *entry* before the one at *position*."""
+        entry = self._as_stored(entry)
         self.entries.insert(position, entry)
         if self._keys is not None:
             key = _text.compare_key(self._nfproto, entry)
@@ -56,6 +64,7 @@ class ChainView:
 
     def replace(self, position, entry):
         """Put *entry* in the place of the one at *position*."""
+        entry = self._as_stored(entry)
         self.entries[position] = entry
         if self._keys is not None:
             self._keys[position] = _text.compare_key(self._nfproto, entry)
@@ -76,6 +85,7 @@ class ChainView:
 
     def has(self, entry):
         """Whether there is a rule that says the same as *entry*, as `iptables -C` finds out; at once, from the third time on."""
+        entry = self._as_stored(entry)
         if not self._asked:
             # asked once, a look at each rule costs less than an index of them
             self._asked = True
@@ -103,6 +113,9 @@ class ChainView:
     def locate(self, anchor):
         """The position of the rule that *anchor* names, or None."""
         entry, key, skip = anchor
+        there = self._as_stored(entry)
+        if there is not entry:
+            entry, key = there, _text.compare_key(self._nfproto, there)
         if not skip and self._keys is None:
             position = _text.find_like(self._nfproto, self.entries, entry)
             return None if position < 0 else position
@@ -154,9 +167,15 @@ def _chain_order(chain):
 class View:
     """A table as it was read, with pending edits applied."""
 
-    def __init__(self, nfproto, chains):
+    def __init__(self, nfproto, chains, stored=None):
         self.nfproto = nfproto
         self.chains = {chain.name: chain for chain in chains}
+        self._stored = stored
+
+    def add_chain(self, name):
+        """Add an empty user chain."""
+        self.chains[name] = ChainView(self.nfproto, name, stored=self._stored)
+        self.sort()
 
     def sort(self):
         """Builtin chains in hook order, then user chains by name, as libiptc keeps them."""

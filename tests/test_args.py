@@ -21,6 +21,7 @@ def sets(host):
     return host
 
 
+@pytest.mark.one_backend("legacy")  # of nf_tables test_nft_codec tells the same
 def test_every_specification_is_the_rule_that_iptables_makes(sets, ipv6):
     cls = iptc.Rule6 if ipv6 else iptc.Rule
     by_table = {}

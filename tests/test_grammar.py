@@ -35,10 +35,9 @@ def appended(host, ipv6, made):
         taken = []
         for chosen in several:
             text = "\n".join(["*filter", *chosen, "COMMIT", ""])
-            command = "ip6tables-legacy-restore" if ipv6 else "iptables-legacy-restore"
-            done = host.run(command, "--noflush", "--counters", text=text, check=False)
+            done = host.run(host.tool(ipv6, "-restore"), "--noflush", "--counters", text=text, check=False)
             # its parser takes them all; the kernel wants a recent list to be used alike, and no limit too slow
-            assert done.returncode in (0, 1), done.stderr
+            assert done.returncode in (0, 1, 4), done.stderr
             taken += [] if done.returncode else chosen
         if taken:
             break
@@ -55,6 +54,9 @@ def test_printed_it_is_what_iptables_save_prints(prepared, ipv6, data):
         lines.append(f"[{rule.counters[0]}:{rule.counters[1]}] -A INPUT {rule}".rstrip())
     saved = [line.rstrip() for line in prepared.save(ipv6, counters=True, table="filter") if "-A INPUT" in line]
     prepared.iptables("-F INPUT", ipv6=ipv6)
+    if prepared.backend == "nft" and ipv6:
+        # ip6tables-nft up to 1.8.9 knows no counters of the rules that it is given
+        lines, saved = ([line.partition("] ")[2] for line in part] for part in (lines, saved))
     assert lines == saved
 
 

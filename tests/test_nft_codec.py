@@ -32,10 +32,10 @@ NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
 # What iptables-nft itself loses when it reads its own rules, and we keep.
 LOST_BY_IPTABLES = (
     "! --dport 0:65535",  # up to 1.8.9: no port is left over, so no packet should match; it writes no condition
-    "--dport 22 -m tcp --sport 23",  # two matches become one
-    "--nflog-range",  # has no place in the expression
     f"-j NFLOG --nflog-prefix {'p' * 64}",  # ours ends after 63 letters: the rule is what legacy takes too
 )
+# Expressions have no place for these, the forms of older releases have; nobody has ever looked at the length.
+LOST_IN_EXPRESSIONS = ("--dport 22 -m tcp --sport 23", "--nflog-range")
 # What it writes in another way than we do, with the same text.
 WRITTEN_OTHERWISE = (
     "! --sport 1 ! --dport 2",  # up to 1.8.9 as `not both`, which lets packets pass that one of them should stop
@@ -121,6 +121,9 @@ class Codec:
     def entry(self, text):
         return self.Rule.from_args(text)._entry()
 
+    def stored(self, text):
+        return _nft.stored(self.nfproto, self.entry(text))
+
     def chains(self):
         """Make two user chains in each table."""
         for table in TABLES:
@@ -184,7 +187,7 @@ def test_a_rule_of_iptables_nft_is_the_one_that_its_text_makes(filled):
     key = functools.partial(_text.compare_key, filled.nfproto)
     for where, known in filled.specs.items():
         for spec, entry in zip(known, filled.read(*where)):
-            assert key(entry) == key(filled.entry(spec.text)) or is_listed(spec, LOST_BY_IPTABLES), spec
+            assert key(entry) == key(filled.stored(spec.text)) or is_listed(spec, LOST_BY_IPTABLES), spec
 
 
 @pytest.mark.parametrize("compat", [None, True], ids=["native", "compat"])
@@ -195,7 +198,7 @@ def test_every_rule_that_we_write_is_what_iptables_nft_would_leave(filled, compa
     for where, known in filled.specs.items():
         assert len(ours[where]) == len(known)
         for spec, our, their in zip(known, ours[where], theirs[where]):
-            assert our == their or is_listed(spec, LOST_BY_IPTABLES), (spec, our, their)
+            assert our == their or is_listed(spec, LOST_BY_IPTABLES + (LOST_IN_EXPRESSIONS if compat else ())), (spec, our, their)
 
 
 def test_the_expressions_are_those_of_iptables_nft(filled):
@@ -211,7 +214,7 @@ def test_what_we_wrote_reads_as_it_was_meant(filled, compat):
     write_all(filled, compat)
     for (table, chain), known in filled.specs.items():
         for spec, entry in zip(known, filled.read(table, chain)):
-            meant = filled.entry(spec.text)
+            meant = filled.entry(spec.text) if compat else filled.stored(spec.text)
             assert _text.compare_key(filled.nfproto, entry) == _text.compare_key(filled.nfproto, meant), (spec, filled.text('', entry))
             assert counters_of(filled.nfproto, entry) == counters_of(filled.nfproto, meant)
 
@@ -221,7 +224,8 @@ def test_iptables_nft_deletes_what_we_wrote(filled):
     counters = re.compile(r"(^| )(-c|--set-counters) \d+ \d+")
     refused = filled.feed([(spec, f"-D {spec.chain} {counters.sub('', spec.text)}")
                            for known in filled.specs.values() for spec in known])  # fmt: skip
-    assert [spec for spec in refused if not is_listed(spec, LOST_BY_IPTABLES)] == []
+    # several matches of tcp are one when 1.8.11 looks for them, in its own rules too
+    assert [spec for spec in refused if not is_listed(spec, LOST_BY_IPTABLES + ("--dport 22 -m tcp --sport 23",))] == []
     assert sum(map(len, filled.save().values())) == len(refused)
 
 
@@ -246,6 +250,57 @@ def test_iptables_nft_checks_for_what_we_wrote(codec, text):
     codec.host.run(codec.tool, "-A", "FORWARD", "-j", "RETURN")
     codec.write([("filter", "FORWARD", codec.entry(text))])
     codec.host.run(codec.tool, "-C", "FORWARD", *text.split())
+
+
+STORED_OTHERWISE = (
+    "-p tcp -m tcp --dport 22 -m tcp --sport 23 -j ACCEPT", "-p tcp --sport 80 -m tcp", "-p udp --dport 1 -m udp ! --sport 2",
+    "-p tcp --syn -m comment --comment x -m tcp --dport 1 -j web", "-p tcp -m tcp --dport 1:9 -m tcp ! --dport 5 -m tcp --sport 3",
+    "-j NFLOG --nflog-range 5 --nflog-prefix a",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STORED_OTHERWISE)
+def test_a_rule_of_which_nf_tables_has_another_form_is_found_by_both(codec, family, text):
+    codec.host.iptables(f"-A FORWARD {text}", ipv6=family.ipv6)
+    rule, table = family.Rule.from_args(text), family.Table("filter")
+    forward, chain = iptc.Chain(table, "FORWARD"), iptc.Chain(table, "INPUT")
+    chain.append_rule(rule)
+    assert codec.raw("filter", "INPUT") == codec.raw("filter", "FORWARD")
+    # iptables-nft 1.8.11 does not find some of these, its own included
+    theirs, ours = (codec.host.iptables(f"-C {name} {text}", ipv6=family.ipv6, check=False).returncode for name in ("FORWARD", "INPUT"))
+    assert ours == theirs
+    if theirs:
+        chain.delete_rule(rule)
+    else:
+        codec.host.iptables(f"-D INPUT {text}", ipv6=family.ipv6)
+    assert forward.has_rule(rule) and forward.has_rule(rule) and not chain.has_rule(rule)
+    with table.transaction():
+        chain.append_rule(rule)
+        assert chain.has_rule(rule) and chain.has_rule(chain.rules[0])
+        chain.delete_rule(rule)
+        forward.delete_rule(rule)
+    assert chain.rules == forward.rules == []
+
+
+def test_two_conditions_on_one_port_are_both_kept(codec):
+    """iptables-nft writes both, and shows the second alone."""
+    codec.host.run(codec.tool, *"-A FORWARD -p tcp -m tcp --dport 1:9 -m tcp ! --dport 5".split())
+    assert [codec.text("FORWARD", entry) for entry in codec.read("filter", "FORWARD")] == [
+        "-A FORWARD -p tcp -m tcp --dport 1:9 -m tcp ! --dport 5"]  # fmt: skip
+
+
+def test_more_conditions_on_a_port_than_are_read_are_written_as_they_are(codec):
+    entry = codec.entry("-p tcp" + "".join(f" -m tcp ! --dport {port}" for port in range(9)))
+    assert _nft.decode(codec.nfproto, _nft.encode(codec.nfproto, entry)) == entry
+
+
+@pytest.mark.parametrize("option", ["-s", "-d"])
+def test_an_address_that_no_packet_has_is_refused_as_iptables_nft_refuses_it(codec, family, option):
+    text = f"! {option} {'::' if family.ipv6 else '0.0.0.0'}/0 -j ACCEPT"
+    said = codec.host.iptables(f"-A FORWARD {text}", ipv6=family.ipv6, check=False).stderr
+    with pytest.raises(iptc.KernelError, match="Invalid argument"):
+        iptc.Chain(family.Table("filter"), "FORWARD").append_rule(family.Rule.from_args(text))
+    assert "Invalid argument" in said
 
 
 # --------------------------------------------- what older releases wrote
@@ -352,6 +407,7 @@ READABLE = {
     "tcp dport >= 5 tcp dport <= 10 counter": "-p tcp -m tcp --dport 5:10",
     "tcp dport < 1023 counter": "-p tcp -m tcp --dport 0:1022",
     "udp dport > 1023 counter": "-p udp -m udp --dport 1024:65535",
+    "tcp dport 5 tcp dport != 6": "-p tcp -m tcp --dport 5 -m tcp ! --dport 6",
     "tcp flags & (syn|ack) == syn counter": "-p tcp -m tcp --tcp-flags SYN,ACK SYN",
     "icmp type echo-request accept": "-p icmp -m icmp --icmp-type 8 -j ACCEPT",
     "icmp type != echo-request accept": "-p icmp -m icmp ! --icmp-type 8 -j ACCEPT",
@@ -378,7 +434,7 @@ UNREADABLE = (
     "tcp dport { 22, 80 } accept", "ct state established,related accept", "reject", "reject with tcp reset", "log prefix \"abc\"",
     "log group 5 accept", "icmp code 3 accept", "limit rate over 3/minute accept", "limit rate 10 kbytes/second accept",
     "ip saddr 1.2.3.4 ip saddr 1.2.3.5 drop", "ip saddr 1.2.3.4-1.2.3.9 drop", "ip saddr | 1.0.0.0 == 10.0.1.0 drop",
-    "tcp dport 5 tcp dport != 6", "udp dport 5 udp sport 6 udp length 8 counter", "ip dscp 5 counter", "th dport 53 drop",
+    "udp dport 5 udp sport 6 udp length 8 counter", "ip dscp 5 counter", "th dport 53 drop",
     "meta mark set meta mark | 7", "meta nftrace set 0", "numgen random mod 2 0 drop", "quota 500 bytes drop", "ip ttl > 300-400",
     "jump a-chain-whose-name-is-much-too-long-for-iptables", "meta l4proto { tcp, udp } counter packets 7 bytes 70 drop",
 )  # fmt: skip
