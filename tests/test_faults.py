@@ -3,37 +3,16 @@
 The calls that do not fail go to the real kernel; `faults.c` is preloaded into a process of its own.
 """
 
-import os
-import pathlib
-import subprocess
-import sys
-import sysconfig
-
 import pytest
-
-SOURCE = pathlib.Path(__file__).with_name("faults.c")
+from faults import library, start  # noqa: F401  (fixtures)
 
 HEAD = """
-import ctypes, errno, gc, os, subprocess, sys
-import iptc
 family = sys.argv[1]
 Table, Rule = (iptc.Table6, iptc.Rule6) if family == "6" else (iptc.Table, iptc.Rule)
-faults = ctypes.CDLL(None)
 
 def saved():
     names = [name + "-legacy-save" for name in ("iptables", "ip6tables")]
     return [line for name in names for line in subprocess.check_output([name, "-c"], text=True).splitlines() if line[0] != "#"]
-
-def left():
-    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))
-
-def attempt(action, name, nth, number, for_ever=False):
-    'What action raised while a call failed, and how many calls of that name there were.'
-    faults.fault_arm(name.encode(), nth, number, for_ever)
-    try:
-        return action(), faults.fault_disarm()
-    except Exception as error:
-        return error, faults.fault_disarm()
 
 rule = Rule.from_args("-p tcp -m tcp --dport 22 -j ACCEPT")
 table, other = Table("filter", wait=0.01), Table("mangle", wait=0.01)
@@ -44,26 +23,10 @@ ERRORS = [errno.ENOMEM, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.ENOBUFS, e
 """
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """faults.c as a library to preload."""
-    made = tmp_path_factory.mktemp("faults") / "faults.so"
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    subprocess.run([os.environ.get("CC") or compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", made, SOURCE, "-ldl"], check=True)
-    return made
-
-
 @pytest.fixture
-def run(host, library, ipv6):
-    """Run a program behind HEAD, with the library preloaded; what it printed."""
-
-    def start(program):
-        command = [sys.executable, "-c", HEAD + program, "6" if ipv6 else "4"]
-        done = subprocess.run(command, env={**os.environ, "LD_PRELOAD": str(library)}, capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
-        return done.stdout.splitlines()
-
-    return start
+def run(start, ipv6):  # noqa: F811
+    """Run a program behind HEAD, for one family."""
+    return lambda program: start(HEAD + program, "6" if ipv6 else "4")
 
 
 WRITES = """

@@ -3,37 +3,19 @@
 The calls that do not fail go to the real kernel; `faults.c` is preloaded into a process of its own.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
-from test_faults import library  # noqa: F401  (a fixture)
+from faults import library, start  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.one_backend("nft")
 
 HEAD = """
-import ctypes, errno, gc, os, subprocess, sys
-import iptc
 from iptc import Chain, Rule, Table, Table6
-faults = ctypes.CDLL(None)
 NAMES = ["socket", "option", "buffer", "send", "sendmsg", "recv", "lost"]
 ERRORS = [errno.ENOMEM, errno.EPERM, errno.EAGAIN, errno.ENOENT, errno.EINTR, errno.EINVAL, errno.ENOBUFS]
 
 def saved():
     # nft warns of rules of iptables-nft that it cannot print
     return subprocess.check_output(["nft", "list", "ruleset"], text=True, stderr=subprocess.DEVNULL).splitlines()
-
-def left():
-    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))
-
-def attempt(action, name, nth, number, for_ever=False):
-    'What action raised or returned while a call failed, and how many calls of that name there were.'
-    faults.fault_arm(name.encode(), nth, number, for_ever)
-    try:
-        return action(), faults.fault_disarm()
-    except Exception as error:
-        return error, faults.fault_disarm()
 
 TEXT = '''*filter
 :INPUT DROP [5:50]
@@ -61,16 +43,9 @@ def reset():
 
 
 @pytest.fixture
-def run(host, library):  # noqa: F811
-    """Run a program behind HEAD, with the library preloaded; what it printed."""
-
-    def start(program, *arguments):
-        command = [sys.executable, "-c", HEAD + program, *arguments]
-        done = subprocess.run(command, env={**os.environ, "LD_PRELOAD": str(library)}, capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
-        return done.stdout.splitlines()
-
-    return start
+def run(start):  # noqa: F811
+    """Run a program behind HEAD."""
+    return lambda program, *arguments: start(HEAD + program, *arguments)
 
 
 WRITES = """
