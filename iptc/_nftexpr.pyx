@@ -68,28 +68,33 @@ cdef bint fields_read(Fields *fields, const char *data, size_t length) noexcept 
     return cursor.at == cursor.end
 
 
-cdef bint field_be32(const Fields *fields, int kind, uint32_t *number) noexcept nogil:
-    """Read a number of 32 bits; False where it is not there."""
-    if fields.data[kind] == NULL or fields.length[kind] != 4:
+cdef bint _copy_field(const Fields *fields, int kind, void *number, size_t size) noexcept nogil:
+    """The bytes of a number; False where it is not there, or of another size."""
+    if fields.data[kind] == NULL or fields.length[kind] != size:
         return False
-    memcpy(number, fields.data[kind], 4)
+    memcpy(number, fields.data[kind], size)
+    return True
+
+
+cdef bint field_be16(const Fields *fields, int kind, uint16_t *number) noexcept nogil:
+    """Read a number; False where it is not there. So do the two below."""
+    if not _copy_field(fields, kind, number, sizeof(number[0])):
+        return False
+    number[0] = htons(number[0])
+    return True
+
+
+cdef bint field_be32(const Fields *fields, int kind, uint32_t *number) noexcept nogil:
+    if not _copy_field(fields, kind, number, sizeof(number[0])):
+        return False
     number[0] = htobe32(number[0])
     return True
 
 
 cdef bint field_be64(const Fields *fields, int kind, uint64_t *number) noexcept nogil:
-    if fields.data[kind] == NULL or fields.length[kind] != 8:
+    if not _copy_field(fields, kind, number, sizeof(number[0])):
         return False
-    memcpy(number, fields.data[kind], 8)
     number[0] = htobe64(number[0])
-    return True
-
-
-cdef bint field_be16(const Fields *fields, int kind, uint16_t *number) noexcept nogil:
-    if fields.data[kind] == NULL or fields.length[kind] != 2:
-        return False
-    memcpy(number, fields.data[kind], 2)
-    number[0] = htons(number[0])
     return True
 
 
