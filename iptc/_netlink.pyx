@@ -7,7 +7,7 @@ request before `send` returns, so nothing ever waits.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc cimport errno as c_errno
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOBUFS, ENOMEM, EPERM
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, EPERM
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strerror, strlen
 from posix.unistd cimport close
@@ -602,6 +602,9 @@ cdef class Socket:
                     failed = 0 if sent >= 0 else c_errno.errno
                     if failed != EINTR:
                         break
+            if failed == EMSGSIZE:
+                words = f"a batch of {batch.writer.length} bytes is more than this process may send (net.core.wmem_max)"
+                raise kernel_error("can't commit", failed, words)
             self._check(failed, "can't send to nf_tables")
             return self._refusals(batch.messages)
         finally:

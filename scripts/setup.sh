@@ -213,9 +213,10 @@ build() {
 choose_namespace() {
     NETNS=(unshare -n)
     if [ "$(id -u)" -eq 0 ] && "${NETNS[@]}" true 2>/dev/null; then return; fi
-    NETNS=(unshare -Urn)
+    # With a mount namespace: names of network namespaces are mounts in /run.
+    NETNS=(unshare -Urnm)
     "${NETNS[@]}" true 2>/dev/null || die "this kernel or container does not let $(id -un) make a network namespace" \
-        "(unshare -Urn); run as the machine's root, or allow unprivileged user namespaces."
+        "(unshare -Urnm); run as the machine's root, or allow unprivileged user namespaces."
 }
 
 check_kernel() {

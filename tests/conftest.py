@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import re
+import socket
 import subprocess
 
 import pytest
@@ -19,6 +21,23 @@ def enter_new_namespace():
     if libc.unshare(CLONE_NEWNET) != 0:
         error = os.strerror(ctypes.get_errno())
         pytest.fail(f"these tests need a network namespace of their own: {error}; run scripts/test", pytrace=False)
+
+
+def batch_room():
+    """How many bytes a batch of nf_tables may have here: root of a user namespace cannot raise the limit of the machine."""
+    sndbufforce, nfnetlink = 32, 12
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nfnetlink) as channel:
+        try:
+            channel.setsockopt(socket.SOL_SOCKET, sndbufforce, 1 << 28)
+        except PermissionError:
+            channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 28)
+        return channel.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def tables_of(text):
+    """(name, lines) of each table of a text of iptables-save."""
+    return [(part.split("\n", 1)[0], [line for line in part.split("\n")[1:] if line and not line.startswith(("#", "COMMIT"))])
+            for part in re.split(r"^\*", text, flags=re.MULTILINE)[1:]]  # fmt: skip
 
 
 class Host:
@@ -58,8 +77,17 @@ class Host:
         return [line for line in self.save(ipv6, table=table) if line.startswith("-A ")]
 
     def restore(self, text, ipv6=False, arguments=()):
-        """Feed *text* to `iptables-restore`."""
-        self.run(self.tool(ipv6, "-restore"), *arguments, text=text)
+        """Feed *text* to `iptables-restore`; bit by bit where iptables-nft could not send all of it, since it does not even ask for the room."""
+        if self.backend == "legacy" or batch_room() >= 1 << 28:
+            self.run(self.tool(ipv6, "-restore"), *arguments, text=text)
+            return
+        for table, lines in tables_of(text):
+            rules = [line for line in lines if not line.startswith(":")]
+            chains = [line for line in lines if line.startswith(":")]
+            self.run(self.tool(ipv6, "-restore"), *arguments, text="\n".join([f"*{table}", *chains, "COMMIT", ""]))
+            for start in range(0, len(rules), 60):
+                part = "\n".join([f"*{table}", *rules[start : start + 60], "COMMIT", ""])
+                self.run(self.tool(ipv6, "-restore"), *{*arguments, "--noflush"}, text=part)
 
 
 def forget_tables():

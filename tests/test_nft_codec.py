@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import specs
+from conftest import batch_room
 
 import iptc
 from iptc import _core, _netlink, _nft, _text
@@ -71,14 +72,22 @@ class Codec:
         """Feed (spec, line) pairs to iptables-nft-restore; return those that it refused, by the line that it names."""
         refused = []
         for table in TABLES:
-            left = [pair for pair in lines if pair[0].table == table]
-            while left:
-                text = "\n".join([f"*{table}", *(line for _, line in left), "COMMIT", ""])
-                done = self.host.run(f"{self.tool}-restore", "--noflush", text=text, check=False)
-                if not done.returncode:
-                    break
-                number = int(re.search(r"line:? (\d+)", done.stderr)[1])
-                refused.append(left.pop(number - 2)[0])
+            wanted = [pair for pair in lines if pair[0].table == table]
+            # iptables-nft does not ask for room, which it is given where it may take it
+            size = len(wanted) + 1 if batch_room() >= 1 << 28 else 60
+            for start in range(0, len(wanted), size):
+                refused += self._feed(table, wanted[start : start + size])
+        return refused
+
+    def _feed(self, table, left):
+        refused = []
+        while left:
+            text = "\n".join([f"*{table}", *(line for _, line in left), "COMMIT", ""])
+            done = self.host.run(f"{self.tool}-restore", "--noflush", text=text, check=False)
+            if not done.returncode:
+                break
+            number = int(re.search(r"line:? (\d+)", done.stderr)[1])
+            refused.append(left.pop(number - 2)[0])
         return refused
 
     def save(self):
@@ -112,11 +121,12 @@ class Codec:
         return rules
 
     def write(self, rules, compat=None):
-        """Append (table, chain, entry) in one batch."""
-        batch = _netlink.Batch()
-        for table, chain, entry in rules:
-            batch.add_rule(self.nfproto, table.encode(), chain.encode(), _nft.encode(self.nfproto, entry, compat))
-        assert self.socket.send(batch) == []
+        """Append (table, chain, entry)."""
+        for start in range(0, len(rules), 200):
+            batch = _netlink.Batch()
+            for table, chain, entry in rules[start : start + 200]:
+                batch.add_rule(self.nfproto, table.encode(), chain.encode(), _nft.encode(self.nfproto, entry, compat))
+            assert self.socket.send(batch) == []
 
     def entry(self, text):
         return self.Rule.from_args(text)._entry()
