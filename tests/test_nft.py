@@ -179,12 +179,13 @@ def saved_alike(lines):
 def test_a_bad_rule_among_a_thousand_in_two_tables_and_both_families(host):
     commit(edits.Append("INPUT", entry(0)))
     before = ruleset(host), generation()
+    each = min(250, batch_room() // 2400)
     parts = []
     for ipv6 in (False, True):
         for name in ("filter", "mangle"):
-            rules = [edits.Append("OUTPUT", entry(number, ipv6=ipv6)) for number in range(250)]
+            rules = [edits.Append("OUTPUT", entry(number, ipv6=ipv6)) for number in range(each)]
             if ipv6 and name == "mangle":
-                rules[123] = edits.Append("OUTPUT", bad_entry(ipv6))
+                rules[each // 2] = edits.Append("OUTPUT", bad_entry(ipv6))
             parts.append((table_of(name, ipv6), rules))
     with pytest.raises(iptc.KernelError) as refused:
         nft.NftTable.commit_together(parts, None)
@@ -192,9 +193,9 @@ def test_a_bad_rule_among_a_thousand_in_two_tables_and_both_families(host):
     assert '-m comment --comment "the bad one" -j MASQUERADE' in str(refused.value)
     assert refused.value.errno == errno.EINVAL
     assert (ruleset(host), generation()) == before
-    del parts[3][1][123]
+    del parts[3][1][each // 2]
     nft.NftTable.commit_together(parts, None)
-    assert len(host.rules()) == 501 and len(host.rules(ipv6=True)) == 499
+    assert len(host.rules()) == 2 * each + 1 and len(host.rules(ipv6=True)) == 2 * each - 1
 
 
 def test_the_first_of_very_many_errors_is_named(host):
@@ -501,9 +502,10 @@ def sockets():
 @pytest.mark.parametrize("where", ["here", "elsewhere", "one core"])
 def test_much_is_read_on_two_sockets(host, where):
     """If there is a core for each, and this thread can open another one in the namespace that the reader is of."""
-    commit(*(edits.CreateChain(f"c{number:02}") for number in range(40)),
-           *(edits.Append(f"c{number % 40:02}" if number % 5 else "INPUT", entry(number, counters=(number, number << 20)))
-             for number in range(1500)))  # fmt: skip
+    commit(*(edits.CreateChain(f"c{number:02}") for number in range(40)))
+    for first in range(0, 1500, 500):
+        commit(*(edits.Append(f"c{number % 40:02}" if number % 5 else "INPUT", entry(number, counters=(number, number << 20)))
+                 for number in range(first, first + 500)))  # fmt: skip
     saved = [line.split()[:3] for line in host.save(counters=True) if line.startswith("[")]
     cores, before = os.sched_getaffinity(0), sockets()
     reader = iptc.CounterReader()
