@@ -31,6 +31,7 @@ class Run:
 
 class Reader:
     def __init__(self, nfproto: int, counters: bool = False, flush: bool = True, only: str | None = None) -> None: ...
+    nft: bool
     @property
     def line(self) -> int: ...
     @property

@@ -16,14 +16,14 @@ from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strcmp, strlen
 
 from ._core cimport (
     IFNAMSIZ, NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
-    is_verdict, mark_verdict, next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
+    is_verdict, is_verdict_name, mark_verdict, next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
 )
 from ._draft cimport (
     EXTENSION, FALL_THROUGH, NOWHERE, VERDICT, Draft, DraftChain, RuleRow,
 )
 from ._options cimport (
     APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, FLUSH, INSERT, NEW_CHAIN, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE,
-    SET_POLICY, WITH_RULE, ZERO, ZERO_NUM, Spec,
+    SET_POLICY, WITH_RULE, ZERO, ZERO_NUM, Spec, flags_of,
 )
 from ._plugins cimport PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, said, warn_of_what_was_said, warned, xtables_error
 from ._spec cimport free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
@@ -130,6 +130,7 @@ cdef struct Reading:
     const char *program
     const char *only         # the one table that is read, or NULL
     bint counters
+    bint nft                 # as iptables-nft-restore reads
     const char *text
     size_t length
     size_t at
@@ -215,22 +216,29 @@ cdef void _read_declaration(Reading *reading) noexcept nogil:
     cdef char *counters
     cdef xt_counters count
     cdef Record *record
+    cdef bint sound = True
     if name == NULL:
         xtables_error(PARAMETER_PROBLEM, b"%s: line %u chain name invalid", reading.program, reading.line)
     if strlen(name) >= XT_EXTENSION_MAXNAMELEN:
+        if reading.nft:
+            xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", name,
+                          <unsigned int> XT_EXTENSION_MAXNAMELEN)
         xtables_error(PARAMETER_PROBLEM, b"Invalid chain name `%s' (%u chars max)", name,
                       <unsigned int> (XT_EXTENSION_MAXNAMELEN - 1))
     policy = strtok_r(NULL, b" \t\n", &rest)
     if policy == NULL:
         xtables_error(PARAMETER_PROBLEM, b"%s: line %u policy invalid", reading.program, reading.line)
     memset(&count, 0, sizeof(count))
-    if strcmp(policy, b"-"):
+    if reading.nft or strcmp(policy, b"-"):
         counters = NULL
         # old releases look at them only where they count
         if reading.counters or not reading.spec.old:
             counters = strtok_r(NULL, b" \t\n", &rest)
         if (counters == NULL and reading.counters) or (counters != NULL and not _parse_counters(counters, &count)):
-            xtables_error(PARAMETER_PROBLEM, b"invalid policy counters for chain '%s'", name)
+            # of a user chain iptables-nft-restore does not look at them
+            sound = False
+            if not reading.nft:
+                xtables_error(PARAMETER_PROBLEM, b"invalid policy counters for chain '%s'", name)
     _hide_target(reading, name)
     record = _new_record(reading, 0)
     record.command = DECLARE
@@ -238,7 +246,7 @@ cdef void _read_declaration(Reading *reading) noexcept nogil:
     memcpy(record.other, policy, strnlen(policy, 31))
     if reading.counters:
         record.counters = count
-    record.counted = True
+    record.counted = sound
 
 
 cdef void _hide_target(Reading *reading, const char *name) noexcept nogil:
@@ -358,6 +366,9 @@ cdef void _read_line_of_table(Reading *reading, const char *line, size_t length)
     spec.chain = NULL
     spec.table = reading.table
     read_command(spec)
+    if (reading.nft and spec.command & WITH_RULE and not spec.ignored
+            and flags_of(spec)[0] & spec.family.goto_flag and is_verdict_name(spec.jump)):
+        xtables_error(PARAMETER_PROBLEM, b"Chain '%s' does not exist", spec.jump)
     if spec.command:
         _emit(reading)
     if spec.addresses[0] != NULL or spec.addresses[1] != NULL:
@@ -386,7 +397,8 @@ cdef void _read_body(void *arg) noexcept nogil:
             xtables_error(PARAMETER_PROBLEM, b"a NUL byte")
         if line[0] == b'\n' or line[0] == b'#':
             pass
-        elif reading.in_table and length == 7 and memcmp(line, b"COMMIT\n", 7) == 0:
+        elif reading.in_table and (length == 7 and memcmp(line, b"COMMIT\n", 7) == 0
+                                   or reading.nft and length == 6 and memcmp(line, b"COMMIT", 6) == 0):
             reading.in_table = False
             reading.event = DONE
         elif line[0] == b'*' and not reading.in_table:
@@ -441,6 +453,15 @@ cdef class Reader:
         if only is not None:
             self.keep_only = c_text(only, "a table name")
             self.reading.only = PyBytes_AS_STRING(self.keep_only)
+
+    @property
+    def nft(self):
+        """Whether the table that has begun is of nf_tables: it is read as iptables-nft-restore reads it."""
+        return self.reading.nft
+
+    @nft.setter
+    def nft(self, bint value):
+        self.reading.nft = value
 
     @property
     def line(self):

@@ -20,6 +20,8 @@ _RETRIES = 1024
 _PATIENCE = 4
 """Attempts without a pause."""
 
+_PROTOCOLS_OF_PORTS = {"tcp": 6, "udp": 17}
+
 
 class NftTable:
     """Read and write one table of one family in one network namespace; the edits themselves are in `edits`."""
@@ -162,10 +164,25 @@ def _missing_chain(step, handles):
     if entry is None:
         return None
     target = _core.split_entry(nfproto, entry)[1][-1]
-    name = target[2:31].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    name = _name_of(target)
     if name in VERDICTS or target != _core.standard_target(name):
         return None
     return name if all(handle.lacks(name) for handle in handles if handle.nfproto == nfproto) else None
+
+
+def _name_of(payload):
+    """The name of a match or target."""
+    return payload[2:31].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _wanted_protocol(nfproto, entry):
+    """What iptables-nft says of a match of ports in a rule of another protocol, or None."""
+    protocol, _ = _core.load_rules(_core.RuleValue, nfproto, [entry], None)[0]._get_proto()
+    for match in _core.split_entry(nfproto, entry)[1][:-1]:
+        name = _name_of(match)
+        if protocol != _PROTOCOLS_OF_PORTS.get(name, protocol):
+            return f"{name.upper()} match requires '-p {name}'"
+    return None
 
 
 def _refused(error, explanation, step, handles):
@@ -177,6 +194,8 @@ def _refused(error, explanation, step, handles):
     missing = _missing_chain(step, handles) if error == errno.ENOENT else None
     if missing:
         reason = f"Chain '{missing}' does not exist"
+    if error == errno.EINVAL and entry is not None:
+        explanation = explanation or _wanted_protocol(nfproto, entry)
     reason += f": {verb} failed: {'chain' if entry is None else 'rule in chain'} {chain}"
     if entry is not None:
         reason += f": {_text.render(nfproto, entry)}"

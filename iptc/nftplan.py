@@ -345,7 +345,7 @@ class TablePlan:
 
     def _drop_chain(self, chain):
         """Delete a chain that is empty; a builtin one is made again when it is used."""
-        self._noted(self._batch.delete_chain(self.nfproto, self._label, chain.label), "CHAIN_USER_DEL" if chain.hook is None else "CHAIN_DEL", chain)
+        self._noted(self._batch.delete_chain(self.nfproto, self._label, chain.label), "CHAIN_DEL", chain)
         self._chains[chain.name] = None if chain.hook is None else _ChainPlan(chain.name, chain.label, "ACCEPT", 0, chain.hook, [])
 
     def rename_chain(self, name, new):
@@ -417,7 +417,7 @@ class TablePlan:
             except OSError as error:
                 if isinstance(error, IPTCError):
                     raise
-                refused = kernel_error(f"line {self._line} failed", error.errno, _reason(what, error.errno))
+                refused = kernel_error(f"line {self._line} failed", error.errno, _reason(what, rest[0], error.errno))
                 refused.line = self._line
                 raise refused from None
         self._line = None
@@ -478,11 +478,12 @@ class TablePlan:
         elif chain.policy is None:
             if chain.rules != []:
                 self.flush(name)
-        elif program.flush:
-            # the chain is made anew
-            self.set_policy(name, "ACCEPT" if policy == "-" else policy, counters or (0, 0))
-        elif policy != "-" or counters:
-            self.set_policy(name, chain.policy if policy == "-" else policy, counters)
+        elif counters is None:
+            raise ParameterError(f"invalid policy counters for chain '{name}'")
+        else:
+            # flushed, the chain is made anew
+            same = "ACCEPT" if program.flush else chain.policy
+            self.set_policy(name, same if policy == "-" else policy, counters)
 
     def _locate(self, name, entry):
         """The position of the first rule that says the same as *entry*."""
@@ -503,11 +504,12 @@ _REASONS = {
     (":", errno.EINVAL): "Bad policy name",
     ("I", errno.E2BIG): "Index of insertion too big", ("R", errno.E2BIG): "Index of replacement too big",
     ("D", errno.E2BIG): "Index of deletion too big", ("D", errno.ENOENT): _BAD_RULE, ("C", errno.ENOENT): _BAD_RULE,
+    ("Z", errno.E2BIG): "Index of counter too big", ("X", errno.EINVAL): "Can't delete built-in chain",
 }  # fmt: skip
 
 
-def _reason(what, error):
-    """What iptables says where command *what* of a restore cannot be done."""
+def _reason(what, number, error):
+    """What iptables says where command *what* of a restore, of rule *number* or of none, cannot be done."""
     if error == errno.ENOENT:
-        return _REASONS.get((what, error), "No chain/target/match by that name")
+        return _REASONS.get((what, error) if not number else None, "No chain/target/match by that name")
     return _REASONS.get((what, error)) or os.strerror(error)

@@ -49,8 +49,9 @@ def _encoded(text):
 def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=None):
     """Yield a `_restore.Program` for each table of *source*, or for that named *only*.
 
-    begun(table) is called where a table begins, and raises if there is none; rehearse(program) does a table that breaks off to
-    a draft: of two mistakes the one that comes first in the text is reported. progress(bytes) is called after each piece.
+    begun(table) is called where a table begins: it returns the name of its back end, and raises if there is no such table;
+    rehearse(program) does a table that breaks off to a draft: of two mistakes the one that comes first in the text is
+    reported. progress(bytes) is called after each piece.
     """
     reader = _restore.Reader(nfproto, counters, flush, only)
     try:
@@ -60,7 +61,7 @@ def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=N
                     yield program
                     continue
                 try:
-                    begun(table)
+                    reader.nft = begun(table) == "nft"
                 except KernelError as error:
                     tool = "iptables-restore" if nfproto == _core.IPV4 else "ip6tables-restore"
                     message = f"line {line}: {error.strerror}: {tool}: unable to initialize table '{table}'"
@@ -133,6 +134,8 @@ class Restore:
                             edit.bind(view)
                         edit.apply(view)
             except IPTCError as error:
+                if isinstance(error, KernelError):
+                    error.message = f"line {line} failed: {error.message}"
                 raise _at_line(error, line) from None
 
     def _edits(self, view, what, chain, number, entry, other, counters):

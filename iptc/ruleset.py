@@ -39,7 +39,9 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
         kernel.rehearse(kernel.table_at(nfproto, program.table, place, backend), [Restore(program)], **settings)
 
     def begun(name):
-        kernel.table_at(nfproto, name, place, backend).require()
+        there = kernel.table_at(nfproto, name, place, backend)
+        there.require()
+        return there.backend
 
     rules = 0
     for program in programs(nfproto, source, counters, flush, table, begun, rehearse, progress):

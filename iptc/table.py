@@ -382,7 +382,7 @@ class Table:
 
         rules = []
         with self._state.lock:
-            for program in programs(self._nfproto, source, counters, flush, self.name, lambda name: None, self._rehearse):
+            for program in programs(self._nfproto, source, counters, flush, self.name, lambda name: self.backend, self._rehearse):
                 if test:
                     self._rehearse(program)
                 else:

@@ -1,6 +1,7 @@
 """Every test that touches the kernel has a network namespace of its own, never the machine's."""
 
 import ctypes
+import functools
 import os
 import re
 import socket
@@ -49,6 +50,15 @@ class Host:
     def tool(self, ipv6=False, verb=""):
         """The name of the tool: `iptables-nft`, `ip6tables-legacy-save`, …"""
         return f"{'ip6tables' if ipv6 else 'iptables'}-{self.backend}{verb}"
+
+    @functools.cached_property
+    def release(self):
+        """The release of the tools: (1, 8, 9)."""
+        return tuple(int(part) for part in re.search(r"v(\d+)\.(\d+)\.(\d+)", self.run(self.tool(), "-V")).groups())
+
+    def loses_counters(self, ipv6):
+        """Whether the counters of rules that the tools are given are lost: `ip6tables-nft` up to 1.8.9."""
+        return self.backend == "nft" and ipv6 and self.release < (1, 8, 10)
 
     def run(self, *command, text=None, check=True):
         """Run *command* and return what it printed."""

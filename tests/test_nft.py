@@ -1,6 +1,7 @@
 """The nf_tables back end: what it leaves for iptables-nft and nft, what it does with what they leave, and with writers beside it."""
 
 import errno
+import io
 import multiprocessing
 import os
 import random
@@ -680,6 +681,31 @@ def test_a_builtin_chain_that_a_text_does_not_name_is_as_if_it_had_never_been_us
     assert ":FORWARD DROP [0:0]" in host.save(family.ipv6)
     iptc.restore("*filter\n-A FORWARD -j ACCEPT\nCOMMIT\n", ipv6=family.ipv6)
     assert host.save(family.ipv6)[1:] == [":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", "-A FORWARD -j ACCEPT", "COMMIT"]
+
+
+@pytest.mark.parametrize("text", [
+    "-A INPUT -j DROP\nCOMMIT", ":new DROP\nCOMMIT\n", ":new - x y\nCOMMIT\n", ":new - [x:y]\n-A new -j DROP\nCOMMIT\n", ":INPUT - [5:6]\nCOMMIT\n", ":INPUT -\nCOMMIT\n", ":INPUT DROP\nCOMMIT\n",
+    ":INPUT DROP [5:y]\nCOMMIT\n", ":LOG - [0:0]\n-A INPUT -j LOG\nCOMMIT\n", f":{'x' * 29} - [0:0]\nCOMMIT\n", "-A INPUT -m udp --dport 5 -j DROP\nCOMMIT\n",
+    "-A INPUT -g DROP\nCOMMIT\n", "-6 -A INPUT -g DROP\n-A INPUT -j DROP\nCOMMIT\n", "-A INPUT -I FORWARD\nCOMMIT\n",
+])  # fmt: skip
+@pytest.mark.parametrize("flush", [True, False])
+def test_what_only_iptables_nft_restore_takes_or_refuses(host, text, flush):
+    """Counters of user chains are not looked at, and the last line needs no line feed; what is refused is refused in its words."""
+    text, arguments = f"*filter\n{text}", ["--counters", *([] if flush else ["--noflush"])]
+    host.iptables("-P INPUT DROP -c 1 2")
+    before = host.save(counters=True)
+    done = host.run(host.tool(verb="-restore"), *arguments, text=text, check=False)
+    expected = host.save(counters=True)
+    host.restore("\n".join([*before, ""]), arguments=["--counters"])
+    said = None
+    try:
+        iptc.restore(io.StringIO(text), counters=True, flush=flush)
+    except (iptc.ParameterError, iptc.KernelError) as error:
+        said = str(error)
+    assert (said is None) == (done.returncode == 0), done.stderr
+    if said is not None:
+        assert re.search(r"\(nf_tables\): (.*)", done.stderr)[1] in said
+    assert host.save(counters=True) == expected
 
 
 @pytest.mark.parametrize("bad, said", [

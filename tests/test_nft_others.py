@@ -309,7 +309,7 @@ def test_sets_maps_objects_and_chains_of_others_in_the_table(host):
 def test_a_chain_that_a_map_needs_is_not_deleted(host):
     host.run("nft", "-f", "-", text=OBJECTS.replace(": drop", ": jump web").replace("    map", "    chain web {\n    }\n\n    map") + "}\n")
     before = host.run("nft", "list", "ruleset")
-    with pytest.raises(iptc.KernelError, match="can't commit: Device or resource busy: CHAIN_USER_DEL failed: chain web"):
+    with pytest.raises(iptc.KernelError, match="can't commit: Device or resource busy: CHAIN_DEL failed: chain web"):
         iptc.restore(text_of(3))
     with pytest.raises(iptc.KernelError, match="Device or resource busy"):
         Table("filter").delete_chain("web")
