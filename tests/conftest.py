@@ -35,6 +35,11 @@ def batch_room():
         return channel.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
+def preloading(library):
+    """The environment in which *library* is loaded into a program first, but for what is loaded into this one already."""
+    return {**os.environ, "LD_PRELOAD": " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))}
+
+
 def tables_of(text):
     """(name, lines) of each table of a text of iptables-save."""
     return [(part.split("\n", 1)[0], [line for line in part.split("\n")[1:] if line and not line.startswith(("#", "COMMIT"))])

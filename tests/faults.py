@@ -7,6 +7,7 @@ import sys
 import sysconfig
 
 import pytest
+from conftest import preloading
 
 SOURCE = pathlib.Path(__file__).with_name("faults.c")
 
@@ -43,7 +44,7 @@ def start(host, library):
 
     def run(program, *arguments):
         command = [sys.executable, "-c", HEAD + program, *arguments]
-        done = subprocess.run(command, env={**os.environ, "LD_PRELOAD": str(library)}, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=preloading(library), capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
         return done.stdout.splitlines()
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import specs
-from conftest import batch_room
+from conftest import batch_room, preloading
 
 import iptc
 from iptc import _core, _netlink, _nft, _text
@@ -647,7 +647,7 @@ def test_revisions_are_those_of_nf_tables_where_there_is_no_ip_tables(host, tmp_
         host.run("ipset", *line.split())
     printed = []
     for preload in ("", str(tmp_path / "shim.so")):
-        environment = {**os.environ, "LD_PRELOAD": preload, "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {**preloading(preload), "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run([sys.executable, "-c", REVISIONS_OF_EVERY_RULE], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout.splitlines())
