@@ -166,10 +166,15 @@ cdef int _put_rule(Writer *writer, Family *family, const char *entry, bint compa
     return 0
 
 
+cdef bint _adds_up(Family *family, const char *entry, size_t size) noexcept nogil:
+    """Whether the sizes in *size* bytes are those of an entry."""
+    return size >= family.header + TARGET_HEADER and next_offset(family, entry) == size and payloads_ok(family, entry)
+
+
 cdef int write_rule(Writer *writer, Family *family, const char *entry, size_t size, bint compat) except -1:
     """What `encode` returns, behind what *writer* has already."""
     cdef char *scratch
-    if size < family.header + TARGET_HEADER or next_offset(family, entry) != size or not payloads_ok(family, entry):
+    if not _adds_up(family, entry, size):
         raise ParameterError("not an entry of this family: its sizes do not add up")
     if _is_opaque(<const xt_entry_match *> (entry + target_offset(family, entry))):
         scratch = <char *> malloc(ENTRY_MOST)
@@ -210,9 +215,7 @@ def stored(int nfproto, bytes entry):
     """
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
-    if PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER \
-            or next_offset(family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(family, raw) \
-            or count_transports(family, raw) < 2 and not has_range(family, raw):
+    if not _adds_up(family, raw, PyBytes_GET_SIZE(entry)) or count_transports(family, raw) < 2 and not has_range(family, raw):
         return entry
     return decode(nfproto, encode(nfproto, entry))
 

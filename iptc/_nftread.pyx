@@ -419,11 +419,9 @@ cdef void *_read_lane(void *context) noexcept nogil:
 cdef size_t _half(const Lane *lane) noexcept nogil:
     """How many chains the first of two lanes should read, so that both have as much to do; all of them if that is little."""
     cdef Ruleset *ruleset = lane.ruleset
-    cdef ChainRow *row
     cdef size_t i, count = _row_count(&ruleset.chains), work = 0, done = 0
     for i in range(count):
-        row = &_rows(&ruleset.chains)[i]
-        work += _work(lane, row)
+        work += _work(lane, &_rows(&ruleset.chains)[i])
     if work < WORTH_TWO:
         return count
     for i in range(count):
