@@ -42,6 +42,8 @@ def extensions():
     modules = [
         extension("_core", []),
         extension("_netlink", []),
+        extension("_counts", []),
+        extension("_netns", []),
         extension("_blob", []),
         extension("_words", []),
         extension("_draft", []),

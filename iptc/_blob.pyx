@@ -1,53 +1,35 @@
 # cython: freethreading_compatible=False
-"""Reading a table: two system calls, one pass over the blob that they fill, and what comes of it.
+"""Reading a legacy table: two system calls fill a buffer, and one pass finds its chains, rules and counters.
 
 `TableBlob` is a table read once, for its rules; `TableScan` reads the counters again and again into one kept buffer.
 Neither touches libiptc or libxtables. Every offset is checked: nothing is read outside the buffer.
 """
 
-import os
-
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITABLE, Py_buffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.ref cimport Py_INCREF
 from libc cimport errno as c_errno
 from libc.errno cimport EAGAIN, EEXIST, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
 from libc.stdint cimport int32_t, uint16_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strerror, strlen
-from posix.stat cimport stat, struct_stat
 from posix.unistd cimport close
 
 from ._core cimport (
     AF_INET, AF_INET6, IPPROTO_RAW, NF_INET_NUMHOOKS, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, STANDARD_SIZE, TARGET_HEADER,
-    XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, netns_cookie, next_offset, os_decode,
+    XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, next_offset, os_decode,
     os_encode, payloads_ok, socket, socklen_t, target_offset,
 )
+from ._counts cimport Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish
+from ._netns cimport cookie_of_socket
 from ._core import HOOKS
 from .errors import Conflict, KernelError, ParameterError, kernel_error
 
-cdef extern from "Python.h":
-    int PyGC_Disable()
-    int PyGC_Enable()
-    void PyObject_GC_UnTrack(void *object)
-
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t limit)
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        AF_UNIX
-        SOCK_DGRAM
-
-cdef extern from "<sched.h>" nogil:
-    int setns(int fd, int kind)
 
 cdef enum:
     ERROR_SIZE = 64
     ATTEMPTS = 64
     SPARE_MOST = 0x100000
-    CLONE_NEWNET = 0x40000000
 
 cdef uint32_t NOT_ENDED = 0xffffffff     # the foot of a chain that goes on
 
@@ -147,27 +129,6 @@ cdef int open_socket(Family *family) noexcept nogil:
     return socket(AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
 
 
-cdef uint64_t _cookie(int fd) noexcept nogil:
-    """What tells the network namespace of a socket from all others; before Linux 5.14 the number that the thread's file has."""
-    cdef uint64_t cookie = netns_cookie(fd)
-    cdef struct_stat status
-    if not cookie:
-        cookie = status.st_ino if stat(b"/proc/thread-self/ns/net", &status) == 0 else 1
-    return cookie
-
-
-def namespace_cookie():
-    """Return what tells the network namespace that this thread is in from all others, also from those that are gone."""
-    cdef uint64_t cookie
-    cdef int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
-    cdef int failed = c_errno.errno
-    if fd < 0:
-        raise kernel_error("can't open a socket", failed, strerror(failed).decode())
-    cookie = _cookie(fd)
-    close(fd)
-    return cookie
-
-
 cdef bytes _table_label(str table):
     cdef bytes label = c_text(table, "a table name")
     if not 0 < PyBytes_GET_SIZE(label) < 32:
@@ -177,12 +138,12 @@ cdef bytes _table_label(str table):
 
 # ------------------------------------------------------------------------ the walk
 
-cdef inline void _absorb_payload(blob_digest *digest, const char *payload, uint32_t length) noexcept nogil:
+cdef inline void _absorb_payload(Digest *digest, const char *payload, uint32_t length) noexcept nogil:
     """A match or target of *length* bytes. The text of a comment ends before its room does."""
-    blob_absorb_head(digest, payload)
+    digest_absorb_head(digest, payload)
     if length == 288 and memcmp(payload + 2, b"comment", 8) == 0:
         length = (TARGET_HEADER + strnlen(payload + TARGET_HEADER, 256) + 8) & ~7
-    blob_absorb(digest, payload + TARGET_HEADER, length - TARGET_HEADER)
+    digest_absorb(digest, payload + TARGET_HEADER, length - TARGET_HEADER)
 
 
 cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo *info, Walk *walk,
@@ -193,7 +154,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
     """
     cdef uint32_t at = 0, size, target_at, payload, length, previous = 0
     cdef size_t slot = 0
-    cdef blob_digest digest
+    cdef Digest digest
     cdef uint32_t mark = 0       # where the next builtin chain or policy is, or nearer
     cdef const char *entry
     cdef const char *target
@@ -202,7 +163,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
     cdef int hook, opened
     cdef bint is_policy
     walk.chain_count = 0
-    blob_begin(&digest, end)
+    digest_begin(&digest, end)
     while at < end:
         walk.broken = at
         entry = blob + at
@@ -217,8 +178,8 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
         if (<const uint16_t *> target)[0] != size - target_at:
             return EINVAL
         # what the rule says: its base part without scratch and counters, then its payloads
-        blob_absorb(&digest, entry, family.offsets - 4)
-        blob_absorb(&digest, entry + family.offsets, 4)
+        digest_absorb(&digest, entry, family.offsets - 4)
+        digest_absorb(&digest, entry + family.offsets, 4)
         payload = family.header
         while payload < target_at:
             length = (<const uint16_t *> (entry + payload))[0]
@@ -295,7 +256,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
         return EINVAL
     walk.chain_count -= 1
     walk.rules = slot
-    walk.digest = blob_finish(&digest)
+    walk.digest = digest_finish(&digest)
     return 0
 
 
@@ -387,7 +348,7 @@ cdef class TableBlob:
             fd = open_socket(self.family)
             failed = c_errno.errno
             if fd >= 0:
-                self.cookie = _cookie(fd)
+                self.cookie = cookie_of_socket(fd)
                 failed = _fetch(self.family, fd, name, &self.info, &self.buffer)
                 close(fd)
         if fd < 0 or failed:
@@ -432,147 +393,6 @@ def _by_name(tuple chain):
 
 
 # --------------------------------------------------- counters, read again and again
-
-cdef class Numbers:
-    """uint64 numbers that never change, through the buffer protocol."""
-
-    cdef object keeper           # what owns the memory
-    cdef const uint64_t *first
-    cdef Py_ssize_t shape
-    cdef Py_ssize_t stride
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        if flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
-            raise BufferError("counters that were read do not change")
-        view.buf = <void *> self.first
-        view.obj = self
-        view.len = self.shape * sizeof(uint64_t)
-        view.itemsize = sizeof(uint64_t)
-        view.readonly = 1
-        view.ndim = 1
-        view.format = NULL
-        if flags & PyBUF_FORMAT:
-            view.format = "Q"
-        view.shape = &self.shape if flags & PyBUF_ND else NULL
-        self.stride = sizeof(uint64_t)
-        view.strides = &self.stride
-        view.suboffsets = NULL
-        view.internal = NULL
-
-
-cdef class Counts:
-    """The packets and bytes of all rules of a table at one moment: two rows of uint64, one slot a rule."""
-
-    def __dealloc__(self):
-        free(self.packet_row)
-
-    cdef int _allocate(self, size_t rules) except -1:
-        self.packet_row = <uint64_t *> malloc(2 * (rules + 1) * sizeof(uint64_t))
-        if self.packet_row == NULL:
-            raise MemoryError
-        self.byte_row = self.packet_row + rules + 1
-        self.rules = rules
-        return 0
-
-    cdef object _numbers(self, const uint64_t *row, Py_ssize_t start, Py_ssize_t stop):
-        cdef Numbers numbers = Numbers.__new__(Numbers)
-        if not 0 <= start <= stop <= self.rules:
-            raise IndexError("no such slots")
-        numbers.keeper = self
-        numbers.first = row + start
-        numbers.shape = stop - start
-        return memoryview(numbers)
-
-    def packets(self, Py_ssize_t start, Py_ssize_t stop):
-        """The packets of the slots from *start* to *stop*, as a memoryview of uint64."""
-        return self._numbers(self.packet_row, start, stop)
-
-    def bytes(self, Py_ssize_t start, Py_ssize_t stop):
-        """The bytes of the slots from *start* to *stop*, as a memoryview of uint64."""
-        return self._numbers(self.byte_row, start, stop)
-
-    cpdef list pairs(self, Py_ssize_t start, Py_ssize_t stop):
-        """A list of (packets, bytes) for the slots from *start* to *stop*."""
-        cdef Py_ssize_t i
-        cdef list result
-        cdef tuple pair
-        if not 0 <= start <= stop <= self.rules:
-            raise IndexError("no such slots")
-        result = PyList_New(stop - start)
-        # numbers refer to nothing: the collector need not look at them, nor run because there are many
-        cdef int collecting = PyGC_Disable()
-        try:
-            for i in range(start, stop):
-                pair = (self.packet_row[i], self.byte_row[i])
-                PyObject_GC_UnTrack(<void *> pair)
-                Py_INCREF(pair)
-                PyList_SET_ITEM(result, i - start, pair)
-        finally:
-            if collecting:
-                PyGC_Enable()
-        return result
-
-    def by_chain(self, tuple chains not None):
-        """Return {chain: [(packets, bytes), …]} for *chains*, as `TableScan.chains` has them."""
-        return {chain[0]: self.pairs(chain[2], chain[3]) for chain in chains}
-
-    def sum(self, Py_ssize_t start, Py_ssize_t stop):
-        """(packets, bytes) over the slots from *start* to *stop*."""
-        cdef Py_ssize_t i
-        cdef uint64_t packets = 0, sizes = 0
-        if not 0 <= start <= stop <= self.rules:
-            raise IndexError("no such slots")
-        for i in range(start, stop):
-            packets += self.packet_row[i]
-            sizes += self.byte_row[i]
-        return packets, sizes
-
-    def since(self, Counts before not None, bytes slots):
-        """Return (Counts of what was added, bytes that are 1 where a counter was reset and 2 where there was none).
-
-        *slots*, an int32 for each, says where a slot stood in *before*, -1 for nowhere; None: where it stands now.
-        """
-        cdef Counts added = Counts.__new__(Counts)
-        cdef Py_ssize_t i, j
-        cdef uint64_t packets, sizes
-        cdef bint mapped = slots is not None
-        cdef const int32_t *place = <const int32_t *> PyBytes_AS_STRING(slots) if mapped else NULL
-        if (mapped and PyBytes_GET_SIZE(slots) != 4 * self.rules) or (not mapped and before.rules != self.rules):
-            raise ParameterError("these counters are not of one ruleset")
-        added._allocate(self.rules)
-        cdef bytes flags = PyBytes_FromStringAndSize(NULL, self.rules)
-        cdef char *flag = PyBytes_AS_STRING(flags)
-        for i in range(self.rules):
-            j = place[i] if mapped else i
-            packets, sizes = self.packet_row[i], self.byte_row[i]
-            flag[i] = 0
-            if j < 0:
-                flag[i] = 2
-            elif j >= before.rules:
-                raise ParameterError("these counters are not of one ruleset")
-            elif packets < before.packet_row[j] or sizes < before.byte_row[j]:
-                flag[i] = 1          # reset since: what it counted after that is all that is known
-            else:
-                packets -= before.packet_row[j]
-                sizes -= before.byte_row[j]
-            added.packet_row[i] = packets
-            added.byte_row[i] = sizes
-        return added, flags
-
-    def __reduce__(self):
-        return _restore_counts, (PyBytes_FromStringAndSize(<char *> self.packet_row, 8 * self.rules),
-                                 PyBytes_FromStringAndSize(<char *> self.byte_row, 8 * self.rules))
-
-
-def _restore_counts(bytes packets not None, bytes sizes not None):
-    cdef Counts counts = Counts.__new__(Counts)
-    if PyBytes_GET_SIZE(packets) % 8 or PyBytes_GET_SIZE(packets) != PyBytes_GET_SIZE(sizes):
-        raise ParameterError("these are no counters")
-    counts._allocate(PyBytes_GET_SIZE(packets) // 8)
-    memcpy(counts.packet_row, PyBytes_AS_STRING(packets), PyBytes_GET_SIZE(packets))
-    memcpy(counts.byte_row, PyBytes_AS_STRING(sizes), PyBytes_GET_SIZE(sizes))
-    return counts
-
 
 cdef class TableScan:
     """One socket and one buffer, kept: each `read` asks the kernel, and walks the answer once."""
@@ -740,10 +560,10 @@ cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict head
     """What a rule is, wherever it stands: a jump by the name of its chain, no bytes behind the end of a name."""
     cdef const char *entry = blob + at
     cdef uint32_t target_at = target_offset(family, entry), payload = family.header
-    cdef blob_digest digest
+    cdef Digest digest
     cdef bytes label
-    blob_begin(&digest, 0)
-    blob_absorb(&digest, entry, family.offsets - 4)
+    digest_begin(&digest, 0)
+    digest_absorb(&digest, entry, family.offsets - 4)
     while payload < target_at:
         _absorb_payload(&digest, entry + payload, (<const uint16_t *> (entry + payload))[0])
         payload += (<const uint16_t *> (entry + payload))[0]
@@ -751,17 +571,8 @@ cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict head
         _absorb_payload(&digest, entry + target_at, (<const uint16_t *> (entry + target_at))[0])
     else:
         label = os_encode(_verdict_name(family, blob, at, heads)) + b"\0\0\0\0"
-        blob_absorb(&digest, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) & ~3)
-    return blob_finish(&digest)
-
-
-def enter_namespace(int netns):
-    """Move this thread into the network namespace of descriptor *netns*, for good: the thread should end soon."""
-    cdef int failed
-    with nogil:
-        failed = c_errno.errno if setns(netns, CLONE_NEWNET) < 0 else 0
-    if failed:
-        raise kernel_error("can't enter the network namespace", failed, strerror(failed).decode())
+        digest_absorb(&digest, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) & ~3)
+    return digest_finish(&digest)
 
 
 def scan_bytes(int nfproto, bytes info not None, bytes blob not None):

@@ -1,4 +1,4 @@
-from ._blob import Counts
+from ._counts import Counts
 from ._netlink import Socket
 
 HOOKS: tuple[str, ...]

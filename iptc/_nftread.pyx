@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcpy, memset, strcmp, strlen
 
-from ._blob cimport Counts, blob_absorb, blob_begin, blob_digest, blob_finish
+from ._counts cimport Counts, Digest, digest_absorb, digest_begin, digest_finish
 from ._core cimport c_text, family_of, os_decode
 from ._netlink cimport (
     NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS, NFTA_CHAIN_HANDLE,
@@ -211,7 +211,7 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
     cdef size_t j
     cdef Listing listing
     cdef ChainRow *row
-    cdef blob_digest digest
+    cdef Digest digest
     chains.rows.length = chains.names.length = 0
     for i in range(ruleset.builtin_count):
         row = _add_row(chains, ruleset.builtins[i].name, strlen(ruleset.builtins[i].name))
@@ -222,17 +222,17 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
     failed = channel_dump(channel, NFT_MSG_GETCHAIN, ruleset.nfproto, NULL, 0, _take_chain, &listing, &interrupted)
     if failed or interrupted:
         return failed or EINTR
-    blob_begin(&digest, _row_count(chains))
+    digest_begin(&digest, _row_count(chains))
     for j in range(_row_count(chains)):
         row = &_rows(chains)[j]
         row.name = chains.names.memory + row.name_at
     qsort(chains.rows.memory, _row_count(chains), sizeof(ChainRow), _by_name)
     for j in range(_row_count(chains)):
         row = &_rows(chains)[j]
-        blob_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
-        blob_absorb(&digest, <const char *> &row.handle, sizeof(row.handle))
-        blob_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
-    chains.digest = blob_finish(&digest)
+        digest_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
+        digest_absorb(&digest, <const char *> &row.handle, sizeof(row.handle))
+        digest_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
+    chains.digest = digest_finish(&digest)
     return 0
 
 
@@ -294,7 +294,7 @@ cdef int _read_policies(Lane *lane) noexcept nogil:
 
 # ------------------------------------------------------------------- rules
 
-cdef void _absorb_expressions(blob_digest *digest, const Attribute *expressions, xt_counters *counters) noexcept nogil:
+cdef void _absorb_expressions(Digest *digest, const Attribute *expressions, xt_counters *counters) noexcept nogil:
     """Take what a rule says into *digest*, but for what packets change; its first counter goes to *counters*."""
     cdef Attribute element, part, inner
     cdef const char *from_here = expressions.data
@@ -310,7 +310,7 @@ cdef void _absorb_expressions(blob_digest *digest, const Attribute *expressions,
                 is_quota = attribute_text(&part, b"quota")
                 is_last = attribute_text(&part, b"last")
             elif part.kind == NFTA_EXPR_DATA and (is_counter or is_last):
-                blob_absorb(digest, from_here, part.data - from_here)
+                digest_absorb(digest, from_here, part.data - from_here)
                 from_here = part.data + part.length
                 if is_counter and not counted:
                     counted = True
@@ -319,22 +319,22 @@ cdef void _absorb_expressions(blob_digest *digest, const Attribute *expressions,
                 attribute_scan(&inner, part.data, part.length)
                 while attribute_next(&inner):
                     if inner.kind == NFTA_QUOTA_CONSUMED:
-                        blob_absorb(digest, from_here, inner.data - from_here)
+                        digest_absorb(digest, from_here, inner.data - from_here)
                         from_here = inner.data + inner.length
-    blob_absorb(digest, from_here, end - from_here)
+    digest_absorb(digest, from_here, end - from_here)
 
 
 cdef int _take_rule(void *context, const Message *message) noexcept nogil:
     cdef Lane *lane = <Lane *> context
     cdef Attribute attribute
     cdef xt_counters counters
-    cdef blob_digest digest
+    cdef Digest digest
     cdef uint64_t handle = 0, identity
     cdef size_t whole
     if message.kind != NFT_MSG_NEWRULE:
         return 0
     counters.pcnt = counters.bcnt = 0
-    blob_begin(&digest, 0)
+    digest_begin(&digest, 0)
     attribute_scan(&attribute, message.attributes, message.length)
     while attribute_next(&attribute):
         if attribute.kind == NFTA_RULE_HANDLE:
@@ -342,8 +342,8 @@ cdef int _take_rule(void *context, const Message *message) noexcept nogil:
         elif attribute.kind == NFTA_RULE_EXPRESSIONS:
             _absorb_expressions(&digest, &attribute, &counters)
         elif attribute.kind == NFTA_RULE_USERDATA:
-            blob_absorb(&digest, attribute.data, attribute.length)
-    identity = blob_finish(&digest)
+            digest_absorb(&digest, attribute.data, attribute.length)
+    identity = digest_finish(&digest)
     lane.trail = (lane.trail ^ identity ^ handle) * 0x9e3779b97f4a7c15u + handle
     if (not writer_reserve(&lane.packets, 8) or not writer_reserve(&lane.sizes, 8)
             or not writer_reserve(&lane.identities, 8)):
@@ -624,16 +624,16 @@ cdef class NftScan:
 
     cdef uint64_t _measure(self) noexcept:
         """The digest of chains, policies and rules, without the counters."""
-        cdef blob_digest digest
+        cdef Digest digest
         cdef ChainRow *row
         cdef size_t i
-        blob_begin(&digest, self.lanes[0].identities.length)
+        digest_begin(&digest, self.lanes[0].identities.length)
         for i in range(_row_count(&self.ruleset.chains)):
             row = &_rows(&self.ruleset.chains)[i]
-            blob_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
-            blob_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
-            blob_absorb(&digest, self.lanes[0].identities.memory + 8 * row.first, 8 * (row.end - row.first))
-        return blob_finish(&digest)
+            digest_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
+            digest_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
+            digest_absorb(&digest, self.lanes[0].identities.memory + 8 * row.first, 8 * (row.end - row.first))
+        return digest_finish(&digest)
 
     cdef int _describe(self) except -1:
         """The chains, and what each rule is: once for each ruleset."""

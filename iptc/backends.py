@@ -4,7 +4,7 @@ import errno
 import os
 import warnings
 
-from . import _blob, _core
+from . import _blob, _core, _netns
 from .errors import IPTCError, KernelError, ParameterTypeError, Unsupported
 from .legacy import LegacyTable
 
@@ -29,7 +29,7 @@ def backend(choice=None):
     """
     if choice is not None:
         return _checked(choice)
-    key = _blob.namespace_cookie(), os.environ.get("IPTC_BACKEND")
+    key = _netns.namespace_cookie(), os.environ.get("IPTC_BACKEND")
     if key not in _decided:
         _decided[key] = _decide(key[1])
     return _decided[key]

@@ -5,7 +5,7 @@ import os
 import weakref
 from _thread import RLock, get_ident  # threading's own, without the weight of that module
 
-from . import _blob, backends
+from . import _netns, backends
 from .errors import KernelError, TransactionError, Unsupported
 from .lock import UNSET, Locks, XTablesLock, lock_path
 from .saved import text_of_view
@@ -307,7 +307,7 @@ def is_user_chain(nfproto, name, look_again=False):
 
     Nothing is created by looking.
     """
-    here = _blob.namespace_cookie() if look_again else None
+    here = _netns.namespace_cookie() if look_again else None
     for state in list(_open_tables):
         cookie, family, _ = state.order
         if family != nfproto or state.closed:

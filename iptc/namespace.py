@@ -4,7 +4,7 @@ import errno
 import os
 from _thread import allocate_lock, start_new_thread
 
-from . import _blob
+from . import _netns
 from .errors import KernelError, ParameterError, ParameterTypeError, kernel_error
 
 _FOLDER = "/run/netns"
@@ -50,7 +50,7 @@ def in_namespace(descriptor, action):
         return action()
 
     def inside():
-        _blob.enter_namespace(descriptor)
+        _netns.enter_namespace(descriptor)
         return action()
 
     return _on_another_thread(inside)
@@ -86,7 +86,7 @@ class Place:
 
     def __init__(self, netns=None):
         self.netns = netns.fileno() if hasattr(netns, "fileno") else netns
-        self.cookie = self.run(_blob.namespace_cookie)
+        self.cookie = self.run(_netns.namespace_cookie)
 
     def run(self, action):
         """Return action(), done inside."""
@@ -96,7 +96,7 @@ class Place:
         def inside():
             descriptor = open_namespace(self.netns)
             try:
-                _blob.enter_namespace(descriptor)
+                _netns.enter_namespace(descriptor)
             finally:
                 os.close(descriptor)
             return action()

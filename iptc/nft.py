@@ -7,7 +7,7 @@ import errno
 import os
 import time
 
-from . import _blob, _core, _nft, _nftread, _text
+from . import _core, _netns, _nft, _nftread, _text
 from ._netlink import AnswerLost, Batch, Socket
 from ._plugins import VERDICTS
 from .edits import Replay
@@ -38,7 +38,7 @@ class NftTable:
         return self.place.run(self._read)
 
     def _read(self):
-        self.place.check(_blob.namespace_cookie())
+        self.place.check(_netns.namespace_cookie())
         scan = _nftread.NftScan(self.nfproto, self.name)
         try:
             view = View(self.nfproto, [self._chain(*row) for row in scan.messages()], _nft.stored)
@@ -88,7 +88,7 @@ class NftTable:
 
 
 def _commit(place, parts, test):
-    place.check(_blob.namespace_cookie())
+    place.check(_netns.namespace_cookie())
     with Socket() as socket:
         for attempt in range(_RETRIES):
             generation = socket.generation()

@@ -15,7 +15,7 @@ import pytest
 
 import iptc
 from conftest import Host, CLONE_NEWNET, enter_new_namespace
-from iptc import _blob
+from iptc import _blob, _netns
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -296,10 +296,10 @@ def test_threads_that_create_the_same_table_at_once(family):
 
 
 def test_the_same_namespace_has_one_cookie_and_others_have_others(other):
-    here = _blob.namespace_cookie()
+    here = _netns.namespace_cookie()
     with entered(other.path):
-        there = _blob.namespace_cookie()
-    assert here != there and _blob.namespace_cookie() == here == _blob.TableBlob(2, "filter").cookie
+        there = _netns.namespace_cookie()
+    assert here != there and _netns.namespace_cookie() == here == _blob.TableBlob(2, "filter").cookie
 
 
 def test_copies_and_pickles(host, family, other):

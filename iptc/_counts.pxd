@@ -1,0 +1,118 @@
+# The counters of all rules at one moment, and the digest that tells rulesets apart.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+# What tells rulesets apart.
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+
+    /* Folded multiplication: fast, and good enough to tell rulesets apart that nobody made to collide. */
+    static inline uint64_t digest_mix(uint64_t a, uint64_t b)
+    {
+        __uint128_t product = (__uint128_t)a * b;
+        return (uint64_t)product ^ (uint64_t)(product >> 64);
+    }
+
+    static inline uint64_t digest_word(const char *at)
+    {
+        uint64_t word;
+        memcpy(&word, at, 8);
+        return word;
+    }
+
+    #define DIGEST_K0 0x9e3779b97f4a7c15u
+    #define DIGEST_K1 0xbf58476d1ce4e5b9u
+    #define DIGEST_K2 0x94d049bb133111ebu
+
+    struct digest { uint64_t a, b, c; };
+
+    static inline void digest_begin(struct digest *digest, uint64_t seed)
+    {
+        digest->a = seed ^ DIGEST_K0;
+        digest->b = seed ^ DIGEST_K1;
+        digest->c = seed ^ DIGEST_K2;
+    }
+
+    /* length is a multiple of 4; that it tells apart what was absorbed in one piece or in two is not needed */
+    static inline void digest_absorb(struct digest *digest, const char *at, size_t length)
+    {
+        uint64_t a = digest->a, b = digest->b, c = digest->c;
+
+        for (; length >= 48; length -= 48, at += 48) {
+            a = digest_mix(digest_word(at) ^ a, digest_word(at + 8) ^ DIGEST_K0);
+            b = digest_mix(digest_word(at + 16) ^ b, digest_word(at + 24) ^ DIGEST_K1);
+            c = digest_mix(digest_word(at + 32) ^ c, digest_word(at + 40) ^ DIGEST_K2);
+        }
+        if (length >= 32) {
+            a = digest_mix(digest_word(at) ^ a, digest_word(at + 8) ^ DIGEST_K0);
+            b = digest_mix(digest_word(at + 16) ^ b, digest_word(at + 24) ^ DIGEST_K1);
+            length -= 32;
+            at += 32;
+        } else if (length >= 16) {
+            a = digest_mix(digest_word(at) ^ a, digest_word(at + 8) ^ DIGEST_K0);
+            length -= 16;
+            at += 16;
+        }
+        if (length >= 8) {
+            b = (b ^ digest_word(at)) * DIGEST_K1;
+            b ^= b >> 29;
+            length -= 8;
+            at += 8;
+        }
+        if (length >= 4) {
+            uint32_t half;
+            memcpy(&half, at, 4);
+            b = (b ^ half) * DIGEST_K2;
+            b ^= b >> 29;
+        }
+        digest->a = a;
+        digest->b = b;
+        digest->c = c;
+    }
+
+    /* The head of a payload: size, name, revision. The kernel writes a name up to its NUL; what stands behind it is
+     * whatever stood in the buffer, and counts for nothing. */
+    static inline void digest_absorb_head(struct digest *digest, const char *at)
+    {
+        uint64_t c = digest->c ^ ((uint64_t)(unsigned char)at[31] << 32), ones = 0x0101010101010101u;
+
+        for (int i = 0; i < 32; i += 8) {
+            uint64_t word = digest_word(at + i), full, ends;
+
+            #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+            word = __builtin_bswap64(word);
+            #endif
+            full = i ? word : word | 0xffff;        /* the size may have zero bytes */
+            ends = (full - ones) & ~full & (ones << 7);
+            if (ends)
+                word &= (ends & -ends) - 1;
+            c = (c ^ word) * DIGEST_K1;
+            c ^= c >> 29;
+            if (ends)
+                break;
+        }
+        digest->c = c;
+    }
+
+    static inline uint64_t digest_finish(const struct digest *digest)
+    {
+        return digest_mix(digest->a ^ DIGEST_K1, digest_mix(digest->b ^ DIGEST_K2, digest->c ^ DIGEST_K0)) | 1;   /* never 0 */
+    }
+    """
+    struct Digest "digest":
+        uint64_t a, b, c
+    void digest_begin(Digest *digest, uint64_t seed) nogil
+    void digest_absorb(Digest *digest, const char *at, size_t length) nogil
+    void digest_absorb_head(Digest *digest, const char *at) nogil
+    uint64_t digest_finish(const Digest *digest) nogil
+
+cdef class Counts:
+    cdef uint64_t *packet_row
+    cdef uint64_t *byte_row
+    cdef readonly Py_ssize_t rules
+
+    cdef int _allocate(self, size_t rules) except -1
+    cdef object _numbers(self, const uint64_t *row, Py_ssize_t start, Py_ssize_t stop)
+    cpdef list pairs(self, Py_ssize_t start, Py_ssize_t stop)
