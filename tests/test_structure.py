@@ -18,6 +18,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "iptc"
 COMPILED = sorted(path.stem for path in PACKAGE.glob("*.pyx"))
 PLAIN = sorted(path.stem for path in PACKAGE.glob("*.py"))
+FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+"""Packages within the package: each is one row of the table of levels."""
+INNER = sorted(f"{name}.{path.stem}" for name in FOLDERS for path in (PACKAGE / name).glob("*.py"))
 GENERATED = {f"{name}.c" for name in COMPILED}
 SOURCES = sorted(
     path
@@ -39,18 +42,21 @@ def level_table():
 
 
 def imported(path):
-    """The modules of this package that *path* imports, also inside functions."""
+    """The modules and folders of this package that *path* imports, also inside functions; not those of its own folder."""
     text = path.read_text()
     if path.suffix == ".py":
         names = set()
+        dots = len(path.relative_to(PACKAGE).parts)
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.level:
+                if node.level != dots:
+                    continue
                 names |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "iptc":
                 names |= set(node.module.split(".")[1:2]) or {alias.name for alias in node.names}
             elif isinstance(node, ast.Import):
                 names |= {part for alias in node.names for part in alias.name.split(".")[1:2] if alias.name.startswith("iptc.")}
-        return names & set(COMPILED + PLAIN)
+        return names & set(COMPILED + PLAIN + FOLDERS)
     names = set(re.findall(r"^ *from \.(\w+) c?import", text, re.MULTILINE))
     for line in re.findall(r"^ *from \. c?import (.*)$", text, re.MULTILINE):
         names |= set(re.findall(r"\w+", line))
@@ -60,7 +66,7 @@ def imported(path):
 def test_table_lists_every_module():
     listed = [module for _, module in level_table()]
     assert len(listed) == len(set(listed))
-    assert set(listed) - {"_shim"} == set(COMPILED + PLAIN)
+    assert set(listed) - {"_shim"} == set(COMPILED + PLAIN + FOLDERS)
     assert (PACKAGE / "_shim.c").exists()
 
 
@@ -69,18 +75,20 @@ def test_levels_rise():
     assert levels == sorted(levels)
 
 
-@pytest.mark.parametrize("module", COMPILED + PLAIN)
+@pytest.mark.parametrize("module", COMPILED + PLAIN + FOLDERS)
 def test_imports_come_from_above_in_the_table(module):
     order = [name for _, name in level_table()]
     above = set(order[: order.index(module)])
     files = [path for suffix in (".py", ".pyx", ".pxd") if (path := PACKAGE / f"{module}{suffix}").exists()]
+    files += (PACKAGE / module).glob("*.py")
+    assert files
     for path in files:
         assert imported(path) - {module} <= above, path.name
 
 
 def test_only_the_compiled_modules_know_c():
-    for module in PLAIN:
-        text = (PACKAGE / f"{module}.py").read_text()
+    for module in PLAIN + INNER:
+        text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
         # util's helpers are about C libraries, and import ctypes when they are called
         assert module == "util" or not re.search(r"\b(import|from) (ctypes|cffi)\b", text), module
 
@@ -90,7 +98,7 @@ def test_only_the_compiled_modules_know_c():
 
 def public_things():
     """(name, object) of every public module, class, function, method and property that the package defines."""
-    for module_name in COMPILED + PLAIN:
+    for module_name in COMPILED + PLAIN + INNER:
         module = iptc if module_name == "__init__" else importlib.import_module(f"iptc.{module_name}")
         yield module.__name__, module
         for name, value in vars(module).items():
@@ -190,7 +198,7 @@ def test_building_and_printing_a_rule_needs_no_privilege():
 
 def test_no_module_is_too_long():
     limits = {".pyx": 1100, ".py": 600}
-    lengths = {path: path.read_text().count("\n") for path in PACKAGE.iterdir() if path.suffix in limits}
+    lengths = {path: path.read_text().count("\n") for path in PACKAGE.rglob("*") if path.suffix in limits}
     assert {path.name: length for path, length in lengths.items() if length > limits[path.suffix]} == {}
 
 
@@ -208,7 +216,7 @@ def without_family(code):
 def test_nothing_is_written_twice_for_the_two_families():
     seen = {}
     for path in SOURCES:
-        if path.parent != PACKAGE or path.suffix not in {".py", ".pyx", ".c"}:
+        if PACKAGE not in path.parents or path.suffix not in {".py", ".pyx", ".c"}:
             continue
         # whatever starts at the left margin, with what is indented below it
         for block in re.split(r"\n(?=\S)", path.read_text()):

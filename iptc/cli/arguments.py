@@ -1,0 +1,58 @@
+"""The arguments that several commands have."""
+
+import argparse
+
+FAMILIES = {"4": [False], "6": [True], "both": [False, True]}
+"""What -4, -6 and -a stand for: for each family, whether it is IPv6."""
+
+HEADINGS = {False: "# IPv4", True: "# IPv6"}
+"""The line before the rules of a family, where a text has both; the key says whether it is IPv6."""
+
+
+def add_command(commands, name, run, both=False, **words):
+    """Add the command *name*, done by `run(options)`, with the options that all have; *both*: it takes two families at once.
+
+    *words* are what argparse takes for a parser: `help`, `description`.
+    """
+    command = commands.add_parser(name, **words)
+    family = command.add_mutually_exclusive_group()
+    family.add_argument("-4", "--ipv4", dest="family", action="store_const", const="4", help="IPv4 (the default)")
+    family.add_argument("-6", "--ipv6", dest="family", action="store_const", const="6", help="IPv6")
+    if both:
+        text = f"both, under the headings `{HEADINGS[False]}' and `{HEADINGS[True]}'"
+        family.add_argument("-a", "--both", dest="family", action="store_const", const="both", help=text)
+    command.add_argument("--netns", metavar="NAME", type=_netns, help="network namespace: a name, a path or a process id")
+    text = "legacy xtables or nf_tables (IPTC_BACKEND, else found out)"
+    command.add_argument("--backend", choices=["legacy", "nft"], help=text)
+    command.set_defaults(run=run, family="4")
+    return command
+
+
+def add_wait(command, default, text):
+    """Add `-w`, which without a number waits for ever."""
+    command.add_argument("-w", "--wait", nargs="?", type=seconds, const=True, default=default, metavar="SECONDS", help=text)
+
+
+def wait_of(options):
+    """The value of `-w` as the library has it: None for ever."""
+    return None if options.wait is True else options.wait
+
+
+def seconds(text):
+    """A number of seconds."""
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError("must be a number of seconds, not negative")
+    return value
+
+
+def positive(text):
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _netns(text):
+    return int(text) if text.isdigit() else text

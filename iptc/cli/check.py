@@ -1,0 +1,29 @@
+"""`iptc check`: find out whether a text of iptables-save could be restored."""
+
+from . import restore
+from .arguments import add_command
+from .sources import Progress, add_source, sources
+
+
+def add(commands):
+    """Describe the command."""
+    check = add_command(
+        commands, "check", run, both=True,
+        help="find out whether a file could be restored",
+        description="Read FILE as `restore' would, change nothing, and say what is wrong with it, if anything is.",
+    )  # fmt: skip
+    check.add_argument("--syntax", action="store_true", help="look at the lines alone: needs no privilege and no kernel table")
+    add_source(check, "look at the counters of the file too", "for a file that is added to the rules that are there")
+
+
+def run(options):
+    """Check what *options* say."""
+    from .. import ruleset
+
+    options.test = True
+    if not options.syntax:
+        return restore.run(options)
+    for ipv6, source in sources(options):
+        with Progress(source) as progress:
+            ruleset.parse(source, ipv6, options.counters, not options.noflush, options.table, progress)
+    return 0

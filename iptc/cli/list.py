@@ -1,0 +1,51 @@
+"""`iptc list`: print the chains and rules of a table as `iptables -S` does, or as JSON."""
+
+from ..errors import IPTCError
+from .arguments import FAMILIES, HEADINGS, add_command
+from .output import write
+
+
+def add(commands):
+    """Describe the command."""
+    shown = add_command(
+        commands, "list", run, both=True,
+        help="print the rules as iptables -S does",
+        description="Print the chains and rules of one table as `iptables -S' does.",
+    )  # fmt: skip
+    shown.add_argument("chain", nargs="?", metavar="CHAIN", help="only this chain")
+    shown.add_argument("-t", "--table", default="filter", help="table (filter)")
+    shown.add_argument("-v", "--verbose", action="store_true", help="with counters")
+    shown.add_argument("--format", choices=["text", "json"], default="text", help="json: one object a family")
+
+
+def run(options):
+    """List what *options* say."""
+    from .. import ruleset
+
+    for ipv6 in FAMILIES[options.family]:
+        chains = ruleset.chains(options.table, ipv6, options.netns)
+        if options.chain is not None:
+            chains = [chain for chain in chains if chain.name == options.chain]
+            if not chains:
+                raise IPTCError("No chain/target/match by that name.")
+        if options.format == "json":
+            write(_as_json(options, ipv6, chains) + "\n")
+            continue
+        heading = f"{HEADINGS[ipv6]}\n" if options.family == "both" else ""
+        write(heading + ruleset.listing(chains, options.verbose))
+    return 0
+
+
+def _as_json(options, ipv6, chains):
+    import json
+
+    from .. import ruleset
+
+    described = []
+    for chain in chains:
+        one = {"name": chain.name, "policy": chain.policy}
+        if chain.policy is not None:
+            one["packets"], one["bytes"] = chain.counters
+        one["rules"] = [{"packets": packets, "bytes": size, "rule": text} for (packets, size), text in ruleset.rules_of(chain)]
+        described.append(one)
+    return json.dumps({"table": options.table, "ip_version": 6 if ipv6 else 4, "chains": described})

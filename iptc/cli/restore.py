@@ -1,0 +1,31 @@
+"""`iptc restore`: make the tables of a host what a text of iptables-save says."""
+
+from .arguments import add_command, wait_of
+from .sources import Progress, add_source, sources
+
+
+def add(commands):
+    """Describe the command."""
+    restore = add_command(
+        commands, "restore", run, both=True,
+        help="make the rules what a file says, as iptables-restore does",
+        description="Make the rules what FILE, in the format of iptables-save, says: table by table, each at once.",
+    )  # fmt: skip
+    restore.add_argument("-t", "--test", action="store_true", help="change nothing")
+    add_source(restore, "set the counters of the file too", "keep the rules that are there")
+
+
+def run(options):
+    """Restore what *options* say."""
+    from .. import ruleset
+
+    settings = {"wait": wait_of(options), "netns": options.netns, "table": options.table}
+    found = sources(options)
+    if len(found) > 1 and not options.test:
+        # of two families none is restored where one of them cannot be
+        for ipv6, source in found:
+            ruleset.restore(source, ipv6, options.counters, not options.noflush, True, **settings)
+    for ipv6, source in found:
+        with Progress(source) as progress:
+            ruleset.restore(source, ipv6, options.counters, not options.noflush, options.test, progress=progress, **settings)
+    return 0

@@ -1,0 +1,33 @@
+"""`iptc save`: print the tables of a host in the format of iptables-save."""
+
+from .arguments import FAMILIES, HEADINGS, add_command
+from .output import write, write_file
+
+
+def add(commands):
+    """Describe the command."""
+    save = add_command(
+        commands, "save", run, both=True,
+        help="print the rules as iptables-save does",
+        description="Print all tables that are in use, or one, in the format of iptables-save.",
+    )  # fmt: skip
+    save.add_argument("-t", "--table", help="only this table")
+    save.add_argument("-c", "--counters", action="store_true", help="with the counters of the rules")
+    save.add_argument("-f", "--file", metavar="FILE", help="write to FILE, which is whole or not there, instead of printing")
+
+
+def run(options):
+    """Save what *options* say."""
+    from .. import ruleset
+
+    parts = []
+    for ipv6 in FAMILIES[options.family]:
+        if options.family == "both":
+            parts.append(f"{HEADINGS[ipv6]}\n")
+        parts.append(ruleset.save(ipv6, options.counters, netns=options.netns, table=options.table))
+    text = "".join(parts)
+    if options.file is None:
+        write(text)
+    else:
+        write_file(options.file, text)
+    return 0

@@ -1,0 +1,69 @@
+"""Where the text of a ruleset comes from: a file or standard input, of one family or both."""
+
+import os
+import sys
+import time
+
+from ..errors import IPTCError, ParameterError
+from .arguments import FAMILIES, HEADINGS, add_wait
+
+
+def add_source(command, counters, noflush):
+    """Add the arguments that say what is read, and how."""
+    command.add_argument("file", nargs="?", metavar="FILE", help="instead of standard input")
+    command.add_argument("-T", "--table", help="only this table")
+    command.add_argument("-c", "--counters", action="store_true", help=counters)
+    command.add_argument("-n", "--noflush", action="store_true", help=noflush)
+    add_wait(command, True, "wait for the xtables lock this long only (for ever)")
+
+
+def sources(options):
+    """[(ipv6, where its text comes from)] for the families that were asked for."""
+    source = sys.stdin.buffer if options.file in (None, "-") else _opened(options.file)
+    if options.family != "both":
+        return [(options.family == "6", source)]
+    text = b"\n" + source.read()
+    found = []
+    for ipv6 in FAMILIES["both"]:
+        _, heading, rest = text.partition(f"\n{HEADINGS[ipv6]}\n".encode())
+        if not heading:
+            raise ParameterError(f"there is no line `{HEADINGS[ipv6]}' before the rules of that family")
+        found.append((ipv6, rest.partition(f"\n{HEADINGS[not ipv6]}\n".encode())[0] + b"\n"))
+    return found
+
+
+def _opened(path):
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise IPTCError(f"Can't open {path}: {error.strerror}") from None
+
+
+class Progress:
+    """A bar on standard error while a text is read, where that is a terminal and takes longer than a moment."""
+
+    def __init__(self, source):
+        self._done = 0
+        self._started = time.monotonic()
+        self._shown = False
+        try:
+            self._size = len(source) if isinstance(source, bytes) else os.fstat(source.fileno()).st_size
+        except (OSError, ValueError):
+            self._size = 0
+
+    def __enter__(self):
+        return self if sys.stderr.isatty() else None
+
+    def __call__(self, size):
+        """Say that *size* more bytes were read."""
+        self._done += size
+        if time.monotonic() - self._started < 0.5:
+            return
+        self._shown = True
+        share = min(1, self._done / self._size) if self._size else 0
+        bar = "#" * int(30 * share)
+        print(f"\r[{bar:30}] {share:4.0%} {self._done / 1e6:.0f} MB", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *exc):
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
