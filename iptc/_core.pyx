@@ -7,12 +7,9 @@ One copy of everything serves IPv4 and IPv6: where they differ, a `Family` row s
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.number cimport PyNumber_Index
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_FromObject
-from libc cimport errno as c_errno
-from libc.errno cimport EINVAL
-from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strerror, strlen, strspn
-from posix.unistd cimport close
+from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strlen, strspn
 
-from .errors import KernelError, ParameterError, ParameterTypeError, kernel_error
+from .errors import ParameterError, ParameterTypeError
 
 # ---------------------------------------------------------- the family table
 

@@ -16,7 +16,7 @@ from posix.unistd cimport close
 
 from ._blob cimport ENTRIES_HEAD, TableBlob, give_back, open_socket, take_buffer
 from ._core cimport (
-    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, family_of, is_verdict, next_offset,
+    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, family_of, is_verdict, next_offset,
     os_decode, payloads_ok, target_offset, xt_counters, xt_entry_match,
 )
 from ._blob import table_strerror

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ._draft import Draft
 from .errors import ParameterError
 
 # ----------------------------------------------------------------------- programs
@@ -41,7 +40,3 @@ class Reader:
     def finish(self) -> None: ...
 
 def refused(line: int, message: str) -> ParameterError: ...
-
-# ------------------------------------------------------------------ onto a draft
-
-def run(program: Program, draft: Draft) -> None: ...

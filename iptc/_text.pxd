@@ -1,6 +1,4 @@
-# A rule, and a table, on their way to text.
-
-from libc.stdint cimport uint32_t
+# A rule on its way to text.
 
 from ._core cimport Family
 
@@ -15,19 +13,7 @@ cdef struct Printed:
     bint counted                # with `-c PACKETS BYTES` before the target, as `iptables -S -v`
     const char *verdict         # the verdict or chain of a rule as the kernel has it; NULL: its target has the name
 
-cdef struct Heading:
-    uint32_t first
-    uint32_t end
-    char name[32]
-
-# A table on its way to text: the chains in the order in which they are printed, and in that of the blob.
-cdef struct Saved:
-    Printed rule
-    const char *entries
-    const char *head            # what stands before the rules, and behind them
-    const char *foot
-    bint counters
-    bint broken                 # a target stands for no chain
-    size_t count
-    Heading *chains
-    Heading *by_offset
+cdef char *put(char *at, const char *text, size_t length) noexcept nogil
+cdef char *put_counters(char *at, Printed *rule, char between) noexcept nogil
+cdef int learn_plugins(Printed *rule) except -1
+cdef void print_rule(Printed *rule) noexcept nogil

@@ -1,6 +1,5 @@
 """What `_text` gives to the rest of the package."""
 
-from ._blob import TableBlob
 from ._core import RuleValue
 
 _Key = tuple[bytes, tuple[bytes, ...], bytes]
@@ -23,7 +22,3 @@ def retarget(nfproto: int, entry: bytes, old: str, new: str) -> bytes | None: ..
 
 def render(nfproto: int, entry: bytes, counted: bool = False) -> str: ...
 def render_rule(value: RuleValue) -> str: ...
-
-# -------------------------------------------------------------- whole tables
-
-def save_rules(table: TableBlob, counters: bool, head: bytes, foot: bytes) -> str: ...

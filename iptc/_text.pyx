@@ -3,24 +3,21 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.errno cimport EINVAL
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.stdio cimport printf
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset, strcmp, strlen
+from libc.string cimport memcmp, memcpy, strcmp, strlen
 
-from ._blob cimport ENTRIES_HEAD, TableBlob
 from ._core cimport (
     AF_INET6, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, RuleValue, family_of, inet_ntop, is_prefix,
-    is_verdict, next_offset, os_encode, target_offset, xt_counters, xt_entry_match,
+    IPT_INV_VIA_OUT, NFPROTO_IPV4, Family, RuleValue, family_of, inet_ntop, is_prefix, is_verdict, target_offset,
+    xt_counters, xt_entry_match,
 )
 from ._plugins cimport (
     PAYLOAD_HEADER, Plugin, PluginRow, captured, find_for_payload, fits, known, learn, printed_text, prints_by_mask, protocol_name,
     said, use_family, warn_of_what_was_said,
 )
 from ._core import split_entry, standard_target
-from .errors import KernelError, ParameterError
+from .errors import ParameterError
 
 cdef extern from "<stdio.h>" nogil:
     void *stdout_now "stdout"
@@ -158,7 +155,7 @@ def retarget(int nfproto, bytes entry, str old, str new):
 
 # ----------------------------------------------------------------- printing
 
-cdef inline char *_put(char *at, const char *text, size_t length) noexcept nogil:
+cdef char *put(char *at, const char *text, size_t length) noexcept nogil:
     memcpy(at, text, length)
     return at + length
 
@@ -172,7 +169,7 @@ cdef char *_put_number(char *at, uint64_t number) noexcept nogil:
         number //= 10
         if not number:
             break
-    return _put(at, digits + first, 20 - first)
+    return put(at, digits + first, 20 - first)
 
 
 cdef char *_put_ip(char *at, Family *family, const unsigned char *address) noexcept nogil:
@@ -190,8 +187,8 @@ cdef char *_put_ip(char *at, Family *family, const unsigned char *address) noexc
 
 cdef char *_put_option(char *at, char letter, int inverted) noexcept nogil:
     if inverted:
-        at = _put(at, b" !", 2)
-    at = _put(at, b" -x ", 4)
+        at = put(at, b" !", 2)
+    at = put(at, b" -x ", 4)
     at[-2] = letter
     return at
 
@@ -220,7 +217,7 @@ cdef char *_put_interface(char *at, Printed *rule, int which, char letter, int i
     if not rule.by_mask:
         if name[0] and (inverted or strcmp(name, b"+") != 0):
             at = _put_option(at, letter, inverted)
-            at = _put(at, name, strnlen(name, 16))
+            at = put(at, name, strnlen(name, 16))
         return at
     if mask[0] == 0:
         return at
@@ -251,13 +248,13 @@ cdef char *_put_base(char *at, Printed *rule) noexcept nogil:
     if proto:
         at = _put_option(at, b'p', flags[1] & IPT_INV_PROTO)
         name = protocol_name(proto, rule.by_mask)
-        at = _put(at, name, strnlen(name, 64)) if name != NULL else _put_number(at, proto)
+        at = put(at, name, strnlen(name, 64)) if name != NULL else _put_number(at, proto)
     if family.nfproto == NFPROTO_IPV4 and flags[0] & IPT_F_FRAG:
         at = _put_option(at, b'f', flags[1] & IPT_INV_FRAG) - 1
     return at
 
 
-cdef char *_put_counters(char *at, Printed *rule, char between) noexcept nogil:
+cdef char *put_counters(char *at, Printed *rule, char between) noexcept nogil:
     cdef const xt_counters *counters = <const xt_counters *> (rule.head + rule.family.counters)
     at = _put_number(at, counters.pcnt)
     at[0] = between
@@ -281,7 +278,7 @@ cdef inline bint _is_plain(const xt_entry_match *target, const char *verdict) no
     return verdict != NULL or is_verdict(target)
 
 
-cdef int _learn_plugins(Printed *rule) except -1:
+cdef int learn_plugins(Printed *rule) except -1:
     """Look up what prints the parts of *rule*: the names that nobody has looked for yet; return how many."""
     cdef size_t at = rule.family.header
     cdef const xt_entry_match *payload
@@ -303,7 +300,7 @@ cdef int _learn_plugins(Printed *rule) except -1:
     return learned
 
 
-cdef void _print_rule(Printed *rule) noexcept nogil:
+cdef void print_rule(Printed *rule) noexcept nogil:
     """Print a rule as `iptables -S` does, without `-A CHAIN`, to C's stdout."""
     cdef char text[1024]
     cdef char *at = _put_base(text, rule)
@@ -316,19 +313,19 @@ cdef void _print_rule(Printed *rule) noexcept nogil:
         payload = <const xt_entry_match *> (rule.payloads + offset - rule.family.header)
         name = <const char *> payload.u.user.name
         if offset == rule.target_at and rule.counted:
-            at = _put_counters(_put(at, b" -c ", 4), rule, b' ')
+            at = put_counters(put(at, b" -c ", 4), rule, b' ')
         if offset == rule.target_at and _is_plain(payload, rule.verdict):
             if rule.verdict != NULL:
                 name = rule.verdict
             if name[0]:
                 at = _put_option(at, b'g' if rule.head[rule.family.flags] & rule.family.goto_flag else b'j', 0)
-                at = _put(at, name, strnlen(name, 29))
+                at = put(at, name, strnlen(name, 29))
             break
         row = _row_of(rule.family, offset == rule.target_at, payload, &unknown)
         if row != NULL and row.c.alias != NULL:
             name = row.c.alias(payload)
         at = _put_option(at, b'j' if offset == rule.target_at else b'm', 0)
-        at = _put(at, name, strnlen(name, 29))
+        at = put(at, name, strnlen(name, 29))
         fwrite(text, 1, at - text, stdout_now)
         at = text
         if row == NULL:
@@ -340,14 +337,14 @@ cdef void _print_rule(Printed *rule) noexcept nogil:
 
 
 cdef void _print_body(void *arg) noexcept nogil:
-    _print_rule(<Printed *> arg)
+    print_rule(<Printed *> arg)
 
 
 cdef str _text_of(Printed *rule):
     cdef size_t length
     cdef const char *printed
     rule.by_mask = prints_by_mask()
-    while _learn_plugins(rule):
+    while learn_plugins(rule):
         pass
     use_family(rule.family.nfproto)
     if captured(_print_body, rule) != 0:
@@ -389,128 +386,3 @@ def render_rule(RuleValue value not None):
     rule.verdict = NULL
     rule.counted = False
     return _text_of(&rule)
-
-
-# -------------------------------------------------------------- whole tables
-
-cdef const char *_verdict_of(Saved *saved, uint32_t at) noexcept nogil:
-    """The name that the standard target of the entry at *at* stands for."""
-    cdef const char *entry = saved.entries + at
-    cdef Family *family = saved.rule.family
-    cdef int32_t verdict
-    cdef size_t low = 0, high = saved.count, middle
-    if next_offset(family, entry) - target_offset(family, entry) == STANDARD_SIZE:
-        verdict = (<const int32_t *> (entry + target_offset(family, entry) + TARGET_HEADER))[0]
-        if verdict == <int32_t> (at + next_offset(family, entry)):
-            return b""
-        if verdict < 0:
-            return (b"ACCEPT" if verdict == -2 else b"DROP" if verdict == -1 else b"RETURN" if verdict == XT_RETURN
-                    else b"QUEUE")
-        while low < high:
-            middle = (low + high) // 2
-            if saved.by_offset[middle].first < <uint32_t> verdict:
-                low = middle + 1
-            else:
-                high = middle
-        if low < saved.count and saved.by_offset[low].first == <uint32_t> verdict:
-            return saved.by_offset[low].name
-    saved.broken = True
-    return b""
-
-
-cdef void _aim(Saved *saved, uint32_t at) noexcept nogil:
-    """Make the rule at offset *at* the one to be printed."""
-    cdef Printed *rule = &saved.rule
-    rule.head = saved.entries + at
-    rule.payloads = rule.head + rule.family.header
-    rule.target_at = target_offset(rule.family, rule.head)
-    rule.size = next_offset(rule.family, rule.head)
-    rule.verdict = NULL
-    if not rule.head[rule.target_at + 2]:
-        rule.verdict = _verdict_of(saved, at)
-
-
-cdef void _save_body(void *arg) noexcept nogil:
-    cdef Saved *saved = <Saved *> arg
-    cdef size_t i, name_length
-    cdef uint32_t at
-    cdef char text[64]
-    cdef char *end
-    fwrite(saved.head, 1, strlen(saved.head), stdout_now)
-    for i in range(saved.count):
-        name_length = strlen(saved.chains[i].name)
-        at = saved.chains[i].first
-        while at < saved.chains[i].end:
-            _aim(saved, at)
-            if saved.counters:
-                text[0] = b'['
-                end = _put_counters(text + 1, &saved.rule, b':')
-                fwrite(text, 1, _put(end, b"] ", 2) - text, stdout_now)
-            fwrite(b"-A ", 1, 3, stdout_now)
-            fwrite(saved.chains[i].name, 1, name_length, stdout_now)
-            _print_rule(&saved.rule)
-            fwrite(b"\n", 1, 1, stdout_now)
-            at += saved.rule.size
-    fwrite(saved.foot, 1, strlen(saved.foot), stdout_now)
-
-
-def save_rules(TableBlob table not None, bint counters, bytes head not None, bytes foot not None):
-    """Return *head*, the `-A` lines of *table* as `iptables-save` (`-c` with *counters*) prints them, and *foot*, as text."""
-    cdef Saved saved
-    cdef size_t length, i
-    cdef uint32_t at
-    cdef const char *printed
-    cdef list chains = table.chains
-    cdef str text
-    cdef int learned
-    memset(&saved, 0, sizeof(saved))
-    saved.entries = table.buffer.memory + ENTRIES_HEAD
-    saved.counters = counters
-    saved.head = head
-    saved.foot = foot
-    saved.count = len(chains)
-    saved.rule.family = table.family
-    saved.rule.by_mask = prints_by_mask()
-    saved.chains = <Heading *> malloc((2 * saved.count + 1) * sizeof(Heading))
-    if saved.chains == NULL:
-        raise MemoryError
-    saved.by_offset = saved.chains + saved.count
-    try:
-        _head(saved.chains, chains)
-        _head(saved.by_offset, sorted(chains, key=_first_offset))
-        while True:
-            learned = 0
-            for i in range(saved.count):
-                at = saved.chains[i].first
-                while at < saved.chains[i].end:
-                    _aim(&saved, at)
-                    learned += _learn_plugins(&saved.rule)
-                    at += saved.rule.size
-            if not learned:
-                break
-        use_family(saved.rule.family.nfproto)
-        if captured(_save_body, &saved) != 0:
-            raise ParameterError(said())
-        if saved.broken:
-            raise KernelError("the table that the kernel returned does not add up", EINVAL, "Invalid argument")
-    finally:
-        free(saved.chains)
-    printed = printed_text(&length)
-    text = PyUnicode_DecodeUTF8(printed, length, "surrogateescape")
-    warn_of_what_was_said()
-    return text
-
-
-def _first_offset(chain):
-    return chain[3]
-
-
-cdef int _head(Heading *headings, list chains) except -1:
-    cdef bytes name
-    for i, (label, _, _, first, end) in enumerate(chains):
-        name = os_encode(label)
-        memset(headings[i].name, 0, 32)
-        memcpy(headings[i].name, PyBytes_AS_STRING(name), min(PyBytes_GET_SIZE(name), 31))
-        headings[i].first = first
-        headings[i].end = end
-    return 0

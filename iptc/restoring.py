@@ -3,7 +3,7 @@
 import errno
 import os
 
-from . import _core, _draft, _restore, edits
+from . import _core, _draft, _draftrestore, _restore, edits
 from .errors import IPTCError, KernelError, ParameterError, ParameterTypeError
 
 _PIECE = 1 << 20
@@ -117,7 +117,7 @@ class Restore:
     def send(self, handle, replay):
         """Do it to a draft, or to a batch, in one pass."""
         if isinstance(handle, _draft.Draft):
-            _restore.run(self.program, handle)
+            _draftrestore.run(self.program, handle)
         else:
             handle.restore(self.program)
 

@@ -2,7 +2,7 @@
 
 import time
 
-from . import _text
+from . import _save, _text
 
 
 def frame(name, chains):
@@ -17,7 +17,7 @@ def frame(name, chains):
 
 def text_of_blob(name, blob, counters):
     """Return the text of a table as it was read."""
-    return _text.save_rules(blob, counters, *[part.encode("utf-8", "surrogateescape") for part in frame(name, blob.chains)])
+    return _save.save_rules(blob, counters, *[part.encode("utf-8", "surrogateescape") for part in frame(name, blob.chains)])
 
 
 def rule_line(chain, entry, counted=False):

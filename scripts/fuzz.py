@@ -12,7 +12,7 @@ warnings.simplefilter("ignore")
 import specs  # noqa: E402
 
 import iptc  # noqa: E402
-from iptc import _blob, _draft, _plugins, _restore, _text  # noqa: E402
+from iptc import _blob, _draft, _draftrestore, _plugins, _restore, _save, _text  # noqa: E402
 
 FAMILIES = {2: iptc.Rule, 10: iptc.Rule6}
 SPECS = [*specs.load(False), *specs.load(True), *specs.load_invalid()]
@@ -120,7 +120,7 @@ def do(nfproto, program, send):
         return
     draft = _draft.Draft(blob)
     try:
-        _restore.run(program, draft)
+        _draftrestore.run(program, draft)
         if send:
             commit(nfproto, program.table, draft)
     except iptc.IPTCError:
@@ -134,7 +134,7 @@ def commit(nfproto, table, draft):
     draft.commit()
     try:
         blob = _blob.TableBlob(nfproto, table)
-        text = _text.save_rules(blob, True, f"*{table}\n".encode(), b"COMMIT\n")
+        text = _save.save_rules(blob, True, f"*{table}\n".encode(), b"COMMIT\n")
         for _ in _restore.Reader(nfproto, True, False).feed(text.encode("utf-8", "surrogateescape"), True):
             pass
     except iptc.IPTCError:
