@@ -9,4 +9,5 @@ test: ## run the test suite
 stress: ## the tests of many writers, killed writers and threads, fifty times as long
 	@IPTC_STRESS=50 scripts/test tests/test_writers.py -s
 clean: ## remove what was built
-	rm -rf .venv build dist *.egg-info iptc/*.so
+	rm -rf .venv build dist *.egg-info
+	find iptc -name '*.so' -delete

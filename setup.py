@@ -27,8 +27,9 @@ def extension(name, libraries, extra_sources=(), macros=()):
     """Describe one compiled module and what it links."""
     return Extension(
         f"iptc.{name}",
-        [f"iptc/{name}.pyx", *extra_sources],
-        depends=["iptc/_shim.h", *glob.glob("iptc/*.pxd")],
+        [f"iptc/{name.replace('.', '/')}.pyx", *extra_sources],
+        include_dirs=["iptc/language"],
+        depends=["iptc/language/shim.h", *glob.glob("iptc/**/*.pxd", recursive=True)],
         define_macros=list(macros),
         extra_compile_args=pkg_config("--cflags", "xtables")
         + ["-O3", "-Wall", "-Werror=implicit-function-declaration"],
@@ -39,27 +40,28 @@ def extension(name, libraries, extra_sources=(), macros=()):
 def extensions():
     """All modules; Cython is imported late so that a missing header is reported first."""
     libdir = (pkg_config("--variable=xtlibdir", "xtables") or [""])[0]
+    guarded = [("IPTC_XTLIBDIR", f'"{libdir}"')]
     modules = [
         extension("_core", []),
         extension("_netlink", []),
         extension("_counts", []),
         extension("_netns", []),
-        extension("_blob", []),
-        extension("_words", []),
-        extension("_draft", []),
-        extension("_plugins", ["xtables"], ["iptc/_shim.c"], [("IPTC_XTLIBDIR", f'"{libdir}"')]),
-        extension("_xtables", []),
-        extension("_text", []),
-        extension("_save", []),
-        extension("_options", ["xtables"]),
-        extension("_spec", ["xtables"]),
-        extension("_restore", ["xtables"]),
-        extension("_draftrestore", ["xtables"]),
-        extension("_nftexpr", []),
-        extension("_nftterms", []),
-        extension("_nft", []),
-        extension("_nftload", []),
-        extension("_nftread", []),
+        extension("language.words", []),
+        extension("language.plugins", ["xtables"], ["iptc/language/shim.c"], guarded),
+        extension("language.extension", []),
+        extension("language.printing", []),
+        extension("language.options", ["xtables"]),
+        extension("language.specification", ["xtables"]),
+        extension("language.program", ["xtables"]),
+        extension("legacy.blob", []),
+        extension("legacy.draft", []),
+        extension("legacy.save", []),
+        extension("legacy.restore", ["xtables"]),
+        extension("nft.expressions", []),
+        extension("nft.parts", []),
+        extension("nft.codec", []),
+        extension("nft.restore", []),
+        extension("nft.reader", []),
     ]
     from Cython.Build import cythonize
 

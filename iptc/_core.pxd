@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 # ---------------------------------------------------------------- C: kernel
 
-cdef extern from "_shim.h" nogil:
+cdef extern from "shim.h" nogil:
     enum:
         AF_INET
         AF_INET6

@@ -750,7 +750,7 @@ cdef class Batch:
         return start
 
     def add_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None):
-        """Append *rule* (attributes, as `_nft.encode` makes them). Later messages know it by the number that this returns."""
+        """Append *rule* (attributes, as `nft.codec.encode` makes them). Later messages know it by the number that this returns."""
         cdef size_t start = self.begin_appended(nfproto, table, chain)
         self._paste(rule)
         return self.end(start)

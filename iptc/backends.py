@@ -4,9 +4,10 @@ import errno
 import os
 import warnings
 
-from . import _blob, _core, _netns
+from . import _core, _netns
 from .errors import IPTCError, KernelError, ParameterTypeError, Unsupported
-from .legacy import LegacyTable
+from .legacy.blob import TableBlob, TableScan
+from .legacy.table import LegacyTable
 
 _SIDES = ("legacy", "nft")
 _PROC_NAMES = {_core.IPV4: "/proc/thread-self/net/ip_tables_names", _core.IPV6: "/proc/thread-self/net/ip6_tables_names"}
@@ -39,7 +40,9 @@ def open_table(nfproto, name, place, side):
     """Return the `LegacyTable` or `NftTable` of a table; *side* is what `backend` returned."""
     if side == "legacy":
         return LegacyTable(nfproto, name, place)
-    from .nft import NftTable  # here and below: a host without nf_tables need not load it
+    from .nft.table import (
+        NftTable,  # here and below: a host without nf_tables need not load it
+    )
 
     return NftTable(nfproto, name, place)
 
@@ -47,8 +50,8 @@ def open_table(nfproto, name, place, side):
 def open_scan(nfproto, name, side):
     """Return the `TableScan` or `NftScan` of a table; *side* is what `backend` returned."""
     if side == "legacy":
-        return _blob.TableScan(nfproto, name)
-    from ._nftread import NftScan
+        return TableScan(nfproto, name)
+    from .nft.reader import NftScan
 
     return NftScan(nfproto, name)
 
@@ -95,11 +98,12 @@ def tables_in_use(nfproto, side):
     """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
     if side == "legacy":
         return _legacy_tables(nfproto)
-    from . import _netlink, _nftread
+    from . import _netlink
+    from .nft.reader import NftScan
 
     with _netlink.Socket() as socket:
         # a table of nf_tables is there with its first chain
-        scans = {name: _nftread.NftScan(nfproto, name, socket) for name in _NFT_ORDER}
+        scans = {name: NftScan(nfproto, name, socket) for name in _NFT_ORDER}
         return [name for name, scan in scans.items() if any(handle for *_, handle, _ in scan.list_chains())]
 
 
@@ -116,7 +120,7 @@ def _legacy_chains(nfproto):
     """(table, name, policy, whether it has rules) of each legacy chain, as far as we may look."""
     for table in _legacy_tables(nfproto):
         try:
-            for name, policy, _, first, end in _blob.TableBlob(nfproto, table).chains:
+            for name, policy, _, first, end in TableBlob(nfproto, table).chains:
                 yield table, name, policy, end > first
         except IPTCError as error:
             _heed(error)
@@ -124,12 +128,13 @@ def _legacy_chains(nfproto):
 
 def _nft_chains(nfproto):
     """(table, name, policy, whether it has rules) of each chain of nf_tables that is iptables', as far as we may look."""
-    from . import _netlink, _nftread
+    from . import _netlink
+    from .nft.reader import BUILTIN_CHAINS, NftScan
 
     try:
         with _netlink.Socket() as socket:
-            for table in _nftread.BUILTIN_CHAINS:
-                for name, policy, _, handle, use in _nftread.NftScan(nfproto, table, socket).list_chains():
+            for table in BUILTIN_CHAINS:
+                for name, policy, _, handle, use in NftScan(nfproto, table, socket).list_chains():
                     yield table, name, policy, use > 0
     except IPTCError as error:
         _heed(error)
@@ -141,7 +146,7 @@ _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
 def _is_crowded(nfproto, table):
     """Whether a legacy table surely holds something: one question, however large it is."""
     try:
-        scan = _blob.TableScan(nfproto, table)
+        scan = TableScan(nfproto, table)
     except IPTCError as error:
         _heed(error)
         return False

@@ -9,7 +9,7 @@ import time
 import weakref
 from _thread import allocate_lock
 
-from . import _core, backends, kernel, namespace
+from . import _core, backends, namespace, state
 from .errors import Conflict, ParameterError, ParameterTypeError
 from .rule import Rule, Rule6
 
@@ -39,7 +39,7 @@ class CounterReader:
         self.ipv6 = bool(ipv6)
         self.backend = backend
         self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
-        self._lock = None if lock is False else kernel.XTablesLock(None if lock is True else lock, shared=True)
+        self._lock = None if lock is False else state.XTablesLock(None if lock is True else lock, shared=True)
         self._namespace = None if netns is None else namespace.open_namespace(netns)
         self._closed = True
         try:

@@ -2,9 +2,13 @@
 
 import weakref
 
-from . import _core, _plugins, _spec, _text, _words, _xtables, kernel
-from ._xtables import Extension
+from . import _core
+from . import state as state_module
 from .errors import ParameterError, ParameterTypeError, XTablesError
+from .language import plugins, printing
+from .language.extension import Extension, new_match, new_verdict, pack, read_payloads
+from .language.specification import read_rule
+from .language.words import split_words
 
 _PROTOCOL_NAMES = {
     0: "ip", 1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 8: "egp", 12: "pup", 17: "udp", 22: "idp", 29: "tp",
@@ -14,7 +18,7 @@ _PROTOCOL_NAMES = {
 _PROTOCOL_NUMBERS = {name: number for number, name in _PROTOCOL_NAMES.items()} | {"all": 0, "hopopts": 0}
 
 
-_VERDICTS = {name: _core.standard_target(name) for name in _plugins.VERDICTS}
+_VERDICTS = {name: _core.standard_target(name) for name in plugins.VERDICTS}
 
 
 class Match(Extension):
@@ -82,11 +86,11 @@ class Target(Extension):
         name = _checked_name(name)
         if name in _VERDICTS:
             self._become_verdict(rule, _VERDICTS[name], bool(goto))
-        elif kernel.is_user_chain(rule.nfproto, name):
+        elif state_module.is_user_chain(rule.nfproto, name):
             self._become_verdict(rule, _core.standard_target(name), bool(goto))
-        elif not goto and _plugins.find_target(rule.nfproto, name, revision) is not None:
+        elif not goto and plugins.find_target(rule.nfproto, name, revision) is not None:
             self._begin(rule, True, name, revision)
-        elif kernel.is_user_chain(rule.nfproto, name, look_again=True):
+        elif state_module.is_user_chain(rule.nfproto, name, look_again=True):
             self._become_verdict(rule, _core.standard_target(name), bool(goto))
         else:
             raise XTablesError(f"goto '{name}' is not a chain" if goto else f"can't find target {name}")
@@ -204,11 +208,11 @@ class Rule(_core.RuleValue):
     _nfproto = _core.IPV4
     protocols = _PROTOCOL_NAMES
 
-    from_args = classmethod(_spec.read_rule)
+    from_args = classmethod(read_rule)
 
     def to_args(self):
         """Return the words of `str(rule)`, as a list."""
-        words = _words.split_words(_core.text_bytes(str(self), "a rule"))
+        words = split_words(_core.text_bytes(str(self), "a rule"))
         return [word.decode("utf-8", "surrogateescape") for word, _ in words]
 
     def expand(self):
@@ -251,7 +255,7 @@ class Rule(_core.RuleValue):
         number = _PROTOCOL_NUMBERS.get(text)
         if number is None:
             try:
-                number = _plugins.parse_protocol(text) if text and not text.startswith("-") else -1
+                number = plugins.parse_protocol(text) if text and not text.startswith("-") else -1
             except ParameterError:
                 number = -1
         if not 0 <= number <= 255 or (text.isdigit() and int(text) > 255):
@@ -274,7 +278,7 @@ class Rule(_core.RuleValue):
 
     def _decode(self):
         """Make Match and Target objects of the bytes that were read; done when they are first asked for."""
-        _xtables.read_payloads(Match, Target, self)
+        read_payloads(Match, Target, self)
 
     @property
     def matches(self):
@@ -305,12 +309,12 @@ class Rule(_core.RuleValue):
             self._decode()
         if type(name) is not str:
             name = _checked_name(name)
-        return _xtables.new_match(Match, self, name, revision)
+        return new_match(Match, self, name, revision)
 
     def create_target(self, name, revision=None, goto=False):
         """Set the target to *name* (`-j`, or `-g` with *goto*) and return it."""
         if name in _VERDICTS and not goto:
-            target = _xtables.new_verdict(Target, self, _VERDICTS[name])
+            target = new_verdict(Target, self, _VERDICTS[name])
         else:
             target = Target(self, name, None, revision, goto)
         if self._matches is None:
@@ -346,7 +350,7 @@ class Rule(_core.RuleValue):
 
     def _entry(self):
         """The whole entry as bytes, or None without a target."""
-        return _xtables.pack(self, True)
+        return pack(self, True)
 
     @property
     def rule(self):
@@ -373,7 +377,7 @@ class Rule(_core.RuleValue):
 
     def _whole(self):
         """The entry as it is now; a rule without a target gets one that says nothing."""
-        entry = _xtables.pack(self, False)
+        entry = pack(self, False)
         if entry is None:
             entry = self._assemble([match._packed_or_bytes() for match in self._matches] + [_VERDICTS[""]])
         return entry
@@ -386,15 +390,15 @@ class Rule(_core.RuleValue):
         if self.nfproto != other.nfproto:
             return False
         mine, theirs = self._whole(), other._whole()
-        keys = [_text.compare_key(self.nfproto, entry) for entry in (mine, theirs)]
-        return _text.same_rule(self.nfproto, mine, keys[0], theirs, keys[1])
+        keys = [printing.compare_key(self.nfproto, entry) for entry in (mine, theirs)]
+        return printing.same_rule(self.nfproto, mine, keys[0], theirs, keys[1])
 
     def __hash__(self):
-        return hash(_text.rough_key(_text.compare_key(self.nfproto, self._whole())))
+        return hash(printing.rough_key(printing.compare_key(self.nfproto, self._whole())))
 
     def __str__(self):
         if self._networks is None:
-            return _text.render_rule(self) if self._matches is None else _text.render(self.nfproto, self._whole())
+            return printing.render_rule(self) if self._matches is None else printing.render(self.nfproto, self._whole())
         sources, destinations = self._networks
         any_network = (bytes(len(sources[0][0])),) * 2
         rest = self._with_networks(any_network, any_network)

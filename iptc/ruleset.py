@@ -1,10 +1,11 @@
 """A whole host's rules: all tables of a family as the text of iptables-save, and back."""
 
-from . import _core, _text, kernel
+from . import _core, state
+from .language import printing
 from .lock import checked_lock_file, checked_wait
+from .model.restoring import AtCommit, Restore, programs
+from .model.saved import rule_line
 from .namespace import Place
-from .restoring import AtCommit, Restore, programs
-from .saved import rule_line
 
 
 def save(ipv6=False, counters=False, *, table=None, backend=None, netns=None):
@@ -15,8 +16,8 @@ def save(ipv6=False, counters=False, *, table=None, backend=None, netns=None):
     """
     nfproto = _family(ipv6)
     place = Place(netns)
-    names = kernel.tables_in_use(nfproto, place, backend) if table is None else [table]
-    return "".join(kernel.table_at(nfproto, name, place, backend).save(counters) for name in names)
+    names = state.tables_in_use(nfproto, place, backend) if table is None else [table]
+    return "".join(state.table_at(nfproto, name, place, backend).save(counters) for name in names)
 
 
 def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
@@ -36,10 +37,10 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
     settings = {"wait": checked_wait(wait), "lock_file": checked_lock_file(lock_file)}
 
     def rehearse(program):
-        kernel.rehearse(kernel.table_at(nfproto, program.table, place, backend), [Restore(program)], **settings)
+        state.rehearse(state.table_at(nfproto, program.table, place, backend), [Restore(program)], **settings)
 
     def begun(name):
-        there = kernel.table_at(nfproto, name, place, backend)
+        there = state.table_at(nfproto, name, place, backend)
         there.require()
         return there.backend
 
@@ -49,7 +50,7 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
             rehearse(program)
         else:
             with AtCommit(program):
-                kernel.send(kernel.table_at(nfproto, program.table, place, backend), [Restore(program)], **settings)
+                state.send(state.table_at(nfproto, program.table, place, backend), [Restore(program)], **settings)
         rules += program.rules
     return rules
 
@@ -65,7 +66,7 @@ def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=N
 
 def chains(table, ipv6=False, netns=None):
     """Return the chains of a table as they are now, as `views.ChainView`s."""
-    return list(kernel.table_at(_family(ipv6), table, Place(netns)).read().chains.values())
+    return list(state.table_at(_family(ipv6), table, Place(netns)).read().chains.values())
 
 
 def listing(chains, counters=False):
@@ -82,7 +83,7 @@ def listing(chains, counters=False):
 
 def rules_of(chain):
     """Return [((packets, bytes), text)] for the rules of a chain of `chains`."""
-    return [(_text.counters_of(chain.nfproto, entry), _text.render(chain.nfproto, entry)) for entry in chain.entries]
+    return [(printing.counters_of(chain.nfproto, entry), printing.render(chain.nfproto, entry)) for entry in chain.entries]
 
 
 def _family(ipv6):

@@ -2,9 +2,11 @@
 
 import weakref
 
-from . import _core, _xtables, edits, kernel
+from . import _core, state
 from .errors import IPTCError, ParameterError, ParameterTypeError, TransactionError
+from .language import extension
 from .lock import UNSET, checked_lock_file, checked_wait
+from .model import edits
 from .namespace import Place
 from .rule import Policy, Rule, Rule6
 from .transactions import Batch, Transaction
@@ -121,7 +123,7 @@ class Chain:
             raise ParameterTypeError(f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, "
                                      f"not {type(rule).__name__}")  # fmt: skip
         # nearly all rules have one address on a side, and building them is to be fast
-        entries = [_xtables.pack(rule, True)] if rule._networks is None else [_xtables.pack(one, True) for one in rule.expand()]
+        entries = [extension.pack(rule, True)] if rule._networks is None else [extension.pack(one, True) for one in rule.expand()]
         if entries[0] is None:
             raise ParameterError("invalid rule")
         return entries
@@ -221,15 +223,15 @@ class Table:
         if lock_file is not UNSET:
             settings["lock_file"] = checked_lock_file(lock_file)
         place = Place(netns)
-        side = kernel.side_at(place, backend)
-        with kernel.opening():
+        side = state.side_at(place, backend)
+        with state.opening():
             key = place.cookie, place.netns, name, side
             table = cls._cache.get(key)
             if table is None:
                 table = object.__new__(cls)
                 table.name = name
                 table.autocommit = True
-                table._state = kernel.open_table(cls._nfproto, name, place, side)
+                table._state = state.open_table(cls._nfproto, name, place, side)
                 cls._forget_idle(place.cookie)
                 cls._cache[key] = table
             elif table._state.closed:
@@ -292,7 +294,7 @@ class Table:
     def _flush_pending(self):
         """Edits gathered while autocommit was off go out with the first use after it was switched on."""
         if self.autocommit and self._state.pending and not self._state.gathering:
-            kernel.commit([self._state])
+            state.commit([self._state])
 
     def _edit(self, operation):
         """Do *operation*, at once or with what is gathered; whether it changed anything, as far as is known by then."""
@@ -321,7 +323,7 @@ class Table:
         """Send what was changed since the last commit; raises what the kernel said, and nothing is changed then."""
         with self._state.lock:
             self._refuse_inside("commit")
-            kernel.commit([self._state])
+            state.commit([self._state])
 
     def _refuse_inside(self, what):
         if self._state.gathering:
@@ -378,7 +380,11 @@ class Table:
         set (`-c`); without *flush* the rules that are there stay (`--noflush`); with *test* nothing is changed (`--test`).
         `ParameterError` or `KernelError` with the number of the line as `line`; nothing is changed then.
         """
-        from .restoring import AtCommit, Restore, programs  # seldom needed, and importing the package is to stay cheap
+        from .model.restoring import (  # seldom needed, and importing the package is to stay cheap
+            AtCommit,
+            Restore,
+            programs,
+        )
 
         rules = []
         with self._state.lock:
@@ -394,7 +400,7 @@ class Table:
         return sum(rules)
 
     def _rehearse(self, program):
-        from .restoring import Restore
+        from .model.restoring import Restore
 
         self._state.rehearse(Restore(program))
 

@@ -3,9 +3,10 @@
 import os
 from _thread import RLock
 
-from . import kernel
+from . import state as state_module
 from .errors import ParameterError, ParameterTypeError, TransactionError
 from .lock import UNSET, checked_wait
+
 
 class _Turn:
     """Whose turn it is: one transaction at a time in a process, so that no two wait for each other's tables."""
@@ -52,14 +53,14 @@ class _Gathering:
 
 def _gather(face, states, wait):
     """Let edits gather in *states*, whose locks are held, until the `yield` of *face*; return whether there were any."""
-    session = kernel.Session()
+    session = state_module.Session()
     try:
         for state in states:
             state.begin(session)
         if (yield face):
             parts = [(state, state.take()) for state in states]
             session.open = False
-            kernel.transmit(parts, wait)
+            state_module.transmit(parts, wait)
             return any(operations for _, operations in parts)
     finally:
         session.open = False

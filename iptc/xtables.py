@@ -1,6 +1,6 @@
 """python-iptables' import path for libxtables' names and numbers."""
 
-from ._plugins import LIBRARY_MAJOR as xtables_version
+from .language.plugins import LIBRARY_MAJOR as xtables_version
 from .errors import ParameterError, XTablesError
 
 NFPROTO_UNSPEC = 0

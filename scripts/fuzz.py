@@ -12,7 +12,12 @@ warnings.simplefilter("ignore")
 import specs  # noqa: E402
 
 import iptc  # noqa: E402
-from iptc import _blob, _draft, _draftrestore, _plugins, _restore, _save, _text  # noqa: E402
+from iptc.legacy.blob import TableBlob  # noqa: E402
+from iptc.legacy.draft import Draft  # noqa: E402
+from iptc.legacy.restore import run  # noqa: E402
+from iptc.language.plugins import find_match, find_target, library_dirs  # noqa: E402
+from iptc.language.program import Reader  # noqa: E402
+from iptc.legacy.save import save_rules  # noqa: E402
 
 FAMILIES = {2: iptc.Rule, 10: iptc.Rule6}
 SPECS = [*specs.load(False), *specs.load(True), *specs.load_invalid()]
@@ -22,11 +27,11 @@ TABLES = {}     # (family, name) -> TableBlob, as the namespace had it at first
 def load_plugins():
     """Load all plugins, so that the fuzzer sees their code from the beginning, and return them."""
     found = []
-    for folder in _plugins.library_dirs():
+    for folder in library_dirs():
         for file in sorted(os.listdir(folder)):
             for nfproto, start in ((2, "libipt_"), (10, "libip6t_"), (2, "libxt_"), (10, "libxt_")):
                 if file.startswith(start) and file.endswith(".so"):
-                    for find in (_plugins.find_match, _plugins.find_target):
+                    for find in (find_match, find_target):
                         try:
                             found.append(find(nfproto, file[len(start):-3]))
                         except iptc.IPTCError:
@@ -38,7 +43,7 @@ def load_tables():
     for nfproto in FAMILIES:
         for name in ("filter", "nat", "mangle", "raw", "security"):
             try:
-                TABLES[nfproto, name] = _blob.TableBlob(nfproto, name)
+                TABLES[nfproto, name] = TableBlob(nfproto, name)
             except iptc.IPTCError:
                 pass
 
@@ -96,7 +101,7 @@ def as_dict(cls, data):
 
 def read_file(cls, data, counters, flush, only, send):
     nfproto = cls._nfproto
-    reader = _restore.Reader(nfproto, counters, flush, only)
+    reader = Reader(nfproto, counters, flush, only)
     middle = len(data) // 2
     programs = []
     try:
@@ -118,9 +123,9 @@ def do(nfproto, program, send):
     blob = TABLES.get((nfproto, program.table))
     if blob is None:
         return
-    draft = _draft.Draft(blob)
+    draft = Draft(blob)
     try:
-        _draftrestore.run(program, draft)
+        run(program, draft)
         if send:
             commit(nfproto, program.table, draft)
     except iptc.IPTCError:
@@ -133,9 +138,9 @@ def commit(nfproto, table, draft):
     """Send *draft*, print the table, read that again, and put back what was there."""
     draft.commit()
     try:
-        blob = _blob.TableBlob(nfproto, table)
-        text = _save.save_rules(blob, True, f"*{table}\n".encode(), b"COMMIT\n")
-        for _ in _restore.Reader(nfproto, True, False).feed(text.encode("utf-8", "surrogateescape"), True):
+        blob = TableBlob(nfproto, table)
+        text = save_rules(blob, True, f"*{table}\n".encode(), b"COMMIT\n")
+        for _ in Reader(nfproto, True, False).feed(text.encode("utf-8", "surrogateescape"), True):
             pass
     except iptc.IPTCError:
         pass

@@ -178,14 +178,14 @@ sources() { # a checksum of what setuptools and Cython check module by module
 
 modules_are_there() {
     local source
-    for source in "$SRC"/iptc/*.pyx; do
+    while read -r source; do
         compgen -G "${source%.pyx}.*so" >/dev/null || return
-    done
+    done < <(find "$SRC/iptc" -name '*.pyx')
     (cd "$SRC" && "$PY" -c 'import iptc') >/dev/null 2>&1
 }
 
 build() {
-    local toolchain sources library force=()
+    local toolchain sources library module force=()
     [ -e "$SRC/setup.py" ] || die "$SRC has no setup.py: this is not a complete checkout."
     toolchain=$(toolchain) sources=$(sources)
     if [ "$toolchain $sources" = "$(cat "$BUILD/built" 2>/dev/null)" ] && modules_are_there; then return; fi
@@ -195,10 +195,11 @@ build() {
     fi
     say "building the extension modules"
     rm -f "$BUILD/built"
-    for library in "$SRC"/iptc/*.so; do
+    while read -r library; do
         # A binary without its source would hide the Python module that has replaced it.
-        [ -e "${library%%.*so}.pyx" ] || rm -f "$library"
-    done
+        module=${library##*/}
+        [ -e "${library%/*}/${module%%.*}.pyx" ] || rm -f "$library"
+    done < <(find "$SRC/iptc" -name '*.so')
     if ! (cd "$SRC" && "$PY" setup.py -q build_ext --inplace "${force[@]}") >"$BUILD/build.log" 2>&1 </dev/null; then
         tail -n 60 "$BUILD/build.log" >&2
         die "the build failed; all that it said is in $BUILD/build.log"

@@ -11,7 +11,7 @@ import pytest
 import specs
 
 import iptc
-from iptc import kernel
+from iptc import state
 
 CLONE_NEWNET = 0x40000000
 
@@ -112,7 +112,7 @@ def forget_tables():
             table._state.close()
         cls._cache.clear()
         cls.existing_table_names.clear()
-    kernel._open_tables.clear()
+    state._open_tables.clear()
 
 
 BOTH_BACKENDS = {

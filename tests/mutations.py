@@ -12,7 +12,7 @@ import warnings
 import specs
 
 import iptc
-from iptc import _restore
+from iptc.language.program import Reader
 
 WORDS = ("! - -- -s -d -p -i -o -j -g -m -c -f -4 -6 -A -D -N -E -t -w 0 -1 1: :1 2-1 65536 4294967296 18446744073709551616 / /0 /33 :: "
          "1.2.3.4,5.6.7.8 %s%n \" \\ ' # | , =").split()  # fmt: skip
@@ -66,7 +66,7 @@ def read_words(cls, text):
 
 
 def read_file(cls, text):
-    reader = _restore.Reader(cls._nfproto, True)
+    reader = Reader(cls._nfproto, True)
     data = f"*filter\n:INPUT DROP [1:2]\n[3:4] -A INPUT {text}\n-D INPUT {text}\nCOMMIT\n".encode("utf-8", "surrogateescape")
     for piece, last in ((data[:40], False), (data[40:], True)):
         for _, _, program in reader.feed(piece, last):

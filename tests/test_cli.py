@@ -70,7 +70,7 @@ def test_errors_go_to_stderr_and_the_exit_code(command, arguments, code, text):
 
 
 def test_the_lock_is_not_obtained(command):
-    with iptc.kernel.XTablesLock():
+    with iptc.state.XTablesLock():
         code, out, err = command("counters", "-w", "0.05")
     assert (code, out) == (4, "") and "xtables lock" in err
 

@@ -14,7 +14,7 @@ import threading
 import pytest
 
 import iptc
-from iptc import _blob
+from iptc.legacy.blob import scan_bytes
 from iptc.counters import Delta
 
 
@@ -119,7 +119,7 @@ def fill_one_by_one(specs, ipv6):
     assert refused < len(specs) // 20
 
 
-@pytest.mark.filterwarnings("ignore::iptc._plugins.XTablesWarning")
+@pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
 def test_generation_is_steady_for_every_extension(host, ipv6, traffic):
     from test_extensions import SETS, accepted
 
@@ -386,13 +386,13 @@ def test_a_blob_that_does_not_add_up_is_an_error_and_nothing_else(host, ipv6):
     host.iptables("-A web -c 5 6 -p udp -j DROP", ipv6=ipv6)
     info, blob = raw_blob(ipv6)
     family = 10 if ipv6 else 2
-    counts, chains, entries = _blob.scan_bytes(family, info, blob)
+    counts, chains, entries = scan_bytes(family, info, blob)
     assert [chain[0] for chain in chains] == ["INPUT", "FORWARD", "OUTPUT", "web"] and len(entries) == 3
     random.seed(1)
     refused = 0
     for length in range(0, len(blob), 4):
         with pytest.raises(iptc.IPTCError):
-            _blob.scan_bytes(family, info, blob[:length])
+            scan_bytes(family, info, blob[:length])
     for number in range(20000):
         broken = bytearray(blob)
         broken_info = bytearray(info)
@@ -400,7 +400,7 @@ def test_a_blob_that_does_not_add_up_is_an_error_and_nothing_else(host, ipv6):
         at = random.randrange(0, len(target) - 4, 2)
         struct.pack_into("I", target, at, random.choice((0, 1, 7, 8, 40, 112, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, random.getrandbits(32))))
         try:
-            _blob.scan_bytes(family, bytes(broken_info), bytes(broken))
+            scan_bytes(family, bytes(broken_info), bytes(broken))
         except iptc.IPTCError:
             refused += 1
     assert refused > 1000

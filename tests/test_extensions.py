@@ -26,7 +26,7 @@ def only_itself(rule):
     return unreadable(rule) or re.search(r"--nflog-prefix \S{64}", str(rule)) is not None
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc._plugins.XTablesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
 
 
 @functools.cache

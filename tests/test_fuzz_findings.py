@@ -4,10 +4,11 @@ import gc
 import warnings
 
 import pytest
+from test_robustness import prints
 
 import iptc
-from iptc import _draft, _restore
-from test_robustness import prints
+from iptc.language.program import Reader
+from iptc.legacy.draft import Draft
 
 # --- state that two readings share -------------------------------------------------------------------------------
 
@@ -78,7 +79,7 @@ ODD = "Warning: weird character in interface `{}' ('/' and ' ' are not allowed b
 
 
 def test_a_warning_of_one_line_is_not_in_the_refusal_of_another():
-    reader = _restore.Reader(2)
+    reader = Reader(2)
     with pytest.warns(UserWarning) as warned, pytest.raises(iptc.ParameterError) as refused:
         list(reader.feed(b"*filter\n-A INPUT -i a/b\n-A INPUT -i c/d\n-A INPUT --nosuch\n"))
     assert str(refused.value) == 'line 4: unknown option "--nosuch"'
@@ -86,7 +87,7 @@ def test_a_warning_of_one_line_is_not_in_the_refusal_of_another():
 
 
 def test_a_warning_before_a_name_that_nobody_knew_is_told():
-    reader = _restore.Reader(2)
+    reader = Reader(2)
     with pytest.warns(UserWarning) as warned:
         read = list(reader.feed(b"*filter\n-A INPUT -i a/b\n-A INPUT -j nobodyknewthis\nCOMMIT\n"))
     assert [str(each.message) for each in warned] == [ODD.format("a/b")]
@@ -94,13 +95,13 @@ def test_a_warning_before_a_name_that_nobody_knew_is_told():
 
 
 def test_a_reader_that_was_never_initialised():
-    reader = _restore.Reader.__new__(_restore.Reader)
+    reader = Reader.__new__(Reader)
     assert reader.line == 0 and reader.table is None and reader.partial().nfproto == 2
     assert [table for table, _, _ in reader.feed(b"*filter\n")] == ["filter"]
 
 
 def test_a_draft_that_was_never_made():
-    draft = _draft.Draft.__new__(_draft.Draft)
+    draft = Draft.__new__(Draft)
     draft.undo()
     draft.commit()
     assert not draft.changed

@@ -12,10 +12,11 @@ import threading
 import time
 
 import pytest
+from conftest import CLONE_NEWNET, Host, enter_new_namespace
 
 import iptc
-from conftest import Host, CLONE_NEWNET, enter_new_namespace
-from iptc import _blob, _netns
+from iptc import _netns
+from iptc.legacy.blob import TableBlob
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -277,7 +278,7 @@ def test_threads_that_create_the_same_table_at_once(family):
     def work(there, together):
         assert LIBC.setns(there, CLONE_NEWNET) == 0
         together.wait()
-        read.append(len(_blob.TableBlob(socket.AF_INET6 if family.ipv6 else socket.AF_INET, "filter").chains))
+        read.append(len(TableBlob(socket.AF_INET6 if family.ipv6 else socket.AF_INET, "filter").chains))
 
     try:
         for _ in range(40):
@@ -299,7 +300,7 @@ def test_the_same_namespace_has_one_cookie_and_others_have_others(other):
     here = _netns.namespace_cookie()
     with entered(other.path):
         there = _netns.namespace_cookie()
-    assert here != there and _netns.namespace_cookie() == here == _blob.TableBlob(2, "filter").cookie
+    assert here != there and _netns.namespace_cookie() == here == TableBlob(2, "filter").cookie
 
 
 def test_copies_and_pickles(host, family, other):

@@ -15,13 +15,18 @@ import pytest
 from conftest import Host, batch_room, enter_new_namespace, forget_tables
 
 import iptc
-from iptc import _core, _netlink, _nft, _nftread, _text, _xtables, edits, nft
+from iptc import _core, _netlink
+from iptc.language import extension, printing
+from iptc.model import edits
 from iptc.namespace import Place
+from iptc.nft import codec
+from iptc.nft.reader import BUILTIN_CHAINS
+from iptc.nft.table import NftTable
 
 pytestmark = pytest.mark.one_backend("nft")
 
 BASE_CHAINS = [
-    (table, _core.HOOKS[hook]) for table, hooks in _nftread.BUILTIN_CHAINS.items() for hook, _, _ in hooks
+    (table, _core.HOOKS[hook]) for table, hooks in BUILTIN_CHAINS.items() for hook, _, _ in hooks
 ]  # fmt: skip
 
 
@@ -32,10 +37,10 @@ def entry(number=1, target="ACCEPT", ipv6=False, counters=(0, 0)):
     rule.counters = counters
     if target in ("", "LOG"):
         rule.create_target(target)
-        return _xtables.pack(rule, True)
+        return extension.pack(rule, True)
     rule.create_target("ACCEPT")
     # a jump needs no chain to be there
-    return _text.retarget(rule.nfproto, _xtables.pack(rule, True), "ACCEPT", target)
+    return printing.retarget(rule.nfproto, extension.pack(rule, True), "ACCEPT", target)
 
 
 def bad_entry(ipv6=False):
@@ -43,12 +48,12 @@ def bad_entry(ipv6=False):
     rule = (iptc.Rule6 if ipv6 else iptc.Rule)()
     rule.create_match("comment").comment = "the bad one"
     rule.create_target("MASQUERADE")
-    return _xtables.pack(rule, True)
+    return extension.pack(rule, True)
 
 
 def table_of(name="filter", ipv6=False):
     """The back end's own table, in this namespace."""
-    return nft.NftTable(_core.IPV6 if ipv6 else _core.IPV4, name, Place())
+    return NftTable(_core.IPV6 if ipv6 else _core.IPV4, name, Place())
 
 
 def commit(*operations, name="filter", ipv6=False):
@@ -149,7 +154,7 @@ def outcome_of(table, operations, lock):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_random_edits_do_the_same_as_on_the_legacy_back_end(host, seed):
-    from iptc.legacy import LegacyTable
+    from iptc.legacy.table import LegacyTable
     from iptc.lock import XTablesLock
 
     legacy = Host("legacy")
@@ -189,13 +194,13 @@ def test_a_bad_rule_among_a_thousand_in_two_tables_and_both_families(host):
                 rules[each // 2] = edits.Append("OUTPUT", bad_entry(ipv6))
             parts.append((table_of(name, ipv6), rules))
     with pytest.raises(iptc.KernelError) as refused:
-        nft.NftTable.commit_together(parts, None)
+        NftTable.commit_together(parts, None)
     assert str(refused.value).startswith("can't commit: Invalid argument: RULE_APPEND failed: rule in chain OUTPUT: ")
     assert '-m comment --comment "the bad one" -j MASQUERADE' in str(refused.value)
     assert refused.value.errno == errno.EINVAL
     assert (ruleset(host), generation()) == before
     del parts[3][1][each // 2]
-    nft.NftTable.commit_together(parts, None)
+    NftTable.commit_together(parts, None)
     assert len(host.rules()) == 2 * each + 1 and len(host.rules(ipv6=True)) == 2 * each - 1
 
 
@@ -339,7 +344,7 @@ def test_nothing_is_lost_beside_iptables_and_nft(host):
 
 def _swap_until_told(stop, ready):
     """Put one of two sets of rules in the place of the other, each time in one batch, and commit elsewhere as well."""
-    sets = [[_nft.encode(_core.IPV4, entry(number + shift)) for number in range(300)] for shift in (0, 1000)]
+    sets = [[codec.encode(_core.IPV4, entry(number + shift)) for number in range(300)] for shift in (0, 1000)]
     with _netlink.Socket() as channel:
         turn = 0
         while not stop.is_set():
@@ -486,7 +491,7 @@ def test_counters_are_those_that_iptables_prints(host, ipv6):
     for number in range(600):
         chain = f"c{rng.randrange(40)}" if number % 3 else rng.choice(["INPUT", "FORWARD", "OUTPUT"])
         operations.append(edits.Append(chain, entry(number, ipv6=ipv6, counters=(rng.getrandbits(40), rng.getrandbits(60)))))
-    nft.NftTable(family, "filter", Place()).commit(operations, None)
+    NftTable(family, "filter", Place()).commit(operations, None)
     snapshot = iptc.CounterReader(ipv6=ipv6).read()
     saved = [line for line in host.save(ipv6, counters=True) if line.startswith("[")]
     ours = [f"[{packets}:{size}] -A {chain.name}" for chain in snapshot.chains for packets, size in chain]

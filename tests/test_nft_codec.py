@@ -14,10 +14,12 @@ import specs
 from conftest import batch_room, preloading
 
 import iptc
-from iptc import _core, _netlink, _nft, _text
+from iptc import _core, _netlink
+from iptc.language import printing
+from iptc.nft.codec import decode, decode_rules, encode, stored
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::iptc._plugins.XTablesWarning"),
+    pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning"),
     pytest.mark.one_backend("nft"),
     pytest.mark.usefixtures("host"),
 ]
@@ -106,10 +108,10 @@ class Codec:
 
     def read(self, table, chain):
         """The entries of a chain."""
-        return [entry for _, entry in _nft.decode_rules(self.nfproto, self.dump(table, chain))]
+        return [entry for _, entry in decode_rules(self.nfproto, self.dump(table, chain))]
 
     def text(self, chain, entry):
-        return f"-A {chain} {_text.render(self.nfproto, entry)}".rstrip()
+        return f"-A {chain} {printing.render(self.nfproto, entry)}".rstrip()
 
     def raw(self, table, chain):
         """The expressions and user data of each rule of a chain, as the kernel has them."""
@@ -125,14 +127,14 @@ class Codec:
         for start in range(0, len(rules), 200):
             batch = _netlink.Batch()
             for table, chain, entry in rules[start : start + 200]:
-                batch.add_rule(self.nfproto, table.encode(), chain.encode(), _nft.encode(self.nfproto, entry, compat))
+                batch.add_rule(self.nfproto, table.encode(), chain.encode(), encode(self.nfproto, entry, compat))
             assert self.socket.send(batch) == []
 
     def entry(self, text):
         return self.Rule.from_args(text)._entry()
 
     def stored(self, text):
-        return _nft.stored(self.nfproto, self.entry(text))
+        return stored(self.nfproto, self.entry(text))
 
     def chains(self):
         """Make two user chains in each table."""
@@ -194,7 +196,7 @@ def test_every_rule_of_iptables_nft_is_read(filled):
 
 
 def test_a_rule_of_iptables_nft_is_the_one_that_its_text_makes(filled):
-    key = functools.partial(_text.compare_key, filled.nfproto)
+    key = functools.partial(printing.compare_key, filled.nfproto)
     for where, known in filled.specs.items():
         for spec, entry in zip(known, filled.read(*where)):
             assert key(entry) == key(filled.stored(spec.text)) or is_listed(spec, LOST_BY_IPTABLES), spec
@@ -225,7 +227,7 @@ def test_what_we_wrote_reads_as_it_was_meant(filled, compat):
     for (table, chain), known in filled.specs.items():
         for spec, entry in zip(known, filled.read(table, chain)):
             meant = filled.entry(spec.text) if compat else filled.stored(spec.text)
-            assert _text.compare_key(filled.nfproto, entry) == _text.compare_key(filled.nfproto, meant), (spec, filled.text('', entry))
+            assert printing.compare_key(filled.nfproto, entry) == printing.compare_key(filled.nfproto, meant), (spec, filled.text('', entry))
             assert counters_of(filled.nfproto, entry) == counters_of(filled.nfproto, meant)
 
 
@@ -242,9 +244,9 @@ def test_iptables_nft_deletes_what_we_wrote(filled):
 def test_the_installed_release_decides_how_a_rule_is_written(codec):
     entry = codec.entry("-p tcp -m tcp --dport 22 -j ACCEPT")
     release = tuple(map(int, re.search(r"v(\d+)\.(\d+)\.(\d+)", codec.host.run(codec.tool, "--version")).groups()))
-    compat = _nft.encode(codec.nfproto, entry, True)
-    assert (b"match\0" in compat) and b"match\0" not in _nft.encode(codec.nfproto, entry, False)
-    assert (_nft.encode(codec.nfproto, entry) == compat) == (release < (1, 8, 8))
+    compat = encode(codec.nfproto, entry, True)
+    assert (b"match\0" in compat) and b"match\0" not in encode(codec.nfproto, entry, False)
+    assert (encode(codec.nfproto, entry) == compat) == (release < (1, 8, 8))
 
 
 CHECKED = (
@@ -301,7 +303,7 @@ def test_two_conditions_on_one_port_are_both_kept(codec):
 
 def test_more_conditions_on_a_port_than_are_read_are_written_as_they_are(codec):
     entry = codec.entry("-p tcp" + "".join(f" -m tcp ! --dport {port}" for port in range(9)))
-    assert _nft.decode(codec.nfproto, _nft.encode(codec.nfproto, entry)) == entry
+    assert decode(codec.nfproto, encode(codec.nfproto, entry)) == entry
 
 
 @pytest.mark.parametrize("option", ["-s", "-d"])
@@ -394,15 +396,15 @@ OLD_FORMS = {
 @pytest.mark.parametrize("form", OLD_FORMS)
 def test_forms_of_other_releases_are_read(form):
     expressions, userdata, text = OLD_FORMS[form]
-    entry = _nft.decode(_core.IPV4, rule_of(*expressions, userdata=userdata))
-    assert _text.render(_core.IPV4, entry) == text
-    assert _nft.decode(_core.IPV4, _nft.encode(_core.IPV4, entry)) == entry
+    entry = decode(_core.IPV4, rule_of(*expressions, userdata=userdata))
+    assert printing.render(_core.IPV4, entry) == text
+    assert decode(_core.IPV4, encode(_core.IPV4, entry)) == entry
 
 
 def test_no_interface_equals_what_its_text_makes(codec):
     meant = codec.entry("! -i + -j ACCEPT")
-    read = _nft.decode(codec.nfproto, _nft.encode(codec.nfproto, meant))
-    assert _text.compare_key(codec.nfproto, read) == _text.compare_key(codec.nfproto, meant)
+    read = decode(codec.nfproto, encode(codec.nfproto, meant))
+    assert printing.compare_key(codec.nfproto, read) == printing.compare_key(codec.nfproto, meant)
 
 
 # ------------------------------------------------------- what nft writes
@@ -463,9 +465,9 @@ def nft(host):
 def test_rules_of_nft_are_read_where_iptables_can_say_the_same(nft):
     nft.host.run("nft", "-f", "-", text="".join(f"add rule ip filter INPUT {rule}\n" for rule in READABLE))
     entries = nft.read("filter", "INPUT")
-    assert dict(zip(READABLE, (_text.render(_core.IPV4, entry) for entry in entries))) == READABLE
+    assert dict(zip(READABLE, (printing.render(_core.IPV4, entry) for entry in entries))) == READABLE
     # what was read is written so that it reads the same
-    assert [_nft.decode(_core.IPV4, _nft.encode(_core.IPV4, entry)) for entry in entries] == entries
+    assert [decode(_core.IPV4, encode(_core.IPV4, entry)) for entry in entries] == entries
 
 
 def foreign(nft):
@@ -479,7 +481,7 @@ def test_other_rules_of_nft_are_opaque(nft):
     rules, entries = foreign(nft)
     assert len(entries) == len(rules)
     for rule, entry in zip(rules, entries):
-        assert re.fullmatch(r"-j nft \[\d+ bytes of unknown data\] ?", _text.render(_core.IPV4, entry)), rule
+        assert re.fullmatch(r"-j nft \[\d+ bytes of unknown data\] ?", printing.render(_core.IPV4, entry)), rule
         assert _core.split_entry(_core.IPV4, entry)[1][-1][2:6] == b"nft\0"
     assert counters_of(_core.IPV4, entries[rules.index("meta l4proto { tcp, udp } counter packets 7 bytes 70 drop")]) == (7, 70)
 
@@ -495,19 +497,19 @@ def test_an_opaque_rule_is_written_back_as_it_was(nft):
 
 def test_an_opaque_rule_says_the_same_whatever_was_counted(nft):
     rule = [expression("payload", be32(1, 1), be32(2, 7), be32(3, 0), be32(4, 4)), counter(3, 40)]
-    entry = _nft.decode(_core.IPV4, rule_of(*rule))
-    other = _nft.decode(_core.IPV4, rule_of(rule[0], counter(5, 60)))
+    entry = decode(_core.IPV4, rule_of(*rule))
+    other = decode(_core.IPV4, rule_of(rule[0], counter(5, 60)))
     assert counters_of(_core.IPV4, entry) == (3, 40) and counters_of(_core.IPV4, other) == (5, 60)
-    assert _text.compare_key(_core.IPV4, entry) == _text.compare_key(_core.IPV4, other)
-    assert rule_of(*rule).endswith(counter(3, 40)) and counter(3, 40) in _nft.encode(_core.IPV4, entry)
+    assert printing.compare_key(_core.IPV4, entry) == printing.compare_key(_core.IPV4, other)
+    assert rule_of(*rule).endswith(counter(3, 40)) and counter(3, 40) in encode(_core.IPV4, entry)
 
 
 def test_an_opaque_rule_that_is_too_long_is_not_written_in_part():
     rule = rule_of(*[payload(7, 0, 4)] * (0xFFF0 // len(payload(7, 0, 4))))
-    entry = _nft.decode(_core.IPV6, rule)
-    assert "-j nft" in _text.render(_core.IPV6, entry)
+    entry = decode(_core.IPV6, rule)
+    assert "-j nft" in printing.render(_core.IPV6, entry)
     with pytest.raises(iptc.Unsupported, match="too long"):
-        _nft.encode(_core.IPV6, entry)
+        encode(_core.IPV6, entry)
 
 
 def test_the_number_of_an_interface_is_read_in_the_table_s_namespace(host):
@@ -537,7 +539,7 @@ def test_ports_without_their_protocol_are_refused_by_the_kernel(codec, protocol)
     assert entry[at] == {"tcp": 6, "udp": 17}[protocol]
     entry[at] = 0
     batch = _netlink.Batch()
-    batch.add_rule(codec.nfproto, b"filter", b"web", _nft.encode(codec.nfproto, bytes(entry)))
+    batch.add_rule(codec.nfproto, b"filter", b"web", encode(codec.nfproto, bytes(entry)))
     assert [failed[:2] for failed in codec.socket.send(batch)] == [(0, errno.EINVAL)]
 
 
@@ -545,15 +547,15 @@ def test_what_is_no_entry_is_refused(codec):
     entry = codec.entry("-j ACCEPT")
     for wrong in (b"", entry[:-1], entry + b"\0", bytes(len(entry))):
         with pytest.raises(iptc.ParameterError, match="sizes do not add up"):
-            _nft.encode(codec.nfproto, wrong)
+            encode(codec.nfproto, wrong)
 
 
 def test_messages_that_are_cut_are_refused(codec):
     codec.write([("filter", "web", codec.entry("-p tcp -m tcp --dport 1:2 -j ACCEPT"))])
     messages = codec.dump("filter", "web")
-    assert len(_nft.decode_rules(codec.nfproto, messages)) == 1
+    assert len(decode_rules(codec.nfproto, messages)) == 1
     with pytest.raises(iptc.ParameterError, match="do not add up"):
-        _nft.decode_rules(codec.nfproto, messages[:-1] if len(messages) % 4 else messages[:-5])
+        decode_rules(codec.nfproto, messages[:-1] if len(messages) % 4 else messages[:-5])
 
 
 # -------------------------------------------------------------- any bytes
@@ -588,12 +590,12 @@ def test_any_bytes_are_read_as_a_rule_that_is_written_the_same(filled):
     opaque = 0
     for _ in range(20000):
         rule = mutated(chance.choice(rules), chance.choice(rules), chance)
-        entry = _nft.decode(filled.nfproto, rule)
+        entry = decode(filled.nfproto, rule)
         opaque += b"nft\0" == _core.split_entry(filled.nfproto, entry)[1][-1][2:6]
         for compat in (False, True):
-            again = _nft.decode(filled.nfproto, _nft.encode(filled.nfproto, entry, compat))
+            again = decode(filled.nfproto, encode(filled.nfproto, entry, compat))
             # bytes behind a structure that fill it up are not written in expressions
-            assert again == entry or _text.compare_key(filled.nfproto, again) == _text.compare_key(filled.nfproto, entry), rule.hex()
+            assert again == entry or printing.compare_key(filled.nfproto, again) == printing.compare_key(filled.nfproto, entry), rule.hex()
     assert 2000 < opaque < 18000
 
 

@@ -10,8 +10,11 @@ from conftest import batch_room
 from test_writers import STRESS
 
 import iptc
-from iptc import Chain, Rule, Table, _core, _netlink, _xtables, edits, nft
+from iptc import Chain, Rule, Table, _core, _netlink
+from iptc.language import extension
+from iptc.model import edits
 from iptc.namespace import Place
+from iptc.nft.table import NftTable
 
 pytestmark = pytest.mark.one_backend("nft")
 
@@ -170,7 +173,7 @@ def test_a_table_that_comes_and_goes_is_read_whole_or_not_at_all(host):
         while time.monotonic() < end or len(seen) < 2:
             counts = list(reader.read())
             assert counts in ([], whole)
-            view = nft.NftTable(_core.IPV4, "filter", Place()).read()
+            view = NftTable(_core.IPV4, "filter", Place()).read()
             assert {name: len(chain.entries) for name, chain in view.chains.items()} in (
                 {"INPUT": 0, "FORWARD": 0, "OUTPUT": 0}, {"INPUT": 1, "FORWARD": 0, "OUTPUT": 0, "web": 200})  # fmt: skip
             # listed with its chains, and gone when they are read: an empty one
@@ -201,8 +204,8 @@ class Deleting(edits.Append):
 
 def test_a_table_that_is_deleted_while_a_commit_is_planned(host):
     Chain(Table("filter"), "OUTPUT").append_rule(rule(1))
-    table = nft.NftTable(_core.IPV4, "filter", Place())
-    one, two = (_xtables.pack(rule(number), True) for number in (2, 3))
+    table = NftTable(_core.IPV4, "filter", Place())
+    one, two = (extension.pack(rule(number), True) for number in (2, 3))
     with pytest.raises(iptc.KernelError, match="can't insert entry into chain OUTPUT: Index of insertion too big"):
         table.commit([Deleting(host, "INPUT", one), edits.Insert("OUTPUT", two, 1)], None)
     assert host.run("nft", "list", "ruleset") == ""

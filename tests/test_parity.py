@@ -8,9 +8,10 @@ import specs
 from test_args import OF_A_TABLE
 
 import iptc
-from iptc import _nft, _text
+from iptc.language import printing
+from iptc.nft import codec
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc._plugins.XTablesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
 
 # What -A takes and a file does not, or the other way round: the words of no oracle.
 OF_A_FILE = (
@@ -81,8 +82,8 @@ def difference(host, verdict, spec, specification):
     ours = f"-A {spec.chain} {rule}".rstrip()
     if host.backend == "nft" and len(verdict.rules) == 1:
         # what it is once it is written
-        stored = _nft.decode(rule.nfproto, _nft.encode(rule.nfproto, rule._entry()))
-        ours = f"-A {spec.chain} {_text.render(rule.nfproto, stored)}".rstrip()
+        stored = codec.decode(rule.nfproto, codec.encode(rule.nfproto, rule._entry()))
+        ours = f"-A {spec.chain} {printing.render(rule.nfproto, stored)}".rstrip()
         if any(part in ours for part in LOST_BY_NFT):
             return None
     if len(verdict.rules) > 1 and ask(host, replace(spec, text=str(rule))).rules == verdict.rules:

@@ -731,7 +731,8 @@ def test_opaque_payloads_of_one_size_are_not_the_same(family):
         rule.create_target("ACCEPT")
         rules.append(rule)
     assert str(rules[0]) == str(rules[1]) and rules[0] != rules[1]
-    from iptc import edits, views
+    from iptc.model import edits
+    from iptc.model import views
 
     chain = views.ChainView(rules[0].nfproto, "INPUT", read=lambda: [rules[0].rule])
     for _ in range(2):

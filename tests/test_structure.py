@@ -1,6 +1,5 @@
 """The shape of the package: who imports whom, what an import costs, what every module and file owes its reader."""
 
-import ast
 import importlib
 import inspect
 import os
@@ -16,18 +15,22 @@ import iptc
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "iptc"
-COMPILED = sorted(path.stem for path in PACKAGE.glob("*.pyx"))
-PLAIN = sorted(path.stem for path in PACKAGE.glob("*.py"))
+def modules(suffix):
+    """The modules of the package whose files end in *suffix*: `table`, `legacy.blob`, …; a folder's `__init__` is not one."""
+    paths = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob(f"*{suffix}"))
+    return sorted(".".join(path.parts) for path in paths if path.name != "__init__" or len(path.parts) == 1)
+
+
+COMPILED = modules(".pyx")
+PLAIN = modules(".py")
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
-"""Packages within the package: each is one row of the table of levels."""
-INNER = sorted(f"{name}.{path.stem}" for name in FOLDERS for path in (PACKAGE / name).glob("*.py"))
-GENERATED = {f"{name}.c" for name in COMPILED}
+GENERATED = {PACKAGE / f"{name.replace('.', '/')}.c" for name in COMPILED}
 SOURCES = sorted(
     path
     for folder in ("iptc", "tests", "benchmarks", "scripts", "docs")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in {".py", ".pyi", ".pyx", ".pxd", ".c", ".h", ".sh", ".md"}
-    and path.name not in GENERATED
+    and path not in GENERATED
     and "__pycache__" not in path.parts
 )
 
@@ -36,58 +39,84 @@ SOURCES = sorted(
 
 
 def level_table():
-    """The (level, module) pairs of the table in CONTRIBUTING.md, in its order."""
+    """The (level, module) pairs of the table in CONTRIBUTING.md, in its order; `cli` stands for all modules of that folder."""
     rows = re.findall(r"^\| *(\d+) *\| *(`[^|]*`) *\|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-    return [(int(level), module) for level, modules in rows for module in re.findall(r"`(\w+)`", modules)]
+    return [(int(level), module.replace("/", ".")) for level, names in rows for module in re.findall(r"`([\w/]+)`", names)]
+
+
+ROWS = level_table()
+LISTED = [module for _, module in ROWS]
+
+
+def row_of(module):
+    """The row of the table that *module* is listed in, by its own name or by that of its folder."""
+    return module if module in LISTED else module.partition(".")[0]
 
 
 def imported(path):
-    """The modules and folders of this package that *path* imports, also inside functions; not those of its own folder."""
+    """The modules of this package that *path* imports, also inside functions."""
     text = path.read_text()
-    if path.suffix == ".py":
-        names = set()
-        dots = len(path.relative_to(PACKAGE).parts)
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                if node.level != dots:
-                    continue
-                names |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "iptc":
-                names |= set(node.module.split(".")[1:2]) or {alias.name for alias in node.names}
-            elif isinstance(node, ast.Import):
-                names |= {part for alias in node.names for part in alias.name.split(".")[1:2] if alias.name.startswith("iptc.")}
-        return names & set(COMPILED + PLAIN + FOLDERS)
-    names = set(re.findall(r"^ *from \.(\w+) c?import", text, re.MULTILINE))
-    for line in re.findall(r"^ *from \. c?import (.*)$", text, re.MULTILINE):
-        names |= set(re.findall(r"\w+", line))
-    return names
+    here = ["iptc", *path.relative_to(PACKAGE).parent.parts]
+    lines = re.findall(r"^ *from +([\w.]+) +c?import +(\([^)]*\)|[^\n(#]*)", text, re.MULTILINE)
+    lines += [(name, "") for name in re.findall(r"^ *c?import +(iptc[\w.]*)", text, re.MULTILINE)]
+    found = set()
+    for source, names in lines:
+        dots = len(source) - len(source.lstrip("."))
+        base = here[: len(here) - dots + 1] if dots else []
+        base = [*base, *[part for part in source.lstrip(".").split(".") if part]]
+        if base[:1] != ["iptc"]:
+            continue
+        for name in [[*base[1:]]] + [[*base[1:], name] for name in re.findall(r"\w+", names)]:
+            dotted = ".".join(name)
+            if dotted in COMPILED or dotted in PLAIN:
+                found.add(dotted)
+            elif dotted in FOLDERS and row_of(dotted) in LISTED:
+                found.add(dotted)
+    return found
 
 
 def test_table_lists_every_module():
-    listed = [module for _, module in level_table()]
-    assert len(listed) == len(set(listed))
-    assert set(listed) - {"_shim"} == set(COMPILED + PLAIN + FOLDERS)
-    assert (PACKAGE / "_shim.c").exists()
+    assert len(LISTED) == len(set(LISTED))
+    assert [module for module in COMPILED + PLAIN if row_of(module) not in LISTED] == []
+    there = {*COMPILED, *PLAIN, *FOLDERS, "language.shim"}
+    assert [module for module in LISTED if module not in there] == []
+    assert (PACKAGE / "language" / "shim.c").exists()
 
 
 def test_levels_rise():
-    levels = [level for level, _ in level_table()]
+    levels = [level for level, _ in ROWS]
     assert levels == sorted(levels)
 
 
-@pytest.mark.parametrize("module", COMPILED + PLAIN + FOLDERS)
+@pytest.mark.parametrize("module", COMPILED + PLAIN)
 def test_imports_come_from_above_in_the_table(module):
-    order = [name for _, name in level_table()]
-    above = set(order[: order.index(module)])
-    files = [path for suffix in (".py", ".pyx", ".pxd") if (path := PACKAGE / f"{module}{suffix}").exists()]
-    files += (PACKAGE / module).glob("*.py")
+    """From lower levels, or from its own folder, higher up in the table: two folders of one level know nothing of each other."""
+    row = row_of(module)
+    level = dict((name, level) for level, name in ROWS)[row]
+    files = [path for suffix in (".py", ".pyx", ".pxd") if (path := PACKAGE / f"{module.replace('.', '/')}{suffix}").exists()]
     assert files
     for path in files:
-        assert imported(path) - {module} <= above, path.name
+        for other in imported(path) - {module}:
+            its_row = row_of(other)
+            if its_row == row:
+                continue
+            its_level, its_place = next((level, place) for place, (level, name) in enumerate(ROWS) if name == its_row)
+            same_folder = other.rpartition(".")[0] == module.rpartition(".")[0]
+            assert its_level < level or its_level == level and same_folder and its_place < LISTED.index(row), (path.name, other)
+
+
+def test_the_back_ends_do_not_know_each_other():
+    folders = {"legacy", "nft"}
+    for module in COMPILED + PLAIN:
+        folder = module.partition(".")[0]
+        for suffix in (".py", ".pyx", ".pxd"):
+            path = PACKAGE / f"{module.replace('.', '/')}{suffix}"
+            if folder in folders and path.exists():
+                assert {name.partition(".")[0] for name in imported(path)} & (folders - {folder}) == set(), path
 
 
 def test_only_the_compiled_modules_know_c():
-    for module in PLAIN + INNER:
+    for module in PLAIN:
         text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
         # util's helpers are about C libraries, and import ctypes when they are called
         assert module == "util" or not re.search(r"\b(import|from) (ctypes|cffi)\b", text), module
@@ -98,7 +127,7 @@ def test_only_the_compiled_modules_know_c():
 
 def public_things():
     """(name, object) of every public module, class, function, method and property that the package defines."""
-    for module_name in COMPILED + PLAIN + INNER:
+    for module_name in COMPILED + PLAIN:
         module = iptc if module_name == "__init__" else importlib.import_module(f"iptc.{module_name}")
         yield module.__name__, module
         for name, value in vars(module).items():
@@ -114,14 +143,14 @@ def public_things():
 def can_say_something(module_name, class_name, member, thing):
     """Whether *thing* is code; a declared attribute of a compiled class can hold no docstring."""
     if inspect.isgetsetdescriptor(thing):
-        source = (PACKAGE / f"{module_name}.pyx").read_text()
+        source = (PACKAGE / f"{module_name.replace('.', '/')}.pyx").read_text()
         body = re.search(rf"^cdef class {class_name}:\n((?:(?: .*)?\n)*)", source, re.MULTILINE)[1]
         return f"def {member}(self" in body
     return inspect.isroutine(thing) or isinstance(thing, property)
 
 
 # An edit's class says what its methods do: they all have these.
-VERBS_OF_EDITS = re.compile(r"iptc\.edits\.\w+\.(apply|send|bind)$")
+VERBS_OF_EDITS = re.compile(r"iptc\.model\.edits\.\w+\.(apply|send|bind)$")
 
 
 def test_everything_public_says_what_it_is():
@@ -227,8 +256,8 @@ def test_nothing_is_written_twice_for_the_two_families():
 
 def test_every_compiled_module_says_what_it_gives():
     for module in COMPILED:
-        assert (PACKAGE / f"{module}.pyi").exists(), module
-    for declarations in PACKAGE.glob("*.pxd"):
+        assert (PACKAGE / f"{module.replace('.', '/')}.pyi").exists(), module
+    for declarations in PACKAGE.rglob("*.pxd"):
         assert declarations.with_suffix(".pyx").exists(), declarations
     assert (PACKAGE / "py.typed").exists()
 
@@ -236,4 +265,4 @@ def test_every_compiled_module_says_what_it_gives():
 def test_compiled_modules_are_those_of_the_checkout():
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     for module in COMPILED:
-        assert importlib.import_module(f"iptc.{module}").__file__.endswith(f"{module}{suffix}")
+        assert importlib.import_module(f"iptc.{module}").__file__.endswith(f"{module.replace('.', '/')}{suffix}")

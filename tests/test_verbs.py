@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import iptc
+from iptc.language import printing
 
 
 @pytest.fixture(params=[True, False], ids=["autocommit", "batch"])
@@ -247,8 +248,8 @@ def test_lookup_among_many_is_not_by_comparing_with_each(host, family, monkeypat
         assert rule(family, number) not in chain
     worked = []
     for name in ("compare_key", "render"):
-        real = getattr(iptc._text, name)
-        monkeypatch.setattr(iptc._text, name, lambda *a, real=real: worked.append(a) or real(*a))
+        real = getattr(printing, name)
+        monkeypatch.setattr(printing, name, lambda *a, real=real: worked.append(a) or real(*a))
     for number in range(1991, 2011):
         assert (rule(family, number) in chain) is (number <= 2000)
     # one key for each lookup, one text for each that is not there

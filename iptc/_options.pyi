@@ -1,1 +1,0 @@
-"""What `_options` gives to the rest of the package: nothing to Python."""

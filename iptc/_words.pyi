@@ -1,3 +1,0 @@
-"""What `_words` gives to the rest of the package."""
-
-def split_words(text: bytes) -> list[tuple[bytes, bool]]: ...

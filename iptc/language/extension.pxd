@@ -1,0 +1,36 @@
+# What a match or target holds besides what its plugin says of it.
+
+from .._core cimport Base, RuleValue, xt_entry_match
+from .plugins cimport Option, Plugin
+
+cdef class Extension:
+    cdef Base base                          # of the rule it belongs to: decides how options are read
+    cdef object owner                       # weak reference to that rule
+    cdef readonly bint goto                 # of a target: `-g` and not `-j`
+    cdef Plugin plugin                      # reads its options; None: opaque, or a verdict
+    cdef Plugin printer                     # prints it: the same, but for an alias what it is an alias of
+    cdef readonly bint is_target
+    cdef bytes given                        # the payload as it was read, until it is changed
+    cdef xt_entry_match *data               # the payload as it is built, or NULL
+    cdef void *udata
+    cdef unsigned int flags
+    cdef list journal                       # [(Option, negated, words)]: what was set, in order; None: as read
+
+    cdef int _create(self, RuleValue rule, bint is_target, str name, revision) except -1
+    cdef int _read(self, RuleValue rule, bint is_target, bytes payload) except -1
+    cpdef int _become_verdict(self, RuleValue rule, bytes payload, bint goto) except -1
+    cdef int _clear(self, int nfproto) except -1
+    cdef const xt_entry_match *_raw(self) except NULL
+    cdef int _belong(self, RuleValue rule) except -1
+    cdef Option _option(self, str name, bint must)
+    cdef int _set(self, str parameter, value) except -1
+    cdef tuple _strip_negation(self, Option item, bytes word)
+    cdef int _apply(self, Option item, bint negated, list words, bint again) except -1
+    cdef int _replay(self, list entries, Py_ssize_t new) except -1
+    cdef int _parse(self, tuple entry) except -1
+    cdef bytes _saved(self)
+    cdef list _entries(self)
+    cdef object _joined(self, str name, list words)
+    cpdef bytes _bytes(self)
+    cpdef bytes _packed_or_bytes(self)
+    cpdef bytes _packed(self)

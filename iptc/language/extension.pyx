@@ -1,0 +1,571 @@
+# cython: freethreading_compatible=False
+"""The payload of one match or target: parameters in, bytes out, and back; and a rule's bytes put together from its parts."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject_GenericSetAttr
+from cpython.weakref cimport PyWeakref_NewRef
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset, strlen
+
+from .._core cimport NFPROTO_IPV4, Base, RuleValue, c_text, family_of, is_verdict, xt_entry_match
+from .plugins cimport (
+    PAYLOAD_HEADER, XTOPT_INVERT, Option, ParseCall, Plugin, find, find_for_payload, read_saved, text_of, wants_check,
+    xtables_match,
+)
+from ..errors import ParameterError, ParameterTypeError, XTablesError
+
+# ------------------------------------------------------------------- extensions
+
+cdef str _VALUE = "a parameter value"
+cdef Base _NO_BASE = Base.__new__(Base)     # of an extension that belongs to no rule yet
+_NO_BASE.family = family_of(NFPROTO_IPV4)
+
+
+cdef class Extension:
+    """The payload of one match or target: parameters in, bytes out, and back."""
+
+    def __cinit__(self):
+        self.base = _NO_BASE
+
+    def __dealloc__(self):
+        free(self.data)
+        free(self.udata)
+
+    cdef int _create(self, RuleValue rule, bint is_target, str name, revision) except -1:
+        """Make an empty payload of extension *name* for *rule*."""
+        cdef int nfproto = rule.family.nfproto
+        self._belong(rule)
+        cdef Plugin plugin = find(is_target, nfproto, name, revision)
+        if plugin is None:
+            raise XTablesError(f"can't find {'target' if is_target else 'match'} {name}")
+        self.is_target = is_target
+        self.plugin = self.printer = plugin
+        if plugin.real_name is not None:
+            self.printer = find(is_target, nfproto, plugin.real_name, plugin.revision) or plugin
+        return self._clear(nfproto)
+
+    cdef int _read(self, RuleValue rule, bint is_target, bytes payload) except -1:
+        """Take over *payload* as it was read, for *rule*."""
+        cdef int nfproto = rule.family.nfproto
+        self._belong(rule)
+        cdef Plugin plugin
+        cdef const xt_entry_match *raw = <const xt_entry_match *> PyBytes_AS_STRING(payload)
+        if PyBytes_GET_SIZE(payload) < PAYLOAD_HEADER or raw.u.match_size != PyBytes_GET_SIZE(payload):
+            raise ParameterError("not a payload: its size does not add up")
+        self.is_target = is_target
+        self.given = payload
+        self.journal = None
+        self.goto = is_target and rule._flags()[0] & rule.family.goto_flag != 0
+        if is_target and is_verdict(raw):
+            self.plugin = self.printer = None
+            return 0
+        self.plugin = self.printer = plugin = find_for_payload(is_target, nfproto, raw)
+        if plugin is not None and plugin.c.alias != NULL:
+            # an alias has options of its own (state and conntrack, NOTRACK and CT)
+            alias = plugin.alias(raw)
+            if alias != plugin.name:
+                self.plugin = find(is_target, nfproto, alias, plugin.revision) or plugin
+        return 0
+
+    def _begin(self, RuleValue rule not None, bint is_target, str name not None, revision):
+        """`_create` for `__init__`."""
+        self._create(rule, is_target, name, revision)
+
+    def _take(self, RuleValue rule not None, bint is_target, bytes payload not None):
+        """`_read` for `__init__`."""
+        self._read(rule, is_target, payload)
+
+    cpdef int _become_verdict(self, RuleValue rule, bytes payload, bint goto) except -1:
+        """Become a verdict or a jump, of *rule* if it is given."""
+        if rule is not None:
+            self._belong(rule)
+        self.is_target = True
+        self.goto = goto
+        self.plugin = self.printer = None
+        self.given = payload
+        self.journal = None
+        return 0
+
+    cdef int _clear(self, int nfproto) except -1:
+        """(Re)initialise the payload with the plugin's defaults."""
+        cdef const xtables_match *c = self.plugin.c
+        cdef size_t size = PAYLOAD_HEADER + c.size
+        if self.data == NULL:
+            self.data = <xt_entry_match *> malloc(size)
+            if c.udata_size:
+                self.udata = malloc(c.udata_size)
+            if self.data == NULL or (c.udata_size and self.udata == NULL):
+                raise MemoryError
+        memset(self.data, 0, size)
+        if self.udata != NULL:
+            memset(self.udata, 0, c.udata_size)
+        self.data.u.match_size = size
+        cdef const char *name = c.real_name if c.real_name != NULL else c.name
+        memcpy(self.data.u.user.name, name, strlen(name))
+        self.data.u.user.revision = c.revision
+        self.flags = 0
+        self.journal = []
+        self.given = None
+        self.plugin.init(nfproto, self.data)
+        return 0
+
+    cdef const xt_entry_match *_raw(self) except NULL:
+        if self.given is not None:
+            return <const xt_entry_match *> PyBytes_AS_STRING(self.given)
+        if self.data == NULL:
+            raise ParameterError("this match or target was never made: it has no name")
+        return self.data
+
+    # the rule
+
+    cdef int _belong(self, RuleValue rule) except -1:
+        self.base = rule._base
+        self.owner = PyWeakref_NewRef(rule, None)
+        return 0
+
+    @property
+    def rule(self):
+        """The rule it belongs to; None once that is gone."""
+        return None if self.owner is None else self.owner()
+
+    @rule.setter
+    def rule(self, RuleValue rule not None):
+        if self.base is not _NO_BASE and rule.family.nfproto != self.base.family.nfproto:
+            raise ParameterError(f"{self.name}: belongs to a rule of the other family")
+        self._belong(rule)
+
+    def _base_state(self):
+        """(family, base part) for pickling without the rule."""
+        return (self.base.family.nfproto,
+                PyBytes_FromStringAndSize(<char *> &self.base.raw, self.base.family.header))
+
+    # identity
+
+    @property
+    def name(self):
+        """Name of the extension, an alias by its alias."""
+        if self.plugin is not None:
+            return self.plugin.name
+        cdef const xt_entry_match *raw = self._raw()
+        cdef size_t length = 0
+        while length < sizeof(raw.u.user.name) and raw.u.user.name[length]:
+            length += 1
+        return text_of(raw.u.user.name, length)
+
+    @property
+    def revision(self):
+        """Revision of the payload's layout."""
+        return self._raw().u.user.revision
+
+    @property
+    def opaque(self):
+        """Whether no plugin here can read this payload; it is kept and written back as it is."""
+        return self.plugin is None and not (self.is_target and is_verdict(self._raw()))
+
+    @property
+    def size(self):
+        """Bytes of the whole payload, `struct xt_entry_match` or `xt_entry_target` included."""
+        return self._raw().u.match_size
+
+    @property
+    def usersize(self):
+        """Bytes of it that say something about the rule; the rest is the kernel's own."""
+        if self.plugin is None:
+            return self.size
+        return PAYLOAD_HEADER + self.plugin.c.userspacesize
+
+    # parameters in
+
+    cdef Option _option(self, str name, bint must):
+        """Find option *name*; dashes may be written as underscores."""
+        cdef dict options = {} if self.plugin is None else self.plugin.options()
+        found = options.get(name)
+        if found is None:
+            found = options.get(name.strip().replace("_", "-"))
+        if found is None and must:
+            raise ParameterError(f"{self.name}: invalid parameter {name.replace('_', '-')}")
+        return found
+
+    def set_parameter(self, str parameter, value=None):
+        """Set *parameter* to *value*, replacing what it was, negation included.
+
+        *value* is a string, or a list of strings for an option of several words; a leading `!` negates;
+        a flag takes "". Refused by `ParameterError`, which says what libxtables said; nothing is changed then.
+        """
+        self._set(parameter, value)
+
+    cdef int _set(self, str parameter, value) except -1:
+        cdef bint negated = False, again = False
+        cdef list words
+        cdef bytes word
+        cdef str name = parameter
+        if "#" in name:
+            # "reqid#2": a further occurrence of an option that a rule may hold several times
+            name, _, number = name.partition("#")
+            again = True
+            if not number.isdecimal() or int(number) < 2:
+                raise ParameterError(f"{self.name}: invalid parameter {parameter}")
+        cdef Option item = self._option(name, True)
+        if value is None:
+            words = []
+        elif isinstance(value, str):
+            word = c_text(value, _VALUE)
+            if word.startswith(b"!"):
+                negated, word = self._strip_negation(item, word)
+            words = [word]
+        else:
+            try:
+                words = [c_text(item_word, _VALUE) for item_word in value]
+            except ParameterError:
+                raise
+            except TypeError as error:
+                raise ParameterTypeError(
+                    f"a parameter value must be a string or a list of strings, not {type(value).__name__}") from error
+            if words and words[0] == b"!":
+                negated = True
+                del words[0]
+        if item.has_arg == 0:
+            # a guided flag takes nothing; an old parser may look at a word behind it
+            words = [word for word in words if word and item.entry == NULL]
+        elif item.has_arg == 1 and not words:
+            raise ParameterError(f"{self.name}: option \"--{item.name}\" requires an argument.")
+        self._apply(item, negated, words, again)
+        return 0
+
+    def parse(self, str parameter, value):
+        """The same as `set_parameter`."""
+        self._set(parameter, value)
+
+    cdef tuple _strip_negation(self, Option item, bytes word):
+        """A leading `!` negates, except in the text of an option that cannot be negated."""
+        if not word.startswith(b"!"):
+            return False, word
+        if item.entry != NULL and item.has_arg and not item.entry.flags & XTOPT_INVERT:
+            return False, word
+        return True, word[1:].lstrip(b" ")
+
+    cdef int _apply(self, Option item, bint negated, list words, bint again) except -1:
+        """Record and parse one option."""
+        cdef list journal = self._entries()
+        cdef list kept = journal
+        cdef tuple entry = (item, negated, words)
+        if journal and not again:
+            kept = [e for e in journal if not _displaces(item, e[0])]
+        if self.journal is None or len(kept) != len(journal):
+            self._replay(kept + [entry], len(kept))
+            return 0
+        try:
+            self._parse(entry)
+        except ParameterError:
+            split = _split_value(words)
+            if split is None:
+                raise
+            try:
+                self._parse((item, negated, split))
+            except ParameterError:
+                split = None
+            if split is None:
+                self._parse(entry)          # for its message
+            entry = (item, negated, split)
+        self.journal.append(entry)
+        return 0
+
+    cdef int _replay(self, list entries, Py_ssize_t new) except -1:
+        """Build the payload anew from *entries*; on failure this extension stays as it was."""
+        cdef Extension fresh = type(self).__new__(type(self))
+        cdef Py_ssize_t i
+        fresh.base = self.base
+        fresh.owner = self.owner
+        fresh.is_target = self.is_target
+        fresh.plugin = self.plugin
+        fresh.printer = self.printer
+        fresh._clear(self.base.family.nfproto)
+        for i, (item, negated, words) in enumerate(entries):
+            if i == new:
+                fresh._apply(item, negated, words, True)
+            else:
+                entry = (item, negated, words)
+                fresh._parse(entry)
+                fresh.journal.append(entry)
+        self.data, fresh.data = fresh.data, self.data
+        self.udata, fresh.udata = fresh.udata, self.udata
+        self.flags = fresh.flags
+        self.journal = fresh.journal
+        self.given = None
+        return 0
+
+    cdef int _parse(self, tuple entry) except -1:
+        """Have the plugin read one option into the payload; on failure the payload is put back.
+
+        It is an error if not all of its words are used.
+        """
+        cdef Option item = entry[0]
+        cdef list words = entry[2]
+        cdef const xtables_match *c = self.plugin.c
+        cdef size_t size = self.data.u.match_size, room = 0, i
+        cdef unsigned int flags = self.flags
+        cdef ParseCall call
+        cdef char **argv
+        cdef char *text
+        cdef char *backup
+        cdef bytes word
+        cdef int count = len(words), used
+        for word in words:
+            room += PyBytes_GET_SIZE(word) + 1
+        # one piece of memory: argv, the words (plugins may write into them), and the payload as it was
+        argv = <char **> malloc((count + 3) * sizeof(char *) + room + size + c.udata_size)
+        if argv == NULL:
+            raise MemoryError
+        backup = <char *> (argv + count + 3)
+        memcpy(backup, self.data, size)
+        if self.udata != NULL:
+            memcpy(backup + size, self.udata, c.udata_size)
+        text = backup + size + c.udata_size
+        argv[0] = b"iptables"
+        argv[1] = item.label
+        for i, word in enumerate(words):
+            argv[i + 2] = text
+            memcpy(text, PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word) + 1)
+            text += PyBytes_GET_SIZE(word) + 1
+        argv[count + 2] = NULL
+        call.argv = argv
+        call.val = item.val
+        call.negated = entry[1]
+        call.flags = &flags
+        call.data = self.data
+        memset(&call.guided, 0, sizeof(call.guided))
+        call.guided.arg = argv[2] if words else NULL
+        call.guided.ext_name = c.name
+        call.guided.entry = item.entry
+        call.guided.data = self.data.data
+        call.guided.xflags = flags
+        call.guided.invert = entry[1]
+        call.guided.match = &call.data
+        call.guided.xt_entry = <char *> &self.base.raw
+        call.guided.udata = self.udata
+        try:
+            used = self.plugin.parse(self.base.family.nfproto, item, count, &call)
+            if c.x6_parse != NULL:
+                flags = call.guided.xflags
+                if count > 1:
+                    raise ParameterError(f"{self.name}: option \"--{item.name}\" takes one value, not {count}")
+            elif item.has_arg and used < count:
+                raise ParameterError(f"{self.name}: too many values for option \"--{item.name}\"")
+            elif used > count:
+                raise ParameterError(f"{self.name}: option \"--{item.name}\" requires more values")
+            self.flags = flags
+        except BaseException:
+            memcpy(self.data, backup, size)
+            if self.udata != NULL:
+                memcpy(self.udata, backup + size, c.udata_size)
+            raise
+        finally:
+            free(argv)
+        return 0
+
+    # parameters out
+
+    cdef bytes _saved(self):
+        """What the plugin prints for this payload; b"" where it has nothing to print."""
+        if self.printer is None:
+            return b""
+        return self.printer.save(self.base.family.nfproto, &self.base.raw, self._raw())
+
+    cdef list _entries(self):
+        """What is set: as recorded, or as the plugin prints what was read."""
+        if self.journal is not None:
+            return self.journal
+        return [] if self.plugin is None else read_saved(self.plugin.options(), self._saved())
+
+    def get_all_parameters(self):
+        """Return {name: [words]}, `!` first where negated; further occurrences of an option as `name#2`, …"""
+        cdef dict found = {}
+        cdef Option item
+        if self.plugin is None:
+            return found
+        for item, negated, words in read_saved(self.plugin.options(), self._saved()):
+            key = item.name
+            number = 1
+            while key in found:
+                number += 1
+                key = f"{item.name}#{number}"
+            found[key] = (["!"] if negated else []) + [text_of(w, len(w)) for w in words]
+        return found
+
+    @property
+    def parameters(self):
+        """Return {name with underscores: text}; the words of one option joined by a space, `!` in front if negated.
+
+        Where that text could be read in another way the value is the list of words.
+        """
+        return {name.replace("-", "_"): self._joined(name, words)
+                for name, words in self.get_all_parameters().items()}
+
+    def save(self, name=None):
+        """Return the text of parameter *name* or None; without a name the same as `parameters`."""
+        if not name:
+            return self.parameters
+        name = name.replace("_", "-")
+        words = self.get_all_parameters().get(name)
+        return None if words is None else self._joined(name, words)
+
+    cdef object _joined(self, str name, list words):
+        """["!", "1", "2"] -> "!1 2"; a list where the text would be read in another way."""
+        cdef bint negated = bool(words) and words[0] == "!"
+        cdef list values = words[1:] if negated else words
+        cdef Option item
+        if not negated and values and values[0].startswith("!"):
+            item = self._option(name.partition("#")[0], False)
+            if item is None or self._strip_negation(item, b"!")[0]:
+                return words
+        if len(values) > 1 and any(not value or " " in value for value in values):
+            return words
+        return ("!" if negated else "") + " ".join(values)
+
+    def reset(self):
+        """Set all parameters back to their defaults."""
+        if self.plugin is not None:
+            free(self.data)
+            free(self.udata)
+            self.data = NULL
+            self.udata = NULL
+            self._clear(self.base.family.nfproto)
+
+    cpdef bytes _bytes(self):
+        """Return the payload as it is now, unchecked."""
+        if self.given is not None:
+            return self.given
+        return PyBytes_FromStringAndSize(<const char *> self._raw(), self._raw().u.match_size)
+
+    def _state(self):
+        """Return what `_restore` makes this extension from again."""
+        cdef Option item
+        if self.journal is None:
+            return self.is_target, self.goto, self.given, None, None, None
+        return (self.is_target, self.goto, None, self.plugin.name, self.plugin.revision,
+                [(item.name, negated, tuple(words)) for item, negated, words in self.journal])
+
+    def _restore(self, RuleValue rule not None, state):
+        """Become what `_state` described, for *rule*."""
+        is_target, goto, given, name, revision, entries = state
+        if given is not None:
+            self._read(rule, is_target, given)
+            self.goto = goto
+            return
+        self._create(rule, is_target, name, revision)
+        for option_name, negated, words in entries:
+            entry = (self._option(option_name, True), negated, list(words))
+            self._parse(entry)
+            self.journal.append(entry)
+
+    def final_check(self):
+        """Raise `ParameterError` if the parameters do not make a whole extension, as `iptables` would."""
+        self._packed()
+
+    cpdef bytes _packed_or_bytes(self):
+        """Return the payload as it would be written, or as it is where it is not whole yet."""
+        try:
+            return self._packed()
+        except ParameterError:
+            return self._bytes()
+
+    cpdef bytes _packed(self):
+        """Return the payload as it goes to the kernel, checked and completed by the plugin."""
+        cdef bytes payload, scratch
+        if self.given is not None:
+            return self.given
+        payload = PyBytes_FromStringAndSize(<const char *> self._raw(), self._raw().u.match_size)
+        cdef const xtables_match *c = self.plugin.c
+        if not wants_check(&self.plugin.row, self.flags):
+            return payload
+        # the check may complete the payload, and is to be done once on it: a copy each time
+        scratch = PyBytes_FromStringAndSize(<char *> self.udata, c.udata_size) if self.udata != NULL else b""
+        self.plugin.check(self.base.family.nfproto, <xt_entry_match *> PyBytes_AS_STRING(payload), PyBytes_AS_STRING(scratch),
+                          self.flags)
+        return payload
+
+    # attributes are parameters
+
+    def __getattr__(self, str name):
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self.save(name)
+
+    def __setattr__(self, str name, value):
+        if name in _PLAIN_ATTRIBUTES or name.startswith("_"):
+            PyObject_GenericSetAttr(self, name, value)
+        elif value is None:
+            raise ParameterTypeError(f"{self.name}: parameter {name} must be a string or a list of strings, not None")
+        else:
+            self._set(name, value)
+
+
+cdef frozenset _PLAIN_ATTRIBUTES = frozenset(("rule", "standard_target"))
+
+
+cdef bint _displaces(Option new, Option old):
+    """Whether setting *new* takes the place of *old*: the same option, or one that excludes it."""
+    if new.name == old.name:
+        return True
+    if new.entry == NULL or old.entry == NULL:
+        return new.entry == old.entry and new.val == old.val     # two names of one option
+    return new.entry.id == old.entry.id or new.entry.excl & (1 << old.entry.id) != 0
+
+
+cdef list _split_value(list words):
+    """The words of a value given as one string, or None if there is nothing to split."""
+    if len(words) != 1:
+        return None
+    split = (<bytes> words[0]).split()
+    return split if len(split) > 1 else None
+
+
+# -------------------------------------------------- the extensions of a rule
+
+def new_match(type cls, RuleValue rule not None, str name not None, revision):
+    """Return a new *cls* of extension *name*, added to *rule*'s matches."""
+    cdef Extension match = <Extension?> cls.__new__(cls)
+    match._create(rule, False, name, revision)
+    rule._matches.append(match)
+    return match
+
+
+def new_verdict(type cls, RuleValue rule not None, bytes payload not None):
+    """Return a new *cls* that is the verdict of *payload*, for *rule*."""
+    cdef Extension target = <Extension?> cls.__new__(cls)
+    target._become_verdict(rule, payload, False)
+    return target
+
+
+def read_payloads(type match_class, type target_class, RuleValue rule not None):
+    """Make the objects of the bytes that *rule* was read from."""
+    cdef list payloads = rule._body_payloads()
+    cdef list matches = []
+    cdef Extension made
+    cdef bytes target = payloads.pop()
+    for payload in payloads:
+        made = <Extension?> match_class.__new__(match_class)
+        made._read(rule, False, payload)
+        matches.append(made)
+    made = <Extension?> target_class.__new__(target_class)
+    made._read(rule, True, target)
+    rule._target = made
+    rule._matches = matches
+
+
+def pack(RuleValue rule not None, bint checked):
+    """Return the whole entry of *rule* as bytes, or None without a target; unchecked, half-built parts are as they are."""
+    cdef list payloads = []
+    cdef Extension part
+    if checked and rule._networks is not None:
+        raise ParameterError("this rule has several addresses and stands for as many rules: expand() it")
+    if rule._matches is None:
+        return rule._assemble(rule._body_payloads())
+    if rule._target is None:
+        return None
+    rule._set_goto((<Extension> rule._target).goto)
+    for part in rule._matches:
+        payloads.append(part._packed() if checked else part._packed_or_bytes())
+    part = rule._target
+    payloads.append(part._packed() if checked else part._packed_or_bytes())
+    return rule._assemble(payloads)

@@ -1,0 +1,203 @@
+# What libxtables and its plugins look like to C, the guard around them, and a plugin as other modules call it.
+
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
+
+from .._core cimport xt_entry_match, in6_addr, in_addr
+
+# ----------------------------------------------------------------- C: libxtables
+
+cdef extern from "shim.h" nogil:
+    enum:
+        NFPROTO_UNSPEC
+        XTTYPE_NONE
+        XTOPT_INVERT
+        XTOPT_MAND
+
+    struct option:
+        const char *name
+        int has_arg
+        int val
+
+    struct xt_option_entry:
+        const char *name
+        unsigned int type
+        unsigned int id, excl, also, flags
+
+    struct xt_option_call:
+        const char *arg
+        const char *ext_name
+        const xt_option_entry *entry
+        void *data
+        unsigned int xflags
+        bint invert
+        uint8_t nvals
+        xt_entry_match **match
+        void *xt_entry
+        void *udata
+
+    struct xt_fcheck_call:
+        const char *ext_name
+        void *data
+        void *udata
+        unsigned int xflags
+
+    # struct xtables_target has the same members in the same places as far as udata_size
+    struct xtables_match:
+        const char *version
+        const char *name
+        const char *real_name
+        uint8_t revision
+        uint8_t ext_flags
+        uint16_t family
+        size_t size
+        size_t userspacesize
+        void (*init)(xt_entry_match *) noexcept nogil
+        int (*parse)(int, char **, int, unsigned int *, const void *, xt_entry_match **) noexcept nogil
+        void (*final_check)(unsigned int) noexcept nogil
+        void (*save)(const void *, const xt_entry_match *) noexcept nogil
+        const char *(*alias)(const xt_entry_match *) noexcept nogil
+        const option *extra_opts
+        void (*x6_parse)(xt_option_call *) noexcept nogil
+        void (*x6_fcheck)(xt_fcheck_call *) noexcept nogil
+        const xt_option_entry *x6_options
+        size_t udata_size
+
+    struct xtables_pprot:
+        const char *name
+        uint8_t num
+    const xtables_pprot xtables_chain_protos[1]
+
+    enum:
+        PARAMETER_PROBLEM
+    void xtables_error(int status, const char *format, ...)     # inside the guard: does not return
+
+    void xtables_set_nfproto(uint8_t family)
+    option *xtables_options_xfrm(option *original, option *old, const xt_option_entry *entry, unsigned int *offset)
+    void xtables_options_fcheck(const char *name, unsigned int xflags, const xt_option_entry *table)
+    uint16_t xtables_parse_protocol(const char *text)
+    void xtables_ipparse_multiple(const char *text, in_addr **addresses, in_addr **masks, unsigned int *count)
+    bint xtables_strtoui(const char *text, char **end, unsigned int *value, unsigned int least, unsigned int most)
+    void xtables_ip6parse_multiple(const char *text, in6_addr **addresses, in6_addr **masks, unsigned int *count)
+
+# ------------------------------------------------------------------ C: the guard
+
+    int shim_init()
+    int shim_guard(void (*body)(void *) noexcept nogil, void *arg)
+    int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
+    const char *shim_message()
+    void shim_trap_sigfpe()
+    void shim_keep_copies()
+    const char *shim_out(size_t *length)
+    const char *shim_err(size_t *length)
+    void shim_set_getopt(char *arg, int index)
+    int shim_get_optind()
+
+cdef extern from "shim.h":
+    ctypedef void (*shim_registered)(int is_target, void *extension) noexcept
+    int shim_load(const char *path, shim_registered callback)
+
+# ------------------------------------------------------------------- the guard
+
+cdef int use_family(int nfproto) except -1
+cdef str text_of(const char *text, size_t length)
+cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1
+cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg)
+cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
+cdef const char *printed_text(size_t *length) noexcept nogil
+cdef void trap_sigfpe() noexcept nogil
+cdef str said()
+cdef int warn_of_what_was_said() except -1
+cdef bint warned() noexcept nogil
+
+# ----------------------------------------------------------- calls of a plugin
+
+cdef enum:
+    PAYLOAD_HEADER = 32      # struct xt_entry_match and xt_entry_target before their data
+
+# One option on its way into a payload: *argv* holds the program's name, the option, its words and NULL.
+cdef struct ParseCall:
+    const xtables_match *c
+    xt_option_call guided
+    int val
+    int negated
+    char **argv
+    unsigned int *flags
+    xt_entry_match *data
+
+# A payload on its way through its plugin's init, check or alias.
+cdef struct DataCall:
+    const xtables_match *c
+    const void *entry
+    xt_entry_match *data
+    void *udata
+    unsigned int flags
+
+# Inside a guard: what run_guarded runs for one of them.
+cdef void parse_body(void *arg) noexcept nogil
+cdef void check_body(void *arg) noexcept nogil
+
+# ------------------------------------------------------------------- the plugins
+
+# What C needs of an option, and of a plugin: where rules are read and printed no Python object is touched.
+cdef struct OptionRow:
+    const char *name
+    size_t length
+    int has_arg                             # 0 no, 1 yes, 2 optional, as in getopt
+    int val                                 # what the old parser is called with; names of one option share it
+    const xt_option_entry *entry            # the guided parser's own row, or NULL
+
+cdef struct PluginRow:
+    const xtables_match *c
+    size_t size                             # of a whole payload
+    OptionRow *options
+    size_t count
+    unsigned int mandatory                  # bits of the guided options that must be given
+    unsigned int constrained                # bits of those that exclude or need others
+    bint divides                            # by what its user wrote: SIGFPE must be ours while it runs
+
+cdef bint wants_check(const PluginRow *row, unsigned int given) noexcept nogil
+
+# Look *name* up without Python: False if nobody has asked for it yet, and `learn` must. No plugin is NULL in *row*.
+cdef bint known(bint is_target, int nfproto, const char *name, int revision, PluginRow **row) noexcept nogil
+cdef int learn(bint is_target, int nfproto, const char *name, int revision) except -1
+cdef enum:
+    PREFERRED = -1                          # for a revision: the one that iptables would use
+
+cdef class Option:
+    cdef readonly str name
+    cdef readonly int has_arg               # 0 no, 1 yes, 2 optional, as in getopt
+    cdef bytes label
+    cdef int val                            # what the old parser is called with
+    cdef const xt_option_entry *entry       # the guided parser's own row, or NULL
+
+cdef class Plugin:
+    cdef readonly bint is_target
+    cdef readonly str name
+    cdef readonly str real_name
+    cdef readonly int revision
+    cdef readonly int family
+    cdef const xtables_match *c
+    cdef PluginRow row
+    cdef dict _options
+
+    cdef dict options(self)
+    cdef int _run(self, void (*body)(void *) noexcept nogil, void *arg) except -1
+    cdef int init(self, int nfproto, xt_entry_match *data) except -1
+    cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1
+    cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags) except -1
+    cdef str alias(self, const xt_entry_match *payload)
+    cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload)
+
+cdef Plugin find(bint is_target, int nfproto, str name, revision)
+cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload)
+cdef bint fits(const PluginRow *row, const xt_entry_match *payload) noexcept nogil
+
+# ---------------------------------------------- what libxtables knows of iptables
+
+cdef const char *protocol_name(int proto, bint look_up) noexcept nogil
+cdef int prints_by_mask() except -1
+cdef int reads_compat_only() except -1
+
+# ------------------------------------------------------------- words of saved text
+
+cdef list read_saved(dict options, bytes text)

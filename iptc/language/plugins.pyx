@@ -1,0 +1,805 @@
+# cython: freethreading_compatible=False
+"""The plugins of libxtables: both families in one process, every call of them guarded, and the words of saved text.
+
+libxtables and its plugins keep state in globals (the family, getopt's variables, stdout). The GIL is the lock that
+guards it: no function here releases it around a plugin's code. What it cannot guard is another C user of
+libxtables in the same process.
+"""
+
+import os
+import warnings
+from time import monotonic
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset, strcmp, strlen
+
+from .._core cimport (
+    AF_INET, AF_INET6, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
+    getsockopt, os_encode, socket, socklen_t,
+)
+from .words import split_words
+from .._netlink cimport (
+    NLMSG_ERROR, Channel, Message, channel_close, channel_open, message_begin, message_end, message_next, message_scan, put_be32,
+    put_text,
+)
+from ..errors import ParameterError, XTablesError
+
+cdef extern from *:
+    """
+    #ifndef IPTC_XTLIBDIR
+    #define IPTC_XTLIBDIR ""
+    #endif
+    """
+    const char *IPTC_XTLIBDIR
+
+cdef extern from "shim.h" nogil:
+    enum:
+        IPT_SO_GET_REVISION_MATCH
+        IPT_SO_GET_REVISION_TARGET
+        IP6T_SO_GET_REVISION_MATCH
+        IP6T_SO_GET_REVISION_TARGET
+        XTABLES_VERSION_CODE
+    struct xt_get_revision:
+        char name[29]
+        uint8_t revision
+    struct protoent:
+        const char *p_name
+    protoent *getprotobynumber(int number)
+
+cdef extern from *:
+    """
+    #include <linux/netfilter/nf_tables_compat.h>
+    #include <sys/socket.h>
+    """
+    enum:
+        MSG_DONTWAIT
+        NFNL_MSG_COMPAT_GET
+        NFNL_SUBSYS_NFT_COMPAT
+        NFTA_COMPAT_NAME
+        NFTA_COMPAT_REV
+        NFTA_COMPAT_TYPE
+    struct nlmsghdr:
+        uint16_t nlmsg_type
+    ssize_t send(int fd, const void *data, size_t length, int flags)
+    ssize_t recv(int fd, void *data, size_t length, int flags)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+cdef extern from "<errno.h>" nogil:
+    int errno_now "errno"
+    enum:
+        EINVAL
+        ENOENT
+        EPROTONOSUPPORT
+        ENOPROTOOPT
+
+LIBRARY_MAJOR = XTABLES_VERSION_CODE
+VERDICTS = frozenset(("", "ACCEPT", "DROP", "QUEUE", "RETURN"))
+
+
+class XTablesWarning(UserWarning):
+    """What libxtables or a plugin printed to stderr although it went on."""
+
+
+# ------------------------------------------------------------------- the guard
+
+cdef int _family_now = -1
+
+
+cdef int use_family(int nfproto) except -1:
+    """Point libxtables at *nfproto*: plugins ask it how addresses look."""
+    global _family_now
+    if _family_now != nfproto:
+        if _family_now == -1 and shim_init() != 0:
+            raise XTablesError("libxtables could not be set up")
+        xtables_set_nfproto(nfproto)
+        _family_now = nfproto
+    return 0
+
+
+cdef str text_of(const char *text, size_t length):
+    return text[:length].decode("utf-8", "surrogateescape")
+
+
+cdef str said():
+    """Why the last guarded call failed: libxtables' message, else what was printed to stderr before it gave up."""
+    cdef size_t length
+    cdef const char *printed = shim_err(&length)
+    cdef const char *message = shim_message()
+    cdef str text = text_of(message, strlen(message)).strip()
+    if length:
+        text = f"{text_of(printed, length).strip()}: {text}"
+    return text
+
+
+cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil:
+    """Run *body* guarded and captured: 0, or -1 with the reason in `said`."""
+    return shim_capture(body, arg)
+
+
+cdef const char *printed_text(size_t *length) noexcept nogil:
+    """What `captured` caught of stdout; there until the next call."""
+    return shim_out(length)
+
+
+cdef void trap_sigfpe() noexcept nogil:
+    shim_trap_sigfpe()
+
+
+cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1:
+    """Run *body* guarded and captured; its refusal is a ParameterError, its warnings are Python's."""
+    if shim_capture(body, arg) != 0:
+        raise ParameterError(said())
+    return warn_of_what_was_said()
+
+
+cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg):
+    """Run *body* guarded and captured, and return what it printed to stdout."""
+    cdef size_t length
+    cdef const char *printed
+    cdef bytes text
+    if shim_capture(body, arg) != 0:
+        raise ParameterError(said())
+    printed = shim_out(&length)
+    text = printed[:length]
+    # last: a warning runs Python code, and another thread may then render
+    warn_of_what_was_said()
+    return text
+
+
+cdef bint warned() noexcept nogil:
+    """Inside `captured`: whether something was printed to stderr."""
+    cdef size_t length
+    shim_err(&length)
+    return length != 0
+
+
+cdef int warn_of_what_was_said() except -1:
+    """Turn each line that the last guarded call printed to stderr into a warning of Python's."""
+    cdef size_t length
+    cdef const char *printed = shim_err(&length)
+    if length:
+        for line in dict.fromkeys(text_of(printed, length).strip().splitlines()):
+            warnings.warn(line, XTablesWarning, stacklevel=2)
+    return 0
+
+
+# ----------------------------------------------------------- calls of a plugin
+
+cdef void parse_body(void *arg) noexcept nogil:
+    cdef ParseCall *call = <ParseCall *> arg
+    shim_keep_copies()
+    if call.c.x6_parse != NULL:
+        call.c.x6_parse(&call.guided)
+    elif call.c.parse != NULL:
+        call.c.parse(call.val, call.argv, call.negated, call.flags, call.guided.xt_entry, &call.data)
+
+
+cdef void _init_body(void *arg) noexcept nogil:
+    cdef DataCall *call = <DataCall *> arg
+    call.c.init(call.data)
+
+
+cdef void check_body(void *arg) noexcept nogil:
+    cdef DataCall *call = <DataCall *> arg
+    cdef xt_fcheck_call guided
+    if call.c.x6_fcheck != NULL:
+        guided.ext_name = call.c.name
+        guided.data = call.data.data
+        guided.udata = call.udata
+        guided.xflags = call.flags
+        call.c.x6_fcheck(&guided)
+    elif call.c.final_check != NULL:
+        call.c.final_check(call.flags)
+    if call.c.x6_options != NULL:
+        xtables_options_fcheck(call.c.name, call.flags, call.c.x6_options)
+
+
+cdef void _alias_body(void *arg) noexcept nogil:
+    cdef DataCall *call = <DataCall *> arg
+    call.entry = call.c.alias(call.data)
+
+
+cdef void _save_body(void *arg) noexcept nogil:
+    cdef DataCall *call = <DataCall *> arg
+    call.c.save(call.entry, call.data)
+
+
+# ------------------------------------------------------------------- the plugins
+
+cdef class Option:
+    """One option of a plugin."""
+
+
+cdef class Plugin:
+    """One match or target, in one revision, as a plugin registered it."""
+
+    cdef dict options(self):
+        """name -> Option; made once."""
+        cdef Option item
+        cdef OptionRow *row
+        cdef size_t i
+        if self._options is None:
+            options = {}
+            for i in range(self.row.count):
+                row = &self.row.options[i]
+                item = Option.__new__(Option)
+                item.entry = row.entry
+                item.val = row.val
+                _name_option(options, item, row.name, row.has_arg)
+            self._options = options
+        return self._options
+
+    @property
+    def option_names(self):
+        """The names of the options, without dashes in front."""
+        return list(self.options())
+
+    # guarded calls
+
+    cdef int _run(self, void (*body)(void *) noexcept nogil, void *arg) except -1:
+        """Run *body*, which calls this plugin, guarded."""
+        if self.row.divides:
+            shim_trap_sigfpe()
+        return run_guarded(body, arg)
+
+    cdef int init(self, int nfproto, xt_entry_match *data) except -1:
+        """Have this plugin write its defaults into *data*."""
+        cdef DataCall call
+        if self.c.init != NULL:
+            use_family(nfproto)
+            call.c = self.c
+            call.data = data
+            self._run(_init_body, &call)
+        return 0
+
+    cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1:
+        """Have this plugin read *item* with its *words*, laid out in *call*; return how many of them it used."""
+        # an old parser may take words behind an option of which getopt knows nothing
+        cdef int ready = 1 if words and item.has_arg else 0
+        cdef int failed, used
+        use_family(nfproto)
+        call.c = self.c
+        if self.row.divides:
+            shim_trap_sigfpe()
+        shim_set_getopt(call.argv[2] if ready else NULL, 2 + ready)
+        failed = shim_capture(parse_body, call)
+        # before any warning: that runs Python code, and another thread may then parse
+        used = shim_get_optind() - 2
+        shim_set_getopt(NULL, 1)
+        if failed:
+            raise ParameterError(said())
+        warn_of_what_was_said()
+        return used
+
+    cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags) except -1:
+        """Have this plugin check and complete *data*, into which the options *flags* were read."""
+        cdef DataCall call
+        call.c = self.c
+        call.data = data
+        call.udata = udata
+        call.flags = flags
+        use_family(nfproto)
+        self._run(check_body, &call)
+        return 0
+
+    cdef str alias(self, const xt_entry_match *payload):
+        """The name under which this plugin shows *payload*: an alias, where it was made by one."""
+        cdef DataCall call
+        if self.c.alias == NULL:
+            return self.name
+        call.c = self.c
+        call.data = <xt_entry_match *> payload
+        self._run(_alias_body, &call)
+        return (<const char *> call.entry).decode()
+
+    cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload):
+        """Return what this plugin prints for *payload* of the rule *entry*; b"" where it has nothing to print."""
+        cdef DataCall call
+        if self.c.save == NULL:
+            return b""
+        use_family(nfproto)
+        call.c = self.c
+        call.entry = entry
+        call.data = <xt_entry_match *> payload
+        if self.row.divides:
+            shim_trap_sigfpe()
+        return output_of(_save_body, &call)
+
+
+cdef int _read_options(PluginRow *plugin) except -1:
+    """Collect the options of a plugin of either parser generation."""
+    cdef const option *row = plugin.c.extra_opts
+    cdef option *listed
+    cdef option none
+    cdef unsigned int offset = 0
+    cdef size_t stride = 0, count = 0, i, j
+    cdef OptionRow *item
+    if plugin.c.x6_options != NULL:
+        # the library lists its own rows; from the list follows the size of a row, which differs between releases
+        memset(&none, 0, sizeof(none))
+        listed = xtables_options_xfrm(&none, NULL, plugin.c.x6_options, &offset)
+        if listed == NULL:
+            raise MemoryError
+        while listed[count].name != NULL:
+            count += 1
+        stride = _row_size(plugin.c.x6_options, listed, count)
+        free(listed)
+    elif row != NULL:
+        while row[count].name != NULL:
+            count += 1
+    plugin.options = <OptionRow *> malloc((count + 1) * sizeof(OptionRow))
+    if plugin.options == NULL:
+        raise MemoryError
+    plugin.count = count
+    for i in range(count):
+        item = &plugin.options[i]
+        if plugin.c.x6_options != NULL:
+            item.entry = <const xt_option_entry *> (<const char *> plugin.c.x6_options + i * stride)
+            item.name = item.entry.name
+            item.has_arg = 0 if item.entry.type == XTTYPE_NONE else 1
+            item.val = item.entry.id
+            # of several names of one option the first says how it is read, as the library has it
+            for j in range(i):
+                if plugin.options[j].val == item.val:
+                    item.entry = plugin.options[j].entry
+                    break
+            if item.entry.flags & XTOPT_MAND:
+                plugin.mandatory |= 1 << item.entry.id
+            if item.entry.also | item.entry.excl:
+                plugin.constrained |= 1 << item.entry.id
+        else:
+            item.entry = NULL
+            item.name = row[i].name
+            item.has_arg = row[i].has_arg
+            item.val = row[i].val
+        item.length = strlen(item.name)
+    return 0
+
+
+cdef bint wants_check(const PluginRow *row, unsigned int given) noexcept nogil:
+    """Whether the final check can have something to say of a payload with these options *given*."""
+    return (row.c.x6_fcheck != NULL or row.c.final_check != NULL
+            or given & row.mandatory != row.mandatory or given & row.constrained != 0)
+
+
+cdef size_t _row_size(const xt_option_entry *table, const option *listed, size_t count) except 0:
+    """The size of struct xt_option_entry in the library that is loaded."""
+    cdef size_t stride, i
+    for stride in range(48, 136, 8):
+        for i in range(count):
+            if (<const xt_option_entry *> (<const char *> table + i * stride)).name != listed[i].name:
+                break
+        else:
+            return stride
+    raise XTablesError("this libxtables lays out its options in an unknown way")
+
+
+cdef _name_option(dict found, Option item, const char *name, int has_arg):
+    item.label = b"--" + name
+    item.name = text_of(name, strlen(name))
+    item.has_arg = has_arg
+    found.setdefault(item.name, item)
+
+
+cdef dict _registered = {}          # (is_target, name) -> [Plugin]
+cdef dict _chosen = {}              # (is_target, nfproto, name, revision) -> Plugin or None
+cdef list _preferred = [{}, {}, {}, {}]     # by is_target and family: name -> the Plugin that is used for it
+cdef set _loaded = set()            # real paths of plugin files
+cdef dict _supported = {}           # (is_target, nfproto, name, revision) -> bool
+
+
+cdef void _on_registered(int is_target, void *extension) noexcept:
+    """Called from a plugin's constructor."""
+    cdef Plugin plugin = Plugin.__new__(Plugin)
+    plugin.c = <const xtables_match *> extension
+    plugin.is_target = is_target
+    plugin.name = plugin.c.name.decode()
+    plugin.real_name = plugin.c.real_name.decode() if plugin.c.real_name != NULL else None
+    plugin.revision = plugin.c.revision
+    plugin.family = plugin.c.family
+    plugin.row.c = plugin.c
+    plugin.row.size = PAYLOAD_HEADER + plugin.c.size
+    plugin.row.divides = plugin.name == "hashlimit"
+    _registered.setdefault((bool(is_target), plugin.name), []).append(plugin)
+
+
+def library_dirs():
+    """Where plugins are looked for: `XTABLES_LIBDIR`, `IPTABLES_LIBDIR`, else where libxtables was built for."""
+    chosen = os.environ.get("XTABLES_LIBDIR") or os.environ.get("IPTABLES_LIBDIR") or IPTC_XTLIBDIR.decode()
+    return chosen.split(":")
+
+
+cdef dict _listings = {}        # folder -> (when it was looked at, when it changed, its files)
+
+
+cdef _files_in(str folder):
+    """The names in *folder*, looked at anew once a second at most: most names that are asked for are chains."""
+    now = monotonic()
+    looked, changed, names = _listings.get(folder, (None, None, ()))
+    if looked is None or now - looked > 1:
+        try:
+            state = os.stat(folder).st_mtime_ns
+            if state != changed:
+                names = frozenset(os.listdir(folder))
+        except OSError:
+            state, names = None, ()
+        _listings[folder] = now, state, names
+    return names
+
+
+cdef _load(int nfproto, str name):
+    """Load the file that holds extension *name*, as libxtables' own search finds it."""
+    cdef str prefix = "libipt_" if nfproto == NFPROTO_IPV4 else "libip6t_"
+    for folder in library_dirs():
+        names = _files_in(folder)
+        for start in (prefix, "libxt_"):
+            file = f"{start}{name}.so"
+            if file not in names:
+                continue
+            path = os.path.realpath(f"{folder}/{file}")
+            if path in _loaded:
+                return
+            if not os.path.exists(path):
+                continue
+            use_family(nfproto)
+            if shim_load(os.fsencode(path), _on_registered) != 0:
+                message = shim_message()
+                raise XTablesError(f"can't load {name}: {text_of(message, strlen(message)).strip()}")
+            _loaded.add(path)
+            return
+
+
+cdef int _ask_nf_tables(bint is_target, int nfproto, const char *name, int revision) noexcept:
+    """`NFNL_MSG_COMPAT_GET`: 0 if the kernel has this revision of an extension, else an errno."""
+    cdef Channel channel
+    cdef Message message
+    cdef size_t start
+    cdef ssize_t length
+    cdef int failed = channel_open(&channel)
+    if failed:
+        return failed
+    start = message_begin(&channel.request, NFNL_MSG_COMPAT_GET, 0, nfproto, 0)
+    put_text(&channel.request, NFTA_COMPAT_NAME, name)
+    put_be32(&channel.request, NFTA_COMPAT_REV, revision)
+    put_be32(&channel.request, NFTA_COMPAT_TYPE, is_target)
+    message_end(&channel.request, start)
+    failed = EINVAL
+    if not channel.request.failed:
+        (<nlmsghdr *> (channel.request.memory + start)).nlmsg_type = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
+        length = send(channel.fd, channel.request.memory, channel.request.length, 0)
+        if length > 0:
+            length = recv(channel.fd, channel.inbox.memory, channel.inbox.room, MSG_DONTWAIT)
+        if length < 0:
+            failed = errno_now
+        elif length >= <ssize_t> sizeof(nlmsghdr):
+            failed = 0
+            message_scan(&message, channel.inbox.memory, length)
+            if message_next(&message) and message.kind == -NLMSG_ERROR and message.length >= 4:
+                failed = -(<const int *> message.attributes)[0]
+    channel_close(&channel)
+    return failed
+
+
+cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) except -1:
+    """`IPT_SO_GET_REVISION_MATCH` and its three sisters; revision 0 counts as there even when the kernel says no."""
+    cdef tuple key = (is_target, nfproto, name, revision)
+    cdef xt_get_revision request
+    cdef socklen_t length = sizeof(request)
+    cdef bytes label = name.encode()
+    cdef int fd, option, failed
+    known = _supported.get(key)
+    if known is not None:
+        return known
+    cdef Family *family = family_of(nfproto)
+    fd = socket(AF_INET if nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
+    if fd < 0:
+        return True              # without privilege nothing can be asked, and nothing written either
+    memset(&request, 0, sizeof(request))
+    memcpy(request.name, PyBytes_AS_STRING(label), min(PyBytes_GET_SIZE(label), 28))
+    request.revision = revision
+    if nfproto == NFPROTO_IPV4:
+        option = IPT_SO_GET_REVISION_TARGET if is_target else IPT_SO_GET_REVISION_MATCH
+    else:
+        option = IP6T_SO_GET_REVISION_TARGET if is_target else IP6T_SO_GET_REVISION_MATCH
+    failed = errno_now if getsockopt(fd, family.level, option, &request, &length) < 0 else 0
+    close(fd)
+    if failed == ENOPROTOOPT:
+        failed = _ask_nf_tables(is_target, nfproto, label, revision)      # this kernel has no ip_tables
+    if not failed:
+        _supported[key] = True
+    elif failed in (ENOENT, EPROTONOSUPPORT, ENOPROTOOPT, EINVAL):
+        _supported[key] = revision == 0
+    else:
+        return True
+    return _supported[key]
+
+
+cdef Plugin find(bint is_target, int nfproto, str name, revision):
+    """Return the plugin for *name*, or None: the preferred revision that the kernel knows, or the one asked for."""
+    cdef dict preferred = <dict> _preferred[2 * is_target + (nfproto == NFPROTO_IPV4)]
+    cdef str asked = name
+    cdef list candidates
+    cdef Plugin plugin, chosen = None
+    if revision is None:
+        found = preferred.get(name)
+        if found is not None:
+            return found
+    cdef tuple key = (is_target, nfproto, name, revision)
+    try:
+        return _chosen[key]
+    except KeyError:
+        pass
+    family_of(nfproto)
+    if not is_target and name in ("icmpv6", "ipv6-icmp", "icmp6"):
+        name = "icmp6"
+    if not name or "/" in name or "\0" in name:
+        return None
+    if PyBytes_GET_SIZE(os_encode(name)) >= XT_EXTENSION_MAXNAMELEN:
+        kind = "target" if is_target else "match"
+        raise ParameterError(f"Invalid {kind} name \"{name}\" ({XT_EXTENSION_MAXNAMELEN - 1} chars max)")
+    candidates = _candidates(is_target, nfproto, name)
+    if not candidates:
+        _load(nfproto, name)
+        candidates = _candidates(is_target, nfproto, name)
+    for plugin in candidates:
+        if revision is not None:
+            if plugin.revision == revision:
+                chosen = plugin
+                break
+        elif _kernel_has(is_target, nfproto, plugin.real_name or plugin.name, plugin.revision):
+            chosen = plugin
+            break
+    if len(_chosen) > 4096:      # names that are no plugin come from outside, without end
+        _chosen.clear()
+    _chosen[key] = chosen
+    if chosen is not None and chosen.row.options == NULL:
+        use_family(nfproto)
+        _read_options(&chosen.row)
+    if revision is None and chosen is not None:
+        preferred[asked] = chosen
+    return chosen
+
+
+cdef list _candidates(bint is_target, int nfproto, str name):
+    """The plugins of that name for this family, most preferred first: aliases, high revisions, own family."""
+    cdef list found = [p for p in _registered.get((is_target, name), ()) if p.family in (nfproto, NFPROTO_UNSPEC)]
+    found.sort(key=_preference, reverse=True)
+    return found
+
+
+def _preference(Plugin plugin):
+    return plugin.real_name is not None, plugin.revision, plugin.family != NFPROTO_UNSPEC
+
+
+def find_match(int nfproto, str name, revision=None):
+    """Return the `Plugin` of match *name*, or None."""
+    return find(False, nfproto, name, revision)
+
+
+def find_target(int nfproto, str name, revision=None):
+    """Return the `Plugin` of target *name*, or None."""
+    return find(True, nfproto, name, revision)
+
+
+# What `find` found, for code that runs without Python: open addressing, names of at most 28 bytes.
+cdef struct Slot:
+    bint used
+    uint32_t hash
+    int16_t revision
+    uint8_t kind
+    char name[29]
+    PluginRow *row
+
+cdef enum:
+    MOST_SLOTS = 1 << 17
+
+cdef Slot *_slots = NULL
+cdef size_t _slot_room = 0       # a power of two
+cdef size_t _slots_used = 0
+
+
+cdef inline uint32_t _hash_of(int kind, const char *name, int revision) noexcept nogil:
+    cdef uint32_t hash = 2166136261u ^ <uint32_t> (kind + 16 * (revision + 1))
+    while name[0]:
+        hash = (hash ^ <unsigned char> name[0]) * 16777619
+        name += 1
+    return hash
+
+
+cdef inline uint8_t _kind_of(bint is_target, int nfproto) noexcept nogil:
+    return 2 * is_target + (nfproto == NFPROTO_IPV4)
+
+
+cdef Slot *_slot_of(uint8_t kind, const char *name, int revision) noexcept nogil:
+    """Where *name* stands, or is to stand."""
+    cdef uint32_t hash = _hash_of(kind, name, revision)
+    cdef size_t at = hash & (_slot_room - 1)
+    cdef Slot *slot
+    while True:
+        slot = &_slots[at]
+        if not slot.used or (slot.hash == hash and slot.kind == kind and slot.revision == revision
+                             and strcmp(slot.name, name) == 0):
+            slot.hash = hash
+            return slot
+        at = (at + 1) & (_slot_room - 1)
+
+
+cdef bint known(bint is_target, int nfproto, const char *name, int revision, PluginRow **row) noexcept nogil:
+    cdef Slot *slot
+    if _slot_room == 0:
+        return False
+    slot = _slot_of(_kind_of(is_target, nfproto), name, revision)
+    if not slot.used:
+        return False
+    row[0] = slot.row
+    return True
+
+
+cdef int learn(bint is_target, int nfproto, const char *name, int revision) except -1:
+    """Find plugin *name* (at most 28 bytes) and keep it where `known` looks; *name* may change meanwhile."""
+    global _slots, _slot_room, _slots_used
+    cdef bytes label = name
+    cdef Plugin plugin = find(is_target, nfproto, text_of(label, PyBytes_GET_SIZE(label)),
+                              None if revision == PREFERRED else revision)
+    cdef Slot *old = _slots
+    cdef Slot *slot
+    cdef size_t i, room = _slot_room
+    if 2 * (_slots_used + 1) > _slot_room:
+        # names come from outside, without end: beyond a number all are forgotten, and asked for again
+        _slots = <Slot *> calloc(2 * room if 0 < room < MOST_SLOTS else 1024, sizeof(Slot))
+        if _slots == NULL:
+            _slots = old
+            raise MemoryError
+        _slot_room = 2 * room if 0 < room < MOST_SLOTS else 1024
+        if room < MOST_SLOTS:
+            for i in range(room):
+                if old[i].used:
+                    slot = _slot_of(old[i].kind, old[i].name, old[i].revision)
+                    slot[0] = old[i]
+        else:
+            _slots_used = 0
+        free(old)
+    slot = _slot_of(_kind_of(is_target, nfproto), label, revision)
+    if not slot.used:
+        slot.used = True
+        slot.revision = revision
+        slot.kind = _kind_of(is_target, nfproto)
+        memcpy(slot.name, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) + 1)
+        _slots_used += 1
+    slot.row = &plugin.row if plugin is not None else NULL
+    return 0
+
+
+cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload):
+    """The plugin that a payload was made by, by its own name and revision; None: it is opaque."""
+    cdef Plugin plugin
+    cdef size_t length = 0
+    while length < sizeof(payload.u.user.name) and payload.u.user.name[length]:
+        length += 1
+    try:
+        plugin = find(is_target, nfproto, text_of(payload.u.user.name, length), payload.u.user.revision)
+    except XTablesError:
+        return None
+    return plugin if plugin is not None and fits(&plugin.row, payload) else None
+
+
+cdef bint fits(const PluginRow *row, const xt_entry_match *payload) noexcept nogil:
+    """Whether the plugin of *row* can print a payload of this size."""
+    if row.size == payload.u.match_size:
+        return True
+    # nf_tables has longer prefixes than the structure of NFLOG, which is printed up to its NUL
+    return row.size < payload.u.match_size and strcmp(payload.u.user.name, b"NFLOG") == 0
+
+
+# ---------------------------------------------- what libxtables knows of iptables
+
+cdef struct ProtocolCall:
+    const char *name
+    uint16_t number
+
+
+cdef void _protocol_body(void *arg) noexcept nogil:
+    cdef ProtocolCall *call = <ProtocolCall *> arg
+    call.number = xtables_parse_protocol(call.name)
+
+
+def parse_protocol(str name):
+    """Return the number of protocol *name* as iptables' `-p` reads it."""
+    cdef ProtocolCall call
+    cdef bytes text = c_text(name, "a protocol")
+    call.name = text
+    use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)
+    run_guarded(_protocol_body, &call)
+    return call.number
+
+
+cdef const char *protocol_name(int proto, bint look_up) noexcept nogil:
+    cdef size_t i = 0
+    cdef protoent *found
+    while xtables_chain_protos[i].name != NULL:
+        if xtables_chain_protos[i].num == proto:
+            return xtables_chain_protos[i].name
+        i += 1
+    if look_up:
+        found = getprotobynumber(proto)
+        if found != NULL:
+            return found.p_name
+    return NULL
+
+
+cdef int _by_mask = -1
+
+
+cdef int prints_by_mask() except -1:
+    """Whether this host's iptables prints interfaces from their masks and protocols from /etc/protocols (1.8.9)."""
+    global _by_mask
+    if _by_mask < 0:
+        use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)      # before it the library's symbols are not seen
+        _by_mask = _old_library()
+    return _by_mask
+
+
+cdef int _compat_only = -1
+
+
+cdef int reads_compat_only() except -1:
+    """Whether this host's iptables-nft reads matches in compat expressions only (before 1.8.8)."""
+    global _compat_only
+    if _compat_only < 0:
+        prints_by_mask()
+        _compat_only = _older_library()
+    return _compat_only
+
+
+cdef extern from *:
+    """
+    #include <dlfcn.h>
+    /* came with 1.8.11, like that way of printing */
+    static int _old_library(void) { return dlsym(RTLD_DEFAULT, "xtables_strtoul_base") == NULL; }
+    /* came with 1.8.8, like that way of reading */
+    static int _older_library(void) { return dlsym(RTLD_DEFAULT, "xtables_strdup") == NULL; }
+    """
+    int _old_library() nogil
+    int _older_library() nogil
+
+
+# ------------------------------------------------------------- words of saved text
+
+cdef list read_saved(dict options, bytes text):
+    """Turn what a plugin's save printed into [(Option, negated, words)]."""
+    cdef list entries = []
+    cdef list words = split_words(text)
+    cdef Py_ssize_t i = 0, count = len(words)
+    cdef bint negated = False
+    cdef Option item
+    while i < count:
+        word, quoted = words[i]
+        i += 1
+        if word == b"!" and not quoted:
+            negated = True
+            continue
+        if quoted or not word.startswith(b"--"):
+            if entries:
+                (<list> entries[-1][2]).append(word)
+            continue
+        name = word[2:].decode("utf-8", "surrogateescape")
+        item = options.get(name)
+        if item is None:
+            item = Option.__new__(Option)
+            item.entry = NULL
+            item.val = -1
+            _name_option({}, item, PyBytes_AS_STRING(word) + 2, 1)
+        entries.append((item, negated, []))
+        negated = False
+        if item.has_arg and i < count:
+            word, quoted = words[i]
+            if word == b"!" and not quoted:      # a few plugins print the negation behind their option
+                entries[-1] = (item, True, [])
+                i += 1
+            if i < count:
+                entries[-1][2].append(words[i][0])
+                i += 1
+    return entries

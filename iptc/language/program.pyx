@@ -1,0 +1,558 @@
+# cython: freethreading_compatible=False
+"""Files of iptables-save: lines in, one `Program` a table.
+
+Lines are read as iptables-restore reads them, its refusals in its words. A program needs no Python object for each rule: its rules
+are laid out one behind the other, and a back end points at them.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t
+from libc.stdio cimport sscanf
+from libc.stdlib cimport free, realloc
+from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strcmp, strlen
+
+from .._core cimport (
+    NFPROTO_IPV4, STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_verdict_name, os_decode,
+    xt_counters,
+)
+from .options cimport APPEND, CHECK, DELETE, INSERT, NO_COMMAND, OPT_COUNTERS, REPLACE, WITH_RULE, Spec, flags_of
+from .plugins cimport PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, said, warn_of_what_was_said, warned, xtables_error
+from .specification cimport free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
+from .words cimport MOST_WORDS, add, clear, make_room, split
+from ..errors import ParameterError
+
+cdef extern from "<string.h>" nogil:
+    char *strtok_r(char *text, const char *delimiters, char **rest)
+    size_t strnlen(const char *text, size_t limit)
+
+# ----------------------------------------------------------------------- programs
+
+
+cdef class Program:
+    """What a restored text does to one table: its commands, in their order."""
+
+    def __cinit__(self):
+        self.family = family_of(NFPROTO_IPV4)
+
+    def __dealloc__(self):
+        free(self.memory)
+
+    @property
+    def nfproto(self):
+        """The family of its rules."""
+        return self.family.nfproto
+
+    def commands(self, bint runs=False):
+        """Each command as (line, what, chain or None, number, entry or None, other, counters or None).
+
+        *what* is the letter of its option, `:` for a chain that is declared. *other* is the policy, the new name, or what the
+        rule jumps to; *number* counts from 1, 0: none. With *runs*, the commands `-A` of one chain that follow each other are one,
+        with a `Run` for its entry.
+        """
+        cdef size_t at = 0
+        cdef Record *record
+        cdef Run run
+        cdef list found = []
+        while at < self.used:
+            record = <Record *> (self.memory + at)
+            entry = None
+            if runs and record.command == APPEND:
+                run = _run_at(self, at)
+                found.append((record.line, "A", os_decode(record.chain), 0, run, None, None))
+                at = run.end
+                continue
+            if record.entry_size:
+                entry = PyBytes_FromStringAndSize(<char *> (record + 1), record.entry_size)
+            counters = None
+            if not record.entry_size and record.counted:
+                counters = record.counters.pcnt, record.counters.bcnt
+            found.append((record.line, _letter(record.command), os_decode(record.chain) or None, record.number, entry,
+                          os_decode(record.other), counters))
+            at += record.size
+        return found
+
+
+cdef class Run:
+    """Commands `-A` of one chain that follow each other."""
+
+    def __len__(self):
+        return self.count
+
+    def rules(self):
+        """(line, entry) of each."""
+        cdef size_t at = self.start
+        cdef const Record *record
+        cdef list found = []
+        while at < self.end:
+            record = <const Record *> (self.program.memory + at)
+            found.append((record.line, PyBytes_FromStringAndSize(<const char *> (record + 1), record.entry_size)))
+            at += record.size
+        return found
+
+
+cdef Run _run_at(Program program, size_t at):
+    cdef Run run = Run.__new__(Run)
+    cdef const Record *first = <const Record *> (program.memory + at)
+    cdef const Record *record = first
+    run.program = program
+    run.start = at
+    while at < program.used and record.command == APPEND and strcmp(record.chain, first.chain) == 0:
+        at += record.size
+        run.count += 1
+        record = <const Record *> (program.memory + at)
+    run.end = at
+    return run
+
+
+cdef str _letter(uint32_t command):
+    cdef int bit = 0
+    while command >> bit != 1:
+        bit += 1
+    return "IDDRA?FZNXPE?ZC:?"[bit]
+
+
+# ------------------------------------------------------------------------ reading
+
+# Where the reading of a text stands.
+cdef struct Reading:
+    Family *family
+    const char *program
+    const char *only         # the one table that is read, or NULL
+    bint counters
+    bint nft                 # as iptables-nft-restore reads
+    const char *text
+    size_t length
+    size_t at
+    bint last                # nothing follows *text*
+    uint32_t line
+    bint in_table
+    char table[256]
+    # the program being read
+    uint32_t begun
+    char *memory
+    size_t used
+    size_t room
+    size_t rules
+    # a copy of a line, to be taken apart
+    char *copy
+    size_t copy_room
+    # chains that hide the target of that name, in all tables that follow
+    char *hidden
+    size_t hidden_count
+    Spec *spec
+    int event
+
+cdef enum:
+    # what ended a stretch of reading
+    ALL_READ
+    BEGUN                    # `*table`
+    DONE                     # `COMMIT`
+    TOO_LONG                 # a line for which there is no room yet
+    WARNED                   # a line with a warning
+
+    LINE_ROOM = 1 << 12
+
+
+cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
+    """A zeroed record with room for *extra* bytes behind it."""
+    cdef size_t size = (sizeof(Record) + extra + 7) & ~<size_t> 7
+    cdef char *grown
+    cdef Record *record
+    if reading.room - reading.used < size:
+        grown = <char *> realloc(reading.memory, 2 * reading.room + size + 65536)
+        if grown == NULL:
+            xtables_error(PARAMETER_PROBLEM, b"out of memory")
+        reading.memory = grown
+        reading.room = 2 * reading.room + size + 65536
+    record = <Record *> (reading.memory + reading.used)
+    memset(record, 0, sizeof(Record))
+    record.size = size
+    record.line = reading.line
+    reading.used += size
+    return record
+
+
+cdef void _read_table(Reading *reading) noexcept nogil:
+    """`*filter`."""
+    cdef char *rest
+    cdef char *name = strtok_r(reading.copy + 1, b" \t\n", &rest)
+    if name == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"%s: line %u table name invalid", reading.program, reading.line)
+    memset(reading.table, 0, sizeof(reading.table))
+    memcpy(reading.table, name, strnlen(name, 255))
+    if reading.only != NULL and strcmp(reading.only, name):
+        return
+    reading.in_table = True
+    reading.used = reading.rules = 0
+    reading.begun = reading.line
+    reading.event = BEGUN
+
+
+cdef bint _parse_counters(const char *text, xt_counters *counters) noexcept nogil:
+    cdef unsigned long long packets, size
+    if text == NULL or sscanf(text, b"[%llu:%llu]", &packets, &size) != 2:
+        return False
+    counters.pcnt = packets
+    counters.bcnt = size
+    return True
+
+
+cdef void _read_declaration(Reading *reading) noexcept nogil:
+    """`:CHAIN POLICY [packets:bytes]`."""
+    cdef char *rest
+    cdef char *name = strtok_r(reading.copy + 1, b" \t\n", &rest)
+    cdef char *policy
+    cdef char *counters
+    cdef xt_counters count
+    cdef Record *record
+    cdef bint sound = True
+    if name == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"%s: line %u chain name invalid", reading.program, reading.line)
+    if strlen(name) >= XT_EXTENSION_MAXNAMELEN:
+        if reading.nft:
+            xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", name,
+                          <unsigned int> XT_EXTENSION_MAXNAMELEN)
+        xtables_error(PARAMETER_PROBLEM, b"Invalid chain name `%s' (%u chars max)", name,
+                      <unsigned int> (XT_EXTENSION_MAXNAMELEN - 1))
+    policy = strtok_r(NULL, b" \t\n", &rest)
+    if policy == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"%s: line %u policy invalid", reading.program, reading.line)
+    memset(&count, 0, sizeof(count))
+    if reading.nft or strcmp(policy, b"-"):
+        counters = NULL
+        # old releases look at them only where they count
+        if reading.counters or not reading.spec.old:
+            counters = strtok_r(NULL, b" \t\n", &rest)
+        if (counters == NULL and reading.counters) or (counters != NULL and not _parse_counters(counters, &count)):
+            # of a user chain iptables-nft-restore does not look at them
+            sound = False
+            if not reading.nft:
+                xtables_error(PARAMETER_PROBLEM, b"invalid policy counters for chain '%s'", name)
+    _hide_target(reading, name)
+    record = _new_record(reading, 0)
+    record.command = DECLARE
+    memcpy(record.chain, name, strlen(name))
+    memcpy(record.other, policy, strnlen(policy, 31))
+    if reading.counters:
+        record.counters = count
+    record.counted = sound
+
+
+cdef void _hide_target(Reading *reading, const char *name) noexcept nogil:
+    """A chain that was declared is what its name means from now on, even where there is such a target."""
+    cdef char *grown
+    if plugin_of(reading.spec, True, name) == NULL:
+        return
+    grown = <char *> realloc(reading.hidden, 32 * (reading.hidden_count + 1))
+    if grown == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"out of memory")
+    memset(grown + 32 * reading.hidden_count, 0, 32)
+    memcpy(grown + 32 * reading.hidden_count, name, strlen(name))
+    reading.hidden = reading.spec.hidden = grown
+    reading.hidden_count += 1
+    reading.spec.hidden_count = reading.hidden_count
+
+
+cdef void _emit(Reading *reading) noexcept nogil:
+    """Note the command that was read, once for each pair of addresses."""
+    cdef Spec *spec = reading.spec
+    cdef unsigned int i, j
+    cdef Record *record
+    cdef size_t extra = 0
+    if not spec.command & WITH_RULE:
+        _note(spec, _new_record(reading, 0))
+        return
+    extra = spec.size
+    if spec.ignored:
+        spec.command = ONLY_JUMP
+        spec.networks[0] = spec.networks[1] = 1
+    if spec.command & (DELETE | CHECK):
+        extra *= 2
+    for i in range(spec.networks[0]):
+        for j in range(spec.networks[1]):
+            if spec.networks[0] > 1 or spec.networks[1] > 1:
+                set_network(spec, 0, i)
+                set_network(spec, 1, j)
+            record = _new_record(reading, extra)
+            _note(spec, record)
+            record.entry_size = spec.size
+            record.counted = HAS_EXTENSION if spec.has_target else 0
+            memcpy(record + 1, spec.entry, spec.size)
+            if spec.command & (DELETE | CHECK):
+                _write_mask(spec, <char *> (record + 1) + spec.size)
+            if spec.command & (APPEND | INSERT | REPLACE):
+                reading.rules += 1
+
+
+cdef void _note(Spec *spec, Record *record) noexcept nogil:
+    cdef const char *other = spec.other if spec.other != NULL else spec.jump
+    record.command = spec.command
+    record.number = spec.number
+    if spec.chain != NULL:
+        memcpy(record.chain, spec.chain, strlen(spec.chain))
+    if other != NULL:
+        memcpy(record.other, other, strnlen(other, 31))
+    if spec.options & OPT_COUNTERS:
+        record.counted = True
+        record.counters = (<xt_counters *> (spec.entry + spec.family.counters))[0]
+
+
+cdef void _write_mask(Spec *spec, char *mask) noexcept nogil:
+    """Ones where the payloads say something about the rule, as iptables compares them."""
+    cdef size_t i, at = spec.family.header
+    memset(mask, 0, spec.size)
+    for i in range(spec.count):
+        memset(mask + at, 0xff, PAYLOAD_HEADER + spec.parts[i].row.c.userspacesize)
+        at += spec.parts[i].row.size
+    if spec.has_target:
+        memset(mask + at, 0xff, PAYLOAD_HEADER + spec.target_part.row.c.userspacesize)
+    else:
+        memset(mask + at, 0xff, STANDARD_SIZE)
+
+
+cdef size_t _read_rule_counters(Reading *reading) noexcept nogil:
+    """`[packets:bytes]` in front of a command: the words that set them; how many bytes of the line they were."""
+    cdef char *rest
+    cdef char *end = strchr(reading.copy, b']')
+    cdef char *packets
+    cdef char *size
+    cdef size_t used
+    if end == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need ]", reading.line)
+    used = end + 1 - reading.copy
+    packets = strtok_r(reading.copy + 1, b":", &rest)
+    if packets == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need :", reading.line)
+    size = strtok_r(NULL, b"]", &rest)
+    if size == NULL:
+        xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need ]", reading.line)
+    if strchr(packets, b']') != NULL:
+        # iptables-restore cuts the line at its next colon, and takes what is left
+        xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need :", reading.line)
+    if reading.counters:
+        add(&reading.spec.words, b"--set-counters")
+        add(&reading.spec.words, packets)
+        add(&reading.spec.words, size)
+    return used
+
+
+cdef void _read_line_of_table(Reading *reading, const char *line, size_t length) noexcept nogil:
+    """A command."""
+    cdef Spec *spec = reading.spec
+    cdef const char *refusal
+    cdef size_t used = 0
+    clear(&spec.words)
+    add(&spec.words, reading.program)
+    add(&spec.words, b"-t")
+    add(&spec.words, reading.table)
+    if line[0] == b'[':
+        used = _read_rule_counters(reading)
+    refusal = split(&spec.words, line + used, length - used, True)
+    if refusal != NULL:
+        xtables_error(PARAMETER_PROBLEM, b"%s", refusal)
+    spec.optind = 3
+    spec.command = NO_COMMAND
+    spec.chain = NULL
+    spec.table = reading.table
+    read_command(spec)
+    if (reading.nft and spec.command & WITH_RULE and not spec.ignored
+            and flags_of(spec)[0] & spec.family.goto_flag and is_verdict_name(spec.jump)):
+        xtables_error(PARAMETER_PROBLEM, b"Chain '%s' does not exist", spec.jump)
+    if spec.command:
+        _emit(reading)
+    if spec.addresses[0] != NULL or spec.addresses[1] != NULL:
+        free_networks(spec)
+
+
+cdef void _read_body(void *arg) noexcept nogil:
+    """Read lines until something is to be said of them."""
+    cdef Reading *reading = <Reading *> arg
+    cdef const char *line
+    cdef const char *end
+    cdef size_t length
+    reading.event = ALL_READ
+    # what a line warns of is told before the next is read: it has no part in what may be said of that
+    while reading.event == ALL_READ and reading.at < reading.length and not warned():
+        line = reading.text + reading.at
+        end = <const char *> memchr(line, b'\n', reading.length - reading.at)
+        if end == NULL and not reading.last:
+            return
+        length = reading.length - reading.at if end == NULL else end + 1 - line
+        if length >= reading.copy_room:
+            reading.event = TOO_LONG
+            return
+        reading.line += 1
+        if memchr(line, 0, length) != NULL:
+            xtables_error(PARAMETER_PROBLEM, b"a NUL byte")
+        if line[0] == b'\n' or line[0] == b'#':
+            pass
+        elif reading.in_table and (length == 7 and memcmp(line, b"COMMIT\n", 7) == 0
+                                   or reading.nft and length == 6 and memcmp(line, b"COMMIT", 6) == 0):
+            reading.in_table = False
+            reading.event = DONE
+        elif line[0] == b'*' and not reading.in_table:
+            _copy(reading, line, length)
+            _read_table(reading)
+        elif line[0] == b':' and reading.in_table:
+            _copy(reading, line, length)
+            _read_declaration(reading)
+        elif reading.in_table:
+            if line[0] == b'[':
+                _copy(reading, line, length)
+            _read_line_of_table(reading, line, length)
+        elif reading.only == NULL or strcmp(reading.only, reading.table) == 0:
+            xtables_error(PARAMETER_PROBLEM, b"%s: line %u failed", reading.program, reading.line)
+        reading.at += length
+    if reading.event == ALL_READ and reading.at < reading.length:
+        reading.event = WARNED
+
+
+cdef inline void _copy(Reading *reading, const char *line, size_t length) noexcept nogil:
+    memcpy(reading.copy, line, length)
+    reading.copy[length] = 0
+
+
+cdef class Reader:
+    """Reads the text of one family in pieces: `feed` them in their order, then `finish`.
+
+    With *counters* those of the text are set; without *flush* the tables' own rules stay. *only* names the one table that is read.
+    """
+
+    cdef Reading reading
+    cdef bytes keep_only
+    cdef bytes rest              # of the piece before: a line that was not whole
+    cdef bint flush
+
+    def __cinit__(self):
+        memset(&self.reading, 0, sizeof(self.reading))
+        self.reading.family = family_of(NFPROTO_IPV4)
+        self.reading.program = b"iptables-restore"
+
+    def __dealloc__(self):
+        free(self.reading.memory)
+        free(self.reading.copy)
+        free(self.reading.hidden)
+
+    def __init__(self, int nfproto, bint counters=False, bint flush=True, str only=None):
+        self.reading.family = family_of(nfproto)
+        self.reading.program = b"iptables-restore" if nfproto == NFPROTO_IPV4 else b"ip6tables-restore"
+        self.reading.counters = counters
+        self.flush = flush
+        self.rest = b""
+        if only is not None:
+            self.keep_only = c_text(only, "a table name")
+            self.reading.only = PyBytes_AS_STRING(self.keep_only)
+
+    @property
+    def nft(self):
+        """Whether the table that has begun is of nf_tables: it is read as iptables-nft-restore reads it."""
+        return self.reading.nft
+
+    @nft.setter
+    def nft(self, bint value):
+        self.reading.nft = value
+
+    @property
+    def line(self):
+        """The number of the line that was read last, from 1."""
+        return self.reading.line
+
+    @property
+    def table(self):
+        """The name of the table whose lines are being read, or None."""
+        return os_decode(self.reading.table) if self.reading.in_table else None
+
+    def feed(self, bytes text not None, bint last=False):
+        """Read on, and yield (table name, line, None) where a table begins, (name, line, `Program`) where it ends.
+
+        `ParameterError` with the number of the line as `line`, and iptables' own message.
+        """
+        cdef bytes whole = self.rest + text if self.rest else text
+        cdef size_t at = 0
+        while True:
+            at = self._read_on(whole, at, last)
+            if self.reading.event == ALL_READ:
+                break
+            if self.reading.event == BEGUN:
+                yield os_decode(self.reading.table), self.reading.line, None
+            elif self.reading.event == DONE:
+                program = self.partial()
+                yield program.table, self.reading.line, program
+        self.rest = whole[at:] if at else whole
+
+    cdef size_t _read_on(self, bytes whole, size_t at, bint last) except? 0:
+        """Read *whole* from *at* until something happens; return where."""
+        cdef Reading *reading = &self.reading
+        cdef Spec *spec
+        while True:
+            # another thread may have read something meanwhile
+            spec = reading.spec = spec_of(reading.family.nfproto, reading.program, NULL)
+            spec.hidden = reading.hidden
+            spec.hidden_count = reading.hidden_count
+            if reading.copy_room < LINE_ROOM:
+                self._room_for(LINE_ROOM)
+            make_room(&spec.words, MOST_WORDS + 4, reading.copy_room)
+            reading.text = PyBytes_AS_STRING(whole)
+            reading.length = PyBytes_GET_SIZE(whole)
+            reading.at = at
+            reading.last = last
+            if captured(_read_body, reading) == 0:
+                at = reading.at
+                if reading.event == TOO_LONG:
+                    self._room_for(2 * self._line_length(whole, at))
+                    continue
+                warn_of_what_was_said()
+                if reading.event == WARNED:
+                    continue
+                return at
+            at = reading.at
+            free_networks(spec)
+            if not spec.wanted:
+                self._refuse(said())
+            spec.wanted = False
+            reading.line -= 1
+            learn_wanted(spec)
+
+    cdef size_t _line_length(self, bytes whole, size_t at):
+        end = whole.find(b"\n", at)
+        return (PyBytes_GET_SIZE(whole) if end < 0 else end + 1) - at
+
+    cdef int _room_for(self, size_t length) except -1:
+        grown = realloc(self.reading.copy, length + 1)
+        if grown == NULL:
+            raise MemoryError
+        self.reading.copy = <char *> grown
+        self.reading.copy_room = length + 1
+        return 0
+
+    cdef int _refuse(self, str message) except -1:
+        raise refused(self.reading.line, message)
+
+    def partial(self):
+        """The `Program` of the table as far as it was read; it is the reader's no more."""
+        cdef Program program = Program.__new__(Program)
+        program.family = self.reading.family
+        program.table = os_decode(self.reading.table)
+        program.line = self.reading.begun
+        program.last_line = self.reading.line
+        program.rules = self.reading.rules
+        program.flush = self.flush
+        program.memory = self.reading.memory
+        program.used = self.reading.used
+        program.room = self.reading.room
+        self.reading.memory = NULL
+        self.reading.used = self.reading.room = 0
+        return program
+
+    def finish(self):
+        """Raise if the text ended inside a table."""
+        if self.reading.in_table:
+            program = (<bytes> self.reading.program).decode()
+            raise refused(self.reading.line + 1, f"{program}: COMMIT expected at line {self.reading.line + 1}")
+
+
+def refused(uint32_t line, str message):
+    """The exception for a *line* that iptables-restore refuses with *message*."""
+    error = ParameterError(f"line {line}: {message.strip()}")
+    error.line = line
+    return error

@@ -1,0 +1,479 @@
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <getopt.h>
+#include <link.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdio_ext.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* All state below belongs to the one thread that holds the GIL while it is inside a guard. */
+static __thread sigjmp_buf *landing;
+static char message[4096];
+
+#define KEPT (1 << 20)	/* bytes of printed text whose room stays ours */
+
+/* ------------------------------------------------------------------ guard */
+
+static void land(void) __attribute__((noreturn));
+static void land(void)
+{
+	siglongjmp(*landing, 1);
+}
+
+static void __attribute__((noreturn, format(printf, 2, 3)))
+exit_err(enum xtables_exittype status, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	if (landing == NULL) {
+		/* another user of libxtables in this process: do what its default does */
+		vfprintf(stderr, format, args);
+		exit(status);
+	}
+	vsnprintf(message, sizeof(message), format, args);
+	va_end(args);
+	land();
+}
+
+/* What an option's value was copied to, to be taken apart. Plugins free it at their end, which a refusal never reaches. */
+#define COPIES 64
+static void *copies[COPIES];
+static size_t copied;
+
+static char *plugin_strdup(const char *text)
+{
+	char *copy = xtables_strdup(text);
+
+	if (landing != NULL && copied < COPIES)
+		copies[copied++] = copy;
+	return copy;
+}
+
+static void not_ours(const void *copy)
+{
+	for (size_t i = 0; i < copied; i++) {
+		if (copies[i] == copy) {
+			copies[i] = copies[--copied];
+			return;
+		}
+	}
+}
+
+static void plugin_free(void *memory)
+{
+	not_ours(memory);
+	free(memory);
+}
+
+static void *plugin_realloc(void *memory, size_t size)
+{
+	not_ours(memory);
+	return realloc(memory, size);
+}
+
+/* The names that it copies are kept, whatever is refused then. */
+static struct xtables_lmap *plugin_lmap_init(const char *file)
+{
+	size_t before = copied;
+	struct xtables_lmap *map = xtables_lmap_init(file);
+
+	copied = before;
+	return map;
+}
+
+void shim_keep_copies(void)
+{
+	copied = 0;
+}
+
+/* Stands in for exit() inside libxtables and its plugins. */
+static void __attribute__((noreturn)) plugin_exit(int status)
+{
+	if (landing == NULL)
+		exit(status);
+	snprintf(message, sizeof(message), "the extension gave up (exit status %d)", status);
+	land();
+}
+
+static struct sigaction sigfpe_before;
+
+static void on_sigfpe(int signal)
+{
+	if (landing == NULL) {
+		/* not ours: who had it before gets it when the instruction runs again */
+		sigaction(SIGFPE, &sigfpe_before, NULL);
+		return;
+	}
+	snprintf(message, sizeof(message), "the extension divided by zero or overflowed on these values");
+	land();
+}
+
+/* SA_NODEFER: the signal mask is not saved by the jump, so it must not change */
+static const struct sigaction sigfpe_trap = {.sa_handler = on_sigfpe, .sa_flags = SA_NODEFER};
+
+void shim_trap_sigfpe(void)
+{
+	struct sigaction before;
+
+	sigaction(SIGFPE, &sigfpe_trap, &before);
+	if (before.sa_handler != on_sigfpe)
+		sigfpe_before = before;
+}
+
+int shim_guard(void (*body)(void *), void *arg)
+{
+	sigjmp_buf here, *outer = landing;
+	int failed;
+
+	message[0] = '\0';
+	copied = 0;
+	failed = sigsetjmp(here, 0);
+	if (!failed) {
+		landing = &here;
+		body(arg);
+	}
+	landing = outer;
+	while (failed && copied > 0)
+		free(copies[--copied]);
+	copied = 0;
+	return failed ? -1 : 0;
+}
+
+const char *shim_message(void)
+{
+	return message;
+}
+
+/* ---------------------------------------------------------------- capture */
+
+/* glibc's stdout and stderr are variables: point them at streams of our own, so that no descriptor is touched. What is
+ * printed stays in the stream's own buffer; only what does not fit there is spilled. */
+struct sink {
+	FILE *stream;
+	char *spilled;
+	size_t length, room;
+	int lost;
+	char buffer[1 << 16];
+};
+static struct sink out, err;
+
+static ssize_t spill(void *cookie, const char *text, size_t size)
+{
+	struct sink *sink = cookie;
+
+	if (sink->room - sink->length < size) {
+		size_t room = 2 * sink->room + size + sizeof(sink->buffer);
+		char *grown = realloc(sink->spilled, room);
+
+		if (grown == NULL) {
+			sink->lost = 1;
+			return 0;
+		}
+		sink->spilled = grown;
+		sink->room = room;
+	}
+	memcpy(sink->spilled + sink->length, text, size);
+	sink->length += size;
+	return size;
+}
+
+static int sink_open(struct sink *sink)
+{
+	if (sink->stream == NULL) {
+		sink->stream = fopencookie(sink, "w", (cookie_io_functions_t){.write = spill});
+		if (sink->stream == NULL)
+			return -1;
+		setvbuf(sink->stream, sink->buffer, _IOFBF, sizeof(sink->buffer));
+	}
+	if (sink->length > KEPT) {
+		/* once in a while a whole table was printed: its room is not kept for single rules */
+		free(sink->spilled);
+		sink->spilled = NULL;
+		sink->room = 0;
+	}
+	sink->length = 0;
+	sink->lost = 0;
+	__fpurge(sink->stream);
+	return 0;
+}
+
+static const char *sink_text(struct sink *sink, size_t *length)
+{
+	if (sink->stream == NULL) {
+		*length = 0;
+		return "";
+	}
+	if (sink->length == 0) {
+		*length = __fpending(sink->stream);
+		return sink->buffer;
+	}
+	fflush(sink->stream);
+	*length = sink->length;
+	return sink->spilled;
+}
+
+int shim_capture(void (*body)(void *), void *arg)
+{
+	FILE *true_out = stdout, *true_err = stderr;
+	int failed;
+
+	if (sink_open(&out) < 0 || sink_open(&err) < 0) {
+		snprintf(message, sizeof(message), "out of memory");
+		return -1;
+	}
+	/* held while swapped: another thread's printf waits instead of writing into the rule */
+	flockfile(out.stream);
+	flockfile(err.stream);
+	stdout = out.stream;
+	stderr = err.stream;
+	failed = shim_guard(body, arg);
+	stdout = true_out;
+	stderr = true_err;
+	funlockfile(err.stream);
+	funlockfile(out.stream);
+	if (!failed && (out.lost || err.lost)) {
+		snprintf(message, sizeof(message), "out of memory");
+		return -1;
+	}
+	return failed;
+}
+
+const char *shim_out(size_t *length)
+{
+	return sink_text(&out, length);
+}
+
+const char *shim_err(size_t *length)
+{
+	return sink_text(&err, length);
+}
+
+/* ---------------------------------------------------------------- plugins */
+
+static shim_registered collect;
+static int refused;
+
+static void registered(int is_target, const char *name, const char *version, size_t size, void *extension)
+{
+	if (version == NULL || strcmp(version, XTABLES_VERSION) != 0) {
+		snprintf(message, sizeof(message), "%s \"%s\" has version \"%s\", but \"%s\" is required",
+			 is_target ? "target" : "match", name, version ? version : "(none)", XTABLES_VERSION);
+		refused = 1;
+	} else if (size != XT_ALIGN(size) || strlen(name) >= XT_EXTENSION_MAXNAMELEN) {
+		snprintf(message, sizeof(message), "%s \"%s\" has an invalid size or name",
+			 is_target ? "target" : "match", name);
+		refused = 1;
+	} else {
+		collect(is_target, extension);
+	}
+}
+
+static void *next_symbol(const char *name)
+{
+	void *symbol = dlsym(RTLD_NEXT, name);
+
+	if (symbol == NULL) {
+		fprintf(stderr, "libxtables has no %s\n", name);
+		abort();
+	}
+	return symbol;
+}
+
+/* The constructors of plugins call these four. Found before libxtables' own, they keep an own registry that knows
+ * both families and every revision, and never end the process; for anyone else they pass the call on. */
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT void xtables_register_match(struct xtables_match *me)
+{
+	if (collect != NULL)
+		registered(0, me->name, me->version, me->size, me);
+	else
+		((void (*)(struct xtables_match *))next_symbol("xtables_register_match"))(me);
+}
+
+EXPORT void xtables_register_matches(struct xtables_match *match, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		xtables_register_match(&match[i]);
+}
+
+EXPORT void xtables_register_target(struct xtables_target *me)
+{
+	if (collect != NULL)
+		registered(1, me->name, me->version, me->size, me);
+	else
+		((void (*)(struct xtables_target *))next_symbol("xtables_register_target"))(me);
+}
+
+EXPORT void xtables_register_targets(struct xtables_target *target, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		xtables_register_target(&target[i]);
+}
+
+/* libxtables asks getaddrinfo() for every port, and that asks the kernel for its interfaces: a plain number is answered here. */
+static struct {
+	struct addrinfo info;
+	struct sockaddr_in address;
+} plain_port;
+
+static int plugin_getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found)
+{
+	size_t digits = service ? strspn(service, "0123456789") : 0;
+
+	if (node != NULL || hints != NULL || digits == 0 || digits > 5 || service[digits] != '\0' || atoi(service) > 65535)
+		return getaddrinfo(node, service, hints, found);
+	plain_port.address.sin_family = plain_port.info.ai_family = AF_INET;
+	plain_port.address.sin_port = htons(atoi(service));
+	plain_port.info.ai_addr = (struct sockaddr *)&plain_port.address;
+	plain_port.info.ai_addrlen = sizeof(plain_port.address);
+	*found = &plain_port.info;
+	return 0;
+}
+
+static void plugin_freeaddrinfo(struct addrinfo *found)
+{
+	if (found != &plain_port.info)
+		freeaddrinfo(found);
+}
+
+static const struct {
+	const char *name;
+	void *instead;
+} redirected[] = {
+	{"exit", (void *)plugin_exit},
+	{"getaddrinfo", (void *)plugin_getaddrinfo},
+	{"freeaddrinfo", (void *)plugin_freeaddrinfo},
+	{"xtables_strdup", (void *)plugin_strdup},
+	{"xtables_lmap_init", (void *)plugin_lmap_init},
+	{"free", (void *)plugin_free},
+	{"realloc", (void *)plugin_realloc},
+};
+
+/* Point the references of a loaded object to these functions at ours. */
+static void redirect(struct link_map *map)
+{
+	const ElfW(Sym) *symbols = NULL;
+	const char *names = NULL;
+	struct { ElfW(Addr) at; size_t size; } tables[2] = {{0, 0}, {0, 0}};
+	long page = sysconf(_SC_PAGESIZE);
+
+	for (const ElfW(Dyn) *d = map->l_ld; d->d_tag != DT_NULL; d++) {
+		switch (d->d_tag) {
+		case DT_SYMTAB: symbols = (void *)d->d_un.d_ptr; break;
+		case DT_STRTAB: names = (void *)d->d_un.d_ptr; break;
+		case DT_JMPREL: tables[0].at = d->d_un.d_ptr; break;
+		case DT_PLTRELSZ: tables[0].size = d->d_un.d_val; break;
+		case DT_RELA: tables[1].at = d->d_un.d_ptr; break;
+		case DT_RELASZ: tables[1].size = d->d_un.d_val; break;
+		}
+	}
+	if (symbols == NULL || names == NULL)
+		return;
+	for (int t = 0; t < 2; t++) {
+		const ElfW(Rela) *r = (void *)tables[t].at;
+
+		for (size_t i = 0; r != NULL && i < tables[t].size / sizeof(*r); i++) {
+#if __ELF_NATIVE_CLASS == 64
+			size_t symbol = ELF64_R_SYM(r[i].r_info);
+#else
+			size_t symbol = ELF32_R_SYM(r[i].r_info);
+#endif
+			void **slot = (void **)(map->l_addr + r[i].r_offset);
+			char *start = (char *)((uintptr_t)slot & ~(uintptr_t)(page - 1));
+
+			for (size_t j = 0; symbol != 0 && j < sizeof(redirected) / sizeof(redirected[0]); j++) {
+				if (strcmp(names + symbols[symbol].st_name, redirected[j].name) != 0)
+					continue;
+				/* full RELRO has made the page read-only by now; it stays writable, since it may hold data too */
+				if (mprotect(start, page, PROT_READ | PROT_WRITE) == 0)
+					*slot = redirected[j].instead;
+			}
+		}
+	}
+}
+
+int shim_load(const char *path, shim_registered callback)
+{
+	struct link_map *map;
+	void *handle;
+
+	message[0] = '\0';
+	refused = 0;
+	collect = callback;
+	handle = dlopen(path, RTLD_NOW);
+	collect = NULL;
+	if (handle == NULL) {
+		const char *why = dlerror();
+
+		snprintf(message, sizeof(message), "%s", why ? why : "dlopen failed");
+		return -1;
+	}
+	if (refused)
+		return -1;
+	if (dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0)
+		redirect(map);
+	return 0;
+}
+
+/* ------------------------------------------------------------------- init */
+
+/* The registry asks the kernel itself; the library's own list is not used. */
+static int any_revision(const char *name, uint8_t revision, int option)
+{
+	return 1;
+}
+
+static struct option no_options[] = {{NULL}};
+
+static struct xtables_globals globals = {
+	.program_name = "iptables",
+	.program_version = "iptc",
+	.orig_opts = no_options,
+	.opts = NULL,	/* the library frees what stands here */
+	.exit_err = exit_err,
+	.compat_rev = any_revision,
+};
+
+int shim_init(void)
+{
+	struct link_map *map;
+	Dl_info self, library;
+	void *handle;
+
+	/* the registration calls above must be found before libxtables' own */
+	if (dladdr((void *)shim_init, &self) == 0
+	    || dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL)
+		return -1;
+	shim_trap_sigfpe();
+	xtables_set_params(&globals);
+	xtables_set_nfproto(NFPROTO_IPV4);
+	xtables_init();
+	if (dladdr((void *)xtables_init, &library) != 0) {
+		handle = dlopen(library.dli_fname, RTLD_NOW | RTLD_NOLOAD);
+		if (handle != NULL && dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0)
+			redirect(map);
+	}
+	return 0;
+}
+
+void shim_set_getopt(char *arg, int index)
+{
+	optarg = arg;
+	optind = index;
+}
+
+int shim_get_optind(void)
+{
+	return optind;
+}

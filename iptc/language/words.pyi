@@ -1,0 +1,3 @@
+"""What `language.words` gives to the rest of the package."""
+
+def split_words(text: bytes) -> list[tuple[bytes, bool]]: ...

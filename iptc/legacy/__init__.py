@@ -1,0 +1,1 @@
+"""The legacy back end: tables of `ip_tables` and `ip6_tables`."""

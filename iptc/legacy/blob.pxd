@@ -1,0 +1,45 @@
+# The layout of what one pass over a table's blob finds, and of a table that was read.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from .._core cimport Family, ipt_getinfo, xt_counters
+
+# One chain, in the order of the blob.
+cdef struct ChainRow:
+    const char *name        # of a user chain, inside the blob; NULL: the builtin chain of this hook
+    int hook
+    uint32_t first          # offset of its first rule
+    uint32_t foot           # offset of its policy, or of the RETURN that ends a user chain
+    uint32_t slot           # number of its first rule, counted over all chains
+    uint32_t rules
+    xt_counters policy      # of a builtin chain
+
+cdef struct Walk:
+    ChainRow *chains
+    size_t chain_count
+    size_t chain_room
+    size_t rules
+    uint64_t digest         # of everything but the counters and the kernel's scratch
+    uint32_t broken         # offset at which the blob does not add up
+
+cdef enum:
+    ENTRIES_HEAD = 40        # struct ipt_get_entries: the name, the size, and padding to 8
+
+cdef struct Buffer:
+    char *memory             # struct ipt_get_entries, then the entries
+    size_t room
+
+cdef void take_buffer(Buffer *buffer, size_t size) noexcept
+cdef void give_back(Buffer *buffer) noexcept
+cdef int open_socket(Family *family) noexcept nogil
+
+cdef class TableBlob:
+    cdef Family *family
+    cdef ipt_getinfo info
+    cdef Buffer buffer
+    cdef readonly str name
+    cdef readonly uint64_t cookie       # of the network namespace that it was read in
+    cdef readonly list chains       # (name, policy or None, (packets, bytes) or None, first offset, end offset)
+    cdef dict heads
+
+    cdef int _collect(self, Walk *walk) except -1

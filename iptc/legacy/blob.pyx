@@ -1,0 +1,596 @@
+# cython: freethreading_compatible=False
+"""Reading a legacy table: two system calls fill a buffer, and one pass finds its chains, rules and counters.
+
+`TableBlob` is a table read once, for its rules; `TableScan` reads the counters again and again into one kept buffer.
+Neither touches libiptc or libxtables. Every offset is checked: nothing is read outside the buffer.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc cimport errno as c_errno
+from libc.errno cimport EAGAIN, EEXIST, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
+from libc.stdint cimport int32_t, uint16_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset, strerror, strlen
+from posix.unistd cimport close
+
+from .._core cimport (
+    AF_INET, AF_INET6, IPPROTO_RAW, NF_INET_NUMHOOKS, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, STANDARD_SIZE, TARGET_HEADER,
+    XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, next_offset, os_decode,
+    os_encode, payloads_ok, socket, socklen_t, target_offset,
+)
+from .._counts cimport Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish
+from .._netns cimport cookie_of_socket
+from .._core import HOOKS
+from ..errors import Conflict, KernelError, ParameterError, kernel_error
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char *text, size_t limit)
+
+cdef enum:
+    ERROR_SIZE = 64
+    ATTEMPTS = 64
+    SPARE_MOST = 0x100000
+
+cdef uint32_t NOT_ENDED = 0xffffffff     # the foot of a chain that goes on
+
+cdef dict _VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", XT_RETURN: "RETURN"}
+
+
+def table_strerror(int error):
+    """What libiptc calls *error* when a table is opened."""
+    if error == ENOENT or error == ENOPROTOOPT:
+        return "Table does not exist (do you need to insmod?)"
+    if error == EPERM:
+        return "Permission denied (you must be root) without CAP_NET_ADMIN and CAP_NET_RAW"
+    return strerror(error).decode()
+
+
+# ---------------------------------------------------------------- the system calls
+
+cdef int _get_info(Family *family, int fd, const char *table, ipt_getinfo *info) noexcept nogil:
+    """`IPT_SO_GET_INFO`: 0, or an errno."""
+    cdef int attempt
+    cdef socklen_t length
+    for attempt in range(ATTEMPTS):
+        length = sizeof(info[0])
+        memset(info, 0, sizeof(info[0]))
+        memcpy(info.name, table, strlen(table))
+        if getsockopt(fd, family.level, family.so_get_info, info, &length) == 0:
+            return 0
+        if c_errno.errno != EEXIST:      # EEXIST: the table was not there, and somebody else created it while we did
+            break
+    return c_errno.errno
+
+
+cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Buffer *buffer) noexcept nogil:
+    """`IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` into *buffer*, which grows if it must: 0, or an errno."""
+    cdef int attempt, failed
+    cdef socklen_t length
+    cdef ipt_get_entries *request
+    for attempt in range(ATTEMPTS):
+        failed = _get_info(family, fd, table, info)
+        if failed:
+            return failed
+        if buffer.room < ENTRIES_HEAD + info.size:
+            _grow(buffer, ENTRIES_HEAD + info.size)
+            if buffer.memory == NULL:
+                return ENOMEM
+        request = <ipt_get_entries *> buffer.memory
+        memset(request, 0, ENTRIES_HEAD)
+        memcpy(request.name, table, strlen(table))
+        request.size = info.size
+        length = ENTRIES_HEAD + info.size
+        if getsockopt(fd, family.level, family.so_get_entries, request, &length) == 0:
+            return 0
+        if c_errno.errno != EAGAIN:      # EAGAIN: the table changed its size between the two calls
+            return c_errno.errno
+    return EAGAIN
+
+
+# Memory that is given back to the system costs a page fault each page when it is taken again: what tables of ordinary size were
+# read into or are written from is kept for the next one. Guarded by the GIL.
+cdef Buffer _spare[2]
+
+
+cdef void take_buffer(Buffer *buffer, size_t size) noexcept:
+    """Give *buffer*, which has none, at least *size* bytes of memory, kept or new; NULL if there is none."""
+    cdef int i
+    for i in range(2):
+        if _spare[i].memory != NULL and _spare[i].room >= size:
+            buffer[0] = _spare[i]
+            memset(&_spare[i], 0, sizeof(_spare[i]))
+            return
+    if size:
+        _grow(buffer, size)
+
+
+cdef void _grow(Buffer *buffer, size_t size) noexcept nogil:
+    # a table of ordinary size may have a few rules more next time
+    if size < SPARE_MOST:
+        size = (size + 0xffff) & ~<size_t> 0xffff
+    # not realloc: what stands there need not be copied
+    free(buffer.memory)
+    buffer.memory = <char *> malloc(size)
+    buffer.room = size if buffer.memory != NULL else 0
+
+
+cdef void give_back(Buffer *buffer) noexcept:
+    """Keep the memory of *buffer* in the place of less, or free it."""
+    cdef int i, smaller = 0 if _spare[0].room <= _spare[1].room else 1
+    if buffer.room > _spare[smaller].room and buffer.room <= SPARE_MOST:
+        free(_spare[smaller].memory)
+        _spare[smaller] = buffer[0]
+    else:
+        free(buffer.memory)
+    memset(buffer, 0, sizeof(buffer[0]))
+
+
+cdef int open_socket(Family *family) noexcept nogil:
+    return socket(AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
+
+
+cdef bytes _table_label(str table):
+    cdef bytes label = c_text(table, "a table name")
+    if not 0 < PyBytes_GET_SIZE(label) < 32:
+        raise kernel_error(f"can't initialize {table}", ENOENT, table_strerror(ENOENT))
+    return label
+
+
+# ------------------------------------------------------------------------ the walk
+
+cdef inline void _absorb_payload(Digest *digest, const char *payload, uint32_t length) noexcept nogil:
+    """A match or target of *length* bytes. The text of a comment ends before its room does."""
+    digest_absorb_head(digest, payload)
+    if length == 288 and memcmp(payload + 2, b"comment", 8) == 0:
+        length = (TARGET_HEADER + strnlen(payload + TARGET_HEADER, 256) + 8) & ~7
+    digest_absorb(digest, payload + TARGET_HEADER, length - TARGET_HEADER)
+
+
+cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo *info, Walk *walk,
+               uint64_t *packets, uint64_t *sizes, size_t room) noexcept nogil:
+    """Find chains, counters and digest in one pass; *packets* and *sizes* (or NULL) take *room* counters each.
+
+    0, ENOMEM, or EINVAL with `walk.broken`, the offset at which the blob does not add up.
+    """
+    cdef uint32_t at = 0, size, target_at, payload, length, previous = 0
+    cdef size_t slot = 0
+    cdef Digest digest
+    cdef uint32_t mark = 0       # where the next builtin chain or policy is, or nearer
+    cdef const char *entry
+    cdef const char *target
+    cdef const xt_counters *counters
+    cdef ChainRow *chain = NULL
+    cdef int hook, opened
+    cdef bint is_policy
+    walk.chain_count = 0
+    digest_begin(&digest, end)
+    while at < end:
+        walk.broken = at
+        entry = blob + at
+        if end - at < family.header + TARGET_HEADER:
+            return EINVAL
+        size = next_offset(family, entry)
+        target_at = target_offset(family, entry)
+        if (size & 7 or size > end - at or target_at < family.header or target_at & 7
+                or target_at + TARGET_HEADER > size):
+            return EINVAL
+        target = entry + target_at
+        if (<const uint16_t *> target)[0] != size - target_at:
+            return EINVAL
+        # what the rule says: its base part without scratch and counters, then its payloads
+        digest_absorb(&digest, entry, family.offsets - 4)
+        digest_absorb(&digest, entry + family.offsets, 4)
+        payload = family.header
+        while payload < target_at:
+            length = (<const uint16_t *> (entry + payload))[0]
+            if length < TARGET_HEADER or length & 7 or payload + length > target_at:
+                return EINVAL
+            _absorb_payload(&digest, entry + payload, length)
+            payload += length
+        _absorb_payload(&digest, target, size - target_at)
+        opened = -1
+        is_policy = False
+        if at >= mark:
+            mark = end
+            for hook in range(NF_INET_NUMHOOKS):
+                if info.valid_hooks & (1 << hook):
+                    if info.hook_entry[hook] == at:
+                        opened = hook
+                    elif at < info.hook_entry[hook] < mark:
+                        mark = info.hook_entry[hook]
+                    if info.underflow[hook] == at:
+                        is_policy = True
+                    elif at < info.underflow[hook] < mark:
+                        mark = info.underflow[hook]
+        if target_at == family.header and memcmp(target + 2, b"ERROR", 6) == 0:
+            if size != family.header + ERROR_SIZE:
+                return EINVAL
+            opened = NF_INET_NUMHOOKS
+        if opened >= 0:
+            if chain != NULL and chain.name != NULL:
+                # the entry before the head of a chain ends a user chain
+                if previous < chain.first:
+                    return EINVAL
+                chain.foot = previous
+                slot -= 1
+                chain.rules = slot - chain.slot
+            elif chain != NULL and chain.foot == NOT_ENDED:
+                return EINVAL
+            if walk.chain_count == walk.chain_room:
+                walk.chain_room = walk.chain_room * 2 + 8
+                chain = <ChainRow *> realloc(walk.chains, walk.chain_room * sizeof(ChainRow))
+                if chain == NULL:
+                    return ENOMEM
+                walk.chains = chain
+            chain = &walk.chains[walk.chain_count]
+            walk.chain_count += 1
+            memset(chain, 0, sizeof(chain[0]))
+            chain.slot = slot
+            chain.foot = NOT_ENDED
+            chain.hook = opened
+            if opened == NF_INET_NUMHOOKS:
+                chain.name = target + TARGET_HEADER
+                chain.first = at + size
+                previous = at
+                at += size
+                continue
+            chain.first = at
+        if chain == NULL or chain.name == NULL and chain.foot != NOT_ENDED:
+            return EINVAL            # a rule that is in no chain
+        counters = <const xt_counters *> (entry + family.counters)
+        if is_policy and chain.name == NULL:
+            chain.foot = at
+            chain.rules = slot - chain.slot
+            chain.policy = counters[0]
+        else:
+            if packets != NULL:
+                if slot > room:          # one more than there are rules: the foot of a chain stands there for a moment
+                    return EINVAL
+                packets[slot] = counters.pcnt
+                sizes[slot] = counters.bcnt
+            slot += 1
+        previous = at
+        at += size
+    # the blob ends with the head of no chain
+    if chain == NULL or chain.name == NULL or chain.first != end:
+        return EINVAL
+    walk.chain_count -= 1
+    walk.rules = slot
+    walk.digest = digest_finish(&digest)
+    return 0
+
+
+cdef int _raise_walk(int failed, Walk *walk) except -1:
+    if failed == ENOMEM:
+        raise MemoryError
+    raise KernelError(f"the table that the kernel returned does not add up at offset {walk.broken}", EINVAL,
+                      "Invalid argument")  # fmt: skip
+
+
+cdef str _chain_name(const ChainRow *chain):
+    cdef size_t length = 0
+    if chain.name == NULL:
+        return HOOKS[chain.hook]
+    while length < 30 and chain.name[length]:
+        length += 1
+    return os_decode(chain.name[:length])
+
+
+cdef str _verdict_name(Family *family, const char *blob, uint32_t at, dict heads):
+    """The name that the standard target of the entry at *at* stands for; *heads* maps first offsets to chains."""
+    cdef const char *entry = blob + at
+    cdef uint32_t target_at = target_offset(family, entry)
+    cdef int32_t verdict
+    if next_offset(family, entry) - target_at == STANDARD_SIZE:
+        verdict = (<const int32_t *> (entry + target_at + TARGET_HEADER))[0]
+        if verdict == <int32_t> (at + next_offset(family, entry)):
+            return ""
+        name = heads.get(verdict) if verdict >= 0 else _VERDICTS.get(verdict)
+        if name is not None:
+            return name
+    raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL, "Invalid argument")
+
+
+cdef list _entries(Family *family, const char *blob, uint32_t limit, uint32_t first, uint32_t end, dict heads):
+    """The rules from *first* to *end*, each as bytes with its target by name; *limit* is the size of the blob."""
+    cdef list result = []
+    cdef bytes entry, label
+    cdef char *raw
+    cdef size_t size, target_at, payload, named
+    while first < end:
+        if (end > limit or first & 7 or limit - first < family.header + TARGET_HEADER
+                or next_offset(family, blob + first) > limit - first or not payloads_ok(family, blob + first)):
+            raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL, "Invalid argument")
+        size = next_offset(family, blob + first)
+        target_at = target_offset(family, blob + first)
+        entry = PyBytes_FromStringAndSize(blob + first, size)
+        raw = PyBytes_AS_STRING(entry)
+        if raw[target_at + 2] == 0:
+            label = os_encode(_verdict_name(family, blob, first, heads))
+            mark_verdict(raw + target_at, PyBytes_AS_STRING(label))
+        payload = family.header
+        while payload < size:
+            # the kernel wrote the name up to its NUL
+            named = 2 + strnlen(raw + payload + 2, 29)
+            memset(raw + payload + named, 0, 31 - named)
+            payload += (<const uint16_t *> (raw + payload))[0]
+        # the kernel's scratch says nothing about the rule
+        memset(raw + family.offsets - 4, 0, 4)
+        memset(raw + family.offsets + 4, 0, 4)
+        result.append(entry)
+        first += size
+    return result
+
+
+# ------------------------------------------------------------- a table read once
+
+cdef class TableBlob:
+    """A table as it was read once: chains, policies, and the rules' bytes, made only when they are asked for."""
+
+    def __cinit__(self):
+        self.family = family_of(NFPROTO_IPV4)
+
+    def __dealloc__(self):
+        give_back(&self.buffer)
+
+    def __init__(self, int nfproto, str table not None):
+        cdef bytes label = _table_label(table)
+        cdef const char *name = label
+        cdef Walk walk
+        cdef int fd, failed
+        if self.buffer.memory != NULL:
+            raise ParameterError("a table that was read is read once")
+        memset(&walk, 0, sizeof(walk))
+        self.family = family_of(nfproto)
+        self.name = table
+        take_buffer(&self.buffer, 0)
+        with nogil:
+            fd = open_socket(self.family)
+            failed = c_errno.errno
+            if fd >= 0:
+                self.cookie = cookie_of_socket(fd)
+                failed = _fetch(self.family, fd, name, &self.info, &self.buffer)
+                close(fd)
+        if fd < 0 or failed:
+            raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
+        try:
+            with nogil:
+                failed = _walk(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, &self.info, &walk, NULL, NULL, 0)
+            if failed:
+                _raise_walk(failed, &walk)
+            self._collect(&walk)
+        finally:
+            free(walk.chains)
+
+    cdef int _collect(self, Walk *walk) except -1:
+        cdef ChainRow *chain
+        cdef size_t i
+        cdef str name
+        cdef list users = []
+        self.chains = []
+        self.heads = {}
+        for i in range(walk.chain_count):
+            chain = &walk.chains[i]
+            name = _chain_name(chain)
+            self.heads[chain.first] = name
+            if chain.name != NULL:
+                users.append((name, None, None, chain.first, chain.foot))
+                continue
+            policy = _verdict_name(self.family, self.buffer.memory + ENTRIES_HEAD, chain.foot, self.heads)
+            self.chains.append((name, policy, (chain.policy.pcnt, chain.policy.bcnt), chain.first, chain.foot))
+        # libiptc lists user chains by name, whoever wrote them
+        users.sort(key=_by_name)
+        self.chains += users
+        return 0
+
+    def chain_entries(self, uint32_t first, uint32_t end):
+        """The rules from *first* to *end* (offsets from `chains`), each as bytes with its target by name."""
+        return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, first, end, self.heads)
+
+
+def _by_name(tuple chain):
+    return os_encode(chain[0])
+
+
+# --------------------------------------------------- counters, read again and again
+
+cdef class TableScan:
+    """One socket and one buffer, kept: each `read` asks the kernel, and walks the answer once."""
+
+    cdef Family *family
+    cdef bytes label
+    cdef Buffer buffer
+    cdef Walk walk
+    cdef ipt_getinfo info
+    cdef int fd
+    cdef uint32_t entry_count        # of the table that walk.rules is of
+    cdef uint64_t digest             # of what stands in the buffer; 0: nothing
+    cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
+    cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
+
+    def __cinit__(self):
+        self.fd = -1
+        self.family = family_of(NFPROTO_IPV4)
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        if self.fd >= 0:
+            close(self.fd)
+        self.fd = -1
+        free(self.buffer.memory)
+        free(self.walk.chains)
+        memset(&self.buffer, 0, sizeof(self.buffer))
+        memset(&self.walk, 0, sizeof(self.walk))
+        self.digest = 0
+
+    def __init__(self, int nfproto, str table not None):
+        """Open the socket; it stays in the network namespace of the thread that opened it."""
+        cdef int failed
+        self._free()
+        self.family = family_of(nfproto)
+        self.label = _table_label(table)
+        self.fd = open_socket(self.family)
+        failed = c_errno.errno
+        if self.fd >= 0:
+            failed = _get_info(self.family, self.fd, PyBytes_AS_STRING(self.label), &self.info)
+        if failed:
+            self._free()
+            raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
+
+    def close(self):
+        """Close the socket and free the buffer."""
+        self._free()
+
+    @property
+    def closed(self):
+        """Whether it was closed."""
+        return self.fd < 0
+
+    @property
+    def is_bare(self):
+        """Whether the table had nothing but the policies of its builtin chains, when it was opened or last read."""
+        cdef int hook
+        cdef unsigned int bare = 1
+        for hook in range(NF_INET_NUMHOOKS):
+            bare += self.info.valid_hooks >> hook & 1
+        return self.info.num_entries == bare
+
+    def read(self):
+        """Return (Counts, digest of the ruleset, (packets, bytes) of the policies in hook order)."""
+        cdef const char *name = PyBytes_AS_STRING(self.label)
+        cdef Counts counts
+        cdef uint64_t before = self.digest
+        cdef int failed
+        cdef size_t i
+        if self.fd < 0:
+            raise KernelError("this reader is closed", 9, "Bad file descriptor")
+        self.digest = 0
+        with nogil:
+            failed = _fetch(self.family, self.fd, name, &self.info, &self.buffer)
+        if failed:
+            self.chains = None
+            raise kernel_error(f"can't read {self.label.decode()}", failed, table_strerror(failed))
+        counts = self._scan(self.info.size)
+        if self.walk.digest != before or self.chains is None:
+            self._describe()
+        self.digest = self.walk.digest
+        policies = []
+        for i in range(self.walk.chain_count):
+            if self.walk.chains[i].name == NULL:
+                policies.append((self.walk.chains[i].policy.pcnt, self.walk.chains[i].policy.bcnt))
+        return counts, self.digest, policies
+
+    cdef Counts _scan(self, uint32_t size):
+        """Walk what stands in the buffer."""
+        cdef Counts counts = Counts.__new__(Counts)
+        # heads and feet of chains are entries too: room for as many rules as there were, or else for all entries
+        cdef bint known = self.info.num_entries == self.entry_count
+        cdef size_t room = self.walk.rules if known else self.info.num_entries
+        cdef int failed = self._count(counts, size, room)
+        if known and (failed or self.walk.rules != room):
+            room = self.info.num_entries
+            failed = self._count(counts, size, room)
+        if failed:
+            self.chains = None
+            self.entry_count = 0
+            _raise_walk(failed, &self.walk)
+        self.entry_count = self.info.num_entries
+        if self.walk.rules != room:
+            self._count(counts, size, self.walk.rules)
+        return counts
+
+    cdef int _count(self, Counts counts, uint32_t size, size_t room) except -1:
+        """Walk the buffer into rows of *room* counters: 0, or an errno."""
+        cdef int failed
+        free(counts.packet_row)
+        counts.packet_row = NULL
+        counts._allocate(room)
+        with nogil:
+            failed = _walk(self.family, self.buffer.memory + ENTRIES_HEAD, size, &self.info, &self.walk,
+                           counts.packet_row, counts.byte_row, room)
+        return failed
+
+    cdef int _describe(self) except -1:
+        """The chains, and what each rule is: once for each ruleset."""
+        cdef Family *family = self.family
+        cdef const char *blob = self.buffer.memory + ENTRIES_HEAD
+        cdef ChainRow *chain
+        cdef size_t i, slot = 0
+        cdef uint32_t at
+        cdef dict heads = {}
+        cdef list chains = []
+        cdef bytes identities = PyBytes_FromStringAndSize(NULL, self.walk.rules * 8)
+        cdef uint64_t *identity = <uint64_t *> PyBytes_AS_STRING(identities)
+        for i in range(self.walk.chain_count):
+            chain = &self.walk.chains[i]
+            heads[chain.first] = _chain_name(chain)
+        for i in range(self.walk.chain_count):
+            chain = &self.walk.chains[i]
+            policy = None
+            if chain.name == NULL:
+                policy = _verdict_name(family, blob, chain.foot, heads)
+            chains.append((heads[chain.first], policy, chain.slot, chain.slot + chain.rules))
+            at = chain.first
+            while at < chain.foot:
+                identity[slot] = _identity(family, blob, at, heads)
+                slot += 1
+                at += next_offset(family, blob + at)
+        self.chains = tuple(chains)
+        self.identities = identities
+        return 0
+
+    def entries(self, uint64_t digest):
+        """The rules of the ruleset with *digest*, as bytes in the order of their slots; `Conflict` if it is gone."""
+        cdef list entries = []
+        cdef dict heads = {}
+        cdef size_t i
+        if self.digest != digest or not digest:
+            raise Conflict("the rules of this snapshot were not looked at before the ruleset changed")
+        for i in range(self.walk.chain_count):
+            heads[self.walk.chains[i].first] = _chain_name(&self.walk.chains[i])
+        for i in range(self.walk.chain_count):
+            entries += _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size,
+                                self.walk.chains[i].first, self.walk.chains[i].foot, heads)
+        return entries
+
+
+cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict heads) except 0:
+    """What a rule is, wherever it stands: a jump by the name of its chain, no bytes behind the end of a name."""
+    cdef const char *entry = blob + at
+    cdef uint32_t target_at = target_offset(family, entry), payload = family.header
+    cdef Digest digest
+    cdef bytes label
+    digest_begin(&digest, 0)
+    digest_absorb(&digest, entry, family.offsets - 4)
+    while payload < target_at:
+        _absorb_payload(&digest, entry + payload, (<const uint16_t *> (entry + payload))[0])
+        payload += (<const uint16_t *> (entry + payload))[0]
+    if entry[target_at + 2]:
+        _absorb_payload(&digest, entry + target_at, (<const uint16_t *> (entry + target_at))[0])
+    else:
+        label = os_encode(_verdict_name(family, blob, at, heads)) + b"\0\0\0\0"
+        digest_absorb(&digest, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) & ~3)
+    return digest_finish(&digest)
+
+
+def scan_bytes(int nfproto, bytes info not None, bytes blob not None):
+    """Walk *blob* with *info* (`struct ipt_getinfo`) as `TableScan.read` does: what a fuzzer feeds."""
+    cdef TableScan scan = TableScan.__new__(TableScan)
+    cdef Counts counts
+    if PyBytes_GET_SIZE(info) != sizeof(ipt_getinfo):
+        raise ParameterError(f"struct ipt_getinfo has {sizeof(ipt_getinfo)} bytes")
+    scan.family = family_of(nfproto)
+    memcpy(&scan.info, PyBytes_AS_STRING(info), sizeof(ipt_getinfo))
+    scan.info.num_entries = min(scan.info.num_entries, PyBytes_GET_SIZE(blob) // 32 + 1)
+    scan.buffer.room = ENTRIES_HEAD + PyBytes_GET_SIZE(blob)
+    scan.buffer.memory = <char *> malloc(scan.buffer.room)
+    if scan.buffer.memory == NULL:
+        raise MemoryError
+    memcpy(scan.buffer.memory + ENTRIES_HEAD, PyBytes_AS_STRING(blob), PyBytes_GET_SIZE(blob))
+    scan.info.size = PyBytes_GET_SIZE(blob)
+    counts = scan._scan(scan.info.size)
+    scan._describe()
+    scan.digest = scan.walk.digest
+    return counts, scan.chains, scan.entries(scan.digest)

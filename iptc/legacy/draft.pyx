@@ -1,0 +1,532 @@
+# cython: freethreading_compatible=False
+"""Writing a table: a private copy of it, edited and sent at once, with the counters that its rules had.
+
+The kernel takes a whole table (`IPT_SO_SET_REPLACE`), answers with the last counters of the old one, and starts the new one at zero;
+`IPT_SO_SET_ADD_COUNTERS` puts back what is to be kept. Nothing that was counted in between is lost: the answer is exact,
+and adding is what the kernel does.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc cimport errno as c_errno
+from libc.errno cimport E2BIG, EBADF, EEXIST, EINVAL, EMLINK, ENOENT, ENOMEM, ENOTEMPTY
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memmove, memset, strerror
+from posix.unistd cimport close
+
+from .blob cimport ENTRIES_HEAD, TableBlob, give_back, open_socket, take_buffer
+from .._core cimport (
+    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, family_of, is_verdict, next_offset,
+    os_decode, payloads_ok, target_offset, xt_counters, xt_entry_match,
+)
+from .blob import table_strerror
+from .._core import HOOKS, chain_label
+from ..errors import KernelError, ParameterError, kernel_error
+
+cdef enum:
+    ERROR_SIZE = 64          # struct xt_error_target
+    ADD_ATTEMPTS = 16
+
+cdef dict _VERDICTS = {"DROP": -1, "ACCEPT": -2, "QUEUE": -4, "RETURN": XT_RETURN}
+
+cdef class DraftChain:
+    """One chain of a draft: its rules as rows that point at their bytes."""
+
+    def __dealloc__(self):
+        free(self.rules)
+
+    cdef RuleRow *make_room(self, size_t position) except NULL:
+        """Shift the rules from *position* on by one and return the empty row."""
+        cdef RuleRow *rules
+        if self.count == self.room:
+            rules = <RuleRow *> realloc(self.rules, (self.room * 2 + 8) * sizeof(RuleRow))
+            if rules == NULL:
+                raise MemoryError
+            self.rules = rules
+            self.room = self.room * 2 + 8
+        memmove(&self.rules[position + 1], &self.rules[position], (self.count - position) * sizeof(RuleRow))
+        self.count += 1
+        return &self.rules[position]
+
+
+cdef class Draft:
+    """A private copy of the table that *blob* was read from, to be edited and sent with `commit`.
+
+    Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done raises
+    `OSError` with its errno; whoever calls knows the words. The socket is that of the namespace that the thread is in.
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+        self.family = family_of(NFPROTO_IPV4)
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        if self.fd >= 0:
+            close(self.fd)
+        self.fd = -1
+        give_back(&self.buffer)
+        free(self.origins)
+        free(self.last)
+        free(self.added)
+        self.request = NULL
+        self.origins = NULL
+        self.last = NULL
+        self.added = NULL
+        self.committed = False
+
+    def __init__(self, TableBlob blob not None):
+        cdef int failed
+        self._free()
+        self.blob = blob
+        self.family = blob.family
+        self.by_name = {}
+        self.chains = []
+        self.kept = []
+        self.changed = False
+        self._collect()
+        self.fd = open_socket(self.family)
+        failed = c_errno.errno
+        if self.fd < 0:
+            raise kernel_error(f"can't initialize {blob.name}", failed, table_strerror(failed))
+
+    def close(self):
+        """Close the socket and free what was kept for `undo`."""
+        self._free()
+
+    cdef int _collect(self) except -1:
+        """The chains of the blob, and a row for each of their rules."""
+        cdef const char *entries = self.blob.buffer.memory + ENTRIES_HEAD
+        cdef DraftChain chain
+        cdef uint32_t at = 0, first, foot, place = 0
+        cdef dict by_offset = {}
+        order = sorted(self.blob.chains, key=_by_offset)
+        for name, policy, counters, first, foot in order:
+            chain = self._new_chain(name)
+            by_offset[first] = chain
+            if policy is not None:
+                chain.hook = HOOKS.index(name)
+                chain.verdict = _VERDICTS[policy]
+                chain.policy_read.pcnt, chain.policy_read.bcnt = counters
+        for name, policy, counters, first, foot in order:
+            chain = by_offset[first]
+            while at < first:        # the head of a user chain
+                place += 1
+                at += next_offset(self.family, entries + at)
+            while at < foot:
+                self._read_row(chain, entries, at, place, by_offset)
+                place += 1
+                at += next_offset(self.family, entries + at)
+            chain.policy.place = place
+            place += 1
+            at += next_offset(self.family, entries + at)
+        return 0
+
+    cdef int _read_row(self, DraftChain chain, const char *entries, uint32_t at, uint32_t place, dict by_offset) except -1:
+        cdef const char *entry = entries + at
+        cdef const char *target = entry + target_offset(self.family, entry)
+        cdef RuleRow *row = chain.make_room(chain.count)
+        cdef DraftChain other
+        row.entry = entry
+        row.jump = EXTENSION
+        row.verdict = 0
+        memset(&row.counters, 0, sizeof(row.counters))
+        row.counters.place = place
+        if target[2]:
+            return 0
+        row.verdict = (<const int32_t *> (target + TARGET_HEADER))[0]
+        if row.verdict < 0:
+            row.jump = VERDICT
+        elif row.verdict == <int32_t> (at + next_offset(self.family, entry)):
+            row.jump = FALL_THROUGH
+        else:
+            other = by_offset.get(row.verdict)
+            if other is None:
+                raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL, "Invalid argument")
+            row.jump = other.number
+            other.references += 1
+        return 0
+
+    cdef DraftChain _new_chain(self, str name):
+        cdef DraftChain chain = DraftChain.__new__(DraftChain)
+        chain.name = name
+        chain.label = chain_label(name) if name else b""
+        chain.number = len(self.chains)
+        chain.hook = NF_INET_NUMHOOKS
+        chain.verdict = XT_RETURN
+        chain.policy.place = NOWHERE
+        self.chains.append(chain)
+        self.by_name[name] = chain
+        return chain
+
+    # edits
+
+    cdef DraftChain _find(self, name):
+        cdef DraftChain chain = self.by_name.get(name)
+        if chain is None:
+            raise OSError(ENOENT, "no such chain")
+        return chain
+
+    cdef int _let_go(self, RuleRow *row) except -1:
+        """One jump less to the chain that *row* jumps to."""
+        cdef DraftChain chain
+        if row.jump >= 0:
+            chain = self.chains[row.jump]
+            chain.references -= 1
+        return 0
+
+    cdef int _fill(self, RuleRow *row, bytes entry) except -1:
+        """Make *row* the rule *entry*, which brings its own counters."""
+        cdef const char *raw = PyBytes_AS_STRING(entry)
+        cdef const char *target
+        cdef DraftChain chain
+        if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
+                or next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
+            raise ParameterError("not an entry of this family: its sizes do not add up")
+        target = raw + target_offset(self.family, raw)
+        row.entry = raw
+        row.jump = EXTENSION
+        row.verdict = 0
+        row.counters.base = (<const xt_counters *> (raw + self.family.counters))[0]
+        row.counters.place = NOWHERE
+        if is_verdict(<const xt_entry_match *> target):
+            name = os_decode(target[2:31].partition(b"\0")[0])
+            chain = self.by_name.get(name)
+            if not name:
+                row.jump = FALL_THROUGH
+            elif name in _VERDICTS:
+                row.jump = VERDICT
+                row.verdict = _VERDICTS[name]
+            elif chain is not None:
+                if chain.hook != NF_INET_NUMHOOKS:
+                    raise OSError(EINVAL, "a jump to a builtin chain")
+                row.jump = chain.number
+                chain.references += 1
+        self.kept.append(entry)
+        self.changed = True
+        return 0
+
+    def append(self, chain, bytes entry not None):
+        """Add *entry* at the end of *chain*."""
+        self.insert(chain, entry, self._find(chain).count)
+
+    def insert(self, chain, bytes entry not None, unsigned int position):
+        """Add *entry* to *chain* before the rule at *position*."""
+        cdef DraftChain found = self._find(chain)
+        cdef RuleRow row
+        if position > found.count:
+            raise OSError(E2BIG, "no such position")
+        self._fill(&row, entry)
+        found.make_room(position)[0] = row
+
+    def replace(self, chain, bytes entry not None, unsigned int position):
+        """Put *entry* in the place of the rule of *chain* at *position*."""
+        cdef DraftChain found = self._find(chain)
+        cdef RuleRow row
+        if position >= found.count:
+            raise OSError(E2BIG, "no such position")
+        self._fill(&row, entry)
+        self._let_go(&found.rules[position])
+        found.rules[position] = row
+
+    def delete(self, chain, unsigned int position):
+        """Delete the rule of *chain* at *position*."""
+        cdef DraftChain found = self._find(chain)
+        if position >= found.count:
+            raise OSError(E2BIG, "no such position")
+        self._let_go(&found.rules[position])
+        found.count -= 1
+        memmove(&found.rules[position], &found.rules[position + 1], (found.count - position) * sizeof(RuleRow))
+        self.changed = True
+
+    def flush(self, chain):
+        """Delete all rules of *chain*."""
+        cdef DraftChain found = self._find(chain)
+        cdef size_t i
+        for i in range(found.count):
+            self._let_go(&found.rules[i])
+        found.count = 0
+        self.changed = True
+
+    def zero(self, chain):
+        """Set the counters of the rules and the policy of *chain* to zero; what is counted from now on is kept."""
+        cdef DraftChain found = self._find(chain)
+        cdef size_t i
+        for i in range(found.count):
+            self._zero(&found.rules[i].counters, <const xt_counters *> (found.rules[i].entry + self.family.counters))
+        if found.hook != NF_INET_NUMHOOKS:
+            self._zero(&found.policy, &found.policy_read)
+        self.changed = True
+
+    cdef void _zero(self, Origin *counters, const xt_counters *read) noexcept:
+        counters.base.pcnt = counters.base.bcnt = 0
+        if counters.place != NOWHERE:
+            # counters are unsigned: taking away is adding the complement
+            counters.base.pcnt -= read.pcnt
+            counters.base.bcnt -= read.bcnt
+
+    def create_chain(self, chain):
+        """Create a user chain."""
+        chain_label(chain)
+        if chain in self.by_name:
+            raise OSError(EEXIST, "there is such a chain")
+        self._new_chain(chain)
+        self.changed = True
+
+    def delete_chain(self, chain):
+        """Delete a user chain, which must be empty and to which nothing may jump."""
+        cdef DraftChain found = self._find(chain)
+        if found.hook != NF_INET_NUMHOOKS:
+            raise OSError(EINVAL, "a builtin chain")
+        if found.references:
+            raise OSError(EMLINK, "rules jump there")
+        if found.count:
+            raise OSError(ENOTEMPTY, "it has rules")
+        del self.by_name[chain]
+        self.chains[found.number] = None
+        self.changed = True
+
+    def rename_chain(self, chain, new):
+        """Give a user chain another name; jumps to it follow."""
+        cdef DraftChain found = self._find(chain)
+        cdef bytes label = chain_label(new)
+        if new in self.by_name:
+            raise OSError(EEXIST, "there is such a chain")
+        if found.hook != NF_INET_NUMHOOKS:
+            raise OSError(ENOENT, "a builtin chain")
+        del self.by_name[chain]
+        found.name, found.label = new, label
+        self.by_name[new] = found
+        self.changed = True
+
+    def set_policy(self, chain, policy, counters=None):
+        """Set the policy of a builtin chain, and its counters where *counters* is a (packets, bytes) pair."""
+        cdef DraftChain found = self._find(chain)
+        if found.hook == NF_INET_NUMHOOKS:
+            raise OSError(ENOENT, "no builtin chain")
+        if policy not in ("ACCEPT", "DROP"):
+            raise OSError(EINVAL, "no policy")
+        found.verdict = _VERDICTS[policy]
+        if counters is not None:
+            found.policy.base.pcnt, found.policy.base.bcnt = counters
+            found.policy.place = NOWHERE
+        self.changed = True
+
+    # sending
+
+    cdef list _lay_out(self, uint32_t *entries, uint64_t *size):
+        """The chains in their order, each with its offset; the number and the size of all entries."""
+        cdef DraftChain chain
+        cdef size_t i
+        cdef list order = sorted([chain for chain in self.chains if chain is not None], key=_by_place)
+        entries[0] = 0
+        size[0] = 0
+        for chain in order:
+            if chain.hook == NF_INET_NUMHOOKS:
+                entries[0] += 1
+                size[0] += self.family.header + ERROR_SIZE
+            chain.first = size[0]
+            for i in range(chain.count):
+                size[0] += next_offset(self.family, chain.rules[i].entry)
+            entries[0] += chain.count + 1
+            size[0] += self.family.header + STANDARD_SIZE
+        entries[0] += 1
+        size[0] += self.family.header + ERROR_SIZE
+        return order
+
+    cdef int _compile(self) except -1:
+        """Write the request, and where the counters of each of its entries come from."""
+        cdef uint32_t entries = 0, at = 0, place = 0
+        cdef uint64_t size = 0
+        cdef list order = self._lay_out(&entries, &size)
+        cdef Replace *request
+        cdef DraftChain chain
+        cdef char *blob
+        cdef size_t i
+        if size > 0x7fff0000:
+            raise KernelError("can't commit: the table is too big", ENOMEM, commit_strerror(ENOMEM))
+        take_buffer(&self.buffer, sizeof(Replace) + size)
+        self.request = self.buffer.memory
+        self.origins = <Origin *> calloc(entries, sizeof(Origin))
+        self.last = <xt_counters *> calloc(self.blob.info.num_entries, sizeof(xt_counters))
+        self.added = <char *> calloc(1, sizeof(AddCounters) + entries * sizeof(xt_counters))
+        if self.request == NULL or self.origins == NULL or self.last == NULL or self.added == NULL:
+            raise MemoryError
+        request = <Replace *> self.request
+        self._begin(request, entries, size, self.blob.info.num_entries, self.last)
+        blob = self.request + sizeof(Replace)
+        for chain in order:
+            if chain.hook == NF_INET_NUMHOOKS:
+                at += self._write_error(blob + at, PyBytes_AS_STRING(chain.label), PyBytes_GET_SIZE(chain.label))
+                self.origins[place].place = NOWHERE
+                place += 1
+            else:
+                request.hook_entry[chain.hook] = at
+            for i in range(chain.count):
+                at += self._write_rule(blob, at, &chain.rules[i])
+                self.origins[place] = chain.rules[i].counters
+                place += 1
+            if chain.hook != NF_INET_NUMHOOKS:
+                request.underflow[chain.hook] = at
+            at += self._write_foot(blob + at, chain.verdict)
+            self.origins[place] = chain.policy
+            place += 1
+        self._write_error(blob + at, b"ERROR", 5)
+        self.origins[place].place = NOWHERE
+        return 0
+
+    cdef uint32_t _write_rule(self, char *blob, uint32_t at, const RuleRow *row) except 0:
+        cdef char *entry = blob + at
+        cdef uint32_t size = next_offset(self.family, row.entry)
+        cdef DraftChain chain
+        cdef int32_t verdict = row.verdict
+        memcpy(entry, row.entry, size)
+        if row.jump == EXTENSION:
+            return size
+        if row.jump == FALL_THROUGH:
+            verdict = at + size
+        elif row.jump >= 0:
+            chain = self.chains[row.jump]
+            verdict = chain.first
+        self._write_standard(entry + target_offset(self.family, entry), verdict)
+        return size
+
+    cdef void _write_standard(self, char *target, int32_t verdict) noexcept:
+        memset(target, 0, STANDARD_SIZE)
+        (<xt_entry_match *> target).u.match_size = STANDARD_SIZE
+        (<int32_t *> (target + TARGET_HEADER))[0] = verdict
+
+    cdef char *_write_head(self, char *entry, uint32_t target_size) noexcept:
+        """The base part of an entry that says nothing, and its target's size; where the target is."""
+        memset(entry, 0, self.family.header + target_size)
+        (<unsigned short *> (entry + self.family.offsets))[0] = self.family.header
+        (<unsigned short *> (entry + self.family.offsets))[1] = self.family.header + target_size
+        (<xt_entry_match *> (entry + self.family.header)).u.match_size = target_size
+        return entry + self.family.header
+
+    cdef uint32_t _write_foot(self, char *entry, int32_t verdict) noexcept:
+        self._write_standard(self._write_head(entry, STANDARD_SIZE), verdict)
+        return self.family.header + STANDARD_SIZE
+
+    cdef uint32_t _write_error(self, char *entry, const char *label, size_t length) noexcept:
+        """The head of a user chain, or the end of the table."""
+        cdef char *target = self._write_head(entry, ERROR_SIZE)
+        memcpy(target + 2, b"ERROR", 5)
+        memcpy(target + TARGET_HEADER, label, length)
+        return self.family.header + ERROR_SIZE
+
+    def commit(self):
+        """Send everything, once. When it raises, `undo` puts back what was replaced already: counters may be refused later."""
+        cdef int failed
+        if not self.changed:
+            return
+        if self.fd < 0 or self.request != NULL:
+            raise KernelError(f"this draft of table {self.blob.name} is used up", EBADF, "Bad file descriptor")
+        self._compile()
+        with nogil:
+            failed = self._commit()
+        self.committed = failed <= 0
+        self._check(failed, "can't commit")
+
+    cdef int _commit(self) noexcept nogil:
+        cdef AddCounters *add = <AddCounters *> self.added
+        cdef uint32_t i
+        if not self._replace(<Replace *> self.request):
+            return c_errno.errno
+        for i in range((<Replace *> self.request).num_entries):
+            add.counters[i] = self.origins[i].base
+            if self.origins[i].place != NOWHERE:
+                add.counters[i].pcnt += self.last[self.origins[i].place].pcnt
+                add.counters[i].bcnt += self.last[self.origins[i].place].bcnt
+        i = self._add_counters(add, (<Replace *> self.request).num_entries)
+        if i:
+            memset(add.counters, 0, (<Replace *> self.request).num_entries * sizeof(xt_counters))
+        return -<int> i
+
+    def undo(self):
+        """After `commit`, put the table back as it was read, with what its rules have counted in all."""
+        if not self.committed:
+            return
+        cdef uint32_t before = self.blob.info.num_entries, now = (<Replace *> self.request).num_entries
+        cdef Replace *request = <Replace *> malloc(sizeof(Replace) + self.blob.info.size)
+        cdef xt_counters *last = <xt_counters *> calloc(now + 1, sizeof(xt_counters))
+        cdef AddCounters *add = <AddCounters *> calloc(1, sizeof(AddCounters) + before * sizeof(xt_counters))
+        cdef int failed = ENOMEM
+        try:
+            if request != NULL and last != NULL and add != NULL:
+                self._begin(request, before, self.blob.info.size, now, last)
+                memcpy(request.hook_entry, self.blob.info.hook_entry, sizeof(request.hook_entry))
+                memcpy(request.underflow, self.blob.info.underflow, sizeof(request.underflow))
+                memcpy(<char *> request + sizeof(Replace), self.blob.buffer.memory + ENTRIES_HEAD, self.blob.info.size)
+                with nogil:
+                    failed = self._undo(request, last, add)
+            self.committed = failed > 0
+            self._check(failed, f"can't put table {self.blob.name} back")
+        finally:
+            free(request)
+            free(last)
+            free(add)
+
+    cdef int _undo(self, Replace *request, const xt_counters *last, AddCounters *add) noexcept nogil:
+        cdef const xt_counters *given = (<AddCounters *> self.added).counters
+        cdef uint32_t i, place
+        if not self._replace(request):
+            return c_errno.errno
+        memcpy(add.counters, self.last, request.num_entries * sizeof(xt_counters))
+        for i in range(request.num_counters):
+            place = self.origins[i].place
+            if place != NOWHERE:
+                add.counters[place].pcnt += last[i].pcnt - given[i].pcnt
+                add.counters[place].bcnt += last[i].bcnt - given[i].bcnt
+        return -self._add_counters(add, request.num_entries)
+
+    cdef void _begin(self, Replace *request, uint32_t entries, uint32_t size, uint32_t counters, xt_counters *last) noexcept:
+        memset(request, 0, sizeof(Replace))
+        memcpy(request.name, self.blob.info.name, sizeof(request.name))
+        request.valid_hooks = self.blob.info.valid_hooks
+        request.num_entries = entries
+        request.size = size
+        request.num_counters = counters
+        request.counters = last
+
+    cdef bint _replace(self, const Replace *request) noexcept nogil:
+        return setsockopt(self.fd, self.family.level, self.family.so_set_replace, request, sizeof(Replace) + request.size) == 0
+
+    cdef int _add_counters(self, AddCounters *add, uint32_t entries) noexcept nogil:
+        """0 or an errno. The table is the new one already, so what may pass is tried again."""
+        cdef int attempt
+        memcpy(add.name, self.blob.info.name, sizeof(add.name))
+        add.num_counters = entries
+        for attempt in range(ADD_ATTEMPTS):
+            if setsockopt(self.fd, self.family.level, self.family.so_set_add_counters, add,
+                          sizeof(AddCounters) + entries * sizeof(xt_counters)) == 0:
+                return 0
+        return c_errno.errno
+
+    cdef int _check(self, int failed, str what) except -1:
+        if failed > 0:
+            raise kernel_error(what, failed, commit_strerror(failed))
+        if failed:
+            words = strerror(-failed).decode()
+            raise KernelError(f"{what}: the counters of table {self.blob.name} are not put back: {words}", -failed, words)
+        return 0
+
+
+def _by_offset(tuple chain):
+    return chain[3]
+
+
+def _by_place(DraftChain chain):
+    """Builtin chains in hook order, then user chains by name."""
+    return chain.hook, chain.label if chain.hook == NF_INET_NUMHOOKS else b""
+
+
+def commit_strerror(int error):
+    """What iptables calls *error* when it commits."""
+    if error == ENOENT:
+        return "No chain/target/match by that name"
+    if error == ENOMEM:
+        return "Memory allocation problem"
+    return strerror(error).decode()

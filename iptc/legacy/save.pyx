@@ -1,0 +1,142 @@
+# cython: freethreading_compatible=False
+"""A whole legacy table as text, in one pass in C."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.errno cimport EINVAL
+from libc.stdint cimport int32_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset, strlen
+
+from .blob cimport ENTRIES_HEAD, TableBlob
+from .._core cimport STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, next_offset, os_encode, target_offset
+from ..language.plugins cimport captured, printed_text, prints_by_mask, said, use_family, warn_of_what_was_said
+from ..language.printing cimport Printed, learn_plugins, print_rule, put, put_counters
+from ..errors import KernelError, ParameterError
+
+cdef extern from "<stdio.h>" nogil:
+    void *stdout_now "stdout"
+    size_t fwrite "fwrite_unlocked"(const void *text, size_t size, size_t count, void *stream)
+
+
+cdef const char *_verdict_of(Saved *saved, uint32_t at) noexcept nogil:
+    """The name that the standard target of the entry at *at* stands for."""
+    cdef const char *entry = saved.entries + at
+    cdef Family *family = saved.rule.family
+    cdef int32_t verdict
+    cdef size_t low = 0, high = saved.count, middle
+    if next_offset(family, entry) - target_offset(family, entry) == STANDARD_SIZE:
+        verdict = (<const int32_t *> (entry + target_offset(family, entry) + TARGET_HEADER))[0]
+        if verdict == <int32_t> (at + next_offset(family, entry)):
+            return b""
+        if verdict < 0:
+            return (b"ACCEPT" if verdict == -2 else b"DROP" if verdict == -1 else b"RETURN" if verdict == XT_RETURN
+                    else b"QUEUE")
+        while low < high:
+            middle = (low + high) // 2
+            if saved.by_offset[middle].first < <uint32_t> verdict:
+                low = middle + 1
+            else:
+                high = middle
+        if low < saved.count and saved.by_offset[low].first == <uint32_t> verdict:
+            return saved.by_offset[low].name
+    saved.broken = True
+    return b""
+
+
+cdef void _aim(Saved *saved, uint32_t at) noexcept nogil:
+    """Make the rule at offset *at* the one to be printed."""
+    cdef Printed *rule = &saved.rule
+    rule.head = saved.entries + at
+    rule.payloads = rule.head + rule.family.header
+    rule.target_at = target_offset(rule.family, rule.head)
+    rule.size = next_offset(rule.family, rule.head)
+    rule.verdict = NULL
+    if not rule.head[rule.target_at + 2]:
+        rule.verdict = _verdict_of(saved, at)
+
+
+cdef void _save_body(void *arg) noexcept nogil:
+    cdef Saved *saved = <Saved *> arg
+    cdef size_t i, name_length
+    cdef uint32_t at
+    cdef char text[64]
+    cdef char *end
+    fwrite(saved.head, 1, strlen(saved.head), stdout_now)
+    for i in range(saved.count):
+        name_length = strlen(saved.chains[i].name)
+        at = saved.chains[i].first
+        while at < saved.chains[i].end:
+            _aim(saved, at)
+            if saved.counters:
+                text[0] = b'['
+                end = put_counters(text + 1, &saved.rule, b':')
+                fwrite(text, 1, put(end, b"] ", 2) - text, stdout_now)
+            fwrite(b"-A ", 1, 3, stdout_now)
+            fwrite(saved.chains[i].name, 1, name_length, stdout_now)
+            print_rule(&saved.rule)
+            fwrite(b"\n", 1, 1, stdout_now)
+            at += saved.rule.size
+    fwrite(saved.foot, 1, strlen(saved.foot), stdout_now)
+
+
+def save_rules(TableBlob table not None, bint counters, bytes head not None, bytes foot not None):
+    """Return *head*, the `-A` lines of *table* as `iptables-save` (`-c` with *counters*) prints them, and *foot*, as text."""
+    cdef Saved saved
+    cdef size_t length, i
+    cdef uint32_t at
+    cdef const char *printed
+    cdef list chains = table.chains
+    cdef str text
+    cdef int learned
+    memset(&saved, 0, sizeof(saved))
+    saved.entries = table.buffer.memory + ENTRIES_HEAD
+    saved.counters = counters
+    saved.head = head
+    saved.foot = foot
+    saved.count = len(chains)
+    saved.rule.family = table.family
+    saved.rule.by_mask = prints_by_mask()
+    saved.chains = <Heading *> malloc((2 * saved.count + 1) * sizeof(Heading))
+    if saved.chains == NULL:
+        raise MemoryError
+    saved.by_offset = saved.chains + saved.count
+    try:
+        _head(saved.chains, chains)
+        _head(saved.by_offset, sorted(chains, key=_first_offset))
+        while True:
+            learned = 0
+            for i in range(saved.count):
+                at = saved.chains[i].first
+                while at < saved.chains[i].end:
+                    _aim(&saved, at)
+                    learned += learn_plugins(&saved.rule)
+                    at += saved.rule.size
+            if not learned:
+                break
+        use_family(saved.rule.family.nfproto)
+        if captured(_save_body, &saved) != 0:
+            raise ParameterError(said())
+        if saved.broken:
+            raise KernelError("the table that the kernel returned does not add up", EINVAL, "Invalid argument")
+    finally:
+        free(saved.chains)
+    printed = printed_text(&length)
+    text = PyUnicode_DecodeUTF8(printed, length, "surrogateescape")
+    warn_of_what_was_said()
+    return text
+
+
+def _first_offset(chain):
+    return chain[3]
+
+
+cdef int _head(Heading *headings, list chains) except -1:
+    cdef bytes name
+    for i, (label, _, _, first, end) in enumerate(chains):
+        name = os_encode(label)
+        memset(headings[i].name, 0, 32)
+        memcpy(headings[i].name, PyBytes_AS_STRING(name), min(PyBytes_GET_SIZE(name), 31))
+        headings[i].first = first
+        headings[i].end = end
+    return 0

@@ -1,0 +1,126 @@
+"""A table of the legacy back end (`ip_tables`, `ip6_tables`): read its blob, replay edits on a draft of it."""
+
+import errno
+
+from .. import _core
+from ..errors import Conflict, IPTCError, PartialCommit
+from ..model.edits import Replay
+from ..model.saved import frame
+from ..model.views import ChainView, View
+from .blob import TableBlob, TableScan
+
+_RETRIES = 16
+
+
+class LegacyTable:
+    """Read and write one table of one family in one network namespace; the edits themselves are in `edits`.
+
+    What stands above knows a back end by `backend`, `nfproto`, `name`, `place`, `read`, `save`, `require`, `rehearse`, `commit` and
+    `commit_together`.
+    """
+
+    backend = "legacy"
+
+    def __init__(self, nfproto, name, place):
+        self.nfproto = nfproto
+        self.name = name
+        self.place = place
+
+    def read(self):
+        """Return the table as it is in the kernel now (`IPT_SO_GET_ENTRIES`), as a `View`."""
+        blob = self.place.run(lambda: TableBlob(self.nfproto, self.name))
+        self.place.check(blob.cookie)
+        return self._view(blob)
+
+    def _view(self, blob):
+        return View(self.nfproto, [self._chain(blob, *row) for row in blob.chains])
+
+    def _chain(self, blob, name, policy, counters, first, end):
+        return ChainView(self.nfproto, name, policy, counters, lambda: blob.chain_entries(first, end))
+
+    def save(self, counters):
+        """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
+        blob = self.place.run(lambda: TableBlob(self.nfproto, self.name))
+        self.place.check(blob.cookie)
+        from .save import save_rules  # programs that only poll need not load it
+
+        head, foot = [part.encode("utf-8", "surrogateescape") for part in frame(self.name, blob.chains)]
+        return save_rules(blob, counters, head, foot)
+
+    def require(self):
+        """Raise if the kernel has no such table, or does not let us (`IPT_SO_GET_INFO`)."""
+        self.place.run(lambda: TableScan(self.nfproto, self.name).close())
+
+    def rehearse(self, operations, lock):
+        """Do *operations* as `commit` does, and send nothing."""
+        with lock:
+            self._draft(operations).close()
+
+    def commit(self, operations, lock):
+        """Apply *operations* to the table as it is now and send it, under *lock*; all of them or none.
+
+        EAGAIN, from a writer that takes no lock, reads again and replays.
+        """
+        self.commit_together([(self, operations)], lock)
+
+    @staticmethod
+    def commit_together(parts, lock):
+        """Commit several [(table, operations)] under one *lock*: each with one replacement, all of them or none.
+
+        The kernel replaces one table at a time. Where it refuses a later one, those before are put back as they were, with
+        what was counted; `PartialCommit` says where even that was refused.
+        """
+        with lock:
+            drafts = []
+            try:
+                for table, operations in parts:
+                    drafts.append(table._draft(operations))
+                for number, (table, operations) in enumerate(parts):
+                    table._send(drafts, number, operations)
+            except BaseException as error:
+                _undo([(table, draft) for (table, _), draft in zip(parts, drafts)], error)
+                raise
+            finally:
+                for draft in drafts:
+                    draft.close()
+
+    def _draft(self, operations):
+        """The table as it is now with *operations* done to it, to be sent."""
+        from .restore import TableDraft  # programs that only read need not load it
+
+        draft = self.place.run(lambda: TableDraft(TableBlob(self.nfproto, self.name)))
+        try:
+            self.place.check(draft.blob.cookie)
+            Replay(draft, lambda: self._view(draft.blob), operations).run()
+        except BaseException:
+            draft.close()
+            raise
+        return draft
+
+    def _send(self, drafts, number, operations):
+        for attempt in range(_RETRIES):
+            try:
+                drafts[number].commit()
+                return
+            except Conflict as conflict:
+                if conflict.errno != errno.EAGAIN or attempt + 1 == _RETRIES:
+                    raise
+            drafts[number].close()
+            drafts[number] = self._draft(operations)
+
+    def __str__(self):
+        return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
+
+
+def _undo(drafts, error):
+    """Put back what was committed of *drafts*, [(table, draft)], since *error* came."""
+    left = []
+    for table, draft in reversed(drafts):
+        try:
+            draft.undo()
+        except IPTCError as refused:
+            left.append(table)
+            reason = refused
+    if left:
+        names = ", ".join(map(str, left))
+        raise PartialCommit(f"{error}; committed, and not put back: {names} ({reason})", map(str, left)) from error

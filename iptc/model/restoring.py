@@ -1,0 +1,166 @@
+"""Restoring a table from the text of iptables-save: where the text comes from, and what it means for a table."""
+
+import errno
+import os
+
+from .. import _core
+from ..errors import IPTCError, KernelError, ParameterError, ParameterTypeError
+from ..language.program import Reader
+from . import edits
+
+_PIECE = 1 << 20
+
+
+def pieces(source):
+    """Yield the text of *source* in pieces of bytes.
+
+    A string with a line break, or an empty one, is the text itself; any other string, or an `os.PathLike`, is the path of a
+    file; an object with `read` is read, whether it gives text or bytes; bytes are the text.
+    """
+    if isinstance(source, str) and ("\n" in source or not source):
+        source = _encoded(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        for start in range(0, len(source), _PIECE):
+            yield bytes(source[start : start + _PIECE])
+    elif isinstance(source, (str, os.PathLike)):
+        try:
+            file = open(source, "rb")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise KernelError(f"Can't open {os.fspath(source)!r}: {reason}", getattr(error, "errno", errno.EINVAL),
+                              reason) from None  # fmt: skip
+        with file:
+            while piece := file.read(_PIECE):
+                yield piece
+    elif hasattr(source, "read"):
+        while piece := source.read(_PIECE):
+            if not isinstance(piece, (str, bytes, bytearray, memoryview)):
+                raise ParameterTypeError(f"a file must give text or bytes, not {type(piece).__name__}")
+            yield _encoded(piece) if isinstance(piece, str) else bytes(piece)
+    else:
+        raise ParameterTypeError(f"a ruleset must be text, a path or a file, not {type(source).__name__}")
+
+
+def _encoded(text):
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ParameterError(f"not encodable as UTF-8: {text[error.start : error.end]!r}") from None
+
+
+def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=None):
+    """Yield a `Program` for each table of *source*, or for that named *only*.
+
+    begun(table) is called where a table begins: it returns the name of its back end, and raises if there is no such table;
+    rehearse(program) does a table that breaks off to a draft: of two mistakes the one that comes first in the text is
+    reported. progress(bytes) is called after each piece.
+    """
+    reader = Reader(nfproto, counters, flush, only)
+    try:
+        for piece in _with_last(pieces(source)):
+            for table, line, program in reader.feed(*piece):
+                if program is not None:
+                    yield program
+                    continue
+                try:
+                    reader.nft = begun(table) == "nft"
+                except KernelError as error:
+                    tool = "iptables-restore" if nfproto == _core.IPV4 else "ip6tables-restore"
+                    message = f"line {line}: {error.strerror}: {tool}: unable to initialize table '{table}'"
+                    raise _at_line(type(error)(message, error.errno, error.strerror), line) from None
+            if progress is not None:
+                progress(len(piece[0]))
+        reader.finish()
+    except ParameterError:
+        if reader.table is not None:
+            rehearse(reader.partial())
+        raise
+
+
+class AtCommit:
+    """What the kernel refuses as a whole is refused at the line of the `COMMIT`: a context manager."""
+
+    def __init__(self, program):
+        self._line = program.last_line
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, KernelError) and error.line is None and error.strerror is not None:
+            error.message = f"line {self._line} failed: {error.message}"
+            error.line = self._line
+
+
+def _with_last(parts):
+    """(part, whether it is the last)."""
+    previous = b""
+    for part in parts:
+        if previous:
+            yield previous, False
+        previous = part
+    yield previous, True
+
+
+def _at_line(error, line):
+    error.line = line
+    return error
+
+
+class Restore:
+    """What a program does to its table: one operation over many rules."""
+
+    binds = False
+    changed = True
+
+    def __init__(self, program):
+        self.program = program
+
+    def send(self, handle, replay):
+        """Do it to a draft, or to a batch, in one pass."""
+        handle.restore(self.program)
+
+    def apply(self, view):
+        """Do it to a view, command by command."""
+        if self.program.flush:
+            view.clear()
+        for line, what, chain, number, entry, other, counters in self.program.commands():
+            names = [chain] if chain else [c.name for c in view.chains.values() if what != "X" or c.policy is None]
+            try:
+                for name in names:
+                    for edit in self._edits(view, what, name, number, entry, other, counters):
+                        if edit.binds:
+                            edit.bind(view)
+                        edit.apply(view)
+            except IPTCError as error:
+                if isinstance(error, KernelError):
+                    error.message = f"line {line} failed: {error.message}"
+                raise _at_line(error, line) from None
+
+    def _edits(self, view, what, chain, number, entry, other, counters):
+        """The edits of *chain* that one command stands for."""
+        if what == ":":
+            found = view.chains.get(chain)
+            if found is None or found.policy is None:
+                yield edits.Flush(chain) if found is not None and not self.program.flush else edits.CreateChain(chain)
+            if other != "-":
+                yield edits.SetPolicy(chain, other, counters)
+        elif what == "D" and number:
+            yield edits.Delete(chain, number - 1)
+        elif what == "Z" and number:
+            yield edits.ZeroRule(chain, number - 1)
+        elif what in "IR":
+            yield {"I": edits.Insert, "R": edits.Replace}[what](chain, entry, number - 1)
+        elif what in "DC":
+            anchor = edits.first_like(view.nfproto, entry)
+            yield edits.Delete(chain, anchor=anchor) if what == "D" else edits.Check(chain, anchor=anchor)
+        elif what == "A":
+            yield edits.Append(chain, entry)
+        elif what == "?":
+            return
+        elif what == "E":
+            yield edits.RenameChain(chain, other)
+        elif what == "P":
+            yield edits.SetPolicy(chain, other, counters)
+        else:
+            yield {"F": edits.Flush, "Z": edits.Zero, "X": edits.DeleteChain, "N": edits.CreateChain}[what](chain)

@@ -1,0 +1,1 @@
+"""The nf_tables back end: tables as iptables-nft keeps them."""

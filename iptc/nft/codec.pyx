@@ -1,0 +1,300 @@
+# cython: freethreading_compatible=False
+"""A rule's bytes to and from nf_tables, as iptables-nft writes and reads them.
+
+The bytes are those that the rest of the package knows: `ipt_entry` or `ip6t_entry`, matches, and the target by name. A rule that
+none of them can stand for is opaque: its target is named `nft` and holds the rule's attributes.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset, strcmp, strlen
+
+from .._core cimport (
+    TARGET_HEADER, Family, family_of, is_verdict, next_offset, payloads_ok, target_offset, xt_counters, xt_entry_match,
+)
+from .._netlink cimport (
+    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_QUOTA_CONSUMED, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE,
+    NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Writer, attribute_be64, attribute_next, attribute_scan,
+    attribute_text, message_next, message_scan, nest, nest_end, put_be64, writer_reserve,
+)
+from .expressions cimport (
+    Fields, Open, expression_begin, expression_end, expression_next, field_be64,
+)
+from .parts cimport (
+    ENTRY_MOST, Reading, add_target, count_transports, has_range, put_base, put_compat_protocol, put_matches, put_target, read_expressions,
+    reading_begin,
+)
+from ..language.plugins cimport prints_by_mask, reads_compat_only
+from ..errors import ParameterError, Unsupported
+
+cdef extern from * nogil:
+    """
+    #include <endian.h>
+    #include <string.h>
+    """
+    uint64_t htobe64(uint64_t number)
+    size_t strnlen(const char *text, size_t limit)
+
+cdef enum:
+    ATTRIBUTE_HEAD = 4
+    UDATA_COMMENT = 0            # the kind of a comment in a rule's user data
+    LAST_SET = 1                 # NFTA_LAST_SET and NFTA_LAST_MSECS, which older headers do not have
+    LAST_MSECS = 2
+    OPAQUE_HEAD = 4              # the length of the attributes that an opaque rule holds
+
+cdef const char *OPAQUE = b"nft"
+
+# ---------------------------------------------------------- opaque rules
+
+cdef void _set_numbers(char *expressions, size_t length, xt_counters counters) noexcept nogil:
+    """Write *counters* into the first counter, and zero whatever else changes as packets pass."""
+    cdef Attribute cursor, name
+    cdef Fields fields
+    attribute_scan(&cursor, expressions, length)
+    while expression_next(&cursor, &name, &fields):
+        if attribute_text(&name, b"counter"):
+            _set_long_number(&fields, NFTA_COUNTER_PACKETS, counters.pcnt)
+            _set_long_number(&fields, NFTA_COUNTER_BYTES, counters.bcnt)
+            counters.pcnt = counters.bcnt = 0
+        elif attribute_text(&name, b"quota"):
+            _set_long_number(&fields, NFTA_QUOTA_CONSUMED, 0)
+        elif attribute_text(&name, b"last"):
+            _set_long_number(&fields, LAST_MSECS, 0)
+            if fields.length[LAST_SET] == 4:
+                memset(<char *> fields.data[LAST_SET], 0, 4)
+
+
+cdef void _set_long_number(const Fields *fields, int kind, uint64_t number) noexcept nogil:
+    number = htobe64(number)
+    if fields.data[kind] != NULL and fields.length[kind] == 8:
+        memcpy(<char *> fields.data[kind], &number, 8)
+
+
+cdef bint _is_opaque(const xt_entry_match *target) noexcept nogil:
+    return strcmp(target.u.user.name, OPAQUE) == 0 and not is_verdict(target)
+
+
+cdef bint _add_opaque(Reading *reading, const Attribute *expressions, const Attribute *userdata) noexcept nogil:
+    """Make the entry one that stands for these attributes, as they are but for their numbers. False: it holds a part of them."""
+    cdef const Attribute *parts[2]
+    cdef const Attribute *part
+    cdef size_t length = 0, at = reading.family.header, whole
+    cdef char *room
+    cdef xt_counters zero
+    cdef uint32_t stated
+    cdef int i
+    parts[0] = expressions
+    parts[1] = userdata
+    for i in range(2):
+        if parts[i].data != NULL:
+            length += _whole(parts[i])
+    memset(reading.entry, 0, at)
+    reading.length = at
+    reading.target = 0
+    stated = length
+    whole = min(length, <size_t> ENTRY_MOST - at - TARGET_HEADER - OPAQUE_HEAD)
+    reading.comment_length = 0
+    room = add_target(reading, OPAQUE, strlen(OPAQUE), 0, OPAQUE_HEAD + whole)
+    memcpy(room, &stated, OPAQUE_HEAD)
+    if whole < length:
+        return False
+    room += OPAQUE_HEAD
+    zero.pcnt = zero.bcnt = 0
+    for i in range(2):
+        part = parts[i]
+        if part.data != NULL:
+            memcpy(room, part.data - ATTRIBUTE_HEAD, ATTRIBUTE_HEAD + part.length)
+            if i == 0:
+                _set_numbers(room + ATTRIBUTE_HEAD, part.length, zero)
+            room += _whole(part)
+    return True
+
+
+cdef inline size_t _whole(const Attribute *attribute) noexcept nogil:
+    """What an attribute takes in a message."""
+    return (ATTRIBUTE_HEAD + attribute.length + 3) & ~<size_t> 3
+
+
+cdef int _put_opaque(Writer *writer, Family *family, const char *entry, char *scratch) except -1:
+    """Write the attributes that an opaque rule holds, with the counters of its entry; *scratch* has room for an entry."""
+    cdef const char *target = entry + target_offset(family, entry)
+    cdef uint32_t length
+    cdef size_t room = (<const uint16_t *> target)[0] - TARGET_HEADER
+    cdef size_t start = writer.length
+    cdef Attribute cursor
+    cdef Reading reading
+    if room < OPAQUE_HEAD:
+        raise ParameterError("not a rule that was read from nf_tables")
+    memcpy(&length, target + TARGET_HEADER, OPAQUE_HEAD)
+    if length == 0:
+        return 0
+    if length > room - OPAQUE_HEAD:
+        raise Unsupported("the rule was written by another program, and is too long to be written again")
+    if not writer_reserve(writer, length):
+        return 0
+    memcpy(writer.memory + start, target + TARGET_HEADER + OPAQUE_HEAD, length)
+    writer.length += length
+    attribute_scan(&cursor, writer.memory + start, length)
+    while attribute_next(&cursor):
+        if cursor.kind == NFTA_RULE_EXPRESSIONS:
+            _set_numbers(<char *> cursor.data, cursor.length, (<const xt_counters *> (entry + family.counters))[0])
+            # the protocol, as far as the rule can be read, is what its extensions are checked against
+            reading_begin(&reading, family, scratch)
+            read_expressions(&reading, cursor.data, cursor.length)
+            put_compat_protocol(writer, family, scratch)
+            return 0
+    return 0
+
+
+# ----------------------------------------------------------- whole rules
+
+cdef int _put_rule(Writer *writer, Family *family, const char *entry, bint compat) except -1:
+    """Conditions, counter, target; what stands before the counter is not counted where it does not hold."""
+    cdef size_t start = nest(writer, NFTA_RULE_EXPRESSIONS)
+    cdef const xt_counters *counters = <const xt_counters *> (entry + family.counters)
+    cdef Open counter
+    put_base(writer, family, entry, compat, compat or prints_by_mask())
+    put_matches(writer, family, entry, compat)
+    counter = expression_begin(writer, b"counter")
+    put_be64(writer, NFTA_COUNTER_PACKETS, counters.pcnt)
+    put_be64(writer, NFTA_COUNTER_BYTES, counters.bcnt)
+    expression_end(writer, counter)
+    put_target(writer, family, entry, compat)
+    nest_end(writer, start)
+    put_compat_protocol(writer, family, entry)
+    return 0
+
+
+cdef bint _adds_up(Family *family, const char *entry, size_t size) noexcept nogil:
+    """Whether the sizes in *size* bytes are those of an entry."""
+    return size >= family.header + TARGET_HEADER and next_offset(family, entry) == size and payloads_ok(family, entry)
+
+
+cdef int write_rule(Writer *writer, Family *family, const char *entry, size_t size, bint compat) except -1:
+    """What `encode` returns, behind what *writer* has already."""
+    cdef char *scratch
+    if not _adds_up(family, entry, size):
+        raise ParameterError("not an entry of this family: its sizes do not add up")
+    if _is_opaque(<const xt_entry_match *> (entry + target_offset(family, entry))):
+        scratch = <char *> malloc(ENTRY_MOST)
+        if scratch == NULL:
+            raise MemoryError
+        try:
+            _put_opaque(writer, family, entry, scratch)
+        finally:
+            free(scratch)
+    else:
+        _put_rule(writer, family, entry, compat)
+    if writer.failed:
+        raise Unsupported("the rule is too long for nf_tables")
+    return 0
+
+
+def encode(int nfproto, bytes entry, compat=None):
+    """Return the attributes of a rule for `NFT_MSG_NEWRULE`: expressions with the entry's counters, protocol, user data.
+
+    *compat*: as iptables-nft older than 1.8.8 reads it; None: if that is the installed one. `ParameterError` and `Unsupported` say
+    what has no form in nf_tables.
+    """
+    cdef Writer writer
+    memset(&writer, 0, sizeof(writer))
+    try:
+        write_rule(&writer, family_of(nfproto), PyBytes_AS_STRING(entry), PyBytes_GET_SIZE(entry),
+                   reads_compat_only() if compat is None else compat)
+        return PyBytes_FromStringAndSize(writer.memory, writer.length)
+    finally:
+        free(writer.memory)
+
+
+def stored(int nfproto, bytes entry):
+    """Return what an entry that is no opaque rule is once it is stored, which is what is to be looked for: *entry* itself, unless
+    nf_tables has no place for all of what it says.
+
+    Several matches of tcp or udp become one, as far as they say different things; `--nflog-range` is gone.
+    """
+    cdef Family *family = family_of(nfproto)
+    cdef const char *raw = PyBytes_AS_STRING(entry)
+    if not _adds_up(family, raw, PyBytes_GET_SIZE(entry)) or count_transports(family, raw) < 2 and not has_range(family, raw):
+        return entry
+    return decode(nfproto, encode(nfproto, entry))
+
+
+cdef void _find_comment(Reading *reading, const Attribute *userdata) noexcept nogil:
+    """The comment in a rule's user data, where iptables-nft 1.8.2 and nft write it: kind, length and text of each part."""
+    cdef const unsigned char *at = <const unsigned char *> userdata.data
+    cdef uint32_t left = userdata.length
+    while left >= 2 and at[1] <= left - 2:
+        if at[0] == UDATA_COMMENT:
+            reading.comment = <const char *> at + 2
+            reading.comment_length = strnlen(reading.comment, at[1])
+            return
+        left -= 2 + at[1]
+        at += 2 + at[1]
+
+
+cdef bytes _read_rule(Family *family, const char *attributes, size_t length, char *room, uint64_t *handle):
+    """The entry of a rule; *room* has ENTRY_MOST bytes."""
+    cdef Reading reading
+    cdef Attribute cursor, expressions, userdata
+    cdef xt_counters *counters
+    memset(&expressions, 0, sizeof(expressions))
+    memset(&userdata, 0, sizeof(userdata))
+    attribute_scan(&cursor, attributes, length)
+    while attribute_next(&cursor):
+        if cursor.kind == NFTA_RULE_EXPRESSIONS:
+            expressions = cursor
+        elif cursor.kind == NFTA_RULE_USERDATA:
+            userdata = cursor
+        elif cursor.kind == NFTA_RULE_HANDLE:
+            handle[0] = attribute_be64(&cursor)
+    reading_begin(&reading, family, room)
+    _find_comment(&reading, &userdata)
+    if not read_expressions(&reading, expressions.data, expressions.length):
+        _add_opaque(&reading, &expressions, &userdata)
+    counters = <xt_counters *> (room + family.counters)
+    counters.pcnt = reading.packets
+    counters.bcnt = reading.size
+    (<uint16_t *> (room + family.offsets))[0] = reading.target
+    (<uint16_t *> (room + family.offsets))[1] = reading.length
+    return PyBytes_FromStringAndSize(room, reading.length)
+
+
+def decode(int nfproto, bytes rule):
+    """Return the entry of a rule, given its attributes as `NFT_MSG_NEWRULE` has them."""
+    cdef Family *family = family_of(nfproto)
+    cdef uint64_t handle = 0
+    cdef char *room = <char *> malloc(ENTRY_MOST)
+    if room == NULL:
+        raise MemoryError
+    try:
+        return _read_rule(family, PyBytes_AS_STRING(rule), PyBytes_GET_SIZE(rule), room, &handle)
+    finally:
+        free(room)
+
+
+def decode_rules(int nfproto, bytes messages):
+    """Return [(handle, entry)] for the `NFT_MSG_NEWRULE` among the netlink messages of a dump.
+
+    `ParameterError` if the sizes of the messages do not add up.
+    """
+    cdef Family *family = family_of(nfproto)
+    cdef uint64_t handle
+    cdef bytes entry
+    cdef Message message
+    cdef list rules = []
+    cdef char *room = <char *> malloc(ENTRY_MOST)
+    if room == NULL:
+        raise MemoryError
+    try:
+        message_scan(&message, PyBytes_AS_STRING(messages), PyBytes_GET_SIZE(messages))
+        while message_next(&message):
+            if message.kind == NFT_MSG_NEWRULE:
+                handle = 0
+                entry = _read_rule(family, message.attributes, message.length, room, &handle)
+                rules.append((handle, entry))
+        if message.at != message.end:
+            raise ParameterError("the sizes of these netlink messages do not add up")
+        return rules
+    finally:
+        free(room)

@@ -1,0 +1,252 @@
+# cython: freethreading_compatible=False
+"""nf_tables' expressions: writing one, reading one, and what the registers hold between them.
+
+Nothing here knows of rules. A function that reads says False where an expression is not one of those known here.
+"""
+
+from libc.string cimport memcpy, memset
+
+from .._core cimport IFNAMSIZ
+from .._netlink cimport (
+    NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, Attribute, Writer, attribute_next, attribute_scan, nest, nest_end,
+    put, put_be32, put_text,
+)
+
+cdef extern from * nogil:
+    """
+    #include <arpa/inet.h>
+    #include <endian.h>
+    """
+    uint16_t htons(uint16_t number)
+    uint32_t htobe32(uint32_t number)
+    uint64_t htobe64(uint64_t number)
+
+
+cdef Open expression_begin(Writer *writer, const char *name) noexcept nogil:
+    """Begin an expression, which `_end` ends."""
+    cdef Open open
+    open.element = nest(writer, NFTA_LIST_ELEM)
+    put_text(writer, NFTA_EXPR_NAME, name)
+    open.data = nest(writer, NFTA_EXPR_DATA)
+    return open
+
+
+cdef void expression_end(Writer *writer, Open open) noexcept nogil:
+    nest_end(writer, open.data)
+    nest_end(writer, open.element)
+
+
+cdef bint expression_next(Attribute *cursor, Attribute *name, Fields *fields) noexcept nogil:
+    """Read the next expression of a list: its name, and its attributes where they are known here; False at the end."""
+    cdef Attribute inner
+    while attribute_next(cursor):
+        if cursor.kind != NFTA_LIST_ELEM:
+            continue
+        memset(name, 0, sizeof(name[0]))
+        memset(fields, 0, sizeof(fields[0]))
+        attribute_scan(&inner, cursor.data, cursor.length)
+        while attribute_next(&inner):
+            if inner.kind == NFTA_EXPR_NAME:
+                name[0] = inner
+            elif inner.kind == NFTA_EXPR_DATA and not fields_read(fields, inner.data, inner.length):
+                name.length = 0
+                break
+        return True
+    return False
+
+
+cdef bint fields_read(Fields *fields, const char *data, size_t length) noexcept nogil:
+    """Sort the attributes in *length* bytes by their kind; False where they do not add up, or one is not known here."""
+    cdef Attribute cursor
+    memset(fields, 0, sizeof(fields[0]))
+    attribute_scan(&cursor, data, length)
+    while attribute_next(&cursor):
+        if cursor.kind >= FIELDS:
+            return False
+        fields.data[cursor.kind] = cursor.data
+        fields.length[cursor.kind] = cursor.length
+    return cursor.at == cursor.end
+
+
+cdef bint _copy_field(const Fields *fields, int kind, void *number, size_t size) noexcept nogil:
+    """The bytes of a number; False where it is not there, or of another size."""
+    if fields.data[kind] == NULL or fields.length[kind] != size:
+        return False
+    memcpy(number, fields.data[kind], size)
+    return True
+
+
+cdef bint field_be16(const Fields *fields, int kind, uint16_t *number) noexcept nogil:
+    """Read a number; False where it is not there. So do the two below."""
+    if not _copy_field(fields, kind, number, sizeof(number[0])):
+        return False
+    number[0] = htons(number[0])
+    return True
+
+
+cdef bint field_be32(const Fields *fields, int kind, uint32_t *number) noexcept nogil:
+    if not _copy_field(fields, kind, number, sizeof(number[0])):
+        return False
+    number[0] = htobe32(number[0])
+    return True
+
+
+cdef bint field_be64(const Fields *fields, int kind, uint64_t *number) noexcept nogil:
+    if not _copy_field(fields, kind, number, sizeof(number[0])):
+        return False
+    number[0] = htobe64(number[0])
+    return True
+
+
+cdef void put_data(Writer *writer, int kind, const void *data, size_t length) noexcept nogil:
+    """Write struct nft_data."""
+    cdef size_t start = nest(writer, kind)
+    put(writer, NFTA_DATA_VALUE, data, length)
+    nest_end(writer, start)
+
+
+cdef const unsigned char *field_data(const Fields *fields, int kind, uint32_t *length) noexcept nogil:
+    """The bytes in struct nft_data, from 1 to 16; NULL where there are none."""
+    cdef Fields inner
+    if fields.data[kind] == NULL or not fields_read(&inner, fields.data[kind], fields.length[kind]):
+        return NULL
+    length[0] = inner.length[NFTA_DATA_VALUE]
+    if not 0 < length[0] <= WIDEST:
+        return NULL
+    return <const unsigned char *> inner.data[NFTA_DATA_VALUE]
+
+
+cdef Register *register_of(Register *registers, const Fields *fields, int kind) noexcept nogil:
+    """The register that an expression names: those of 16 bytes lie over those of 4."""
+    cdef uint32_t number
+    if not field_be32(fields, kind, &number):
+        return NULL
+    if NFT_REG_1 <= number <= NFT_REG_4:
+        return &registers[(number - NFT_REG_1) * 4]
+    if NFT_REG32_00 <= number <= NFT_REG32_15:
+        return &registers[number - NFT_REG32_00]
+    return NULL
+
+
+cdef bint register_settled(const Register *register) noexcept nogil:
+    """Whether nothing is lost when the register is forgotten. iptables-nft loads a name for `-i +`, and looks at nothing."""
+    if register.holding == META and not register.compared:
+        return register.key == NFT_META_IIFNAME or register.key == NFT_META_OIFNAME
+    return register.holding != PAYLOAD or register.compared
+
+
+cdef Register *register_load(Register *registers, const Fields *fields, int kind, Holding holding, uint32_t length) noexcept nogil:
+    """The register that an expression fills with *length* bytes, empty, and those that it overlaps with it; NULL: not so."""
+    cdef Register *register = register_of(registers, fields, kind)
+    cdef Register *other
+    cdef uint32_t slot
+    cdef int i
+    if register == NULL or not 0 < length <= WIDEST:
+        return NULL
+    slot = register - registers
+    for i in range(REGISTERS):
+        other = &registers[i]
+        if other.holding != NOTHING and <uint32_t> i < slot + (length + 3) // 4 and slot < i + (other.length + 3) // 4:
+            if not register_settled(other):
+                return NULL
+            other.holding = NOTHING
+    memset(register, 0, sizeof(register[0]))
+    register.holding = holding
+    register.length = length
+    return register
+
+
+cdef void put_payload(Writer *writer, int base, int offset, int length) noexcept nogil:
+    """Load bytes of a header into the first register, which all that we write uses."""
+    cdef Open open = expression_begin(writer, b"payload")
+    put_be32(writer, NFTA_PAYLOAD_DREG, NFT_REG_1)
+    put_be32(writer, NFTA_PAYLOAD_BASE, base)
+    put_be32(writer, NFTA_PAYLOAD_OFFSET, offset)
+    put_be32(writer, NFTA_PAYLOAD_LEN, length)
+    expression_end(writer, open)
+
+
+cdef bint load_payload(Register *registers, const Fields *fields) noexcept nogil:
+    cdef uint32_t base, offset, length
+    cdef Register *register
+    if not (field_be32(fields, NFTA_PAYLOAD_BASE, &base) and field_be32(fields, NFTA_PAYLOAD_OFFSET, &offset)
+            and field_be32(fields, NFTA_PAYLOAD_LEN, &length)):
+        return False
+    register = register_load(registers, fields, NFTA_PAYLOAD_DREG, PAYLOAD, length)
+    if register == NULL:
+        return False
+    register.key = base
+    register.offset = offset
+    return True
+
+
+cdef void put_meta(Writer *writer, int key) noexcept nogil:
+    cdef Open open = expression_begin(writer, b"meta")
+    put_be32(writer, NFTA_META_KEY, key)
+    put_be32(writer, NFTA_META_DREG, NFT_REG_1)
+    expression_end(writer, open)
+
+
+cdef bint load_meta(Register *registers, const Fields *fields) noexcept nogil:
+    cdef uint32_t key
+    cdef Register *register
+    if not field_be32(fields, NFTA_META_KEY, &key):
+        return False
+    register = register_load(registers, fields, NFTA_META_DREG, META,
+                     IFNAMSIZ if key == NFT_META_IIFNAME or key == NFT_META_OIFNAME else 4)
+    if register == NULL:
+        return False
+    register.key = key
+    return True
+
+
+cdef void put_mask(Writer *writer, const void *mask, size_t length) noexcept nogil:
+    cdef Open open = expression_begin(writer, b"bitwise")
+    cdef unsigned char zeros[WIDEST]
+    memset(zeros, 0, sizeof(zeros))
+    put_be32(writer, NFTA_BITWISE_SREG, NFT_REG_1)
+    put_be32(writer, NFTA_BITWISE_DREG, NFT_REG_1)
+    put_be32(writer, NFTA_BITWISE_LEN, length)
+    put_data(writer, NFTA_BITWISE_MASK, mask, length)
+    put_data(writer, NFTA_BITWISE_XOR, zeros, length)
+    expression_end(writer, open)
+
+
+cdef bint load_masked(Register *registers, const Fields *fields) noexcept nogil:
+    """A mask; other operations have no form in iptables."""
+    cdef Register *source = register_of(registers, fields, NFTA_BITWISE_SREG)
+    cdef Register *register
+    cdef Register masked
+    cdef uint32_t length, relation = 0, i
+    cdef const unsigned char *data
+    if source == NULL or source.holding != PAYLOAD and source.holding != META or source.masked:
+        return False
+    if fields.data[NFTA_BITWISE_OP] != NULL and not (field_be32(fields, NFTA_BITWISE_OP, &relation) and relation == 0):
+        return False
+    data = field_data(fields, NFTA_BITWISE_XOR, &length)
+    if data == NULL or length != source.length:
+        return False
+    for i in range(length):
+        if data[i]:
+            return False
+    data = field_data(fields, NFTA_BITWISE_MASK, &length)
+    if data == NULL or length != source.length:
+        return False
+    source.compared = True
+    masked = source[0]
+    register = register_load(registers, fields, NFTA_BITWISE_DREG, masked.holding, length)
+    if register == NULL:
+        return False
+    register[0] = masked
+    register.compared = False
+    register.masked = True
+    memcpy(register.bits, data, length)
+    return True
+
+
+cdef void put_cmp(Writer *writer, int relation, const void *data, size_t length) noexcept nogil:
+    cdef Open open = expression_begin(writer, b"cmp")
+    put_be32(writer, NFTA_CMP_SREG, NFT_REG_1)
+    put_be32(writer, NFTA_CMP_OP, relation)
+    put_data(writer, NFTA_CMP_DATA, data, length)
+    expression_end(writer, open)

@@ -1,0 +1,520 @@
+"""What edits of a table are as messages of nf_tables: one batch is planned, of one or several tables."""
+
+import errno
+import os
+
+from .. import _core
+from ..errors import IPTCError, ParameterError, kernel_error
+from ..language import printing
+from ..model.edits import check_new_name, first_like
+from ..model.views import ChainView, View
+from . import codec
+from .reader import BUILTIN_CHAINS, NftScan
+
+_FEW = 8
+"""So many chains are asked for by name; for more of them all are listed."""
+
+_NEW = -1
+"""The handle of a chain that the batch makes."""
+
+_POLICIES = {"DROP": 0, "ACCEPT": 1}
+
+
+def entries_of(nfproto, messages):
+    """The rules in *messages* of the kernel, as bytes."""
+    return [entry for _, entry in codec.decode_rules(nfproto, messages)]
+
+
+def step_of(steps, number):
+    """What message *number* of the batch is for: (family, line of a text, verb, chain, entry); None where nothing was noted."""
+    for first, *step, entry in reversed(steps):
+        if first > number:
+            continue
+        if entry is None or isinstance(entry, bytes):
+            return (*step, entry) if first == number else None
+        # a run of rules of a text
+        nfproto, _, verb, chain = step
+        line, entry = entry.rules()[number - first]
+        return nfproto, line, verb, chain, entry
+    return None
+
+
+class _ChainPlan:
+    """One chain while a batch is made. Its rules are known by handle, or by the message of the batch that made them."""
+
+    __slots__ = ("name", "old_name", "label", "handle", "policy", "hook", "_rules", "_head", "_tail", "_runs")
+
+    def __init__(self, name, label, policy, handle, hook, rules=None):
+        self.name = self.old_name = name
+        self.label = label
+        self.policy = policy
+        self.handle = handle
+        self.hook = hook
+        self._rules = rules
+        self._head, self._tail, self._runs = [], [], []
+
+    @property
+    def rules(self):
+        """All of them: handles, and (message, entry) of those that this batch has made; None if the kernel's are not known."""
+        self._settle()
+        return self._rules
+
+    def _settle(self):
+        """Take apart what was noted as a whole."""
+        runs, self._runs = self._runs, []
+        for first, run in runs:
+            (self._tail if self._rules is None else self._rules).extend(
+                (first + number, entry) for number, (_, entry) in enumerate(run.rules()))  # fmt: skip
+
+    def load(self, handles):
+        """Take the *handles* that the kernel has, around which the rules of this batch stand."""
+        self._rules = self._head[::-1] + handles + self._tail
+
+    def append(self, rule):
+        """Note a rule at the end."""
+        rules = self.rules
+        (self._tail if rules is None else rules).append(rule)
+
+    def append_run(self, first, run):
+        """Note the rules of *run* at the end, made by message *first* and those that follow."""
+        self._runs.append((first, run))
+
+    def insert_first(self, rule):
+        """Note a rule at the head."""
+        rules = self.rules
+        if rules is None:
+            self._head.append(rule)
+        else:
+            rules.insert(0, rule)
+
+    def clear(self):
+        """Note that there are no rules."""
+        self._rules = []
+        self._head, self._tail, self._runs = [], [], []
+
+
+def _refusal(error):
+    """What `Replay` words as the operation that cannot be done."""
+    return OSError(error, os.strerror(error))
+
+
+def _is_opaque(nfproto, entry):
+    """Whether this is a rule of `nft`, which has no matches and targets: it may hold on to what no second rule can have."""
+    target = _core.split_entry(nfproto, entry)[1][-1]
+    return target[2:6] == b"nft\0" and target != _core.standard_target("nft")
+
+
+def _place(rule):
+    """How a message of the batch names *rule*."""
+    return {"handle": rule} if isinstance(rule, int) else {"number": rule[0]}
+
+
+class TablePlan:
+    """The verbs of `legacy.draft.Draft`, as messages of a batch. What was not read is not known, and is read when it is needed."""
+
+    def __init__(self, socket, batch, steps, table):
+        self._batch = batch
+        self._steps = steps
+        self.nfproto = table.nfproto
+        self._label = table.name.encode()
+        self._scan = NftScan(table.nfproto, table.name, socket)
+        self._builtins = {_core.HOOKS[hook]: (hook, kind.encode(), priority)
+                          for hook, kind, priority in BUILTIN_CHAINS[table.name]}  # fmt: skip
+        self._chains = {}
+        self._listed = None
+        self._made = False
+        self._renamed = []
+        self._read = {}
+        self._to_zero = []
+        self._line = None
+        self.depends = False
+
+    def view(self):
+        """The table as it is in the kernel; rules are read when they are asked for."""
+        self.depends = True
+        rows = self._scan.list_chains()
+        return View(self.nfproto, [ChainView(self.nfproto, name, policy, counters, lambda name=name: self._entries(name), codec.stored)
+                                   for name, policy, counters, *_ in rows], codec.stored)  # fmt: skip
+
+    def lacks(self, name):
+        """Whether there is no chain of that name, with what the batch does so far."""
+        chain = self._find(name)
+        return chain is None or not chain.handle
+
+    def seal(self):
+        """What must stand at the end of the batch: chains get the names that they have at last."""
+        for chain in self._renamed:
+            label = _core.chain_label(chain.name)
+            if label != chain.label:
+                self._noted(self._batch.rename_chain(self.nfproto, self._label, chain.handle, label), "CHAIN_RENAME", chain)
+
+    def finish(self, socket):
+        """What can be done only once the batch is applied: zero the rules that cannot be replaced."""
+        for chain, handle in self._to_zero:
+            socket.zero_rule(self.nfproto, self._label, chain.label, handle)
+
+    # what is there
+
+    def _rules(self, label):
+        """(messages, handles) of the rules that the kernel has in the chain that it knows as *label*."""
+        self.depends = True
+        if label not in self._read:
+            self._read[label] = self._scan.chain_rules(label)
+        return self._read[label]
+
+    def _entries(self, name):
+        return entries_of(self.nfproto, self._rules(_core.text_bytes(name, "a chain name"))[0])
+
+    def _look(self, name):
+        """(policy, handle) of a chain, or None."""
+        if name in self._builtins or self._listed is None and len(self._chains) < _FEW:
+            return self._scan.find_chain(_core.text_bytes(name, "a chain name"))
+        if self._listed is None:
+            self._listed = {name: (policy, handle) for name, policy, _, handle, _ in self._scan.list_chains()}
+        return self._listed.get(name)
+
+    def _find(self, name):
+        """The `_ChainPlan` of *name*, or None where there is none."""
+        if name not in self._chains:
+            label, hook = _core.text_bytes(name, "a chain name"), self._builtins.get(name)
+            found = self._look(name)
+            if found is not None:
+                self._chains[name] = _ChainPlan(name, label, *found, hook)
+            else:
+                self._chains[name] = None if hook is None else _ChainPlan(name, label, "ACCEPT", 0, hook, [])
+        return self._chains[name]
+
+    def _chain(self, name):
+        """The chain that the present operation is about."""
+        chain = None if name is None else self._find(name)
+        if chain is None:
+            raise _refusal(errno.ENOENT)
+        return chain
+
+    def _loaded(self, chain):
+        """The rules of *chain*, read if they must be."""
+        if chain.rules is None:
+            chain.load(self._rules(chain.label)[1])
+        return chain.rules
+
+    # messages
+
+    def _noted(self, number, verb, chain, entry=None):
+        """Say what message *number* is for, in the word that iptables has for it."""
+        self._steps.append((number, self.nfproto, self._line, verb, chain.name, entry))
+        return number
+
+    def _make_table(self):
+        if not self._made:
+            self._made = True
+            self._batch.add_table(self.nfproto, self._label)
+
+    def _base(self, chain, policy, counters):
+        """Create a base chain, or change it."""
+        self._make_table()
+        hook, kind, priority = chain.hook
+        number = self._batch.add_base_chain(self.nfproto, self._label, chain.label, hook, kind, priority, _POLICIES[policy],
+                                            counters)  # fmt: skip
+        self._noted(number, "CHAIN_UPDATE" if chain.handle else "CHAIN_ADD", chain)
+        chain.policy = policy
+        if not chain.handle:
+            self.depends = True
+            chain.handle = _NEW
+
+    def _used(self, name):
+        """The chain, made if it is a base chain that nobody has used yet."""
+        chain = self._chain(name)
+        if not chain.handle:
+            self._base(chain, "ACCEPT", (0, 0))
+        return chain
+
+    def _encoded(self, entry):
+        for chain in self._renamed:
+            # the kernel knows it by its old name until the batch is applied
+            entry = printing.retarget(self.nfproto, entry, chain.name, chain.old_name) or entry
+        return codec.encode(self.nfproto, entry)
+
+    def _insert(self, chain, entry, **place):
+        number = self._batch.insert_rule(self.nfproto, self._label, chain.label, self._encoded(entry), **place)
+        return self._noted(number, "RULE_INSERT", chain, entry), entry
+
+    def _replace(self, chain, position, entry):
+        rule = chain.rules[position]
+        if isinstance(rule, int):
+            number = self._batch.replace_rule(self.nfproto, self._label, chain.label, self._encoded(entry), rule)
+            chain.rules[position] = self._noted(number, "RULE_REPLACE", chain, entry), entry
+        else:
+            # the kernel replaces only what is there already
+            chain.rules[position] = self._insert(chain, entry, **_place(rule))
+            self._delete(chain, rule)
+
+    def _delete(self, chain, rule):
+        self._noted(self._batch.delete_rule(self.nfproto, self._label, chain.label, **_place(rule)), "RULE_DELETE", chain)
+
+    # the verbs
+
+    def append(self, name, entry):
+        """`iptables -A`."""
+        chain = self._used(name)
+        number = self._batch.add_rule(self.nfproto, self._label, chain.label, self._encoded(entry))
+        chain.append((self._noted(number, "RULE_APPEND", chain, entry), entry))
+
+    def insert(self, name, entry, position):
+        """`iptables -I`; *position* counts from 0."""
+        chain = self._used(name)
+        if not position:
+            chain.insert_first(self._insert(chain, entry))
+            return
+        rules = self._loaded(chain)
+        if position > len(rules):
+            raise _refusal(errno.E2BIG)
+        if position == len(rules):
+            self.append(name, entry)
+        else:
+            rules.insert(position, self._insert(chain, entry, **_place(rules[position])))
+
+    def replace(self, name, entry, position):
+        """`iptables -R`."""
+        chain = self._chain(name)
+        self._check_position(chain, position)
+        self._replace(chain, position, entry)
+
+    def delete(self, name, position):
+        """`iptables -D`, by number."""
+        chain = self._chain(name)
+        self._check_position(chain, position)
+        self._delete(chain, chain.rules.pop(position))
+
+    def _check_position(self, chain, position):
+        if position >= len(self._loaded(chain)):
+            raise _refusal(errno.E2BIG)
+
+    def flush(self, name):
+        """`iptables -F CHAIN`."""
+        chain = self._chain(name)
+        if chain.handle:
+            self._noted(self._batch.delete_rule(self.nfproto, self._label, chain.label), "RULE_FLUSH", chain)
+        chain.clear()
+
+    def zero(self, name):
+        """`iptables -Z CHAIN`: each rule that has counted is replaced."""
+        chain = self._chain(name)
+        if chain.hook is not None and chain.handle:
+            self._base(chain, chain.policy, (0, 0))
+        self._loaded(chain)
+        there = self._there(chain)
+        for position in range(len(chain.rules)):
+            self._zero_at(chain, position, there)
+
+    def zero_rule(self, name, position):
+        """`iptables -Z CHAIN NUMBER`."""
+        chain = self._chain(name)
+        self._check_position(chain, position)
+        self._zero_at(chain, position, self._there(chain))
+
+    def _there(self, chain):
+        """handle -> entry of the rules of *chain* that the kernel has."""
+        if not any(isinstance(rule, int) for rule in chain.rules):
+            return {}
+        return dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0]))
+
+    def _zero_at(self, chain, position, there):
+        rule = chain.rules[position]
+        entry = there[rule] if isinstance(rule, int) else rule[1]
+        zeroed = printing.without_counters(self.nfproto, [entry])[0]
+        if zeroed == entry:
+            return
+        if isinstance(rule, int) and _is_opaque(self.nfproto, entry):
+            self._to_zero.append((chain, rule))
+        else:
+            self._replace(chain, position, zeroed)
+
+    def create_chain(self, name):
+        """`iptables -N`."""
+        label = _core.chain_label(name)
+        if name in self._builtins:
+            raise _refusal(errno.EEXIST)
+        self._make_table()
+        chain = self._chains[name] = _ChainPlan(name, label, None, _NEW, None, [])
+        self._noted(self._batch.add_chain(self.nfproto, self._label, label), "CHAIN_USER_ADD", chain)
+
+    def delete_chain(self, name):
+        """`iptables -X CHAIN`."""
+        chain = self._chain(name)
+        if chain.hook is not None:
+            raise _refusal(errno.EINVAL)
+        self._renamed = [other for other in self._renamed if other is not chain]
+        self._drop_chain(chain)
+
+    def _drop_chain(self, chain):
+        """Delete a chain that is empty; a builtin one is made again when it is used."""
+        self._noted(self._batch.delete_chain(self.nfproto, self._label, chain.label), "CHAIN_DEL", chain)
+        self._chains[chain.name] = None if chain.hook is None else _ChainPlan(chain.name, chain.label, "ACCEPT", 0, chain.hook, [])
+
+    def rename_chain(self, name, new):
+        """`iptables -E`."""
+        _core.chain_label(new)
+        chain = self._chain(name)
+        if new in self._builtins:
+            raise _refusal(errno.EEXIST)
+        if chain.hook is not None:
+            raise _refusal(errno.ENOENT)
+        if chain.handle == _NEW:
+            self._rename_new(chain, name, new)
+            return
+        if self._find(new) is not None:
+            raise _refusal(errno.EEXIST)
+        self.depends = True
+        if chain not in self._renamed:
+            self._renamed.append(chain)
+        self._chains[name], self._chains[new] = None, chain
+        chain.name = new
+
+    def _rename_new(self, chain, name, new):
+        """A chain that this batch makes has no handle to be renamed by: another one takes its place."""
+        self.create_chain(new)
+        for _, entry in chain.rules:
+            self.append(new, entry)
+        for other in self._chains.values():
+            for position, rule in enumerate(other.rules or ()) if other not in (None, chain) else ():
+                entry = None if isinstance(rule, int) else printing.retarget(self.nfproto, rule[1], name, new)
+                if entry is not None:
+                    self._replace(other, position, entry)
+        self.flush(name)
+        self.delete_chain(name)
+
+    def set_policy(self, name, policy, counters=None):
+        """`iptables -P`, and the counters if they are given."""
+        chain = self._chain(name)
+        if chain.policy is None:
+            raise _refusal(errno.ENOENT)
+        if policy not in _POLICIES:
+            raise _refusal(errno.EINVAL)
+        if counters is None and not chain.handle:
+            counters = (0, 0)
+        self._base(chain, policy, counters)
+
+    # a restore
+
+    def restore(self, program):
+        """What a text of iptables-save says, command by command. As with iptables-nft-restore, a builtin chain that a text does not
+        name is not there any more, unless the others are to stay: its policy goes with it."""
+        listed = [(name, policy) for name, policy, _, handle, _ in self._scan.list_chains() if handle] if program.flush else []
+        if listed:
+            self.depends = True
+        commands = program.commands(runs=True)
+        named = {chain for _, what, chain, *_ in commands if what == ":"}
+        for name, _ in listed:
+            self.flush(name)
+        for name, policy in listed:
+            if name not in named:
+                self._drop_chain(self._chain(name))
+        for self._line, what, name, *rest in commands:
+            try:
+                self._command(program, what, name, *rest)
+            except ParameterError as error:
+                line = error.line or self._line
+                refused = ParameterError(f"line {line}: {error}")
+                refused.line = line
+                raise refused from None
+            except OSError as error:
+                if isinstance(error, IPTCError):
+                    raise
+                refused = kernel_error(f"line {self._line} failed", error.errno, _reason(what, rest[0], error.errno))
+                refused.line = self._line
+                raise refused from None
+        self._line = None
+
+    def _append_run(self, name, run):
+        """Commands `-A` of one chain, one after the other: nearly all that a text has."""
+        if self._renamed:
+            for self._line, entry in run.rules():
+                self.append(name, entry)
+            return
+        from .restore import (
+            append_run,  # a program that restores nothing need not load it
+        )
+
+        chain = self._used(name)
+        first = append_run(self._batch, self._label, chain.label, run)
+        chain.append_run(self._noted(first, "RULE_APPEND", chain, run), run)
+
+    def _command(self, program, what, chain, number, entry, other, counters):
+        if what == "?":
+            return  # options without a command
+        if what == "A":
+            self._append_run(chain, entry)
+        elif what == ":":
+            self._declare(program, chain, other, counters)
+        elif what == "I":
+            self.insert(chain, entry, number - 1)
+        elif what == "R":
+            self.replace(chain, entry, number - 1)
+        elif what in "DC":
+            position = number - 1 if number else self._locate(chain, entry)
+            if what == "D":
+                self.delete(chain, position)
+        elif what == "Z" and number:
+            self.zero_rule(chain, number - 1)
+        elif what == "E":
+            self.rename_chain(chain, other)
+        elif what == "P":
+            self.set_policy(chain, other, counters)
+        else:
+            verb = {"F": self.flush, "Z": self.zero, "X": self.delete_chain, "N": self.create_chain}[what]
+            for name in [chain] if chain else self._all_chains(what == "X"):
+                verb(name)
+
+    def _all_chains(self, of_users):
+        """The names of the chains that are used, with what this batch has done so far."""
+        self.depends = True
+        for name, *_ in self._scan.list_chains():
+            if name not in self._chains and not any(chain.old_name == name for chain in self._renamed):
+                self._find(name)
+        return [name for name, chain in self._chains.items()
+                if chain is not None and chain.handle and not (of_users and chain.hook is not None)]  # fmt: skip
+
+    def _declare(self, program, name, policy, counters):
+        """A line `:CHAIN POLICY [packets:bytes]`; a policy of a user chain is not looked at."""
+        chain = self._find(name)
+        if chain is None:
+            check_new_name(self.nfproto, name, declared=True)
+            self.create_chain(name)
+        elif chain.policy is None:
+            if chain.rules != []:
+                self.flush(name)
+        elif counters is None:
+            raise ParameterError(f"invalid policy counters for chain '{name}'")
+        else:
+            # flushed, the chain is made anew
+            same = "ACCEPT" if program.flush else chain.policy
+            self.set_policy(name, same if policy == "-" else policy, counters)
+
+    def _locate(self, name, entry):
+        """The position of the first rule that says the same as *entry*."""
+        chain = self._chain(name)
+        rules = self._loaded(chain)
+        there = self._there(chain)
+        view = ChainView(self.nfproto, name, stored=codec.stored,
+                         read=lambda: [there[r] if isinstance(r, int) else codec.stored(self.nfproto, r[1]) for r in rules])  # fmt: skip
+        position = view.locate(first_like(self.nfproto, entry))
+        if position is None:
+            raise _refusal(errno.ENOENT)
+        return position
+
+
+_BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
+_REASONS = {
+    ("N", errno.EEXIST): "Chain already exists", ("P", errno.ENOENT): "Bad built-in chain name", ("P", errno.EINVAL): "Bad policy name",
+    (":", errno.EINVAL): "Bad policy name",
+    ("I", errno.E2BIG): "Index of insertion too big", ("R", errno.E2BIG): "Index of replacement too big",
+    ("D", errno.E2BIG): "Index of deletion too big", ("D", errno.ENOENT): _BAD_RULE, ("C", errno.ENOENT): _BAD_RULE,
+    ("Z", errno.E2BIG): "Index of counter too big", ("X", errno.EINVAL): "Can't delete built-in chain",
+}  # fmt: skip
+
+
+def _reason(what, number, error):
+    """What iptables says where command *what* of a restore, of rule *number* or of none, cannot be done."""
+    if error == errno.ENOENT:
+        return _REASONS.get((what, error) if not number else None, "No chain/target/match by that name")
+    return _REASONS.get((what, error)) or os.strerror(error)

@@ -1,0 +1,768 @@
+# cython: freethreading_compatible=False
+"""Reading a table of nf_tables: its chains, its rules' messages, the counters in them.
+
+Rules are dumped chain by chain: a dump of a whole table costs the square of its rules. The kernel has no lock to read under: what was
+read is of one generation, or read again; where others write all the time, each chain is as it was at one moment.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOENT, ENOMEM
+from libc.stdint cimport int32_t
+from libc.stdlib cimport free, qsort
+from libc.string cimport memcpy, memset, strcmp, strlen
+
+from .._counts cimport Counts, Digest, digest_absorb, digest_begin, digest_finish
+from .._core cimport c_text, family_of, os_decode
+from .._netlink cimport (
+    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS, NFTA_CHAIN_HANDLE,
+    NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_CHAIN_USE,
+    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY,
+    NFTA_QUOTA_CONSUMED, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, Attribute,
+    Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next, attribute_scan, attribute_text,
+    channel_beside, channel_close, channel_dump, channel_generation, channel_get, message_next, message_scan,
+    put_text, writer_reserve,
+)
+from .._core import HOOKS
+from .codec import decode_rules
+from ..errors import Conflict, KernelError, kernel_error
+
+cdef extern from * nogil:
+    """
+    #include <pthread.h>
+    #include <sched.h>
+    #include <signal.h>
+    """
+    ctypedef unsigned long pthread_t
+    ctypedef struct sigset_t:
+        pass
+    ctypedef struct cpu_set_t:
+        pass
+    enum:
+        SIG_SETMASK
+    int pthread_create(pthread_t *thread, const void *attributes, void *(*work)(void *) noexcept nogil, void *context)
+    int pthread_join(pthread_t thread, void **answer)
+    int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
+    int sigfillset(sigset_t *mask)
+    int sched_getaffinity(int pid, size_t size, cpu_set_t *cores)
+    int CPU_COUNT(const cpu_set_t *cores)
+
+cdef enum:
+    GENERAL_HEAD = 20            # struct nlmsghdr and struct nfgenmsg
+    NF_DROP = 0
+    NF_ACCEPT = 1
+    ATTEMPTS = 64
+    PATIENCE = 4                 # attempts at one generation for all chains
+    WORTH_TWO = 1024             # rules that are worth a second thread, which costs as much as some fifty
+
+# The base chains of iptables-nft: table -> ((hook, type, priority), …), in hook order.
+BUILTIN_CHAINS = {
+    "raw": ((0, "filter", -300), (3, "filter", -300)),
+    "mangle": ((0, "filter", -150), (1, "filter", -150), (2, "filter", -150), (3, "route", -150), (4, "filter", -150)),
+    "nat": ((0, "nat", -100), (1, "nat", 100), (3, "nat", -100), (4, "nat", 100)),
+    "filter": ((1, "filter", 0), (2, "filter", 0), (3, "filter", 0)),
+    "security": ((1, "filter", 150), (2, "filter", 150), (3, "filter", 150)),
+}
+
+# ------------------------------------------------------------------ chains
+
+
+cdef inline ChainRow *_rows(ChainList *chains) noexcept nogil:
+    return <ChainRow *> chains.rows.memory
+
+
+cdef inline size_t _row_count(ChainList *chains) noexcept nogil:
+    return chains.rows.length // sizeof(ChainRow)
+
+
+cdef ChainRow *_add_row(ChainList *chains, const char *name, size_t length) noexcept nogil:
+    """A new row for a chain, or NULL."""
+    cdef ChainRow *row
+    cdef size_t whole = (length + 4) & ~<size_t> 3
+    if not writer_reserve(&chains.rows, sizeof(ChainRow)) or not writer_reserve(&chains.names, whole):
+        return NULL
+    row = <ChainRow *> (chains.rows.memory + chains.rows.length)
+    memset(row, 0, sizeof(ChainRow))
+    row.name_at = chains.names.length
+    row.builtin = -1
+    row.policy = NF_ACCEPT
+    memset(chains.names.memory + chains.names.length, 0, whole)
+    memcpy(chains.names.memory + chains.names.length, name, length)
+    chains.names.length += whole
+    chains.rows.length += sizeof(ChainRow)
+    return row
+
+
+cdef void _read_counters(const Attribute *nested, xt_counters *counters) noexcept nogil:
+    cdef Attribute attribute
+    attribute_scan(&attribute, nested.data, nested.length)
+    while attribute_next(&attribute):
+        if attribute.kind == NFTA_COUNTER_BYTES:
+            counters.bcnt = attribute_be64(&attribute)
+        elif attribute.kind == NFTA_COUNTER_PACKETS:
+            counters.pcnt = attribute_be64(&attribute)
+
+
+cdef struct ChainSeen:
+    ChainRow row
+    Attribute name
+    Attribute kind
+    bint ours
+    bint hooked
+    int hook
+    int priority
+
+
+cdef void _read_chain(const char *table, const Message *message, ChainSeen *seen) noexcept nogil:
+    """What a message says of a chain."""
+    cdef Attribute attribute, inner
+    memset(seen, 0, sizeof(seen[0]))
+    seen.row.policy = NF_ACCEPT
+    attribute_scan(&attribute, message.attributes, message.length)
+    while attribute_next(&attribute):
+        if attribute.kind == NFTA_CHAIN_TABLE:
+            seen.ours = attribute_text(&attribute, table)
+        elif attribute.kind == NFTA_CHAIN_NAME:
+            seen.name = attribute
+        elif attribute.kind == NFTA_CHAIN_TYPE:
+            seen.kind = attribute
+        elif attribute.kind == NFTA_CHAIN_HANDLE:
+            seen.row.handle = attribute_be64(&attribute)
+        elif attribute.kind == NFTA_CHAIN_USE:
+            seen.row.use = attribute_be32(&attribute)
+        elif attribute.kind == NFTA_CHAIN_POLICY:
+            seen.row.policy = attribute_be32(&attribute)
+        elif attribute.kind == NFTA_CHAIN_COUNTERS:
+            _read_counters(&attribute, &seen.row.counters)
+        elif attribute.kind == NFTA_CHAIN_HOOK:
+            seen.hooked = True
+            attribute_scan(&inner, attribute.data, attribute.length)
+            while attribute_next(&inner):
+                if inner.kind == NFTA_HOOK_HOOKNUM:
+                    seen.hook = attribute_be32(&inner)
+                elif inner.kind == NFTA_HOOK_PRIORITY:
+                    seen.priority = <int32_t> attribute_be32(&inner)
+
+
+cdef int _which_builtin(Ruleset *ruleset, const ChainSeen *seen) noexcept nogil:
+    """The number of the builtin chain that this is; -1 for a user chain, -2 for a chain that iptables does not know."""
+    cdef int i
+    cdef Builtin *builtin
+    for i in range(ruleset.builtin_count):
+        builtin = &ruleset.builtins[i]
+        if attribute_text(&seen.name, builtin.name):
+            if (seen.hooked and seen.hook == builtin.hook and seen.priority == builtin.priority
+                    and attribute_text(&seen.kind, builtin.kind)):
+                return i
+            return -2
+    return -2 if seen.hooked else -1
+
+
+cdef const char *_table_name(Ruleset *ruleset) noexcept nogil:
+    return ruleset.filter.memory + 4
+
+
+cdef struct Listing:
+    Ruleset *ruleset
+    ChainList *chains
+
+
+cdef int _take_chain(void *context, const Message *message) noexcept nogil:
+    cdef Listing *listing = <Listing *> context
+    cdef ChainList *chains = listing.chains
+    cdef ChainSeen seen
+    cdef ChainRow *row
+    cdef int which
+    cdef size_t length
+    if message.kind != NFT_MSG_NEWCHAIN:
+        return 0
+    _read_chain(_table_name(listing.ruleset), message, &seen)
+    length = seen.name.length
+    if not seen.ours or not length:
+        return 0
+    which = _which_builtin(listing.ruleset, &seen)
+    if which == -2:
+        return 0
+    if which >= 0:
+        row = &_rows(chains)[which]
+        seen.row.name_at = row.name_at
+    else:
+        row = _add_row(chains, seen.name.data, length - (seen.name.data[length - 1] == 0))
+        if row == NULL:
+            return ENOMEM
+        seen.row.name_at = row.name_at
+    seen.row.builtin = which
+    row[0] = seen.row
+    return 0
+
+
+cdef int _by_name(const void *one, const void *other) noexcept nogil:
+    cdef const ChainRow *a = <const ChainRow *> one
+    cdef const ChainRow *b = <const ChainRow *> other
+    if a.builtin >= 0 or b.builtin >= 0:
+        if a.builtin >= 0 and b.builtin >= 0:
+            return a.builtin - b.builtin
+        return -1 if a.builtin >= 0 else 1
+    return strcmp(a.name, b.name)
+
+
+cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noexcept nogil:
+    """The chains of the table: builtin ones in hook order, used or not, then user chains by name. 0, or an errno."""
+    cdef bint interrupted
+    cdef int failed, i
+    cdef size_t j
+    cdef Listing listing
+    cdef ChainRow *row
+    cdef Digest digest
+    chains.rows.length = chains.names.length = 0
+    for i in range(ruleset.builtin_count):
+        row = _add_row(chains, ruleset.builtins[i].name, strlen(ruleset.builtins[i].name))
+        if row == NULL:
+            return ENOMEM
+        row.builtin = i
+    listing.ruleset, listing.chains = ruleset, chains
+    failed = channel_dump(channel, NFT_MSG_GETCHAIN, ruleset.nfproto, NULL, 0, _take_chain, &listing, &interrupted)
+    if failed or interrupted:
+        return failed or EINTR
+    digest_begin(&digest, _row_count(chains))
+    for j in range(_row_count(chains)):
+        row = &_rows(chains)[j]
+        row.name = chains.names.memory + row.name_at
+    qsort(chains.rows.memory, _row_count(chains), sizeof(ChainRow), _by_name)
+    for j in range(_row_count(chains)):
+        row = &_rows(chains)[j]
+        digest_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
+        digest_absorb(&digest, <const char *> &row.handle, sizeof(row.handle))
+        digest_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
+    chains.digest = digest_finish(&digest)
+    return 0
+
+
+cdef struct Look:
+    Ruleset *ruleset
+    ChainRow row
+
+
+cdef int _take_one(void *context, const Message *message) noexcept nogil:
+    """A chain that was asked for by name."""
+    cdef Look *look = <Look *> context
+    cdef ChainSeen seen
+    if message.kind == NFT_MSG_NEWCHAIN:
+        _read_chain(_table_name(look.ruleset), message, &seen)
+        look.row = seen.row
+        look.row.builtin = _which_builtin(look.ruleset, &seen)
+    return 0
+
+
+cdef int _take_policy(void *context, const Message *message) noexcept nogil:
+    """Policy and counters of a chain that is known."""
+    cdef ChainSeen seen
+    cdef ChainRow *row = <ChainRow *> context
+    if message.kind != NFT_MSG_NEWCHAIN:
+        return 0
+    _read_chain(b"", message, &seen)
+    row.policy = seen.row.policy
+    row.counters = seen.row.counters
+    return 0
+
+
+cdef int _ask_about(Lane *lane, const ChainRow *row, int kind) noexcept nogil:
+    """Make `lane.question` name the table and the chain."""
+    cdef Ruleset *ruleset = lane.ruleset
+    lane.question.length = 0
+    if not writer_reserve(&lane.question, ruleset.filter.length):
+        return ENOMEM
+    memcpy(lane.question.memory, ruleset.filter.memory, ruleset.filter.length)
+    lane.question.length = ruleset.filter.length
+    put_text(&lane.question, kind, row.name)
+    return ENOMEM if lane.question.failed else 0
+
+
+cdef int _read_policies(Lane *lane) noexcept nogil:
+    """The policies' counters now, of chains that are known."""
+    cdef int i, failed
+    cdef ChainRow *row
+    cdef Ruleset *ruleset = lane.ruleset
+    for i in range(ruleset.builtin_count):
+        row = &_rows(&ruleset.chains)[i]
+        if row.handle:
+            failed = _ask_about(lane, row, NFTA_CHAIN_NAME) or channel_get(
+                lane.channel, NFT_MSG_GETCHAIN, ruleset.nfproto, lane.question.memory, lane.question.length,
+                _take_policy, row)
+            if failed:
+                return failed
+    return 0
+
+
+# ------------------------------------------------------------------- rules
+
+cdef void _absorb_expressions(Digest *digest, const Attribute *expressions, xt_counters *counters) noexcept nogil:
+    """Take what a rule says into *digest*, but for what packets change; its first counter goes to *counters*."""
+    cdef Attribute element, part, inner
+    cdef const char *from_here = expressions.data
+    cdef const char *end = expressions.data + expressions.length
+    cdef bint counted = False, is_counter, is_quota, is_last
+    attribute_scan(&element, expressions.data, expressions.length)
+    while attribute_next(&element):
+        is_counter = is_quota = is_last = False
+        attribute_scan(&part, element.data, element.length)
+        while attribute_next(&part):
+            if part.kind == NFTA_EXPR_NAME:
+                is_counter = attribute_text(&part, b"counter")
+                is_quota = attribute_text(&part, b"quota")
+                is_last = attribute_text(&part, b"last")
+            elif part.kind == NFTA_EXPR_DATA and (is_counter or is_last):
+                digest_absorb(digest, from_here, part.data - from_here)
+                from_here = part.data + part.length
+                if is_counter and not counted:
+                    counted = True
+                    _read_counters(&part, counters)
+            elif part.kind == NFTA_EXPR_DATA and is_quota:
+                attribute_scan(&inner, part.data, part.length)
+                while attribute_next(&inner):
+                    if inner.kind == NFTA_QUOTA_CONSUMED:
+                        digest_absorb(digest, from_here, inner.data - from_here)
+                        from_here = inner.data + inner.length
+    digest_absorb(digest, from_here, end - from_here)
+
+
+cdef int _take_rule(void *context, const Message *message) noexcept nogil:
+    cdef Lane *lane = <Lane *> context
+    cdef Attribute attribute
+    cdef xt_counters counters
+    cdef Digest digest
+    cdef uint64_t handle = 0, identity
+    cdef size_t whole
+    if message.kind != NFT_MSG_NEWRULE:
+        return 0
+    counters.pcnt = counters.bcnt = 0
+    digest_begin(&digest, 0)
+    attribute_scan(&attribute, message.attributes, message.length)
+    while attribute_next(&attribute):
+        if attribute.kind == NFTA_RULE_HANDLE:
+            handle = attribute_be64(&attribute)
+        elif attribute.kind == NFTA_RULE_EXPRESSIONS:
+            _absorb_expressions(&digest, &attribute, &counters)
+        elif attribute.kind == NFTA_RULE_USERDATA:
+            digest_absorb(&digest, attribute.data, attribute.length)
+    identity = digest_finish(&digest)
+    lane.trail = (lane.trail ^ identity ^ handle) * 0x9e3779b97f4a7c15u + handle
+    if (not writer_reserve(&lane.packets, 8) or not writer_reserve(&lane.sizes, 8)
+            or not writer_reserve(&lane.identities, 8)):
+        return ENOMEM
+    (<uint64_t *> (lane.packets.memory + lane.packets.length))[0] = counters.pcnt
+    (<uint64_t *> (lane.sizes.memory + lane.sizes.length))[0] = counters.bcnt
+    (<uint64_t *> (lane.identities.memory + lane.identities.length))[0] = identity
+    lane.packets.length += 8
+    lane.sizes.length += 8
+    lane.identities.length += 8
+    if lane.ruleset.keep:
+        whole = (GENERAL_HEAD + message.length + 3) & ~<size_t> 3
+        if not writer_reserve(&lane.kept, whole):
+            return ENOMEM
+        memset(lane.kept.memory + lane.kept.length + whole - 4, 0, 4)
+        memcpy(lane.kept.memory + lane.kept.length, message.attributes - GENERAL_HEAD, GENERAL_HEAD + message.length)
+        lane.kept.length += whole
+    return 0
+
+
+cdef int _read_rules(Lane *lane, ChainRow *row) noexcept nogil:
+    """The rules of one chain as it was at one moment: 0, or an errno.
+
+    A dump that a commit interrupted, of whatever table, is made again; two of them that agree are as good as one
+    that nothing interrupted.
+    """
+    cdef int attempt, failed
+    cdef bint interrupted
+    cdef uint64_t trail = 0
+    failed = _ask_about(lane, row, NFTA_RULE_CHAIN)
+    if failed:
+        return failed
+    for attempt in range(ATTEMPTS):
+        lane.packets.length = lane.sizes.length = lane.identities.length = 8 * row.first
+        lane.kept.length = row.message_first
+        lane.trail = 1
+        failed = channel_dump(lane.channel, NFT_MSG_GETRULE, lane.ruleset.nfproto, lane.question.memory,
+                              lane.question.length, _take_rule, lane, &interrupted)
+        if failed or not interrupted or (attempt and lane.trail == trail):
+            return failed
+        trail = lane.trail
+    return EAGAIN
+
+
+cdef bint _has_rules(const Lane *lane, const ChainRow *row) noexcept nogil:
+    # `use` counts what a batch that is not applied yet has done already
+    return row.end > row.first if lane.unchanged else row.handle != 0
+
+
+cdef void *_read_lane(void *context) noexcept nogil:
+    """The rules of all chains of the lane that have any."""
+    cdef Lane *lane = <Lane *> context
+    cdef size_t i, slot = 0
+    cdef ChainRow *row
+    cdef bint has_rules
+    lane.failed = 0
+    lane.packets.length = lane.sizes.length = lane.identities.length = lane.kept.length = 0
+    for i in range(lane.begin, lane.end):
+        row = &_rows(&lane.ruleset.chains)[i]
+        has_rules = _has_rules(lane, row)
+        row.first = slot
+        row.message_first = lane.kept.length
+        if has_rules:
+            lane.failed = _read_rules(lane, row)
+            if lane.failed:
+                return NULL
+            slot = lane.packets.length // 8
+        row.end = slot
+        row.message_end = lane.kept.length
+    return NULL
+
+
+cdef size_t _half(const Lane *lane) noexcept nogil:
+    """How many chains the first of two lanes should read, so that both have as much to do; all of them if that is little."""
+    cdef Ruleset *ruleset = lane.ruleset
+    cdef size_t i, count = _row_count(&ruleset.chains), work = 0, done = 0
+    for i in range(count):
+        work += _work(lane, &_rows(&ruleset.chains)[i])
+    if work < WORTH_TWO:
+        return count
+    for i in range(count):
+        done += _work(lane, &_rows(&ruleset.chains)[i])
+        if done * 2 >= work:
+            return i + 1
+    return count
+
+
+cdef size_t _work(const Lane *lane, const ChainRow *row) noexcept nogil:
+    """What reading a chain costs, in rules: each dump costs as much as two."""
+    if not _has_rules(lane, row):
+        return 0
+    return 2 + (row.end - row.first if lane.unchanged else row.use)
+
+
+cdef bint _has_two_cores() noexcept nogil:
+    cdef cpu_set_t cores
+    # it fails where there are more cores than the set has room for
+    return sched_getaffinity(0, sizeof(cores), &cores) != 0 or CPU_COUNT(&cores) > 1
+
+
+cdef bint _join(Writer *first, const Writer *second) noexcept nogil:
+    """Put what is in *second* behind what is in *first*."""
+    if not writer_reserve(first, second.length):
+        return False
+    if second.length:
+        memcpy(first.memory + first.length, second.memory, second.length)
+    first.length += second.length
+    return True
+
+
+cdef int _read_all(Lane *lanes, bint unchanged) noexcept nogil:
+    """The rules of all chains: much of them on two sockets at a time, since the kernel makes a dump on the core that asks for it."""
+    cdef Ruleset *ruleset = lanes[0].ruleset
+    cdef size_t i, shift, count = _row_count(&ruleset.chains)
+    cdef pthread_t thread
+    cdef sigset_t every, usual
+    cdef bint two
+    lanes[0].unchanged = lanes[1].unchanged = unchanged
+    lanes[0].begin, lanes[0].end, lanes[1].end = 0, _half(lanes), count
+    two = lanes[0].end < count and _has_two_cores() and channel_beside(lanes[1].channel, lanes[0].channel)
+    if two:
+        lanes[1].begin = lanes[0].end
+        # signals are for the threads of the program
+        sigfillset(&every)
+        pthread_sigmask(SIG_SETMASK, &every, &usual)
+        two = pthread_create(&thread, NULL, _read_lane, &lanes[1]) == 0
+        pthread_sigmask(SIG_SETMASK, &usual, NULL)
+    if not two:
+        lanes[0].end = count
+    _read_lane(&lanes[0])
+    if two:
+        pthread_join(thread, NULL)
+        shift = lanes[0].packets.length // 8
+        for i in range(count):
+            _rows(&ruleset.chains)[i].lane = i >= lanes[1].begin
+            if i >= lanes[1].begin:
+                _rows(&ruleset.chains)[i].first += shift
+                _rows(&ruleset.chains)[i].end += shift
+        if lanes[0].failed or lanes[1].failed:
+            return lanes[0].failed or lanes[1].failed
+        if (not _join(&lanes[0].packets, &lanes[1].packets) or not _join(&lanes[0].sizes, &lanes[1].sizes)
+                or not _join(&lanes[0].identities, &lanes[1].identities)):
+            return ENOMEM
+    else:
+        for i in range(count):
+            _rows(&ruleset.chains)[i].lane = 0
+    return lanes[0].failed
+
+
+cdef int _read_table(Lane *lanes) noexcept nogil:
+    """Everything about the table: 0, or an errno; EAGAIN where others never stop to write."""
+    cdef Ruleset *ruleset = lanes[0].ruleset
+    cdef Channel *channel = lanes[0].channel
+    cdef int attempt, failed
+    cdef uint32_t before = 0, after = 0
+    cdef bint unchanged
+    for attempt in range(ATTEMPTS):
+        failed = channel_generation(channel, &before)
+        if failed:
+            return failed
+        unchanged = before == ruleset.generation and before != 0
+        ruleset.generation = 0
+        failed = _read_policies(lanes) if unchanged else _list_chains(channel, ruleset, &ruleset.chains)
+        if not failed:
+            failed = _read_all(lanes, unchanged)
+        if failed == ENOENT or failed == EINTR:
+            continue                 # a chain went away, or came
+        if not failed:
+            failed = channel_generation(channel, &after)
+        if failed:
+            return failed
+        if before == after:
+            ruleset.generation = after
+            return 0
+        if attempt >= PATIENCE:
+            failed = _list_chains(channel, ruleset, &ruleset.again)
+            if not failed and ruleset.again.digest == ruleset.chains.digest:
+                return 0
+            if failed and failed != EINTR:
+                return failed
+    return EAGAIN
+
+
+# --------------------------------------------------------------- the reader
+
+cdef class NftScan:
+    """One socket and its buffers, kept: each `read` dumps the rules of each chain and takes their counters."""
+
+    cdef Socket socket
+    cdef Channel beside              # a second socket, once there is work for it
+    cdef Ruleset ruleset
+    cdef Lane lanes[2]
+    cdef str table
+    cdef uint64_t digest             # of what was read last; 0: nothing
+    cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
+    cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
+
+    def __cinit__(self):
+        self.beside.fd = -1
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        cdef Ruleset *ruleset = &self.ruleset
+        cdef Lane *lane
+        cdef int i
+        for i in range(2):
+            lane = &self.lanes[i]
+            free(lane.question.memory)
+            free(lane.packets.memory)
+            free(lane.sizes.memory)
+            free(lane.identities.memory)
+            free(lane.kept.memory)
+        free(ruleset.filter.memory)
+        free(ruleset.chains.rows.memory)
+        free(ruleset.chains.names.memory)
+        free(ruleset.again.rows.memory)
+        free(ruleset.again.names.memory)
+        channel_close(&self.beside)
+        memset(self.lanes, 0, sizeof(self.lanes))
+        memset(ruleset, 0, sizeof(ruleset[0]))
+        self.digest = 0
+
+    def __init__(self, int nfproto, str table not None, Socket socket=None):
+        """Ask on *socket*, or on one of its own; `NotFound` for a table that iptables does not know."""
+        cdef Builtin *builtin
+        self._free()
+        cdef bytes label = c_text(table, "a table name")
+        family_of(nfproto)
+        self.table = table
+        if table not in BUILTIN_CHAINS:
+            raise kernel_error(f"can't initialize {table}", ENOENT, "Table does not exist (do you need to insmod?)")
+        self.ruleset.nfproto = nfproto
+        put_text(&self.ruleset.filter, NFTA_CHAIN_TABLE, PyBytes_AS_STRING(label))
+        for hook, kind, priority in BUILTIN_CHAINS[table]:
+            builtin = &self.ruleset.builtins[self.ruleset.builtin_count]
+            self.ruleset.builtin_count += 1
+            builtin.hook, builtin.priority = hook, priority
+            _set_text(builtin.name, HOOKS[hook].encode(), sizeof(builtin.name))
+            _set_text(builtin.kind, kind.encode(), sizeof(builtin.kind))
+        try:
+            self.socket = Socket() if socket is None else socket
+            self.socket.generation()
+        except KernelError as error:
+            raise kernel_error(f"can't initialize {table}", error.errno, error.strerror) from None
+        self.lanes[0].ruleset = self.lanes[1].ruleset = &self.ruleset
+        self.lanes[0].channel, self.lanes[1].channel = &self.socket.channel, &self.beside
+
+    def close(self):
+        """Close the socket and free the buffers."""
+        if self.socket is not None:
+            self.socket.close()
+        self._free()
+
+    @property
+    def closed(self):
+        """Whether it was closed."""
+        return self.socket is None or self.socket.closed
+
+    cdef int _read(self, bint keep) except -1:
+        """Read everything; the messages of the rules stay if they are to be kept."""
+        cdef int failed
+        cdef uint64_t before = self.digest
+        if self.closed:
+            raise KernelError("this reader is closed", EBADF, "Bad file descriptor")
+        self.digest = 0
+        self.ruleset.keep = keep
+        with nogil:
+            failed = _read_table(self.lanes)
+        if failed:
+            self.chains = None
+            self.socket._check(failed, f"can't read {self.table}")
+        self.digest = self._measure()
+        if self.digest != before or self.chains is None:
+            self._describe()
+        return 0
+
+    cdef uint64_t _measure(self) noexcept:
+        """The digest of chains, policies and rules, without the counters."""
+        cdef Digest digest
+        cdef ChainRow *row
+        cdef size_t i
+        digest_begin(&digest, self.lanes[0].identities.length)
+        for i in range(_row_count(&self.ruleset.chains)):
+            row = &_rows(&self.ruleset.chains)[i]
+            digest_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
+            digest_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
+            digest_absorb(&digest, self.lanes[0].identities.memory + 8 * row.first, 8 * (row.end - row.first))
+        return digest_finish(&digest)
+
+    cdef int _describe(self) except -1:
+        """The chains, and what each rule is: once for each ruleset."""
+        self.chains = tuple([(name, policy, first, end) for name, policy, _, first, end in self._chain_rows()])
+        self.identities = PyBytes_FromStringAndSize(self.lanes[0].identities.memory, self.lanes[0].identities.length)
+        return 0
+
+    cdef list _chain_rows(self):
+        """[(name, policy or None, (packets, bytes) or None, first slot, end slot)…]."""
+        cdef list rows = []
+        cdef ChainRow *row
+        cdef size_t i
+        for i in range(_row_count(&self.ruleset.chains)):
+            row = &_rows(&self.ruleset.chains)[i]
+            if row.builtin < 0:
+                rows.append((os_decode(row.name), None, None, row.first, row.end))
+            else:
+                rows.append((os_decode(row.name), "DROP" if row.policy == NF_DROP else "ACCEPT",
+                             (row.counters.pcnt, row.counters.bcnt), row.first, row.end))
+        return rows
+
+    def read(self):
+        """Return (Counts, digest of the ruleset, (packets, bytes) of the policies in hook order)."""
+        cdef Counts counts = Counts.__new__(Counts)
+        cdef size_t size
+        cdef int i
+        cdef list policies = []
+        cdef ChainRow *row
+        self._read(False)
+        size = self.lanes[0].packets.length
+        counts._allocate(size // 8)
+        if size:
+            memcpy(counts.packet_row, self.lanes[0].packets.memory, size)
+            memcpy(counts.byte_row, self.lanes[0].sizes.memory, size)
+        for i in range(self.ruleset.builtin_count):
+            row = &_rows(&self.ruleset.chains)[i]
+            policies.append((row.counters.pcnt, row.counters.bcnt))
+        return counts, self.digest, policies
+
+    def messages(self):
+        """Return [(chain, policy or None, (packets, bytes) or None, the messages of its rules)…]."""
+        cdef list found = []
+        cdef ChainRow *row
+        cdef size_t i
+        self._read(True)
+        for i, (name, policy, counters, _, _) in enumerate(self._chain_rows()):
+            row = &_rows(&self.ruleset.chains)[i]
+            found.append((name, policy, counters, PyBytes_FromStringAndSize(
+                self.lanes[row.lane].kept.memory + row.message_first, row.message_end - row.message_first)))
+        return found
+
+    def entries(self, uint64_t digest):
+        """The rules of the ruleset with *digest*, as bytes in the order of their slots; `Conflict` if it is gone."""
+        cdef list found = self.messages()
+        if self.digest != digest:
+            raise Conflict("the rules of this snapshot were not looked at before the ruleset changed")
+        return [entry for _, _, _, messages in found for _, entry in decode_rules(self.ruleset.nfproto, messages)]
+
+    def list_chains(self):
+        """Return [(chain, policy or None, (packets, bytes) or None, handle, use)…]: rules and jumps use it; nobody has
+        used a chain whose handle is 0."""
+        cdef int failed
+        cdef size_t i
+        with nogil:
+            self.ruleset.generation = 0
+            for _ in range(ATTEMPTS):
+                failed = _list_chains(&self.socket.channel, &self.ruleset, &self.ruleset.chains)
+                if failed != EINTR:
+                    break
+        self.socket._check(EAGAIN if failed == EINTR else failed, f"can't read {self.table}")
+        return [(name, policy, counters, _rows(&self.ruleset.chains)[i].handle,
+                 _rows(&self.ruleset.chains)[i].use)
+                for i, (name, policy, counters, _, _) in enumerate(self._chain_rows())]
+
+    def find_chain(self, bytes chain not None):
+        """Return (policy or None, handle) of one chain, or None if it is not there.
+
+        `KernelError` for a chain that has the name of a builtin one and is none.
+        """
+        cdef Look found
+        cdef ChainRow row
+        cdef int failed
+        memset(&row, 0, sizeof(row))
+        memset(&found, 0, sizeof(found))
+        row.name = PyBytes_AS_STRING(chain)
+        found.ruleset = &self.ruleset
+        failed = _ask_about(self.lanes, &row, NFTA_CHAIN_NAME)
+        if not failed:
+            with nogil:
+                failed = channel_get(&self.socket.channel, NFT_MSG_GETCHAIN, self.ruleset.nfproto,
+                                     self.lanes[0].question.memory, self.lanes[0].question.length, _take_one, &found)
+        if failed == ENOENT and self.socket.channel.answered:
+            return None
+        self.socket._check(failed, f"can't read {self.table}")
+        if found.row.builtin == -2:
+            raise KernelError(f"table `{self.table}' is incompatible, use 'nft' tool.", EINVAL, "Invalid argument")
+        if found.row.builtin == -1:
+            return None, found.row.handle
+        return "DROP" if found.row.policy == NF_DROP else "ACCEPT", found.row.handle
+
+    def chain_rules(self, bytes chain not None):
+        """Return the messages of the rules of one chain, and their handles; `NotFound` if it is not there."""
+        cdef ChainRow row
+        cdef int failed
+        cdef list handles = []
+        cdef bytes messages
+        cdef Message message
+        cdef Attribute attribute
+        memset(&row, 0, sizeof(row))
+        row.name = PyBytes_AS_STRING(chain)
+        self.ruleset.keep = True
+        self.ruleset.generation = 0
+        with nogil:
+            failed = _read_rules(self.lanes, &row)
+        self.socket._check(failed, f"can't read {self.table}")
+        messages = PyBytes_FromStringAndSize(self.lanes[0].kept.memory, self.lanes[0].kept.length)
+        message_scan(&message, PyBytes_AS_STRING(messages), PyBytes_GET_SIZE(messages))
+        while message_next(&message):
+            attribute_scan(&attribute, message.attributes, message.length)
+            while attribute_next(&attribute):
+                if attribute.kind == NFTA_RULE_HANDLE:
+                    handles.append(attribute_be64(&attribute))
+                    break
+        return messages, handles
+
+
+cdef int _set_text(char *room, bytes text, size_t size) except -1:
+    """Copy *text*, which is shorter than *size*."""
+    memset(room, 0, size)
+    memcpy(room, PyBytes_AS_STRING(text), min(<size_t> PyBytes_GET_SIZE(text), size - 1))
+    return 0

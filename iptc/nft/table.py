@@ -1,0 +1,215 @@
+"""A table of the nf_tables back end: read by dumps, written by batches that are applied whole or not at all.
+
+What it leaves is what `iptables-nft` leaves: the same tables and base chains, made when they are first used.
+"""
+
+import errno
+import os
+import time
+
+from .. import _core, _netns
+from .._netlink import AnswerLost, Batch, Socket
+from ..errors import (
+    Conflict,
+    IPTCError,
+    NotFound,
+    PartialCommit,
+    Unsupported,
+    kernel_error,
+)
+from ..language import printing
+from ..language.plugins import VERDICTS
+from ..model.edits import Replay
+from ..model.saved import text_of_view
+from ..model.views import ChainView, View
+from . import codec
+from .plan import TablePlan, entries_of, step_of
+from .reader import NftScan
+
+_RETRIES = 1024
+_PATIENCE = 4
+"""Attempts without a pause."""
+
+_PROTOCOLS_OF_PORTS = {"tcp": 6, "udp": 17}
+
+
+class NftTable:
+    """Read and write one table of one family in one network namespace; the edits themselves are in `edits`."""
+
+    backend = "nft"
+
+    def __init__(self, nfproto, name, place):
+        self.nfproto = nfproto
+        self.name = name
+        self.place = place
+
+    def read(self):
+        """Return the table as it is in the kernel now, as a `View`: all its rules, of one moment."""
+        return self.place.run(self._read)
+
+    def _read(self):
+        self.place.check(_netns.namespace_cookie())
+        scan = NftScan(self.nfproto, self.name)
+        try:
+            view = View(self.nfproto, [self._chain(*row) for row in scan.messages()], codec.stored)
+        finally:
+            scan.close()
+        if self.place.netns is not None:
+            # rules of nft may have the number of an interface, which has its name here
+            for chain in view.chains.values():
+                len(chain.entries)
+        return view
+
+    def _chain(self, name, policy, counters, messages):
+        return ChainView(self.nfproto, name, policy, counters, lambda: entries_of(self.nfproto, messages), codec.stored)
+
+    def save(self, counters):
+        """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
+        return text_of_view(self.name, self.read(), counters)
+
+    def require(self):
+        """Raise if the kernel has no nf_tables, iptables no such table, or we no right."""
+        self.place.run(lambda: NftScan(self.nfproto, self.name).close())
+
+    def rehearse(self, operations, lock):
+        """Do *operations* as `commit` does, and let the kernel check and forget them."""
+        self.commit_together([(self, operations)], lock, test=True)
+
+    def commit(self, operations, lock):
+        """Apply *operations* to the table as it is now; all of them or none. See `commit_together`."""
+        self.commit_together([(self, operations)], lock)
+
+    @staticmethod
+    def commit_together(parts, lock, test=False):
+        """Commit several [(table, operations)] of one namespace, of whatever families, in one batch: all of them or none.
+
+        The kernel refuses a batch that was planned on a ruleset that has changed since; it is planned anew then, and
+        `Conflict` is raised only after very many times. So *lock* is not needed, and, like iptables-nft, not taken. With *test*
+        the kernel checks everything and nothing is changed. `PartialCommit` where the kernel's answer is lost, and nothing else tells
+        whether the batch was applied.
+        """
+        place = parts[0][0].place
+        if any(table.place.cookie != place.cookie for table, _ in parts):
+            raise Unsupported("one transaction of nf_tables cannot span several network namespaces")
+        place.run(lambda: _commit(place, parts, test))
+
+    def __str__(self):
+        return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
+
+
+def _commit(place, parts, test):
+    place.check(_netns.namespace_cookie())
+    with Socket() as socket:
+        for attempt in range(_RETRIES):
+            generation = socket.generation()
+            batch, steps, handles = Batch(), [], []
+            try:
+                for table, operations in parts:
+                    handle = TablePlan(socket, batch, steps, table)
+                    handles.append(handle)
+                    Replay(handle, handle.view, operations).run()
+                    handle.seal()
+            except IPTCError:
+                if socket.generation() != generation:
+                    continue  # what was read was not of one ruleset
+                raise
+            # what does not depend on anything that was read cannot be out of date
+            depends = any(handle.depends for handle in handles)
+            try:
+                refused = socket.send(batch, generation if depends else None, test)
+            except AnswerLost as error:
+                if test or _is_at(generation):
+                    raise kernel_error("can't commit", error.errno, error.strerror) from error
+                raise _partial(f"can't commit: {error}; perhaps committed", parts) from error
+            if not refused:
+                for handle in handles if not test else ():
+                    _finish(socket, handle, parts)
+                return
+            number, error, explanation = refused[0]
+            if error != errno.ERESTART and socket.generation() == generation:
+                if error in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
+                    _diagnose(parts, handles)
+                raise _refused(error, explanation, step_of(steps, number), handles)
+            if attempt >= _PATIENCE:
+                # not all at the same time again
+                time.sleep(time.perf_counter_ns() % 1000 * 1e-6 * min(attempt / _PATIENCE, 16))
+    raise Conflict("can't commit: the ruleset never stops changing", errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def _is_at(generation):
+    """Whether nobody has committed anything in this namespace since *generation*."""
+    try:
+        with Socket() as socket:
+            return socket.generation() == generation
+    except IPTCError:
+        return False
+
+
+def _partial(what, parts):
+    names = [str(table) for table, _ in parts]
+    return PartialCommit(f"{what}: {', '.join(names)}", names)
+
+
+def _finish(socket, handle, parts):
+    """Do what can be done only once the batch is applied."""
+    try:
+        handle.finish(socket)
+    except NotFound:
+        pass  # a rule that was to be zeroed has gone since
+    except IPTCError as error:
+        raise _partial(f"can't zero rules of nft: {error.strerror}; committed but for that", parts) from error
+
+
+def _diagnose(parts, handles):
+    """Raise what keeps one of the operations from being done, as far as it can be seen in the tables."""
+    for handle, (_, operations) in zip(handles, parts):
+        view = handle.view()
+        for operation in operations:
+            operation.apply(view)
+
+
+def _missing_chain(step, handles):
+    """The chain that the rule of *step* jumps to, if there is none of that name."""
+    nfproto, _, _, _, entry = step
+    if entry is None:
+        return None
+    target = _core.split_entry(nfproto, entry)[1][-1]
+    name = _name_of(target)
+    if name in VERDICTS or target != _core.standard_target(name):
+        return None
+    return name if all(handle.lacks(name) for handle in handles if handle.nfproto == nfproto) else None
+
+
+def _name_of(payload):
+    """The name of a match or target."""
+    return payload[2:31].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _wanted_protocol(nfproto, entry):
+    """What iptables-nft says of a match of ports in a rule of another protocol, or None."""
+    protocol, _ = _core.load_rules(_core.RuleValue, nfproto, [entry], None)[0]._get_proto()
+    for match in _core.split_entry(nfproto, entry)[1][:-1]:
+        name = _name_of(match)
+        if protocol != _PROTOCOLS_OF_PORTS.get(name, protocol):
+            return f"{name.upper()} match requires '-p {name}'"
+    return None
+
+
+def _refused(error, explanation, step, handles):
+    """The exception for what the kernel said of the message for *step*, or of the batch as a whole."""
+    reason = "No chain/target/match by that name" if error == errno.ENOENT else os.strerror(error)
+    if step is None:
+        return kernel_error("can't commit", error, reason)
+    nfproto, line, verb, chain, entry = step
+    missing = _missing_chain(step, handles) if error == errno.ENOENT else None
+    if missing:
+        reason = f"Chain '{missing}' does not exist"
+    if error == errno.EINVAL and entry is not None:
+        explanation = explanation or _wanted_protocol(nfproto, entry)
+    reason += f": {verb} failed: {'chain' if entry is None else 'rule in chain'} {chain}"
+    if entry is not None:
+        reason += f": {printing.render(nfproto, entry)}"
+    refused = kernel_error("can't commit" if line is None else f"line {line} failed", error,
+                           f"{reason} ({explanation})" if explanation else reason)  # fmt: skip
+    refused.line = line
+    return refused

@@ -1,0 +1,327 @@
+"""Where a table is: the back end, the namespace, the xtables lock, and the tables that are open in this process."""
+
+import errno
+import os
+import weakref
+from _thread import (  # threading's own, without the weight of that module
+    RLock,
+    get_ident,
+)
+
+from . import _netns, backends
+from .errors import KernelError, TransactionError, Unsupported
+from .lock import UNSET, Locks, XTablesLock, lock_path
+from .model.saved import text_of_view
+
+
+class Session:
+    """A stretch in which edits of one or several tables gather; once `open` is False they are as if never made."""
+
+    __slots__ = ("open",)
+
+    def __init__(self):
+        self.open = True
+
+
+class _Notes:
+    """Edits that are not sent, and the table with them as far as it was read."""
+
+    __slots__ = ("session", "pending", "view")
+
+    def __init__(self, session=None):
+        self.session = session
+        self.pending = []
+        self.view = None
+
+
+class TableState:
+    """One open table: what was read, and the edits that are not committed yet. Its users hold `lock` while they edit."""
+
+    def __init__(self, table):
+        self._table = table
+        self._own = _Notes()
+        self._of_session = None
+        self._closed = False
+        self.wait = None
+        self.lock_file = None
+        self.lock = RLock()
+        self.view
+
+    @property
+    def _notes(self):
+        """What is noted now: one assignment, to `open`, ends a session for all its tables, whatever interrupts it."""
+        notes = self._of_session
+        return notes if notes is not None and notes.session.open else self._own
+
+    @property
+    def gathering(self):
+        """Whether edits gather in a session."""
+        return self._notes is not self._own
+
+    @property
+    def pending(self):
+        """Whether there are edits that are not committed."""
+        return bool(self._notes.pending)
+
+    @property
+    def closed(self):
+        """Whether the table was closed."""
+        return self._closed
+
+    @property
+    def backend(self):
+        """The name of the table's back end."""
+        return self._table.backend
+
+    @property
+    def place(self):
+        """The `Place` that the table is bound to."""
+        return self._table.place
+
+    @property
+    def order(self):
+        """What several tables are ordered by, whoever names them."""
+        return self._table.place.cookie, self._table.nfproto, self._table.name
+
+    def is_of(self, table):
+        """Whether this is the state of *table*, as `table_at` gives it."""
+        return self.order == (table.place.cookie, table.nfproto, table.name)
+
+    @property
+    def view(self):
+        """The table with its pending edits; read from the kernel if nothing is known yet."""
+        self._check_open()
+        notes = self._notes
+        # another thread may drop it meanwhile
+        view = notes.view
+        if view is None:
+            view = self._table.read()
+            for operation in notes.pending:
+                operation.apply(view)
+            notes.view = view
+        return view
+
+    @property
+    def known_view(self):
+        """The table with its pending edits as it was last read, or None."""
+        return self._notes.view
+
+    def look_again(self):
+        """The table with its pending edits, read anew; without them where another thread is at it."""
+        if not self.lock.acquire(blocking=False):
+            return self._table.read()
+        try:
+            self.forget()
+            return self.view
+        finally:
+            self.lock.release()
+
+    def _check_open(self):
+        if self._closed:
+            raise KernelError(f"table {self._table.name} is closed", errno.EBADF, "Bad file descriptor")
+
+    def begin(self, session):
+        """Let edits gather in *session*, on the table as it will be read next."""
+        self._check_open()
+        self._own.view = None
+        self._of_session = _Notes(session)
+
+    def record(self, operation):
+        """Apply *operation* to the view and keep it for `commit`."""
+        notes = self._notes
+        view = notes.view or self.view
+        if operation.binds:
+            operation.bind(view)
+        operation.apply(view)
+        notes.pending.append(operation)
+
+    def execute(self, operation):
+        """Commit *operation* alone; it names its rule by what was last read, where anything was."""
+        self._check_open()
+        if operation.binds and self._own.view is not None:
+            operation.bind(self._own.view)
+        transmit([(self, [operation])])
+
+    def save(self, counters):
+        """The table as `iptables-save` writes it, with its pending edits."""
+        self._check_open()
+        if self._notes.pending:
+            return text_of_view(self._table.name, self.view, counters)
+        return self._table.save(counters)
+
+    def rehearse(self, operation):
+        """Find out whether *operation* could be committed now, behind the pending edits."""
+        self._check_open()
+        self._table.rehearse([*self._notes.pending, operation], XTablesLock(wait=self.wait, path=self.lock_file))
+
+    def mark(self):
+        """Where the pending edits stand now, for `rollback`."""
+        return len(self._notes.pending)
+
+    def rollback(self, mark):
+        """Drop the pending edits that came after *mark*."""
+        del self._notes.pending[mark:]
+        self._notes.view = None
+
+    def take(self):
+        """Return the pending edits, which are pending no more."""
+        self._check_open()
+        notes = self._notes
+        pending, notes.pending = notes.pending, []
+        notes.view = None
+        return pending
+
+    def table_to_send(self):
+        """The back end's table; what was read of it is dropped."""
+        self._notes.view = None
+        return self._table
+
+    def forget(self):
+        """Drop what was read; the next look reads again."""
+        self._check_open()
+        self._notes.view = None
+
+    def discard(self):
+        """Drop the pending edits and what was read."""
+        self._own = _Notes()
+        self._of_session = None
+
+    def close(self):
+        """Drop what is pending and known; use after this raises."""
+        self.discard()
+        self._closed = True
+
+    def reopen(self):
+        """Open the table again after `close`."""
+        self.discard()
+        self._closed = False
+        self.view
+
+    def renew_in_child(self):
+        """After a fork: what the parent gathered is the parent's, and so are the locks that its threads hold."""
+        self.discard()
+        self.lock = RLock()
+
+
+_sending = {}
+"""thread -> the `Session` of what it is sending."""
+
+
+def commit(states, wait=UNSET):
+    """Send the pending edits of several tables, as `transmit` does; either way they are pending no more."""
+    transmit([(state, state.take()) for state in states], wait)
+
+
+def transmit(parts, wait=UNSET):
+    """Send [(state, edits)] of several tables under the xtables lock; when that fails, nothing is changed.
+
+    *wait* is for this commit alone; else the strictest of the tables' own.
+    """
+    parts = [(state, operations) for state, operations in parts if operations]
+    if not parts:
+        return
+    busy = _sending.get(get_ident())
+    if busy is not None and busy.open:
+        raise TransactionError("an edit from within an edit, such as the function that delete_rules was given")
+    locks = {}
+    for state, _ in parts:
+        lock = locks.setdefault(lock_path(state.lock_file), XTablesLock(path=state.lock_file))
+        lock.wait = _stricter(lock.wait, state.wait) if wait is UNSET else wait
+    parts = [(state.table_to_send(), operations) for state, operations in parts]
+    backend = type(parts[0][0])
+    if any(type(table) is not backend for table, _ in parts):
+        raise Unsupported("one transaction cannot span tables of several back ends")
+    busy = Session()
+    try:
+        _sending[get_ident()] = busy
+        backend.commit_together(parts, Locks(locks.values()))
+    finally:
+        busy.open = False
+        _sending.pop(get_ident(), None)
+
+
+def _stricter(one, other):
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def table_at(nfproto, name, place, backend=None):
+    """The back end's table *name* of *place*; nothing is read yet."""
+    return backends.open_table(nfproto, name, place, side_at(place, backend))
+
+
+def side_at(place, backend=None):
+    """The name of the back end in use at *place*, or *backend* if that is given."""
+    return place.run(lambda: backends.backend(backend))
+
+
+def send(table, operations, wait=None, lock_file=None):
+    """Commit *operations* to a table of `table_at`, under the xtables lock; what was read of it before is dropped."""
+    table.commit(operations, XTablesLock(wait=wait, path=lock_file))
+    for state in list(_open_tables):
+        if state.is_of(table) and not state.closed:
+            state.forget()
+
+
+def rehearse(table, operations, wait=None, lock_file=None):
+    """Do as `send` does, and send nothing."""
+    table.rehearse(operations, XTablesLock(wait=wait, path=lock_file))
+
+
+def tables_in_use(nfproto, place, backend=None):
+    """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
+    side = side_at(place, backend)
+    return place.run(lambda: backends.tables_in_use(nfproto, side))
+
+
+_open_tables = weakref.WeakSet()
+"""The `TableState`s that this process has open."""
+
+_opening = RLock()
+"""Guards what decides that a table is open already."""
+
+
+def _renew_locks():
+    """A lock that another thread held at the time of the fork is never released in the child."""
+    global _opening
+    _opening = RLock()
+    _sending.clear()
+    for state in list(_open_tables):
+        state.renew_in_child()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+def opening():
+    """The lock under which it is decided that a table is open already."""
+    return _opening
+
+
+def open_table(nfproto, name, place, backend):
+    """Return the `TableState` of a table of *place*; `IPTCError` if the kernel has no such table or does not let us."""
+    state = TableState(table_at(nfproto, name, place, backend))
+    _open_tables.add(state)
+    return state
+
+
+def is_user_chain(nfproto, name, look_again=False):
+    """Whether any table known here has a user chain *name*; with *look_again* the kernel is asked anew.
+
+    Nothing is created by looking.
+    """
+    here = _netns.namespace_cookie() if look_again else None
+    for state in list(_open_tables):
+        cookie, family, _ = state.order
+        if family != nfproto or state.closed:
+            continue
+        if look_again:
+            if state.place.netns is None and cookie != here:
+                continue
+            view = state.look_again()
+        else:
+            view = state.known_view
+        chain = view and view.chains.get(name)
+        if chain is not None and chain.policy is None:
+            return True
+    return look_again and backends.has_user_chain(nfproto, name)
