@@ -103,16 +103,27 @@ cdef extern from *:
     """
     struct Digest "digest":
         uint64_t a, b, c
+    uint64_t digest_mix(uint64_t a, uint64_t b) nogil
     void digest_begin(Digest *digest, uint64_t seed) nogil
     void digest_absorb(Digest *digest, const char *at, size_t length) nogil
     void digest_absorb_head(Digest *digest, const char *at) nogil
     uint64_t digest_finish(const Digest *digest) nogil
 
+# What `Counts.judge` finds.
+cdef enum:
+    FELL = 1                # a counter is lower than it was
+    HAD_COUNTED = 2         # one of the rules that are still there had counted
+
 cdef class Counts:
     cdef uint64_t *packet_row
     cdef uint64_t *byte_row
+    cdef uint64_t *aside        # what a writer has put aside and is in the rows: packets, then bytes; NULL: nothing
     cdef readonly Py_ssize_t rules
 
     cdef int _allocate(self, size_t rules) except -1
+    cdef int _check(self, Counts before, bytes slots) except -1
+    cdef int judge(self, Counts before, bytes slots) except -1
     cdef object _numbers(self, const uint64_t *row, Py_ssize_t start, Py_ssize_t stop)
     cpdef list pairs(self, Py_ssize_t start, Py_ssize_t stop)
+
+cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, bytes identities_before)

@@ -10,7 +10,7 @@ from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from .errors import ParameterError
 
@@ -18,6 +18,13 @@ cdef extern from "Python.h":
     int PyGC_Disable()
     int PyGC_Enable()
     void PyObject_GC_UnTrack(void *object)
+
+
+cdef enum:
+    RESET = 1
+    NEW = 2
+
+cdef uint64_t UNKNOWN = 0xffffffffffffffff      # nobody knows how much a writer has put aside
 
 
 cdef class Numbers:
@@ -47,11 +54,18 @@ cdef class Numbers:
         view.internal = NULL
 
 
+cdef inline const int32_t *_places(bytes slots) noexcept:
+    if slots is None:
+        return NULL
+    return <const int32_t *> PyBytes_AS_STRING(slots)
+
+
 cdef class Counts:
     """The packets and bytes of all rules of a table at one moment: two rows of uint64, one slot a rule."""
 
     def __dealloc__(self):
         free(self.packet_row)
+        free(self.aside)
 
     cdef int _allocate(self, size_t rules) except -1:
         self.packet_row = <uint64_t *> malloc(2 * (rules + 1) * sizeof(uint64_t))
@@ -105,14 +119,68 @@ cdef class Counts:
 
     def sum(self, Py_ssize_t start, Py_ssize_t stop):
         """(packets, bytes) over the slots from *start* to *stop*."""
-        cdef Py_ssize_t i
-        cdef uint64_t packets = 0, sizes = 0
         if not 0 <= start <= stop <= self.rules:
             raise IndexError("no such slots")
-        for i in range(start, stop):
-            packets += self.packet_row[i]
-            sizes += self.byte_row[i]
-        return packets, sizes
+        return _sum(self.packet_row, start, stop), _sum(self.byte_row, start, stop)
+
+    cdef int _check(self, Counts before, bytes slots) except -1:
+        """Raise unless *slots* says where each slot stands in *before*: an int32 for each, -1 for nowhere, or None for itself."""
+        cdef Py_ssize_t i
+        cdef const int32_t *place = _places(slots)
+        cdef bint sound = before.rules == self.rules if place == NULL else PyBytes_GET_SIZE(slots) == 4 * self.rules
+        if place != NULL and sound:
+            for i in range(self.rules):
+                sound &= place[i] < before.rules
+        if not sound:
+            raise ParameterError("these counters are not of one ruleset")
+        return 0
+
+    cdef int judge(self, Counts before, bytes slots) except -1:
+        """`FELL`, `HAD_COUNTED`, both or 0, of the counters since *before*; *slots* as for `since`."""
+        cdef Py_ssize_t i, j
+        cdef const uint64_t *now = self.packet_row
+        cdef const uint64_t *old = before.packet_row
+        cdef const uint64_t *size_now = self.byte_row
+        cdef const uint64_t *size_old = before.byte_row
+        cdef uint64_t fell = 0, counted = 0
+        cdef const int32_t *place = _places(slots)
+        self._check(before, slots)
+        if place == NULL:
+            for i in range(self.rules):
+                fell |= (now[i] < old[i]) | (size_now[i] < size_old[i])
+                counted |= old[i]
+        else:
+            for i in range(self.rules):
+                j = place[i]
+                if j >= 0:
+                    fell |= (now[i] < old[j]) | (size_now[i] < size_old[j])
+                    counted |= old[j]
+        return (FELL if fell else 0) | (HAD_COUNTED if counted else 0)
+
+    def with_aside(self, Counts before, bytes slots):
+        """Return these counters with those of *before* added, which a writer has put aside and will add itself.
+
+        None for *before*: nobody knows what was put aside, and nothing is added. *slots* as for `since`.
+        """
+        cdef Counts whole = Counts.__new__(Counts)
+        cdef const int32_t *place = _places(slots)
+        cdef Py_ssize_t i, j
+        if before is not None:
+            self._check(before, slots)
+        whole._allocate(self.rules)
+        whole.aside = <uint64_t *> malloc(2 * (self.rules + 1) * sizeof(uint64_t))
+        if whole.aside == NULL:
+            raise MemoryError
+        for i in range(self.rules):
+            j = -1 if before is None else i if place == NULL else place[i]
+            whole.packet_row[i], whole.byte_row[i] = self.packet_row[i], self.byte_row[i]
+            if j < 0:
+                whole.aside[2 * i] = whole.aside[2 * i + 1] = UNKNOWN
+            else:
+                whole.aside[2 * i], whole.aside[2 * i + 1] = before.packet_row[j], before.byte_row[j]
+                whole.packet_row[i] += before.packet_row[j]
+                whole.byte_row[i] += before.byte_row[j]
+        return whole
 
     def since(self, Counts before not None, bytes slots):
         """Return (Counts of what was added, bytes that are 1 where a counter was reset and 2 where there was none).
@@ -121,41 +189,130 @@ cdef class Counts:
         """
         cdef Counts added = Counts.__new__(Counts)
         cdef Py_ssize_t i, j
-        cdef uint64_t packets, sizes
-        cdef bint mapped = slots is not None
-        cdef const int32_t *place = <const int32_t *> PyBytes_AS_STRING(slots) if mapped else NULL
-        if (mapped and PyBytes_GET_SIZE(slots) != 4 * self.rules) or (not mapped and before.rules != self.rules):
-            raise ParameterError("these counters are not of one ruleset")
+        cdef uint64_t packets, sizes, packets_before, sizes_before
+        cdef const int32_t *place = _places(slots)
+        self._check(before, slots)
         added._allocate(self.rules)
         cdef bytes flags = PyBytes_FromStringAndSize(NULL, self.rules)
         cdef char *flag = PyBytes_AS_STRING(flags)
         for i in range(self.rules):
-            j = place[i] if mapped else i
+            j = i if place == NULL else place[i]
             packets, sizes = self.packet_row[i], self.byte_row[i]
             flag[i] = 0
             if j < 0:
-                flag[i] = 2
-            elif j >= before.rules:
-                raise ParameterError("these counters are not of one ruleset")
-            elif packets < before.packet_row[j] or sizes < before.byte_row[j]:
-                flag[i] = 1          # reset since: what it counted after that is all that is known
+                flag[i] = NEW
             else:
-                packets -= before.packet_row[j]
-                sizes -= before.byte_row[j]
+                packets_before, sizes_before = before.packet_row[j], before.byte_row[j]
+                if before.aside != NULL and before.aside[2 * j] == UNKNOWN:
+                    flag[i] = NEW
+                if packets < packets_before or sizes < sizes_before:
+                    flag[i] = RESET      # what it counted after that is all that is known
+                    if before.aside != NULL and before.aside[2 * j] != UNKNOWN:
+                        # what was thought to be put aside is lost; what was counted after that has been reported
+                        packets_before -= before.aside[2 * j]
+                        sizes_before -= before.aside[2 * j + 1]
+                if packets >= packets_before and sizes >= sizes_before:
+                    packets -= packets_before
+                    sizes -= sizes_before
             added.packet_row[i] = packets
             added.byte_row[i] = sizes
         return added, flags
 
     def __reduce__(self):
+        cdef bytes aside = None
+        if self.aside != NULL:
+            aside = PyBytes_FromStringAndSize(<char *> self.aside, 16 * self.rules)
         return _restore_counts, (PyBytes_FromStringAndSize(<char *> self.packet_row, 8 * self.rules),
-                                 PyBytes_FromStringAndSize(<char *> self.byte_row, 8 * self.rules))
+                                 PyBytes_FromStringAndSize(<char *> self.byte_row, 8 * self.rules), aside)
 
 
-def _restore_counts(bytes packets not None, bytes sizes not None):
+def _restore_counts(bytes packets not None, bytes sizes not None, bytes aside=None):
     cdef Counts counts = Counts.__new__(Counts)
-    if PyBytes_GET_SIZE(packets) % 8 or PyBytes_GET_SIZE(packets) != PyBytes_GET_SIZE(sizes):
+    if (PyBytes_GET_SIZE(packets) % 8 or PyBytes_GET_SIZE(packets) != PyBytes_GET_SIZE(sizes)
+            or aside is not None and PyBytes_GET_SIZE(aside) != 2 * PyBytes_GET_SIZE(packets)):
         raise ParameterError("these are no counters")
     counts._allocate(PyBytes_GET_SIZE(packets) // 8)
     memcpy(counts.packet_row, PyBytes_AS_STRING(packets), PyBytes_GET_SIZE(packets))
     memcpy(counts.byte_row, PyBytes_AS_STRING(sizes), PyBytes_GET_SIZE(sizes))
+    if aside is not None:
+        counts.aside = <uint64_t *> malloc(PyBytes_GET_SIZE(aside) + 1)
+        if counts.aside == NULL:
+            raise MemoryError
+        memcpy(counts.aside, PyBytes_AS_STRING(aside), PyBytes_GET_SIZE(aside))
     return counts
+
+
+cdef object _sum(const uint64_t *row, Py_ssize_t start, Py_ssize_t stop):
+    cdef uint64_t low = 0, high = 0
+    cdef Py_ssize_t i
+    for i in range(start, stop):
+        low += row[i]
+        high += low < row[i]
+    return (int(high) << 64) + low if high else low
+
+
+# ---------------------------------------------------------------- which rule is which
+
+cdef struct Place:
+    uint64_t key
+    int32_t first            # the first slot of that key that is not taken, -1 for none
+
+
+cdef inline size_t _find(const Place *places, size_t mask, uint64_t key) noexcept nogil:
+    """Where *key* is, or may be put."""
+    cdef size_t at = digest_mix(key, 0x9e3779b97f4a7c15u) & mask
+    while places[at].key and places[at].key != key:
+        at = (at + 1) & mask
+    return at
+
+
+cdef inline uint64_t _key(object chain, uint64_t identity) except? 0:
+    """What a rule is: its identity, and its chain."""
+    return (identity ^ (<uint64_t> <Py_ssize_t> hash(chain)) * 0xbf58476d1ce4e5b9u) | 1
+
+
+cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, bytes identities_before):
+    """Return where each slot stood before, an int32 for each, -1 for nowhere; None where all stand where they stood.
+
+    A rule is followed by its chain and its identity; those that are equal in that by their order. *chains* and *identities* are
+    as the back ends' readers have them.
+    """
+    if identities == identities_before and chains == chains_before:
+        return None
+    cdef Py_ssize_t count = PyBytes_GET_SIZE(identities) // 8, old = PyBytes_GET_SIZE(identities_before) // 8, slot, first, end
+    cdef const uint64_t *identity = <const uint64_t *> PyBytes_AS_STRING(identities_before)
+    cdef bytes placed = PyBytes_FromStringAndSize(NULL, 4 * count)
+    cdef int32_t *place = <int32_t *> PyBytes_AS_STRING(placed)
+    cdef size_t room = 16, at
+    cdef Place *places
+    cdef int32_t *following      # the next slot of the same key
+    while room < 2 * <size_t> old:
+        room *= 2
+    places = <Place *> malloc(room * sizeof(Place) + old * sizeof(int32_t))
+    if places == NULL:
+        raise MemoryError
+    memset(places, 0, room * sizeof(Place))
+    memset(place, 0xff, 4 * count)
+    following = <int32_t *> (places + room)
+    try:
+        # from the last to the first, so that the first of a key comes to stand before the others
+        for name, _, first, end in reversed(chains_before):
+            if not 0 <= first <= end <= old:
+                raise ParameterError("these chains have other rules")
+            for slot in range(end - 1, first - 1, -1):
+                at = _find(places, room - 1, _key(name, identity[slot]))
+                following[slot] = places[at].first if places[at].key else -1
+                places[at].key = _key(name, identity[slot])
+                places[at].first = <int32_t> slot
+        identity = <const uint64_t *> PyBytes_AS_STRING(identities)
+        for name, _, first, end in chains:
+            if not 0 <= first <= end <= count:
+                raise ParameterError("these chains have other rules")
+            for slot in range(first, end):
+                at = _find(places, room - 1, _key(name, identity[slot]))
+                place[slot] = places[at].first if places[at].key else -1
+                if place[slot] >= 0:
+                    places[at].first = following[place[slot]]
+    finally:
+        free(places)
+    return placed

@@ -4,13 +4,14 @@ Reading needs neither libiptc nor libxtables nor any plugin, and makes no Rule.
 """
 
 import os
-import struct
 import time
 import weakref
 from _thread import allocate_lock
 
 from . import _core, backends, namespace, state
+from ._counts import place_slots
 from .errors import Conflict, ParameterError, ParameterTypeError
+from .legacy.settling import Settling
 from .rule import Rule, Rule6
 
 
@@ -55,6 +56,7 @@ class CounterReader:
         self._mutex = allocate_lock()
         self._layout = _nothing
         self.backend, self._scan = namespace.in_namespace(self._namespace, self._open_scan)
+        self._settling = Settling(self._scan)
 
     def _open_scan(self):
         backend = backends.backend(self.backend)
@@ -66,7 +68,10 @@ class CounterReader:
             self._open()        # the mutex of the parent may be held by a thread that is not here
         with self._mutex:
             if self._lock is None:
-                counts, digest, policies = self._scan.read()
+                reading = self._scan.read()
+                if self._scan.doubt:
+                    reading = self._settling.settle(reading)
+                counts, digest, policies = reading
             else:
                 with self._lock:
                     counts, digest, policies = self._scan.read()
@@ -146,25 +151,9 @@ class _Layout:
             self._rules = tuple(described)
         return self._rules
 
-    def keys(self):
-        """(chain, identity, how many like it stand before) for each slot: what a rule is, wherever it stands."""
-        identities = memoryview(self.identities).cast("Q")
-        keys = []
-        for name, _, first, end in self.chains:
-            seen = {}
-            for slot in range(first, end):
-                identity = identities[slot]
-                before = seen.get(identity, 0)
-                keys.append((name, identity, before))
-                seen[identity] = before + 1
-        return keys
-
     def slots_in(self, before):
-        """Where each slot stood in the layout *before*, -1 for nowhere; None where they are the same."""
-        if self.identities == before.identities and self.chains == before.chains:
-            return None
-        there = {key: slot for slot, key in enumerate(before.keys())}
-        return struct.pack(f"{len(self.identities) // 8}i", *(there.get(key, -1) for key in self.keys()))
+        """Where each slot stood in the layout *before*, as `Counts.since` takes it."""
+        return place_slots(self.chains, self.identities, before.chains, before.identities)
 
 
 class RuleInfo:

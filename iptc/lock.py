@@ -88,6 +88,20 @@ class XTablesLock:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         self._drop()
 
+    def seize(self):
+        """Take the lock if it is free now; whether it was. OSError if there is no lock file, or it may not be opened."""
+        self.release()
+        path = lock_path(self.path)
+        if path is None:
+            return True
+        _held.add(self)
+        self._file = FileIO(path)
+        return self._try()
+
+    def release(self):
+        """Let go of what `seize` took, if it took anything."""
+        self.__exit__()
+
     def _drop(self):
         _held.discard(self)
         file, self._file = self._file, None

@@ -1,10 +1,13 @@
 /* A library to preload: the n-th call of one of these from now on fails with a given errno, once or from then on.
- * The calls that do not fail go to the real kernel. What recv brings can be spoilt on the way. */
+ * The calls that do not fail go to the real kernel. What recv brings can be spoilt on the way. With FAULTS_STOP in the
+ * environment a writer stops itself between the two steps of a commit, until it gets SIGCONT. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -113,6 +116,8 @@ int setsockopt(int fd, int level, int option, const void *value, socklen_t lengt
 	REAL(int (*)(int, int, int, const void *, socklen_t), "setsockopt");
 	if (level == SOL_SOCKET || level == SOL_NETLINK)
 		return fails(level == SOL_SOCKET ? "buffer" : "option") ? -1 : real(fd, level, option, value, length);
+	if (option == 65 && getenv("FAULTS_STOP"))
+		raise(SIGSTOP);
 	return fails(option == 64 ? "replace" : "add") ? -1 : real(fd, level, option, value, length);
 }
 

@@ -18,7 +18,9 @@ from .._core cimport (
     XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, next_offset, os_decode,
     os_encode, payloads_ok, socket, socklen_t, target_offset,
 )
-from .._counts cimport Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish
+from .._counts cimport (
+    FELL, HAD_COUNTED, Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish, place_slots,
+)
 from .._netns cimport cookie_of_socket
 from .._core import HOOKS
 from ..errors import Conflict, KernelError, ParameterError, kernel_error
@@ -32,6 +34,14 @@ cdef enum:
     SPARE_MOST = 0x100000
 
 cdef uint32_t NOT_ENDED = 0xffffffff     # the foot of a chain that goes on
+
+cdef enum:
+    IS_SOUND
+    IS_UNSURE
+    IS_FALLEN
+
+# What to think of a read: differences from it add up to what was counted; there is nothing to compare it with; a counter fell.
+SOUND, UNSURE, FALLEN = IS_SOUND, IS_UNSURE, IS_FALLEN
 
 cdef dict _VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", XT_RETURN: "RETURN"}
 
@@ -407,6 +417,13 @@ cdef class TableScan:
     cdef uint64_t digest             # of what stands in the buffer; 0: nothing
     cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
     cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
+    # the last read that may be relied on, or None, and what it was of
+    cdef Counts known
+    cdef uint64_t known_digest
+    cdef tuple known_chains
+    cdef bytes known_identities
+    cdef xt_counters known_policies[NF_INET_NUMHOOKS]
+    cdef readonly int doubt          # what to think of the last read: `SOUND`, `UNSURE` or `FALLEN`
 
     def __cinit__(self):
         self.fd = -1
@@ -480,7 +497,66 @@ cdef class TableScan:
         for i in range(self.walk.chain_count):
             if self.walk.chains[i].name == NULL:
                 policies.append((self.walk.chains[i].policy.pcnt, self.walk.chains[i].policy.bcnt))
+        self.doubt = self._judge(counts)
+        if self.doubt == IS_SOUND:
+            self.rely_on(counts)
         return counts, self.digest, policies
+
+    cdef int _judge(self, Counts counts) except -1:
+        """What to think of *counts*, which were just read, by what was known before.
+
+        The kernel replaces a table by one whose counters are all zero, and the writer adds the old ones in a second step. A read
+        between the two shows what was counted after the first. So where no counter is lower than it was, and any had
+        counted, it was not between them, or does no harm: differences add up to what was counted.
+        """
+        cdef int found
+        cdef ChainRow *chain
+        cdef xt_counters *before
+        cdef bint fell = False, had_counted = False
+        cdef size_t i
+        if self.known is None:
+            return IS_UNSURE
+        found = counts.judge(self.known, None if self.digest == self.known_digest else self._places())
+        if found:
+            return IS_FALLEN if found & FELL else IS_SOUND
+        # only policies can tell then; not otherwise, since iptables-legacy zeroes them with each commit
+        for i in range(self.walk.chain_count):
+            chain = &self.walk.chains[i]
+            if chain.name == NULL:
+                before = &self.known_policies[chain.hook]
+                fell |= chain.policy.pcnt < before.pcnt or chain.policy.bcnt < before.bcnt
+                had_counted |= before.pcnt != 0
+        if fell or not had_counted and self.digest != self.known_digest:
+            return IS_UNSURE
+        return IS_SOUND
+
+    cdef bytes _places(self):
+        return place_slots(self.chains, self.identities, self.known_chains, self.known_identities)
+
+    def rely_on(self, Counts counts):
+        """What `read` returned last may be relied on: later reads are judged by it. None: by nothing."""
+        cdef size_t i
+        self.known = counts
+        self.known_digest = self.digest
+        self.known_chains = self.chains
+        self.known_identities = self.identities
+        memset(self.known_policies, 0, sizeof(self.known_policies))
+        for i in range(self.walk.chain_count):
+            if self.walk.chains[i].name == NULL:
+                self.known_policies[self.walk.chains[i].hook] = self.walk.chains[i].policy
+
+    def with_aside(self, Counts counts not None, list policies not None):
+        """Return *counts* and *policies*, which `read` returned last, with what was known before added: a writer holds it aside."""
+        if self.known is None:
+            return counts.with_aside(None, None), policies
+        cdef list whole = []
+        cdef size_t i
+        for i in range(self.walk.chain_count):
+            if self.walk.chains[i].name == NULL:
+                packets, size = policies[len(whole)]
+                whole.append((packets + self.known_policies[self.walk.chains[i].hook].pcnt,
+                              size + self.known_policies[self.walk.chains[i].hook].bcnt))
+        return counts.with_aside(self.known, self._places()), whole
 
     cdef Counts _scan(self, uint32_t size):
         """Walk what stands in the buffer."""

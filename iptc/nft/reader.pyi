@@ -9,6 +9,7 @@ class NftScan:
 
     chains: tuple[tuple[str, str | None, int, int], ...]
     identities: bytes
+    doubt: int
     def __init__(self, nfproto: int, table: str, socket: Socket | None = None) -> None: ...
     def close(self) -> None: ...
     @property

@@ -541,6 +541,7 @@ cdef class NftScan:
     cdef uint64_t digest             # of what was read last; 0: nothing
     cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
     cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
+    cdef readonly int doubt          # always 0: a commit is one step, and what a rule has counted stays with it
 
     def __cinit__(self):
         self.beside.fd = -1
