@@ -21,6 +21,8 @@ from .transactions import transaction
 
 __all__ = []
 
+__version__ = "0.1.0"
+
 # Attributes that are there without an import, loaded when they are first used: importing the package stays cheap.
 _MODULES = ("counters", "easy", "ip4tc", "ip6tc", "util", "version", "xtables")
 _LATE_NAMES = {"CounterReader": "counters", "Snapshot": "counters", "restore": "ruleset", "save": "ruleset"}

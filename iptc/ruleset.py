@@ -1,6 +1,7 @@
 """A whole host's rules: all tables of a family as the text of iptables-save, and back."""
 
 from . import _core, state
+from .errors import ParameterTypeError
 from .language import printing
 from .lock import checked_lock_file, checked_wait
 from .model.restoring import AtCommit, Restore, programs
@@ -16,6 +17,7 @@ def save(ipv6=False, counters=False, *, table=None, backend=None, netns=None):
     """
     nfproto = _family(ipv6)
     place = Place(netns)
+    table = _checked_name(table)
     names = state.tables_in_use(nfproto, place, backend) if table is None else [table]
     return "".join(state.table_at(nfproto, name, place, backend).save(counters) for name in names)
 
@@ -34,6 +36,7 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
     """
     nfproto = _family(ipv6)
     place = Place(netns)
+    table = _checked_name(table)
     settings = {"wait": checked_wait(wait), "lock_file": checked_lock_file(lock_file)}
 
     def rehearse(program):
@@ -60,6 +63,7 @@ def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=N
 
     What depends on a table is not found out: whether a chain is there, or a position.
     """
+    table = _checked_name(table)
     found = programs(_family(ipv6), source, counters, flush, table, lambda name: None, lambda program: None, progress)
     return sum(program.rules for program in found)
 
@@ -84,6 +88,13 @@ def listing(chains, counters=False):
 def rules_of(chain):
     """Return [((packets, bytes), text)] for the rules of a chain of `chains`."""
     return [(printing.counters_of(chain.nfproto, entry), printing.render(chain.nfproto, entry)) for entry in chain.entries]
+
+
+def _checked_name(table):
+    """*table*, which may be None for all."""
+    if table is not None and not isinstance(table, str):
+        raise ParameterTypeError(f"a table name must be a string, not {type(table).__name__}")
+    return table
 
 
 def _family(ipv6):

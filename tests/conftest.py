@@ -119,6 +119,7 @@ BOTH_BACKENDS = {
     "test_args", "test_chain", "test_cli", "test_compat", "test_counters", "test_defects", "test_docs", "test_easy", "test_extensions", "test_grammar",
     "test_match", "test_memory", "test_namespaces", "test_parity", "test_rule", "test_ruleset", "test_settling", "test_table", "test_target", "test_traffic",
     "test_transaction", "test_verbs", "test_writers",
+    "test_output", "test_statuses",
 }  # fmt: skip
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 

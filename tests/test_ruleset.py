@@ -2,6 +2,7 @@
 
 import io
 import re
+import socket
 import subprocess
 
 import pytest
@@ -350,6 +351,70 @@ def test_what_is_no_ruleset_is_refused_and_changes_nothing(host, ipv6, given):
     else:
         assert given == ""
     assert host.save(ipv6, counters=True) == before
+
+
+class Failing:
+    """A file that gives one rule, and then fails."""
+
+    def __init__(self, error):
+        self.error = error
+        self.parts = ["*filter\n-A INPUT -j DROP\n", b"-A INPUT -p tcp "]
+
+    def read(self, size):
+        if self.parts:
+            return self.parts.pop()
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), TimeoutError("timed out"), ValueError("I/O operation on closed file"),
+                                   EOFError("ended early"), TypeError("underlying read() gave None")], ids=lambda error: type(error).__name__)  # fmt: skip
+def test_a_file_that_fails_while_it_is_read_changes_nothing(host, ipv6, error):
+    host.iptables("-A INPUT -p udp -j ACCEPT", ipv6=ipv6)
+    before = host.save(ipv6)
+    for function in (iptc.restore, iptc.ruleset.parse):
+        with pytest.raises(iptc.IPTCError, match="can't read the ruleset: .") as raised:
+            function(Failing(error), ipv6)
+        assert raised.value.__cause__ is error and host.save(ipv6) == before
+        assert not isinstance(error, OSError) or isinstance(raised.value, OSError)
+
+
+@pytest.mark.parametrize("table", [3, b"filter", ["filter"], True])
+def test_a_table_that_is_no_name_is_refused(host, ipv6, table):
+    for function in (lambda: iptc.restore("*filter\nCOMMIT\n", ipv6, table=table), lambda: iptc.save(ipv6, table=table),
+                     lambda: iptc.ruleset.parse("*filter\nCOMMIT\n", ipv6, table=table)):  # fmt: skip
+        with pytest.raises(iptc.errors.ParameterTypeError, match="a table name must be a string, not "):
+            function()
+
+
+def test_a_file_that_has_nothing_yet_is_waited_for(host):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    parts = ["*filter\n-A INPUT -j DROP\n", "COMMIT\n"]
+
+    class Slow:
+        def fileno(self):
+            if parts:
+                theirs.sendall(parts.pop(0).encode())
+            else:
+                theirs.close()
+            return ours.fileno()
+
+        def read(self, size):
+            try:
+                return ours.recv(size)
+            except BlockingIOError:
+                return None
+
+    with ours:
+        assert iptc.restore(Slow()) == 1 and parts == []
+    assert host.rules() == ["-A INPUT -j DROP"]
+
+    class Empty:
+        def read(self, size):
+            return None
+
+    with pytest.raises(iptc.errors.ParameterTypeError, match="not None"):
+        iptc.restore(Empty())
 
 
 def test_an_error_names_its_line(host, ipv6):

@@ -2,10 +2,16 @@
 
 import argparse
 import os
+import signal
 import sys
+import warnings
 from importlib import import_module
 
-from ..errors import IPTCError, LockTimeout, ParameterError
+from .. import __version__
+from ..errors import IPTCError
+from .output import complain, hold_standard_streams, write
+from .signals import stoppable
+from .status import BAD_USAGE, status_of
 
 # A command is a module of this folder with this name. Its `add(commands)` describes the arguments, and names the function
 # that runs it, which returns the exit status.
@@ -17,41 +23,60 @@ COMMANDS = (
     "counters",
 )
 
-# as iptables': 1 an error, 2 bad usage or a bad line, 4 the lock was not obtained
-_ERROR, _BAD_LINE, _NO_LOCK = 1, 2, 4
-
-
 def main(arguments=None):
     """Run the command with *arguments* (`sys.argv`) and return its exit status."""
+    hold_standard_streams()
     words = sys.argv[1:] if arguments is None else arguments
-    options = _parser(words).parse_args(words)
-    if options.backend is not None:
-        os.environ["IPTC_BACKEND"] = options.backend
     try:
-        return options.run(options)
-    except LockTimeout as error:
-        return _failed(error, _NO_LOCK)
-    except ParameterError as error:
-        return _failed(error, _BAD_LINE)
-    except IPTCError as error:
-        return _failed(error, _ERROR)
-    except KeyboardInterrupt:
-        return 130
+        with stoppable(), warnings.catch_warnings():
+            warnings.showwarning = _warn
+            options = _parser(words).parse_args(words)
+            if options.backend is not None:
+                os.environ["IPTC_BACKEND"] = options.backend
+            return options.run(options)
     except BrokenPipeError:
-        # whoever read us has enough; nothing more can be written, not even when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _ERROR
+        # whoever read us has enough
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt as stop:
+        for note in getattr(stop, "__notes__", ()):
+            complain(note)
+        return 128 + getattr(stop, "number", signal.SIGINT)
+    except (IPTCError, OSError, UnicodeError, MemoryError) as error:
+        complain(str(error) or "out of memory")
+        return status_of(error)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that prints as the commands do: it fails where its help cannot be written."""
+
+    def print_help(self, file=None):
+        """Print the help to standard output."""
+        write(self.format_help())
+
+    def error(self, message):
+        """End with one line, behind the usage of the command."""
+        complain(message, f"{self.format_usage()}{self.prog}")
+        self.exit(BAD_USAGE)
+
+
+class _Version(argparse.Action):
+    """`--version`: print the release and end."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        write(f"{parser.prog} {__version__}\n")
+        parser.exit()
 
 
 def _parser(words):
     """The parser of the command that *words* begin with; of all commands where they begin with none."""
-    parser = argparse.ArgumentParser(prog="iptc", description="The Linux firewall, read and written through the kernel.")
+    parser = _Parser(prog="iptc", description="The Linux firewall, read and written through the kernel.")
+    parser.add_argument("--version", nargs=0, action=_Version, help="print the release of iptc, and end")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
         import_module(f".{name}", __package__).add(commands)
     return parser
 
 
-def _failed(error, code):
-    print(f"iptc: {error}", file=sys.stderr)
-    return code
+def _warn(message, category, filename, lineno, file=None, line=None):
+    """Print a warning in one line; where in the program it comes from is of no use here."""
+    complain(f"warning: {message}")

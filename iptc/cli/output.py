@@ -1,28 +1,93 @@
-"""Where a command writes to: standard output, or a file that is whole or not there."""
+"""What a command prints: to standard output, and errors in one line to standard error.
 
+Bytes are written to the descriptor itself. So an error is found where it happens, and nothing is left in a buffer that Python
+would try to write once more when it ends.
+"""
+
+import errno
 import os
+import re
 import sys
 
 from ..errors import IPTCError
 
+_ALWAYS_PLAIN = re.compile(r"[\n\x20-\x7e]*")
+
 
 def write(text):
-    """Write *text* to standard output at once, with the bytes that it was read from."""
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.flush()
-
-
-def write_file(path, text):
-    """Write *text* to the file *path* so that a reader finds all of it or what stood there before."""
-    draft = f"{path}.{os.getpid()}.new"
+    """Write *text* to standard output at once, as the bytes that it stands for; a terminal gets no control characters."""
     try:
-        with open(draft, "xb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(text.encode("utf-8", "surrogateescape"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        put(sys.stdout, text)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if os.path.exists(draft):
-            os.unlink(draft)
-        raise IPTCError(f"can't write {path}: {error.strerror}") from None
+        raise IPTCError(f"can't write to standard output: {error.strerror}") from error
+
+
+def complain(text, prefix="iptc"):
+    """Write *text* as one line behind *prefix* to standard error; there is nobody to tell where that cannot be done."""
+    try:
+        put(sys.stderr, f"{prefix}: {printable(text.rstrip()).replace(chr(10), ' ')}\n")
+    except OSError:
+        pass
+
+
+def hold_standard_streams():
+    """Open the null device where a standard stream is closed, so that no file or socket gets its number and is written to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def put(stream, text, raw=False):
+    """Write *text* to a standard stream, all of it; OSError where that fails, and where the stream was closed from the start.
+
+    With *raw* a terminal may obey it.
+    """
+    if stream is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):
+        # a stream that is only in memory
+        stream.write(text)
+        return
+    stream.flush()
+    write_all(number, text, raw)
+
+
+def write_all(number, text, raw=False):
+    """Write *text* to the descriptor *number*; it waits where the descriptor takes nothing now and does not wait itself."""
+    if not raw and os.isatty(number):
+        text = printable(text)
+    rest = memoryview(encoded(text))
+    while rest:
+        try:
+            rest = rest[os.write(number, rest) :]
+        except BlockingIOError:
+            import select
+
+            waiting = select.poll()
+            waiting.register(number, select.POLLOUT)
+            waiting.poll()
+
+
+def encoded(text):
+    """The bytes of *text*: UTF-8, and bytes that are none as they were read."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def printable(text):
+    r"""*text* with everything that a terminal could obey, or could not show, written as `\r`, `\x1b` or `\u202e`."""
+    if _ALWAYS_PLAIN.fullmatch(text):
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+
+
+def _escaped(char):
+    if "\udc80" <= char <= "\udcff":
+        # a byte that is no UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")

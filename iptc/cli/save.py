@@ -1,7 +1,8 @@
 """`iptc save`: print the tables of a host in the format of iptables-save."""
 
 from .arguments import FAMILIES, HEADINGS, add_command
-from .output import write, write_file
+from .files import write_file
+from .output import write
 
 
 def add(commands):

@@ -1,11 +1,14 @@
 """Where the text of a ruleset comes from: a file or standard input, of one family or both."""
 
+import errno
 import os
 import sys
 import time
 
 from ..errors import IPTCError, ParameterError
+from ..model import restoring
 from .arguments import FAMILIES, HEADINGS, add_wait
+from .output import put
 
 
 def add_source(command, counters, noflush):
@@ -19,10 +22,10 @@ def add_source(command, counters, noflush):
 
 def sources(options):
     """[(ipv6, where its text comes from)] for the families that were asked for."""
-    source = sys.stdin.buffer if options.file in (None, "-") else _opened(options.file)
+    source = _standard_input() if options.file in (None, "-") else _opened(options.file)
     if options.family != "both":
         return [(options.family == "6", source)]
-    text = b"\n" + source.read()
+    text = b"\n" + b"".join(restoring.pieces(source))
     found = []
     for ipv6 in FAMILIES["both"]:
         _, heading, rest = text.partition(f"\n{HEADINGS[ipv6]}\n".encode())
@@ -30,6 +33,12 @@ def sources(options):
             raise ParameterError(f"there is no line `{HEADINGS[ipv6]}' before the rules of that family")
         found.append((ipv6, rest.partition(f"\n{HEADINGS[not ipv6]}\n".encode())[0] + b"\n"))
     return found
+
+
+def _standard_input():
+    if sys.stdin is None:
+        raise IPTCError(f"can't read standard input: {os.strerror(errno.EBADF)}")
+    return sys.stdin.buffer
 
 
 def _opened(path):
@@ -52,7 +61,7 @@ class Progress:
             self._size = 0
 
     def __enter__(self):
-        return self if sys.stderr.isatty() else None
+        return self if sys.stderr is not None and sys.stderr.isatty() else None
 
     def __call__(self, size):
         """Say that *size* more bytes were read."""
@@ -62,8 +71,16 @@ class Progress:
         self._shown = True
         share = min(1, self._done / self._size) if self._size else 0
         bar = "#" * int(30 * share)
-        print(f"\r[{bar:30}] {share:4.0%} {self._done / 1e6:.0f} MB", end="", file=sys.stderr, flush=True)
+        self._show(f"\r[{bar:30}] {share:4.0%} {self._done / 1e6:.0f} MB")
 
     def __exit__(self, *exc):
         if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._show("\r\x1b[K")
+
+    @staticmethod
+    def _show(text):
+        try:
+            put(sys.stderr, text, raw=True)
+        except OSError:
+            # a terminal that is gone is no reason to stop
+            pass

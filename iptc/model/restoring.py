@@ -30,15 +30,44 @@ def pieces(source):
             raise KernelError(f"Can't open {os.fspath(source)!r}: {reason}", getattr(error, "errno", errno.EINVAL),
                               reason) from None  # fmt: skip
         with file:
-            while piece := file.read(_PIECE):
+            while piece := _read(file):
                 yield piece
     elif hasattr(source, "read"):
-        while piece := source.read(_PIECE):
+        while piece := _read(source):
             if not isinstance(piece, (str, bytes, bytearray, memoryview)):
                 raise ParameterTypeError(f"a file must give text or bytes, not {type(piece).__name__}")
             yield _encoded(piece) if isinstance(piece, str) else bytes(piece)
     else:
         raise ParameterTypeError(f"a ruleset must be text, a path or a file, not {type(source).__name__}")
+
+
+def _read(file):
+    """The next piece of *file*, empty at its end; a failure is an `IPTCError`, and what the file said is the cause of it."""
+    while True:
+        try:
+            piece = file.read(_PIECE)
+        except BlockingIOError:
+            piece = None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise KernelError(f"can't read the ruleset: {reason}", error.errno or errno.EIO, reason) from error
+        except (ValueError, TypeError, EOFError) as error:
+            raise ParameterError(f"can't read the ruleset: {error}") from error
+        if piece is not None:
+            return piece
+        _wait_for(file)
+
+
+def _wait_for(file):
+    """Wait until *file*, which does not wait by itself and has nothing now, has something or ends."""
+    import select
+
+    try:
+        waiting = select.poll()
+        waiting.register(file, select.POLLIN)
+    except (OSError, ValueError, TypeError):
+        raise ParameterTypeError("a file must give text or bytes, not None") from None
+    waiting.poll()
 
 
 def _encoded(text):

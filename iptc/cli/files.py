@@ -1,0 +1,190 @@
+"""Writing a file: whole or not at all, and still the same file to those who own it, link to it or wait at its other end."""
+
+import errno
+import os
+import stat
+
+from ..errors import IPTCError
+from .output import encoded, write_all
+
+_CANNOT_REPLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV, errno.ENOTSUP, errno.EINVAL}
+"""What is refused where a file can be written, but no other one can be put in its place that is like it."""
+
+_UNKNOWN = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ESPIPE, errno.ENOSYS}
+"""What a file system says to a request that it does not have."""
+
+_FLAGS = os.O_CLOEXEC | os.O_NOCTTY
+
+
+def write_file(path, text):
+    """Write *text* to the file *path*; where that fails, what stood there stays, and nothing else is left behind.
+
+    A regular file is replaced at once by a new one with the owner, mode, ACL and extended attributes of the old one. It is
+    written in place where it has several names, or where no such file can be put there. A link stays a link. A device or pipe is
+    written to. A new file is its owner's alone.
+    """
+    try:
+        _write(path, text)
+    except OSError as error:
+        raise IPTCError(f"can't write {path}: {error.strerror}") from error
+
+
+def _write(path, text):
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        if not os.path.basename(path):
+            raise
+        # where the link at *path* leads to, if there is one
+        _replace(os.path.realpath(path), text, None)
+        return
+    file = _opened(path, regular)
+    try:
+        if not regular or _is_a_descriptor(path):
+            write_all(file, text)
+            return
+        target = os.path.realpath(path)
+        there = os.fstat(file)
+        if there.st_nlink != 1 or not os.path.samestat(there, os.stat(target)) or not _replace(target, text, file):
+            _overwrite(file, encoded(text))
+    finally:
+        os.close(file)
+
+
+def _opened(path, regular):
+    """The file at *path*, open for writing: one that may not be written is not replaced either."""
+    if regular:
+        try:
+            return os.open(path, os.O_RDWR | _FLAGS)
+        except PermissionError:
+            pass
+    return os.open(path, os.O_WRONLY | _FLAGS)
+
+
+def _is_a_descriptor(path):
+    """Whether *path* leads to a descriptor that somebody has open, as /dev/stdout does: what it writes to must stay there."""
+    for _ in range(40):
+        if os.path.realpath(os.path.dirname(path)).startswith("/proc/"):
+            return True
+        if not os.path.islink(path):
+            break
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    return False
+
+
+def _replace(target, text, old):
+    """Put a new file in the place of *target*, with what the open file *old* has; False where that cannot be done."""
+    folder = os.path.dirname(target)
+    draft = os.path.join(folder, f".iptc-{os.urandom(12).hex()}")
+    try:
+        _make(draft, text, old)
+        os.rename(draft, target)
+    except OSError as error:
+        if old is None or error.errno not in _CANNOT_REPLACE:
+            raise
+        return False
+    finally:
+        # the name cannot be anybody else's
+        _unlink(draft)
+    _sync_folder(folder)
+    return True
+
+
+def _make(path, text, old):
+    """Make the file *path* with *text* in it, like *old* or its owner's alone."""
+    new = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+    try:
+        if old is None:
+            os.fchmod(new, 0o600)
+        else:
+            _copy_attributes(old, new)
+        write_all(new, text)
+        os.fsync(new)
+    finally:
+        os.close(new)
+
+
+def _unlink(path):
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _sync_folder(folder):
+    """Let the new name last; some file systems know no such request."""
+    try:
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.fsync(file)
+    except OSError:
+        pass
+    finally:
+        os.close(file)
+
+
+def _copy_attributes(old, new):
+    """Give *new* the owner, mode, ACL and extended attributes of *old*; OSError where it cannot have them."""
+    wanted, has = os.fstat(old), os.fstat(new)
+    if (wanted.st_uid, wanted.st_gid) != (has.st_uid, has.st_gid):
+        os.fchown(new, wanted.st_uid, wanted.st_gid)
+    wanted_attributes, attributes = _attributes(old), _attributes(new)
+    # an ACL is written before the mode, which is part of it
+    for name in attributes.keys() - wanted_attributes.keys():
+        os.removexattr(new, name)
+    for name, value in wanted_attributes.items():
+        if attributes.get(name) != value:
+            os.setxattr(new, name, value)
+    os.fchmod(new, stat.S_IMODE(wanted.st_mode))
+
+
+def _attributes(file):
+    try:
+        return {name: os.getxattr(file, name) for name in os.listxattr(file)}
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
+
+
+def _overwrite(file, data):
+    """Write *data* over the open *file*: its room is reserved first, and if writing fails, what stood there is put back."""
+    size = os.fstat(file).st_size
+    before = _contents(file, size)
+    try:
+        _reserve(file, len(data))
+        _write_at_start(file, data)
+        os.fsync(file)
+    except BaseException:
+        if before is None:
+            os.ftruncate(file, size)
+        else:
+            _write_at_start(file, before)
+        raise
+
+
+def _reserve(file, size):
+    """Have room for *size* bytes; some file systems know no such request."""
+    try:
+        if size:
+            os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+
+
+def _contents(file, size):
+    """The first *size* bytes of a file; None where we may write it but not read it."""
+    try:
+        return os.pread(file, size, 0)
+    except OSError:
+        return None
+
+
+def _write_at_start(file, data):
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file, data[done:], done)
+    os.ftruncate(file, len(data))
