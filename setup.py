@@ -43,9 +43,9 @@ def extensions():
     guarded = [("IPTC_XTLIBDIR", f'"{libdir}"')]
     modules = [
         extension("_core", []),
+        extension("_netns", []),
         extension("_netlink", []),
         extension("_counts", []),
-        extension("_netns", []),
         extension("language.words", []),
         extension("language.plugins", ["xtables"], ["iptc/language/shim.c"], guarded),
         extension("language.extension", []),

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from ._netns cimport Held
+
 # ---------------------------------------------------------------- C: kernel
 
 cdef extern from *:
@@ -124,7 +126,7 @@ cdef void message_end(Writer *writer, size_t start) noexcept nogil
 
 # A socket, and what it was last told. All calls return 0 or an errno: the kernel's answer, or else that of the socket.
 cdef struct Channel:
-    int fd
+    Held held
     uint32_t sequence
     bint answered
     Writer request
@@ -132,8 +134,9 @@ cdef struct Channel:
 
 ctypedef int (*Receiver)(void *context, const Message *message) noexcept nogil
 
-cdef int channel_open(Channel *channel) noexcept nogil
+cdef int channel_open(Channel *channel, int netns) noexcept nogil
 cdef bint channel_beside(Channel *channel, const Channel *other) noexcept nogil
+cdef bint channel_is_ours(const Channel *channel) noexcept nogil
 cdef void channel_close(Channel *channel) noexcept nogil
 cdef int channel_dump(Channel *channel, int kind, int nfproto, const char *attributes, size_t length,
                       Receiver receiver, void *context, bint *interrupted) noexcept nogil
@@ -143,7 +146,9 @@ cdef int channel_generation(Channel *channel, uint32_t *generation) noexcept nog
 
 cdef class Socket:
     cdef Channel channel
+    cdef Channel beside              # a second one in the same namespace, once there is work for it
 
+    cdef void _close(self) noexcept
     cdef int _check(self, int failed, str what) except -1
     cdef int _open(self) except -1
     cdef tuple _read(self, int kind, int nfproto, bytes attributes, bint dump)

@@ -7,12 +7,12 @@ request before `send` returns, so nothing ever waits.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc cimport errno as c_errno
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, EPERM
+from libc.errno cimport EAGAIN, EBADF, EBUSY, EINTR, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, EPERM
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strerror, strlen
-from posix.unistd cimport close
 
 from ._core cimport netns_cookie
+from ._netns cimport Namespace, cookie_of_socket, held_close, held_is_ours, held_set, socket_beside, socket_in
 from .errors import KernelError, kernel_error
 
 cdef extern from * nogil:
@@ -59,7 +59,6 @@ cdef extern from * nogil:
     uint16_t htons(uint16_t number)
     uint32_t htobe32(uint32_t number)
     uint64_t htobe64(uint64_t number)
-    int socket(int domain, int kind, int protocol)
     int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
     ssize_t send(int fd, const void *data, size_t length, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
@@ -285,52 +284,58 @@ cdef void message_end(Writer *writer, size_t start) noexcept nogil:
 
 # ---------------------------------------------------------------- the socket
 
-cdef int channel_open(Channel *channel) noexcept nogil:
-    """Open the socket, in the network namespace of this thread."""
+cdef int _prepare(Channel *channel, int fd) noexcept nogil:
+    """Begin to use the socket *fd*: 0, or an errno."""
     cdef int on = 1
     memset(channel, 0, sizeof(channel[0]))
     channel.sequence = FIRST_QUESTION
-    channel.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
-    if channel.fd < 0:
-        return c_errno.errno
+    held_set(&channel.held, fd)
     # an error need not bring back the message it is about
-    setsockopt(channel.fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof(on))
-    setsockopt(channel.fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof(on))
+    setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof(on))
+    setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof(on))
     if not writer_reserve(&channel.inbox, INBOX_ROOM):
         channel_close(channel)
         return ENOMEM
     return 0
 
 
+cdef int channel_open(Channel *channel, int netns) noexcept nogil:
+    """Open the socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an errno."""
+    cdef int fd = -1
+    cdef int failed = socket_in(netns, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER, &fd)
+    return failed or _prepare(channel, fd)
+
+
 cdef bint channel_beside(Channel *channel, const Channel *other) noexcept nogil:
-    """Open *channel*, if it is not, in the network namespace of *other*; False where this thread is in another, or nobody can say."""
-    cdef uint64_t cookie
-    if channel.fd >= 0:
+    """Open *channel*, if it is not, in the network namespace of *other*; False where that cannot be done."""
+    cdef int fd = -1
+    if channel_is_ours(channel):
         return True
-    if channel_open(channel):
+    channel_close(channel)
+    if socket_beside(other.held.fd, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER, &fd):
         return False
-    cookie = netns_cookie(channel.fd)
-    if not cookie or cookie != netns_cookie(other.fd):
-        channel_close(channel)
-        return False
-    return True
+    return _prepare(channel, fd) == 0
+
+
+cdef bint channel_is_ours(const Channel *channel) noexcept nogil:
+    """Whether the socket is open, and nobody has closed it behind our back: its number may be that of another file by now."""
+    return held_is_ours(&channel.held)
 
 
 cdef void channel_close(Channel *channel) noexcept nogil:
     """Close the socket and free its buffers; again does nothing."""
-    if channel.fd >= 0:
-        close(channel.fd)
+    held_close(&channel.held)
     free(channel.request.memory)
     free(channel.inbox.memory)
     memset(channel, 0, sizeof(channel[0]))
-    channel.fd = -1
+    channel.held.fd = -1
 
 
 cdef ssize_t _receive(Channel *channel) noexcept nogil:
     """Receive one answer into the inbox: its length, or a negative errno; there is one, or it was lost."""
     cdef ssize_t length
     for _ in range(PATIENCE):
-        length = recv(channel.fd, channel.inbox.memory, channel.inbox.room, MSG_DONTWAIT)
+        length = recv(channel.held.fd, channel.inbox.memory, channel.inbox.room, MSG_DONTWAIT)
         if length > 0:
             return length
         if length == 0:
@@ -367,7 +372,7 @@ cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *at
         channel.request.failed = False
         return ENOMEM
     for _ in range(PATIENCE):
-        if send(channel.fd, channel.request.memory, channel.request.length, 0) >= 0:
+        if send(channel.held.fd, channel.request.memory, channel.request.length, 0) >= 0:
             return 0
         if c_errno.errno != EINTR:
             break
@@ -464,21 +469,30 @@ cdef str _strerror(int error):
 
 
 cdef class Socket:
-    """One netlink socket of nf_tables. Serves one thread at a time; it stays in the namespace of the thread that opened it.
+    """One netlink socket of nf_tables. Serves one thread at a time; it stays in the namespace that it was opened in.
 
     Messages go in and come out as the kernel has them (`struct nlmsghdr`, `struct nfgenmsg`, attributes). Raises
     `AccessDenied` without CAP_NET_ADMIN.
     """
 
     def __cinit__(self):
-        self.channel.fd = -1
+        self.channel.held.fd = self.beside.held.fd = -1
 
     def __dealloc__(self):
-        channel_close(&self.channel)
+        self._close()
 
-    def __init__(self):
+    cdef void _close(self) noexcept:
         channel_close(&self.channel)
-        self._check(channel_open(&self.channel), "can't open nf_tables")
+        channel_close(&self.beside)
+
+    def __init__(self, Namespace there=None):
+        cdef int failed, netns = -1 if there is None else there.where()
+        self._close()
+        with nogil:
+            failed = channel_open(&self.channel, netns)
+        if failed < 0:
+            there.check(failed, "")
+        self._check(failed, "can't open nf_tables")
 
     cdef int _check(self, int failed, str what) except -1:
         if failed:
@@ -486,13 +500,13 @@ cdef class Socket:
         return 0
 
     cdef int _open(self) except -1:
-        if self.channel.fd < 0:
-            raise KernelError("this socket is closed", 9, "Bad file descriptor")
+        if not channel_is_ours(&self.channel):
+            raise KernelError("this socket is closed", EBADF, "Bad file descriptor")
         return 0
 
     def close(self):
         """Close it."""
-        channel_close(&self.channel)
+        self._close()
 
     def __enter__(self):
         return self
@@ -503,7 +517,12 @@ cdef class Socket:
     @property
     def closed(self):
         """Whether it was closed."""
-        return self.channel.fd < 0
+        return self.channel.held.fd < 0
+
+    def cookie(self, Namespace there=None):
+        """Return the cookie of the network namespace that the socket is in, which is *there*, or that of this thread."""
+        self._open()
+        return cookie_of_socket(self.channel.held.fd, -1 if there is None else there.where())
 
     def generation(self):
         """Return the number that each commit in this network namespace raises."""
@@ -593,12 +612,12 @@ cdef class Socket:
             message.msg_iov = parts
             message.msg_iovlen = 2 if test else 3
             size = _at_most(batch.writer.length + 65536)
-            _set_buffer(self.channel.fd, SO_SNDBUFFORCE, SO_SNDBUF, size)
+            _set_buffer(self.channel.held.fd, SO_SNDBUFFORCE, SO_SNDBUF, size)
             size = _at_most(batch.messages * <size_t> ERROR_SIZE + 262144)
-            _set_buffer(self.channel.fd, SO_RCVBUFFORCE, SO_RCVBUF, size)
+            _set_buffer(self.channel.held.fd, SO_RCVBUFFORCE, SO_RCVBUF, size)
             with nogil:
                 for _ in range(PATIENCE):
-                    sent = sendmsg(self.channel.fd, &message, 0)
+                    sent = sendmsg(self.channel.held.fd, &message, 0)
                     failed = 0 if sent >= 0 else c_errno.errno
                     if failed != EINTR:
                         break

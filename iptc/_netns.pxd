@@ -1,5 +1,24 @@
-# Which network namespace a socket is in.
+# Sockets and files of a network namespace, made there without a way into it, and descriptors that are closed by who opened them only.
 
 from libc.stdint cimport uint64_t
 
-cdef uint64_t cookie_of_socket(int fd) noexcept nogil
+# A descriptor and the file that it was opened on: a program that closes all descriptors gives the number to another file.
+cdef struct Held:
+    int fd                           # -1: none
+    uint64_t device
+    uint64_t inode
+
+cdef void held_set(Held *held, int fd) noexcept nogil
+cdef bint held_is_ours(const Held *held) noexcept nogil
+cdef void held_close(Held *held) noexcept nogil
+
+cdef int socket_in(int netns, int domain, int kind, int protocol, int *fd) noexcept nogil
+cdef int socket_beside(int other, int domain, int kind, int protocol, int *fd) noexcept nogil
+cdef uint64_t cookie_of_socket(int fd, int netns) noexcept nogil
+
+cdef class Namespace:
+    cdef Held held
+    cdef bint named                  # not that of whichever thread asks
+
+    cdef int where(self) except -2
+    cdef int check(self, int failed, str what) except -1

@@ -1,51 +1,310 @@
 # cython: freethreading_compatible=False
-"""The network namespace of a thread or a socket: which one it is (`SO_NETNS_COOKIE`), and moving to another (`setns`)."""
+"""Network namespaces: which one a socket is in (`SO_NETNS_COOKIE`), and making sockets and opening files in another.
 
+A socket belongs to the namespace it was made in, whoever uses it: only its making needs a thread there. That is a thread of C that does
+nothing else and ends. Where the system lets no thread begin, the calling thread goes there and comes back, all within one call.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc cimport errno as c_errno
-from libc.string cimport strerror
-from posix.stat cimport stat, struct_stat
-from posix.unistd cimport close
+from libc.errno cimport EBADF, EINTR, ENOMEM
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset, strerror
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
+from posix.stat cimport fstat, stat, struct_stat
+from posix.unistd cimport close, read
 
 from ._core cimport SOCK_CLOEXEC, netns_cookie, socket
-from .errors import kernel_error
+from .errors import KernelError, kernel_error
 
-cdef extern from "<sys/socket.h>" nogil:
+cdef extern from * nogil:
+    """
+    #include <fcntl.h>
+    #include <pthread.h>
+    #include <sched.h>
+    #include <signal.h>
+    #include <sys/ioctl.h>
+    #include <sys/socket.h>
+    #include <linux/sockios.h>
+    #ifndef SIOCGSKNS
+    #define SIOCGSKNS 0x894C
+    #endif
+    """
+    ctypedef unsigned long pthread_t
+    ctypedef struct pthread_attr_t:
+        pass
+    ctypedef struct sigset_t:
+        pass
     enum:
         AF_UNIX
+        CLONE_NEWNET
+        F_DUPFD_CLOEXEC
+        SIG_SETMASK
+        SIOCGSKNS
         SOCK_DGRAM
-
-cdef extern from "<sched.h>" nogil:
+    int fcntl(int fd, int command, int argument)
+    int ioctl(int fd, unsigned long request)
+    int pthread_attr_init(pthread_attr_t *attributes)
+    int pthread_attr_setstacksize(pthread_attr_t *attributes, size_t size)
+    int pthread_attr_destroy(pthread_attr_t *attributes)
+    int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*work)(void *) noexcept nogil, void *context)
+    int pthread_join(pthread_t thread, void **answer)
+    int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
     int setns(int fd, int kind)
+    int sigfillset(sigset_t *mask)
 
 cdef enum:
-    CLONE_NEWNET = 0x40000000
+    STACK = 256 * 1024
+    PATIENCE = 64
+    NOT_BACK = -1            # in the place of an errno
+
+# ------------------------------------------------------------- descriptors
 
 
-cdef uint64_t cookie_of_socket(int fd) noexcept nogil:
-    """What tells the network namespace of a socket from all others; before Linux 5.14 the number that the thread's file has."""
+cdef void held_set(Held *held, int fd) noexcept nogil:
+    """Note that *fd* is ours; -1 for none."""
+    cdef struct_stat status
+    held.fd = fd
+    held.device = held.inode = 0
+    if fd >= 0 and fstat(fd, &status) == 0:
+        held.device, held.inode = status.st_dev, status.st_ino
+
+
+cdef bint held_is_ours(const Held *held) noexcept nogil:
+    """Whether the descriptor is open on the file that it was opened on."""
+    cdef struct_stat status
+    return held.fd >= 0 and fstat(held.fd, &status) == 0 and status.st_dev == held.device and status.st_ino == held.inode
+
+
+cdef void held_close(Held *held) noexcept nogil:
+    """Close the descriptor, unless somebody has closed it and another file has its number; again does nothing."""
+    if held_is_ours(held):
+        close(held.fd)
+    held.fd = -1
+
+
+# ------------------------------------------------------- what is done there
+
+# What to do in a namespace: open a file, or make a socket.
+cdef struct Errand:
+    int netns
+    const char *path
+    int domain
+    int kind
+    int protocol
+    int fd
+    int failed               # an errno
+
+
+cdef void _do(Errand *errand) noexcept nogil:
+    if errand.path != NULL:
+        errand.fd = c_open(errand.path, O_RDONLY | O_CLOEXEC)
+    else:
+        errand.fd = socket(errand.domain, errand.kind, errand.protocol)
+    errand.failed = 0 if errand.fd >= 0 else c_errno.errno
+
+
+cdef void *_go(void *context) noexcept nogil:
+    """What the thread does whose only work it is."""
+    cdef Errand *errand = <Errand *> context
+    if setns(errand.netns, CLONE_NEWNET) < 0:
+        errand.failed = c_errno.errno
+    else:
+        _do(errand)
+    return NULL
+
+
+cdef void _go_and_return(Errand *errand) noexcept nogil:
+    """Do it on this thread, which goes there and comes back."""
+    cdef int here = c_open(b"/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
+    cdef int attempt
+    # may this thread come back? To go where it is takes the same right, and changes nothing
+    if here < 0 or setns(here, CLONE_NEWNET) < 0 or setns(errand.netns, CLONE_NEWNET) < 0:
+        errand.failed = c_errno.errno
+        if here >= 0:
+            close(here)
+        return
+    _do(errand)
+    for attempt in range(PATIENCE):
+        if setns(here, CLONE_NEWNET) == 0:
+            break
+    else:
+        errand.failed = NOT_BACK
+        if errand.fd >= 0:
+            close(errand.fd)
+            errand.fd = -1
+    close(here)
+
+
+cdef int _run(Errand *errand) noexcept nogil:
+    """Do the errand: 0, or an errno. Signals are for the threads of the program, and for those in their own namespace."""
+    cdef pthread_attr_t attributes
+    cdef pthread_t thread
+    cdef sigset_t every, usual
+    cdef bint begun
+    errand.fd = -1
+    errand.failed = 0
+    if errand.netns < 0:
+        _do(errand)
+        return errand.failed
+    sigfillset(&every)
+    pthread_sigmask(SIG_SETMASK, &every, &usual)
+    begun = pthread_attr_init(&attributes) == 0
+    if begun:
+        pthread_attr_setstacksize(&attributes, STACK)
+        begun = pthread_create(&thread, &attributes, _go, errand) == 0
+        pthread_attr_destroy(&attributes)
+    if begun:
+        pthread_join(thread, NULL)
+    else:
+        _go_and_return(errand)
+    pthread_sigmask(SIG_SETMASK, &usual, NULL)
+    return errand.failed
+
+
+cdef int socket_in(int netns, int domain, int kind, int protocol, int *fd) noexcept nogil:
+    """Make a socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an errno."""
+    cdef Errand errand
+    memset(&errand, 0, sizeof(errand))
+    errand.netns, errand.domain, errand.kind, errand.protocol = netns, domain, kind, protocol
+    _run(&errand)
+    fd[0] = errand.fd
+    return errand.failed
+
+
+cdef int socket_beside(int other, int domain, int kind, int protocol, int *fd) noexcept nogil:
+    """Make a socket in the network namespace of the socket *other*: 0, or an errno."""
+    cdef int failed, netns
+    cdef uint64_t cookie = netns_cookie(other)
+    failed = socket_in(-1, domain, kind, protocol, fd)
+    if failed or cookie and netns_cookie(fd[0]) == cookie:
+        return failed
+    close(fd[0])
+    fd[0] = -1
+    netns = ioctl(other, SIOCGSKNS)
+    if netns < 0:
+        return c_errno.errno
+    failed = socket_in(netns, domain, kind, protocol, fd)
+    close(netns)
+    return failed
+
+
+cdef uint64_t cookie_of_socket(int fd, int netns) noexcept nogil:
+    """What tells the network namespace of a socket from all others. Before Linux 5.14 the number that the file of the namespace has:
+    that of descriptor *netns*, or with -1 that of this thread."""
     cdef uint64_t cookie = netns_cookie(fd)
     cdef struct_stat status
     if not cookie:
-        cookie = status.st_ino if stat(b"/proc/thread-self/ns/net", &status) == 0 else 1
+        cookie = 1
+        if (fstat(netns, &status) if netns >= 0 else stat(b"/proc/thread-self/ns/net", &status)) == 0:
+            cookie = status.st_ino
     return cookie
+
+
+# ----------------------------------------------------------- the namespace
+
+cdef class Namespace:
+    """A network namespace: one that was opened, or that of the thread that asks."""
+
+    def __cinit__(self):
+        self.held.fd = -1
+
+    def __dealloc__(self):
+        held_close(&self.held)
+
+    def __init__(self, bytes path=None, int descriptor=-1):
+        """Open the file *path*, or copy *descriptor*; with neither it is that of whichever thread asks."""
+        cdef int failed = 0, fd = -1
+        held_close(&self.held)
+        self.named = path is not None or descriptor >= 0
+        if not self.named:
+            return
+        for _ in range(PATIENCE):
+            if path is None:
+                fd = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+            else:
+                fd = c_open(PyBytes_AS_STRING(path), O_RDONLY | O_CLOEXEC)
+            failed = 0 if fd >= 0 else c_errno.errno
+            if failed != EINTR:
+                break
+        held_set(&self.held, fd)
+        if failed:
+            raise OSError(failed, strerror(failed).decode())
+
+    def close(self):
+        """Close it."""
+        held_close(&self.held)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        held_close(&self.held)
+
+    cdef int where(self) except -2:
+        """The descriptor to go by, or -1 for the namespace of this thread."""
+        if self.named and not held_is_ours(&self.held):
+            raise KernelError("the descriptor of this network namespace is closed", EBADF, "Bad file descriptor")
+        return self.held.fd
+
+    cdef int check(self, int failed, str what) except -1:
+        """Raise for what `socket_in` returned."""
+        if failed == NOT_BACK:
+            raise KernelError("this thread can't come back to its network namespace", ENOMEM, strerror(ENOMEM).decode())
+        if failed:
+            raise kernel_error(what, failed, strerror(failed).decode())
+        return 0
+
+    def cookie(self):
+        """Return what tells it from all others, also from those that are gone."""
+        cdef uint64_t cookie = 0
+        cdef int netns = self.where(), fd = -1, failed
+        with nogil:
+            failed = socket_in(netns, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, &fd)
+            if not failed:
+                cookie = cookie_of_socket(fd, netns)
+                close(fd)
+        self.check(failed, "can't enter the network namespace" if self.named else "can't open a socket")
+        return cookie
+
+    def read_file(self, bytes path not None):
+        """Return what stands in the file *path*, which is looked up from inside; `OSError` as `open` raises it."""
+        cdef Errand errand
+        cdef char *memory = NULL
+        cdef char *more
+        cdef size_t length = 0, room = 0
+        cdef ssize_t got
+        memset(&errand, 0, sizeof(errand))
+        errand.netns, errand.path = self.where(), PyBytes_AS_STRING(path)
+        with nogil:
+            _run(&errand)
+            while not errand.failed:
+                if length == room:
+                    room += 4096
+                    more = <char *> realloc(memory, room)
+                    if more == NULL:
+                        errand.failed = ENOMEM
+                        break
+                    memory = more
+                got = read(errand.fd, memory + length, room - length)
+                if got == 0:
+                    break
+                if got > 0:
+                    length += got
+                elif c_errno.errno != EINTR:
+                    errand.failed = c_errno.errno
+            if errand.fd >= 0:
+                close(errand.fd)
+        try:
+            if errand.failed == NOT_BACK:
+                self.check(errand.failed, "")
+            if errand.failed:
+                raise OSError(errand.failed, strerror(errand.failed).decode())
+            return PyBytes_FromStringAndSize(memory, length)
+        finally:
+            free(memory)
 
 
 def namespace_cookie():
-    """Return what tells the network namespace that this thread is in from all others, also from those that are gone."""
-    cdef uint64_t cookie
-    cdef int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
-    cdef int failed = c_errno.errno
-    if fd < 0:
-        raise kernel_error("can't open a socket", failed, strerror(failed).decode())
-    cookie = cookie_of_socket(fd)
-    close(fd)
-    return cookie
-
-
-def enter_namespace(int netns):
-    """Move this thread into the network namespace of descriptor *netns*, for good: the thread should end soon."""
-    cdef int failed
-    with nogil:
-        failed = c_errno.errno if setns(netns, CLONE_NEWNET) < 0 else 0
-    if failed:
-        raise kernel_error("can't enter the network namespace", failed, strerror(failed).decode())
+    """Return the cookie of the network namespace that this thread is in."""
+    return Namespace().cookie()

@@ -4,19 +4,23 @@ import errno
 import os
 import warnings
 
-from . import _core, _netns
+from . import _core
+from ._netns import Namespace
 from .errors import IPTCError, KernelError, ParameterTypeError, Unsupported
 from .legacy.blob import TableBlob, TableScan
 from .legacy.table import LegacyTable
 
 _SIDES = ("legacy", "nft")
-_PROC_NAMES = {_core.IPV4: "/proc/thread-self/net/ip_tables_names", _core.IPV6: "/proc/thread-self/net/ip6_tables_names"}
+_PROC_NAMES = {_core.IPV4: b"/proc/thread-self/net/ip_tables_names", _core.IPV6: b"/proc/thread-self/net/ip6_tables_names"}
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")     # not on the PATH of cron and of ordinary users
 _KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
 _NFT_ORDER = ("mangle", "security", "raw", "filter", "nat")
 
 _IN_PASSING = {errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
+
+HERE = Namespace()
+"""The network namespace of the thread that asks."""
 
 _decided = {}
 """What was decided for each namespace, by the identity of it."""
@@ -28,11 +32,16 @@ def backend(choice=None):
     That is the side that alone holds rules; with both or none, the one that has kubelet's hint chains, else what the command
     `iptables` is, else nf_tables if the kernel has it. Decided once for each namespace; warns if the other side holds rules too.
     """
+    return side_in(HERE, choice)
+
+
+def side_in(there, choice=None):
+    """What `backend` returns in the network namespace *there*."""
     if choice is not None:
         return _checked(choice)
-    key = _netns.namespace_cookie(), os.environ.get("IPTC_BACKEND")
+    key = there.cookie(), os.environ.get("IPTC_BACKEND")
     if key not in _decided:
-        _decided[key] = _decide(key[1])
+        _decided[key] = _decide(there, key[1])
     return _decided[key]
 
 
@@ -47,13 +56,13 @@ def open_table(nfproto, name, place, side):
     return NftTable(nfproto, name, place)
 
 
-def open_scan(nfproto, name, side):
-    """Return the `TableScan` or `NftScan` of a table; *side* is what `backend` returned."""
+def open_scan(nfproto, name, side, there):
+    """Return the `TableScan` or `NftScan` of a table in the namespace *there*; *side* is what `side_in` returned."""
     if side == "legacy":
-        return TableScan(nfproto, name)
+        return TableScan(nfproto, name, there)
     from .nft.reader import NftScan
 
-    return NftScan(nfproto, name)
+    return NftScan(nfproto, name, None, there)
 
 
 def _checked(choice):
@@ -64,17 +73,17 @@ def _checked(choice):
     return choice
 
 
-def _decide(given):
+def _decide(there, given):
     if given:
         choice = _checked(given)
         other = "legacy" if choice == "nft" else "nft"
-        if _holds_rules(other):
+        if _holds_rules(there, other):
             _warn(choice, other)
         return choice
-    holding = [side for side in _SIDES if _holds_rules(side)]
+    holding = [side for side in _SIDES if _holds_rules(there, side)]
     if len(holding) == 1:
         return holding[0]
-    choice = _kubelets_choice() or _tools_choice() or _kernels_choice()
+    choice = _kubelets_choice(there) or _tools_choice() or _kernels_choice(there)
     if holding:
         _warn(choice, "legacy" if choice == "nft" else "nft")
     return choice
@@ -94,45 +103,44 @@ def _heed(error):
         raise error
 
 
-def tables_in_use(nfproto, side):
-    """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
+def tables_in_use(nfproto, side, there):
+    """The names of the tables that there are in the namespace *there*, in the order in which iptables-save has them; looking creates none."""
     if side == "legacy":
-        return _legacy_tables(nfproto)
+        return _legacy_tables(nfproto, there)
     from . import _netlink
     from .nft.reader import NftScan
 
-    with _netlink.Socket() as socket:
+    with _netlink.Socket(there) as socket:
         # a table of nf_tables is there with its first chain
         scans = {name: NftScan(nfproto, name, socket) for name in _NFT_ORDER}
         return [name for name, scan in scans.items() if any(handle for *_, handle, _ in scan.list_chains())]
 
 
-def _legacy_tables(nfproto):
+def _legacy_tables(nfproto, there):
     """The legacy tables that are there; to open another would create it."""
     try:
-        with open(_PROC_NAMES[nfproto]) as file:
-            return file.read().split()
+        return there.read_file(_PROC_NAMES[nfproto]).decode("utf-8", "surrogateescape").split()
     except OSError:
         return []
 
 
-def _legacy_chains(nfproto):
+def _legacy_chains(nfproto, there):
     """(table, name, policy, whether it has rules) of each legacy chain, as far as we may look."""
-    for table in _legacy_tables(nfproto):
+    for table in _legacy_tables(nfproto, there):
         try:
-            for name, policy, _, first, end in TableBlob(nfproto, table).chains:
+            for name, policy, _, first, end in TableBlob(nfproto, table, there).chains:
                 yield table, name, policy, end > first
         except IPTCError as error:
             _heed(error)
 
 
-def _nft_chains(nfproto):
+def _nft_chains(nfproto, there):
     """(table, name, policy, whether it has rules) of each chain of nf_tables that is iptables', as far as we may look."""
     from . import _netlink
     from .nft.reader import BUILTIN_CHAINS, NftScan
 
     try:
-        with _netlink.Socket() as socket:
+        with _netlink.Socket(there) as socket:
             for table in BUILTIN_CHAINS:
                 for name, policy, _, handle, use in NftScan(nfproto, table, socket).list_chains():
                     yield table, name, policy, use > 0
@@ -143,10 +151,10 @@ def _nft_chains(nfproto):
 _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
 
 
-def _is_crowded(nfproto, table):
+def _is_crowded(nfproto, table, there):
     """Whether a legacy table surely holds something: one question, however large it is."""
     try:
-        scan = TableScan(nfproto, table)
+        scan = TableScan(nfproto, table, there)
     except IPTCError as error:
         _heed(error)
         return False
@@ -155,28 +163,30 @@ def _is_crowded(nfproto, table):
     return crowded
 
 
-def _holds_rules(side):
+def _holds_rules(there, side):
     """Whether there is anything on that side that is not there of itself."""
-    if side == "legacy" and any(_is_crowded(nfproto, table) for nfproto in _PROC_NAMES for table in _legacy_tables(nfproto)):
+    if side == "legacy" and any(
+        _is_crowded(nfproto, table, there) for nfproto in _PROC_NAMES for table in _legacy_tables(nfproto, there)
+    ):
         return True
     return any(
-        used or policy != "ACCEPT" for nfproto in (_core.IPV4, _core.IPV6) for _, _, policy, used in _CHAINS[side](nfproto)
+        used or policy != "ACCEPT" for nfproto in (_core.IPV4, _core.IPV6) for _, _, policy, used in _CHAINS[side](nfproto, there)
     )
 
 
 def has_user_chain(nfproto, name):
     """Whether any table of the back end in use here has a user chain *name*."""
-    return any(chain == name and policy is None for _, chain, policy, _ in _CHAINS[backend()](nfproto))
+    return any(chain == name and policy is None for _, chain, policy, _ in _CHAINS[backend()](nfproto, HERE))
 
 
 # ------------------------------------------------------------- whom to follow
 
 
-def _kubelets_choice():
+def _kubelets_choice(there):
     """The side that kubelet has marked, or None."""
     for side in ("nft", "legacy"):
         for nfproto in (_core.IPV4, _core.IPV6):
-            if any(table == "mangle" and name in _KUBELET_CHAINS for table, name, _, _ in _CHAINS[side](nfproto)):
+            if any(table == "mangle" and name in _KUBELET_CHAINS for table, name, _, _ in _CHAINS[side](nfproto, there)):
                 return side
     return None
 
@@ -207,12 +217,12 @@ def _version_of(path):
     return printed if "(" in printed or not printed else "legacy"
 
 
-def _kernels_choice():
+def _kernels_choice(there):
     """nf_tables if the kernel has it, else legacy."""
     from . import _netlink
 
     try:
-        with _netlink.Socket() as socket:
+        with _netlink.Socket(there) as socket:
             socket.generation()
     except KernelError as error:
         _heed(error)

@@ -41,13 +41,13 @@ class CounterReader:
         self.backend = backend
         self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
         self._lock = None if lock is False else state.XTablesLock(None if lock is True else lock, shared=True)
-        self._namespace = None if netns is None else namespace.open_namespace(netns)
         self._closed = True
+        # what is opened has an owner from the first moment: an interrupt may come between any two steps
+        self._namespace = namespace.open_namespace(netns)
         try:
             self._open()
         except BaseException:
-            if self._namespace is not None:
-                os.close(self._namespace)
+            self._namespace.close()
             raise
         self._closed = False
 
@@ -55,12 +55,9 @@ class CounterReader:
         self._pid = os.getpid()
         self._mutex = allocate_lock()
         self._layout = _nothing
-        self.backend, self._scan = namespace.in_namespace(self._namespace, self._open_scan)
+        self.backend = backends.side_in(self._namespace, self.backend)
+        self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
         self._settling = Settling(self._scan)
-
-    def _open_scan(self):
-        backend = backends.backend(self.backend)
-        return backend, backends.open_scan(self._nfproto, self.table, backend)
 
     def read(self):
         """Return a `Snapshot` of the counters now."""
@@ -91,9 +88,7 @@ class CounterReader:
         self._closed = True
         with self._mutex:
             self._scan.close()
-            if self._namespace is not None:
-                os.close(self._namespace)
-                self._namespace = None
+            self._namespace.close()
 
     @property
     def closed(self):

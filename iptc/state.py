@@ -8,7 +8,7 @@ from _thread import (  # threading's own, without the weight of that module
     get_ident,
 )
 
-from . import _netns, backends
+from . import backends
 from .errors import KernelError, TransactionError, Unsupported
 from .lock import UNSET, Locks, XTablesLock, lock_path
 from .model.saved import text_of_view
@@ -37,8 +37,9 @@ class _Notes:
 class TableState:
     """One open table: what was read, and the edits that are not committed yet. Its users hold `lock` while they edit."""
 
-    def __init__(self, table):
+    def __init__(self, table, restoring):
         self._table = table
+        self.restoring = restoring
         self._own = _Notes()
         self._of_session = None
         self._closed = False
@@ -253,7 +254,8 @@ def table_at(nfproto, name, place, backend=None):
 
 def side_at(place, backend=None):
     """The name of the back end in use at *place*, or *backend* if that is given."""
-    return place.run(lambda: backends.backend(backend))
+    with place.open() as there:
+        return backends.side_in(there, backend)
 
 
 def send(table, operations, wait=None, lock_file=None):
@@ -271,8 +273,8 @@ def rehearse(table, operations, wait=None, lock_file=None):
 
 def tables_in_use(nfproto, place, backend=None):
     """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
-    side = side_at(place, backend)
-    return place.run(lambda: backends.tables_in_use(nfproto, side))
+    with place.open() as there:
+        return backends.tables_in_use(nfproto, backends.side_in(there, backend), there)
 
 
 _open_tables = weakref.WeakSet()
@@ -300,7 +302,10 @@ def opening():
 
 def open_table(nfproto, name, place, backend):
     """Return the `TableState` of a table of *place*; `IPTCError` if the kernel has no such table or does not let us."""
-    state = TableState(table_at(nfproto, name, place, backend))
+    # with the first table and not when it is needed: at the end of the interpreter nothing can be imported
+    from .model import restoring
+
+    state = TableState(table_at(nfproto, name, place, backend), restoring)
     _open_tables.add(state)
     return state
 
@@ -310,7 +315,7 @@ def is_user_chain(nfproto, name, look_again=False):
 
     Nothing is created by looking.
     """
-    here = _netns.namespace_cookie() if look_again else None
+    here = backends.HERE.cookie() if look_again else None
     for state in list(_open_tables):
         cookie, family, _ = state.order
         if family != nfproto or state.closed:

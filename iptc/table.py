@@ -380,29 +380,22 @@ class Table:
         set (`-c`); without *flush* the rules that are there stay (`--noflush`); with *test* nothing is changed (`--test`).
         `ParameterError` or `KernelError` with the number of the line as `line`; nothing is changed then.
         """
-        from .model.restoring import (  # seldom needed, and importing the package is to stay cheap
-            AtCommit,
-            Restore,
-            programs,
-        )
-
+        restoring = self._state.restoring
         rules = []
         with self._state.lock:
-            for program in programs(self._nfproto, source, counters, flush, self.name, lambda name: self.backend, self._rehearse):
+            for program in restoring.programs(self._nfproto, source, counters, flush, self.name, lambda name: self.backend, self._rehearse):
                 if test:
                     self._rehearse(program)
                 else:
-                    with AtCommit(program):
-                        self._edit(Restore(program))
+                    with restoring.AtCommit(program):
+                        self._edit(restoring.Restore(program))
                 rules.append(program.rules)
         if not rules:
             raise ParameterError(f"there is no table {self.name} in this text")
         return sum(rules)
 
     def _rehearse(self, program):
-        from .model.restoring import Restore
-
-        self._state.rehearse(Restore(program))
+        self._state.rehearse(self._state.restoring.Restore(program))
 
     def strerror(self):
         """Errors are raised here; kept for programs that print it."""

@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -155,10 +156,24 @@ int flock(int fd, int operation)
 	return fails(operation & 8 ? "unlock" : "flock") ? -1 : real(fd, operation);
 }
 
+/* Whether every thread is refused, whatever else is armed. */
+static int no_threads;
+
+void fault_threads(int refused)
+{
+	no_threads = refused;
+}
+
 int setns(int fd, int kind)
 {
 	REAL(int (*)(int, int), "setns");
 	return fails("setns") ? -1 : real(fd, kind);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*work)(void *), void *context)
+{
+	REAL(int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *), "pthread_create");
+	return no_threads ? EAGAIN : real(thread, attributes, work, context);
 }
 
 static int opened(const char *path, int flags, mode_t mode)

@@ -458,7 +458,7 @@ cdef int _ask_nf_tables(bint is_target, int nfproto, const char *name, int revis
     cdef Message message
     cdef size_t start
     cdef ssize_t length
-    cdef int failed = channel_open(&channel)
+    cdef int failed = channel_open(&channel, -1)
     if failed:
         return failed
     start = message_begin(&channel.request, NFNL_MSG_COMPAT_GET, 0, nfproto, 0)
@@ -469,9 +469,9 @@ cdef int _ask_nf_tables(bint is_target, int nfproto, const char *name, int revis
     failed = EINVAL
     if not channel.request.failed:
         (<nlmsghdr *> (channel.request.memory + start)).nlmsg_type = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
-        length = send(channel.fd, channel.request.memory, channel.request.length, 0)
+        length = send(channel.held.fd, channel.request.memory, channel.request.length, 0)
         if length > 0:
-            length = recv(channel.fd, channel.inbox.memory, channel.inbox.room, MSG_DONTWAIT)
+            length = recv(channel.held.fd, channel.inbox.memory, channel.inbox.room, MSG_DONTWAIT)
         if length < 0:
             failed = errno_now
         elif length >= <ssize_t> sizeof(nlmsghdr):

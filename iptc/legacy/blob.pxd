@@ -31,7 +31,7 @@ cdef struct Buffer:
 
 cdef void take_buffer(Buffer *buffer, size_t size) noexcept
 cdef void give_back(Buffer *buffer) noexcept
-cdef int open_socket(Family *family) noexcept nogil
+cdef int open_socket(Family *family, int netns, int *fd) noexcept nogil
 
 cdef class TableBlob:
     cdef Family *family

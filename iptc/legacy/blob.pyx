@@ -21,9 +21,9 @@ from .._core cimport (
 from .._counts cimport (
     FELL, HAD_COUNTED, Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish, place_slots,
 )
-from .._netns cimport cookie_of_socket
+from .._netns cimport Held, Namespace, cookie_of_socket, held_close, held_is_ours, held_set, socket_in
 from .._core import HOOKS
-from ..errors import Conflict, KernelError, ParameterError, kernel_error
+from ..errors import Conflict, KernelError, ParameterError, TransactionError, kernel_error
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t limit)
@@ -135,8 +135,9 @@ cdef void give_back(Buffer *buffer) noexcept:
     memset(buffer, 0, sizeof(buffer[0]))
 
 
-cdef int open_socket(Family *family) noexcept nogil:
-    return socket(AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
+cdef int open_socket(Family *family, int netns, int *fd) noexcept nogil:
+    """Open a socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: what `socket_in` returns."""
+    return socket_in(netns, AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW, fd)
 
 
 cdef bytes _table_label(str table):
@@ -343,11 +344,12 @@ cdef class TableBlob:
     def __dealloc__(self):
         give_back(&self.buffer)
 
-    def __init__(self, int nfproto, str table not None):
+    def __init__(self, int nfproto, str table not None, Namespace there=None):
+        """Read it in the network namespace *there*, else in that of this thread."""
         cdef bytes label = _table_label(table)
         cdef const char *name = label
         cdef Walk walk
-        cdef int fd, failed
+        cdef int fd = -1, failed, netns = -1 if there is None else there.where()
         if self.buffer.memory != NULL:
             raise ParameterError("a table that was read is read once")
         memset(&walk, 0, sizeof(walk))
@@ -355,13 +357,14 @@ cdef class TableBlob:
         self.name = table
         take_buffer(&self.buffer, 0)
         with nogil:
-            fd = open_socket(self.family)
-            failed = c_errno.errno
-            if fd >= 0:
-                self.cookie = cookie_of_socket(fd)
+            failed = open_socket(self.family, netns, &fd)
+            if not failed:
+                self.cookie = cookie_of_socket(fd, netns)
                 failed = _fetch(self.family, fd, name, &self.info, &self.buffer)
                 close(fd)
-        if fd < 0 or failed:
+        if failed:
+            if failed < 0:
+                there.check(failed, "")
             raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
         try:
             with nogil:
@@ -412,7 +415,9 @@ cdef class TableScan:
     cdef Buffer buffer
     cdef Walk walk
     cdef ipt_getinfo info
-    cdef int fd
+    cdef Held held
+    cdef bint busy                   # a call of it goes on: what runs meanwhile frees nothing
+    cdef bint to_close               # once that call has ended
     cdef uint32_t entry_count        # of the table that walk.rules is of
     cdef uint64_t digest             # of what stands in the buffer; 0: nothing
     cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
@@ -426,44 +431,64 @@ cdef class TableScan:
     cdef readonly int doubt          # what to think of the last read: `SOUND`, `UNSURE` or `FALLEN`
 
     def __cinit__(self):
-        self.fd = -1
+        self.held.fd = -1
         self.family = family_of(NFPROTO_IPV4)
 
     def __dealloc__(self):
         self._free()
 
     cdef void _free(self) noexcept:
-        if self.fd >= 0:
-            close(self.fd)
-        self.fd = -1
+        held_close(&self.held)
         free(self.buffer.memory)
         free(self.walk.chains)
         memset(&self.buffer, 0, sizeof(self.buffer))
         memset(&self.walk, 0, sizeof(self.walk))
         self.digest = 0
 
-    def __init__(self, int nfproto, str table not None):
-        """Open the socket; it stays in the network namespace of the thread that opened it."""
-        cdef int failed
-        self._free()
-        self.family = family_of(nfproto)
-        self.label = _table_label(table)
-        self.fd = open_socket(self.family)
-        failed = c_errno.errno
-        if self.fd >= 0:
-            failed = _get_info(self.family, self.fd, PyBytes_AS_STRING(self.label), &self.info)
-        if failed:
+    def __init__(self, int nfproto, str table not None, Namespace there=None):
+        """Open the socket in the network namespace *there*, else in that of this thread."""
+        cdef int fd = -1, failed, netns = -1 if there is None else there.where()
+        self._begin()
+        try:
             self._free()
-            raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
+            self.family = family_of(nfproto)
+            self.label = _table_label(table)
+            failed = open_socket(self.family, netns, &fd)
+            held_set(&self.held, fd)
+            if not failed:
+                failed = _get_info(self.family, fd, PyBytes_AS_STRING(self.label), &self.info)
+            if failed:
+                self._free()
+                if failed < 0:
+                    there.check(failed, "")
+                raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
+        finally:
+            self._end()
+
+    cdef int _begin(self) except -1:
+        """Refuse to work for what runs inside another call of this scan: a finalizer, or a handler of a signal."""
+        if self.busy:
+            raise TransactionError("a read from within a read of the same reader")
+        self.busy = True
+        self.to_close = False
+        return 0
+
+    cdef void _end(self) noexcept:
+        self.busy = False
+        if self.to_close:
+            self._free()
 
     def close(self):
-        """Close the socket and free the buffer."""
-        self._free()
+        """Close the socket and free the buffer; from within another call of this scan, once that has ended."""
+        if self.busy:
+            self.to_close = True
+        else:
+            self._free()
 
     @property
     def closed(self):
         """Whether it was closed."""
-        return self.fd < 0
+        return self.held.fd < 0 or self.to_close
 
     @property
     def is_bare(self):
@@ -476,16 +501,24 @@ cdef class TableScan:
 
     def read(self):
         """Return (Counts, digest of the ruleset, (packets, bytes) of the policies in hook order)."""
-        cdef const char *name = PyBytes_AS_STRING(self.label)
+        self._begin()
+        try:
+            return self._read()
+        finally:
+            self._end()
+
+    cdef tuple _read(self):
+        cdef const char *name
         cdef Counts counts
         cdef uint64_t before = self.digest
         cdef int failed
         cdef size_t i
-        if self.fd < 0:
+        if not held_is_ours(&self.held):
             raise KernelError("this reader is closed", 9, "Bad file descriptor")
+        name = PyBytes_AS_STRING(self.label)
         self.digest = 0
         with nogil:
-            failed = _fetch(self.family, self.fd, name, &self.info, &self.buffer)
+            failed = _fetch(self.family, self.held.fd, name, &self.info, &self.buffer)
         if failed:
             self.chains = None
             raise kernel_error(f"can't read {self.label.decode()}", failed, table_strerror(failed))
@@ -619,6 +652,13 @@ cdef class TableScan:
 
     def entries(self, uint64_t digest):
         """The rules of the ruleset with *digest*, as bytes in the order of their slots; `Conflict` if it is gone."""
+        self._begin()
+        try:
+            return self._entries(digest)
+        finally:
+            self._end()
+
+    cdef list _entries(self, uint64_t digest):
         cdef list entries = []
         cdef dict heads = {}
         cdef size_t i

@@ -19,6 +19,7 @@ from .._core cimport (
     NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, family_of, is_verdict, next_offset,
     os_decode, payloads_ok, target_offset, xt_counters, xt_entry_match,
 )
+from .._netns cimport Namespace
 from .blob import table_strerror
 from .._core import HOOKS, chain_label
 from ..errors import KernelError, ParameterError, kernel_error
@@ -53,7 +54,7 @@ cdef class Draft:
     """A private copy of the table that *blob* was read from, to be edited and sent with `commit`.
 
     Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done raises
-    `OSError` with its errno; whoever calls knows the words. The socket is that of the namespace that the thread is in.
+    `OSError` with its errno; whoever calls knows the words.
     """
 
     def __cinit__(self):
@@ -77,8 +78,9 @@ cdef class Draft:
         self.added = NULL
         self.committed = False
 
-    def __init__(self, TableBlob blob not None):
-        cdef int failed
+    def __init__(self, TableBlob blob not None, Namespace there=None):
+        """Open the socket in the network namespace *there*, else in that of this thread."""
+        cdef int failed, netns = -1 if there is None else there.where()
         self._free()
         self.blob = blob
         self.family = blob.family
@@ -87,9 +89,11 @@ cdef class Draft:
         self.kept = []
         self.changed = False
         self._collect()
-        self.fd = open_socket(self.family)
-        failed = c_errno.errno
-        if self.fd < 0:
+        with nogil:
+            failed = open_socket(self.family, netns, &self.fd)
+        if failed < 0:
+            there.check(failed, "")
+        if failed:
             raise kernel_error(f"can't initialize {blob.name}", failed, table_strerror(failed))
 
     def close(self):

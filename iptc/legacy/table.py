@@ -25,12 +25,20 @@ class LegacyTable:
         self.nfproto = nfproto
         self.name = name
         self.place = place
+        # now and not when it is needed: at the end of the interpreter nothing can be imported
+        from .restore import TableDraft  # nor at the top: programs that only read counters need not load it
+
+        self._new_draft = TableDraft
 
     def read(self):
         """Return the table as it is in the kernel now (`IPT_SO_GET_ENTRIES`), as a `View`."""
-        blob = self.place.run(lambda: TableBlob(self.nfproto, self.name))
+        return self._view(self._blob())
+
+    def _blob(self):
+        with self.place.open() as there:
+            blob = TableBlob(self.nfproto, self.name, there)
         self.place.check(blob.cookie)
-        return self._view(blob)
+        return blob
 
     def _view(self, blob):
         return View(self.nfproto, [self._chain(blob, *row) for row in blob.chains])
@@ -40,8 +48,7 @@ class LegacyTable:
 
     def save(self, counters):
         """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
-        blob = self.place.run(lambda: TableBlob(self.nfproto, self.name))
-        self.place.check(blob.cookie)
+        blob = self._blob()
         from .save import save_rules  # programs that only poll need not load it
 
         head, foot = [part.encode("utf-8", "surrogateescape") for part in frame(self.name, blob.chains)]
@@ -49,7 +56,8 @@ class LegacyTable:
 
     def require(self):
         """Raise if the kernel has no such table, or does not let us (`IPT_SO_GET_INFO`)."""
-        self.place.run(lambda: TableScan(self.nfproto, self.name).close())
+        with self.place.open() as there:
+            TableScan(self.nfproto, self.name, there).close()
 
     def rehearse(self, operations, lock):
         """Do *operations* as `commit` does, and send nothing."""
@@ -86,9 +94,8 @@ class LegacyTable:
 
     def _draft(self, operations):
         """The table as it is now with *operations* done to it, to be sent."""
-        from .restore import TableDraft  # programs that only read need not load it
-
-        draft = self.place.run(lambda: TableDraft(TableBlob(self.nfproto, self.name)))
+        with self.place.open() as there:
+            draft = self._new_draft(TableBlob(self.nfproto, self.name, there), there)
         try:
             self.place.check(draft.blob.cookie)
             Replay(draft, lambda: self._view(draft.blob), operations).run()

@@ -15,7 +15,7 @@ from .._core cimport (
 )
 from .._netlink cimport (
     NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_QUOTA_CONSUMED, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE,
-    NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Writer, attribute_be64, attribute_next, attribute_scan,
+    NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket, Writer, attribute_be64, attribute_next, attribute_scan,
     attribute_text, message_next, message_scan, nest, nest_end, put_be64, writer_reserve,
 )
 from .expressions cimport (
@@ -233,7 +233,7 @@ cdef void _find_comment(Reading *reading, const Attribute *userdata) noexcept no
         at += 2 + at[1]
 
 
-cdef bytes _read_rule(Family *family, const char *attributes, size_t length, char *room, uint64_t *handle):
+cdef bytes _read_rule(Family *family, const char *attributes, size_t length, char *room, uint64_t *handle, int names_from):
     """The entry of a rule; *room* has ENTRY_MOST bytes."""
     cdef Reading reading
     cdef Attribute cursor, expressions, userdata
@@ -249,6 +249,7 @@ cdef bytes _read_rule(Family *family, const char *attributes, size_t length, cha
         elif cursor.kind == NFTA_RULE_HANDLE:
             handle[0] = attribute_be64(&cursor)
     reading_begin(&reading, family, room)
+    reading.names_from = names_from
     _find_comment(&reading, &userdata)
     if not read_expressions(&reading, expressions.data, expressions.length):
         _add_opaque(&reading, &expressions, &userdata)
@@ -268,17 +269,19 @@ def decode(int nfproto, bytes rule):
     if room == NULL:
         raise MemoryError
     try:
-        return _read_rule(family, PyBytes_AS_STRING(rule), PyBytes_GET_SIZE(rule), room, &handle)
+        return _read_rule(family, PyBytes_AS_STRING(rule), PyBytes_GET_SIZE(rule), room, &handle, -1)
     finally:
         free(room)
 
 
-def decode_rules(int nfproto, bytes messages):
+def decode_rules(int nfproto, bytes messages, Socket socket=None):
     """Return [(handle, entry)] for the `NFT_MSG_NEWRULE` among the netlink messages of a dump.
 
+    Interfaces have the names that they have in the network namespace of *socket*, else in that of this thread.
     `ParameterError` if the sizes of the messages do not add up.
     """
     cdef Family *family = family_of(nfproto)
+    cdef int names_from = -1 if socket is None else socket.channel.held.fd
     cdef uint64_t handle
     cdef bytes entry
     cdef Message message
@@ -291,7 +294,7 @@ def decode_rules(int nfproto, bytes messages):
         while message_next(&message):
             if message.kind == NFT_MSG_NEWRULE:
                 handle = 0
-                entry = _read_rule(family, message.attributes, message.length, room, &handle)
+                entry = _read_rule(family, message.attributes, message.length, room, &handle, names_from)
                 rules.append((handle, entry))
         if message.at != message.end:
             raise ParameterError("the sizes of these netlink messages do not add up")

@@ -97,6 +97,7 @@ cdef struct Reading:
     const char *comment      # what the user data say, a match before the target
     uint32_t comment_length
     Register registers[REGISTERS]
+    int names_from           # a socket in the network namespace that knows the interfaces; -1: that of this thread does
 
 cdef void put_base(Writer *writer, Family *family, const char *entry, bint compat, bint old) noexcept nogil
 cdef int count_transports(Family *family, const char *entry) noexcept nogil

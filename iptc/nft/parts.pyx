@@ -36,7 +36,14 @@ cdef extern from * nogil:
     #include <arpa/inet.h>
     #include <net/if.h>
     #include <string.h>
+    #include <sys/ioctl.h>
     """
+    enum:
+        SIOCGIFNAME
+    struct ifreq:
+        char ifr_name[16]
+        int ifr_ifindex
+    int ioctl(int fd, unsigned long request, ifreq *interface)
     uint16_t htons(uint16_t number)
     char *if_indextoname(unsigned int index, char *name)
     size_t strnlen(const char *text, size_t limit)
@@ -197,14 +204,19 @@ cdef bint _read_interface(Reading *reading, int which, const char *name, uint32_
 
 cdef bint _read_interface_index(Reading *reading, int which, const unsigned char *data, uint32_t length,
                                 bint inverted) noexcept nogil:
-    cdef char name[IFNAMSIZ]
+    cdef ifreq interface
     cdef uint32_t index
     if length != INTERFACE_INDEX:
         return False
     memcpy(&index, data, INTERFACE_INDEX)
-    if if_indextoname(index, name) == NULL:
+    memset(&interface, 0, sizeof(interface))
+    interface.ifr_ifindex = index
+    if reading.names_from >= 0:
+        if ioctl(reading.names_from, SIOCGIFNAME, &interface) < 0:
+            return False
+    elif if_indextoname(index, interface.ifr_name) == NULL:
         return False
-    return _read_interface(reading, which, name, strlen(name) + 1, inverted)
+    return _read_interface(reading, which, interface.ifr_name, strlen(interface.ifr_name) + 1, inverted)
 
 
 cdef void _put_protocol(Writer *writer, Family *family, const char *entry, bint old) noexcept nogil:
@@ -955,6 +967,7 @@ cdef void reading_begin(Reading *reading, Family *family, char *room) noexcept n
     reading.family = family
     reading.entry = room
     reading.length = family.header
+    reading.names_from = -1
 
 
 cdef bint read_expressions(Reading *reading, const char *data, size_t length) noexcept nogil:

@@ -10,6 +10,7 @@ from ..model.edits import check_new_name, first_like
 from ..model.views import ChainView, View
 from . import codec
 from .reader import BUILTIN_CHAINS, NftScan
+from .restore import append_run
 
 _FEW = 8
 """So many chains are asked for by name; for more of them all are listed."""
@@ -20,9 +21,9 @@ _NEW = -1
 _POLICIES = {"DROP": 0, "ACCEPT": 1}
 
 
-def entries_of(nfproto, messages):
-    """The rules in *messages* of the kernel, as bytes."""
-    return [entry for _, entry in codec.decode_rules(nfproto, messages)]
+def entries_of(nfproto, messages, socket=None):
+    """The rules in *messages* of the kernel, as bytes; interfaces by their names where *socket* is, else where this thread is."""
+    return [entry for _, entry in codec.decode_rules(nfproto, messages, socket)]
 
 
 def step_of(steps, number):
@@ -113,6 +114,7 @@ class TablePlan:
     """The verbs of `legacy.draft.Draft`, as messages of a batch. What was not read is not known, and is read when it is needed."""
 
     def __init__(self, socket, batch, steps, table):
+        self._socket = socket
         self._batch = batch
         self._steps = steps
         self.nfproto = table.nfproto
@@ -163,7 +165,7 @@ class TablePlan:
         return self._read[label]
 
     def _entries(self, name):
-        return entries_of(self.nfproto, self._rules(_core.text_bytes(name, "a chain name"))[0])
+        return entries_of(self.nfproto, self._rules(_core.text_bytes(name, "a chain name"))[0], self._socket)
 
     def _look(self, name):
         """(policy, handle) of a chain, or None."""
@@ -316,7 +318,7 @@ class TablePlan:
         """handle -> entry of the rules of *chain* that the kernel has."""
         if not any(isinstance(rule, int) for rule in chain.rules):
             return {}
-        return dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0]))
+        return dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0], self._socket))
 
     def _zero_at(self, chain, position, there):
         rule = chain.rules[position]
@@ -431,10 +433,6 @@ class TablePlan:
             for self._line, entry in run.rules():
                 self.append(name, entry)
             return
-        from .restore import (
-            append_run,  # a program that restores nothing need not load it
-        )
-
         chain = self._used(name)
         first = append_run(self._batch, self._label, chain.label, run)
         chain.append_run(self._noted(first, "RULE_APPEND", chain, run), run)

@@ -1,5 +1,6 @@
 from .._counts import Counts
 from .._netlink import Socket
+from .._netns import Namespace
 
 HOOKS: tuple[str, ...]
 BUILTIN_CHAINS: dict[str, tuple[tuple[int, str, int], ...]]
@@ -10,7 +11,7 @@ class NftScan:
     chains: tuple[tuple[str, str | None, int, int], ...]
     identities: bytes
     doubt: int
-    def __init__(self, nfproto: int, table: str, socket: Socket | None = None) -> None: ...
+    def __init__(self, nfproto: int, table: str, socket: Socket | None = None, there: Namespace | None = None) -> None: ...
     def close(self) -> None: ...
     @property
     def closed(self) -> bool: ...

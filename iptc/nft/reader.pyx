@@ -19,12 +19,13 @@ from .._netlink cimport (
     NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY,
     NFTA_QUOTA_CONSUMED, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, Attribute,
     Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next, attribute_scan, attribute_text,
-    channel_beside, channel_close, channel_dump, channel_generation, channel_get, message_next, message_scan,
+    channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours, message_next, message_scan,
     put_text, writer_reserve,
 )
+from .._netns cimport Namespace
 from .._core import HOOKS
 from .codec import decode_rules
-from ..errors import Conflict, KernelError, kernel_error
+from ..errors import Conflict, KernelError, TransactionError, kernel_error
 
 cdef extern from * nogil:
     """
@@ -534,17 +535,16 @@ cdef class NftScan:
     """One socket and its buffers, kept: each `read` dumps the rules of each chain and takes their counters."""
 
     cdef Socket socket
-    cdef Channel beside              # a second socket, once there is work for it
+    cdef bint owns                   # the socket goes with it
     cdef Ruleset ruleset
     cdef Lane lanes[2]
     cdef str table
+    cdef bint busy                   # a call of it goes on: what runs meanwhile frees nothing
+    cdef bint to_close               # once that call has ended
     cdef uint64_t digest             # of what was read last; 0: nothing
     cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
     cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
     cdef readonly int doubt          # always 0: a commit is one step, and what a rule has counted stays with it
-
-    def __cinit__(self):
-        self.beside.fd = -1
 
     def __dealloc__(self):
         self._free()
@@ -565,16 +565,30 @@ cdef class NftScan:
         free(ruleset.chains.names.memory)
         free(ruleset.again.rows.memory)
         free(ruleset.again.names.memory)
-        channel_close(&self.beside)
         memset(self.lanes, 0, sizeof(self.lanes))
         memset(ruleset, 0, sizeof(ruleset[0]))
         self.digest = 0
 
-    def __init__(self, int nfproto, str table not None, Socket socket=None):
-        """Ask on *socket*, or on one of its own; `NotFound` for a table that iptables does not know."""
+    def __init__(self, int nfproto, str table not None, Socket socket=None, Namespace there=None):
+        """Ask on *socket*, or on one of its own in the network namespace *there*; `NotFound` for a table that iptables does not know."""
+        self._begin()
+        try:
+            self._prepare(nfproto, table)
+            try:
+                self.owns = socket is None
+                self.socket = Socket(there) if socket is None else socket
+                self.socket.generation()
+            except KernelError as error:
+                raise kernel_error(f"can't initialize {table}", error.errno, error.strerror) from None
+            self.lanes[0].channel, self.lanes[1].channel = &self.socket.channel, &self.socket.beside
+        finally:
+            self._end()
+
+    cdef int _prepare(self, int nfproto, str table) except -1:
+        """What the table is by iptables' definition."""
         cdef Builtin *builtin
-        self._free()
         cdef bytes label = c_text(table, "a table name")
+        self._free()
         family_of(nfproto)
         self.table = table
         if table not in BUILTIN_CHAINS:
@@ -587,31 +601,50 @@ cdef class NftScan:
             builtin.hook, builtin.priority = hook, priority
             _set_text(builtin.name, HOOKS[hook].encode(), sizeof(builtin.name))
             _set_text(builtin.kind, kind.encode(), sizeof(builtin.kind))
-        try:
-            self.socket = Socket() if socket is None else socket
-            self.socket.generation()
-        except KernelError as error:
-            raise kernel_error(f"can't initialize {table}", error.errno, error.strerror) from None
         self.lanes[0].ruleset = self.lanes[1].ruleset = &self.ruleset
-        self.lanes[0].channel, self.lanes[1].channel = &self.socket.channel, &self.beside
+        return 0
+
+    cdef int _begin(self) except -1:
+        """Refuse to work for what runs inside another call of this scan: a finalizer, or a handler of a signal."""
+        if self.busy:
+            raise TransactionError("a read from within a read of the same reader")
+        self.busy = True
+        self.to_close = False
+        return 0
+
+    cdef void _end(self) noexcept:
+        self.busy = False
+        if self.to_close:
+            self._close()
+
+    cdef void _close(self) noexcept:
+        if self.socket is not None and self.owns:
+            self.socket.close()
+        self.socket = None
+        self._free()
 
     def close(self):
-        """Close the socket and free the buffers."""
-        if self.socket is not None:
-            self.socket.close()
-        self._free()
+        """Free the buffers, and close the socket if it is its own; from within another call of this scan, once that has ended."""
+        if self.busy:
+            self.to_close = True
+        else:
+            self._close()
 
     @property
     def closed(self):
         """Whether it was closed."""
-        return self.socket is None or self.socket.closed
+        return self.socket is None or self.socket.closed or self.to_close
 
-    cdef int _read(self, bint keep) except -1:
+    cdef int _check_open(self) except -1:
+        if self.socket is None or not channel_is_ours(&self.socket.channel):
+            raise KernelError("this reader is closed", EBADF, "Bad file descriptor")
+        return 0
+
+    cdef int _load(self, bint keep) except -1:
         """Read everything; the messages of the rules stay if they are to be kept."""
         cdef int failed
         cdef uint64_t before = self.digest
-        if self.closed:
-            raise KernelError("this reader is closed", EBADF, "Bad file descriptor")
+        self._check_open()
         self.digest = 0
         self.ruleset.keep = keep
         with nogil:
@@ -659,12 +692,19 @@ cdef class NftScan:
 
     def read(self):
         """Return (Counts, digest of the ruleset, (packets, bytes) of the policies in hook order)."""
+        self._begin()
+        try:
+            return self._read()
+        finally:
+            self._end()
+
+    cdef _read(self):
         cdef Counts counts = Counts.__new__(Counts)
         cdef size_t size
         cdef int i
         cdef list policies = []
         cdef ChainRow *row
-        self._read(False)
+        self._load(False)
         size = self.lanes[0].packets.length
         counts._allocate(size // 8)
         if size:
@@ -677,10 +717,17 @@ cdef class NftScan:
 
     def messages(self):
         """Return [(chain, policy or None, (packets, bytes) or None, the messages of its rules)…]."""
+        self._begin()
+        try:
+            return self._messages()
+        finally:
+            self._end()
+
+    cdef _messages(self):
         cdef list found = []
         cdef ChainRow *row
         cdef size_t i
-        self._read(True)
+        self._load(True)
         for i, (name, policy, counters, _, _) in enumerate(self._chain_rows()):
             row = &_rows(&self.ruleset.chains)[i]
             found.append((name, policy, counters, PyBytes_FromStringAndSize(
@@ -689,16 +736,31 @@ cdef class NftScan:
 
     def entries(self, uint64_t digest):
         """The rules of the ruleset with *digest*, as bytes in the order of their slots; `Conflict` if it is gone."""
-        cdef list found = self.messages()
+        self._begin()
+        try:
+            return self._entries(digest)
+        finally:
+            self._end()
+
+    cdef _entries(self, uint64_t digest):
+        cdef list found = self._messages()
         if self.digest != digest:
             raise Conflict("the rules of this snapshot were not looked at before the ruleset changed")
-        return [entry for _, _, _, messages in found for _, entry in decode_rules(self.ruleset.nfproto, messages)]
+        return [entry for _, _, _, messages in found for _, entry in decode_rules(self.ruleset.nfproto, messages, self.socket)]
 
     def list_chains(self):
         """Return [(chain, policy or None, (packets, bytes) or None, handle, use)…]: rules and jumps use it; nobody has
         used a chain whose handle is 0."""
+        self._begin()
+        try:
+            return self._list_chains()
+        finally:
+            self._end()
+
+    cdef _list_chains(self):
         cdef int failed
         cdef size_t i
+        self._check_open()
         with nogil:
             self.ruleset.generation = 0
             for _ in range(ATTEMPTS):
@@ -715,9 +777,17 @@ cdef class NftScan:
 
         `KernelError` for a chain that has the name of a builtin one and is none.
         """
+        self._begin()
+        try:
+            return self._find_chain(chain)
+        finally:
+            self._end()
+
+    cdef _find_chain(self, bytes chain):
         cdef Look found
         cdef ChainRow row
         cdef int failed
+        self._check_open()
         memset(&row, 0, sizeof(row))
         memset(&found, 0, sizeof(found))
         row.name = PyBytes_AS_STRING(chain)
@@ -738,6 +808,13 @@ cdef class NftScan:
 
     def chain_rules(self, bytes chain not None):
         """Return the messages of the rules of one chain, and their handles; `NotFound` if it is not there."""
+        self._begin()
+        try:
+            return self._chain_rules(chain)
+        finally:
+            self._end()
+
+    cdef _chain_rules(self, bytes chain):
         cdef ChainRow row
         cdef int failed
         cdef list handles = []
@@ -746,6 +823,7 @@ cdef class NftScan:
         cdef Attribute attribute
         memset(&row, 0, sizeof(row))
         row.name = PyBytes_AS_STRING(chain)
+        self._check_open()
         self.ruleset.keep = True
         self.ruleset.generation = 0
         with nogil:

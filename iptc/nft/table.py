@@ -7,7 +7,7 @@ import errno
 import os
 import time
 
-from .. import _core, _netns
+from .. import _core
 from .._netlink import AnswerLost, Batch, Socket
 from ..errors import (
     Conflict,
@@ -45,23 +45,19 @@ class NftTable:
 
     def read(self):
         """Return the table as it is in the kernel now, as a `View`: all its rules, of one moment."""
-        return self.place.run(self._read)
+        with _socket_of(self.place) as socket:
+            rows = NftScan(self.nfproto, self.name, socket).messages()
+            if self.place.netns is not None:
+                # rules of nft may have the number of an interface, which has its name there
+                rows = [(*row, entries_of(self.nfproto, messages, socket)) for *row, messages in rows]
+        return View(self.nfproto, [self._chain(*row) for row in rows], codec.stored)
 
-    def _read(self):
-        self.place.check(_netns.namespace_cookie())
-        scan = NftScan(self.nfproto, self.name)
-        try:
-            view = View(self.nfproto, [self._chain(*row) for row in scan.messages()], codec.stored)
-        finally:
-            scan.close()
-        if self.place.netns is not None:
-            # rules of nft may have the number of an interface, which has its name here
-            for chain in view.chains.values():
-                len(chain.entries)
-        return view
+    def _chain(self, name, policy, counters, rules):
+        """A chain of the view: *rules* are the kernel's messages, or entries."""
+        def read():
+            return rules if isinstance(rules, list) else entries_of(self.nfproto, rules)
 
-    def _chain(self, name, policy, counters, messages):
-        return ChainView(self.nfproto, name, policy, counters, lambda: entries_of(self.nfproto, messages), codec.stored)
+        return ChainView(self.nfproto, name, policy, counters, read, codec.stored)
 
     def save(self, counters):
         """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
@@ -69,7 +65,8 @@ class NftTable:
 
     def require(self):
         """Raise if the kernel has no nf_tables, iptables no such table, or we no right."""
-        self.place.run(lambda: NftScan(self.nfproto, self.name).close())
+        with _socket_of(self.place) as socket:
+            NftScan(self.nfproto, self.name, socket)
 
     def rehearse(self, operations, lock):
         """Do *operations* as `commit` does, and let the kernel check and forget them."""
@@ -91,55 +88,62 @@ class NftTable:
         place = parts[0][0].place
         if any(table.place.cookie != place.cookie for table, _ in parts):
             raise Unsupported("one transaction of nf_tables cannot span several network namespaces")
-        place.run(lambda: _commit(place, parts, test))
+        with _socket_of(place) as socket:
+            _commit(socket, parts, test)
 
     def __str__(self):
         return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
 
 
-def _commit(place, parts, test):
-    place.check(_netns.namespace_cookie())
-    with Socket() as socket:
-        for attempt in range(_RETRIES):
-            generation = socket.generation()
-            batch, steps, handles = Batch(), [], []
-            try:
-                for table, operations in parts:
-                    handle = TablePlan(socket, batch, steps, table)
-                    handles.append(handle)
-                    Replay(handle, handle.view, operations).run()
-                    handle.seal()
-            except IPTCError:
-                if socket.generation() != generation:
-                    continue  # what was read was not of one ruleset
-                raise
-            # what does not depend on anything that was read cannot be out of date
-            depends = any(handle.depends for handle in handles)
-            try:
-                refused = socket.send(batch, generation if depends else None, test)
-            except AnswerLost as error:
-                if test or _is_at(generation):
-                    raise kernel_error("can't commit", error.errno, error.strerror) from error
-                raise _partial(f"can't commit: {error}; perhaps committed", parts) from error
-            if not refused:
-                for handle in handles if not test else ():
-                    _finish(socket, handle, parts)
-                return
-            number, error, explanation = refused[0]
-            if error != errno.ERESTART and socket.generation() == generation:
-                if error in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
-                    _diagnose(parts, handles)
-                raise _refused(error, explanation, step_of(steps, number), handles)
-            if attempt >= _PATIENCE:
-                # not all at the same time again
-                time.sleep(time.perf_counter_ns() % 1000 * 1e-6 * min(attempt / _PATIENCE, 16))
+def _socket_of(place):
+    """A socket in the namespace of *place*."""
+    with place.open() as there:
+        socket = Socket(there)
+        place.check(socket.cookie(there))
+    return socket
+
+
+def _commit(socket, parts, test):
+    for attempt in range(_RETRIES):
+        generation = socket.generation()
+        batch, steps, handles = Batch(), [], []
+        try:
+            for table, operations in parts:
+                handle = TablePlan(socket, batch, steps, table)
+                handles.append(handle)
+                Replay(handle, handle.view, operations).run()
+                handle.seal()
+        except IPTCError:
+            if socket.generation() != generation:
+                continue  # what was read was not of one ruleset
+            raise
+        # what does not depend on anything that was read cannot be out of date
+        depends = any(handle.depends for handle in handles)
+        try:
+            refused = socket.send(batch, generation if depends else None, test)
+        except AnswerLost as error:
+            if test or _is_at(parts[0][0].place, generation):
+                raise kernel_error("can't commit", error.errno, error.strerror) from error
+            raise _partial(f"can't commit: {error}; perhaps committed", parts) from error
+        if not refused:
+            for handle in handles if not test else ():
+                _finish(socket, handle, parts)
+            return
+        number, error, explanation = refused[0]
+        if error != errno.ERESTART and socket.generation() == generation:
+            if error in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
+                _diagnose(parts, handles)
+            raise _refused(error, explanation, step_of(steps, number), handles)
+        if attempt >= _PATIENCE:
+            # not all at the same time again
+            time.sleep(time.perf_counter_ns() % 1000 * 1e-6 * min(attempt / _PATIENCE, 16))
     raise Conflict("can't commit: the ruleset never stops changing", errno.EAGAIN, "Resource temporarily unavailable")
 
 
-def _is_at(generation):
+def _is_at(place, generation):
     """Whether nobody has committed anything in this namespace since *generation*."""
     try:
-        with Socket() as socket:
+        with _socket_of(place) as socket:
             return socket.generation() == generation
     except IPTCError:
         return False
