@@ -406,7 +406,7 @@ cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context,
                 if message.length < 4:
                     return failed
                 return failed or _verdict(&message)
-            if message.kind > 0 and not failed:
+            if message.kind >= 0 and not failed:
                 failed = receiver(context, &message)
                 if not dump:
                     return failed

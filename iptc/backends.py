@@ -6,7 +6,7 @@ import warnings
 
 from . import _core
 from ._netns import Namespace
-from .errors import IPTCError, KernelError, ParameterTypeError, Unsupported
+from .errors import AccessDenied, IPTCError, KernelError, ParameterTypeError, Unsupported, is_absent, is_passing, kernel_error
 from .legacy.blob import TableBlob, TableScan
 from .legacy.table import LegacyTable
 
@@ -16,8 +16,6 @@ _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")     # not on the PAT
 _KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
 _NFT_ORDER = ("mangle", "security", "raw", "filter", "nat")
-
-_IN_PASSING = {errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 
 HERE = Namespace()
 """The network namespace of the thread that asks."""
@@ -31,6 +29,7 @@ def backend(choice=None):
 
     That is the side that alone holds rules; with both or none, the one that has kubelet's hint chains, else what the command
     `iptables` is, else nf_tables if the kernel has it. Decided once for each namespace; warns if the other side holds rules too.
+    `AccessDenied` where there are legacy tables that may not be read, or nobody may know whether there are.
     """
     return side_in(HERE, choice)
 
@@ -77,8 +76,11 @@ def _decide(there, given):
     if given:
         choice = _checked(given)
         other = "legacy" if choice == "nft" else "nft"
-        if _holds_rules(there, other):
-            _warn(choice, other)
+        try:
+            if _holds_rules(there, other):
+                _warn(choice, other)
+        except AccessDenied:
+            pass  # the choice was made without looking there
         return choice
     holding = [side for side in _SIDES if _holds_rules(there, side)]
     if len(holding) == 1:
@@ -99,7 +101,7 @@ def _warn(choice, other):
 
 def _heed(error):
     """Raise *error* if it says nothing of what is there: the next answer may be another, and what is decided is kept."""
-    if getattr(error, "errno", None) in _IN_PASSING:
+    if is_passing(getattr(error, "errno", None)):
         raise error
 
 
@@ -111,27 +113,31 @@ def tables_in_use(nfproto, side, there):
     from .nft.reader import NftScan
 
     with _netlink.Socket(there) as socket:
-        # a table of nf_tables is there with its first chain
-        scans = {name: NftScan(nfproto, name, socket) for name in _NFT_ORDER}
-        return [name for name, scan in scans.items() if any(handle for *_, handle, _ in scan.list_chains())]
+        return [name for name in _NFT_ORDER if NftScan(nfproto, name, socket).is_there()]
 
 
 def _legacy_tables(nfproto, there):
     """The legacy tables that are there; to open another would create it."""
     try:
         return there.read_file(_PROC_NAMES[nfproto]).decode("utf-8", "surrogateescape").split()
-    except OSError:
-        return []
+    except KernelError:
+        raise  # of the namespace
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return []
+        # it belongs to root of the user namespace that the network namespace was made in: nobody, where users were mapped later
+        raise kernel_error(f"can't read {_PROC_NAMES[nfproto].decode()}", error.errno, error.strerror) from None
 
 
 def _legacy_chains(nfproto, there):
-    """(table, name, policy, whether it has rules) of each legacy chain, as far as we may look."""
+    """(table, name, policy, whether it has rules) of each legacy chain; a table that may not be read is no answer."""
     for table in _legacy_tables(nfproto, there):
         try:
             for name, policy, _, first, end in TableBlob(nfproto, table, there).chains:
                 yield table, name, policy, end > first
         except IPTCError as error:
-            _heed(error)
+            if not is_absent(error):
+                raise
 
 
 def _nft_chains(nfproto, there):
@@ -156,8 +162,9 @@ def _is_crowded(nfproto, table, there):
     try:
         scan = TableScan(nfproto, table, there)
     except IPTCError as error:
-        _heed(error)
-        return False
+        if is_absent(error):
+            return False
+        raise
     crowded = not scan.is_bare
     scan.close()
     return crowded
@@ -175,8 +182,11 @@ def _holds_rules(there, side):
 
 
 def has_user_chain(nfproto, name):
-    """Whether any table of the back end in use here has a user chain *name*."""
-    return any(chain == name and policy is None for _, chain, policy, _ in _CHAINS[backend()](nfproto, HERE))
+    """Whether any table of the back end in use here has a user chain *name*, as far as we may look."""
+    try:
+        return any(chain == name and policy is None for _, chain, policy, _ in _CHAINS[backend()](nfproto, HERE))
+    except AccessDenied:
+        return False  # making a rule needs no right
 
 
 # ------------------------------------------------------------- whom to follow
@@ -212,7 +222,11 @@ def _version_of(path):
 
     try:
         printed = subprocess.run([path, "-V"], capture_output=True, timeout=10, check=False).stdout.decode(errors="replace").strip()
-    except (OSError, subprocess.SubprocessError):
+    except OSError as error:
+        if is_passing(error.errno):
+            raise kernel_error(f"can't run {path}", error.errno, error.strerror) from None
+        return ""
+    except subprocess.SubprocessError:
         return ""
     return printed if "(" in printed or not printed else "legacy"
 

@@ -6,7 +6,7 @@ flag, ["!", value] for a negation, a list for several words; integers are taken 
 {extension: {parameter: value}} or {"goto": chain}. All take `ipv6`. What cannot be encoded raises.
 """
 
-from .errors import IPTCError, Missing, ParameterError, ParameterTypeError
+from .errors import IPTCError, KernelError, Missing, ParameterError, ParameterTypeError, is_absent
 from .rule import Match, Rule, Rule6, Target
 from .table import Chain, Table, Table6
 
@@ -22,19 +22,12 @@ _OPAQUE = "opaque"
 
 
 def get_tables(ipv6=False):
-    """Return the names of the tables that can be opened here."""
-    found = []
-    for name in Table.ALL:
-        try:
-            _table(name, ipv6)
-        except IPTCError:
-            continue
-        found.append(name)
-    return found
+    """Return the names of the tables that there are or can be made here; raises where one may not or cannot be read."""
+    return [name for name in Table.ALL if _is_there(name, ipv6)]
 
 
 def flush_all(ipv6=False):
-    """Empty every table and delete its user chains."""
+    """Empty every table and delete its user chains; raises as `get_tables` does, before anything is changed."""
     for table in get_tables(ipv6):
         flush_table(table, ipv6)
 
@@ -212,6 +205,8 @@ def test_target(name, value, ipv6=False):
 def _holds(attempt):
     try:
         attempt()
+    except KernelError:
+        raise  # says nothing of the rule
     except (IPTCError, TypeError):
         return False
     return True
@@ -463,6 +458,16 @@ def _table(name, ipv6):
     if table.autocommit:
         table.refresh()
     return table
+
+
+def _is_there(name, ipv6):
+    try:
+        _table(name, ipv6)
+    except KernelError as error:
+        if is_absent(error):
+            return False
+        raise
+    return True
 
 
 def _chain(table, name):

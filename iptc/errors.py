@@ -91,6 +91,23 @@ _CLASSES = {
 }
 
 
+_ABSENT = {_errno.ENOENT, _errno.ENOPROTOOPT, _errno.EAFNOSUPPORT, _errno.EPROTONOSUPPORT}
+
+_PASSING = {
+    _errno.ENOMEM, _errno.ENOBUFS, _errno.EINTR, _errno.EAGAIN, _errno.EMFILE, _errno.ENFILE, _errno.EIO,
+}  # fmt: skip
+
+
+def is_absent(error):
+    """Whether *error* says that the kernel has no such thing, and not that it could not be looked at."""
+    return getattr(error, "errno", None) in _ABSENT
+
+
+def is_passing(errno):
+    """Whether *errno* says nothing of what was asked for: the next answer may be another, and this one is not to be kept."""
+    return errno in _PASSING
+
+
 def kernel_error(what, errno, strerror):
     """Return the exception for *errno*; *what* says what was being done, *strerror* why not."""
     return _CLASSES.get(errno, KernelError)(f"{what}: {strerror}", errno, strerror)

@@ -3,7 +3,7 @@
 import weakref
 
 from . import _core, state
-from .errors import IPTCError, ParameterError, ParameterTypeError, TransactionError
+from .errors import KernelError, ParameterError, ParameterTypeError, TransactionError, is_absent
 from .language import extension
 from .lock import UNSET, checked_lock_file, checked_wait
 from .model import edits
@@ -561,18 +561,20 @@ def _is_available(cls, name):
         try:
             cls(name)
             cls.existing_table_names[name] = True
-        except IPTCError:
+        except KernelError as error:
+            if not is_absent(error):
+                raise
             cls.existing_table_names[name] = False
     return cls.existing_table_names[name]
 
 
 def is_table_available(name):
-    """Whether IPv4 table *name* can be opened here; remembered."""
+    """Whether there is an IPv4 table *name* or it can be made here; remembered. Raises where it may not or cannot be read."""
     return _is_available(Table, name)
 
 
 def is_table6_available(name):
-    """Whether IPv6 table *name* can be opened here; remembered."""
+    """Whether there is an IPv6 table *name* or it can be made here; remembered. Raises where it may not or cannot be read."""
     return _is_available(Table6, name)
 
 

@@ -214,10 +214,11 @@ build() {
 choose_namespace() {
     NETNS=(unshare -n)
     if [ "$(id -u)" -eq 0 ] && "${NETNS[@]}" true 2>/dev/null; then return; fi
-    # With a mount namespace: names of network namespaces are mounts in /run.
-    NETNS=(unshare -Urnm)
+    # The users first: a network namespace that is made before they are mapped has files of nobody. With a mount
+    # namespace: names of network namespaces are mounts in /run.
+    NETNS=(unshare -Ur unshare -nm)
     "${NETNS[@]}" true 2>/dev/null || die "this kernel or container does not let $(id -un) make a network namespace" \
-        "(unshare -Urnm); run as the machine's root, or allow unprivileged user namespaces."
+        "(${NETNS[*]}); run as the machine's root, or allow unprivileged user namespaces."
 }
 
 check_kernel() {

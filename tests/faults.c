@@ -179,7 +179,8 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 static int opened(const char *path, int flags, mode_t mode)
 {
 	REAL(int (*)(const char *, int, ...), "open64");
-	if ((strstr(path, "xtables.lock") && fails("open lock")) || (strstr(path, "/ns/net") && fails("open namespace")))
+	if ((strstr(path, "xtables.lock") && fails("open lock")) || (strstr(path, "/ns/net") && fails("open namespace"))
+	    || (strstr(path, "_tables_names") && fails("open names")))
 		return -1;
 	return real(path, flags, mode);
 }

@@ -23,7 +23,7 @@ from .._netlink cimport (
     NLMSG_ERROR, Channel, Message, channel_close, channel_open, message_begin, message_end, message_next, message_scan, put_be32,
     put_text,
 )
-from ..errors import ParameterError, XTablesError
+from ..errors import ParameterError, XTablesError, is_passing, kernel_error
 
 cdef extern from *:
     """
@@ -424,7 +424,9 @@ cdef _files_in(str folder):
             state = os.stat(folder).st_mtime_ns
             if state != changed:
                 names = frozenset(os.listdir(folder))
-        except OSError:
+        except OSError as error:
+            if is_passing(error.errno):
+                raise kernel_error(f"can't read {folder}", error.errno, error.strerror) from None
             state, names = None, ()
         _listings[folder] = now, state, names
     return names
@@ -496,6 +498,7 @@ cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) excep
     cdef Family *family = family_of(nfproto)
     fd = socket(AF_INET if nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
     if fd < 0:
+        _check_passing(name, errno_now)
         return True              # without privilege nothing can be asked, and nothing written either
     memset(&request, 0, sizeof(request))
     memcpy(request.name, PyBytes_AS_STRING(label), min(PyBytes_GET_SIZE(label), 28))
@@ -513,8 +516,16 @@ cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) excep
     elif failed in (ENOENT, EPROTONOSUPPORT, ENOPROTOOPT, EINVAL):
         _supported[key] = revision == 0
     else:
+        _check_passing(name, failed)
         return True
     return _supported[key]
+
+
+cdef int _check_passing(str name, int failed) except -1:
+    """What is found is kept, so nothing may be guessed that the kernel could say a moment later."""
+    if is_passing(failed):
+        raise kernel_error(f"can't ask for extension {name}", failed, os.strerror(failed))
+    return 0
 
 
 cdef Plugin find(bint is_target, int nfproto, str name, revision):

@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset, strcmp, strlen
 from .._counts cimport Counts, Digest, digest_absorb, digest_begin, digest_finish
 from .._core cimport c_text, family_of, os_decode
 from .._netlink cimport (
-    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS, NFTA_CHAIN_HANDLE,
+    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS, NFTA_CHAIN_HANDLE,
     NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_CHAIN_USE,
     NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY,
     NFTA_QUOTA_CONSUMED, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, Attribute,
@@ -251,6 +251,10 @@ cdef int _take_one(void *context, const Message *message) noexcept nogil:
         _read_chain(_table_name(look.ruleset), message, &seen)
         look.row = seen.row
         look.row.builtin = _which_builtin(look.ruleset, &seen)
+    return 0
+
+
+cdef int _ignore(void *context, const Message *message) noexcept nogil:
     return 0
 
 
@@ -771,6 +775,17 @@ cdef class NftScan:
         return [(name, policy, counters, _rows(&self.ruleset.chains)[i].handle,
                  _rows(&self.ruleset.chains)[i].use)
                 for i, (name, policy, counters, _, _) in enumerate(self._chain_rows())]
+
+    def is_there(self):
+        """Whether the table is there, with chains or without."""
+        cdef int failed
+        with nogil:
+            failed = channel_get(&self.socket.channel, NFT_MSG_GETTABLE, self.ruleset.nfproto, self.ruleset.filter.memory,
+                                 self.ruleset.filter.length, _ignore, NULL)
+        if failed == ENOENT and self.socket.channel.answered:
+            return False
+        self.socket._check(failed, f"can't read {self.table}")
+        return True
 
     def find_chain(self, bytes chain not None):
         """Return (policy or None, handle) of one chain, or None if it is not there.
