@@ -62,6 +62,7 @@ def extensions():
         extension("nft.codec", []),
         extension("nft.restore", []),
         extension("nft.reader", []),
+        extension("managing.lcs", []),
     ]
     from Cython.Build import cythonize
 

@@ -25,7 +25,12 @@ __version__ = "0.1.0"
 
 # Attributes that are there without an import, loaded when they are first used: importing the package stays cheap.
 _MODULES = ("counters", "easy", "ip4tc", "ip6tc", "util", "version", "xtables")
-_LATE_NAMES = {"CounterReader": "counters", "Snapshot": "counters", "restore": "ruleset", "save": "ruleset"}
+_LATE_NAMES = {
+    "CounterReader": "counters", "Snapshot": "counters", "restore": "ruleset", "save": "ruleset",
+    "Change": "managing.difference", "Difference": "managing.difference", "diff": "managing.difference",
+    "Plan": "managing.planning", "apply": "managing.planning", "plan": "managing.planning",
+    "Ruleset": "managing.value",
+}  # fmt: skip
 
 
 def __getattr__(name):

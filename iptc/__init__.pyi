@@ -22,6 +22,13 @@ from .errors import PartialCommit as PartialCommit
 from .errors import TransactionError as TransactionError
 from .errors import Unsupported as Unsupported
 from .errors import XTablesError as XTablesError
+from .managing.difference import Change as Change
+from .managing.difference import Difference as Difference
+from .managing.difference import diff as diff
+from .managing.planning import Plan as Plan
+from .managing.planning import apply as apply
+from .managing.planning import plan as plan
+from .managing.value import Ruleset as Ruleset
 from .rule import Match as Match
 from .rule import Policy as Policy
 from .rule import Rule as Rule

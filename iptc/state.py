@@ -260,9 +260,14 @@ def side_at(place, backend=None):
 
 def send(table, operations, wait=None, lock_file=None):
     """Commit *operations* to a table of `table_at`, under the xtables lock; what was read of it before is dropped."""
-    table.commit(operations, XTablesLock(wait=wait, path=lock_file))
+    send_together([(table, operations)], wait, lock_file)
+
+
+def send_together(parts, wait=None, lock_file=None):
+    """Commit several [(table of `table_at`, operations)] of one back end, as `send` does: all of them or none."""
+    type(parts[0][0]).commit_together(parts, XTablesLock(wait=wait, path=lock_file))
     for state in list(_open_tables):
-        if state.is_of(table) and not state.closed:
+        if not state.closed and any(state.is_of(table) for table, _ in parts):
             state.forget()
 
 

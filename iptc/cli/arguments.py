@@ -21,7 +21,7 @@ def add_command(commands, name, run, both=False, **words):
     if both:
         text = f"both, under the headings `{HEADINGS[False]}' and `{HEADINGS[True]}'"
         family.add_argument("-a", "--both", dest="family", action="store_const", const="both", help=text)
-    command.add_argument("--netns", metavar="NAME", type=_netns, help="network namespace: a name, a path or a process id")
+    command.add_argument("--netns", metavar="NAME", type=netns, help="network namespace: a name, a path or a process id")
     text = "legacy xtables or nf_tables (IPTC_BACKEND, else found out)"
     command.add_argument("--backend", choices=["legacy", "nft"], help=text)
     command.set_defaults(run=run, family="4")
@@ -54,5 +54,6 @@ def positive(text):
     return value
 
 
-def _netns(text):
+def netns(text):
+    """A network namespace: the number of a process, or a name or path."""
     return int(text) if text.isdigit() else text

@@ -21,6 +21,9 @@ COMMANDS = (
     "check",
     "list",
     "counters",
+    "diff",
+    "plan",
+    "apply",
 )
 
 def main(arguments=None):

@@ -35,6 +35,11 @@ def sources(options):
     return found
 
 
+def read_text(path):
+    """All of a file, or of standard input for `-`, as bytes."""
+    return b"".join(restoring.pieces(_standard_input() if path == "-" else _opened(path)))
+
+
 def _standard_input():
     if sys.stdin is None:
         raise IPTCError(f"can't read standard input: {os.strerror(errno.EBADF)}")

@@ -254,6 +254,35 @@ cdef class Draft:
         found.count = 0
         self.changed = True
 
+    def arrange(self, chain, list order not None):
+        """Make *chain* what *order* says: an integer is the rule that is there at this position, with its counters; bytes are a new
+        one. What is not named is deleted, and none can be named twice."""
+        cdef DraftChain found = self._find(chain)
+        cdef RuleRow *rows = <RuleRow *> malloc((<size_t> len(order) + 1) * sizeof(RuleRow))
+        cdef char *taken = <char *> calloc(found.count + 1, 1)
+        cdef size_t i, position, count = len(order)
+        try:
+            if rows == NULL or taken == NULL:
+                raise MemoryError
+            for i in range(count):
+                if isinstance(order[i], bytes):
+                    self._fill(&rows[i], <bytes> order[i])
+                    continue
+                position = order[i]
+                if position >= found.count or taken[position]:
+                    raise OSError(E2BIG, "no such position")
+                taken[position] = True
+                rows[i] = found.rules[position]
+            for i in range(found.count):
+                if not taken[i]:
+                    self._let_go(&found.rules[i])
+            rows, found.rules = found.rules, rows
+            found.count = found.room = count
+        finally:
+            free(rows)
+            free(taken)
+        self.changed = True
+
     def zero(self, chain):
         """Set the counters of the rules and the policy of *chain* to zero; what is counted from now on is kept."""
         cdef DraftChain found = self._find(chain)

@@ -153,7 +153,7 @@ class Restore:
         """Do it to a view, command by command."""
         if self.program.flush:
             view.clear()
-        for line, what, chain, number, entry, other, counters in self.program.commands():
+        for line, what, chain, number, entry, other, counters in self.program.commands(runs=True):
             names = [chain] if chain else [c.name for c in view.chains.values() if what != "X" or c.policy is None]
             try:
                 for name in names:
@@ -184,7 +184,7 @@ class Restore:
             anchor = edits.first_like(view.nfproto, entry)
             yield edits.Delete(chain, anchor=anchor) if what == "D" else edits.Check(chain, anchor=anchor)
         elif what == "A":
-            yield edits.Append(chain, entry)
+            yield _AppendRun(chain, entry)
         elif what == "?":
             return
         elif what == "E":
@@ -193,3 +193,12 @@ class Restore:
             yield edits.SetPolicy(chain, other, counters)
         else:
             yield {"F": edits.Flush, "Z": edits.Zero, "X": edits.DeleteChain, "N": edits.CreateChain}[what](chain)
+
+
+class _AppendRun(edits.Append):
+    """Commands `-A` of one chain that follow each other: nearly all that a text has."""
+
+    def apply(self, view):
+        chain = self.find_chain(view)
+        for _, entry in self.entry.rules():
+            chain.append(entry)

@@ -138,6 +138,22 @@ class TablePlan:
         return View(self.nfproto, [ChainView(self.nfproto, name, policy, counters, lambda name=name: self._entries(name), codec.stored)
                                    for name, policy, counters, *_ in rows], codec.stored)  # fmt: skip
 
+    def is_at(self, generation):
+        """Whether the ruleset is what it was at *generation*; what is planned on it holds as long as nobody changes any."""
+        self.depends = True
+        return self._socket.generation() == generation
+
+    def know(self, name, handles):
+        """Take *handles* for those of the rules that the kernel has in chain *name*: it need not be asked."""
+        self.depends = True
+        chain = self._chain(name)
+        if chain.rules is None:
+            chain.load(list(handles))
+
+    def current(self, name):
+        """The rules of chain *name* that the kernel has, as bytes with their counters."""
+        return self._entries(name)
+
     def lacks(self, name):
         """Whether there is no chain of that name, with what the batch does so far."""
         chain = self._find(name)

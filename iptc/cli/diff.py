@@ -1,0 +1,52 @@
+"""`iptc diff`: what two rulesets differ in, by what they say."""
+
+from .arguments import add_command
+from .rulesets import DIFFERENT, SAME, TROUBLE, add_format, family_of, ruleset_of, show, trouble_is
+
+
+def add(commands):
+    """Describe the command."""
+    diff = add_command(
+        commands, "diff", run, both=True,
+        help="print what two rulesets differ in",
+        description="Print what must change for A to be B. Each is a file in the format of iptables-save, `-' for standard input, "
+                    "`live' for what the kernel has, or `live:NETNS' for another network namespace. Beside a file, only the tables "
+                    "that the file has are compared.",
+        epilog="Exit status: 0 both say the same, 1 they differ, 2 trouble.",
+    )  # fmt: skip
+    diff.add_argument("a", metavar="A", help="file, - or live[:NETNS]")
+    diff.add_argument("b", metavar="B", help="file, - or live[:NETNS]")
+    add_format(diff)
+    diff.set_defaults(family=None)
+
+
+@trouble_is(TROUBLE)
+def run(options):
+    """Compare what *options* say."""
+    from ..errors import ParameterError
+    from ..managing.difference import diff
+
+    if options.a == options.b == "-":
+        raise ParameterError("standard input can be read only once")
+    names = options.a, options.b
+    sides = [None if _is_live(name) else ruleset_of(options, name, options.netns) for name in names]
+    for number, name in enumerate(names):
+        if sides[number] is None:
+            sides[number] = _live(options, name, sides[1 - number] if not _is_live(names[1 - number]) else None)
+    found = diff(*sides)
+    show(options, found, names)
+    return DIFFERENT if found else SAME
+
+
+def _is_live(name):
+    return name == "live" or name.startswith("live:")
+
+
+def _live(options, name, beside):
+    """What the kernel has; *beside* a file, no more than that has."""
+    from ..managing.value import Ruleset
+    from .arguments import netns
+
+    place = netns(name.partition(":")[2]) if ":" in name else options.netns
+    live = Ruleset.live(family_of(options), netns=place)
+    return live if beside is None else live.only([(table.nfproto, table.name) for table in beside.tables])

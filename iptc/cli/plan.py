@@ -1,0 +1,46 @@
+"""`iptc plan`: what `iptc apply` would do."""
+
+from .arguments import add_command
+from .rulesets import DIFFERENT, SAME, TROUBLE, add_format, add_scope, family_of, show, trouble_is
+from .sources import read_text
+
+
+def add(commands):
+    """Describe the command."""
+    plan = add_command(
+        commands, "plan", run, both=True,
+        help="print what `iptc apply' would do",
+        description="Print what must change for the tables to be what FILE says, in the format of iptables-save; change nothing. FILE "
+                    "is of one family, or has the lines `# IPv4' and `# IPv6'.",
+        epilog="Exit status: 0 nothing to do, 1 there are changes, 2 trouble.",
+    )  # fmt: skip
+    plan.add_argument("file", metavar="FILE", help="- for standard input")
+    add_scope(plan)
+    add_format(plan)
+    plan.set_defaults(family=None)
+
+
+@trouble_is(TROUBLE)
+def run(options):
+    """Plan what *options* say."""
+    return rehearse(options)
+
+
+def rehearse(options):
+    """Show what would be done; return the exit status."""
+    from ..managing import planning
+
+    text, settings = wanted(options)
+    found = planning.plan(text, **settings)
+    show(options, found, ("live", options.file))
+    return DIFFERENT if found else SAME
+
+
+def wanted(options):
+    """What `plan` and `apply` of the library take, as *options* say: the text of the file, and the rest."""
+    from ..managing import value
+
+    text = read_text(options.file)
+    if options.family == "both":
+        value.require_headings(text)
+    return text, {"only": options.only, "keep": options.keep, "ipv6": family_of(options), "netns": options.netns}

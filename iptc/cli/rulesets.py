@@ -1,0 +1,82 @@
+"""What the commands share that compare rulesets: where each comes from, and how differences are shown."""
+
+import functools
+import os
+import sys
+
+from ..errors import IPTCError
+from .output import complain, printable, put, write
+from .sources import read_text
+
+SAME, DIFFERENT, TROUBLE = 0, 1, 2
+"""Exit statuses, as those of `diff`."""
+
+
+def add_format(command):
+    """Add the arguments that say how differences are shown."""
+    command.add_argument("--format", choices=["text", "json"], default="text", help="text: a unified diff; json: one object")
+    command.add_argument("-U", "--context", type=_number, default=3, metavar="N", help="rules around each difference (3)")
+    command.add_argument("-q", "--quiet", action="store_true", help="print nothing: the exit status says it")
+    command.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="on a terminal (auto)")
+
+
+def add_scope(command):
+    """Add the arguments that say what a plan may touch."""
+    command.add_argument("--only", action="append", default=[], metavar="TABLE[:CHAIN]", help="touch nothing else; repeatable")
+    command.add_argument("--keep", action="append", default=[], metavar="GLOB", help="leave such chains alone; repeatable")
+
+
+def _number(text):
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def trouble_is(status):
+    """Have a function that runs a command return *status* where it cannot be done."""
+    def decorate(run):
+        @functools.wraps(run)
+        def tried(options):
+            try:
+                return run(options)
+            except BrokenPipeError:
+                raise
+            except (IPTCError, OSError, UnicodeError, MemoryError) as error:
+                complain(str(error) or "out of memory")
+                return status
+
+        return tried
+
+    return decorate
+
+
+def ruleset_of(options, path, netns=None):
+    """The `Ruleset` of a file, of the families that were asked for."""
+    from ..managing import value
+
+    text = read_text(path)
+    if options.family == "both":
+        value.require_headings(text)
+    return value.Ruleset.read(text, family_of(options), netns=netns)
+
+
+def family_of(options):
+    """Whether IPv6 was asked for; None: both, or what a text says."""
+    return None if options.family in (None, "both") else options.family == "6"
+
+
+def show(options, difference, names):
+    """Print a `Difference`, or a `Plan`, as *options* say."""
+    if options.quiet:
+        return
+    if options.format == "json":
+        import json
+
+        write(json.dumps(difference.as_dict()) + "\n")
+        return
+    if options.color == "always" or options.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        # a terminal obeys the colours, and nothing that stands in a rule
+        put(sys.stdout, difference.text(names, options.context, printable), raw=True)
+    else:
+        write(difference.text(names, options.context))

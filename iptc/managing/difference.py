@@ -1,0 +1,358 @@
+"""What two rulesets differ in: chain by chain, with the fewest edits."""
+
+from array import array
+from collections import defaultdict, namedtuple
+from itertools import pairwise
+
+from . import lcs
+from .value import ChainValue, ip_version, plain_table
+
+_COMPARED = 2500
+"""So many pairs of rules in one place are compared by their words."""
+
+Change = namedtuple("Change", "kind ip_version table chain number old_number rule old_rule")
+"""One difference. *kind* is "added", "removed", "moved", "changed" (the same place, other options), "policy" (`rule` and `old_rule`
+are the policies), "chain added" or "chain removed". Numbers are those of `iptables -L --line-numbers`, from 1; None where there is none."""
+
+
+class ChainDifference:
+    """What one chain differs in; false where both say the same.
+
+    *old* and *new* are `ChainValue`s, None where there is no such chain. *hunks* are (start, end, new start, new end) of what differs;
+    *moved* and *changed* say for a position of *new* which one of *old* it was; *added* and *removed* are positions.
+    """
+
+    __slots__ = ("nfproto", "table", "name", "old", "new", "hunks", "moved", "changed", "added", "removed")
+
+    def __init__(self, nfproto, table, name, old, new):
+        self.nfproto = nfproto
+        self.table = table
+        self.name = name
+        self.old = old
+        self.new = new
+        self.moved, self.changed, self.added, self.removed = {}, {}, [], []
+        before, after = old.keys if old else [], new.keys if new else []
+        self.hunks = [] if before == after else _hunks(before, after)
+        self._sort_out(before, after)
+
+    def __bool__(self):
+        return bool(self.hunks or self.created or self.deleted or self.policy)
+
+    def __repr__(self):
+        return f"<difference of chain {self.name} of IPv{self.ip_version} table {self.table}>"
+
+    @property
+    def ip_version(self):
+        """4 or 6."""
+        return ip_version(self.nfproto)
+
+    @property
+    def created(self):
+        """Whether the chain is there only in the new one."""
+        return self.old is None
+
+    @property
+    def deleted(self):
+        """Whether the chain is there only in the old one."""
+        return self.new is None
+
+    @property
+    def policy(self):
+        """(old policy, new policy) where they differ, or None."""
+        if self.created or self.deleted:
+            return None
+        policies = self.old.policy, self.new.policy
+        return None if policies[0] == policies[1] or "-" in policies else policies
+
+    def _sort_out(self, before, after):
+        """Find out of what differs what has moved, and what has changed in its place."""
+        if not self.hunks:
+            return
+        gone = defaultdict(list)
+        for start, end, _, _ in reversed(self.hunks):
+            for position in range(end - 1, start - 1, -1):
+                gone[before[position]].append(position)
+        for _, _, start, end in self.hunks:
+            for position in range(start, end):
+                if gone.get(after[position]):
+                    self.moved[position] = gone[after[position]].pop()
+        left = set(self.moved.values())
+        for start, end, new_start, new_end in self.hunks:
+            removed = [position for position in range(start, end) if position not in left]
+            added = [position for position in range(new_start, new_end) if position not in self.moved]
+            pairs = _paired(removed, added, self.old.rules, self.new.rules) if removed and added else ()
+            self.changed.update((position, was) for was, position in pairs)
+            paired = {was for was, _ in pairs}
+            self.removed += [position for position in removed if position not in paired]
+            self.added += [position for position in added if position not in self.changed]
+
+    def changes(self):
+        """Yield each difference as a `Change`."""
+        def change(kind, position, old_position, rule, old_rule):
+            numbers = [None if place is None else place + 1 for place in (position, old_position)]
+            return Change(kind, self.ip_version, self.table, self.name, *numbers, rule, old_rule)
+
+        if self.created:
+            yield change("chain added", None, None, None, None)
+        if self.policy:
+            yield change("policy", None, None, self.policy[1], self.policy[0])
+        for position in self.removed:
+            yield change("removed", None, position, None, self.old.rules[position])
+        rows = [("added", position, None) for position in self.added]
+        rows += [("moved", *pair) for pair in self.moved.items()]
+        rows += [("changed", *pair) for pair in self.changed.items()]
+        for kind, position, was in sorted(rows, key=lambda row: row[1]):
+            yield change(kind, position, was, self.new.rules[position], None if was is None else self.old.rules[was])
+        if self.deleted:
+            yield change("chain removed", None, None, None, None)
+
+
+def _hunks(before, after):
+    """(start, end, new start, new end) of what is not common to both."""
+    ids = {}
+    numbers = [array("I", [ids.setdefault(key, len(ids)) for key in keys]) for keys in (before, after)]
+    hunks, start, new_start = [], 0, 0
+    for place, new_place, length in [*lcs.blocks(*numbers), (len(before), len(after), 0)]:
+        if place > start or new_place > new_start:
+            hunks.append((start, place, new_start, new_place))
+        start, new_start = place + length, new_place + length
+    return hunks
+
+
+def _paired(removed, added, before, after):
+    """[(old position, new position)]: as many as there can be in their order, those with the most words in common."""
+    if len(removed) == len(added):
+        return list(zip(removed, added))
+    if len(removed) * len(added) > _COMPARED:
+        return list(zip(removed, added))
+    if len(removed) > len(added):
+        return [(one, other) for other, one in _paired_each(added, removed, after, before)]
+    return _paired_each(removed, added, before, after)
+
+
+def _paired_each(few, many, few_rules, many_rules):
+    """Give each of *few* a partner among *many*."""
+    words = [set(many_rules[position].split()) for position in many]
+    spare = len(many) - len(few)
+    # best[i][k]: the most words in common of the first i of *few*, with k of *many* left out so far
+    best, came = [[0] * (spare + 1)], []
+    for i, position in enumerate(few):
+        own = set(few_rules[position].split())
+        row, choice = [], []
+        for k in range(spare + 1):
+            value = best[i][k] + len(own & words[i + k])
+            if row and row[-1] >= value:
+                row.append(row[-1])
+                choice.append(choice[-1])
+            else:
+                row.append(value)
+                choice.append(k)
+        best.append(row)
+        came.append(choice)
+    k, pairs = spare, []
+    for i in reversed(range(len(few))):
+        k = came[i][k]
+        pairs.append((few[i], many[i + k]))
+    return pairs[::-1]
+
+
+class Difference:
+    """What two rulesets differ in: false where they say the same. It yields `Change`s, and prints as a unified diff."""
+
+    def __init__(self, chains):
+        self.chains = [chain for chain in chains if chain]
+
+    def __bool__(self):
+        return bool(self.chains)
+
+    def __iter__(self):
+        for chain in self.chains:
+            yield from chain.changes()
+
+    def __len__(self):
+        return sum(1 for _ in self)
+
+    def __repr__(self):
+        return f"<iptc.Difference: {self.summary() or 'none'}>"
+
+    def __str__(self):
+        return self.text()
+
+    def _of(self, kind):
+        return [change for change in self if change.kind == kind]
+
+    @property
+    def added(self):
+        """The rules that are new."""
+        return self._of("added")
+
+    @property
+    def removed(self):
+        """The rules that are gone."""
+        return self._of("removed")
+
+    @property
+    def moved(self):
+        """The rules that stand in another order."""
+        return self._of("moved")
+
+    @property
+    def changed(self):
+        """The rules that have other options in the same place."""
+        return self._of("changed")
+
+    @property
+    def policies(self):
+        """The policies that are others."""
+        return self._of("policy")
+
+    def counts(self):
+        """{kind: how many}, without those of which there are none."""
+        counts = {}
+        for change in self:
+            counts[change.kind] = counts.get(change.kind, 0) + 1
+        return counts
+
+    def summary(self):
+        """One line that says how many rules, policies and chains differ; "" for none."""
+        counts = self.counts()
+        words = {"policy": ("policy changed", "policies changed"), "chain added": ("chain added", "chains added"),
+                 "chain removed": ("chain removed", "chains removed")}  # fmt: skip
+        parts = []
+        for kind in ("chain added", "chain removed", "policy", "added", "removed", "changed", "moved"):
+            if count := counts.get(kind):
+                one, many = words.get(kind, (f"rule {kind}", f"rules {kind}"))
+                parts.append(f"{count} {one if count == 1 else many}")
+        return ", ".join(parts)
+
+    def text(self, names=("a", "b"), context=3, colour=None):
+        """It as a unified diff of what `iptables-save` prints, with *context* lines around each difference.
+
+        In colours for a terminal where *colour* is True, or a function that makes a line harmless to it.
+        """
+        if not self.chains:
+            return ""
+        lines = [("name", f"--- {names[0]}"), ("name", f"+++ {names[1]}")]
+        for chain in self.chains:
+            lines += _lines_of(chain, context)
+        if not colour:
+            return "".join([f"{line}\n" for _, line in lines])
+        return "".join([_painted(kind, colour(line) if callable(colour) else line) for kind, line in lines])
+
+    def as_dict(self):
+        """It as JSON has it: `{"schema": 1, "same": …, "chains": […]}`."""
+        return {"schema": 1, "same": not self, "chains": [_described(chain) for chain in self.chains]}
+
+
+_COLOURS = {"name": 1, "@": 36, "-": 31, "+": 32, "moved": 33}
+
+
+def _painted(kind, line):
+    return f"\x1b[{_COLOURS[kind]}m{line}\x1b[0m\n" if kind in _COLOURS else f"{line}\n"
+
+
+def _lines_of(chain, context):
+    """(kind, line) of what a chain differs in."""
+    where = f"IPv{chain.ip_version} {chain.table} {chain.name}"
+    declared = []
+    if chain.deleted or chain.policy:
+        declared.append(("-", f"-:{chain.name} {chain.old.policy or '-'}"))
+    if chain.created or chain.policy:
+        declared.append(("+", f"+:{chain.name} {chain.new.policy or '-'}"))
+    if declared:
+        yield "@", f"@@ {where} @@"
+        yield from declared
+    before, after = (side.rules if side else [] for side in (chain.old, chain.new))
+    gone = set(chain.moved.values())
+    for group in _grouped(chain.hunks, context):
+        start, new_start = max(group[0][0] - context, 0), max(group[0][2] - context, 0)
+        start, new_start = max(start, group[0][0] - min(context, group[0][2])), max(new_start, group[0][2] - min(context, group[0][0]))
+        end = min(group[-1][1] + context, len(before))
+        new_end = group[-1][3] + end - group[-1][1]
+        numbers = f"-{_span(start, end)} +{_span(new_start, new_end)}"
+        yield "@", f"@@ {numbers} @@ {where}"
+        at = start
+        for first, last, new_first, new_last in group:
+            for position in range(at, first):
+                yield " ", f" {_rule_line(chain, before[position])}"
+            for position in range(first, last):
+                yield "moved" if position in gone else "-", f"-{_rule_line(chain, before[position])}"
+            for position in range(new_first, new_last):
+                yield "moved" if position in chain.moved else "+", f"+{_rule_line(chain, after[position])}"
+            at = last
+        for position in range(at, end):
+            yield " ", f" {_rule_line(chain, before[position])}"
+
+
+def _grouped(hunks, context):
+    """Hunks whose context touches stand together."""
+    if not hunks:
+        return []
+    groups = [[hunks[0]]]
+    for one, other in pairwise(hunks):
+        if other[0] - one[1] <= 2 * context:
+            groups[-1].append(other)
+        else:
+            groups.append([other])
+    return groups
+
+
+def _span(start, end):
+    """Lines as a unified diff numbers them."""
+    return f"{start + 1},{end - start}" if end > start else f"{start},0"
+
+
+def _rule_line(chain, rule):
+    return f"-A {chain.name} {rule}".rstrip(" ")
+
+
+def _described(chain):
+    described = {"ip_version": chain.ip_version, "table": chain.table, "chain": chain.name,
+                 "state": "added" if chain.created else "removed" if chain.deleted else "there",
+                 "policy": None, "added": [], "removed": [], "moved": [], "changed": []}  # fmt: skip
+    for change in chain.changes():
+        if change.kind == "policy":
+            described["policy"] = {"from": change.old_rule, "to": change.rule}
+        elif change.kind == "added":
+            described["added"].append({"number": change.number, "rule": change.rule})
+        elif change.kind == "removed":
+            described["removed"].append({"number": change.old_number, "rule": change.old_rule})
+        elif change.kind == "moved":
+            described["moved"].append({"number": change.number, "from": change.old_number, "rule": change.rule})
+        elif change.kind == "changed":
+            described["changed"].append({"number": change.number, "from": change.old_number, "rule": change.rule,
+                                         "old_rule": change.old_rule})  # fmt: skip
+    return described
+
+
+def diff(old, new):
+    """Return the `Difference` that leads from one `Ruleset` to another.
+
+    A table that is not there is one that has nothing but its builtin chains with the policy ACCEPT.
+    """
+    return Difference([chain for key in _keys_of(old, new) for chain in diff_tables(old.table(*key), new.table(*key), *key)])
+
+
+def _keys_of(old, new):
+    keys = {(table.nfproto, table.name): None for table in [*old.tables, *new.tables]}
+    return sorted(keys, key=lambda key: key[0])
+
+
+def diff_tables(old, new, nfproto, name):
+    """The `ChainDifference`s of two `TableValue`s, either of which may be None: builtin chains first, then as they stand in *new*."""
+    old = plain_table(nfproto, name) if old is None else old
+    new = plain_table(nfproto, name) if new is None else new
+    names = dict.fromkeys(chain.name for chain in old if chain.policy is not None)
+    names.update(dict.fromkeys(chain.name for chain in [*new, *old]))
+    return [ChainDifference(nfproto, name, chain, *_both(nfproto, chain, old, new)) for chain in names]
+
+
+def _both(nfproto, name, old, new):
+    """A chain of both tables; a builtin one is in each of them."""
+    sides = old.chains.get(name), new.chains.get(name)
+    for number, side in enumerate(sides):
+        other = sides[1 - number]
+        if side is None and other.policy is not None:
+            plain = ChainValue(nfproto, name, "-")
+            return (plain, other) if number == 0 else (other, plain)
+    return sides

@@ -1,0 +1,320 @@
+"""The way from what is there to what is wanted: the fewest edits, in one commit a table; on nf_tables one for all."""
+
+import errno
+import os
+from fnmatch import fnmatchcase
+
+from .. import state
+from ..errors import Conflict, NotFound, ParameterTypeError, kernel_error
+from ..language import printing
+from ..model.edits import check_new_name
+from ..namespace import Place
+from .difference import Difference, diff_tables
+from .value import Ruleset, ip_version, jump_of, plain_table, read_live
+
+
+class Scope:
+    """Which chains a plan may touch: those that *only* names, if it names any, and none whose name matches *keep*.
+
+    *only* is "TABLE" or "TABLE:CHAIN", or several of them; *keep* is a pattern as a shell has them (`DOCKER*`), or several.
+    """
+
+    def __init__(self, only=(), keep=()):
+        self._keep = _words(keep, "keep")
+        self._only = [word.partition(":")[::2] for word in _words(only, "only")]
+        for table, _ in self._only:
+            if table:
+                plain_table(2, table)
+
+    def covers(self, table, chain):
+        """Whether *chain* of *table* may be touched."""
+        if any(fnmatchcase(chain, pattern) for pattern in self._keep):
+            return False
+        return not self._only or any(table == name and (not pattern or fnmatchcase(chain, pattern)) for name, pattern in self._only)
+
+    def may_cover(self, table):
+        """Whether any chain of *table* may be touched."""
+        return not self._only or any(table == name for name, _ in self._only)
+
+
+def _words(value, what):
+    words = [value] if isinstance(value, str) else list(value or ())
+    if not all(isinstance(word, str) and word for word in words):
+        raise ParameterTypeError(f"{what} must be one or several words, not {value!r}")
+    return words
+
+
+class Plan:
+    """What must be done for the tables of a place to be what was wanted; false where there is nothing to do.
+
+    `difference` is what is announced; `kept` are (4 or 6, table, chain) that are not wanted, and stay because a chain that is
+    kept jumps there. `apply()` does it.
+    """
+
+    def __init__(self, live, target, scope, place, counters=False):
+        self.live = live
+        self.target = target
+        self.scope = scope
+        self.place = place
+        self.kept = []
+        self.reworks = []
+        self.counters = counters
+        found = []
+        for table in target.tables:
+            if scope.may_cover(table.name):
+                rework = _plan_table(self, live.table(table.nfproto, table.name), table)
+                if rework.chains:
+                    self.reworks.append(rework)
+                    found += rework.chains
+        self.difference = Difference(found)
+
+    def __bool__(self):
+        return bool(self.reworks)
+
+    def __iter__(self):
+        return iter(self.difference)
+
+    def __len__(self):
+        return len(self.difference)
+
+    def __repr__(self):
+        return f"<iptc.Plan: {self.difference.summary() or 'nothing to do'}>"
+
+    def __str__(self):
+        return self.text()
+
+    def text(self, names=("live", "wanted"), context=3, colour=None):
+        """What will be different, as a unified diff."""
+        return self.difference.text(names, context, colour)
+
+    def as_dict(self):
+        """It as JSON has it: what a `Difference` has, and `kept`."""
+        kept = [{"ip_version": version, "table": table, "chain": chain} for version, table, chain in self.kept]
+        return {**self.difference.as_dict(), "kept": kept}
+
+    def apply(self, wait=None, lock_file=None):
+        """Do it, all of it or nothing. `Conflict` where one of the chains that it looked at is not what it was any more."""
+        if self.reworks:
+            state.send_together([(state.table_at(rework.nfproto, rework.table, self.place, self.live.backend), [rework])
+                                  for rework in self.reworks], wait, lock_file)  # fmt: skip
+
+
+def plan(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None):
+    """Return the `Plan` that leads from what is there to *target*: a `Ruleset`, or what `Ruleset.read` takes. Nothing is changed.
+
+    Tables that *target* does not have are left alone. *only* and *keep* are as for `Scope`; what they leave out is neither
+    looked for in *target* nor changed. *ipv6* says the family of a text without headings.
+    """
+    place = Place(netns)
+    scope = Scope(only, keep)
+    side = state.side_at(place, backend)
+    if isinstance(target, Ruleset):
+        target = in_backend(target, side)
+    else:
+        target = Ruleset.read(target, ipv6, backend=side)
+    return plan_at(place, target, scope)
+
+
+def plan_at(place, target, scope, counters=False):
+    """The `Plan` for *target* at *place*; with *counters*, rules that are new have those of *target*."""
+    keys = [(table.nfproto, table.name) for table in target.tables]
+    live = read_live(sorted({nfproto for nfproto, _ in keys}), place, target.backend, keys)
+    return Plan(live, target, scope, place, counters)
+
+
+def in_backend(ruleset, side):
+    """*ruleset* as it would be on the back end *side*."""
+    if ruleset.backend == side:
+        return ruleset
+    return Ruleset.read(ruleset.text().encode("utf-8", "surrogateescape"), backend=side)
+
+
+def _plan_table(plan, live, wanted):
+    """The `_Rework` of one table."""
+    nfproto, name, scope = wanted.nfproto, wanted.name, plan.scope
+    live = plain_table(nfproto, name) if live is None else live
+    stay = _staying(live, wanted, scope)
+    plan.kept += [(ip_version(nfproto), name, chain) for chain in stay if scope.covers(name, chain)]
+    chains = [chain for chain in diff_tables(live, wanted, nfproto, name)
+              if chain and scope.covers(name, chain.name) and chain.name not in stay]  # fmt: skip
+    for chain in chains:
+        if chain.created and chain.new.policy is None:
+            check_new_name(nfproto, chain.name, declared=True)
+    _check_jumps(nfproto, live, wanted, stay, chains)
+    expected = {chain.name: chain for chain in live if scope.covers(name, chain.name)}
+    return _Rework(nfproto, name, chains, expected, plan)
+
+
+def _staying(live, wanted, scope):
+    """The user chains of *live* that stay what they are: those that are kept, and whatever they jump to that is not wanted."""
+    users = {chain.name for chain in live if chain.policy is None}
+    found, left = set(), [chain.name for chain in live if not scope.covers(live.name, chain.name)]
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        found.add(name)
+        left += [other for other in live[name].jumps_among(users) if other not in wanted]
+    return found & users
+
+
+def _check_jumps(nfproto, live, wanted, stay, chains):
+    """Refuse what would jump to a chain that will not be there."""
+    there = stay | {chain.name for chain in live if chain.policy is None}
+    there |= {chain.name for chain in chains if chain.created}
+    gone = {chain.name for chain in chains if chain.deleted}
+    there -= gone
+    for chain in chains:
+        for position in [*chain.added, *chain.changed] if chain.new else ():
+            jump = jump_of(nfproto, chain.new.entries[position])
+            if jump is not None and jump not in there:
+                raise _no_chain(nfproto, wanted.name, chain.name, position, chain.new.rules[position], jump)
+    if gone:
+        for chain in wanted:
+            for jump in chain.jumps_among(gone) if chain.name not in gone else ():
+                position = next(place for place, rule in enumerate(chain.rules) if rule.rpartition(" ")[2] == jump)
+                raise _no_chain(nfproto, wanted.name, chain.name, position, chain.rules[position], jump)
+
+
+def _no_chain(nfproto, table, chain, position, rule, jump):
+    reason = os.strerror(errno.ENOENT)
+    return NotFound(f"there is no chain {jump} in IPv{ip_version(nfproto)} table {table}, to which rule {position + 1} of {chain} "
+                    f"jumps: {rule}", errno.ENOENT, reason)  # fmt: skip
+
+
+class _Rework:
+    """What a plan does to one table: one operation over all of its chains that differ. *expected* are those it was made for."""
+
+    binds = False
+    changed = True
+
+    def __init__(self, nfproto, table, chains, expected, plan):
+        self.nfproto = nfproto
+        self.table = table
+        self.chains = chains
+        self._expected = expected
+        self._scope = plan.scope
+        self._generation = plan.live.generation
+        self._counters = plan.counters
+
+    def refused(self, number):
+        """The exception that says why it cannot be done."""
+        return kernel_error(f"can't change IPv{ip_version(self.nfproto)} table {self.table}", number, os.strerror(number))
+
+    def apply(self, view):
+        """Look whether *view* is the table that it was made for."""
+        self._check(view)
+
+    def send(self, handle, replay):
+        """Do it to a draft, or to a batch."""
+        arrange = self._arrange
+        if hasattr(handle, "is_at"):
+            arrange = self._plan_messages
+            if self._generation is not None and handle.is_at(self._generation):
+                for chain in self.chains:
+                    if chain.old is not None and chain.old.handles is not None and not chain.created:
+                        handle.know(chain.name, chain.old.handles)
+            else:
+                self._check(replay.view)
+        else:
+            self._check(replay.view)
+        for chain in self.chains:
+            if chain.created and chain.new.policy is None:
+                handle.create_chain(chain.name)
+        for chain in self.chains:
+            if chain.policy:
+                handle.set_policy(chain.name, chain.policy[1])
+            if chain.hunks and not chain.deleted:
+                arrange(handle, chain)
+        gone = [chain.name for chain in self.chains if chain.deleted]
+        for name in gone:
+            handle.flush(name)
+        for name in gone:
+            handle.delete_chain(name)
+
+    def _check(self, view):
+        """Raise `Conflict` if any chain that may be touched is not what it was."""
+        for name, chain in view.chains.items():
+            if self._scope.covers(self.table, name) and name not in self._expected:
+                raise self._moved(f"there is a chain {name} now")
+        for name, chain in self._expected.items():
+            there = view.chains.get(name)
+            if there is None:
+                if chain.policy is None:
+                    raise self._moved(f"chain {name} is gone")
+            elif there.policy != chain.policy:
+                raise self._moved(f"chain {name} has another policy now" if chain.policy else f"chain {name} is another now")
+            elif not self._same(chain, there.entries):
+                raise self._moved(f"chain {name} has other rules now")
+
+    def _same(self, chain, entries):
+        if len(entries) != len(chain.entries):
+            return False
+        one, other = (printing.without_counters(self.nfproto, list(side)) for side in (chain.entries, entries))
+        return one == other or all(
+            a == b or printing.render(self.nfproto, a) == rule and "unknown data]" not in rule
+            for a, b, rule in zip(other, one, chain.rules)
+        )  # fmt: skip
+
+    def _moved(self, what):
+        return Conflict(f"IPv{ip_version(self.nfproto)} table {self.table} has changed since it was read: {what}", errno.EAGAIN,
+                        os.strerror(errno.EAGAIN))  # fmt: skip
+
+    def _entry(self, chain, position):
+        """A rule as it is sent where it is new."""
+        entry = chain.new.entries[position]
+        return entry if self._counters else printing.without_counters(self.nfproto, [entry])[0]
+
+    def _arrange(self, draft, chain):
+        """The rules of *chain* as a draft takes them: all at once."""
+        order, at = [], 0
+        for start, end, new_start, new_end in chain.hunks:
+            order += range(at, start)
+            order += [chain.moved[position] if position in chain.moved else self._entry(chain, position)
+                      for position in range(new_start, new_end)]  # fmt: skip
+            at = end
+        order += range(at, len(chain.old) if chain.old else 0)
+        draft.arrange(chain.name, order)
+
+    def _plan_messages(self, handle, chain):
+        """The rules of *chain* one by one, from the last to the first: what stands before keeps its number."""
+        current = handle.current(chain.name) if chain.moved else ()
+        for start, end, new_start, new_end in reversed(chain.hunks):
+            at, run_end = end, new_end
+            for position in [*reversed(range(new_start, new_end)), None]:
+                if position is not None and position not in chain.changed:
+                    continue
+                stop, keep = (new_start, start) if position is None else (position + 1, chain.changed[position] + 1)
+                # new rules stand before what is there behind them, which is named once for all of them
+                for number, new in enumerate(range(stop, run_end)):
+                    entry = current[chain.moved[new]] if new in chain.moved else self._entry(chain, new)
+                    handle.insert(chain.name, entry, at + number)
+                for old in reversed(range(keep, at)):
+                    handle.delete(chain.name, old)
+                if position is not None:
+                    at, run_end = keep - 1, position
+                    handle.replace(chain.name, self._entry(chain, position), at)
+
+
+def apply(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None, wait=None, lock_file=None):
+    """Make what is there *target*, with the fewest edits; return the `Plan` that was done.
+
+    *target* and the others are as for `plan`; a `Plan` itself is done as it is, or `Conflict` is raised because the ruleset is
+    another by now. *wait* and *lock_file* are as for `Table`.
+    """
+    if isinstance(target, Plan):
+        target.apply(wait, lock_file)
+        return target
+    for attempt in reversed(range(_ATTEMPTS)):
+        found = plan(target, only=only, keep=keep, ipv6=ipv6, backend=backend, netns=netns)
+        target = found.target
+        try:
+            found.apply(wait, lock_file)
+            return found
+        except Conflict:
+            if not attempt:
+                raise
+
+
+_ATTEMPTS = 16
+"""So often what has changed meanwhile is planned for anew."""

@@ -1,0 +1,407 @@
+"""A ruleset as a value: tables of one or both families, their chains in order, and their rules by what they say."""
+
+import errno
+
+from .. import _core, _netlink, backends, state
+from ..errors import Conflict, KernelError, ParameterError, ParameterTypeError, kernel_error
+from ..language import printing
+from ..model.edits import check_new_name
+from ..model.restoring import Restore, pieces, programs
+from ..model.views import ChainView, View
+from ..namespace import Place
+from ..nft import codec, reader
+from ..rule import Rule, Rule6
+
+_ATTEMPTS = 1024
+_HEADINGS = {_core.IPV4: b"# IPv4", _core.IPV6: b"# IPv6"}
+"""The line before the rules of a family, where a text has both."""
+
+_UNSAID = "-"
+"""The policy of a builtin chain that a text does not name, or gives none: it stays what it is."""
+
+
+class ChainValue:
+    """One chain: its policy (None for a user chain), and its rules as `iptables-save` prints them.
+
+    *entries* are their bytes, with counters; *handles* what nf_tables knows them by, where they were read from there.
+    """
+
+    __slots__ = ("nfproto", "name", "policy", "counters", "entries", "handles", "_rules", "_keys")
+
+    def __init__(self, nfproto, name, policy=None, counters=None, entries=(), handles=None):
+        self.nfproto = nfproto
+        self.name = name
+        self.policy = policy
+        self.counters = counters
+        self.entries = entries
+        self.handles = handles
+        self._rules = None
+        self._keys = None
+
+    def __repr__(self):
+        return f"<chain {self.name}: {len(self.entries)} rules>"
+
+    def __len__(self):
+        return len(self.entries)
+
+    def __iter__(self):
+        return iter(self.rules)
+
+    @property
+    def rules(self):
+        """The text of each rule, without `-A CHAIN`."""
+        if self._rules is None:
+            self._rules = [printing.render(self.nfproto, entry) for entry in self.entries]
+        return self._rules
+
+    @property
+    def keys(self):
+        """What tells each rule from others: its text, and its bytes where the text does not say all of it."""
+        if self._keys is None:
+            self._keys = [self._key(*pair) if "unknown data]" in pair[0] else pair[0] for pair in zip(self.rules, self.entries)]
+        return self._keys
+
+    def _key(self, text, entry):
+        if printing.is_readable(self.nfproto, entry):
+            return text
+        return text, printing.without_counters(self.nfproto, [entry])[0]
+
+    @property
+    def is_plain(self):
+        """Whether it is a builtin chain as it is of itself."""
+        return self.policy in ("ACCEPT", _UNSAID) and not self.entries
+
+    def jumps_among(self, names):
+        """Which of *names* its rules jump to."""
+        found = {rule.rpartition(" ")[2] for rule in self.rules}
+        return found & names
+
+
+def jump_of(nfproto, entry):
+    """The chain that *entry* jumps to, or None."""
+    target = _core.split_entry(nfproto, entry)[1][-1]
+    name = target[2:31].partition(b"\0")[0]
+    if not name or name in (b"ACCEPT", b"DROP", b"QUEUE", b"RETURN"):
+        return None
+    name = name.decode("utf-8", "surrogateescape")
+    return name if target == _core.standard_target(name) else None
+
+
+class TableValue:
+    """One table of one family: its chains by name, the builtin ones first."""
+
+    __slots__ = ("nfproto", "name", "chains")
+
+    def __init__(self, nfproto, name, chains):
+        self.nfproto = nfproto
+        self.name = name
+        self.chains = {chain.name: chain for chain in chains}
+
+    def __repr__(self):
+        return f"<table {self.name} of IPv{ip_version(self.nfproto)}: {len(self.chains)} chains>"
+
+    def __getitem__(self, chain):
+        return self.chains[chain]
+
+    def __contains__(self, chain):
+        return chain in self.chains
+
+    def __iter__(self):
+        return iter(self.chains.values())
+
+    def __len__(self):
+        return len(self.chains)
+
+    @property
+    def ip_version(self):
+        """4 or 6."""
+        return ip_version(self.nfproto)
+
+
+def ip_version(nfproto):
+    """4 or 6."""
+    return 4 if nfproto == _core.IPV4 else 6
+
+
+def families_of(ipv6):
+    """The families that *ipv6* stands for: False IPv4, True IPv6, None both."""
+    if ipv6 is None:
+        return [_core.IPV4, _core.IPV6]
+    return [_core.IPV6 if ipv6 else _core.IPV4]
+
+
+def plain_table(nfproto, name, policy="ACCEPT"):
+    """Table *name* as it is of itself: builtin chains, and nothing in them."""
+    if name not in reader.BUILTIN_CHAINS:
+        raise kernel_error(f"can't initialize {name}", errno.ENOENT, "Table does not exist (do you need to insmod?)")
+    return TableValue(nfproto, name, [ChainValue(nfproto, _core.HOOKS[hook], policy, (0, 0))
+                                      for hook, *_ in reader.BUILTIN_CHAINS[name]])  # fmt: skip
+
+
+class Ruleset:
+    """Tables of one or both families as a value: compared by what it says, wherever it came from.
+
+    `Ruleset.live()` reads the kernel, `Ruleset.read(source)` a text or a file, `Ruleset.built({...})` makes one of rules. It maps
+    (4 or 6, table) to a table of chains; `ruleset[4, "filter"]["INPUT"].rules` are texts. It is not to be changed.
+    """
+
+    def __init__(self, tables=(), backend="legacy", generation=None):
+        self.backend = backend
+        self.generation = generation
+        self._tables = {(table.nfproto, table.name): table for table in tables}
+
+    # where it comes from
+
+    @classmethod
+    def live(cls, ipv6=None, *, backend=None, netns=None):
+        """Return what the kernel has now, of both families or of one; looking creates no table.
+
+        On nf_tables all of it is of one moment; of legacy tables each is of its own.
+        """
+        return read_live(families_of(ipv6), Place(netns), backend)
+
+    @classmethod
+    def read(cls, source, ipv6=None, *, backend=None, netns=None, table=None):
+        """Return what *source*, in the format of iptables-save, would make of empty tables: text (a string with a line break), a
+        path or an open file.
+
+        It is of one family (*ipv6*; IPv4 where nothing is said), or of those whose rules stand behind the lines `# IPv4` and
+        `# IPv6`. Only *table* is read where one is named. *backend* says what the text would be saved as again.
+        `ParameterError` with the number of the line as `line`.
+        """
+        return parse(b"".join(pieces(source)), ipv6, state.side_at(Place(netns), backend), table)
+
+    @classmethod
+    def built(cls, tables, policies=None, ipv6=False, *, backend=None, netns=None):
+        """Return a value made of {table: {chain: [rule, ...]}}: a rule is a `Rule`, or a text as `iptables -A CHAIN` takes it.
+
+        *policies* is {(table, chain): "DROP"}.
+        """
+        nfproto = families_of(bool(ipv6))[0]
+        side = state.side_at(Place(netns), backend)
+        policies = dict(policies or {})
+        made = []
+        for name, chains in tables.items():
+            view = _empty_view(nfproto, name, side)
+            for chain in chains:
+                if chain not in view.chains:
+                    check_new_name(nfproto, chain)
+                    view.add_chain(chain)
+            for chain, rules in chains.items():
+                for rule in rules:
+                    for entry in _entries_of(nfproto, rule):
+                        view.chains[chain].append(entry)
+            for (table, chain), policy in list(policies.items()):
+                if table == name and chain in view.chains and view.chains[chain].policy is not None:
+                    if policy not in ("ACCEPT", "DROP"):
+                        raise ParameterError(f"Bad policy name: {policy!r}")
+                    view.chains[chain].policy = policy
+                    del policies[table, chain]
+            made.append(_value_of(nfproto, name, view))
+        if policies:
+            raise ParameterError(f"no builtin chain of a table that is built: {', '.join(map('/'.join, policies))}")
+        return cls(made, side)
+
+    # what it says
+
+    def __getitem__(self, key):
+        version, table = key
+        if version not in (4, 6):
+            raise KeyError(key)
+        return self._tables[_core.IPV4 if version == 4 else _core.IPV6, table]
+
+    def __contains__(self, key):
+        try:
+            self[key]
+        except (KeyError, TypeError, ValueError):
+            return False
+        return True
+
+    def __iter__(self):
+        return iter((table.ip_version, table.name) for table in self._tables.values())
+
+    def __len__(self):
+        return len(self._tables)
+
+    @property
+    def tables(self):
+        """The tables, as `TableValue`s."""
+        return list(self._tables.values())
+
+    def table(self, nfproto, name):
+        """The `TableValue` of a family, or None."""
+        return self._tables.get((nfproto, name))
+
+    def only(self, names):
+        """The same with the tables [(family, name)] alone."""
+        names = set(names)
+        return Ruleset([table for key, table in self._tables.items() if key in names], self.backend, self.generation)
+
+    def __or__(self, other):
+        """Both together: the tables of *other* in the place of those of the same name."""
+        if not isinstance(other, Ruleset):
+            return NotImplemented
+        return Ruleset([*{**self._tables, **other._tables}.values()], self.backend)
+
+    def _said(self):
+        """What makes two of them equal: whatever is not there of itself."""
+        return {
+            (key, chain.name): (chain.policy, chain.keys)
+            for key, table in self._tables.items() for chain in table if not chain.is_plain
+        }  # fmt: skip
+
+    def __eq__(self, other):
+        if not isinstance(other, Ruleset):
+            return NotImplemented
+        one, another = self._said(), other._said()
+        return all(
+            _same(one.get(key) or self._unsaid(key), another.get(key) or other._unsaid(key)) for key in one.keys() | another.keys())
+
+    def _unsaid(self, key):
+        """(policy, rules) of a chain that says nothing, or is not there."""
+        table = self._tables.get(key[0]) or plain_table(*key[0])
+        chain = table.chains.get(key[1])
+        return (chain.policy, chain.keys) if chain else ("", [])
+
+    def __hash__(self):
+        return hash(frozenset((key, tuple(keys)) for key, (_, keys) in self._said().items() if keys))
+
+    def __repr__(self):
+        return f"<iptc.Ruleset of {', '.join(f'IPv{version} {name}' for version, name in self) or 'nothing'}>"
+
+    def text(self, counters=False):
+        """It in the format of iptables-save; of two families under the headings `# IPv4` and `# IPv6`."""
+        families = sorted({nfproto for nfproto, _ in self._tables})
+        parts = []
+        for nfproto in families:
+            if len(families) > 1:
+                parts.append(f"{_HEADINGS[nfproto].decode()}\n")
+            parts += [_text_of(table, counters) for table in self._tables.values() if table.nfproto == nfproto]
+        return "".join(parts)
+
+    __str__ = text
+
+
+def _same(one, other):
+    """Whether two chains, as (policy, rules), say the same."""
+    return one[1] == other[1] and (one[0] == other[0] or _UNSAID in (one[0], other[0]) and None not in (one[0], other[0]))
+
+
+def _text_of(table, counters):
+    lines = [f"*{table.name}\n"]
+    lines += [":{} {} [{}:{}]\n".format(chain.name, chain.policy or "-", *(counters and chain.counters or (0, 0))) for chain in table]
+    for chain in table:
+        start = f"-A {chain.name} "
+        if counters:
+            lines += [f"[{packets}:{size}] {start}{rule}".rstrip(" ") + "\n" for rule, (packets, size) in
+                      zip(chain.rules, [printing.counters_of(chain.nfproto, entry) for entry in chain.entries])]  # fmt: skip
+        else:
+            lines += [f"{start}{rule}\n" if rule else f"-A {chain.name}\n" for rule in chain.rules]
+    return "".join([*lines, "COMMIT\n"])
+
+
+# ---------------------------------------------------------------------- a text
+
+
+def parse(text, ipv6, side, only=None):
+    """The `Ruleset` of *text* (bytes); see `Ruleset.read`. *side* is the back end."""
+    tables = []
+    for nfproto, part in parts_of(text, ipv6):
+
+        def begun(name):
+            plain_table(nfproto, name)
+            return side
+
+        for program in programs(nfproto, part, False, True, only, begun, lambda program: None):
+            view = _empty_view(nfproto, program.table, side)
+            Restore(program).apply(view)
+            tables.append(_value_of(nfproto, program.table, view))
+    return Ruleset(tables, side)
+
+
+def parts_of(text, ipv6=None):
+    """[(family, text)] of the parts of *text* (bytes); lines keep their numbers. Without headings it is one part."""
+    lines = text.split(b"\n")
+    places = sorted((lines.index(heading), nfproto) for nfproto, heading in _HEADINGS.items() if heading in lines)
+    if not places:
+        return [(families_of(bool(ipv6))[0], text)]
+    found = []
+    for (start, nfproto), end in zip(places, [*(start for start, _ in places[1:]), None]):
+        if ipv6 is None or nfproto in families_of(ipv6):
+            found.append((nfproto, b"\n" * start + b"\n".join(lines[start:end]) + (b"\n" if end else b"")))
+    if not found:
+        raise ParameterError(f"there is no line `{_HEADINGS[families_of(ipv6)[0]].decode()}' before the rules of that family")
+    return found
+
+
+def require_headings(text):
+    """Raise if *text* (bytes) has not the rules of both families."""
+    lines = text.split(b"\n")
+    for heading in _HEADINGS.values():
+        if heading not in lines:
+            raise ParameterError(f"there is no line `{heading.decode()}' before the rules of that family")
+
+
+def _empty_view(nfproto, name, side):
+    # on nf_tables a builtin chain that a text does not name is made anew when it is used
+    plain = plain_table(nfproto, name, "ACCEPT" if side == "nft" else _UNSAID)
+    stored = codec.stored if side == "nft" else None
+    return View(nfproto, [ChainView(nfproto, c.name, c.policy, c.counters, stored=stored) for c in plain], stored)
+
+
+def _value_of(nfproto, name, view):
+    return TableValue(nfproto, name, [ChainValue(nfproto, chain.name, chain.policy, chain.counters, chain.entries)
+                                      for chain in view.chains.values()])  # fmt: skip
+
+
+def _entries_of(nfproto, rule):
+    """The entries of a rule of `Ruleset.built`."""
+    kind = Rule if nfproto == _core.IPV4 else Rule6
+    if isinstance(rule, str):
+        rule = kind.from_args(rule)
+    if not isinstance(rule, Rule) or rule.nfproto != nfproto:
+        raise ParameterTypeError(f"a rule must be a {kind.__name__} or a text, not {type(rule).__name__}")
+    return [one.rule for one in rule.expand()]
+
+
+# -------------------------------------------------------------------- the kernel
+
+
+def read_live(families, place, backend=None, tables=None):
+    """The `Ruleset` of *place*: all tables that are there, or those of [(family, name)]."""
+    side = state.side_at(place, backend)
+    if side == "nft":
+        return _read_nft(families, place, tables)
+    names = [(nfproto, name) for nfproto in families for name in state.tables_in_use(nfproto, place, side)]
+    return Ruleset([_read_legacy(*key, place) for key in names if tables is None or key in tables], side)
+
+
+def _read_legacy(nfproto, name, place):
+    return _value_of(nfproto, name, state.table_at(nfproto, name, place, "legacy").read())
+
+
+def _read_nft(families, place, tables):
+    """All tables of one moment: read again where the ruleset changes meanwhile."""
+    with place.open() as there, _netlink.Socket(there) as socket:
+        place.check(socket.cookie(there))
+        for _ in range(_ATTEMPTS):
+            generation = socket.generation()
+            found = []
+            try:
+                for nfproto in families:
+                    for name in backends.tables_in_use(nfproto, "nft", there):
+                        if tables is None or (nfproto, name) in tables:
+                            found.append(_read_nft_table(nfproto, name, socket))
+            except Conflict:
+                continue
+            if socket.generation() == generation:
+                return Ruleset(found, "nft", generation)
+    raise Conflict("can't read the tables: the ruleset never stops changing", errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def _read_nft_table(nfproto, name, socket):
+    chains = []
+    for chain, policy, counters, messages in reader.NftScan(nfproto, name, socket).messages():
+        rules = codec.decode_rules(nfproto, messages, socket)
+        chains.append(ChainValue(nfproto, chain, policy, counters, [entry for _, entry in rules], [handle for handle, _ in rules]))
+    return TableValue(nfproto, name, chains)

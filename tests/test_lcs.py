@@ -1,0 +1,73 @@
+"""What two sequences have in common: as much as the textbook finds, and in bounded time whatever they are."""
+
+import random
+from array import array
+
+import pytest
+
+from iptc.managing import lcs
+
+
+def longest(one, other):
+    """The length of a longest common subsequence, as the textbook has it."""
+    row = [0] * (len(other) + 1)
+    for x in one:
+        before = 0
+        for place, y in enumerate(other, 1):
+            row[place], before = before + 1 if x == y else max(row[place], row[place - 1]), row[place]
+    return row[-1]
+
+
+def matched(one, other, bound=None):
+    """How many pairs `blocks` finds, once it is sure that they are pairs, and in order."""
+    blocks = lcs.blocks(array("I", one), array("I", other), bound)
+    end = other_end = 0
+    for start, other_start, length in blocks:
+        assert length and start >= end and other_start >= other_end
+        assert one[start : start + length] == other[other_start : other_start + length]
+        end, other_end = start + length, other_start + length
+    return sum(length for *_, length in blocks)
+
+
+def test_finds_as_much_as_there_is():
+    dice = random.Random(1)
+    for number in range(3000):
+        top = 41 if number % 30 else 201
+        lengths = dice.choice((0, 1, 3, 10, top - 1)), dice.choice((0, 1, 3, 10, top - 1))
+        kinds = min(dice.choice((1, 2, 3, 5, 20, 100)), sum(lengths)) or 1
+        one, other = ([dice.randrange(kinds) for _ in range(length)] for length in lengths)
+        assert matched(one, other) == longest(one, other)
+        # beyond the bound it may be less, and is right all the same
+        assert matched(one, other, dice.choice((0, 10, 100))) <= longest(one, other)
+
+
+def test_counts_no_step_more_than_there_are_edits():
+    one = list(range(100_000))
+    other = one[:10] + [100_000] + one[10:50_000] + one[50_003:] + [100_001]
+    assert matched(one, other) == 99_997
+
+
+@pytest.mark.parametrize("kinds", [2, 100, 20_000])
+def test_long_unrelated_sequences(kinds):
+    dice = random.Random(kinds)
+    one, other = ([dice.randrange(kinds) for _ in range(20_000)] for _ in range(2))
+    # what a bound that cuts the work finds is not more than what all of the work finds
+    assert 0 < matched(one, other, 1 << 20) <= matched(one, other)
+
+
+def test_permutations():
+    one = list(range(5000))
+    other = one[:]
+    random.Random(3).shuffle(other)
+    rising = []
+    for number in other:
+        place = next((place for place, end in enumerate(rising) if end >= number), len(rising))
+        rising[place : place + 1] = [number]
+    assert matched(one, other) == len(rising)
+    assert matched(one, other[:10] + one[10:4000] + other[4000:], 1000) >= 3990 - 10
+
+
+def test_numbers_must_be_small():
+    with pytest.raises(ValueError, match="too large"):
+        lcs.blocks(array("I", [2]), array("I"))
+    assert lcs.blocks(array("I"), array("I")) == []
