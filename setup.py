@@ -46,6 +46,7 @@ def extensions():
         extension("_netns", []),
         extension("_netlink", []),
         extension("_counts", []),
+        extension("_rope", []),
         extension("language.words", []),
         extension("language.plugins", ["xtables"], ["iptc/language/shim.c"], guarded),
         extension("language.extension", []),

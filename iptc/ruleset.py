@@ -70,7 +70,7 @@ def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=N
 
 def chains(table, ipv6=False, netns=None):
     """Return the chains of a table as they are now, as `views.ChainView`s."""
-    return list(state.table_at(_family(ipv6), table, Place(netns)).read().chains.values())
+    return list(state.table_at(_family(ipv6), table, Place(netns)).read().in_order())
 
 
 def listing(chains, counters=False):

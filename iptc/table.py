@@ -360,7 +360,7 @@ class Table:
         with self._together():
             if self.autocommit:
                 self._state.forget()
-            chains = list(self._view().chains.values())
+            chains = list(self._view().in_order())
             for chain in chains:
                 self.flush_entries(chain.name)
             for chain in chains:
@@ -406,7 +406,7 @@ class Table:
     @property
     def chains(self):
         """The chains: builtin ones in hook order, then user chains by name. A new list of the same objects."""
-        return [Chain(self, name) for name in self._view().chains]
+        return [Chain(self, chain.name) for chain in self._view().in_order()]
 
     def is_chain(self, chain):
         """Whether the table, as it was last read, has *chain*."""

@@ -9,8 +9,8 @@ from libc.string cimport memcmp, memcpy, strcmp, strlen
 
 from .._core cimport (
     AF_INET6, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, NFPROTO_IPV4, Family, RuleValue, family_of, inet_ntop, is_prefix, is_verdict, target_offset,
-    xt_counters, xt_entry_match,
+    IPT_INV_VIA_OUT, NFPROTO_IPV4, TARGET_HEADER, Family, RuleValue, family_of, inet_ntop, is_prefix, is_verdict,
+    is_verdict_name, target_offset, xt_counters, xt_entry_match,
 )
 from .plugins cimport (
     PAYLOAD_HEADER, Plugin, PluginRow, captured, find_for_payload, fits, known, learn, printed_text, prints_by_mask, protocol_name,
@@ -94,17 +94,12 @@ def find_like(int nfproto, list entries not None, bytes entry not None):
     """Return the position of the first of *entries* that says the same as *entry*, or -1: what is sought once needs no keys."""
     cdef Family *family = family_of(nfproto)
     cdef tuple key = compare_key(nfproto, entry)
-    cdef const char *raw = PyBytes_AS_STRING(entry)
-    cdef const char *candidate
     cdef bytes other
     cdef Py_ssize_t i
     cdef list alike = []
     for i in range(len(entries)):
         other = <bytes> entries[i]
-        candidate = PyBytes_AS_STRING(other)
-        # addresses and protocol are written in one way only
-        if (<size_t> PyBytes_GET_SIZE(other) < family.header or memcmp(raw, candidate, 4 * family.address)
-                or memcmp(raw + family.proto, candidate + family.proto, 2)):
+        if not _has_same_ends(family, entry, other):
             continue
         other_key = compare_key(nfproto, other)
         if other_key == key:
@@ -114,6 +109,27 @@ def find_like(int nfproto, list entries not None, bytes entry not None):
         if same_rule(nfproto, entry, key, entries[i], other_key):
             return i
     return -1
+
+
+def count_like(int nfproto, list entries not None, Py_ssize_t position):
+    """Return how many of *entries* before *position* have the key of the one that stands there."""
+    cdef Family *family = family_of(nfproto)
+    cdef bytes entry = <bytes> entries[position], other
+    cdef tuple key = compare_key(nfproto, entry)
+    cdef Py_ssize_t i, count = 0
+    for i in range(position):
+        other = <bytes> entries[i]
+        if _has_same_ends(family, entry, other) and compare_key(nfproto, other) == key:
+            count += 1
+    return count
+
+
+cdef inline bint _has_same_ends(Family *family, bytes entry, bytes other) noexcept:
+    """Whether the rules may be the same: addresses and protocol are written in one way only."""
+    cdef const char *one = PyBytes_AS_STRING(entry)
+    cdef const char *two = PyBytes_AS_STRING(other)
+    return (<size_t> PyBytes_GET_SIZE(other) >= family.header and memcmp(one, two, 4 * family.address) == 0
+            and memcmp(one + family.proto, two + family.proto, 2) == 0)
 
 
 cdef bytes _payload_key(int nfproto, bint is_target, bytes payload):
@@ -151,6 +167,17 @@ def retarget(int nfproto, bytes entry, str old, str new):
     if target != standard_target(old):
         return None
     return entry[:-len(target)] + standard_target(new)
+
+
+def jump_of(int nfproto, bytes entry not None):
+    """Return the name of the chain that *entry* jumps to, as bytes; b"" for a verdict, an extension or no target."""
+    cdef Family *family = family_of(nfproto)
+    cdef size_t target_at = target_offset(family, PyBytes_AS_STRING(entry))
+    cdef const char *target = PyBytes_AS_STRING(entry) + target_at
+    if (target_at + TARGET_HEADER > <size_t> PyBytes_GET_SIZE(entry) or not is_verdict(<const xt_entry_match *> target)
+            or is_verdict_name(target + 2)):
+        return b""
+    return target[2:2 + strnlen(target + 2, 29)]
 
 
 # ----------------------------------------------------------------- printing

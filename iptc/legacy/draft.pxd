@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from .blob cimport Buffer, TableBlob
 from .._core cimport Family, xt_counters
+from .._rope cimport Rope
 
 cdef extern from "shim.h" nogil:
     int setsockopt(int fd, int level, int option, const void *value, unsigned int length)
@@ -54,12 +55,11 @@ cdef class DraftChain:
     cdef int32_t verdict
     cdef Origin policy
     cdef xt_counters policy_read
-    cdef RuleRow *rules
-    cdef size_t count
-    cdef size_t room
+    cdef Rope rules              # of RuleRow
     cdef size_t references       # how many rules jump here
     cdef uint32_t first          # offset of the first rule, once it is laid out
 
+    cdef RuleRow *row(self, size_t position) noexcept nogil
     cdef RuleRow *make_room(self, size_t position) except NULL
 
 cdef class Draft:
@@ -84,6 +84,7 @@ cdef class Draft:
     cdef DraftChain _find(self, name)
     cdef int _let_go(self, RuleRow *row) except -1
     cdef int _fill(self, RuleRow *row, bytes entry) except -1
+    cdef void zero_row(self, RuleRow *row) noexcept
     cdef void _zero(self, Origin *counters, const xt_counters *read) noexcept
     cdef list _lay_out(self, uint32_t *entries, uint64_t *size)
     cdef int _compile(self) except -1

@@ -10,8 +10,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc cimport errno as c_errno
 from libc.errno cimport E2BIG, EBADF, EEXIST, EINVAL, EMLINK, ENOENT, ENOMEM, ENOTEMPTY
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memmove, memset, strerror
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset, strerror
 from posix.unistd cimport close
 
 from .blob cimport ENTRIES_HEAD, TableBlob, give_back, open_socket, take_buffer
@@ -20,6 +20,7 @@ from .._core cimport (
     os_decode, payloads_ok, target_offset, xt_counters, xt_entry_match,
 )
 from .._netns cimport Namespace
+from .._rope cimport rope_at, rope_delete, rope_free, rope_insert
 from .blob import table_strerror
 from .._core import HOOKS, chain_label
 from ..errors import KernelError, ParameterError, kernel_error
@@ -33,21 +34,22 @@ cdef dict _VERDICTS = {"DROP": -1, "ACCEPT": -2, "QUEUE": -4, "RETURN": XT_RETUR
 cdef class DraftChain:
     """One chain of a draft: its rules as rows that point at their bytes."""
 
+    def __cinit__(self):
+        self.rules.item = sizeof(RuleRow)
+
     def __dealloc__(self):
-        free(self.rules)
+        rope_free(&self.rules)
+
+    cdef RuleRow *row(self, size_t position) noexcept nogil:
+        """The rule at *position*, which is there."""
+        return <RuleRow *> rope_at(&self.rules, position)
 
     cdef RuleRow *make_room(self, size_t position) except NULL:
         """Shift the rules from *position* on by one and return the empty row."""
-        cdef RuleRow *rules
-        if self.count == self.room:
-            rules = <RuleRow *> realloc(self.rules, (self.room * 2 + 8) * sizeof(RuleRow))
-            if rules == NULL:
-                raise MemoryError
-            self.rules = rules
-            self.room = self.room * 2 + 8
-        memmove(&self.rules[position + 1], &self.rules[position], (self.count - position) * sizeof(RuleRow))
-        self.count += 1
-        return &self.rules[position]
+        cdef RuleRow *row = <RuleRow *> rope_insert(&self.rules, position)
+        if row == NULL:
+            raise MemoryError
+        return row
 
 
 cdef class Draft:
@@ -131,7 +133,7 @@ cdef class Draft:
     cdef int _read_row(self, DraftChain chain, const char *entries, uint32_t at, uint32_t place, dict by_offset) except -1:
         cdef const char *entry = entries + at
         cdef const char *target = entry + target_offset(self.family, entry)
-        cdef RuleRow *row = chain.make_room(chain.count)
+        cdef RuleRow *row = chain.make_room(chain.rules.count)
         cdef DraftChain other
         row.entry = entry
         row.jump = EXTENSION
@@ -214,13 +216,13 @@ cdef class Draft:
 
     def append(self, chain, bytes entry not None):
         """Add *entry* at the end of *chain*."""
-        self.insert(chain, entry, self._find(chain).count)
+        self.insert(chain, entry, self._find(chain).rules.count)
 
     def insert(self, chain, bytes entry not None, unsigned int position):
         """Add *entry* to *chain* before the rule at *position*."""
         cdef DraftChain found = self._find(chain)
         cdef RuleRow row
-        if position > found.count:
+        if position > found.rules.count:
             raise OSError(E2BIG, "no such position")
         self._fill(&row, entry)
         found.make_room(position)[0] = row
@@ -229,29 +231,28 @@ cdef class Draft:
         """Put *entry* in the place of the rule of *chain* at *position*."""
         cdef DraftChain found = self._find(chain)
         cdef RuleRow row
-        if position >= found.count:
+        if position >= found.rules.count:
             raise OSError(E2BIG, "no such position")
         self._fill(&row, entry)
-        self._let_go(&found.rules[position])
-        found.rules[position] = row
+        self._let_go(found.row(position))
+        found.row(position)[0] = row
 
     def delete(self, chain, unsigned int position):
         """Delete the rule of *chain* at *position*."""
         cdef DraftChain found = self._find(chain)
-        if position >= found.count:
+        if position >= found.rules.count:
             raise OSError(E2BIG, "no such position")
-        self._let_go(&found.rules[position])
-        found.count -= 1
-        memmove(&found.rules[position], &found.rules[position + 1], (found.count - position) * sizeof(RuleRow))
+        self._let_go(found.row(position))
+        rope_delete(&found.rules, position)
         self.changed = True
 
     def flush(self, chain):
         """Delete all rules of *chain*."""
         cdef DraftChain found = self._find(chain)
         cdef size_t i
-        for i in range(found.count):
-            self._let_go(&found.rules[i])
-        found.count = 0
+        for i in range(found.rules.count):
+            self._let_go(found.row(i))
+        rope_free(&found.rules)
         self.changed = True
 
     def arrange(self, chain, list order not None):
@@ -287,11 +288,14 @@ cdef class Draft:
         """Set the counters of the rules and the policy of *chain* to zero; what is counted from now on is kept."""
         cdef DraftChain found = self._find(chain)
         cdef size_t i
-        for i in range(found.count):
-            self._zero(&found.rules[i].counters, <const xt_counters *> (found.rules[i].entry + self.family.counters))
+        for i in range(found.rules.count):
+            self.zero_row(found.row(i))
         if found.hook != NF_INET_NUMHOOKS:
             self._zero(&found.policy, &found.policy_read)
         self.changed = True
+
+    cdef void zero_row(self, RuleRow *row) noexcept:
+        self._zero(&row.counters, <const xt_counters *> (row.entry + self.family.counters))
 
     cdef void _zero(self, Origin *counters, const xt_counters *read) noexcept:
         counters.base.pcnt = counters.base.bcnt = 0
@@ -315,7 +319,7 @@ cdef class Draft:
             raise OSError(EINVAL, "a builtin chain")
         if found.references:
             raise OSError(EMLINK, "rules jump there")
-        if found.count:
+        if found.rules.count:
             raise OSError(ENOTEMPTY, "it has rules")
         del self.by_name[chain]
         self.chains[found.number] = None
@@ -361,9 +365,9 @@ cdef class Draft:
                 entries[0] += 1
                 size[0] += self.family.header + ERROR_SIZE
             chain.first = size[0]
-            for i in range(chain.count):
-                size[0] += next_offset(self.family, chain.rules[i].entry)
-            entries[0] += chain.count + 1
+            for i in range(chain.rules.count):
+                size[0] += next_offset(self.family, chain.row(i).entry)
+            entries[0] += chain.rules.count + 1
             size[0] += self.family.header + STANDARD_SIZE
         entries[0] += 1
         size[0] += self.family.header + ERROR_SIZE
@@ -376,6 +380,7 @@ cdef class Draft:
         cdef list order = self._lay_out(&entries, &size)
         cdef Replace *request
         cdef DraftChain chain
+        cdef RuleRow *row
         cdef char *blob
         cdef size_t i
         if size > 0x7fff0000:
@@ -397,9 +402,10 @@ cdef class Draft:
                 place += 1
             else:
                 request.hook_entry[chain.hook] = at
-            for i in range(chain.count):
-                at += self._write_rule(blob, at, &chain.rules[i])
-                self.origins[place] = chain.rules[i].counters
+            for i in range(chain.rules.count):
+                row = chain.row(i)
+                at += self._write_rule(blob, at, row)
+                self.origins[place] = row.counters
                 place += 1
             if chain.hook != NF_INET_NUMHOOKS:
                 request.underflow[chain.hook] = at

@@ -19,6 +19,7 @@ from ..language.options cimport (
 )
 from ..language.plugins cimport PAYLOAD_HEADER
 from ..language.program cimport DECLARE, HAS_EXTENSION, ONLY_JUMP, Program, Record
+from .._rope cimport rope_free
 from .._core import standard_target
 from ..language.plugins import XTablesWarning
 from ..language.program import refused
@@ -76,7 +77,8 @@ cdef int _flush_all(Draft draft) except -1:
     cdef DraftChain chain
     for chain in draft.chains:
         if chain is not None:
-            chain.count = chain.references = 0
+            rope_free(&chain.rules)
+            chain.references = 0
     for chain in list(draft.by_name.values()):
         if chain.hook == NF_INET_NUMHOOKS:
             del draft.by_name[chain.name]
@@ -106,7 +108,7 @@ cdef int _do(Program program, Draft draft, Record *record) except -1:
         # the target first: of two names that are not there iptables reports that
         _fill(draft, &row, record)
         chain = _chain_of(draft, record.chain)
-        chain.make_room(chain.count)[0] = row
+        chain.make_room(chain.rules.count)[0] = row
         return 0
     if command == DECLARE:
         return _declare(program, draft, record)
@@ -129,29 +131,28 @@ cdef int _do(Program program, Draft draft, Record *record) except -1:
         draft.delete(name, record.number - 1)
     elif command == ZERO_NUM:
         chain = draft._find(name)
-        if not 0 < record.number <= chain.count:
+        if not 0 < record.number <= chain.rules.count:
             raise OSError(E2BIG, "no such position")
-        draft._zero(&chain.rules[record.number - 1].counters,
-                    <const xt_counters *> (chain.rules[record.number - 1].entry + draft.family.counters))
+        draft.zero_row(chain.row(record.number - 1))
     else:
         _fill(draft, &row, record)
         chain = draft._find(name)
         if command == INSERT:
-            if record.number - 1 > chain.count:
+            if record.number - 1 > chain.rules.count:
                 draft._let_go(&row)
                 raise OSError(E2BIG, "no such position")
             chain.make_room(record.number - 1)[0] = row
         elif command == REPLACE:
-            if record.number - 1 >= chain.count:
+            if record.number - 1 >= chain.rules.count:
                 draft._let_go(&row)
                 raise OSError(E2BIG, "no such position")
-            draft._let_go(&chain.rules[record.number - 1])
-            chain.rules[record.number - 1] = row
+            draft._let_go(chain.row(record.number - 1))
+            chain.row(record.number - 1)[0] = row
         else:
             # DELETE and CHECK only compare
             draft._let_go(&row)
             position = _find_same(draft.family, chain, &row, record)
-            if position == chain.count:
+            if position == chain.rules.count:
                 raise OSError(ENOENT, "no such rule")
             if command == DELETE:
                 draft.delete(name, position)
@@ -271,10 +272,10 @@ cdef size_t _find_same(Family *family, DraftChain chain, const RuleRow *wanted, 
     """The position of the first rule that `iptables -D` would find, or the number of rules."""
     cdef const char *mask = <const char *> (record + 1) + record.entry_size
     cdef size_t i
-    for i in range(chain.count):
-        if _is_same(family, &chain.rules[i], wanted, mask):
+    for i in range(chain.rules.count):
+        if _is_same(family, chain.row(i), wanted, mask):
             return i
-    return chain.count
+    return chain.rules.count
 
 
 cdef bint _is_same(Family *family, const RuleRow *row, const RuleRow *wanted, const char *mask) noexcept nogil:

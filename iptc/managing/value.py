@@ -351,7 +351,7 @@ def _empty_view(nfproto, name, side):
 
 def _value_of(nfproto, name, view):
     return TableValue(nfproto, name, [ChainValue(nfproto, chain.name, chain.policy, chain.counters, chain.entries)
-                                      for chain in view.chains.values()])  # fmt: skip
+                                      for chain in view.in_order()])  # fmt: skip
 
 
 def _entries_of(nfproto, rule):

@@ -70,7 +70,7 @@ class Insert(_Edit):
     def bind(self, view):
         # a chain that was made since *view* was read has no rule that could be meant
         chain = view.chains.get(self.chain)
-        if chain is not None and 0 < self.position < len(chain.entries):
+        if chain is not None and 0 < self.position < len(chain):
             self.anchor = chain.anchor(self.position)
 
     def _position(self, chain):
@@ -79,7 +79,7 @@ class Insert(_Edit):
             if position is None:
                 raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
             return position
-        if self.position > len(chain.entries):
+        if self.position > len(chain):
             raise self.refused(_errno.E2BIG)
         return self.position
 
@@ -106,14 +106,14 @@ class EnsureRule(_Edit):
 
     def _is_missing(self, chain):
         self.changed = not chain.has(self.entry)
-        if self.changed and self.position is not None and self.position > len(chain.entries):
+        if self.changed and self.position is not None and self.position > len(chain):
             raise self.refused(_errno.E2BIG)
         return self.changed
 
     def apply(self, view):
         chain = self.find_chain(view)
         if self._is_missing(chain):
-            chain.insert(len(chain.entries) if self.position is None else self.position, self.entry)
+            chain.insert(len(chain) if self.position is None else self.position, self.entry)
 
     def send(self, handle, replay):
         if not self._is_missing(self.find_chain(replay.view)):
@@ -140,13 +140,13 @@ class _OfOneRule(_Edit):
     def bind(self, view):
         # a chain that was made since *view* was read has no rule that could be meant
         chain = view.chains.get(self.chain)
-        if chain is not None and self.anchor is None and self.position < len(chain.entries):
+        if chain is not None and self.anchor is None and self.position < len(chain):
             self.anchor = chain.anchor(self.position)
 
     def find(self, view):
         chain = self.find_chain(view)
         if self.anchor is None:
-            if self.position >= len(chain.entries):
+            if self.position >= len(chain):
                 raise self.refused(_errno.E2BIG)
             return chain, self.position
         position = chain.locate(self.anchor)
@@ -249,7 +249,7 @@ class ZeroRule(_OfOneRule):
 
     def apply(self, view):
         chain, position = self.find(view)
-        chain.replace(position, printing.without_counters(view.nfproto, [chain.entries[position]])[0])
+        chain.replace(position, printing.without_counters(view.nfproto, [chain.entry(position)])[0])
 
 
 class Flush(_Edit):
@@ -279,7 +279,7 @@ class Zero(_Edit):
         chain = self.find_chain(view)
         if chain.policy is not None:
             chain.counters = (0, 0)
-        chain.entries[:] = printing.without_counters(view.nfproto, chain.entries)
+        chain.reset(printing.without_counters(view.nfproto, chain.entries))
 
     def send(self, handle, replay):
         handle.zero(self.chain)
@@ -324,7 +324,7 @@ class EnsureChain(_Edit):
     def _look(self, view):
         """The chain; whether it is to be created or emptied."""
         chain = view.chains.get(self.chain)
-        self.changed = chain is None or bool(self.empty and chain.entries)
+        self.changed = chain is None or bool(self.empty and len(chain))
         return chain
 
     def apply(self, view):
@@ -356,7 +356,7 @@ class DeleteChain(_Edit):
             raise self.refused(_errno.EINVAL)
         if view.is_referenced(self.chain):
             raise self.refused(_errno.EMLINK)
-        if chain.entries:
+        if len(chain):
             raise self.refused(_errno.ENOTEMPTY)
         del view.chains[self.chain]
 
@@ -378,15 +378,7 @@ class RenameChain(_Edit):
         chain = self.find_chain(view)
         if chain.policy is not None:
             raise self.refused(_errno.ENOENT)
-        for other in view.chains.values():
-            for position in range(len(other.entries)):
-                renamed = printing.retarget(view.nfproto, other.entries[position], self.chain, self.new)
-                if renamed is not None:
-                    other.replace(position, renamed)
-        del view.chains[self.chain]
-        chain.name = self.new
-        view.chains[self.new] = chain
-        view.sort()
+        view.rename_chain(self.chain, self.new)
 
     def send(self, handle, replay):
         handle.rename_chain(self.chain, self.new)

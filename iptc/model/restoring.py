@@ -154,7 +154,7 @@ class Restore:
         if self.program.flush:
             view.clear()
         for line, what, chain, number, entry, other, counters in self.program.commands(runs=True):
-            names = [chain] if chain else [c.name for c in view.chains.values() if what != "X" or c.policy is None]
+            names = [chain] if chain else [c.name for c in view.in_order() if what != "X" or c.policy is None]
             try:
                 for name in names:
                     for edit in self._edits(view, what, name, number, entry, other, counters):

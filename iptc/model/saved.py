@@ -23,9 +23,9 @@ def rule_line(chain, entry, counted=False):
 
 def text_of_view(name, view, counters):
     """Return the text of a table in memory."""
-    head, foot = frame(name, [(chain.name, chain.policy, chain.counters) for chain in view.chains.values()])
+    head, foot = frame(name, [(chain.name, chain.policy, chain.counters) for chain in view.in_order()])
     lines = [head]
-    for chain in view.chains.values():
+    for chain in view.in_order():
         for entry in chain.entries:
             count = "[{}:{}] ".format(*printing.counters_of(view.nfproto, entry)) if counters else ""
             lines.append(count + rule_line(chain, entry))

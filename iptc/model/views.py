@@ -1,5 +1,8 @@
 """A table in memory: its chains, and what tells its rules from others."""
 
+from weakref import ref
+
+from .._rope import Row, Sequence
 from ..language import printing
 
 
@@ -9,7 +12,9 @@ class ChainView:
     *stored*, of nf_tables, says what an entry will be once it is there.
     """
 
-    __slots__ = ("name", "policy", "counters", "_nfproto", "_read", "_entries", "_keys", "_index", "_asked", "_stored")
+    __slots__ = (
+        "name", "policy", "counters", "_nfproto", "_read", "_entries", "_rows", "_index", "_asked", "_stored", "_jumps", "__weakref__",
+    )  # fmt: skip
 
     def __init__(self, nfproto, name, policy=None, counters=None, read=list, stored=None):
         self.name = name
@@ -17,11 +22,13 @@ class ChainView:
         self.counters = counters
         self._nfproto = nfproto
         self._read = read
+        self._stored = stored
+        # a list as long as rules are read and appended; rows once they are edited at other places, and the list of them when asked for
         self._entries = None
-        self._keys = None
+        self._rows = None
         self._index = None
         self._asked = False
-        self._stored = stored
+        self._jumps = None
 
     @property
     def nfproto(self):
@@ -30,134 +37,281 @@ class ChainView:
 
     @property
     def entries(self):
-        """The rules, as bytes with their targets by name. Not to be changed from outside."""
+        """The rules, as bytes with their targets by name: a list that is not to be changed."""
         if self._entries is None:
-            self._entries = self._read()
+            self._entries = self._read() if self._rows is None else [row.entry for row in self._rows]
         return self._entries
 
-    @property
-    def keys(self):
-        """What tells each rule from others, beside `entries`."""
-        if self._keys is None:
-            self._keys = [printing.compare_key(self._nfproto, entry) for entry in self.entries]
-        return self._keys
+    def __len__(self):
+        return len(self.entries if self._rows is None else self._rows)
+
+    def entry(self, position):
+        """The rule at *position*."""
+        return self.entries[position] if self._rows is None else self._rows[position].entry
 
     def _as_stored(self, entry):
         return entry if self._stored is None else self._stored(self._nfproto, entry)
 
+    # edits
+
+    def _rows_beside_entries(self):
+        """The rules as rows, which edits at any place keep cheap."""
+        if self._rows is None:
+            self._rows = Sequence(map(Row, self.entries))
+        return self._rows
+
+    def _as_rows(self):
+        """The rows, to be edited."""
+        rows = self._rows_beside_entries()
+        self._entries = None
+        return rows
+
     def append(self, entry):
         """Add *entry* at the end."""
-        if self._keys is None:
+        if self._rows is None:
             self.entries.append(self._as_stored(entry))
         else:
-            self.insert(len(self.entries), entry)
+            self.insert(len(self._rows), entry)
 
     def insert(self, position, entry):
         """Add *entry* before the one at *position*."""
-        entry = self._as_stored(entry)
-        self.entries.insert(position, entry)
-        if self._keys is not None:
-            key = printing.compare_key(self._nfproto, entry)
-            self._keys.insert(position, key)
-            if self._index is not None:
-                self._put(entry, key)
+        row = Row(self._as_stored(entry))
+        self._as_rows().insert(position, row)
+        self._note(row)
 
     def replace(self, position, entry):
         """Put *entry* in the place of the one at *position*."""
-        entry = self._as_stored(entry)
-        self.entries[position] = entry
-        if self._keys is not None:
-            self._keys[position] = printing.compare_key(self._nfproto, entry)
-        self._index = None
+        row, rows = Row(self._as_stored(entry)), self._as_rows()
+        self._forget(rows[position])
+        rows[position] = row
+        self._note(row)
 
     def delete(self, position):
         """Take the entry at *position* away."""
-        del self.entries[position]
-        if self._keys is not None:
-            del self._keys[position]
-        self._index = None
+        rows = self._as_rows()
+        self._forget(rows[position])
+        rows.pop(position)
 
     def clear(self):
         """Take all entries away."""
-        self._entries = []
-        self._keys = None
-        self._index = None
+        self.reset([])
+
+    def reset(self, entries):
+        """Let the rules be *entries*."""
+        if self._jumps is not None:
+            for row in self._rows:
+                self._jumps.forget(row)
+        self._entries, self._rows, self._index = entries, None, None
+        if self._jumps is not None:
+            self.tell(self._jumps)
+
+    def rename_target(self, row, old, new):
+        """Let *row*, which jumps to chain *old*, jump to chain *new*."""
+        self._entries = None
+        self._forget(row)
+        row.entry = printing.retarget(self._nfproto, row.entry, old, new) or row.entry
+        row.key = None
+        self._note(row)
+
+    def tell(self, jumps):
+        """Let *jumps* know where the rules jump to, from now on."""
+        self._jumps = jumps
+        for row in self._rows_beside_entries():
+            jumps.note(row, self)
+
+    def _note(self, row):
+        if self._index is not None:
+            self._index.put(row)
+        if self._jumps is not None:
+            self._jumps.note(row, self)
+
+    def _forget(self, row):
+        if self._index is not None:
+            self._index.drop(row)
+        if self._jumps is not None:
+            self._jumps.forget(row)
+
+    # looking
+
+    def _first(self, entry, key=None):
+        """The position of the first rule that says the same as *entry*, whose key may be known; or None."""
+        if not self._asked and self._rows is None:
+            # asked once, a look at each rule costs less than an index of them
+            self._asked = True
+            position = printing.find_like(self._nfproto, self.entries, entry)
+            return None if position < 0 else position
+        return self._indexed().find(entry, key or printing.compare_key(self._nfproto, entry))
+
+    def _indexed(self):
+        if self._index is None:
+            self._index = _Index(self._nfproto, self._rows_beside_entries())
+        return self._index
 
     def has(self, entry):
         """Whether there is a rule that says the same as *entry*, as `iptables -C` finds out; at once, from the third time on."""
-        entry = self._as_stored(entry)
-        if not self._asked:
-            # asked once, a look at each rule costs less than an index of them
-            self._asked = True
-            return printing.find_like(self._nfproto, self.entries, entry) >= 0
-        if self._index is None:
-            self._index = {}
-            for other, key in zip(self.entries, self.keys):
-                self._put(other, key)
-        key = printing.compare_key(self._nfproto, entry)
-        alike = self._index.get(printing.rough_key(key))
-        return alike is not None and alike.has(self._nfproto, entry, key)
-
-    def _put(self, entry, key):
-        rough = printing.rough_key(key)
-        alike = self._index.get(rough)
-        if alike is None:
-            alike = self._index[rough] = _Alike()
-        alike.put(entry, key)
+        return self._first(self._as_stored(entry)) is not None
 
     def anchor(self, position):
         """Name the rule at *position*: its bytes, and how many of the same bytes stand before it."""
-        key = self.keys[position]
-        return self.entries[position], key, self.keys[:position].count(key)
+        if not self._asked and self._rows is None:
+            self._asked = True
+            entry = self.entries[position]
+            return entry, printing.compare_key(self._nfproto, entry), printing.count_like(self._nfproto, self.entries, position)
+        index = self._indexed()
+        row = self._rows[position]
+        return row.entry, row.key, index.count_before(row)
 
     def locate(self, anchor):
         """The position of the rule that *anchor* names, or None."""
         entry, key, skip = anchor
         there = self._as_stored(entry)
         if there is not entry:
-            entry, key = there, printing.compare_key(self._nfproto, there)
-        if not skip and self._keys is None:
-            position = printing.find_like(self._nfproto, self.entries, entry)
-            return None if position < 0 else position
-        position = -1
-        for _ in range(skip + 1):
-            try:
-                position = self.keys.index(key, position + 1)
-            except ValueError:
-                break
-        else:
-            return position
-        if skip:
+            entry, key = there, None
+        if not skip:
+            return self._first(entry, key)
+        return self._indexed().find_exactly(key or printing.compare_key(self._nfproto, entry), skip)
+
+
+class _Index:
+    """The rows of a chain by what tells them from others, kept up to date."""
+
+    def __init__(self, nfproto, rows):
+        self._nfproto = nfproto
+        self._rows = rows
+        self._alike = {}
+        """rough key -> `_Alike`"""
+        self._by_key = {}
+        """key -> the rows that have it, in their order"""
+        for row in rows:
+            self._enter(row).append(row)
+
+    def _enter(self, row):
+        """The list of the rows with the key of *row*."""
+        if row.key is None:
+            row.key = printing.compare_key(self._nfproto, row.entry)
+        same = self._by_key.get(row.key)
+        if same is None:
+            same = self._by_key[row.key] = []
+            rough = printing.rough_key(row.key)
+            alike = self._alike.get(rough)
+            if alike is None:
+                alike = self._alike[rough] = _Alike()
+            alike.put(row)
+        return same
+
+    def put(self, row):
+        """Take *row* in, which stands in its place already."""
+        same = self._enter(row)
+        same.insert(self._rank(same, row), row)
+
+    def drop(self, row):
+        """Take *row* out, which still stands in its place."""
+        same = self._by_key[row.key]
+        del same[self._rank(same, row)]
+        if not same:
+            del self._by_key[row.key]
+            rough = printing.rough_key(row.key)
+            if self._alike[rough].drop(row.key):
+                del self._alike[rough]
+
+    def _rank(self, same, row):
+        """How many of the rows *same* stand before *row*."""
+        low, high = 0, len(same)
+        if high == 0 or high == 1 and same[0] is row:
+            return 0
+        place = self._rows.position(row)
+        while low < high:
+            middle = (low + high) // 2
+            if self._rows.position(same[middle]) < place:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def count_before(self, row):
+        """How many rows with the key of *row* stand before it."""
+        return self._rank(self._by_key[row.key], row)
+
+    def find_exactly(self, key, skip):
+        """The position of the row with *key* that has *skip* of them before it, or None."""
+        same = self._by_key.get(key, ())
+        return self._rows.position(same[skip]) if skip < len(same) else None
+
+    def find(self, entry, key):
+        """The position of the first row that says the same as *entry*, or None."""
+        if key in self._by_key:
+            return self.find_exactly(key, 0)
+        alike = self._alike.get(printing.rough_key(key))
+        if alike is None or not printing.is_readable(self._nfproto, entry):
             return None
-        for position, other in enumerate(self.keys):
-            if printing.same_rule(self._nfproto, entry, key, self.entries[position], other):
-                return position
-        return None
+        found = [self.find_exactly(other, 0) for other in alike.keys_of(self._nfproto, printing.render(self._nfproto, entry))]
+        return min(found, default=None)
 
 
 class _Alike:
-    """The rules of a chain that share a `rough_key`: they are the same if their bytes are, or else their text."""
+    """The keys of a chain's rules that share a rough one: rules are the same if their bytes are, or else their text."""
 
-    __slots__ = ("keys", "unread", "texts")
+    __slots__ = ("texts", "unread", "keys")
 
     def __init__(self):
-        self.keys = set()
-        self.unread = []
-        self.texts = set()
+        self.texts = {}
+        """key -> text, of those that were looked at"""
+        self.unread = {}
+        """key -> entry, of the others"""
+        self.keys = {}
+        """text -> keys"""
 
-    def put(self, entry, key):
-        if key not in self.keys:
-            self.keys.add(key)
-            self.unread.append(entry)
+    def put(self, row):
+        self.unread[row.key] = row.entry
 
-    def has(self, nfproto, entry, key):
-        if key in self.keys:
-            return True
-        if not printing.is_readable(nfproto, entry):
-            return False
-        self.texts.update(printing.render(nfproto, other) for other in self.unread if printing.is_readable(nfproto, other))
+    def drop(self, key):
+        """Forget *key*; whether it was the last."""
+        if self.unread.pop(key, None) is None:
+            text = self.texts.pop(key)
+            keys = self.keys[text]
+            del keys[key]
+            if not keys:
+                del self.keys[text]
+        return not self.unread and not self.texts
+
+    def keys_of(self, nfproto, text):
+        """The keys of the rules with *text*."""
+        for key, entry in self.unread.items():
+            # None: a part of it has no text
+            read = printing.render(nfproto, entry) if printing.is_readable(nfproto, entry) else None
+            self.texts[key] = read
+            self.keys.setdefault(read, {})[key] = True
         self.unread.clear()
-        return printing.render(nfproto, entry) in self.texts
+        return self.keys.get(text, ())
+
+
+class Jumps:
+    """Which rules of a table jump to which chain, kept up to date."""
+
+    def __init__(self, nfproto):
+        self._nfproto = nfproto
+        self._rows = {}
+
+    def note(self, row, chain):
+        """Note where *row* of *chain* jumps to, if it jumps to a chain."""
+        label = printing.jump_of(self._nfproto, row.entry)
+        if label:
+            # chains know this object too: without weak references a view would stay until the garbage collector comes
+            self._rows.setdefault(label, {})[row] = ref(chain)
+
+    def forget(self, row):
+        """Note that *row* is gone."""
+        label = printing.jump_of(self._nfproto, row.entry)
+        if label:
+            rows = self._rows[label]
+            del rows[row]
+            if not rows:
+                del self._rows[label]
+
+    def to(self, name):
+        """The rows that jump to chain *name*, each with its chain."""
+        rows = self._rows.get(name.encode("utf-8", "surrogateescape"), {})
+        return [(row, chain()) for row, chain in rows.items()]
 
 
 def _chain_order(chain):
@@ -165,22 +319,37 @@ def _chain_order(chain):
 
 
 class View:
-    """A table as it was read, with pending edits applied."""
+    """A table as it was read, with pending edits applied. `chains` maps names to chains, in any order; `in_order` has theirs."""
 
     def __init__(self, nfproto, chains, stored=None):
         self.nfproto = nfproto
         self.chains = {chain.name: chain for chain in chains}
         self._stored = stored
+        self._sorted = True
+        self._jumps = None
+
+    def in_order(self):
+        """The chains: builtin ones in hook order, then user chains by name, as libiptc keeps them."""
+        if not self._sorted:
+            self.chains = {chain.name: chain for chain in sorted(self.chains.values(), key=_chain_order)}
+            self._sorted = True
+        return self.chains.values()
 
     def add_chain(self, name):
         """Add an empty user chain."""
-        self.chains[name] = ChainView(self.nfproto, name, stored=self._stored)
-        self.sort()
+        chain = self.chains[name] = ChainView(self.nfproto, name, stored=self._stored)
+        self._sorted = False
+        if self._jumps is not None:
+            chain.tell(self._jumps)
 
-    def sort(self):
-        """Builtin chains in hook order, then user chains by name, as libiptc keeps them."""
-        order = sorted(self.chains.values(), key=_chain_order)
-        self.chains = {chain.name: chain for chain in order}
+    def rename_chain(self, name, new):
+        """Give user chain *name* another name, which jumps to it follow."""
+        for row, chain in self._find_jumps().to(name):
+            chain.rename_target(row, name, new)
+        chain = self.chains.pop(name)
+        chain.name = new
+        self.chains[new] = chain
+        self._sorted = False
 
     def clear(self):
         """Take all rules and all user chains away."""
@@ -190,5 +359,12 @@ class View:
 
     def is_referenced(self, name):
         """Whether a rule of any chain jumps to *name*."""
-        label = name.encode("utf-8", "surrogateescape")
-        return any(key[2] == label for chain in self.chains.values() for key in chain.keys)
+        return bool(self._find_jumps().to(name))
+
+    def _find_jumps(self):
+        if self._jumps is None:
+            jumps = Jumps(self.nfproto)
+            for chain in self.chains.values():
+                chain.tell(jumps)
+            self._jumps = jumps
+        return self._jumps

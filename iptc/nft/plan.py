@@ -4,10 +4,11 @@ import errno
 import os
 
 from .. import _core
+from .._rope import Row, Sequence
 from ..errors import IPTCError, ParameterError, kernel_error
 from ..language import printing
 from ..model.edits import check_new_name, first_like
-from ..model.views import ChainView, View
+from ..model.views import ChainView, Jumps, View
 from . import codec
 from .reader import BUILTIN_CHAINS, NftScan
 from .restore import append_run
@@ -41,9 +42,9 @@ def step_of(steps, number):
 
 
 class _ChainPlan:
-    """One chain while a batch is made. Its rules are known by handle, or by the message of the batch that made them."""
+    """One chain while a batch is made. A rule that the kernel has is known by its handle, one that this batch makes is a `Row`."""
 
-    __slots__ = ("name", "old_name", "label", "handle", "policy", "hook", "_rules", "_head", "_tail", "_runs")
+    __slots__ = ("name", "old_name", "label", "handle", "policy", "hook", "view", "_rules", "_head", "_tail", "_runs", "__weakref__")
 
     def __init__(self, name, label, policy, handle, hook, rules=None):
         self.name = self.old_name = name
@@ -51,12 +52,14 @@ class _ChainPlan:
         self.policy = policy
         self.handle = handle
         self.hook = hook
-        self._rules = rules
+        self.view = None
+        """A `ChainView` of the rules, kept in step with them once one was needed."""
+        self._rules = None if rules is None else Sequence(rules)
         self._head, self._tail, self._runs = [], [], []
 
     @property
     def rules(self):
-        """All of them: handles, and (message, entry) of those that this batch has made; None if the kernel's are not known."""
+        """All of them: handles and `Row`s; None if the kernel's are not known."""
         self._settle()
         return self._rules
 
@@ -64,34 +67,56 @@ class _ChainPlan:
         """Take apart what was noted as a whole."""
         runs, self._runs = self._runs, []
         for first, run in runs:
-            (self._tail if self._rules is None else self._rules).extend(
-                (first + number, entry) for number, (_, entry) in enumerate(run.rules()))  # fmt: skip
+            for number, (_, entry) in enumerate(run.rules()):
+                (self._tail if self._rules is None else self._rules).append(Row(entry, first + number))
 
     def load(self, handles):
         """Take the *handles* that the kernel has, around which the rules of this batch stand."""
-        self._rules = self._head[::-1] + handles + self._tail
+        self._rules = Sequence(self._head[::-1] + handles + self._tail)
 
-    def append(self, rule):
+    def append(self, row):
         """Note a rule at the end."""
         rules = self.rules
-        (self._tail if rules is None else rules).append(rule)
+        (self._tail if rules is None else rules).append(row)
+        if self.view is not None:
+            self.view.append(row.entry)
 
     def append_run(self, first, run):
         """Note the rules of *run* at the end, made by message *first* and those that follow."""
         self._runs.append((first, run))
 
-    def insert_first(self, rule):
-        """Note a rule at the head."""
+    def insert(self, position, row):
+        """Note a rule at *position*, of rules that are known, or at the head."""
         rules = self.rules
         if rules is None:
-            self._head.append(rule)
+            self._head.append(row)
         else:
-            rules.insert(0, rule)
+            rules.insert(position, row)
+        if self.view is not None:
+            self.view.insert(position, row.entry)
+
+    def replace(self, position, row):
+        """Note a rule in the place of another."""
+        self.rules[position] = row
+        if self.view is not None:
+            self.view.replace(position, row.entry)
+
+    def delete(self, position):
+        """Note that a rule is gone, and return it."""
+        if self.view is not None:
+            self.view.delete(position)
+        return self.rules.pop(position)
 
     def clear(self):
         """Note that there are no rules."""
-        self._rules = []
+        self._rules = Sequence()
         self._head, self._tail, self._runs = [], [], []
+        self.view = None
+
+    def new_rules(self):
+        """The rules that this batch makes."""
+        self._settle()
+        return [rule for rule in self._head + self._tail + list(self._rules or ()) if not isinstance(rule, int)]
 
 
 def _refusal(error):
@@ -107,7 +132,7 @@ def _is_opaque(nfproto, entry):
 
 def _place(rule):
     """How a message of the batch names *rule*."""
-    return {"handle": rule} if isinstance(rule, int) else {"number": rule[0]}
+    return {"handle": rule} if isinstance(rule, int) else {"number": rule.number}
 
 
 class TablePlan:
@@ -125,7 +150,9 @@ class TablePlan:
         self._chains = {}
         self._listed = None
         self._made = False
-        self._renamed = []
+        self._renamed = {}
+        """The chains that get another name, in the order in which they first did; a dict is an ordered set."""
+        self._jumps = None
         self._read = {}
         self._to_zero = []
         self._line = None
@@ -247,26 +274,42 @@ class TablePlan:
         return chain
 
     def _encoded(self, entry):
-        for chain in self._renamed:
-            # the kernel knows it by its old name until the batch is applied
-            entry = printing.retarget(self.nfproto, entry, chain.name, chain.old_name) or entry
+        if self._renamed:
+            # the kernel knows a chain by its old name until the batch is applied
+            name = printing.jump_of(self.nfproto, entry).decode("utf-8", "surrogateescape")
+            chain = self._chains.get(name)
+            if chain in self._renamed:
+                entry = printing.retarget(self.nfproto, entry, name, chain.old_name)
         return codec.encode(self.nfproto, entry)
+
+    def _new(self, chain, number, verb, entry):
+        """The row of a rule that message *number* makes."""
+        row = Row(entry, self._noted(number, verb, chain, entry))
+        if self._jumps is not None:
+            self._jumps.note(row, chain)
+        return row
+
+    def _gone(self, rule):
+        """Note that *rule* is to be deleted or replaced."""
+        if self._jumps is not None and not isinstance(rule, int):
+            self._jumps.forget(rule)
 
     def _insert(self, chain, entry, **place):
         number = self._batch.insert_rule(self.nfproto, self._label, chain.label, self._encoded(entry), **place)
-        return self._noted(number, "RULE_INSERT", chain, entry), entry
+        return self._new(chain, number, "RULE_INSERT", entry)
 
     def _replace(self, chain, position, entry):
         rule = chain.rules[position]
         if isinstance(rule, int):
             number = self._batch.replace_rule(self.nfproto, self._label, chain.label, self._encoded(entry), rule)
-            chain.rules[position] = self._noted(number, "RULE_REPLACE", chain, entry), entry
+            chain.replace(position, self._new(chain, number, "RULE_REPLACE", entry))
         else:
             # the kernel replaces only what is there already
-            chain.rules[position] = self._insert(chain, entry, **_place(rule))
+            chain.replace(position, self._insert(chain, entry, **_place(rule)))
             self._delete(chain, rule)
 
     def _delete(self, chain, rule):
+        self._gone(rule)
         self._noted(self._batch.delete_rule(self.nfproto, self._label, chain.label, **_place(rule)), "RULE_DELETE", chain)
 
     # the verbs
@@ -275,13 +318,13 @@ class TablePlan:
         """`iptables -A`."""
         chain = self._used(name)
         number = self._batch.add_rule(self.nfproto, self._label, chain.label, self._encoded(entry))
-        chain.append((self._noted(number, "RULE_APPEND", chain, entry), entry))
+        chain.append(self._new(chain, number, "RULE_APPEND", entry))
 
     def insert(self, name, entry, position):
         """`iptables -I`; *position* counts from 0."""
         chain = self._used(name)
         if not position:
-            chain.insert_first(self._insert(chain, entry))
+            chain.insert(0, self._insert(chain, entry))
             return
         rules = self._loaded(chain)
         if position > len(rules):
@@ -289,7 +332,7 @@ class TablePlan:
         if position == len(rules):
             self.append(name, entry)
         else:
-            rules.insert(position, self._insert(chain, entry, **_place(rules[position])))
+            chain.insert(position, self._insert(chain, entry, **_place(rules[position])))
 
     def replace(self, name, entry, position):
         """`iptables -R`."""
@@ -301,7 +344,7 @@ class TablePlan:
         """`iptables -D`, by number."""
         chain = self._chain(name)
         self._check_position(chain, position)
-        self._delete(chain, chain.rules.pop(position))
+        self._delete(chain, chain.delete(position))
 
     def _check_position(self, chain, position):
         if position >= len(self._loaded(chain)):
@@ -312,6 +355,9 @@ class TablePlan:
         chain = self._chain(name)
         if chain.handle:
             self._noted(self._batch.delete_rule(self.nfproto, self._label, chain.label), "RULE_FLUSH", chain)
+        if self._jumps is not None:
+            for rule in chain.new_rules():
+                self._gone(rule)
         chain.clear()
 
     def zero(self, name):
@@ -319,26 +365,27 @@ class TablePlan:
         chain = self._chain(name)
         if chain.hook is not None and chain.handle:
             self._base(chain, chain.policy, (0, 0))
-        self._loaded(chain)
-        there = self._there(chain)
-        for position in range(len(chain.rules)):
-            self._zero_at(chain, position, there)
+        for position in range(len(self._loaded(chain))):
+            self._zero_at(chain, position)
 
     def zero_rule(self, name, position):
         """`iptables -Z CHAIN NUMBER`."""
         chain = self._chain(name)
         self._check_position(chain, position)
-        self._zero_at(chain, position, self._there(chain))
+        self._zero_at(chain, position)
 
-    def _there(self, chain):
-        """handle -> entry of the rules of *chain* that the kernel has."""
-        if not any(isinstance(rule, int) for rule in chain.rules):
-            return {}
-        return dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0], self._socket))
+    def _view_of(self, chain):
+        """The `ChainView` of a chain, with what this batch has done so far."""
+        rules = self._loaded(chain)
+        if chain.view is None:
+            there = dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0], self._socket)) if chain.handle != _NEW else {}
+            entries = [there[rule] if isinstance(rule, int) else codec.stored(self.nfproto, rule.entry) for rule in rules]
+            chain.view = ChainView(self.nfproto, chain.name, read=lambda: entries, stored=codec.stored)
+        return chain.view
 
-    def _zero_at(self, chain, position, there):
+    def _zero_at(self, chain, position):
         rule = chain.rules[position]
-        entry = there[rule] if isinstance(rule, int) else rule[1]
+        entry = self._view_of(chain).entry(position)
         zeroed = printing.without_counters(self.nfproto, [entry])[0]
         if zeroed == entry:
             return
@@ -361,7 +408,7 @@ class TablePlan:
         chain = self._chain(name)
         if chain.hook is not None:
             raise _refusal(errno.EINVAL)
-        self._renamed = [other for other in self._renamed if other is not chain]
+        self._renamed.pop(chain, None)
         self._drop_chain(chain)
 
     def _drop_chain(self, chain):
@@ -383,23 +430,29 @@ class TablePlan:
         if self._find(new) is not None:
             raise _refusal(errno.EEXIST)
         self.depends = True
-        if chain not in self._renamed:
-            self._renamed.append(chain)
+        self._renamed[chain] = True
         self._chains[name], self._chains[new] = None, chain
         chain.name = new
 
     def _rename_new(self, chain, name, new):
         """A chain that this batch makes has no handle to be renamed by: another one takes its place."""
         self.create_chain(new)
-        for _, entry in chain.rules:
-            self.append(new, entry)
-        for other in self._chains.values():
-            for position, rule in enumerate(other.rules or ()) if other not in (None, chain) else ():
-                entry = None if isinstance(rule, int) else printing.retarget(self.nfproto, rule[1], name, new)
-                if entry is not None:
-                    self._replace(other, position, entry)
+        for row in chain.rules:
+            self.append(new, row.entry)
+        for row, other in self._find_jumps().to(name):
+            if other is not chain:
+                self._replace(other, self._loaded(other).position(row), printing.retarget(self.nfproto, row.entry, name, new))
         self.flush(name)
         self.delete_chain(name)
+
+    def _find_jumps(self):
+        """Where the rules of this batch jump to."""
+        if self._jumps is None:
+            self._jumps = Jumps(self.nfproto)
+            for chain in filter(None, self._chains.values()):
+                for row in chain.new_rules():
+                    self._jumps.note(row, chain)
+        return self._jumps
 
     def set_policy(self, name, policy, counters=None):
         """`iptables -P`, and the counters if they are given."""
@@ -445,7 +498,7 @@ class TablePlan:
 
     def _append_run(self, name, run):
         """Commands `-A` of one chain, one after the other: nearly all that a text has."""
-        if self._renamed:
+        if self._renamed or self._jumps is not None:
             for self._line, entry in run.rules():
                 self.append(name, entry)
             return
@@ -482,8 +535,9 @@ class TablePlan:
     def _all_chains(self, of_users):
         """The names of the chains that are used, with what this batch has done so far."""
         self.depends = True
+        moved = {chain.old_name for chain in self._renamed}
         for name, *_ in self._scan.list_chains():
-            if name not in self._chains and not any(chain.old_name == name for chain in self._renamed):
+            if name not in self._chains and name not in moved:
                 self._find(name)
         return [name for name, chain in self._chains.items()
                 if chain is not None and chain.handle and not (of_users and chain.hook is not None)]  # fmt: skip
@@ -495,7 +549,7 @@ class TablePlan:
             check_new_name(self.nfproto, name, declared=True)
             self.create_chain(name)
         elif chain.policy is None:
-            if chain.rules != []:
+            if chain.rules is None or len(chain.rules):
                 self.flush(name)
         elif counters is None:
             raise ParameterError(f"invalid policy counters for chain '{name}'")
@@ -506,12 +560,7 @@ class TablePlan:
 
     def _locate(self, name, entry):
         """The position of the first rule that says the same as *entry*."""
-        chain = self._chain(name)
-        rules = self._loaded(chain)
-        there = self._there(chain)
-        view = ChainView(self.nfproto, name, stored=codec.stored,
-                         read=lambda: [there[r] if isinstance(r, int) else codec.stored(self.nfproto, r[1]) for r in rules])  # fmt: skip
-        position = view.locate(first_like(self.nfproto, entry))
+        position = self._view_of(self._chain(name)).locate(first_like(self.nfproto, entry))
         if position is None:
             raise _refusal(errno.ENOENT)
         return position
