@@ -58,6 +58,7 @@ def extensions():
         extension("legacy.draft", []),
         extension("legacy.save", []),
         extension("legacy.restore", ["xtables"]),
+        extension("legacy.libiptc", []),
         extension("nft.expressions", []),
         extension("nft.parts", []),
         extension("nft.codec", []),

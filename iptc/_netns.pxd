@@ -12,6 +12,10 @@ cdef void held_set(Held *held, int fd) noexcept nogil
 cdef bint held_is_ours(const Held *held) noexcept nogil
 cdef void held_close(Held *held) noexcept nogil
 
+# What a thread does in a namespace; it may not touch Python.
+ctypedef void (*Work)(void *context) noexcept nogil
+
+cdef int call_in(int netns, Work work, void *context) noexcept nogil
 cdef int socket_in(int netns, int domain, int kind, int protocol, int *fd) noexcept nogil
 cdef int socket_beside(int other, int domain, int kind, int protocol, int *fd) noexcept nogil
 cdef uint64_t cookie_of_socket(int fd, int netns) noexcept nogil

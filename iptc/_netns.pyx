@@ -85,9 +85,11 @@ cdef void held_close(Held *held) noexcept nogil:
 
 # ------------------------------------------------------- what is done there
 
-# What to do in a namespace: open a file, or make a socket.
+# What to do in a namespace: call a function, open a file, or make a socket.
 cdef struct Errand:
     int netns
+    Work work
+    void *context
     const char *path
     int domain
     int kind
@@ -97,6 +99,9 @@ cdef struct Errand:
 
 
 cdef void _do(Errand *errand) noexcept nogil:
+    if errand.work != NULL:
+        errand.work(errand.context)
+        return
     if errand.path != NULL:
         errand.fd = c_open(errand.path, O_RDONLY | O_CLOEXEC)
     else:
@@ -160,6 +165,14 @@ cdef int _run(Errand *errand) noexcept nogil:
         _go_and_return(errand)
     pthread_sigmask(SIG_SETMASK, &usual, NULL)
     return errand.failed
+
+
+cdef int call_in(int netns, Work work, void *context) noexcept nogil:
+    """Call work(context) in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an errno."""
+    cdef Errand errand
+    memset(&errand, 0, sizeof(errand))
+    errand.netns, errand.work, errand.context = netns, work, context
+    return _run(&errand)
 
 
 cdef int socket_in(int netns, int domain, int kind, int protocol, int *fd) noexcept nogil:

@@ -11,6 +11,9 @@ from .legacy.blob import TableBlob, TableScan
 from .legacy.table import LegacyTable
 
 _SIDES = ("legacy", "nft")
+_CHOICES = (*_SIDES, "libiptc")
+"""What a program may ask for. The back end libiptc is never chosen by itself; its tables are the legacy ones."""
+
 _PROC_NAMES = {_core.IPV4: b"/proc/thread-self/net/ip_tables_names", _core.IPV6: b"/proc/thread-self/net/ip6_tables_names"}
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")     # not on the PATH of cron and of ordinary users
 _KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
@@ -25,7 +28,7 @@ _decided = {}
 
 
 def backend(choice=None):
-    """Return "legacy" or "nft": *choice*, else `IPTC_BACKEND`, else what this network namespace is found to use.
+    """Return "legacy" or "nft", or "libiptc" where that was asked for: *choice*, else `IPTC_BACKEND`, else what this network namespace is found to use.
 
     That is the side that alone holds rules; with both or none, the one that has kubelet's hint chains, else what the command
     `iptables` is, else nf_tables if the kernel has it. Decided once for each namespace; warns if the other side holds rules too.
@@ -45,19 +48,21 @@ def side_in(there, choice=None):
 
 
 def open_table(nfproto, name, place, side):
-    """Return the `LegacyTable` or `NftTable` of a table; *side* is what `backend` returned."""
+    """Return the `LegacyTable`, `NftTable` or `LibiptcTable` of a table; *side* is what `backend` returned."""
     if side == "legacy":
         return LegacyTable(nfproto, name, place)
-    from .nft.table import (
-        NftTable,  # here and below: a host without nf_tables need not load it
-    )
+    if side == "libiptc":
+        from .legacy.reference import LibiptcTable
+
+        return LibiptcTable(nfproto, name, place)
+    from .nft.table import NftTable  # here and below: a host without nf_tables need not load it
 
     return NftTable(nfproto, name, place)
 
 
 def open_scan(nfproto, name, side, there):
     """Return the `TableScan` or `NftScan` of a table in the namespace *there*; *side* is what `side_in` returned."""
-    if side == "legacy":
+    if _kernels_side(side) == "legacy":
         return TableScan(nfproto, name, there)
     from .nft.reader import NftScan
 
@@ -67,9 +72,14 @@ def open_scan(nfproto, name, side, there):
 def _checked(choice):
     if not isinstance(choice, str):
         raise ParameterTypeError(f"a back end must be a string, not {type(choice).__name__}")
-    if choice not in _SIDES:
-        raise Unsupported(f"there is no back end {choice!r}; legacy and nft are")
+    if choice not in _CHOICES:
+        raise Unsupported(f"there is no back end {choice!r}; legacy, nft and libiptc are")
     return choice
+
+
+def _kernels_side(choice):
+    """The side of the kernel that back end *choice* works on."""
+    return "legacy" if choice == "libiptc" else choice
 
 
 def _decide(there, given):
@@ -107,7 +117,7 @@ def _heed(error):
 
 def tables_in_use(nfproto, side, there):
     """The names of the tables that there are in the namespace *there*, in the order in which iptables-save has them; looking creates none."""
-    if side == "legacy":
+    if _kernels_side(side) == "legacy":
         return _legacy_tables(nfproto, there)
     from . import _netlink
     from .nft.reader import NftScan
@@ -184,7 +194,7 @@ def _holds_rules(there, side):
 def has_user_chain(nfproto, name):
     """Whether any table of the back end in use here has a user chain *name*, as far as we may look."""
     try:
-        return any(chain == name and policy is None for _, chain, policy, _ in _CHAINS[backend()](nfproto, HERE))
+        return any(chain == name and policy is None for _, chain, policy, _ in _CHAINS[_kernels_side(backend())](nfproto, HERE))
     except AccessDenied:
         return False  # making a rule needs no right
 

@@ -60,7 +60,7 @@ def test_what_is_asked_for(free, monkeypatch):
     assert iptc.backend() == iptc.Table("filter").backend == iptc.CounterReader().backend == "legacy"
     monkeypatch.setenv("IPTC_BACKEND", "pf")
     for use in (iptc.backend, lambda: iptc.Table("filter"), iptc.CounterReader):
-        with pytest.raises(iptc.Unsupported, match="there is no back end 'pf'; legacy and nft are"):
+        with pytest.raises(iptc.Unsupported, match="there is no back end 'pf'; legacy, nft and libiptc are"):
             use()
     with pytest.raises(TypeError):
         iptc.backend(1)

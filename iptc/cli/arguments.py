@@ -23,7 +23,7 @@ def add_command(commands, name, run, both=False, **words):
         family.add_argument("-a", "--both", dest="family", action="store_const", const="both", help=text)
     command.add_argument("--netns", metavar="NAME", type=netns, help="network namespace: a name, a path or a process id")
     text = "legacy xtables or nf_tables (IPTC_BACKEND, else found out)"
-    command.add_argument("--backend", choices=["legacy", "nft"], help=text)
+    command.add_argument("--backend", choices=["legacy", "nft", "libiptc"], help=text)
     command.set_defaults(run=run, family="4")
     return command
 

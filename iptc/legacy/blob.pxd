@@ -31,6 +31,8 @@ cdef struct Buffer:
 
 cdef void take_buffer(Buffer *buffer, size_t size) noexcept
 cdef void give_back(Buffer *buffer) noexcept
+cdef bytes table_label(str table)
+cdef bytes entry_of(Family *family, const char *entry, const char *target)
 cdef int open_socket(Family *family, int netns, int *fd) noexcept nogil
 
 cdef class TableBlob:

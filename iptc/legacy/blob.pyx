@@ -140,7 +140,7 @@ cdef int open_socket(Family *family, int netns, int *fd) noexcept nogil:
     return socket_in(netns, AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW, fd)
 
 
-cdef bytes _table_label(str table):
+cdef bytes table_label(str table):
     cdef bytes label = c_text(table, "a table name")
     if not 0 < PyBytes_GET_SIZE(label) < 32:
         raise kernel_error(f"can't initialize {table}", ENOENT, table_strerror(ENOENT))
@@ -302,34 +302,41 @@ cdef str _verdict_name(Family *family, const char *blob, uint32_t at, dict heads
     raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL, "Invalid argument")
 
 
+cdef bytes entry_of(Family *family, const char *entry, const char *target):
+    """*entry*, as the kernel has it, as bytes; *target* is the name of its verdict or chain, NULL if its target is an extension.
+
+    What the kernel and libiptc keep in an entry for themselves is zero in these bytes.
+    """
+    cdef size_t size = next_offset(family, entry), payload = family.header, named
+    cdef bytes copy = PyBytes_FromStringAndSize(entry, size)
+    cdef char *raw = PyBytes_AS_STRING(copy)
+    if target != NULL:
+        mark_verdict(raw + target_offset(family, raw), target)
+    while payload < size:
+        # the kernel wrote the name up to its NUL
+        named = 2 + strnlen(raw + payload + 2, 29)
+        memset(raw + payload + named, 0, 31 - named)
+        payload += (<const uint16_t *> (raw + payload))[0]
+    memset(raw + family.offsets - 4, 0, 4)
+    memset(raw + family.offsets + 4, 0, 4)
+    return copy
+
+
 cdef list _entries(Family *family, const char *blob, uint32_t limit, uint32_t first, uint32_t end, dict heads):
     """The rules from *first* to *end*, each as bytes with its target by name; *limit* is the size of the blob."""
     cdef list result = []
-    cdef bytes entry, label
-    cdef char *raw
-    cdef size_t size, target_at, payload, named
+    cdef bytes label
+    cdef const char *target
     while first < end:
         if (end > limit or first & 7 or limit - first < family.header + TARGET_HEADER
                 or next_offset(family, blob + first) > limit - first or not payloads_ok(family, blob + first)):
             raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL, "Invalid argument")
-        size = next_offset(family, blob + first)
-        target_at = target_offset(family, blob + first)
-        entry = PyBytes_FromStringAndSize(blob + first, size)
-        raw = PyBytes_AS_STRING(entry)
-        if raw[target_at + 2] == 0:
+        target = NULL
+        if blob[first + target_offset(family, blob + first) + 2] == 0:
             label = os_encode(_verdict_name(family, blob, first, heads))
-            mark_verdict(raw + target_at, PyBytes_AS_STRING(label))
-        payload = family.header
-        while payload < size:
-            # the kernel wrote the name up to its NUL
-            named = 2 + strnlen(raw + payload + 2, 29)
-            memset(raw + payload + named, 0, 31 - named)
-            payload += (<const uint16_t *> (raw + payload))[0]
-        # the kernel's scratch says nothing about the rule
-        memset(raw + family.offsets - 4, 0, 4)
-        memset(raw + family.offsets + 4, 0, 4)
-        result.append(entry)
-        first += size
+            target = PyBytes_AS_STRING(label)
+        result.append(entry_of(family, blob + first, target))
+        first += next_offset(family, blob + first)
     return result
 
 
@@ -346,7 +353,7 @@ cdef class TableBlob:
 
     def __init__(self, int nfproto, str table not None, Namespace there=None):
         """Read it in the network namespace *there*, else in that of this thread."""
-        cdef bytes label = _table_label(table)
+        cdef bytes label = table_label(table)
         cdef const char *name = label
         cdef Walk walk
         cdef int fd = -1, failed, netns = -1 if there is None else there.where()
@@ -452,7 +459,7 @@ cdef class TableScan:
         try:
             self._free()
             self.family = family_of(nfproto)
-            self.label = _table_label(table)
+            self.label = table_label(table)
             failed = open_socket(self.family, netns, &fd)
             held_set(&self.held, fd)
             if not failed:

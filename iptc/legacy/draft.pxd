@@ -81,6 +81,7 @@ cdef class Draft:
     cdef int _collect(self) except -1
     cdef int _read_row(self, DraftChain chain, const char *entries, uint32_t at, uint32_t place, dict by_offset) except -1
     cdef DraftChain _new_chain(self, str name)
+    cdef int _check_new(self, chain) except -1
     cdef DraftChain _find(self, name)
     cdef int _let_go(self, RuleRow *row) except -1
     cdef int _fill(self, RuleRow *row, bytes entry) except -1

@@ -304,11 +304,15 @@ cdef class Draft:
             counters.base.pcnt -= read.pcnt
             counters.base.bcnt -= read.bcnt
 
+    cdef int _check_new(self, chain) except -1:
+        if chain in self.by_name or chain in _VERDICTS:
+            raise OSError(EEXIST, "there is such a chain or verdict")
+        return 0
+
     def create_chain(self, chain):
         """Create a user chain."""
         chain_label(chain)
-        if chain in self.by_name:
-            raise OSError(EEXIST, "there is such a chain")
+        self._check_new(chain)
         self._new_chain(chain)
         self.changed = True
 
@@ -327,10 +331,9 @@ cdef class Draft:
 
     def rename_chain(self, chain, new):
         """Give a user chain another name; jumps to it follow."""
-        cdef DraftChain found = self._find(chain)
         cdef bytes label = chain_label(new)
-        if new in self.by_name:
-            raise OSError(EEXIST, "there is such a chain")
+        self._check_new(new)
+        cdef DraftChain found = self._find(chain)
         if found.hook != NF_INET_NUMHOOKS:
             raise OSError(ENOENT, "a builtin chain")
         del self.by_name[chain]

@@ -240,6 +240,9 @@ class Check(_OfOneRule):
     def apply(self, view):
         self.find(view)
 
+    def send(self, handle, replay):
+        self.find(replay.view)
+
 
 class ZeroRule(_OfOneRule):
     """`iptables -Z CHAIN NUMBER`."""
@@ -250,6 +253,9 @@ class ZeroRule(_OfOneRule):
     def apply(self, view):
         chain, position = self.find(view)
         chain.replace(position, printing.without_counters(view.nfproto, [chain.entry(position)])[0])
+
+    def send(self, handle, replay):
+        handle.zero_rule(self.chain, self.find(replay.view)[1])
 
 
 class Flush(_Edit):

@@ -153,6 +153,32 @@ class Restore:
         """Do it to a view, command by command."""
         if self.program.flush:
             view.clear()
+        self._run(view, lambda edit: edit.apply(view))
+
+    def send_each(self, handle, view):
+        """Do it to a handle that has only the verbs of single edits; *view* is the table as the handle has it."""
+        if self.program.flush:
+            for name in list(view.chains):
+                handle.flush(name)
+            for chain in view.chains.values():
+                if chain.policy is None:
+                    handle.delete_chain(chain.name)
+            view.clear()
+        replay = edits.Replay(handle, lambda: view, ())
+
+        def send(edit):
+            try:
+                edit.send(handle, replay)
+            except OSError as error:
+                if isinstance(error, IPTCError):
+                    raise
+                raise edit.refused(error.errno) from None
+            edit.apply(view)
+
+        self._run(view, send)
+
+    def _run(self, view, do):
+        """Call do(edit) for each edit that the commands stand for, bound to *view*; an error gets the line of its command."""
         for line, what, chain, number, entry, other, counters in self.program.commands(runs=True):
             names = [chain] if chain else [c.name for c in view.in_order() if what != "X" or c.policy is None]
             try:
@@ -160,7 +186,7 @@ class Restore:
                     for edit in self._edits(view, what, name, number, entry, other, counters):
                         if edit.binds:
                             edit.bind(view)
-                        edit.apply(view)
+                        do(edit)
             except IPTCError as error:
                 if isinstance(error, KernelError):
                     error.message = f"line {line} failed: {error.message}"
@@ -202,3 +228,7 @@ class _AppendRun(edits.Append):
         chain = self.find_chain(view)
         for _, entry in self.entry.rules():
             chain.append(entry)
+
+    def send(self, handle, replay):
+        for _, entry in self.entry.rules():
+            handle.append(self.chain, entry)

@@ -1,0 +1,343 @@
+# cython: freethreading_compatible=False
+"""libiptc: the library that `iptables` itself reads and writes legacy tables with, bound for both families.
+
+`libip4tc` and `libip6tc` have the same functions under other names. They are loaded when the first table is opened, and looked up
+once into one table of function pointers for each family. A `Handle` is a table that was read (`iptc_init`), is edited in memory,
+and replaces the table in the kernel with `commit`. Its verbs are those of `legacy.draft.Draft`, and so are its errors.
+
+libiptc loses two things that a draft keeps: a commit zeroes the counters of the policies, and what rules count while the table is
+replaced is not given back exactly.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc cimport errno as c_errno
+from libc.errno cimport EBADF, ENOENT
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy, memset
+
+from .._core cimport (
+    NFPROTO_IPV4, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN, Family, family_of, next_offset, os_decode, payloads_ok, target_offset, xt_counters,
+)
+from .._netns cimport Namespace, call_in, cookie_of_socket
+from .blob cimport entry_of, table_label
+from .._core import chain_label, text_bytes
+from ..errors import KernelError, ParameterError, Unsupported, kernel_error
+from .blob import table_strerror
+
+# Every function of libiptc that is used here. Those that return int return 0 for "no", with errno.
+cdef extern from * nogil:
+    """
+    #include <dlfcn.h>
+    #include <stddef.h>
+    #include <stdio.h>
+
+    struct xtc_handle;
+    struct xt_counters;
+
+    struct libiptc {
+        struct xtc_handle *(*init)(const char *table);
+        void (*free)(struct xtc_handle *h);
+        const char *(*first_chain)(struct xtc_handle *h);
+        const char *(*next_chain)(struct xtc_handle *h);
+        const void *(*first_rule)(const char *chain, struct xtc_handle *h);
+        const void *(*next_rule)(const void *previous, struct xtc_handle *h);
+        const char *(*get_target)(const void *entry, struct xtc_handle *h);
+        const char *(*get_policy)(const char *chain, struct xt_counters *counters, struct xtc_handle *h);
+        int (*append_entry)(const char *chain, const void *entry, struct xtc_handle *h);
+        int (*insert_entry)(const char *chain, const void *entry, unsigned int position, struct xtc_handle *h);
+        int (*replace_entry)(const char *chain, const void *entry, unsigned int position, struct xtc_handle *h);
+        int (*delete_num_entry)(const char *chain, unsigned int position, struct xtc_handle *h);
+        int (*flush_entries)(const char *chain, struct xtc_handle *h);
+        int (*zero_entries)(const char *chain, struct xtc_handle *h);
+        int (*zero_counter)(const char *chain, unsigned int number, struct xtc_handle *h);
+        int (*create_chain)(const char *chain, struct xtc_handle *h);
+        int (*delete_chain)(const char *chain, struct xtc_handle *h);
+        int (*rename_chain)(const char *chain, const char *name, struct xtc_handle *h);
+        int (*set_policy)(const char *chain, const char *policy, struct xt_counters *counters, struct xtc_handle *h);
+        int (*commit)(struct xtc_handle *h);
+        const char *(*strerror)(int error);
+    };
+
+    static const struct {
+        const char *name;
+        size_t place;
+    } libiptc_functions[] = {
+    #define FUNCTION(name) {#name, offsetof(struct libiptc, name)}
+        FUNCTION(init), FUNCTION(free), FUNCTION(first_chain), FUNCTION(next_chain), FUNCTION(first_rule), FUNCTION(next_rule),
+        FUNCTION(get_target), FUNCTION(get_policy), FUNCTION(append_entry), FUNCTION(insert_entry), FUNCTION(replace_entry),
+        FUNCTION(delete_num_entry), FUNCTION(flush_entries), FUNCTION(zero_entries), FUNCTION(zero_counter),
+        FUNCTION(create_chain), FUNCTION(delete_chain), FUNCTION(rename_chain), FUNCTION(set_policy), FUNCTION(commit),
+        FUNCTION(strerror),
+    #undef FUNCTION
+    };
+
+    /* Fill *functions from *library*, whose names begin with *prefix*; NULL, or what is missing. */
+    static const char *libiptc_load(struct libiptc *functions, const char *library, const char *prefix)
+    {
+        static char missing[96];
+        void *handle = dlopen(library, RTLD_NOW);
+
+        if (handle == NULL)
+            return library;
+        for (size_t i = 0; i < sizeof(libiptc_functions) / sizeof(libiptc_functions[0]); i++) {
+            void **slot = (void **)((char *)functions + libiptc_functions[i].place);
+
+            snprintf(missing, sizeof(missing), "%s_%s", prefix, libiptc_functions[i].name);
+            *slot = dlsym(handle, missing);
+            if (*slot == NULL)
+                return missing;
+        }
+        return NULL;
+    }
+    """
+    struct xtc_handle:
+        pass
+
+    struct libiptc:
+        xtc_handle *(*init)(const char *table) noexcept nogil
+        void (*free)(xtc_handle *h) noexcept nogil
+        const char *(*first_chain)(xtc_handle *h) noexcept nogil
+        const char *(*next_chain)(xtc_handle *h) noexcept nogil
+        const void *(*first_rule)(const char *chain, xtc_handle *h) noexcept nogil
+        const void *(*next_rule)(const void *previous, xtc_handle *h) noexcept nogil
+        const char *(*get_target)(const void *entry, xtc_handle *h) noexcept nogil
+        const char *(*get_policy)(const char *chain, xt_counters *counters, xtc_handle *h) noexcept nogil
+        int (*append_entry)(const char *chain, const void *entry, xtc_handle *h) noexcept nogil
+        int (*insert_entry)(const char *chain, const void *entry, unsigned int position, xtc_handle *h) noexcept nogil
+        int (*replace_entry)(const char *chain, const void *entry, unsigned int position, xtc_handle *h) noexcept nogil
+        int (*delete_num_entry)(const char *chain, unsigned int position, xtc_handle *h) noexcept nogil
+        int (*flush_entries)(const char *chain, xtc_handle *h) noexcept nogil
+        int (*zero_entries)(const char *chain, xtc_handle *h) noexcept nogil
+        int (*zero_counter)(const char *chain, unsigned int number, xtc_handle *h) noexcept nogil
+        int (*create_chain)(const char *chain, xtc_handle *h) noexcept nogil
+        int (*delete_chain)(const char *chain, xtc_handle *h) noexcept nogil
+        int (*rename_chain)(const char *chain, const char *name, xtc_handle *h) noexcept nogil
+        int (*set_policy)(const char *chain, const char *policy, xt_counters *counters, xtc_handle *h) noexcept nogil
+        int (*commit)(xtc_handle *h) noexcept nogil
+        const char *(*strerror)(int error) noexcept nogil
+
+    const char *libiptc_load(libiptc *functions, const char *library, const char *prefix)
+
+cdef enum:
+    LABEL_ROOM = 32          # libiptc's functions take a buffer of so many bytes for the name of a chain
+
+cdef libiptc _libraries[2]   # of IPv4 and IPv6
+cdef bint _loaded[2]
+
+
+cdef libiptc *_library(Family *family) except NULL:
+    """The functions for *family*, loaded when they are first asked for."""
+    cdef int which = family.nfproto != NFPROTO_IPV4
+    cdef const char *missing
+    cdef bytes name = b"libip6tc.so.2" if which else b"libip4tc.so.2"
+    if not _loaded[which]:
+        missing = libiptc_load(&_libraries[which], name, b"ip6tc" if which else b"iptc")
+        if missing != NULL:
+            what = missing.decode()
+            what = what if what == name.decode() else f"{what} of {name.decode()}"
+            raise Unsupported(f"the back end libiptc needs {what}, which is not there: Debian's package "
+                              f"{'libip6tc2' if which else 'libip4tc2'} has it")
+        _loaded[which] = True
+    return &_libraries[which]
+
+
+cdef struct Opening:
+    libiptc *functions
+    const char *table
+    xtc_handle *handle
+    int failed
+
+
+cdef void _init(void *context) noexcept nogil:
+    cdef Opening *opening = <Opening *> context
+    opening.handle = opening.functions.init(opening.table)
+    opening.failed = c_errno.errno
+
+
+cdef class Handle:
+    """A table as libiptc has read it, to be edited and sent with `commit`.
+
+    Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done raises `OSError`
+    with its errno; whoever calls knows the words.
+    """
+
+    cdef Family *family
+    cdef libiptc *functions
+    cdef xtc_handle *handle
+    cdef char label[LABEL_ROOM]
+    cdef readonly str name
+    cdef readonly uint64_t cookie    # of the network namespace that it was read in
+    cdef readonly bint changed
+
+    def __cinit__(self):
+        self.family = family_of(NFPROTO_IPV4)
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        if self.handle != NULL:
+            self.functions.free(self.handle)
+        self.handle = NULL
+
+    def __init__(self, int nfproto, str name not None, Namespace there=None):
+        """Read the table (`iptc_init`) in the network namespace *there*, else in that of this thread."""
+        cdef bytes label = table_label(name)
+        cdef int netns = -1 if there is None else there.where(), failed
+        cdef Opening opening
+        self._free()
+        self.family = family_of(nfproto)
+        self.functions = _library(self.family)
+        self.name = name
+        self.changed = False
+        opening.functions, opening.table, opening.handle, opening.failed = self.functions, label, NULL, 0
+        with nogil:
+            failed = call_in(netns, _init, &opening)
+        self.handle = opening.handle
+        if failed:
+            self._free()
+            there.check(failed, "can't enter the network namespace")
+        if self.handle == NULL:
+            raise kernel_error(f"can't initialize {name}", opening.failed, table_strerror(opening.failed))
+        # the socket is the first thing in libiptc's handle
+        self.cookie = cookie_of_socket((<int *> self.handle)[0], netns)
+
+    @property
+    def nfproto(self):
+        """The family of the table."""
+        return self.family.nfproto
+
+    def close(self):
+        """Free what was read (`iptc_free`)."""
+        self._free()
+
+    cdef xtc_handle *_open(self) except NULL:
+        if self.handle == NULL:
+            raise KernelError("this handle of libiptc is closed", EBADF, "Bad file descriptor")
+        return self.handle
+
+    cdef const char *_chain(self, chain) except NULL:
+        """The name of *chain*, which is there already, in a buffer as libiptc wants it; it is good until the next call."""
+        cdef bytes text = text_bytes(chain, "a chain name")
+        if not 0 < PyBytes_GET_SIZE(text) < XT_EXTENSION_MAXNAMELEN:
+            raise OSError(ENOENT, "no such chain")
+        return self._label(text)
+
+    cdef const char *_label(self, bytes text) except NULL:
+        self._open()
+        memset(self.label, 0, LABEL_ROOM)
+        memcpy(self.label, PyBytes_AS_STRING(text), min(PyBytes_GET_SIZE(text), LABEL_ROOM - 1))
+        return self.label
+
+    cdef int _done(self, int done) except -1:
+        """Raise what libiptc says where *done*, its answer, is "no"."""
+        cdef int failed = c_errno.errno
+        if not done:
+            raise OSError(failed, self.functions.strerror(failed).decode("utf-8", "replace"))
+        self.changed = True
+        return 0
+
+    cdef const char *_entry(self, bytes entry) except NULL:
+        cdef const char *raw = PyBytes_AS_STRING(entry)
+        if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
+                or next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
+            raise ParameterError("not an entry of this family: its sizes do not add up")
+        return raw
+
+    # reading
+
+    def chains(self):
+        """Each chain as (name, policy or None, (packets, bytes) or None, entries): builtin chains first, then the others by name."""
+        cdef xtc_handle *handle = self._open()
+        cdef const char *name = self.functions.first_chain(handle)
+        cdef const char *policy
+        cdef xt_counters counters
+        cdef list found = []
+        while name != NULL:
+            policy = self.functions.get_policy(name, &counters, handle)
+            kept = (policy.decode(), (counters.pcnt, counters.bcnt)) if policy != NULL else (None, None)
+            found.append((os_decode(name), *kept, self._rules(name)))
+            name = self.functions.next_chain(handle)
+        return found
+
+    cdef list _rules(self, const char *chain):
+        cdef const char *entry = <const char *> self.functions.first_rule(chain, self.handle)
+        cdef const char *target
+        cdef list rules = []
+        while entry != NULL:
+            target = NULL
+            if not entry[target_offset(self.family, entry) + 2]:
+                target = self.functions.get_target(entry, self.handle)
+            rules.append(entry_of(self.family, entry, target))
+            entry = <const char *> self.functions.next_rule(entry, self.handle)
+        return rules
+
+    # edits
+
+    def append(self, chain, bytes entry not None):
+        """`iptc_append_entry`."""
+        cdef const char *raw = self._entry(entry)
+        self._done(self.functions.append_entry(self._chain(chain), raw, self.handle))
+
+    def insert(self, chain, bytes entry not None, unsigned int position):
+        """`iptc_insert_entry`."""
+        cdef const char *raw = self._entry(entry)
+        self._done(self.functions.insert_entry(self._chain(chain), raw, position, self.handle))
+
+    def replace(self, chain, bytes entry not None, unsigned int position):
+        """`iptc_replace_entry`."""
+        cdef const char *raw = self._entry(entry)
+        self._done(self.functions.replace_entry(self._chain(chain), raw, position, self.handle))
+
+    def delete(self, chain, unsigned int position):
+        """`iptc_delete_num_entry`."""
+        self._done(self.functions.delete_num_entry(self._chain(chain), position, self.handle))
+
+    def flush(self, chain):
+        """`iptc_flush_entries`."""
+        self._done(self.functions.flush_entries(self._chain(chain), self.handle))
+
+    def zero(self, chain):
+        """`iptc_zero_entries`."""
+        self._done(self.functions.zero_entries(self._chain(chain), self.handle))
+
+    def zero_rule(self, chain, unsigned int position):
+        """`iptc_zero_counter`, whose numbers begin with 1."""
+        self._done(self.functions.zero_counter(self._chain(chain), position + 1, self.handle))
+
+    def create_chain(self, chain):
+        """`iptc_create_chain`."""
+        self._done(self.functions.create_chain(self._label(chain_label(chain)), self.handle))
+
+    def delete_chain(self, chain):
+        """`iptc_delete_chain`."""
+        self._done(self.functions.delete_chain(self._chain(chain), self.handle))
+
+    def rename_chain(self, chain, new):
+        """`iptc_rename_chain`."""
+        cdef const char *name = self._chain(chain)
+        cdef bytes label = chain_label(new) + bytes(LABEL_ROOM)
+        self._done(self.functions.rename_chain(name, label, self.handle))
+
+    def set_policy(self, chain, policy, counters=None):
+        """`iptc_set_policy`, with counters where *counters* is a (packets, bytes) pair."""
+        cdef xt_counters given
+        cdef bytes word = text_bytes(policy, "a policy") + bytes(LABEL_ROOM)
+        if counters is not None:
+            given.pcnt, given.bcnt = counters
+        self._done(self.functions.set_policy(self._chain(chain), word, &given if counters is not None else NULL, self.handle))
+
+    # sending
+
+    def commit(self):
+        """Replace the table in the kernel (`iptc_commit`), if anything was edited."""
+        cdef xtc_handle *handle = self._open()
+        cdef int done, failed
+        if not self.changed:
+            return
+        with nogil:
+            done = self.functions.commit(handle)
+            failed = c_errno.errno
+        if not done:
+            raise kernel_error("can't commit", failed, self.functions.strerror(failed).decode("utf-8", "replace"))
+        self._free()

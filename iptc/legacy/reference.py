@@ -1,0 +1,162 @@
+"""The back end "libiptc": legacy tables, read and written by the library that `iptables` itself uses.
+
+It is the reference that the draft of `legacy.draft` is compared with, and is used only where it is asked for. Each commit sets the
+counters of the policies to zero, as each commit of `iptables` does.
+"""
+
+import errno
+
+from .. import _core
+from ..errors import Conflict, IPTCError, PartialCommit
+from ..model.edits import Replay
+from ..model.restoring import Restore
+from ..model.saved import text_of_view
+from ..model.views import ChainView, View
+from .libiptc import Handle
+
+_RETRIES = 16
+
+
+class _Handle(Handle):
+    """libiptc's handle as an edit knows a table that is to be sent."""
+
+    def view(self):
+        """The table with the edits that were made so far, as a `View`."""
+        nfproto = self.nfproto
+        return View(nfproto, [ChainView(nfproto, name, policy, counters, entries.copy)
+                              for name, policy, counters, entries in self.chains()])  # fmt: skip
+
+    def restore(self, program):
+        """Do what a restored text says, one command after the other."""
+        Restore(program).send_each(self, self.view())
+
+
+class LibiptcTable:
+    """One table of one family in one network namespace, with the same methods as `LegacyTable`."""
+
+    backend = "libiptc"
+
+    def __init__(self, nfproto, name, place):
+        self.nfproto = nfproto
+        self.name = name
+        self.place = place
+
+    def _open(self):
+        with self.place.open() as there:
+            handle = _Handle(self.nfproto, self.name, there)
+        try:
+            self.place.check(handle.cookie)
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+    def read(self):
+        """Return the table as it is in the kernel now, as a `View`."""
+        handle = self._open()
+        try:
+            return handle.view()
+        finally:
+            handle.close()
+
+    def save(self, counters):
+        """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
+        return text_of_view(self.name, self.read(), counters)
+
+    def require(self):
+        """Raise if the kernel has no such table, or does not let us."""
+        self._open().close()
+
+    def rehearse(self, operations, lock):
+        """Do *operations* as `commit` does, and send nothing."""
+        with lock:
+            self._edited(operations).close()
+
+    def commit(self, operations, lock):
+        """Apply *operations* to the table as it is now and send it, under *lock*; all of them or none."""
+        self.commit_together([(self, operations)], lock)
+
+    @staticmethod
+    def commit_together(parts, lock):
+        """Commit several [(table, operations)] under one *lock*: each with one replacement, all of them or none.
+
+        Where the kernel refuses a later one, those before are made again as they were read, counters included.
+        """
+        with lock:
+            handles, before, sent = [], [], []
+            try:
+                for table, operations in parts:
+                    before.append(table.read())
+                    handles.append(table._edited(operations))
+                for (table, operations), handle, view in zip(parts, handles, before):
+                    sent.append((table, view))
+                    try:
+                        table._send(handle, operations)
+                    except IPTCError:
+                        sent.pop()
+                        raise
+            except BaseException as error:
+                _put_back(sent, error)
+                raise
+            finally:
+                for handle in handles:
+                    handle.close()
+
+    def _edited(self, operations):
+        handle = self._open()
+        try:
+            before = handle.view()
+            Replay(handle, lambda: before, operations).run()
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+    def _send(self, handle, operations):
+        for attempt in range(_RETRIES):
+            try:
+                handle.commit()
+                return
+            except Conflict as conflict:
+                # EAGAIN: a writer that takes no lock was quicker
+                if conflict.errno != errno.EAGAIN or attempt + 1 == _RETRIES:
+                    raise
+            handle.close()
+            handle = self._edited(operations)
+
+    def _make(self, view):
+        """Make the table anew as *view* has it."""
+        handle = self._open()
+        try:
+            for chain in handle.view().chains.values():
+                handle.flush(chain.name)
+            for chain in handle.view().chains.values():
+                if chain.policy is None:
+                    handle.delete_chain(chain.name)
+            for chain in view.chains.values():
+                if chain.policy is None:
+                    handle.create_chain(chain.name)
+            for chain in view.chains.values():
+                for entry in chain.entries:
+                    handle.append(chain.name, entry)
+                if chain.policy is not None:
+                    handle.set_policy(chain.name, chain.policy, chain.counters)
+            handle.commit()
+        finally:
+            handle.close()
+
+    def __str__(self):
+        return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
+
+
+def _put_back(sent, error):
+    """Make the tables of *sent*, [(table, view)], as they were, since *error* came."""
+    left, reason = [], None
+    for table, view in reversed(sent):
+        try:
+            table._make(view)
+        except (IPTCError, OSError) as refused:
+            left.append(str(table))
+            reason = refused
+    if left:
+        raise PartialCommit(f"{error}; committed, and not put back: {', '.join(left)} ({reason})", left) from error

@@ -1,0 +1,257 @@
+"""The legacy back end beside libiptc, its reference: the same edits leave the same table, and are refused with the same words."""
+
+import os
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import iptc
+from iptc._core import IPV4, IPV6, standard_target
+from iptc.language.extension import pack
+from iptc.legacy.blob import TableBlob
+from iptc.legacy.libiptc import Handle
+from iptc.legacy.restore import TableDraft
+
+pytestmark = pytest.mark.one_backend("legacy")
+
+EXAMPLES = 60 * int(os.environ.get("IPTC_STRESS", "1"))
+CHAINS = ["INPUT", "OUTPUT", "one", "two", "three", "a" * 28, "b" * 29, "", "ACCEPT", "-x"]
+TARGETS = ["ACCEPT", "DROP", "RETURN", "one", "two", "three", "INPUT", "nowhere", "", "LOG"]
+"""Verdicts, chains that may be there, one that may not be jumped to, one that is never there, nothing, an extension."""
+
+
+def entry_of(family, number, target):
+    """The bytes of a rule that differs with *number*."""
+    rule = family.Rule()
+    rule.protocol = "udp"
+    rule.create_match("udp").dport = str(number + 1)
+    if target == "LOG":
+        rule.create_target("LOG")
+        return pack(rule, True)
+    rule.create_target("ACCEPT")
+    entry = pack(rule, True)
+    payload = standard_target(target)
+    return entry[: -len(payload)] + payload
+
+
+name = st.sampled_from(CHAINS)
+position = st.integers(0, 4)
+number = st.integers(0, 3)
+target = st.sampled_from(TARGETS)
+counters = st.one_of(st.none(), st.tuples(st.integers(0, 2**63), st.integers(0, 2**63)))
+VERBS = {
+    "append": (name, st.tuples(number, target)),
+    "insert": (name, st.tuples(number, target), position),
+    "replace": (name, st.tuples(number, target), position),
+    "delete": (name, position),
+    "flush": (name,),
+    "zero": (name,),
+    "create_chain": (name,),
+    "delete_chain": (name,),
+    "rename_chain": (name, name),
+    "set_policy": (name, st.sampled_from(["ACCEPT", "DROP", "RETURN", "QUEUE", "one"]), counters),
+}
+edits = st.lists(st.one_of([st.tuples(st.just(verb), *arguments) for verb, arguments in VERBS.items()]), max_size=14)
+BEGINNING = ["one", "two"]
+
+
+def outcome(call, *arguments):
+    """How a call ended: the class, the errno and the words of its error, or nothing."""
+    try:
+        call(*arguments)
+    except iptc.IPTCError as error:
+        return type(error).__name__, getattr(error, "errno", None), str(error)
+    except OSError as error:
+        return "OSError", error.errno, ""
+    return None
+
+
+def table_of(nfproto):
+    """The table in the kernel, but for the policies' counters, which libiptc does not keep."""
+    blob = TableBlob(nfproto, "filter")
+    return [(chain, policy, blob.chain_entries(first, end)) for chain, policy, _, first, end in blob.chains]
+
+
+def but_for_policies(lines):
+    """*lines* of iptables-save, without the counters that libiptc loses."""
+    return [line.partition(" [")[0] if line.startswith(":") else line for line in lines]
+
+
+def start_again(family):
+    family.Table("filter").restore("*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:one -\n:two -\n-A two -p tcp -j one\nCOMMIT\n")
+
+
+@pytest.mark.parametrize("commits", ["each", "once"])
+def test_the_draft_and_libiptc_do_the_same_and_refuse_the_same(host, family, commits):
+    nfproto = IPV6 if family.ipv6 else IPV4
+
+    def run(make, sequence):
+        start_again(family)
+        handle, said = make(), []
+        for verb, *arguments in sequence:
+            arguments = [entry_of(family, *value) if isinstance(value, tuple) and isinstance(value[1], str) else value
+                         for value in arguments]  # fmt: skip
+            said.append(outcome(getattr(handle, verb), *arguments))
+            if commits == "each":
+                said.append(outcome(handle.commit))
+                handle.close()
+                handle = make()
+        said.append(outcome(handle.commit))
+        handle.close()
+        return said, table_of(nfproto)
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize="IPTC_STRESS" not in os.environ,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(edits)
+    def same(sequence):
+        ours = run(lambda: TableDraft(TableBlob(nfproto, "filter")), sequence)
+        assert ours == run(lambda: Handle(nfproto, "filter"), sequence)
+
+    same()
+
+
+def test_programs_do_the_same_on_both_engines(host, family):
+    """Through the public face, each edit with a commit of its own, and all in one transaction."""
+    def program(backend, together):
+        start_again(family)
+        table = family.Table("filter", backend=backend)
+        chain = iptc.Chain(table, "INPUT")
+        rules = [family.Rule.from_args(f"-p tcp --dport {port} -j one") for port in range(1, 6)]
+
+        def steps():
+            table.create_chain("new")
+            for rule in rules:
+                chain.append_rule(rule)
+            chain.insert_rule(rules[2], 1)
+            chain.delete_rule(rules[2])
+            chain.replace_rule(family.Rule.from_args("-p udp -c 7 8 -j new"), 0)
+            chain.set_policy("DROP", (5, 6))
+            iptc.Chain(table, "two").rename("zwei")
+            chain.ensure_rule(rules[0])
+            chain.ensure_rule(rules[0])
+            chain.delete_rule_at(1)
+
+        said = []
+        if together:
+            with table.transaction():
+                steps()
+        else:
+            steps()
+        said.append(outcome(iptc.Chain(table, "zwei").delete))
+        said.append(outcome(table.create_chain, "new"))
+        said.append(outcome(iptc.Chain(table, "new").delete))
+        said.append(outcome(chain.delete_rule_at, 99))
+        said.append(outcome(chain.append_rule, family.Rule.from_args("-j zwei")))
+        loop = iptc.Chain(table, "new")
+        said.append(outcome(loop.append_rule, family.Rule.from_args("-j new")))
+        said.append([str(rule) for rule in chain.rules])
+        said.append(but_for_policies(table.save().split("\n")[1:-2]))
+        return said, but_for_policies(host.save(ipv6=family.ipv6))
+
+    for together in (False, True):
+        ours = program("legacy", together)
+        theirs = program("libiptc", together)
+        assert ours == theirs
+        assert "-A INPUT -p udp -j new" in ours[1]
+
+
+TEXT = """*filter
+:INPUT DROP [3:4]
+:one - [0:0]
+:three - [0:0]
+[5:6] -A INPUT -p tcp -m tcp --dport 80 -j three
+-A INPUT -p tcp -m tcp --dport 81 -g one
+-A three -j LOG
+-I INPUT 2 -p udp -j ACCEPT
+-R INPUT 1 -p icmp -j DROP
+-D INPUT -p udp -j ACCEPT
+-Z INPUT 1
+-N four
+-E four five
+-A five
+-F three
+-X three2
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_text_is_restored_as_by_the_draft(host, family, flush):
+    text = TEXT.replace("-p icmp", "-p ipv6-icmp") if family.ipv6 else TEXT
+    for given in (text, text.replace("-X three2\n", ""), text.replace("-X three2", "-X three\n-F INPUT\n-X three")):
+        results = []
+        for backend in ("legacy", "libiptc"):
+            start_again(family)
+            table = family.Table("filter", backend=backend)
+            said = outcome(lambda: table.restore(given, counters=True, flush=flush))
+            results.append((said and said[:2], host.save(ipv6=family.ipv6, counters=True)))
+        assert results[0] == results[1]
+
+
+def test_it_is_used_where_it_is_asked_for(host, monkeypatch):
+    assert iptc.backend() == "legacy"
+    monkeypatch.setenv("IPTC_BACKEND", "libiptc")
+    assert iptc.backend() == "libiptc"
+    table = iptc.Table("filter")
+    assert table.backend == "libiptc"
+    iptc.Chain(table, "INPUT").append_rule(iptc.Rule.from_args("-p tcp -j ACCEPT"))
+    assert host.rules() == ["-A INPUT -p tcp -j ACCEPT"]
+    assert iptc.easy.dump_chain("filter", "INPUT") == [{"protocol": "tcp", "target": "ACCEPT", "counters": (0, 0)}]
+    with iptc.CounterReader("filter") as reader:
+        assert list(reader.read()["INPUT"]) == [(0, 0)]
+    assert "-A INPUT -p tcp -j ACCEPT\n" in iptc.save()
+
+
+def test_several_tables_are_put_back_where_a_later_one_is_refused(host, family):
+    filter, mangle = (family.Table(name, backend="libiptc") for name in ("filter", "mangle"))
+    iptc.Chain(filter, "INPUT").append_rule(family.Rule.from_args("-p tcp -c 3 4 -j ACCEPT"))
+    iptc.Chain(mangle, "INPUT")
+    before = host.save(ipv6=family.ipv6, counters=True)
+    with pytest.raises(iptc.KernelError), iptc.transaction(filter, mangle):
+        iptc.Chain(filter, "INPUT").flush()
+        loop = mangle.create_chain("loop")
+        loop.append_rule(family.Rule.from_args("-j loop"))
+        iptc.Chain(mangle, "INPUT").append_rule(family.Rule.from_args("-j loop"))
+    assert host.save(ipv6=family.ipv6, counters=True) == before
+
+
+def test_a_closed_handle_and_a_table_that_is_not_there_are_errors(host, family):
+    handle = Handle(IPV6 if family.ipv6 else IPV4, "filter")
+    handle.close()
+    handle.close()
+    for call in (handle.chains, handle.commit, lambda: handle.flush("INPUT")):
+        with pytest.raises(iptc.KernelError, match="closed"):
+            call()
+    with pytest.raises(iptc.KernelError, match="closed"):
+        Handle.__new__(Handle).chains()
+    assert outcome(Handle, handle.nfproto, "nowhere") == outcome(TableBlob, handle.nfproto, "nowhere")
+    assert outcome(Handle, handle.nfproto, "x" * 40) == outcome(TableBlob, handle.nfproto, "x" * 40)
+
+
+WITHOUT = """
+import iptc
+for make in (lambda: iptc.Table("filter", backend="libiptc"), lambda: iptc.Table6("filter", backend="libiptc")):
+    try:
+        make()
+    except iptc.Unsupported as error:
+        print(error)
+table = iptc.Table("filter", backend="legacy")
+iptc.Chain(table, "INPUT").append_rule(iptc.Rule.from_args("-j ACCEPT"))
+print(iptc.Chain(table, "INPUT").rules[0])
+"""
+
+
+def test_where_the_libraries_are_not_there_only_this_engine_is_missing(host):
+    listed = host.run("sh", "-c", "PATH=$PATH:/sbin:/usr/sbin ldconfig -p")
+    paths = [line.split(" => ")[1] for line in listed.splitlines() if "libip4tc.so.2" in line or "libip6tc.so.2" in line]
+    assert len(paths) >= 2
+    # what is mounted over them is seen by this process alone
+    hide = "; ".join(f"mount --bind /dev/null {os.path.realpath(path)}" for path in paths)
+    printed = host.run("unshare", "-m", "sh", "-c", f'{hide}; exec "$@"', "sh", sys.executable, "-c", WITHOUT).splitlines()
+    assert printed == [
+        "the back end libiptc needs libip4tc.so.2, which is not there: Debian's package libip4tc2 has it",
+        "the back end libiptc needs libip6tc.so.2, which is not there: Debian's package libip6tc2 has it",
+        "-j ACCEPT",
+    ]
