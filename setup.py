@@ -44,6 +44,7 @@ def extensions():
     modules = [
         extension("_core", []),
         extension("_netns", []),
+        extension("_lockfile", []),
         extension("_netlink", []),
         extension("_counts", []),
         extension("_rope", []),

@@ -6,11 +6,11 @@ Reading needs neither libiptc nor libxtables nor any plugin, and makes no Rule.
 import os
 import time
 import weakref
-from _thread import allocate_lock
+from _thread import RLock
 
 from . import _core, backends, namespace, state
 from ._counts import place_slots
-from .errors import Conflict, ParameterError, ParameterTypeError
+from .errors import Conflict, ParameterError, ParameterTypeError, TransactionError
 from .legacy.settling import Settling
 from .rule import Rule, Rule6
 
@@ -53,7 +53,7 @@ class CounterReader:
 
     def _open(self):
         self._pid = os.getpid()
-        self._mutex = allocate_lock()
+        self._mutex = RLock()
         self._layout = _nothing
         self.backend = backends.side_in(self._namespace, self.backend)
         self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
@@ -63,6 +63,8 @@ class CounterReader:
         """Return a `Snapshot` of the counters now."""
         if self._pid != os.getpid() and not self._closed:
             self._open()        # the mutex of the parent may be held by a thread that is not here
+        if self._mutex._is_owned():
+            raise TransactionError("a read from within a read of the same reader, such as from the handler of a signal")
         with self._mutex:
             if self._lock is None:
                 reading = self._scan.read()

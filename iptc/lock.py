@@ -1,13 +1,13 @@
 """The xtables lock: what keeps writers from losing each other's changes."""
 
 import errno
-import fcntl
 import os
 import time
 import weakref
-from io import FileIO
+from _thread import get_ident
 
-from .errors import AccessDenied, KernelError, LockTimeout, ParameterError, ParameterTypeError
+from ._lockfile import LockFile
+from .errors import AccessDenied, KernelError, LockTimeout, ParameterError, ParameterTypeError, TransactionError
 
 _LOCK_FILE = "/run/xtables.lock"
 
@@ -59,8 +59,9 @@ class XTablesLock:
     def __init__(self, wait=None, shared=False, path=None):
         self.wait = wait
         self.path = path
-        self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self._shared = shared
         self._file = None
+        self._thread = None
 
     def __enter__(self):
         # what an interrupted exit left
@@ -70,9 +71,10 @@ class XTablesLock:
             return self
         # before anything can be open: an interrupt may come between any two steps
         _held.add(self)
+        self._thread = get_ident()
         try:
             try:
-                self._file = _opened(path)
+                self._file = _opened(os.fsencode(path))
             except OSError as error:
                 kind = AccessDenied if error.errno in (errno.EACCES, errno.EPERM) else KernelError
                 raise kind(f"can't open lock file {path}: {error.strerror}", error.errno, error.strerror) from None
@@ -84,8 +86,7 @@ class XTablesLock:
 
     def __exit__(self, *exc):
         if self._file is not None:
-            # a child that was forked meanwhile holds a copy of the descriptor: closing ours alone would not unlock
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.release()
         self._drop()
 
     def seize(self):
@@ -95,8 +96,9 @@ class XTablesLock:
         if path is None:
             return True
         _held.add(self)
-        self._file = FileIO(path)
-        return self._try()
+        self._thread = get_ident()
+        self._file = LockFile(os.fsencode(path))
+        return self._file.take(self._shared, False)
 
     def release(self):
         """Let go of what `seize` took, if it took anything."""
@@ -110,16 +112,17 @@ class XTablesLock:
 
     def _obtain(self, path):
         try:
-            if self._try():
+            if self._file.take(self._shared, False):
                 return
+            self._check_not_ours(path)
             if self.wait is None:
                 # the kernel lets waiters in one after the other; a signal is handled, and may end the wait
-                fcntl.flock(self._file, self._kind)
+                self._file.take(self._shared, True)
                 return
             deadline, pause = time.monotonic() + self.wait, 0.0002
             while (left := deadline - time.monotonic()) > 0:
                 time.sleep(min(pause, left))
-                if self._try():
+                if self._file.take(self._shared, False):
                     return
                 pause = min(pause * 2, 0.005)
         except OSError as error:
@@ -128,22 +131,23 @@ class XTablesLock:
         by = ", ".join(f"{name} (pid {pid})" for pid, name in holders)
         raise LockTimeout(f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders)
 
-    def _try(self):
-        try:
-            fcntl.flock(self._file, self._kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    def _check_not_ours(self, path):
+        """Raise where this thread has the lock already: it would wait for itself."""
+        for other in list(_held):
+            file = other._file
+            if other._thread == self._thread and file is not None and file.locked and file.file == self._file.file:
+                raise TransactionError(f"this thread holds the xtables lock {path} already: a call from within a call, such as from the "
+                                       "handler of a signal")  # fmt: skip
 
 
 def _opened(path):
-    """The lock file, created if it is not there. An object closes itself, whatever comes between opening and keeping it."""
+    """The lock file, created if it is not there."""
     for _ in range(8):
         try:
-            return FileIO(path)
+            return LockFile(path)
         except FileNotFoundError:
-            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    return FileIO(path)
+            LockFile(path, True).close()
+    return LockFile(path)
 
 
 class Locks:

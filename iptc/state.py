@@ -153,7 +153,7 @@ class TableState:
     def rehearse(self, operation):
         """Find out whether *operation* could be committed now, behind the pending edits."""
         self._check_open()
-        self._table.rehearse([*self._notes.pending, operation], XTablesLock(wait=self.wait, path=self.lock_file))
+        rehearse(self._table, [*self._notes.pending, operation], self.wait, self.lock_file)
 
     def mark(self):
         """Where the pending edits stand now, for `rollback`."""
@@ -221,24 +221,39 @@ def transmit(parts, wait=UNSET):
     parts = [(state, operations) for state, operations in parts if operations]
     if not parts:
         return
+    _alone(lambda: _transmit(parts, wait))
+
+
+def _alone(work):
+    """Return work(), which sends; from within such work of the same thread nothing else can be sent."""
     busy = _sending.get(get_ident())
     if busy is not None and busy.open:
-        raise TransactionError("an edit from within an edit, such as the function that delete_rules was given")
+        raise TransactionError("an edit from within an edit, such as the function that delete_rules was given, or the handler of a signal")
+    busy = Session()
+    try:
+        _sending[get_ident()] = busy
+        return work()
+    finally:
+        busy.open = False
+        _sending.pop(get_ident(), None)
+
+
+def _transmit(parts, wait):
     locks = {}
     for state, _ in parts:
         lock = locks.setdefault(lock_path(state.lock_file), XTablesLock(path=state.lock_file))
         lock.wait = _stricter(lock.wait, state.wait) if wait is UNSET else wait
+    states = [state for state, _ in parts]
     parts = [(state.table_to_send(), operations) for state, operations in parts]
     backend = type(parts[0][0])
     if any(type(table) is not backend for table, _ in parts):
         raise Unsupported("one transaction cannot span tables of several back ends")
-    busy = Session()
     try:
-        _sending[get_ident()] = busy
         backend.commit_together(parts, Locks(locks.values()))
     finally:
-        busy.open = False
-        _sending.pop(get_ident(), None)
+        # what was looked at from within, by a function of the caller's, was the table before
+        for state in states:
+            state.table_to_send()
 
 
 def _stricter(one, other):
@@ -265,7 +280,7 @@ def send(table, operations, wait=None, lock_file=None):
 
 def send_together(parts, wait=None, lock_file=None):
     """Commit several [(table of `table_at`, operations)] of one back end, as `send` does: all of them or none."""
-    type(parts[0][0]).commit_together(parts, XTablesLock(wait=wait, path=lock_file))
+    _alone(lambda: type(parts[0][0]).commit_together(parts, XTablesLock(wait=wait, path=lock_file)))
     for state in list(_open_tables):
         if not state.closed and any(state.is_of(table) for table, _ in parts):
             state.forget()
@@ -273,7 +288,7 @@ def send_together(parts, wait=None, lock_file=None):
 
 def rehearse(table, operations, wait=None, lock_file=None):
     """Do as `send` does, and send nothing."""
-    table.rehearse(operations, XTablesLock(wait=wait, path=lock_file))
+    _alone(lambda: table.rehearse(operations, XTablesLock(wait=wait, path=lock_file)))
 
 
 def tables_in_use(nfproto, place, backend=None):

@@ -15,7 +15,7 @@
 static char armed[32];
 static int at, count, error, always;
 
-/* name: of the call; nth: 0 for the next one */
+/* name: of the call; nth: 0 for the next one; number: an errno, or a signal below 0 */
 void fault_arm(const char *name, int nth, int number, int for_ever)
 {
 	strncpy(armed, name, sizeof(armed) - 1);
@@ -92,6 +92,11 @@ static int fails(const char *name)
 	number = count++;
 	if (number != at && !(always && number > at))
 		return 0;
+	if (error < 0) {
+		/* it does not fail: a signal comes in the midst of it */
+		raise(-error);
+		return 0;
+	}
 	errno = error;
 	return 1;
 }
