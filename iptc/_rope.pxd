@@ -23,6 +23,7 @@ cdef struct Rope:
     size_t before
 
 cdef void rope_free(Rope *rope) noexcept nogil
+cdef void rope_move(Rope *rope, Rope *other) noexcept nogil
 cdef char *rope_at(Rope *rope, size_t position) noexcept nogil
 cdef char *rope_insert(Rope *rope, size_t position) noexcept nogil
 cdef void rope_delete(Rope *rope, size_t position) noexcept nogil

@@ -35,6 +35,22 @@ cdef void rope_free(Rope *rope) noexcept nogil:
     rope.count = rope.block_count = rope.block_room = 0
 
 
+cdef void rope_move(Rope *rope, Rope *other) noexcept nogil:
+    """Let *rope* have the rows of *other*, which is empty then: rows of one size."""
+    cdef size_t item = other.item
+    cdef uint32_t i
+    rope_free(rope)
+    rope[0] = other[0]
+    if other.blocks == &other.only:
+        rope.blocks = &rope.only
+    for i in range(rope.block_count):
+        if rope.blocks[i] == &other.first:
+            rope.blocks[i] = &rope.first
+    rope.found = NULL
+    memset(other, 0, sizeof(Rope))
+    other.item = item
+
+
 cdef Block *_new_block(Rope *rope, uint32_t index, uint32_t room) noexcept nogil:
     """An empty block before the one that is number *index*, or NULL."""
     cdef Block **blocks

@@ -61,6 +61,7 @@ cdef class DraftChain:
 
     cdef RuleRow *row(self, size_t position) noexcept nogil
     cdef RuleRow *make_room(self, size_t position) except NULL
+    cdef void take_rules(self, DraftChain other) noexcept
 
 cdef class Draft:
     cdef Family *family

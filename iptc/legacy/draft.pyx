@@ -20,7 +20,7 @@ from .._core cimport (
     os_decode, payloads_ok, target_offset, xt_counters, xt_entry_match,
 )
 from .._netns cimport Namespace
-from .._rope cimport rope_at, rope_delete, rope_free, rope_insert
+from .._rope cimport rope_at, rope_delete, rope_free, rope_insert, rope_move
 from .blob import table_strerror
 from .._core import HOOKS, chain_label
 from ..errors import KernelError, ParameterError, kernel_error
@@ -50,6 +50,10 @@ cdef class DraftChain:
         if row == NULL:
             raise MemoryError
         return row
+
+    cdef void take_rules(self, DraftChain other) noexcept:
+        """Have the rules of *other*, which has none then."""
+        rope_move(&self.rules, &other.rules)
 
 
 cdef class Draft:
@@ -259,28 +263,28 @@ cdef class Draft:
         """Make *chain* what *order* says: an integer is the rule that is there at this position, with its counters; bytes are a new
         one. What is not named is deleted, and none can be named twice."""
         cdef DraftChain found = self._find(chain)
-        cdef RuleRow *rows = <RuleRow *> malloc((<size_t> len(order) + 1) * sizeof(RuleRow))
-        cdef char *taken = <char *> calloc(found.count + 1, 1)
-        cdef size_t i, position, count = len(order)
+        cdef DraftChain arranged = DraftChain.__new__(DraftChain)
+        cdef char *taken = <char *> calloc(found.rules.count + 1, 1)
+        cdef RuleRow row
+        cdef size_t position
+        if taken == NULL:
+            raise MemoryError
         try:
-            if rows == NULL or taken == NULL:
-                raise MemoryError
-            for i in range(count):
-                if isinstance(order[i], bytes):
-                    self._fill(&rows[i], <bytes> order[i])
+            for place in order:
+                if isinstance(place, bytes):
+                    self._fill(&row, <bytes> place)
+                    arranged.make_room(arranged.rules.count)[0] = row
                     continue
-                position = order[i]
-                if position >= found.count or taken[position]:
+                position = place
+                if position >= found.rules.count or taken[position]:
                     raise OSError(E2BIG, "no such position")
                 taken[position] = True
-                rows[i] = found.rules[position]
-            for i in range(found.count):
-                if not taken[i]:
-                    self._let_go(&found.rules[i])
-            rows, found.rules = found.rules, rows
-            found.count = found.room = count
+                arranged.make_room(arranged.rules.count)[0] = found.row(position)[0]
+            for position in range(found.rules.count):
+                if not taken[position]:
+                    self._let_go(found.row(position))
+            found.take_rules(arranged)
         finally:
-            free(rows)
             free(taken)
         self.changed = True
 
