@@ -12,7 +12,9 @@ from iptc._core import IPV4, IPV6, standard_target
 from iptc.language.extension import pack
 from iptc.legacy.blob import TableBlob
 from iptc.legacy.libiptc import Handle
+from iptc.legacy.reference import LibiptcTable
 from iptc.legacy.restore import TableDraft
+from iptc.namespace import Place
 
 pytestmark = pytest.mark.one_backend("legacy")
 
@@ -255,3 +257,19 @@ def test_where_the_libraries_are_not_there_only_this_engine_is_missing(host):
         "the back end libiptc needs libip6tc.so.2, which is not there: Debian's package libip6tc2 has it",
         "-j ACCEPT",
     ]
+
+
+def test_a_chain_is_arranged_as_by_the_draft(host, family):
+    nfproto = IPV6 if family.ipv6 else IPV4
+    results = []
+    for make in (lambda: TableDraft(TableBlob(nfproto, "filter")), lambda: LibiptcTable(nfproto, "filter", Place())._open()):
+        start_again(family)
+        for port in range(4):
+            host.iptables(f"-A INPUT -p udp --dport {port + 1} -c {port} 9 -j ACCEPT", ipv6=family.ipv6)
+        handle = make()
+        said = [outcome(handle.arrange, "INPUT", [7]), outcome(handle.arrange, "none", [])]
+        handle.arrange("INPUT", [3, entry_of(family, 8, "one"), 0])
+        handle.commit()
+        handle.close()
+        results.append((said, table_of(nfproto)))
+    assert results[0] == results[1]

@@ -26,6 +26,15 @@ class _Handle(Handle):
         return View(nfproto, [ChainView(nfproto, name, policy, counters, entries.copy)
                               for name, policy, counters, entries in self.chains()])  # fmt: skip
 
+    def arrange(self, chain, order):
+        """Make *chain* what *order* says, as `Draft.arrange` does: its rules are made anew, with the counters that were read."""
+        there = next((entries for name, *_, entries in self.chains() if name == chain), None)
+        if there is None or not all(isinstance(rule, bytes) or rule < len(there) for rule in order):
+            raise OSError(errno.ENOENT if there is None else errno.E2BIG, "no such chain or position")
+        self.flush(chain)
+        for rule in order:
+            self.append(chain, rule if isinstance(rule, bytes) else there[rule])
+
     def restore(self, program):
         """Do what a restored text says, one command after the other."""
         Restore(program).send_each(self, self.view())
@@ -133,7 +142,7 @@ class LibiptcTable:
             for chain in handle.view().chains.values():
                 if chain.policy is None:
                     handle.delete_chain(chain.name)
-            for chain in view.chains.values():
+            for chain in view.in_order():
                 if chain.policy is None:
                     handle.create_chain(chain.name)
             for chain in view.chains.values():
