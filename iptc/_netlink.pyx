@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset, strerror, strlen
 
 from ._core cimport netns_cookie
 from ._netns cimport Namespace, cookie_of_socket, held_close, held_is_ours, held_set, socket_beside, socket_in
+from .errors import RESOURCE_PROBLEM as _RESOURCE_PROBLEM
 from .errors import KernelError, kernel_error
 
 cdef extern from * nogil:
@@ -496,7 +497,7 @@ cdef class Socket:
 
     cdef int _check(self, int failed, str what) except -1:
         if failed:
-            raise kernel_error(what, failed, _strerror(failed))
+            raise kernel_error(what, failed, _strerror(failed), _RESOURCE_PROBLEM)
         return 0
 
     cdef int _open(self) except -1:
@@ -623,7 +624,7 @@ cdef class Socket:
                         break
             if failed == EMSGSIZE:
                 words = f"a batch of {batch.writer.length} bytes is more than this process may send (net.core.wmem_max)"
-                raise kernel_error("can't commit", failed, words)
+                raise kernel_error("can't commit", failed, words, _RESOURCE_PROBLEM)
             self._check(failed, "can't send to nf_tables")
             return self._refusals(batch.messages)
         finally:

@@ -4,9 +4,14 @@ import errno as _errno
 
 
 class IPTCError(Exception):
-    """Root of everything that this package raises on purpose; `line` is the number of the line of a restored text, or None."""
+    """Root of everything that this package raises on purpose.
+
+    `line` is the number of the line of a restored text, or None. `status` is the exit status with which iptables' own tools end
+    for such a reason: 1 an error, 2 a line or parameter that makes no sense, 4 the lock, or a refusal by nf_tables.
+    """
 
     line = None
+    status = 1
 
 
 class KernelError(IPTCError, OSError):
@@ -21,7 +26,7 @@ class KernelError(IPTCError, OSError):
         return self.message
 
     def __reduce__(self):
-        return type(self), (self.message, self.errno, self.strerror)
+        return type(self), (self.message, self.errno, self.strerror), self.__dict__
 
 
 class NotFound(KernelError, LookupError):
@@ -38,6 +43,8 @@ class Conflict(KernelError):
 
 class LockTimeout(IPTCError, TimeoutError):
     """The xtables lock was not obtained in the time given; `holders` are the (pid, name) of those that have it, if known."""
+
+    status = 4
 
     def __init__(self, message="", holders=()):
         super().__init__(message)
@@ -70,13 +77,15 @@ class XTablesError(IPTCError):
 class ParameterError(XTablesError, ValueError, AttributeError):
     """A parameter or rule text that makes no rule."""
 
+    status = 2
+
 
 class ParameterTypeError(ParameterError, TypeError):
     """A parameter of the wrong Python type."""
 
 
 class Missing(ParameterError, LookupError):
-    """What a function of `iptc.easy` was asked for is not there."""
+    """What a function of `iptc.easy` was asked for is not there, or the chain that a rule of a restored text jumps to."""
 
 
 class Unsupported(IPTCError, NotImplementedError):
@@ -108,6 +117,13 @@ def is_passing(errno):
     return errno in _PASSING
 
 
-def kernel_error(what, errno, strerror):
+RESOURCE_PROBLEM = 4
+"""The exit status of iptables' tools where nf_tables refuses; on the legacy back end it is 1, as for any other error."""
+
+
+def kernel_error(what, errno, strerror, status=KernelError.status):
     """Return the exception for *errno*; *what* says what was being done, *strerror* why not."""
-    return _CLASSES.get(errno, KernelError)(f"{what}: {strerror}", errno, strerror)
+    error = _CLASSES.get(errno, KernelError)(f"{what}: {strerror}", errno, strerror)
+    if status != error.status:
+        error.status = status
+    return error

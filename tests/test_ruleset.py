@@ -44,7 +44,8 @@ def host_says(host, text, arguments, ipv6):
     said = re.sub(r"^(?:.*\n(?=.*\((?:legacy|nf_tables)\): ))?(?:ip6?tables(?:-nft)?-restore(?: v\S+ \((?:legacy|nf_tables)\))?: )*", "", said)
     # what was left in errno where it may not make its buffer larger
     said = re.sub(r"^(line \d+ failed): Permission denied \(you must be root\)\.$", r"\1", said.strip())
-    return said.replace("-nft-restore", "-restore"), int(line[1] or line[2]) if line else None
+    # we name a carriage return
+    return said.replace("-nft-restore", "-restore").replace("\r", "\\r"), int(line[1] or line[2]) if line else None
 
 
 def we_say(text, case, ipv6):

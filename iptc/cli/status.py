@@ -1,19 +1,11 @@
-"""The exit statuses of the commands: those of iptables."""
+"""The exit statuses of the commands: those of iptables, and of the shell where a signal ends one."""
 
-from ..errors import LockTimeout, ParameterError
-
-ERROR = 1
-"""Something else went wrong."""
+from ..errors import IPTCError
 
 BAD_USAGE = 2
-"""The arguments of the command make no sense, or a line of a text makes no rule."""
-
-NO_LOCK = 4
-"""The xtables lock was not obtained."""
+"""The arguments of the command make no sense."""
 
 
 def status_of(error):
     """The exit status of a command that *error* ends."""
-    if isinstance(error, LockTimeout):
-        return NO_LOCK
-    return BAD_USAGE if isinstance(error, ParameterError) else ERROR
+    return error.status if isinstance(error, IPTCError) else IPTCError.status

@@ -68,6 +68,7 @@ cdef extern from "shim.h" nogil:
     const xtables_pprot xtables_chain_protos[1]
 
     enum:
+        OTHER_PROBLEM
         PARAMETER_PROBLEM
     void xtables_error(int status, const char *format, ...)     # inside the guard: does not return
 
@@ -85,6 +86,7 @@ cdef extern from "shim.h" nogil:
     int shim_guard(void (*body)(void *) noexcept nogil, void *arg)
     int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
     const char *shim_message()
+    int shim_refused_with()
     void shim_trap_sigfpe()
     void shim_keep_copies()
     const char *shim_out(size_t *length)
@@ -106,6 +108,7 @@ cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
 cdef const char *printed_text(size_t *length) noexcept nogil
 cdef void trap_sigfpe() noexcept nogil
 cdef str said()
+cdef int refused_with() noexcept nogil
 cdef int warn_of_what_was_said() except -1
 cdef bint warned() noexcept nogil
 

@@ -114,6 +114,11 @@ cdef str said():
     return text
 
 
+cdef int refused_with() noexcept nogil:
+    """The exit status of iptables' tools for what the last guarded call was refused with."""
+    return shim_refused_with()
+
+
 cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil:
     """Run *body* guarded and captured: 0, or -1 with the reason in `said`."""
     return shim_capture(body, arg)

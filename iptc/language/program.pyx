@@ -16,7 +16,9 @@ from .._core cimport (
     xt_counters,
 )
 from .options cimport APPEND, CHECK, DELETE, INSERT, NO_COMMAND, OPT_COUNTERS, REPLACE, WITH_RULE, Spec, flags_of
-from .plugins cimport PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, said, warn_of_what_was_said, warned, xtables_error
+from .plugins cimport (
+    OTHER_PROBLEM, PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, refused_with, said, warn_of_what_was_said, warned, xtables_error,
+)
 from .specification cimport free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
 from .words cimport MOST_WORDS, add, clear, make_room, split
 from ..errors import ParameterError
@@ -364,6 +366,36 @@ cdef void _read_line_of_table(Reading *reading, const char *line, size_t length)
         free_networks(spec)
 
 
+cdef const char *_misplaced(const char *line, size_t length) noexcept nogil:
+    """What is wrong with a *line* outside of any table."""
+    cdef size_t at = 0
+    if length >= 3 and memcmp(line, b"\xef\xbb\xbf", 3) == 0:
+        return b"a byte order mark (BOM) is no part of such a text"
+    while at < length and line[at] in b" \t\r":
+        at += 1
+    if at < length and (line[at] == b'*' or line[at] == b'#'):
+        return b"blanks in front of `*' or `#'"
+    if at == length or line[at] == b'\n':
+        return b"an empty line has no blanks and no carriage return"
+    if length - at >= 6 and memcmp(line + at, b"COMMIT", 6) == 0:
+        return b"COMMIT of no table: one ends the table already, or none has begun"
+    if line[at] in b":-[":
+        return b"a chain or rule of no table: a line such as `*filter' comes first"
+    return b"neither `*TABLE' nor a comment (`#')"
+
+
+cdef void _check_commit(const char *line, size_t length) noexcept nogil:
+    """A line of a table that would be its end, but for what stands around the word."""
+    cdef size_t at = 0
+    while length and line[length - 1] in b" \t\n":
+        length -= 1
+    while at < length and line[at] in b" \t":
+        at += 1
+    if 6 <= length - at <= 7 and memcmp(line + at, b"COMMIT\r", length - at) == 0:
+        xtables_error(PARAMETER_PROBLEM, b"COMMIT stands alone at the start of its line, and a line feed ends it: Bad argument `%.*s'",
+                      <int> (length - at), line + at)
+
+
 cdef void _read_body(void *arg) noexcept nogil:
     """Read lines until something is to be said of them."""
     cdef Reading *reading = <Reading *> arg
@@ -383,7 +415,7 @@ cdef void _read_body(void *arg) noexcept nogil:
             return
         reading.line += 1
         if memchr(line, 0, length) != NULL:
-            xtables_error(PARAMETER_PROBLEM, b"a NUL byte")
+            xtables_error(PARAMETER_PROBLEM if reading.in_table else OTHER_PROBLEM, b"a NUL byte")
         if line[0] == b'\n' or line[0] == b'#':
             pass
         elif reading.in_table and (length == 7 and memcmp(line, b"COMMIT\n", 7) == 0
@@ -397,11 +429,12 @@ cdef void _read_body(void *arg) noexcept nogil:
             _copy(reading, line, length)
             _read_declaration(reading)
         elif reading.in_table:
+            _check_commit(line, length)
             if line[0] == b'[':
                 _copy(reading, line, length)
             _read_line_of_table(reading, line, length)
         elif reading.only == NULL or strcmp(reading.only, reading.table) == 0:
-            xtables_error(PARAMETER_PROBLEM, b"%s: line %u failed", reading.program, reading.line)
+            xtables_error(OTHER_PROBLEM, b"%s: line %u failed: %s", reading.program, reading.line, _misplaced(line, length))
         reading.at += length
     if reading.event == ALL_READ and reading.at < reading.length:
         reading.event = WARNED
@@ -526,7 +559,7 @@ cdef class Reader:
         return 0
 
     cdef int _refuse(self, str message) except -1:
-        raise refused(self.reading.line, message)
+        raise refused(self.reading.line, message, refused_with())
 
     def partial(self):
         """The `Program` of the table as far as it was read; it is the reader's no more."""
@@ -548,11 +581,21 @@ cdef class Reader:
         """Raise if the text ended inside a table."""
         if self.reading.in_table:
             program = (<bytes> self.reading.program).decode()
-            raise refused(self.reading.line + 1, f"{program}: COMMIT expected at line {self.reading.line + 1}")
+            raise refused(self.reading.line + 1, f"{program}: COMMIT expected at line {self.reading.line + 1}", OTHER_PROBLEM)
 
 
-def refused(uint32_t line, str message):
-    """The exception for a *line* that iptables-restore refuses with *message*."""
-    error = ParameterError(f"line {line}: {message.strip()}")
+def refused(uint32_t line, str message, int status=PARAMETER_PROBLEM, kind=ParameterError):
+    """The exception, of class *kind*, for a *line* that iptables-restore refuses with *message* and exit *status*."""
+    error = kind(f"line {line}: {visible(message.strip())}")
     error.line = line
+    error.status = status
     return error
+
+
+cdef dict _CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), 127) if chr(number) not in "\t\n"}
+_CONTROLS[13] = "\\r"
+
+
+def visible(str text):
+    """*text* with its control characters named: a line that ends in a carriage return says so."""
+    return text if text.isprintable() else text.translate(_CONTROLS)

@@ -18,6 +18,7 @@
 /* All state below belongs to the one thread that holds the GIL while it is inside a guard. */
 static __thread sigjmp_buf *landing;
 static char message[4096];
+static int refused_with;
 
 #define KEPT (1 << 20)	/* bytes of printed text whose room stays ours */
 
@@ -42,6 +43,7 @@ exit_err(enum xtables_exittype status, const char *format, ...)
 	}
 	vsnprintf(message, sizeof(message), format, args);
 	va_end(args);
+	refused_with = status;
 	land();
 }
 
@@ -136,6 +138,7 @@ int shim_guard(void (*body)(void *), void *arg)
 	int failed;
 
 	message[0] = '\0';
+	refused_with = OTHER_PROBLEM;
 	copied = 0;
 	failed = sigsetjmp(here, 0);
 	if (!failed) {
@@ -152,6 +155,11 @@ int shim_guard(void (*body)(void *), void *arg)
 const char *shim_message(void)
 {
 	return message;
+}
+
+int shim_refused_with(void)
+{
+	return refused_with;
 }
 
 /* ---------------------------------------------------------------- capture */

@@ -22,6 +22,9 @@ int shim_init(void);
 int shim_guard(void (*body)(void *), void *arg);
 const char *shim_message(void);
 
+/* The exit status that iptables has where it refuses so (enum xtables_exittype). */
+int shim_refused_with(void);
+
 /* Before the next option of a guarded body: what earlier ones copied is not freed when this one is refused. */
 void shim_keep_copies(void);
 

@@ -23,7 +23,7 @@ from .._rope cimport rope_free
 from .._core import standard_target
 from ..language.plugins import XTablesWarning
 from ..language.program import refused
-from ..errors import IPTCError, kernel_error
+from ..errors import IPTCError, Missing, kernel_error
 
 cdef dict _REASONS = {
     (INSERT, E2BIG): "Index of insertion too big", (REPLACE, E2BIG): "Index of replacement too big",
@@ -200,7 +200,8 @@ cdef int _declare(Program program, Draft draft, Record *record) except -1:
         except OSError as error:
             reason = _REASONS[SET_POLICY, error.errno]
             raise refused(record.line,
-                          f"Can't set policy `{os_decode(record.other)}' on `{name}' line {record.line}: {reason}") from None
+                          f"Can't set policy `{os_decode(record.other)}' on `{name}' line {record.line}: {reason}",
+                          IPTCError.status) from None
     return 0
 
 
@@ -228,8 +229,8 @@ cdef int _fill(Draft draft, RuleRow *row, Record *record) except -1:
             row.jump = EXTENSION
             return 0
         if entry[draft.family.flags] & draft.family.goto_flag:
-            raise refused(record.line, f"goto '{os_decode(name)}' is not a chain")
-        raise refused(record.line, f"Couldn't load target `{os_decode(name)}':No such file or directory")
+            raise refused(record.line, f"goto '{os_decode(name)}' is not a chain", kind=Missing)
+        raise refused(record.line, f"Couldn't load target `{os_decode(name)}':No such file or directory", kind=Missing)
     if chain.hook != NF_INET_NUMHOOKS:
         raise OSError(EINVAL, "Invalid argument")
     if extension:

@@ -5,7 +5,7 @@ import os
 
 from .. import _core
 from ..errors import IPTCError, KernelError, ParameterError, ParameterTypeError
-from ..language.program import Reader
+from ..language.program import Reader, visible
 from . import edits
 
 _PIECE = 1 << 20
@@ -95,8 +95,11 @@ def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=N
                     reader.nft = begun(table) == "nft"
                 except KernelError as error:
                     tool = "iptables-restore" if nfproto == _core.IPV4 else "ip6tables-restore"
-                    message = f"line {line}: {error.strerror}: {tool}: unable to initialize table '{table}'"
-                    raise _at_line(type(error)(message, error.errno, error.strerror), line) from None
+                    message = f"line {line}: {error.strerror}: {tool}: unable to initialize table '{visible(table)}'"
+                    failed = type(error)(message, error.errno, error.strerror)
+                    # a table that is not there is a mistake of the text
+                    failed.status = max(error.status, ParameterError.status)
+                    raise _at_line(failed, line) from None
             if progress is not None:
                 progress(len(piece[0]))
         reader.finish()

@@ -583,7 +583,7 @@ cdef class NftScan:
                 self.socket = Socket(there) if socket is None else socket
                 self.socket.generation()
             except KernelError as error:
-                raise kernel_error(f"can't initialize {table}", error.errno, error.strerror) from None
+                raise kernel_error(f"can't initialize {table}", error.errno, error.strerror, error.status) from None
             self.lanes[0].channel, self.lanes[1].channel = &self.socket.channel, &self.socket.beside
         finally:
             self._end()

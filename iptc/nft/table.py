@@ -10,8 +10,11 @@ import time
 from .. import _core
 from .._netlink import AnswerLost, Batch, Socket
 from ..errors import (
+    RESOURCE_PROBLEM,
     Conflict,
     IPTCError,
+    KernelError,
+    Missing,
     NotFound,
     PartialCommit,
     Unsupported,
@@ -123,7 +126,7 @@ def _commit(socket, parts, test):
             refused = socket.send(batch, generation if depends else None, test)
         except AnswerLost as error:
             if test or _is_at(parts[0][0].place, generation):
-                raise kernel_error("can't commit", error.errno, error.strerror) from error
+                raise kernel_error("can't commit", error.errno, error.strerror, RESOURCE_PROBLEM) from error
             raise _partial(f"can't commit: {error}; perhaps committed", parts) from error
         if not refused:
             for handle in handles if not test else ():
@@ -132,7 +135,7 @@ def _commit(socket, parts, test):
         number, error, explanation = refused[0]
         if error != errno.ERESTART and socket.generation() == generation:
             if error in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
-                _diagnose(parts, handles)
+                _diagnose(parts, handles, error == errno.EBUSY)
             raise _refused(error, explanation, step_of(steps, number), handles)
         if attempt >= _PATIENCE:
             # not all at the same time again
@@ -164,12 +167,18 @@ def _finish(socket, handle, parts):
         raise _partial(f"can't zero rules of nft: {error.strerror}; committed but for that", parts) from error
 
 
-def _diagnose(parts, handles):
-    """Raise what keeps one of the operations from being done, as far as it can be seen in the tables."""
+def _diagnose(parts, handles, by_kernel):
+    """Raise what keeps one of the operations from being done, as far as it can be seen in the tables; *by_kernel*: iptables-nft
+    leaves it to the kernel to refuse that."""
     for handle, (_, operations) in zip(handles, parts):
         view = handle.view()
-        for operation in operations:
-            operation.apply(view)
+        try:
+            for operation in operations:
+                operation.apply(view)
+        except KernelError as error:
+            if by_kernel:
+                error.status = RESOURCE_PROBLEM
+            raise
 
 
 def _missing_chain(step, handles):
@@ -203,7 +212,7 @@ def _refused(error, explanation, step, handles):
     """The exception for what the kernel said of the message for *step*, or of the batch as a whole."""
     reason = "No chain/target/match by that name" if error == errno.ENOENT else os.strerror(error)
     if step is None:
-        return kernel_error("can't commit", error, reason)
+        return kernel_error("can't commit", error, reason, RESOURCE_PROBLEM)
     nfproto, line, verb, chain, entry = step
     missing = _missing_chain(step, handles) if error == errno.ENOENT else None
     if missing:
@@ -213,7 +222,11 @@ def _refused(error, explanation, step, handles):
     reason += f": {verb} failed: {'chain' if entry is None else 'rule in chain'} {chain}"
     if entry is not None:
         reason += f": {printing.render(nfproto, entry)}"
-    refused = kernel_error("can't commit" if line is None else f"line {line} failed", error,
-                           f"{reason} ({explanation})" if explanation else reason)  # fmt: skip
+    if explanation:
+        reason += f" ({explanation})"
+    if missing and line is not None and missing not in _core.HOOKS:
+        refused = Missing(f"line {line} failed: {reason}")
+    else:
+        refused = kernel_error("can't commit" if line is None else f"line {line} failed", error, reason, RESOURCE_PROBLEM)
     refused.line = line
     return refused
