@@ -82,9 +82,12 @@ def delete_chain(table, chain, ipv6=False, flush=False, raise_exc=True):
     """Delete *chain*, with *flush* its rules first, both at once."""
 
     def delete():
-        with _table(table, ipv6)._together() as found:
-            if flush:
-                _chain(found, chain).flush()
+        found = _table(table, ipv6)
+        if not flush:
+            found.delete_chain(chain)
+            return
+        with found._together():
+            _chain(found, chain).flush()
             found.delete_chain(chain)
 
     _quietly(raise_exc, delete)
@@ -456,7 +459,7 @@ def _table(name, ipv6):
     """The table as it is now; inside a batch, with what was gathered."""
     table = (Table6 if ipv6 else Table)(name)
     if table.autocommit:
-        table.refresh()
+        table._renew()
     return table
 
 

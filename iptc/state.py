@@ -24,14 +24,18 @@ class Session:
 
 
 class _Notes:
-    """Edits that are not sent, and the table with them as far as it was read."""
+    """Edits that are not sent, and the table with them as far as it was read: all of it, or the heads of its chains."""
 
-    __slots__ = ("session", "pending", "view")
+    __slots__ = ("session", "pending", "view", "heads")
 
     def __init__(self, session=None):
         self.session = session
         self.pending = []
-        self.view = None
+        self.forget()
+
+    def forget(self):
+        """Drop what was read."""
+        self.view = self.heads = None
 
 
 class TableState:
@@ -46,7 +50,7 @@ class TableState:
         self.wait = None
         self.lock_file = None
         self.lock = RLock()
-        self.view
+        self.look()
 
     @property
     def _notes(self):
@@ -102,20 +106,52 @@ class TableState:
             notes.view = view
         return view
 
-    @property
-    def known_view(self):
-        """The table with its pending edits as it was last read, or None."""
-        return self._notes.view
+    def look(self):
+        """See that the table can be read, with as little of it as the back end can."""
+        self._known_heads()
 
-    def look_again(self):
-        """The table with its pending edits, read anew; without them where another thread is at it."""
-        if not self.lock.acquire(blocking=False):
-            return self._table.read()
-        try:
-            self.forget()
-            return self.view
-        finally:
-            self.lock.release()
+    def find_chain(self, name):
+        """The `ChainView` or `ChainHead` of a chain, or None; rules are not read for it where the back end can do without."""
+        heads = self._known_heads()
+        return self.view.chains.get(name) if heads is None else heads.get(name)
+
+    def list_chains(self):
+        """Those of all chains, in order."""
+        heads = self._known_heads()
+        return self.view.in_order() if heads is None else heads.values()
+
+    def _known_heads(self):
+        """The heads of the chains by name; None where the view is there to be asked."""
+        self._check_open()
+        notes = self._notes
+        heads = notes.heads
+        if notes.view is not None or notes.pending:
+            return None
+        if heads is None:
+            heads = self._table.read_heads()
+            if heads is None:
+                self.view
+                return None
+            heads = notes.heads = {head.name: head for head in heads}
+        return heads
+
+    def has_user_chain(self, name, look_again):
+        """Whether there is a user chain *name*: as far as was read, or, with *look_again*, now; without the pending edits where another
+        thread is at it."""
+        if not look_again:
+            notes = self._notes
+            view, heads = notes.view, notes.heads
+            chain = view.chains.get(name) if view is not None else heads and heads.get(name)
+        elif not self.lock.acquire(blocking=False):
+            heads = self._table.read_heads() or self._table.read().chains.values()
+            chain = next((head for head in heads if head.name == name), None)
+        else:
+            try:
+                self.forget()
+                chain = self.find_chain(name)
+            finally:
+                self.lock.release()
+        return chain is not None and chain.policy is None
 
     def _check_open(self):
         if self._closed:
@@ -124,7 +160,7 @@ class TableState:
     def begin(self, session):
         """Let edits gather in *session*, on the table as it will be read next."""
         self._check_open()
-        self._own.view = None
+        self._own.forget()
         self._of_session = _Notes(session)
 
     def record(self, operation):
@@ -162,25 +198,25 @@ class TableState:
     def rollback(self, mark):
         """Drop the pending edits that came after *mark*."""
         del self._notes.pending[mark:]
-        self._notes.view = None
+        self._notes.forget()
 
     def take(self):
         """Return the pending edits, which are pending no more."""
         self._check_open()
         notes = self._notes
         pending, notes.pending = notes.pending, []
-        notes.view = None
+        notes.forget()
         return pending
 
     def table_to_send(self):
         """The back end's table; what was read of it is dropped."""
-        self._notes.view = None
+        self._notes.forget()
         return self._table
 
     def forget(self):
         """Drop what was read; the next look reads again."""
         self._check_open()
-        self._notes.view = None
+        self._notes.forget()
 
     def discard(self):
         """Drop the pending edits and what was read."""
@@ -196,7 +232,7 @@ class TableState:
         """Open the table again after `close`."""
         self.discard()
         self._closed = False
-        self.view
+        self.look()
 
     def renew_in_child(self):
         """After a fork: what the parent gathered is the parent's, and so are the locks that its threads hold."""
@@ -340,13 +376,8 @@ def is_user_chain(nfproto, name, look_again=False):
         cookie, family, _ = state.order
         if family != nfproto or state.closed:
             continue
-        if look_again:
-            if state.place.netns is None and cookie != here:
-                continue
-            view = state.look_again()
-        else:
-            view = state.known_view
-        chain = view and view.chains.get(name)
-        if chain is not None and chain.policy is None:
+        if look_again and state.place.netns is None and cookie != here:
+            continue
+        if state.has_user_chain(name, look_again):
             return True
     return look_again and backends.has_user_chain(nfproto, name)

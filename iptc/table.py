@@ -291,6 +291,12 @@ class Table:
             self._flush_pending()
             return self._state.view
 
+    def _find_chain(self, chain):
+        """What is known of *chain*, rules aside, or None."""
+        with self._state.lock:
+            self._flush_pending()
+            return self._state.find_chain(_chain_name(chain))
+
     def _flush_pending(self):
         """Edits gathered while autocommit was off go out with the first use after it was switched on."""
         if self.autocommit and self._state.pending and not self._state.gathering:
@@ -332,17 +338,21 @@ class Table:
     def refresh(self):
         """Read the table again. Gathered changes are sent first with autocommit, and dropped without it; not in a transaction."""
         with self._state.lock:
+            self._renew()
+            if not self._state.gathering:
+                self._state.view
+
+    def _renew(self):
+        """As `refresh`, but rules are read when they are asked for."""
+        with self._state.lock:
             if self._state.gathering:
                 self._state.forget()
-                return
-            if self._state.closed:
-                self._state.reopen()
                 return
             try:
                 self._flush_pending()
             finally:
                 self._state.discard()
-            self._state.view
+            self._state.reopen()
 
     def close(self):
         """Let go of the table; its use raises until `refresh()` or `Table(name)` opens it again."""
@@ -406,15 +416,17 @@ class Table:
     @property
     def chains(self):
         """The chains: builtin ones in hook order, then user chains by name. A new list of the same objects."""
-        return [Chain(self, chain.name) for chain in self._view().in_order()]
+        with self._state.lock:
+            self._flush_pending()
+            return [Chain(self, chain.name) for chain in self._state.list_chains()]
 
     def is_chain(self, chain):
         """Whether the table, as it was last read, has *chain*."""
-        return _chain_name(chain) in self._view().chains
+        return self._find_chain(chain) is not None
 
     def builtin_chain(self, chain):
         """Whether *chain* is one of the kernel's own."""
-        found = self._view().chains.get(_chain_name(chain))
+        found = self._find_chain(chain)
         return found is not None and found.policy is not None
 
     def create_chain(self, chain):
@@ -466,12 +478,12 @@ class Table:
         """Return (`Policy`, (packets, bytes)) as they are now, or (None, None) for a user chain."""
         name = _chain_name(chain)
         with self._state.lock:
-            found = self._view().chains.get(name)
+            found = self._find_chain(name)
             if found is None or found.policy is None:
                 return None, None
             if self.autocommit and not self._state.gathering:
                 self._state.forget()
-                found = self._view().chains[name]
+                found = self._find_chain(name)
         return Policy(found.policy), found.counters
 
     def set_policy(self, chain, policy, counters=None):

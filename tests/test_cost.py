@@ -5,6 +5,7 @@ import sys
 import pytest
 
 import iptc
+from iptc.nft.table import NftTable
 
 FEW, MANY = 64, 512
 
@@ -129,3 +130,48 @@ def test_edits_of_many_kinds_leave_what_the_host_has(host, autocommit):
     table.autocommit = True
     assert host.save(False) == expected
     assert shown == [line for line in expected if line.startswith("-A")]
+
+
+@pytest.mark.one_backend("nft")
+def test_who_asks_for_chains_reads_no_rules(host, monkeypatch):
+    host.restore("\n".join(["*filter", *jumps_of(3), "COMMIT\n"]))
+    monkeypatch.setattr(NftTable, "read", lambda table: pytest.fail("the whole table is read"))
+    assert iptc.easy.has_chain("filter", "c1") and not iptc.easy.has_chain("filter", "c3")
+    assert iptc.easy.get_chains("filter") == ["INPUT", "FORWARD", "OUTPUT", "c0", "c1", "c2"]
+    assert iptc.easy.get_tables() == iptc.Table.ALL
+    assert iptc.easy.get_policy("filter", "INPUT") == "ACCEPT"
+    table = iptc.Table("filter")
+    assert table.ensure_chain("c3") and not table.ensure_chain("c3") and not table.clear_chain("c3")
+    assert table.is_chain("c3") and not table.is_chain("c4") and table.builtin_chain("INPUT") and not table.builtin_chain("c3")
+    assert [chain.name for chain in table.chains][-1] == "c3"
+    with table.transaction():
+        assert table.is_chain("c3") and len(table.chains) == 7
+    assert iptc.easy.add_chain("filter", "c4")
+    iptc.easy.delete_chain("filter", "c4")
+    rule(1).create_target("c0")
+    assert host.save(False)[1:8] == [":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", ":c0 - [0:0]", ":c1 - [0:0]",
+                                     ":c2 - [0:0]", ":c3 - [0:0]"]  # fmt: skip
+
+
+def test_what_is_known_of_chains_follows_edits(host):
+    table = iptc.Table("filter")
+    host.iptables("-N", "theirs")
+    assert not table.is_chain("theirs")
+    table.refresh()
+    assert table.is_chain("theirs")
+    table.create_chain("web")
+    with table.transaction():
+        assert table.is_chain("web")
+        table.delete_chain("web")
+        assert not table.is_chain("web")
+        table.create_chain("a")
+        assert [chain.name for chain in table.chains][3:] == ["a", "theirs"]
+    assert [chain.name for chain in table.chains][3:] == ["a", "theirs"]
+    table.autocommit = False
+    table.create_chain("b")
+    assert table.is_chain("b") and iptc.easy.has_chain("filter", "b")
+    table.refresh()
+    assert not table.is_chain("b")
+    table.autocommit = True
+    host.iptables("-P", "INPUT", "DROP")
+    assert iptc.Chain(table, "INPUT").get_policy().name == "DROP"

@@ -68,6 +68,10 @@ class LibiptcTable:
         finally:
             handle.close()
 
+    def read_heads(self):
+        """Return None: a legacy table is read as a whole."""
+        return None
+
     def save(self, counters):
         """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
         return text_of_view(self.name, self.read(), counters)

@@ -46,6 +46,10 @@ class LegacyTable:
     def _chain(self, blob, name, policy, counters, first, end):
         return ChainView(self.nfproto, name, policy, counters, lambda: blob.chain_entries(first, end))
 
+    def read_heads(self):
+        """Return None: a legacy table is read as a whole."""
+        return None
+
     def save(self, counters):
         """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
         blob = self._blob()

@@ -1,9 +1,14 @@
 """A table in memory: its chains, and what tells its rules from others."""
 
+from collections import namedtuple
 from weakref import ref
 
 from .._rope import Row, Sequence
 from ..language import printing
+
+
+ChainHead = namedtuple("ChainHead", "name policy counters")
+"""What is known of a chain whose rules were not read; as the attributes of a `ChainView`."""
 
 
 class ChainView:

@@ -24,7 +24,7 @@ from ..language import printing
 from ..language.plugins import VERDICTS
 from ..model.edits import Replay
 from ..model.saved import text_of_view
-from ..model.views import ChainView, View
+from ..model.views import ChainHead, ChainView, View
 from . import codec
 from .plan import TablePlan, entries_of, step_of
 from .reader import NftScan
@@ -54,6 +54,11 @@ class NftTable:
                 # rules of nft may have the number of an interface, which has its name there
                 rows = [(*row, entries_of(self.nfproto, messages, socket)) for *row, messages in rows]
         return View(self.nfproto, [self._chain(*row) for row in rows], codec.stored)
+
+    def read_heads(self):
+        """Return [`ChainHead`…], in order: what can be read without the rules."""
+        with _socket_of(self.place) as socket:
+            return [ChainHead(*row[:3]) for row in NftScan(self.nfproto, self.name, socket).list_chains()]
 
     def _chain(self, name, policy, counters, rules):
         """A chain of the view: *rules* are the kernel's messages, or entries."""
