@@ -43,6 +43,7 @@ cdef extern from "shim.h" nogil:
     int getsockopt(int fd, int level, int option, void *value, socklen_t *length)
     int inet_pton(int family, const char *text, void *address)
     const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
+    size_t strnlen(const char *text, size_t limit)
 
     struct in_addr:
         uint32_t s_addr

@@ -5,9 +5,10 @@ One copy of everything serves IPv4 and IPv6: where they differ, a `Family` row s
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.number cimport PyNumber_Index
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_FromObject
 from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strlen, strspn
+
+from operator import index
 
 from .errors import ParameterError, ParameterTypeError
 
@@ -480,7 +481,7 @@ cdef class RuleValue:
         """Set the (packets, bytes) that the rule starts with when it is written."""
         cdef uint64_t packets, size
         try:
-            packets, size = [PyNumber_Index(number) for number in counters]
+            packets, size = map(index, counters)
         except (TypeError, ValueError, OverflowError) as error:
             raise ParameterTypeError(f"counters must be a pair of integers from 0 to 2**64-1, not {counters!r}") from error
         cdef xt_counters *slot = <xt_counters *> (self._head() + self.family.counters)

@@ -121,6 +121,7 @@ BOTH_BACKENDS = {
     "test_transaction", "test_verbs", "test_writers",
     "test_output", "test_statuses",
     "test_reentry",
+    "test_bounds",
 }  # fmt: skip
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 

@@ -7,7 +7,9 @@ from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strlen
 
-from .._core cimport NFPROTO_IPV4, Base, RuleValue, c_text, family_of, is_verdict, xt_entry_match
+from .._core cimport (
+    NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Base, RuleValue, c_text, family_of, is_verdict, strnlen, xt_entry_match,
+)
 from .plugins cimport (
     PAYLOAD_HEADER, XTOPT_INVERT, Option, ParseCall, Plugin, find, find_for_payload, read_saved, text_of, wants_check,
     xtables_match,
@@ -101,7 +103,7 @@ cdef class Extension:
             memset(self.udata, 0, c.udata_size)
         self.data.u.match_size = size
         cdef const char *name = c.real_name if c.real_name != NULL else c.name
-        memcpy(self.data.u.user.name, name, strlen(name))
+        memcpy(self.data.u.user.name, name, strnlen(name, XT_EXTENSION_MAXNAMELEN - 1))
         self.data.u.user.revision = c.revision
         self.flags = 0
         self.journal = []
@@ -215,7 +217,9 @@ cdef class Extension:
             words = [word]
         else:
             try:
-                words = [c_text(item_word, _VALUE) for item_word in value]
+                words = []
+                for item_word in value:
+                    words.append(c_text(item_word, _VALUE))
             except ParameterError:
                 raise
             except TypeError as error:
@@ -226,7 +230,7 @@ cdef class Extension:
                 del words[0]
         if item.has_arg == 0:
             # a guided flag takes nothing; an old parser may look at a word behind it
-            words = [word for word in words if word and item.entry == NULL]
+            words = list(filter(None, words)) if item.entry == NULL else []
         elif item.has_arg == 1 and not words:
             raise ParameterError(f"{self.name}: option \"--{item.name}\" requires an argument.")
         self._apply(item, negated, words, again)
@@ -250,7 +254,10 @@ cdef class Extension:
         cdef list kept = journal
         cdef tuple entry = (item, negated, words)
         if journal and not again:
-            kept = [e for e in journal if not _displaces(item, e[0])]
+            kept = []
+            for earlier in journal:
+                if not _displaces(item, earlier[0]):
+                    kept.append(earlier)
         if self.journal is None or len(kept) != len(journal):
             self._replay(kept + [entry], len(kept))
             return 0
@@ -389,7 +396,10 @@ cdef class Extension:
             while key in found:
                 number += 1
                 key = f"{item.name}#{number}"
-            found[key] = (["!"] if negated else []) + [text_of(w, len(w)) for w in words]
+            texts = ["!"] if negated else []
+            for word in words:
+                texts.append(text_of(word, len(word)))
+            found[key] = texts
         return found
 
     @property
@@ -440,10 +450,12 @@ cdef class Extension:
     def _state(self):
         """Return what `_restore` makes this extension from again."""
         cdef Option item
+        cdef list entries = []
         if self.journal is None:
             return self.is_target, self.goto, self.given, None, None, None
-        return (self.is_target, self.goto, None, self.plugin.name, self.plugin.revision,
-                [(item.name, negated, tuple(words)) for item, negated, words in self.journal])
+        for item, negated, words in self.journal:
+            entries.append((item.name, negated, tuple(words)))
+        return self.is_target, self.goto, None, self.plugin.name, self.plugin.revision, entries
 
     def _restore(self, RuleValue rule not None, state):
         """Become what `_state` described, for *rule*."""

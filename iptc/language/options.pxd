@@ -10,6 +10,7 @@ cdef enum:
     MOST_PARTS = 256         # matches of one rule
     ENTRY_ROOM = 1 << 16     # the kernel counts the bytes of an entry in 16 bits
     SCRATCH_ROOM = 1 << 16
+    NAME_ROOM = 32           # of a name: no chain, policy or extension has one of more than 28 bytes
 
 # The commands, by the letters of their options; DELETE_NUM and ZERO_NUM are those with a rule number.
 cdef enum:
@@ -48,7 +49,7 @@ cdef struct Spec:
     bint old                 # iptables before 1.8.10: other messages, and a few other readings
     const char *program      # iptables-restore or ip6tables-restore, or NULL: a rule specification alone
     const char *table        # of the line, or NULL
-    const char *hidden       # names of 32 bytes, one behind the other: chains that hide the target of that name
+    const char *hidden       # names of NAME_ROOM bytes, one behind the other: chains that hide the target of that name
     size_t hidden_count
 
     Words words
@@ -99,7 +100,7 @@ cdef struct Spec:
     # a name that nobody has looked up yet: what ended the reading
     bint wanted
     bint wanted_is_target
-    char wanted_name[32]
+    char wanted_name[NAME_ROOM]
 
 # Bits of the base options that were given, in iptables' order.
 cdef enum:

@@ -581,7 +581,10 @@ cdef Plugin find(bint is_target, int nfproto, str name, revision):
 
 cdef list _candidates(bint is_target, int nfproto, str name):
     """The plugins of that name for this family, most preferred first: aliases, high revisions, own family."""
-    cdef list found = [p for p in _registered.get((is_target, name), ()) if p.family in (nfproto, NFPROTO_UNSPEC)]
+    cdef list found = []
+    for plugin in _registered.get((is_target, name), ()):
+        if plugin.family in (nfproto, NFPROTO_UNSPEC):
+            found.append(plugin)
     found.sort(key=_preference, reverse=True)
     return found
 

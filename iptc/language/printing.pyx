@@ -33,7 +33,9 @@ def compare_key(int nfproto, bytes entry):
     the order of the matches aside."""
     header, payloads = split_entry(nfproto, entry)
     header = _plain_header(nfproto, header)
-    cdef list keys = [_payload_key(nfproto, False, payload) for payload in payloads[:-1]]
+    cdef list keys = []
+    for payload in payloads[:-1]:
+        keys.append(_payload_key(nfproto, False, payload))
     if len(keys) > 1:
         keys.sort()
     return header, tuple(keys), _payload_key(nfproto, True, payloads[-1])
@@ -60,7 +62,10 @@ cdef bytes _plain_header(int nfproto, bytes header):
 def rough_key(tuple key):
     """Return the part of a `compare_key` that rules with the same text surely share; what they are hashed by."""
     header, matches, target = key
-    return header, tuple([_name_of(match) for match in matches]), _name_of(target)
+    cdef list names = []
+    for match in matches:
+        names.append(_name_of(match))
+    return header, tuple(names), _name_of(target)
 
 
 cdef bytes _name_of(bytes key):
@@ -151,7 +156,10 @@ def without_counters(int nfproto, list entries):
     """Return *entries* with their packet and byte counters at zero."""
     cdef Family *family = family_of(nfproto)
     cdef size_t start = family.counters
-    return [entry[:start] + bytes(16) + entry[start + 16:] for entry in entries]
+    cdef list plain = []
+    for entry in entries:
+        plain.append(entry[:start] + bytes(16) + entry[start + 16:])
+    return plain
 
 
 def counters_of(int nfproto, bytes entry not None):

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t
 
 from .._core cimport Family, xt_counters
+from .options cimport NAME_ROOM
 
 # One command; its entry follows, and for DELETE and CHECK the mask of what is compared.
 cdef struct Record:
@@ -12,8 +13,8 @@ cdef struct Record:
     uint32_t number          # of a rule, from 1
     uint32_t entry_size
     uint32_t counted         # whether *counters* were given
-    char chain[32]           # "" for all
-    char other[32]           # the policy, the new name, or what the rule jumps to
+    char chain[NAME_ROOM]    # "" for all
+    char other[NAME_ROOM]    # the policy, the new name, or what the rule jumps to
     xt_counters counters     # of a policy
 
 cdef enum:

@@ -13,19 +13,20 @@ from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strcmp, strlen
 
 from .._core cimport (
     NFPROTO_IPV4, STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_verdict_name, os_decode,
-    xt_counters,
+    strnlen, xt_counters,
 )
-from .options cimport APPEND, CHECK, DELETE, INSERT, NO_COMMAND, OPT_COUNTERS, REPLACE, WITH_RULE, Spec, flags_of
+from .options cimport (
+    APPEND, CHECK, DELETE, INSERT, NAME_ROOM, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE, WITH_RULE, Spec, flags_of,
+)
 from .plugins cimport (
     OTHER_PROBLEM, PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, refused_with, said, warn_of_what_was_said, warned, xtables_error,
 )
-from .specification cimport free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
+from .specification cimport check_length, free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
 from .words cimport MOST_WORDS, add, clear, make_room, split
 from ..errors import ParameterError
 
 cdef extern from "<string.h>" nogil:
     char *strtok_r(char *text, const char *delimiters, char **rest)
-    size_t strnlen(const char *text, size_t limit)
 
 # ----------------------------------------------------------------------- programs
 
@@ -115,6 +116,11 @@ cdef str _letter(uint32_t command):
 
 # ------------------------------------------------------------------------ reading
 
+cdef enum:
+    LINE_ROOM = 1 << 12      # for a line, to begin with
+    LONGEST_LINE = 1 << 20   # all words that a line may have need a quarter of it
+    TABLE_ROOM = 256
+
 # Where the reading of a text stands.
 cdef struct Reading:
     Family *family
@@ -128,7 +134,7 @@ cdef struct Reading:
     bint last                # nothing follows *text*
     uint32_t line
     bint in_table
-    char table[256]
+    char table[TABLE_ROOM]
     # the program being read
     uint32_t begun
     char *memory
@@ -138,6 +144,7 @@ cdef struct Reading:
     # a copy of a line, to be taken apart
     char *copy
     size_t copy_room
+    size_t copy_wanted
     # chains that hide the target of that name, in all tables that follow
     char *hidden
     size_t hidden_count
@@ -151,8 +158,6 @@ cdef enum:
     DONE                     # `COMMIT`
     TOO_LONG                 # a line for which there is no room yet
     WARNED                   # a line with a warning
-
-    LINE_ROOM = 1 << 12
 
 
 cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
@@ -181,7 +186,7 @@ cdef void _read_table(Reading *reading) noexcept nogil:
     if name == NULL:
         xtables_error(PARAMETER_PROBLEM, b"%s: line %u table name invalid", reading.program, reading.line)
     memset(reading.table, 0, sizeof(reading.table))
-    memcpy(reading.table, name, strnlen(name, 255))
+    memcpy(reading.table, name, strnlen(name, TABLE_ROOM - 1))
     if reading.only != NULL and strcmp(reading.only, name):
         return
     reading.in_table = True
@@ -233,8 +238,8 @@ cdef void _read_declaration(Reading *reading) noexcept nogil:
     _hide_target(reading, name)
     record = _new_record(reading, 0)
     record.command = DECLARE
-    memcpy(record.chain, name, strlen(name))
-    memcpy(record.other, policy, strnlen(policy, 31))
+    _put_name(record.chain, name)
+    _put_name(record.other, policy)
     if reading.counters:
         record.counters = count
     record.counted = sound
@@ -245,11 +250,10 @@ cdef void _hide_target(Reading *reading, const char *name) noexcept nogil:
     cdef char *grown
     if plugin_of(reading.spec, True, name) == NULL:
         return
-    grown = <char *> realloc(reading.hidden, 32 * (reading.hidden_count + 1))
+    grown = <char *> realloc(reading.hidden, NAME_ROOM * (reading.hidden_count + 1))
     if grown == NULL:
         xtables_error(PARAMETER_PROBLEM, b"out of memory")
-    memset(grown + 32 * reading.hidden_count, 0, 32)
-    memcpy(grown + 32 * reading.hidden_count, name, strlen(name))
+    _put_name(grown + NAME_ROOM * reading.hidden_count, name)
     reading.hidden = reading.spec.hidden = grown
     reading.hidden_count += 1
     reading.spec.hidden_count = reading.hidden_count
@@ -266,7 +270,9 @@ cdef void _emit(Reading *reading) noexcept nogil:
         return
     extra = spec.size
     if spec.ignored:
+        # iptables does not look at the chain, nor at how long its name is
         spec.command = ONLY_JUMP
+        spec.chain = NULL
         spec.networks[0] = spec.networks[1] = 1
     if spec.command & (DELETE | CHECK):
         extra *= 2
@@ -286,14 +292,30 @@ cdef void _emit(Reading *reading) noexcept nogil:
                 reading.rules += 1
 
 
+cdef void _put_name(char *room, const char *name) noexcept nogil:
+    """Copy *name* into the NAME_ROOM bytes at *room*: the only place where a name of a text gets into a buffer of a fixed size.
+
+    Nothing that there is has a name that is too long for it. What is kept of such a name has a blank in it, and so names nothing.
+    """
+    cdef size_t length = strlen(name)
+    memset(room, 0, NAME_ROOM)
+    if length < NAME_ROOM:
+        memcpy(room, name, length)
+    else:
+        memcpy(room, name, NAME_ROOM - 4)
+        memcpy(room + NAME_ROOM - 4, b" ..", 3)
+
+
 cdef void _note(Spec *spec, Record *record) noexcept nogil:
     cdef const char *other = spec.other if spec.other != NULL else spec.jump
     record.command = spec.command
     record.number = spec.number
     if spec.chain != NULL:
-        memcpy(record.chain, spec.chain, strlen(spec.chain))
+        _put_name(record.chain, spec.chain)
     if other != NULL:
-        memcpy(record.other, other, strnlen(other, 31))
+        if spec.command == RENAME:
+            check_length(other)
+        _put_name(record.other, other)
     if spec.options & OPT_COUNTERS:
         record.counted = True
         record.counters = (<xt_counters *> (spec.entry + spec.family.counters))[0]
@@ -406,16 +428,22 @@ cdef void _read_body(void *arg) noexcept nogil:
     # what a line warns of is told before the next is read: it has no part in what may be said of that
     while reading.event == ALL_READ and reading.at < reading.length and not warned():
         line = reading.text + reading.at
-        end = <const char *> memchr(line, b'\n', reading.length - reading.at)
-        if end == NULL and not reading.last:
+        length = min(reading.length - reading.at, <size_t> LONGEST_LINE + 1)
+        end = <const char *> memchr(line, b'\n', length)
+        if end != NULL:
+            length = end + 1 - line
+        elif length <= LONGEST_LINE and not reading.last:
             return
-        length = reading.length - reading.at if end == NULL else end + 1 - line
-        if length >= reading.copy_room:
+        if length >= reading.copy_room and length <= LONGEST_LINE:
             reading.event = TOO_LONG
+            reading.copy_wanted = length
             return
         reading.line += 1
         if memchr(line, 0, length) != NULL:
             xtables_error(PARAMETER_PROBLEM if reading.in_table else OTHER_PROBLEM, b"a NUL byte")
+        if length > LONGEST_LINE:
+            xtables_error(PARAMETER_PROBLEM if reading.in_table else OTHER_PROBLEM, b"Line too long (%u bytes max)",
+                          <unsigned int> LONGEST_LINE)
         if line[0] == b'\n' or line[0] == b'#':
             pass
         elif reading.in_table and (length == 7 and memcmp(line, b"COMMIT\n", 7) == 0
@@ -453,7 +481,8 @@ cdef class Reader:
 
     cdef Reading reading
     cdef bytes keep_only
-    cdef bytes rest              # of the piece before: a line that was not whole
+    cdef list rest               # of the pieces before: a line that was not whole
+    cdef size_t rest_size
     cdef bint flush
 
     def __cinit__(self):
@@ -471,7 +500,7 @@ cdef class Reader:
         self.reading.program = b"iptables-restore" if nfproto == NFPROTO_IPV4 else b"ip6tables-restore"
         self.reading.counters = counters
         self.flush = flush
-        self.rest = b""
+        self.rest = []
         if only is not None:
             self.keep_only = c_text(only, "a table name")
             self.reading.only = PyBytes_AS_STRING(self.keep_only)
@@ -500,8 +529,15 @@ cdef class Reader:
 
         `ParameterError` with the number of the line as `line`, and iptables' own message.
         """
-        cdef bytes whole = self.rest + text if self.rest else text
+        cdef bytes whole = text
         cdef size_t at = 0
+        if self.rest:
+            # the pieces of a long line are joined once, however small they are
+            self.rest.append(text)
+            self.rest_size += PyBytes_GET_SIZE(text)
+            if not last and self.rest_size <= LONGEST_LINE and b"\n" not in text:
+                return
+            whole = b"".join(self.rest)
         while True:
             at = self._read_on(whole, at, last)
             if self.reading.event == ALL_READ:
@@ -511,7 +547,9 @@ cdef class Reader:
             elif self.reading.event == DONE:
                 program = self.partial()
                 yield program.table, self.reading.line, program
-        self.rest = whole[at:] if at else whole
+        whole = whole[at:] if at else whole
+        self.rest_size = PyBytes_GET_SIZE(whole)
+        self.rest = [whole] if whole else []
 
     cdef size_t _read_on(self, bytes whole, size_t at, bint last) except? 0:
         """Read *whole* from *at* until something happens; return where."""
@@ -532,7 +570,7 @@ cdef class Reader:
             if captured(_read_body, reading) == 0:
                 at = reading.at
                 if reading.event == TOO_LONG:
-                    self._room_for(2 * self._line_length(whole, at))
+                    self._room_for(2 * reading.copy_wanted)
                     continue
                 warn_of_what_was_said()
                 if reading.event == WARNED:
@@ -545,10 +583,6 @@ cdef class Reader:
             spec.wanted = False
             reading.line -= 1
             learn_wanted(spec)
-
-    cdef size_t _line_length(self, bytes whole, size_t at):
-        end = whole.find(b"\n", at)
-        return (PyBytes_GET_SIZE(whole) if end < 0 else end + 1) - at
 
     cdef int _room_for(self, size_t length) except -1:
         grown = realloc(self.reading.copy, length + 1)

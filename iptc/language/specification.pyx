@@ -17,10 +17,10 @@ from libc.string cimport memcpy, memset, strchr, strcmp, strlen
 from .._core cimport (
     AF_INET, AF_INET6, IFNAMSIZ, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_PROTO, IPT_INV_SRCIP, NFPROTO_IPV4,
     STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, RuleValue, c_text, family_of, in6_addr, in_addr, inet_pton,
-    is_verdict_name, mark_verdict, xt_counters, xt_entry_match,
+    is_verdict_name, mark_verdict, strnlen, xt_counters, xt_entry_match,
 )
 from .options cimport (
-    APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, ENDED, ENTRY_ROOM, FLUSH, INSERT, LIST, LIST_RULES, MOST_PARTS, NEW_CHAIN, NO_OPTION,
+    APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, ENDED, ENTRY_ROOM, FLUSH, INSERT, LIST, LIST_RULES, MOST_PARTS, NAME_ROOM, NEW_CHAIN, NO_OPTION,
     OF_EXTENSION, OPT_COUNTERS, OPT_DESTINATION, OPT_EXPANDED, OPT_FRAGMENT, OPT_JUMP, OPT_LINENUMBERS, OPT_NUMERIC,
     OPT_PROTOCOL, OPT_SOURCE, OPT_VERBOSE, OPT_VIANAMEIN, OPT_VIANAMEOUT, RENAME, REPLACE, SCRATCH_ROOM, SET_POLICY, WITH_RULE,
     ZERO, ZERO_NUM, Part, Spec, check_options, flags_of, has_word, next_option, next_word, option_name, set_command, set_option,
@@ -72,7 +72,7 @@ cdef PluginRow *plugin_of(Spec *spec, bint is_target, const char *name) noexcept
     cdef size_t i
     if is_target:
         for i in range(spec.hidden_count):
-            if strcmp(spec.hidden + 32 * i, name) == 0:
+            if strcmp(spec.hidden + NAME_ROOM * i, name) == 0:
                 return NULL
     if strlen(name) >= XT_EXTENSION_MAXNAMELEN:
         xtables_error(PARAMETER_PROBLEM, b"Invalid %s name \"%s\" (%u chars max)", b"target" if is_target else b"match", name,
@@ -106,7 +106,7 @@ cdef void _begin_part(Spec *spec, Part *part, PluginRow *row, char *payload, bin
     memset(part.scratch, 0, c.udata_size)
     spec.scratch_used += (c.udata_size + 15) & ~<size_t> 15
     part.data.u.match_size = row.size
-    memcpy(part.data.u.user.name, name, strlen(name))
+    memcpy(part.data.u.user.name, name, strnlen(name, XT_EXTENSION_MAXNAMELEN - 1))
     part.data.u.user.revision = c.revision
     if c.init != NULL:
         c.init(part.data)
@@ -395,11 +395,16 @@ cdef void set_network(Spec *spec, int which, unsigned int i) noexcept nogil:
 
 # ---------------------------------------------------------------------- commands
 
+cdef void check_length(const char *chain) noexcept nogil:
+    """Refuse a name that is too long for a chain."""
+    if strlen(chain) >= XT_EXTENSION_MAXNAMELEN:
+        xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", chain, <unsigned int> XT_EXTENSION_MAXNAMELEN)
+
+
 cdef void check_new_name(Spec *spec, const char *name) noexcept nogil:
     """Refuse what `iptables -N` refuses as the name of a chain."""
     cdef const char *at = name
-    if strlen(name) >= XT_EXTENSION_MAXNAMELEN:
-        xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", name, <unsigned int> XT_EXTENSION_MAXNAMELEN)
+    check_length(name)
     if name[0] == b'-' or name[0] == b'!':
         xtables_error(PARAMETER_PROBLEM, b"chain name not allowed to start with `%c'", <int> name[0])
     if is_verdict_name(name) or plugin_of(spec, True, name) != NULL:
@@ -660,8 +665,7 @@ cdef void read_command(Spec *spec) noexcept nogil:
 cdef void _check_chain(Spec *spec) noexcept nogil:
     cdef const char *chain = spec.chain
     cdef unsigned int meaningless = 0
-    if strlen(chain) >= XT_EXTENSION_MAXNAMELEN:
-        xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", chain, <unsigned int> XT_EXTENSION_MAXNAMELEN)
+    check_length(chain)
     if not spec.command & WITH_RULE:
         return
     if strcmp(chain, b"PREROUTING") == 0 or strcmp(chain, b"INPUT") == 0:
@@ -752,7 +756,7 @@ def read_rule(type cls, specification):
             length = PyBytes_GET_SIZE(text)
     else:
         words = _words_of(specification)
-        length = sum([len(word) for word in words])
+        length = sum(map(len, words))
     call.length = length
     while True:
         # another thread may have read a rule since the last time
@@ -790,7 +794,10 @@ cdef list _words_of(specification):
     """The words of a list of strings, or of a subclass of str, as bytes."""
     cdef list words
     if isinstance(specification, str):
-        return [word for word, _ in split_words(c_text(specification, _SPECIFICATION))]
+        words = []
+        for word, _ in split_words(c_text(specification, _SPECIFICATION)):
+            words.append(word)
+        return words
     try:
         words = list(specification)
     except TypeError:
@@ -819,4 +826,8 @@ cdef bytes _all_networks(Spec *spec, int which):
 
 cdef list _pairs(bytes networks, size_t length):
     """[(address, mask)] of `_all_networks`."""
-    return [(networks[i:i + length], networks[i + length:i + 2 * length]) for i in range(0, len(networks), 2 * length)]
+    cdef list pairs = []
+    cdef size_t i
+    for i in range(0, PyBytes_GET_SIZE(networks), 2 * length):
+        pairs.append((networks[i:i + length], networks[i + length:i + 2 * length]))
+    return pairs

@@ -55,7 +55,8 @@ cdef enum:
     QUOTE
 
 cdef char _kinds[256]        # what a character means outside quotes
-_kinds[:] = [QUOTE if c == 34 else SPACE if c in b" \t\n" else PLAIN for c in range(256)]
+_kinds[b'"'] = QUOTE
+_kinds[b' '] = _kinds[b'\t'] = _kinds[b'\n'] = SPACE
 
 
 cdef const char *split(Words *words, const char *line, size_t length, bint limited) noexcept nogil:
@@ -105,12 +106,16 @@ def split_words(bytes text not None):
     """Split *text* as iptables-restore does: a list of (word, whether it was quoted)."""
     # not kept: a list may wake the garbage collector, and that whoever splits words
     cdef Words words
+    cdef list found = []
+    cdef int i
     memset(&words, 0, sizeof(words))
     try:
         make_room(&words, PyBytes_GET_SIZE(text) + 1, PyBytes_GET_SIZE(text))
         clear(&words)
         split(&words, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), False)
-        return [(<bytes> words.list[i], <bint> words.quoted[i]) for i in range(words.count)]
+        for i in range(words.count):
+            found.append((<bytes> words.list[i], <bint> words.quoted[i]))
+        return found
     finally:
         free(words.list)
         free(words.quoted)

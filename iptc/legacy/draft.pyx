@@ -364,7 +364,7 @@ cdef class Draft:
         """The chains in their order, each with its offset; the number and the size of all entries."""
         cdef DraftChain chain
         cdef size_t i
-        cdef list order = sorted([chain for chain in self.chains if chain is not None], key=_by_place)
+        cdef list order = sorted(filter(None, self.chains), key=_by_place)
         entries[0] = 0
         size[0] = 0
         for chain in order:

@@ -255,8 +255,10 @@ cdef class Handle:
         cdef list found = []
         while name != NULL:
             policy = self.functions.get_policy(name, &counters, handle)
-            kept = (policy.decode(), (counters.pcnt, counters.bcnt)) if policy != NULL else (None, None)
-            found.append((os_decode(name), *kept, self._rules(name)))
+            if policy == NULL:
+                found.append((os_decode(name), None, None, self._rules(name)))
+            else:
+                found.append((os_decode(name), policy.decode(), (counters.pcnt, counters.bcnt), self._rules(name)))
             name = self.functions.next_chain(handle)
         return found
 

@@ -162,10 +162,13 @@ cdef int _do(Program program, Draft draft, Record *record) except -1:
 cdef int _do_to_chains(Draft draft, Record *record) except -1:
     """`-F`, `-Z` and `-X`, of one chain or of all that there are."""
     cdef DraftChain chain
-    names = [os_decode(record.chain)]
-    if not record.chain[0]:
-        names = [chain.name for chain in draft.by_name.values()
-                 if record.command != DELETE_CHAIN or chain.hook == NF_INET_NUMHOOKS]
+    cdef list names = []
+    if record.chain[0]:
+        names.append(os_decode(record.chain))
+    else:
+        for chain in draft.by_name.values():
+            if record.command != DELETE_CHAIN or chain.hook == NF_INET_NUMHOOKS:
+                names.append(chain.name)
     for name in names:
         if record.command == FLUSH:
             draft.flush(name)

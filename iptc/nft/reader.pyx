@@ -676,7 +676,10 @@ cdef class NftScan:
 
     cdef int _describe(self) except -1:
         """The chains, and what each rule is: once for each ruleset."""
-        self.chains = tuple([(name, policy, first, end) for name, policy, _, first, end in self._chain_rows()])
+        cdef list chains = []
+        for name, policy, _, first, end in self._chain_rows():
+            chains.append((name, policy, first, end))
+        self.chains = tuple(chains)
         self.identities = PyBytes_FromStringAndSize(self.lanes[0].identities.memory, self.lanes[0].identities.length)
         return 0
 
@@ -748,9 +751,13 @@ cdef class NftScan:
 
     cdef _entries(self, uint64_t digest):
         cdef list found = self._messages()
+        cdef list entries = []
         if self.digest != digest:
             raise Conflict("the rules of this snapshot were not looked at before the ruleset changed")
-        return [entry for _, _, _, messages in found for _, entry in decode_rules(self.ruleset.nfproto, messages, self.socket)]
+        for _, _, _, messages in found:
+            for _, entry in decode_rules(self.ruleset.nfproto, messages, self.socket):
+                entries.append(entry)
+        return entries
 
     def list_chains(self):
         """Return [(chain, policy or None, (packets, bytes) or None, handle, use)…]: rules and jumps use it; nobody has
@@ -762,19 +769,22 @@ cdef class NftScan:
             self._end()
 
     cdef _list_chains(self):
-        cdef int failed
+        cdef int failed, attempt
         cdef size_t i
+        cdef ChainRow *row
+        cdef list found = []
         self._check_open()
         with nogil:
             self.ruleset.generation = 0
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
                 failed = _list_chains(&self.socket.channel, &self.ruleset, &self.ruleset.chains)
                 if failed != EINTR:
                     break
         self.socket._check(EAGAIN if failed == EINTR else failed, f"can't read {self.table}")
-        return [(name, policy, counters, _rows(&self.ruleset.chains)[i].handle,
-                 _rows(&self.ruleset.chains)[i].use)
-                for i, (name, policy, counters, _, _) in enumerate(self._chain_rows())]
+        for i, (name, policy, counters, first, end) in enumerate(self._chain_rows()):
+            row = &_rows(&self.ruleset.chains)[i]
+            found.append((name, policy, counters, row.handle, row.use))
+        return found
 
     def is_there(self):
         """Whether the table is there, with chains or without."""
