@@ -26,6 +26,7 @@ from harness import (
 )
 from nftables import measure_nft
 from report import Table, micro, number, plot, ratio
+from slopes import measure_slopes
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
 OURS, THEIRS = "iptc", "python-iptables"
@@ -458,6 +459,7 @@ MEASURES = {
     "commit": measure_commit,
     "rulesets": measure_rulesets,
     "nft": measure_nft,
+    "slopes": measure_slopes,
 }
 
 

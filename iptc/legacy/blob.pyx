@@ -407,6 +407,27 @@ cdef class TableBlob:
         """The rules from *first* to *end* (offsets from `chains`), each as bytes with its target by name."""
         return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, first, end, self.heads)
 
+    def entries_like(self, uint32_t first, uint32_t end, bytes entry not None):
+        """Return [(position, entry)…] of those among them that may say the same as *entry*: its addresses and protocol are theirs."""
+        cdef Family *family = self.family
+        cdef const char *blob = self.buffer.memory + ENTRIES_HEAD
+        cdef const char *wanted = PyBytes_AS_STRING(entry)
+        cdef list found = []
+        cdef Py_ssize_t position = 0
+        cdef uint32_t size
+        if PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header:
+            return found
+        while first < end:
+            size = next_offset(family, blob + first) if first + family.header <= self.info.size else 0
+            if size < family.header or size > self.info.size - first:
+                raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL, "Invalid argument")
+            if (memcmp(blob + first, wanted, 4 * family.address) == 0
+                    and memcmp(blob + first + family.proto, wanted + family.proto, 2) == 0):
+                found.append((position, self.chain_entries(first, first + size)[0]))
+            position += 1
+            first += size
+        return found
+
 
 def _by_name(tuple chain):
     return os_encode(chain[0])

@@ -44,7 +44,8 @@ class LegacyTable:
         return View(self.nfproto, [self._chain(blob, *row) for row in blob.chains])
 
     def _chain(self, blob, name, policy, counters, first, end):
-        return ChainView(self.nfproto, name, policy, counters, lambda: blob.chain_entries(first, end))
+        return ChainView(self.nfproto, name, policy, counters, lambda: blob.chain_entries(first, end),
+                         read_like=lambda entry: blob.entries_like(first, end, entry))
 
     def read_heads(self):
         """Return None: a legacy table is read as a whole."""

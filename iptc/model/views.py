@@ -1,33 +1,42 @@
 """A table in memory: its chains, and what tells its rules from others."""
 
-from collections import namedtuple
 from weakref import ref
 
 from .._rope import Row, Sequence
 from ..language import printing
 
 
-ChainHead = namedtuple("ChainHead", "name policy counters")
-"""What is known of a chain whose rules were not read; as the attributes of a `ChainView`."""
+class ChainHead:
+    """What is known of a chain whose rules were not read: attributes as those of a `ChainView`."""
+
+    __slots__ = ("name", "policy", "counters")
+
+    def __init__(self, name, policy, counters):
+        self.name = name
+        self.policy = policy
+        self.counters = counters
 
 
 class ChainView:
     """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for.
 
-    *stored*, of nf_tables, says what an entry will be once it is there.
+    *stored*, of nf_tables, says what an entry will be once it is there; read_like(entry) is quicker where only (position, entry) of
+    the rules with its addresses and protocol are wanted.
     """
 
     __slots__ = (
-        "name", "policy", "counters", "_nfproto", "_read", "_entries", "_rows", "_index", "_asked", "_stored", "_jumps", "__weakref__",
+        "name", "policy", "counters", "_nfproto", "_read", "_entries", "_rows", "_index", "_asked", "_stored", "_jumps", "_read_like",
+        "__weakref__",
     )  # fmt: skip
 
-    def __init__(self, nfproto, name, policy=None, counters=None, read=list, stored=None):
+    def __init__(self, nfproto, name, policy=None, counters=None, read=list, stored=None, read_like=None):
         self.name = name
         self.policy = policy
         self.counters = counters
         self._nfproto = nfproto
         self._read = read
         self._stored = stored
+        self._read_like = read_like
         # a list as long as rules are read and appended; rows once they are edited at other places, and the list of them when asked for
         self._entries = None
         self._rows = None
@@ -143,8 +152,12 @@ class ChainView:
         if not self._asked and self._rows is None:
             # asked once, a look at each rule costs less than an index of them
             self._asked = True
-            position = printing.find_like(self._nfproto, self.entries, entry)
-            return None if position < 0 else position
+            if self._entries is not None or self._read_like is None:
+                position = printing.find_like(self._nfproto, self.entries, entry)
+                return None if position < 0 else position
+            like = self._read_like(entry)
+            number = printing.find_like(self._nfproto, [other for _, other in like], entry)
+            return None if number < 0 else like[number][0]
         return self._indexed().find(entry, key or printing.compare_key(self._nfproto, entry))
 
     def _indexed(self):
