@@ -29,7 +29,7 @@ def extension(name, libraries, extra_sources=(), macros=()):
         f"iptc.{name}",
         [f"iptc/{name.replace('.', '/')}.pyx", *extra_sources],
         include_dirs=["iptc/language"],
-        depends=["iptc/language/shim.h", *glob.glob("iptc/**/*.pxd", recursive=True)],
+        depends=[*glob.glob("iptc/language/*.h"), *glob.glob("iptc/**/*.pxd", recursive=True)],
         define_macros=list(macros),
         extra_compile_args=pkg_config("--cflags", "xtables")
         + ["-O3", "-Wall", "-Werror=implicit-function-declaration"],
@@ -49,7 +49,7 @@ def extensions():
         extension("_counts", []),
         extension("_rope", []),
         extension("language.words", []),
-        extension("language.plugins", ["xtables"], ["iptc/language/shim.c"], guarded),
+        extension("language.plugins", ["xtables"], ["iptc/language/shim.c", "iptc/language/division.c"], guarded),
         extension("language.extension", []),
         extension("language.printing", []),
         extension("language.options", ["xtables"]),

@@ -4,6 +4,8 @@
 One copy of everything serves IPv4 and IPv6: where they differ, a `Family` row says how.
 """
 
+import os
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_FromObject
 from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strlen, strspn
@@ -87,6 +89,18 @@ cdef str os_decode(bytes text):
 def text_bytes(value, str what):
     """Return *value* as UTF-8; *what* says in an error what it should have been."""
     return c_text(value, what)
+
+
+cdef extern from "<sys/auxv.h>" nogil:
+    enum:
+        AT_SECURE
+    unsigned long getauxval(unsigned long kind)
+
+
+def environment(str name not None):
+    """Return the environment's variable *name*, or None; it is not asked where this process has more rights than its user
+    (set-user-ID, file capabilities)."""
+    return None if getauxval(AT_SECURE) else os.environ.get(name)
 
 
 def chain_label(name):

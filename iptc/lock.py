@@ -6,6 +6,7 @@ import time
 import weakref
 from _thread import get_ident
 
+from ._core import environment
 from ._lockfile import LockFile
 from .errors import AccessDenied, KernelError, LockTimeout, ParameterError, ParameterTypeError, TransactionError
 
@@ -46,7 +47,7 @@ def lock_path(path=None):
     """The path of the lock file: *path*, `XTABLES_LOCKFILE` or /run/xtables.lock; None for no lock."""
     if path is False:
         return None
-    return os.fsdecode(path or os.environ.get("XTABLES_LOCKFILE") or _LOCK_FILE)
+    return os.fsdecode(path or environment("XTABLES_LOCKFILE") or _LOCK_FILE)
 
 
 class XTablesLock:

@@ -82,6 +82,8 @@ cdef extern from "shim.h" nogil:
 
 # ------------------------------------------------------------------ C: the guard
 
+    enum:
+        SHIM_IDS_DIFFER
     int shim_init()
     int shim_guard(void (*body)(void *) noexcept nogil, void *arg)
     int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
@@ -89,6 +91,8 @@ cdef extern from "shim.h" nogil:
     int shim_refused_with()
     void shim_trap_sigfpe()
     void shim_keep_copies()
+    void shim_print(const char *text, size_t length)
+    void shim_warn(const char *text)
     const char *shim_out(size_t *length)
     const char *shim_err(size_t *length)
     void shim_set_getopt(char *arg, int index)
@@ -105,8 +109,9 @@ cdef str text_of(const char *text, size_t length)
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1
 cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg)
 cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
+cdef void print_text(const char *text, size_t length) noexcept nogil
+cdef void warn_text(const char *text) noexcept nogil
 cdef const char *printed_text(size_t *length) noexcept nogil
-cdef void trap_sigfpe() noexcept nogil
 cdef str said()
 cdef int refused_with() noexcept nogil
 cdef int warn_of_what_was_said() except -1
@@ -120,6 +125,7 @@ cdef enum:
 # One option on its way into a payload: *argv* holds the program's name, the option, its words and NULL.
 cdef struct ParseCall:
     const xtables_match *c
+    bint divides
     xt_option_call guided
     int val
     int negated
@@ -130,6 +136,7 @@ cdef struct ParseCall:
 # A payload on its way through its plugin's init, check or alias.
 cdef struct DataCall:
     const xtables_match *c
+    bint divides
     const void *entry
     xt_entry_match *data
     void *udata
@@ -156,7 +163,7 @@ cdef struct PluginRow:
     size_t count
     unsigned int mandatory                  # bits of the guided options that must be given
     unsigned int constrained                # bits of those that exclude or need others
-    bint divides                            # by what its user wrote: SIGFPE must be ours while it runs
+    bint divides                            # whole numbers: SIGFPE must be ours while it runs
 
 cdef bint wants_check(const PluginRow *row, unsigned int given) noexcept nogil
 
@@ -173,6 +180,12 @@ cdef class Option:
     cdef int val                            # what the old parser is called with
     cdef const xt_option_entry *entry       # the guided parser's own row, or NULL
 
+# Inside a guard, before a call of the plugin of *row*.
+cdef inline void expect_division(const PluginRow *row) noexcept nogil:
+    if row.divides:
+        expect_fault()
+cdef void expect_fault() noexcept nogil
+
 cdef class Plugin:
     cdef readonly bint is_target
     cdef readonly str name
@@ -184,7 +197,6 @@ cdef class Plugin:
     cdef dict _options
 
     cdef dict options(self)
-    cdef int _run(self, void (*body)(void *) noexcept nogil, void *arg) except -1
     cdef int init(self, int nfproto, xt_entry_match *data) except -1
     cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1
     cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags) except -1

@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=False
 """The plugins of libxtables: both families in one process, every call of them guarded, and the words of saved text.
 
-libxtables and its plugins keep state in globals (the family, getopt's variables, stdout). The GIL is the lock that
+libxtables and its plugins keep state in globals (the family, getopt's variables, what they printed). The GIL is the lock that
 guards it: no function here releases it around a plugin's code. What it cannot guard is another C user of
 libxtables in the same process.
 """
@@ -18,12 +18,13 @@ from .._core cimport (
     AF_INET, AF_INET6, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
     getsockopt, os_encode, socket, socklen_t,
 )
+from .._core import environment
 from .words import split_words
 from .._netlink cimport (
     NLMSG_ERROR, Channel, Message, channel_close, channel_open, message_begin, message_end, message_next, message_scan, put_be32,
     put_text,
 )
-from ..errors import ParameterError, XTablesError, is_passing, kernel_error
+from ..errors import AccessDenied, ParameterError, XTablesError, is_passing, kernel_error
 
 cdef extern from *:
     """
@@ -64,6 +65,9 @@ cdef extern from *:
     ssize_t send(int fd, const void *data, size_t length, int flags)
     ssize_t recv(int fd, void *data, size_t length, int flags)
 
+cdef extern from "division.h" nogil:
+    bint division_in(const char *path)
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
@@ -72,6 +76,7 @@ cdef extern from "<errno.h>" nogil:
     enum:
         EINVAL
         ENOENT
+        EPERM
         EPROTONOSUPPORT
         ENOPROTOOPT
 
@@ -91,9 +96,15 @@ cdef int _family_now = -1
 cdef int use_family(int nfproto) except -1:
     """Point libxtables at *nfproto*: plugins ask it how addresses look."""
     global _family_now
+    cdef int failed
     if _family_now != nfproto:
-        if _family_now == -1 and shim_init() != 0:
-            raise XTablesError("libxtables could not be set up")
+        if _family_now == -1:
+            failed = shim_init()
+            if failed == SHIM_IDS_DIFFER:
+                raise AccessDenied("libxtables refuses to work for a program whose real user is not its effective one", EPERM,
+                                   "Operation not permitted")
+            if failed:
+                raise XTablesError(f"libxtables could not be set up: {said()}")
         xtables_set_nfproto(nfproto)
         _family_now = nfproto
     return 0
@@ -124,12 +135,23 @@ cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
     return shim_capture(body, arg)
 
 
+cdef void print_text(const char *text, size_t length) noexcept nogil:
+    """Inside `captured`: print *text* as plugins do."""
+    shim_print(text, length)
+
+
+cdef void warn_text(const char *text) noexcept nogil:
+    """Inside `captured`: say *text* as plugins do on stderr."""
+    shim_warn(text)
+
+
 cdef const char *printed_text(size_t *length) noexcept nogil:
     """What `captured` caught of stdout; there until the next call."""
     return shim_out(length)
 
 
-cdef void trap_sigfpe() noexcept nogil:
+cdef void expect_fault() noexcept nogil:
+    """Inside `captured`: SIGFPE is the plugin's refusal from now on."""
     shim_trap_sigfpe()
 
 
@@ -176,6 +198,8 @@ cdef int warn_of_what_was_said() except -1:
 cdef void parse_body(void *arg) noexcept nogil:
     cdef ParseCall *call = <ParseCall *> arg
     shim_keep_copies()
+    if call.divides:
+        shim_trap_sigfpe()
     if call.c.x6_parse != NULL:
         call.c.x6_parse(&call.guided)
     elif call.c.parse != NULL:
@@ -184,12 +208,16 @@ cdef void parse_body(void *arg) noexcept nogil:
 
 cdef void _init_body(void *arg) noexcept nogil:
     cdef DataCall *call = <DataCall *> arg
+    if call.divides:
+        shim_trap_sigfpe()
     call.c.init(call.data)
 
 
 cdef void check_body(void *arg) noexcept nogil:
     cdef DataCall *call = <DataCall *> arg
     cdef xt_fcheck_call guided
+    if call.divides:
+        shim_trap_sigfpe()
     if call.c.x6_fcheck != NULL:
         guided.ext_name = call.c.name
         guided.data = call.data.data
@@ -204,11 +232,15 @@ cdef void check_body(void *arg) noexcept nogil:
 
 cdef void _alias_body(void *arg) noexcept nogil:
     cdef DataCall *call = <DataCall *> arg
+    if call.divides:
+        shim_trap_sigfpe()
     call.entry = call.c.alias(call.data)
 
 
 cdef void _save_body(void *arg) noexcept nogil:
     cdef DataCall *call = <DataCall *> arg
+    if call.divides:
+        shim_trap_sigfpe()
     call.c.save(call.entry, call.data)
 
 
@@ -242,13 +274,12 @@ cdef class Plugin:
         """The names of the options, without dashes in front."""
         return list(self.options())
 
-    # guarded calls
+    @property
+    def divides(self):
+        """Whether its code divides whole numbers, and may divide by zero."""
+        return self.row.divides
 
-    cdef int _run(self, void (*body)(void *) noexcept nogil, void *arg) except -1:
-        """Run *body*, which calls this plugin, guarded."""
-        if self.row.divides:
-            shim_trap_sigfpe()
-        return run_guarded(body, arg)
+    # guarded calls
 
     cdef int init(self, int nfproto, xt_entry_match *data) except -1:
         """Have this plugin write its defaults into *data*."""
@@ -256,8 +287,9 @@ cdef class Plugin:
         if self.c.init != NULL:
             use_family(nfproto)
             call.c = self.c
+            call.divides = self.row.divides
             call.data = data
-            self._run(_init_body, &call)
+            run_guarded(_init_body, &call)
         return 0
 
     cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1:
@@ -267,8 +299,7 @@ cdef class Plugin:
         cdef int failed, used
         use_family(nfproto)
         call.c = self.c
-        if self.row.divides:
-            shim_trap_sigfpe()
+        call.divides = self.row.divides
         shim_set_getopt(call.argv[2] if ready else NULL, 2 + ready)
         failed = shim_capture(parse_body, call)
         # before any warning: that runs Python code, and another thread may then parse
@@ -283,11 +314,12 @@ cdef class Plugin:
         """Have this plugin check and complete *data*, into which the options *flags* were read."""
         cdef DataCall call
         call.c = self.c
+        call.divides = self.row.divides
         call.data = data
         call.udata = udata
         call.flags = flags
         use_family(nfproto)
-        self._run(check_body, &call)
+        run_guarded(check_body, &call)
         return 0
 
     cdef str alias(self, const xt_entry_match *payload):
@@ -296,8 +328,9 @@ cdef class Plugin:
         if self.c.alias == NULL:
             return self.name
         call.c = self.c
+        call.divides = self.row.divides
         call.data = <xt_entry_match *> payload
-        self._run(_alias_body, &call)
+        run_guarded(_alias_body, &call)
         return (<const char *> call.entry).decode()
 
     cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload):
@@ -307,10 +340,9 @@ cdef class Plugin:
             return b""
         use_family(nfproto)
         call.c = self.c
+        call.divides = self.row.divides
         call.entry = entry
         call.data = <xt_entry_match *> payload
-        if self.row.divides:
-            shim_trap_sigfpe()
         return output_of(_save_body, &call)
 
 
@@ -396,6 +428,9 @@ cdef set _loaded = set()            # real paths of plugin files
 cdef dict _supported = {}           # (is_target, nfproto, name, revision) -> bool
 
 
+cdef bint _loading_divides = True   # the file that is being loaded
+
+
 cdef void _on_registered(int is_target, void *extension) noexcept:
     """Called from a plugin's constructor."""
     cdef Plugin plugin = Plugin.__new__(Plugin)
@@ -407,14 +442,16 @@ cdef void _on_registered(int is_target, void *extension) noexcept:
     plugin.family = plugin.c.family
     plugin.row.c = plugin.c
     plugin.row.size = PAYLOAD_HEADER + plugin.c.size
-    plugin.row.divides = plugin.name == "hashlimit"
+    plugin.row.divides = _loading_divides
     _registered.setdefault((bool(is_target), plugin.name), []).append(plugin)
 
 
 def library_dirs():
-    """Where plugins are looked for: `XTABLES_LIBDIR`, `IPTABLES_LIBDIR`, else where libxtables was built for."""
-    chosen = os.environ.get("XTABLES_LIBDIR") or os.environ.get("IPTABLES_LIBDIR") or IPTC_XTLIBDIR.decode()
-    return chosen.split(":")
+    """Where plugins are looked for: `XTABLES_LIBDIR`, `IPTABLES_LIBDIR`, else where libxtables was built for.
+
+    The environment of a program that has more rights than its user (set-user-ID, file capabilities) is not asked.
+    """
+    return (environment("XTABLES_LIBDIR") or environment("IPTABLES_LIBDIR") or IPTC_XTLIBDIR.decode()).split(":")
 
 
 cdef dict _listings = {}        # folder -> (when it was looked at, when it changed, its files)
@@ -439,6 +476,7 @@ cdef _files_in(str folder):
 
 cdef _load(int nfproto, str name):
     """Load the file that holds extension *name*, as libxtables' own search finds it."""
+    global _loading_divides
     cdef str prefix = "libipt_" if nfproto == NFPROTO_IPV4 else "libip6t_"
     for folder in library_dirs():
         names = _files_in(folder)
@@ -452,7 +490,9 @@ cdef _load(int nfproto, str name):
             if not os.path.exists(path):
                 continue
             use_family(nfproto)
-            if shim_load(os.fsencode(path), _on_registered) != 0:
+            encoded = os.fsencode(path)
+            _loading_divides = division_in(encoded)
+            if shim_load(encoded, _on_registered) != 0:
                 message = shim_message()
                 raise XTablesError(f"can't load {name}: {text_of(message, strlen(message)).strip()}")
             _loaded.add(path)

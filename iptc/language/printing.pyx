@@ -4,7 +4,6 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint16_t, uint64_t
-from libc.stdio cimport printf
 from libc.string cimport memcmp, memcpy, strcmp, strlen
 
 from .._core cimport (
@@ -13,15 +12,11 @@ from .._core cimport (
     is_verdict_name, target_offset, xt_counters, xt_entry_match,
 )
 from .plugins cimport (
-    PAYLOAD_HEADER, Plugin, PluginRow, captured, find_for_payload, fits, known, learn, printed_text, prints_by_mask, protocol_name,
+    PAYLOAD_HEADER, Plugin, PluginRow, captured, expect_division, find_for_payload, fits, known, learn, print_text, printed_text, prints_by_mask, protocol_name,
     said, use_family, warn_of_what_was_said,
 )
 from .._core import split_entry, standard_target
 from ..errors import ParameterError
-
-cdef extern from "<stdio.h>" nogil:
-    void *stdout_now "stdout"
-    size_t fwrite "fwrite_unlocked"(const void *text, size_t size, size_t count, void *stream)
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t limit)
@@ -336,7 +331,7 @@ cdef int learn_plugins(Printed *rule) except -1:
 
 
 cdef void print_rule(Printed *rule) noexcept nogil:
-    """Print a rule as `iptables -S` does, without `-A CHAIN`, to C's stdout."""
+    """Print a rule as `iptables -S` does, without `-A CHAIN`; inside `captured`."""
     cdef char text[1024]
     cdef char *at = _put_base(text, rule)
     cdef size_t offset = rule.family.header
@@ -357,18 +352,21 @@ cdef void print_rule(Printed *rule) noexcept nogil:
                 at = put(at, name, strnlen(name, 29))
             break
         row = _row_of(rule.family, offset == rule.target_at, payload, &unknown)
-        if row != NULL and row.c.alias != NULL:
-            name = row.c.alias(payload)
+        if row != NULL:
+            expect_division(row)
+            if row.c.alias != NULL:
+                name = row.c.alias(payload)
         at = _put_option(at, b'j' if offset == rule.target_at else b'm', 0)
         at = put(at, name, strnlen(name, 29))
-        fwrite(text, 1, at - text, stdout_now)
+        print_text(text, at - text)
         at = text
         if row == NULL:
-            printf(b" [%u bytes of unknown data]", <unsigned int> (payload.u.match_size - PAYLOAD_HEADER))
+            at = _put_number(put(text, b" [", 2), payload.u.match_size - PAYLOAD_HEADER)
+            at = put(at, b" bytes of unknown data]", 23)
         elif row.c.save != NULL:
             row.c.save(rule.head, payload)
         offset += payload.u.match_size
-    fwrite(text, 1, at - text, stdout_now)
+    print_text(text, at - text)
 
 
 cdef void _print_body(void *arg) noexcept nogil:

@@ -3,9 +3,11 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <errno.h>
 #include <getopt.h>
 #include <link.h>
 #include <setjmp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 /* All state below belongs to the one thread that holds the GIL while it is inside a guard. */
@@ -107,29 +110,92 @@ static void __attribute__((noreturn)) plugin_exit(int status)
 	land();
 }
 
-static struct sigaction sigfpe_before;
-
-static void on_sigfpe(int signal)
+/* Stand in for what ends a process in other ways. */
+static void __attribute__((noreturn)) plugin_abort(void)
 {
-	if (landing == NULL) {
-		/* not ours: who had it before gets it when the instruction runs again */
-		sigaction(SIGFPE, &sigfpe_before, NULL);
-		return;
-	}
-	snprintf(message, sizeof(message), "the extension divided by zero or overflowed on these values");
+	if (landing == NULL)
+		abort();
+	snprintf(message, sizeof(message), "the extension gave up (abort)");
 	land();
 }
 
-/* SA_NODEFER: the signal mask is not saved by the jump, so it must not change */
-static const struct sigaction sigfpe_trap = {.sa_handler = on_sigfpe, .sa_flags = SA_NODEFER};
+static void __attribute__((noreturn)) plugin_assert_fail(const char *what, const char *file, unsigned int line, const char *function)
+{
+	if (landing == NULL) {
+		fprintf(stderr, "%s:%u: %s: Assertion `%s' failed.\n", file, line, function, what);
+		abort();
+	}
+	snprintf(message, sizeof(message), "the extension gave up (%s:%u: \"%s\" does not hold)", file, line, what);
+	land();
+}
+
+int shim_guarded(void)
+{
+	return landing != NULL;
+}
+
+void shim_leave(const char *why)
+{
+	snprintf(message, sizeof(message), "%s", why);
+	land();
+}
+
+/* SIGFPE is ours only while a plugin runs that divides. The program's own handler is put back behind it, and it gets
+ * what was sent to the process meanwhile, and the faults of other threads. */
+static struct sigaction sigfpe_before;
+static int trapped;
+
+static void on_sigfpe(int signal, siginfo_t *info, void *context)
+{
+	/* a positive code is the processor's, any other means that somebody sent it */
+	int fault = info->si_code > 0;
+	struct sigaction before = sigfpe_before;
+
+	if (landing != NULL && fault) {
+		snprintf(message, sizeof(message), "the extension divided by zero or overflowed on these values");
+		/* the jump does not put the mask back */
+		pthread_sigmask(SIG_SETMASK, &((ucontext_t *)context)->uc_sigmask, NULL);
+		land();
+	}
+	if (before.sa_flags & SA_RESETHAND) {
+		sigfpe_before.sa_flags &= ~SA_SIGINFO;
+		sigfpe_before.sa_handler = SIG_DFL;
+	}
+	if (before.sa_flags & SA_SIGINFO) {
+		before.sa_sigaction(signal, info, context);
+	} else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
+		before.sa_handler(signal);
+	} else if (fault || before.sa_handler == SIG_DFL) {
+		/* it ends the process: at once, or when the instruction runs again */
+		before.sa_handler = SIG_DFL;
+		sigaction(SIGFPE, &before, NULL);
+		if (!fault)
+			raise(SIGFPE);
+	}
+}
 
 void shim_trap_sigfpe(void)
 {
-	struct sigaction before;
+	struct sigaction trap = {.sa_sigaction = on_sigfpe};
 
-	sigaction(SIGFPE, &sigfpe_trap, &before);
-	if (before.sa_handler != on_sigfpe)
-		sigfpe_before = before;
+	if (trapped)
+		return;
+	/* asked for first: on another thread the trap may be hit at once */
+	sigaction(SIGFPE, NULL, &sigfpe_before);
+	trap.sa_flags = SA_SIGINFO | (sigfpe_before.sa_flags & (SA_ONSTACK | SA_RESTART | SA_NODEFER));
+	trap.sa_mask = sigfpe_before.sa_mask;
+	trapped = sigaction(SIGFPE, &trap, NULL) == 0;
+}
+
+static void release_sigfpe(void)
+{
+	struct sigaction now;
+
+	trapped = 0;
+	sigaction(SIGFPE, &sigfpe_before, &now);
+	if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_sigfpe)
+		/* another thread has set its own meanwhile */
+		sigaction(SIGFPE, &now, NULL);
 }
 
 int shim_guard(void (*body)(void *), void *arg)
@@ -146,6 +212,8 @@ int shim_guard(void (*body)(void *), void *arg)
 		body(arg);
 	}
 	landing = outer;
+	if (trapped && outer == NULL)
+		release_sigfpe();
 	while (failed && copied > 0)
 		free(copies[--copied]);
 	copied = 0;
@@ -164,7 +232,8 @@ int shim_refused_with(void)
 
 /* ---------------------------------------------------------------- capture */
 
-/* glibc's stdout and stderr are variables: point them at streams of our own, so that no descriptor is touched. What is
+/* What libxtables and its plugins print goes to streams of our own: their references to the functions that print, and to
+ * stdout and stderr themselves, are pointed here when they are loaded. The process's own streams are left alone. What is
  * printed stays in the stream's own buffer; only what does not fit there is spilled. */
 struct sink {
 	FILE *stream;
@@ -174,6 +243,9 @@ struct sink {
 	char buffer[1 << 16];
 };
 static struct sink out, err;
+
+/* What plugins find under the names stdout and stderr; the process's own, for another user of libxtables in it. */
+static FILE *plugin_stdout, *plugin_stderr;
 
 static ssize_t spill(void *cookie, const char *text, size_t size)
 {
@@ -202,6 +274,8 @@ static int sink_open(struct sink *sink)
 		if (sink->stream == NULL)
 			return -1;
 		setvbuf(sink->stream, sink->buffer, _IOFBF, sizeof(sink->buffer));
+		/* only the thread that holds the GIL writes to it */
+		__fsetlocking(sink->stream, FSETLOCKING_BYCALLER);
 	}
 	if (sink->length > KEPT) {
 		/* once in a while a whole table was printed: its room is not kept for single rules */
@@ -232,28 +306,34 @@ static const char *sink_text(struct sink *sink, size_t *length)
 
 int shim_capture(void (*body)(void *), void *arg)
 {
-	FILE *true_out = stdout, *true_err = stderr;
 	int failed;
 
 	if (sink_open(&out) < 0 || sink_open(&err) < 0) {
 		snprintf(message, sizeof(message), "out of memory");
+		if (trapped)
+			release_sigfpe();
 		return -1;
 	}
-	/* held while swapped: another thread's printf waits instead of writing into the rule */
-	flockfile(out.stream);
-	flockfile(err.stream);
-	stdout = out.stream;
-	stderr = err.stream;
+	plugin_stdout = out.stream;
+	plugin_stderr = err.stream;
 	failed = shim_guard(body, arg);
-	stdout = true_out;
-	stderr = true_err;
-	funlockfile(err.stream);
-	funlockfile(out.stream);
+	plugin_stdout = stdout;
+	plugin_stderr = stderr;
 	if (!failed && (out.lost || err.lost)) {
 		snprintf(message, sizeof(message), "out of memory");
 		return -1;
 	}
 	return failed;
+}
+
+void shim_print(const char *text, size_t length)
+{
+	fwrite_unlocked(text, 1, length, out.stream);
+}
+
+void shim_warn(const char *text)
+{
+	fputs_unlocked(text, err.stream);
 }
 
 const char *shim_out(size_t *length)
@@ -264,6 +344,131 @@ const char *shim_out(size_t *length)
 const char *shim_err(size_t *length)
 {
 	return sink_text(&err, length);
+}
+
+/* The functions that print to stdout or stderr without being given a stream, as plugins call them. */
+
+static FILE *stream_of(struct sink *sink)
+{
+	if (landing != NULL)
+		return sink->stream;
+	return sink == &out ? stdout : stderr;
+}
+
+static int plugin_vprintf(const char *format, va_list args)
+{
+	return vfprintf(stream_of(&out), format, args);
+}
+
+static int plugin_vprintf_chk(int flag, const char *format, va_list args)
+{
+	return vfprintf(stream_of(&out), format, args);
+}
+
+static int plugin_printf(const char *format, ...)
+{
+	va_list args;
+	int written;
+
+	va_start(args, format);
+	written = vfprintf(stream_of(&out), format, args);
+	va_end(args);
+	return written;
+}
+
+static int plugin_printf_chk(int flag, const char *format, ...)
+{
+	va_list args;
+	int written;
+
+	va_start(args, format);
+	written = vfprintf(stream_of(&out), format, args);
+	va_end(args);
+	return written;
+}
+
+static int plugin_puts(const char *text)
+{
+	FILE *stream = stream_of(&out);
+
+	return fputs(text, stream) == EOF || putc('\n', stream) == EOF ? EOF : 1;
+}
+
+static int plugin_putchar(int c)
+{
+	return putc(c, stream_of(&out));
+}
+
+/* ": why", the end of a message, where there is a reason */
+static void print_message(int error, const char *format, va_list args)
+{
+	FILE *stream = stream_of(&err);
+
+	if (format != NULL)
+		vfprintf(stream, format, args);
+	if (error)
+		fprintf(stream, "%s%s", format != NULL ? ": " : "", strerror(error));
+	putc('\n', stream);
+}
+
+static void plugin_perror(const char *text)
+{
+	int error = errno;
+
+	if (text != NULL && text[0] != '\0')
+		fprintf(stream_of(&err), "%s: ", text);
+	fprintf(stream_of(&err), "%s\n", strerror(error));
+}
+
+static void plugin_warn(const char *format, ...)
+{
+	int error = errno;
+	va_list args;
+
+	va_start(args, format);
+	print_message(error, format, args);
+	va_end(args);
+}
+
+static void plugin_warnx(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	print_message(0, format, args);
+	va_end(args);
+}
+
+static void __attribute__((noreturn)) plugin_err(int status, const char *format, ...)
+{
+	int error = errno;
+	va_list args;
+
+	va_start(args, format);
+	print_message(error, format, args);
+	va_end(args);
+	plugin_exit(status);
+}
+
+static void __attribute__((noreturn)) plugin_errx(int status, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	print_message(0, format, args);
+	va_end(args);
+	plugin_exit(status);
+}
+
+static void plugin_error(int status, int error, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	print_message(error, format, args);
+	va_end(args);
+	if (status)
+		plugin_exit(status);
 }
 
 /* ---------------------------------------------------------------- plugins */
@@ -360,6 +565,27 @@ static const struct {
 	void *instead;
 } redirected[] = {
 	{"exit", (void *)plugin_exit},
+	{"_exit", (void *)plugin_exit},
+	{"_Exit", (void *)plugin_exit},
+	{"quick_exit", (void *)plugin_exit},
+	{"abort", (void *)plugin_abort},
+	{"__assert_fail", (void *)plugin_assert_fail},
+	{"getenv", (void *)secure_getenv},
+	{"stdout", (void *)&plugin_stdout},
+	{"stderr", (void *)&plugin_stderr},
+	{"printf", (void *)plugin_printf},
+	{"vprintf", (void *)plugin_vprintf},
+	{"__printf_chk", (void *)plugin_printf_chk},
+	{"__vprintf_chk", (void *)plugin_vprintf_chk},
+	{"puts", (void *)plugin_puts},
+	{"putchar", (void *)plugin_putchar},
+	{"putchar_unlocked", (void *)plugin_putchar},
+	{"perror", (void *)plugin_perror},
+	{"warn", (void *)plugin_warn},
+	{"warnx", (void *)plugin_warnx},
+	{"err", (void *)plugin_err},
+	{"errx", (void *)plugin_errx},
+	{"error", (void *)plugin_error},
 	{"getaddrinfo", (void *)plugin_getaddrinfo},
 	{"freeaddrinfo", (void *)plugin_freeaddrinfo},
 	{"xtables_strdup", (void *)plugin_strdup},
@@ -368,45 +594,67 @@ static const struct {
 	{"realloc", (void *)plugin_realloc},
 };
 
-/* Point the references of a loaded object to these functions at ours. */
+static void *instead_of(const char *name)
+{
+	for (size_t i = 0; i < sizeof(redirected) / sizeof(redirected[0]); i++)
+		if (strcmp(name, redirected[i].name) == 0)
+			return redirected[i].instead;
+	return NULL;
+}
+
+/* Some architectures leave addresses in the dynamic section as they are in the file. */
+static const void *absolute(const struct link_map *map, ElfW(Addr) address)
+{
+	return (const void *)(address < map->l_addr ? map->l_addr + address : address);
+}
+
+/* Point the references of a loaded object to these names at ours. */
 static void redirect(struct link_map *map)
 {
 	const ElfW(Sym) *symbols = NULL;
 	const char *names = NULL;
-	struct { ElfW(Addr) at; size_t size; } tables[2] = {{0, 0}, {0, 0}};
+	struct { const char *at; size_t size, step; } tables[3] = {
+		{NULL, 0, 0}, {NULL, 0, sizeof(ElfW(Rela))}, {NULL, 0, sizeof(ElfW(Rel))},
+	};
 	long page = sysconf(_SC_PAGESIZE);
 
 	for (const ElfW(Dyn) *d = map->l_ld; d->d_tag != DT_NULL; d++) {
 		switch (d->d_tag) {
-		case DT_SYMTAB: symbols = (void *)d->d_un.d_ptr; break;
-		case DT_STRTAB: names = (void *)d->d_un.d_ptr; break;
-		case DT_JMPREL: tables[0].at = d->d_un.d_ptr; break;
+		case DT_SYMTAB: symbols = absolute(map, d->d_un.d_ptr); break;
+		case DT_STRTAB: names = absolute(map, d->d_un.d_ptr); break;
+		case DT_JMPREL: tables[0].at = absolute(map, d->d_un.d_ptr); break;
 		case DT_PLTRELSZ: tables[0].size = d->d_un.d_val; break;
-		case DT_RELA: tables[1].at = d->d_un.d_ptr; break;
+		case DT_PLTREL: tables[0].step = d->d_un.d_val == DT_RELA ? sizeof(ElfW(Rela)) : sizeof(ElfW(Rel)); break;
+		case DT_RELA: tables[1].at = absolute(map, d->d_un.d_ptr); break;
 		case DT_RELASZ: tables[1].size = d->d_un.d_val; break;
+		case DT_REL: tables[2].at = absolute(map, d->d_un.d_ptr); break;
+		case DT_RELSZ: tables[2].size = d->d_un.d_val; break;
 		}
 	}
 	if (symbols == NULL || names == NULL)
 		return;
-	for (int t = 0; t < 2; t++) {
-		const ElfW(Rela) *r = (void *)tables[t].at;
-
-		for (size_t i = 0; r != NULL && i < tables[t].size / sizeof(*r); i++) {
+	for (int t = 0; t < 3; t++) {
+		if (tables[t].at == NULL || tables[t].step == 0)
+			continue;
+		for (size_t at = 0; at + tables[t].step <= tables[t].size; at += tables[t].step) {
+			/* both kinds begin alike; what is added, only one of them has */
+			const ElfW(Rela) *r = (const void *)(tables[t].at + at);
 #if __ELF_NATIVE_CLASS == 64
-			size_t symbol = ELF64_R_SYM(r[i].r_info);
+			size_t symbol = ELF64_R_SYM(r->r_info);
 #else
-			size_t symbol = ELF32_R_SYM(r[i].r_info);
+			size_t symbol = ELF32_R_SYM(r->r_info);
 #endif
-			void **slot = (void **)(map->l_addr + r[i].r_offset);
+			void **slot = (void **)(map->l_addr + r->r_offset);
 			char *start = (char *)((uintptr_t)slot & ~(uintptr_t)(page - 1));
+			char *instead = symbol != 0 ? instead_of(names + symbols[symbol].st_name) : NULL;
 
-			for (size_t j = 0; symbol != 0 && j < sizeof(redirected) / sizeof(redirected[0]); j++) {
-				if (strcmp(names + symbols[symbol].st_name, redirected[j].name) != 0)
-					continue;
-				/* full RELRO has made the page read-only by now; it stays writable, since it may hold data too */
-				if (mprotect(start, page, PROT_READ | PROT_WRITE) == 0)
-					*slot = redirected[j].instead;
-			}
+			if (instead == NULL)
+				continue;
+			if (tables[t].step == sizeof(ElfW(Rela)))
+				instead += r->r_addend;
+			/* full RELRO has made the page read-only by now; it stays writable, since it may hold data too */
+			if (mprotect(start, page, PROT_READ | PROT_WRITE) == 0)
+				*slot = instead;
 		}
 	}
 }
@@ -453,26 +701,35 @@ static struct xtables_globals globals = {
 	.compat_rev = any_revision,
 };
 
+static void call_init(void *unused)
+{
+	xtables_init();
+}
+
 int shim_init(void)
 {
 	struct link_map *map;
 	Dl_info self, library;
 	void *handle;
 
+	/* xtables_init() ends the process there */
+	if (getuid() != geteuid())
+		return SHIM_IDS_DIFFER;
 	/* the registration calls above must be found before libxtables' own */
 	if (dladdr((void *)shim_init, &self) == 0
 	    || dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL)
 		return -1;
-	shim_trap_sigfpe();
-	xtables_set_params(&globals);
-	xtables_set_nfproto(NFPROTO_IPV4);
-	xtables_init();
+	plugin_stdout = stdout;
+	plugin_stderr = stderr;
+	/* first of all: nothing of the library runs before it */
 	if (dladdr((void *)xtables_init, &library) != 0) {
 		handle = dlopen(library.dli_fname, RTLD_NOW | RTLD_NOLOAD);
 		if (handle != NULL && dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0)
 			redirect(map);
 	}
-	return 0;
+	xtables_set_params(&globals);
+	xtables_set_nfproto(NFPROTO_IPV4);
+	return shim_capture(call_init, NULL);
 }
 
 void shim_set_getopt(char *arg, int index)

@@ -14,7 +14,9 @@
 #include <linux/netfilter_ipv6/ip6_tables.h>
 #include <xtables.h>
 
-/* Prepare libxtables for this process: its globals, its family, and our place in the symbol order. Returns 0. */
+/* Prepare libxtables for this process: its globals, its family, and our place in the symbol order. 0, or -1; or SHIM_IDS_DIFFER
+ * where the real user is not the effective one, for whom libxtables ends the process: another call may succeed. */
+#define SHIM_IDS_DIFFER 1
 int shim_init(void);
 
 /* Run body(arg) so that nothing in it ends the process: 0, or -1 with the reason in shim_message().
@@ -28,13 +30,21 @@ int shim_refused_with(void);
 /* Before the next option of a guarded body: what earlier ones copied is not freed when this one is refused. */
 void shim_keep_copies(void);
 
-/* Take SIGFPE (again), for a plugin that is known to divide; shim_init takes it once. */
+/* Whether this thread is inside a guard; and leave it, with that message. */
+int shim_guarded(void);
+void shim_leave(const char *why) __attribute__((noreturn));
+
+/* Take SIGFPE for a plugin that divides, until the guard ends. */
 void shim_trap_sigfpe(void);
 
-/* Like shim_guard, with stdout and stderr caught for the duration; what they caught is there until the next call. */
+/* Like shim_guard, with what plugins print caught; it is there until the next call. */
 int shim_capture(void (*body)(void *), void *arg);
 const char *shim_out(size_t *length);
 const char *shim_err(size_t *length);
+
+/* Inside it: print as plugins do, to what they know as stdout; and to what they know as stderr. */
+void shim_print(const char *text, size_t length);
+void shim_warn(const char *text);
 
 /* dlopen a plugin and collect what it registers; 0, or -1 with the reason in shim_message(). */
 typedef void (*shim_registered)(int is_target, void *extension);

@@ -10,7 +10,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.list cimport PyList_GET_SIZE
 from libc.limits cimport INT_MAX
 from libc.stdint cimport uint16_t, uint64_t
-from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strchr, strcmp, strlen
 
@@ -26,8 +25,8 @@ from .options cimport (
     ZERO, ZERO_NUM, Part, Spec, check_options, flags_of, has_word, next_option, next_word, option_name, set_command, set_option,
 )
 from .plugins cimport (
-    PARAMETER_PROBLEM, PREFERRED, DataCall, ParseCall, PluginRow, captured, check_body, known, learn, parse_body, prints_by_mask, protocol_name,
-    said, trap_sigfpe, use_family, wants_check, warn_of_what_was_said, xt_option_call, xtables_error, xtables_ip6parse_multiple,
+    PARAMETER_PROBLEM, PREFERRED, DataCall, ParseCall, PluginRow, captured, check_body, expect_division, known, learn, parse_body, prints_by_mask, protocol_name,
+    said, use_family, wants_check, warn_of_what_was_said, warn_text, xt_option_call, xtables_error, xtables_ip6parse_multiple,
     xtables_ipparse_multiple, xtables_match, xtables_parse_protocol, xtables_strtoui,
 )
 from .words cimport add, add_copy, clear, make_room, split
@@ -109,6 +108,7 @@ cdef void _begin_part(Spec *spec, Part *part, PluginRow *row, char *payload, bin
     memcpy(part.data.u.user.name, name, strnlen(name, XT_EXTENSION_MAXNAMELEN - 1))
     part.data.u.user.revision = c.revision
     if c.init != NULL:
+        expect_division(row)
         c.init(part.data)
 
 
@@ -176,9 +176,8 @@ cdef void _feed(Spec *spec, Part *part) noexcept nogil:
     cdef ParseCall call
     cdef xt_option_call *guided = &call.guided
     call.c = part.row.c
+    call.divides = part.row.divides
     call.data = part.data
-    if part.row.divides:
-        trap_sigfpe()
     getopt_value = spec.optarg
     getopt_index = spec.optind
     if call.c.x6_parse != NULL:
@@ -253,7 +252,9 @@ cdef void _read_protocol(Spec *spec, char *value) noexcept nogil:
     if spec.family.nfproto != NFPROTO_IPV4:
         flags_of(spec)[0] |= IP6T_F_PROTO
         if number in (43, 44, 51, 60) and not flags_of(spec)[1] & IPT_INV_PROTO:
-            fprintf(stderr, b"Warning: never matched protocol: %s. use extension match instead.\n", value)
+            warn_text(b"Warning: never matched protocol: ")
+            warn_text(value)
+            warn_text(b". use extension match instead.\n")
 
 
 cdef void _read_interface(Spec *spec, int which, const char *value) noexcept nogil:
@@ -268,7 +269,9 @@ cdef void _read_interface(Spec *spec, int which, const char *value) noexcept nog
         # a name that ends in + is compared up to it, any other with its NUL
         memset(name + 2 * IFNAMSIZ, 0xff, length - 1 if value[length - 1] == b'+' else length + 1)
     if strchr(value, b'/') != NULL or strchr(value, b' ') != NULL:
-        fprintf(stderr, b"Warning: weird character in interface `%s' ('/' and ' ' are not allowed by the kernel).\n", value)
+        warn_text(b"Warning: weird character in interface `")
+        warn_text(value)
+        warn_text(b"' ('/' and ' ' are not allowed by the kernel).\n")
 
 
 cdef const char *_target_name(const char *name) noexcept nogil:
@@ -594,8 +597,7 @@ cdef void _final_check(Part *part) noexcept nogil:
         call.data = part.data
         call.udata = part.scratch
         call.flags = part.flags
-        if part.row.divides:
-            trap_sigfpe()
+        call.divides = part.row.divides
         check_body(&call)
 
 

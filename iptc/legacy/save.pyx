@@ -10,13 +10,9 @@ from libc.string cimport memcpy, memset, strlen
 
 from .blob cimport ENTRIES_HEAD, TableBlob
 from .._core cimport STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, next_offset, os_encode, target_offset
-from ..language.plugins cimport captured, printed_text, prints_by_mask, said, use_family, warn_of_what_was_said
+from ..language.plugins cimport captured, print_text, printed_text, prints_by_mask, said, use_family, warn_of_what_was_said
 from ..language.printing cimport Printed, learn_plugins, print_rule, put, put_counters
 from ..errors import KernelError, ParameterError
-
-cdef extern from "<stdio.h>" nogil:
-    void *stdout_now "stdout"
-    size_t fwrite "fwrite_unlocked"(const void *text, size_t size, size_t count, void *stream)
 
 
 cdef const char *_verdict_of(Saved *saved, uint32_t at) noexcept nogil:
@@ -62,7 +58,7 @@ cdef void _save_body(void *arg) noexcept nogil:
     cdef uint32_t at
     cdef char text[64]
     cdef char *end
-    fwrite(saved.head, 1, strlen(saved.head), stdout_now)
+    print_text(saved.head, strlen(saved.head))
     for i in range(saved.count):
         name_length = strlen(saved.chains[i].name)
         at = saved.chains[i].first
@@ -71,13 +67,13 @@ cdef void _save_body(void *arg) noexcept nogil:
             if saved.counters:
                 text[0] = b'['
                 end = put_counters(text + 1, &saved.rule, b':')
-                fwrite(text, 1, put(end, b"] ", 2) - text, stdout_now)
-            fwrite(b"-A ", 1, 3, stdout_now)
-            fwrite(saved.chains[i].name, 1, name_length, stdout_now)
+                print_text(text, put(end, b"] ", 2) - text)
+            print_text(b"-A ", 3)
+            print_text(saved.chains[i].name, name_length)
             print_rule(&saved.rule)
-            fwrite(b"\n", 1, 1, stdout_now)
+            print_text(b"\n", 1)
             at += saved.rule.size
-    fwrite(saved.foot, 1, strlen(saved.foot), stdout_now)
+    print_text(saved.foot, strlen(saved.foot))
 
 
 def save_rules(TableBlob table not None, bint counters, bytes head not None, bytes foot not None):
