@@ -127,3 +127,14 @@ def kernel_error(what, errno, strerror, status=KernelError.status):
     if status != error.status:
         error.status = status
     return error
+
+
+def at_line(error, line, status=None):
+    """Return *error* with the line of a text that it is about, and its *status* where that is another: to be raised at once.
+
+    A function that keeps in a variable what it raises makes a cycle: the exception knows its traceback, and that the variable.
+    """
+    error.line = line
+    if status is not None:
+        error.status = status
+    return error

@@ -4,7 +4,7 @@ import errno
 import os
 
 from .. import _core
-from ..errors import IPTCError, KernelError, ParameterError, ParameterTypeError
+from ..errors import IPTCError, KernelError, ParameterError, ParameterTypeError, at_line
 from ..language.program import Reader, visible
 from . import edits
 
@@ -96,10 +96,9 @@ def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=N
                 except KernelError as error:
                     tool = "iptables-restore" if nfproto == _core.IPV4 else "ip6tables-restore"
                     message = f"line {line}: {error.strerror}: {tool}: unable to initialize table '{visible(table)}'"
-                    failed = type(error)(message, error.errno, error.strerror)
                     # a table that is not there is a mistake of the text
-                    failed.status = max(error.status, ParameterError.status)
-                    raise _at_line(failed, line) from None
+                    status = max(error.status, ParameterError.status)
+                    raise at_line(type(error)(message, error.errno, error.strerror), line, status) from None
             if progress is not None:
                 progress(len(piece[0]))
         reader.finish()
@@ -132,11 +131,6 @@ def _with_last(parts):
             yield previous, False
         previous = part
     yield previous, True
-
-
-def _at_line(error, line):
-    error.line = line
-    return error
 
 
 class Restore:
@@ -193,7 +187,7 @@ class Restore:
             except IPTCError as error:
                 if isinstance(error, KernelError):
                     error.message = f"line {line} failed: {error.message}"
-                raise _at_line(error, line) from None
+                raise at_line(error, line) from None
 
     def _edits(self, view, what, chain, number, entry, other, counters):
         """The edits of *chain* that one command stands for."""

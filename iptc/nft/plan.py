@@ -5,7 +5,7 @@ import os
 
 from .. import _core
 from .._rope import Row, Sequence
-from ..errors import IPTCError, ParameterError, kernel_error
+from ..errors import IPTCError, ParameterError, at_line, kernel_error
 from ..language import printing
 from ..model.edits import check_new_name, first_like
 from ..model.views import ChainView, Jumps, View
@@ -485,15 +485,12 @@ class TablePlan:
                 self._command(program, what, name, *rest)
             except ParameterError as error:
                 line = error.line or self._line
-                refused = ParameterError(f"line {line}: {error}")
-                refused.line = line
-                raise refused from None
+                raise at_line(ParameterError(f"line {line}: {error}"), line) from None
             except OSError as error:
                 if isinstance(error, IPTCError):
                     raise
-                refused = kernel_error(f"line {self._line} failed", error.errno, _reason(what, rest[0], error.errno))
-                refused.line = self._line
-                raise refused from None
+                reason = _reason(what, rest[0], error.errno)
+                raise at_line(kernel_error(f"line {self._line} failed", error.errno, reason), self._line) from None
         self._line = None
 
     def _append_run(self, name, run):
