@@ -43,6 +43,7 @@ def extensions():
     guarded = [("IPTC_XTLIBDIR", f'"{libdir}"')]
     modules = [
         extension("_core", []),
+        extension("_applied", []),
         extension("_netns", []),
         extension("_lockfile", []),
         extension("_netlink", []),

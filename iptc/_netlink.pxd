@@ -152,7 +152,7 @@ cdef class Socket:
     cdef int _check(self, int failed, str what) except -1
     cdef int _open(self) except -1
     cdef tuple _read(self, int kind, int nfproto, bytes attributes, bint dump)
-    cdef list _refusals(self, uint32_t last)
+    cdef list _refusals(self, uint32_t last, list marks)
 
 cdef class Batch:
     cdef Writer writer

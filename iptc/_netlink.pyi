@@ -1,5 +1,6 @@
 from types import TracebackType
 
+from ._applied import Mark
 from ._netns import Namespace
 from .errors import KernelError
 
@@ -24,7 +25,9 @@ class Socket:
     def get(self, kind: int, nfproto: int, attributes: bytes = b"") -> bytes: ...
     def dump(self, kind: int, nfproto: int, attributes: bytes = b"") -> tuple[bytes, bool]: ...
     def zero_rule(self, nfproto: int, table: bytes, chain: bytes, handle: int) -> None: ...
-    def send(self, batch: Batch, generation: int | None = None, test: bool = False) -> list[tuple[int, int, str]]: ...
+    def send(
+        self, batch: Batch, generation: int | None = None, test: bool = False, marks: list[Mark] | None = None
+    ) -> list[tuple[int, int, str]]: ...
 
 class Batch:
     """Messages that are applied together. Names are bytes; each verb returns the number of its message, from 0."""

@@ -6,12 +6,13 @@ request before `send` returns, so nothing ever waits.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc cimport errno as c_errno
 from libc.errno cimport EAGAIN, EBADF, EBUSY, EINTR, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, EPERM
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strerror, strlen
 
-from ._core cimport netns_cookie
+from ._applied cimport APPLIED, NOTHING, PERHAPS, Mark
 from ._netns cimport Namespace, cookie_of_socket, held_close, held_is_ours, held_set, socket_beside, socket_in
 from .errors import RESOURCE_PROBLEM as _RESOURCE_PROBLEM
 from .errors import KernelError, kernel_error
@@ -576,11 +577,12 @@ cdef class Socket:
         finally:
             free(question.memory)
 
-    def send(self, Batch batch not None, generation=None, bint test=False):
+    def send(self, Batch batch not None, generation=None, bint test=False, list marks=None):
         """Apply *batch* whole, or nothing of it: return [(message, errno, text)…] of what was refused, by the number of the message.
 
         -1 stands for the batch as a whole: ERESTART if *generation* is given and is not the present one. With *test*
-        the kernel checks everything and applies nothing. `AnswerLost` if nobody knows; any other exception: it was not sent.
+        the kernel checks everything and applies nothing. `AnswerLost` if nobody knows; any other exception: it was not applied.
+        *marks* (`_applied.Mark`) say all of that before this returns, whatever it raises.
         """
         cdef Writer begin, end
         cdef iovec parts[3]
@@ -616,22 +618,28 @@ cdef class Socket:
             _set_buffer(self.channel.held.fd, SO_SNDBUFFORCE, SO_SNDBUF, size)
             size = _at_most(batch.messages * <size_t> ERROR_SIZE + 262144)
             _set_buffer(self.channel.held.fd, SO_RCVBUFFORCE, SO_RCVBUF, size)
+            # what an earlier batch, or dump, left to be received is no answer to this one
+            _settle(&self.channel)
+            if not test:
+                _note(marks, PERHAPS)
             with nogil:
                 for _ in range(PATIENCE):
                     sent = sendmsg(self.channel.held.fd, &message, 0)
                     failed = 0 if sent >= 0 else c_errno.errno
                     if failed != EINTR:
                         break
+            if failed:
+                _note(marks, NOTHING)
             if failed == EMSGSIZE:
                 words = f"a batch of {batch.writer.length} bytes is more than this process may send (net.core.wmem_max)"
                 raise kernel_error("can't commit", failed, words, _RESOURCE_PROBLEM)
             self._check(failed, "can't send to nf_tables")
-            return self._refusals(batch.messages)
+            return self._refusals(batch.messages, marks)
         finally:
             free(begin.memory)
             free(end.memory)
 
-    cdef list _refusals(self, uint32_t last):
+    cdef list _refusals(self, uint32_t last, list marks):
         """What the kernel said of the batch that was just sent: nothing, if it is applied; *last* is its last message."""
         cdef list refused = []
         cdef Message message
@@ -655,6 +663,8 @@ cdef class Socket:
                     continue
                 failed = _verdict(&message)
                 if failed:
+                    # one refusal is enough that nothing is applied
+                    _note(marks, NOTHING)
                     refused.append((<Py_ssize_t> message.sequence - 1, failed, _explanation(&message)))
                 accepted = accepted or not failed
                 if message.sequence == last:
@@ -662,8 +672,18 @@ cdef class Socket:
         if not refused and (overrun or not accepted):
             failed = ENOBUFS if overrun or failed == EAGAIN else failed
             raise AnswerLost(f"can't read the answer of nf_tables: {_strerror(failed)}", failed, _strerror(failed))
+        if not refused:
+            _note(marks, APPLIED)
         refused.sort()
         return refused
+
+
+cdef void _note(list marks, int state) noexcept:
+    """Note on each of *marks*, if there are any, what became of its table."""
+    cdef Py_ssize_t i
+    if marks is not None:
+        for i in range(PyList_GET_SIZE(marks)):
+            (<Mark> <object> PyList_GET_ITEM(marks, i)).state = state
 
 
 cdef int _at_most(size_t size) noexcept nogil:

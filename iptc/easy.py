@@ -6,6 +6,7 @@ flag, ["!", value] for a negation, a list for several words; integers are taken 
 {extension: {parameter: value}} or {"goto": chain}. All take `ipv6`. What cannot be encoded raises.
 """
 
+from ._applied import telling_functions
 from .errors import IPTCError, KernelError, Missing, ParameterError, ParameterTypeError, is_absent
 from .rule import Match, Rule, Rule6, Target
 from .table import Chain, Table, Table6
@@ -491,3 +492,6 @@ def _quietly(raise_exc, action):
         if raise_exc:
             raise
         return None
+
+
+telling_functions(globals())

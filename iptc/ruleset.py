@@ -1,6 +1,7 @@
 """A whole host's rules: all tables of a family as the text of iptables-save, and back."""
 
 from . import _core, state
+from ._applied import telling
 from .errors import ParameterTypeError
 from .language import printing
 from .lock import checked_lock_file, checked_wait
@@ -22,6 +23,7 @@ def save(ipv6=False, counters=False, *, table=None, backend=None, netns=None):
     return "".join(state.table_at(nfproto, name, place, backend).save(counters) for name in names)
 
 
+@telling
 def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
             table=None, backend=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
     """Make the tables of a family what *source* says, as `iptables-restore`; return how many rules it has.

@@ -3,6 +3,7 @@
 import weakref
 
 from . import _core, state
+from ._applied import telling_methods
 from .errors import KernelError, ParameterError, ParameterTypeError, TransactionError, is_absent
 from .language import extension
 from .lock import UNSET, checked_lock_file, checked_wait
@@ -12,6 +13,7 @@ from .rule import Policy, Rule, Rule6
 from .transactions import Batch, Transaction
 
 
+@telling_methods
 class Chain:
     """One chain of a table; the same object as long as somebody holds it. Making it neither creates nor checks it."""
 
@@ -189,6 +191,7 @@ def _chain_name(chain):
     return chain
 
 
+@telling_methods
 class Table:
     """One IPv4 table; the same object for a name, and a *netns*, as long as the process lives.
 

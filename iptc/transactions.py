@@ -4,6 +4,7 @@ import os
 from _thread import RLock
 
 from . import state as state_module
+from ._applied import telling_methods
 from .errors import ParameterError, ParameterTypeError, TransactionError
 from .lock import UNSET, checked_wait
 
@@ -27,6 +28,7 @@ def _renew_turn():
 os.register_at_fork(after_in_child=_renew_turn)
 
 
+@telling_methods
 class _Gathering:
     """A context manager over a generator that stops at one `yield`, which returns whether to send what was gathered there.
 
@@ -73,6 +75,7 @@ class Outcome:
         self.changed = False
 
 
+@telling_methods
 class Transaction(_Gathering):
     """The edits that are made inside `with`, sent together at its end: each table is replaced once, under one xtables lock.
 

@@ -120,7 +120,7 @@ BOTH_BACKENDS = {
     "test_managing", "test_managing_cli", "test_match", "test_memory", "test_namespaces", "test_parity", "test_rule", "test_ruleset", "test_settling", "test_sockets", "test_table", "test_target", "test_traffic",
     "test_transaction", "test_verbs", "test_writers",
     "test_output", "test_statuses",
-    "test_reentry",
+    "test_interrupts", "test_reentry",
     "test_bounds",
 }  # fmt: skip
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""

@@ -383,10 +383,9 @@ def from_another_thread():
 
 look(), both(), alone()
 before = len(os.listdir("/proc/self/fd"))
-interrupts, done = 0, [True]
+done = [True]
 iptc.Chain(one, "INPUT").flush(), iptc.Chain(two, "INPUT").flush()
-end = time.monotonic() + float(sys.argv[1])
-while time.monotonic() < end and done:
+for _ in range(int(sys.argv[1])):
     for work in (both, alone):
         try:
             try:
@@ -395,7 +394,7 @@ while time.monotonic() < end and done:
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except Interrupt:
-            interrupts += 1
+            pass
         signal.setitimer(signal.ITIMER_REAL, 0)
         found = look()
         assert work is alone or found[0] == found[1], found
@@ -405,16 +404,16 @@ while time.monotonic() < end and done:
         thread = threading.Thread(target=from_another_thread, daemon=True)
         thread.start()
         thread.join(30)
-        if not done:
-            break
-print(bool(done), interrupts > 50, len(os.listdir("/proc/self/fd")) - before)
+        assert done
+# how many moments were those of a commit is a matter of luck here; test_interrupts tries each of them
+print(bool(done), len(os.listdir("/proc/self/fd")) - before)
 """
 
 
 def test_an_interrupt_at_any_moment_leaves_nothing_held_and_nothing_half_done(host):
-    command = [sys.executable, "-c", INTERRUPTED, str(1.5 * int(os.environ.get("IPTC_STRESS", "1")))]
+    command = [sys.executable, "-c", INTERRUPTED, str(60 * int(os.environ.get("IPTC_STRESS", "1")))]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("True True 0\n", "")
+    assert (done.stdout, done.stderr) == ("True 0\n", "")
 
 
 def test_an_edit_from_within_an_edit_is_refused(host, family):

@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from .blob cimport Buffer, TableBlob
+from .._applied cimport Mark
 from .._core cimport Family, xt_counters
 from .._rope cimport Rope
 
@@ -77,6 +78,7 @@ cdef class Draft:
     cdef xt_counters *last       # the counters of the old table at its end
     cdef char *added             # struct xt_counters_info: what each entry of the new table was given
     cdef bint committed
+    cdef public Mark mark        # where it is noted that the table is changed
 
     cdef void _free(self) noexcept
     cdef int _collect(self) except -1
@@ -100,4 +102,7 @@ cdef class Draft:
     cdef void _begin(self, Replace *request, uint32_t entries, uint32_t size, uint32_t counters, xt_counters *last) noexcept
     cdef bint _replace(self, const Replace *request) noexcept nogil
     cdef int _add_counters(self, AddCounters *add, uint32_t entries) noexcept nogil
-    cdef int _check(self, int failed, str what) except -1
+    cdef int _prepare(self) except -1
+    cdef int _send(self) noexcept
+    cdef int _put_back(self) noexcept
+    cdef object _refusal(self, int failed, str what)

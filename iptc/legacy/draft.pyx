@@ -19,6 +19,7 @@ from .._core cimport (
     NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, family_of, is_verdict, next_offset,
     os_decode, payloads_ok, target_offset, xt_counters, xt_entry_match,
 )
+from .._applied cimport APPLIED, NOTHING, Mark
 from .._netns cimport Namespace
 from .._rope cimport rope_at, rope_delete, rope_free, rope_insert, rope_move
 from .blob import table_strerror
@@ -65,6 +66,7 @@ cdef class Draft:
 
     def __cinit__(self):
         self.fd = -1
+        self.mark = Mark()
         self.family = family_of(NFPROTO_IPV4)
 
     def __dealloc__(self):
@@ -465,16 +467,37 @@ cdef class Draft:
 
     def commit(self):
         """Send everything, once. When it raises, `undo` puts back what was replaced already: counters may be refused later."""
-        cdef int failed
+        self._prepare()
+        failed = self._send()
+        if failed:
+            raise self._refusal(failed, "can't commit")
+
+    def undo(self):
+        """After `commit`, put the table back as it was read, with what its rules have counted in all."""
+        failed = self._put_back()
+        if failed:
+            raise self._refusal(failed, f"can't put table {self.blob.name} back")
+
+    cdef int _prepare(self) except -1:
+        """Lay out what is to be sent."""
         if not self.changed:
-            return
+            return 0
         if self.fd < 0 or self.request != NULL:
             raise KernelError(f"this draft of table {self.blob.name} is used up", EBADF, "Bad file descriptor")
         self._compile()
+        return 0
+
+    cdef int _send(self) noexcept:
+        """Send what is laid out: 0, or an errno where nothing is changed; below 0 the table is replaced, and its counters were refused."""
+        cdef int failed
+        if not self.changed:
+            return 0
         with nogil:
             failed = self._commit()
         self.committed = failed <= 0
-        self._check(failed, "can't commit")
+        if self.committed:
+            self.mark.state = APPLIED
+        return failed
 
     cdef int _commit(self) noexcept nogil:
         cdef AddCounters *add = <AddCounters *> self.added
@@ -491,29 +514,29 @@ cdef class Draft:
             memset(add.counters, 0, (<Replace *> self.request).num_entries * sizeof(xt_counters))
         return -<int> i
 
-    def undo(self):
-        """After `commit`, put the table back as it was read, with what its rules have counted in all."""
+    cdef int _put_back(self) noexcept:
+        """After `send`, put the table back as it was read, with what its rules have counted in all: as `send` returns."""
         if not self.committed:
-            return
+            return 0
         cdef uint32_t before = self.blob.info.num_entries, now = (<Replace *> self.request).num_entries
         cdef Replace *request = <Replace *> malloc(sizeof(Replace) + self.blob.info.size)
         cdef xt_counters *last = <xt_counters *> calloc(now + 1, sizeof(xt_counters))
         cdef AddCounters *add = <AddCounters *> calloc(1, sizeof(AddCounters) + before * sizeof(xt_counters))
         cdef int failed = ENOMEM
-        try:
-            if request != NULL and last != NULL and add != NULL:
-                self._begin(request, before, self.blob.info.size, now, last)
-                memcpy(request.hook_entry, self.blob.info.hook_entry, sizeof(request.hook_entry))
-                memcpy(request.underflow, self.blob.info.underflow, sizeof(request.underflow))
-                memcpy(<char *> request + sizeof(Replace), self.blob.buffer.memory + ENTRIES_HEAD, self.blob.info.size)
-                with nogil:
-                    failed = self._undo(request, last, add)
-            self.committed = failed > 0
-            self._check(failed, f"can't put table {self.blob.name} back")
-        finally:
-            free(request)
-            free(last)
-            free(add)
+        if request != NULL and last != NULL and add != NULL:
+            self._begin(request, before, self.blob.info.size, now, last)
+            memcpy(request.hook_entry, self.blob.info.hook_entry, sizeof(request.hook_entry))
+            memcpy(request.underflow, self.blob.info.underflow, sizeof(request.underflow))
+            memcpy(<char *> request + sizeof(Replace), self.blob.buffer.memory + ENTRIES_HEAD, self.blob.info.size)
+            with nogil:
+                failed = self._undo(request, last, add)
+        free(request)
+        free(last)
+        free(add)
+        self.committed = failed > 0
+        if not failed:
+            self.mark.state = NOTHING
+        return failed
 
     cdef int _undo(self, Replace *request, const xt_counters *last, AddCounters *add) noexcept nogil:
         cdef const xt_counters *given = (<AddCounters *> self.added).counters
@@ -551,13 +574,50 @@ cdef class Draft:
                 return 0
         return c_errno.errno
 
-    cdef int _check(self, int failed, str what) except -1:
+    cdef object _refusal(self, int failed, str what):
+        """The exception for what `send` or `undo` returned."""
         if failed > 0:
-            raise kernel_error(what, failed, commit_strerror(failed))
+            return kernel_error(what, failed, commit_strerror(failed))
+        words = strerror(-failed).decode()
+        return KernelError(f"{what}: the counters of table {self.blob.name} are not put back: {words}", -failed, words)
+
+
+def send_together(list drafts not None):
+    """Send *drafts*, each with one replacement: all of them, or what was replaced is put back before this returns.
+
+    Returns None, or (what was refused, [(the number of a draft, why it could not be put back)…]), both as exceptions.
+    """
+    cdef Draft draft
+    cdef Py_ssize_t number
+    cdef int failed
+    cdef list problems = []
+    for draft in drafts:
+        draft._prepare()
+    # from here to the end no Python runs until all that is done is noted, so that no handler of a signal can come between
+    for number in range(len(drafts)):
+        draft = drafts[number]
+        failed = draft._send()
         if failed:
-            words = strerror(-failed).decode()
-            raise KernelError(f"{what}: the counters of table {self.blob.name} are not put back: {words}", -failed, words)
-        return 0
+            break
+    else:
+        return None
+    cdef Py_ssize_t refused = number
+    cdef int *left = <int *> calloc(refused + 1, sizeof(int))
+    for number in range(refused, -1, -1):
+        draft = drafts[number]
+        if left != NULL:
+            left[number] = draft._put_back()
+        else:
+            draft._put_back()
+    try:
+        for number in range(refused, -1, -1):
+            draft = drafts[number]
+            if draft.mark.state != NOTHING:
+                problems.append((number, draft._refusal(left[number] if left != NULL else ENOMEM, f"can't put table {draft.blob.name} back")))
+        draft = drafts[refused]
+        return draft._refusal(failed, "can't commit"), problems
+    finally:
+        free(left)
 
 
 def _by_offset(tuple chain):

@@ -18,6 +18,7 @@ from libc.string cimport memcpy, memset
 from .._core cimport (
     NFPROTO_IPV4, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN, Family, family_of, next_offset, os_decode, payloads_ok, target_offset, xt_counters,
 )
+from .._applied cimport APPLIED, Mark
 from .._netns cimport Namespace, call_in, cookie_of_socket
 from .blob cimport entry_of, table_label
 from .._core import chain_label, text_bytes
@@ -331,8 +332,8 @@ cdef class Handle:
 
     # sending
 
-    def commit(self):
-        """Replace the table in the kernel (`iptc_commit`), if anything was edited."""
+    def commit(self, Mark made=None):
+        """Replace the table in the kernel (`iptc_commit`), if anything was edited, and note it on *made*."""
         cdef xtc_handle *handle = self._open()
         cdef int done, failed
         if not self.changed:
@@ -342,4 +343,6 @@ cdef class Handle:
             failed = c_errno.errno
         if not done:
             raise kernel_error("can't commit", failed, self.functions.strerror(failed).decode("utf-8", "replace"))
+        if made is not None:
+            made.state = APPLIED
         self._free()

@@ -7,6 +7,7 @@ counters of the policies to zero, as each commit of `iptables` does.
 import errno
 
 from .. import _core
+from .._applied import mark
 from ..errors import Conflict, IPTCError, PartialCommit
 from ..model.edits import Replay
 from ..model.restoring import Restore
@@ -102,12 +103,9 @@ class LibiptcTable:
                     before.append(table.read())
                     handles.append(table._edited(operations))
                 for (table, operations), handle, view in zip(parts, handles, before):
-                    sent.append((table, view))
-                    try:
-                        table._send(handle, operations)
-                    except IPTCError:
-                        sent.pop()
-                        raise
+                    made = mark(str(table))
+                    sent.append((table, view, made))
+                    table._send(handle, operations, made)
             except BaseException as error:
                 _put_back(sent, error)
                 raise
@@ -125,10 +123,10 @@ class LibiptcTable:
             raise
         return handle
 
-    def _send(self, handle, operations):
+    def _send(self, handle, operations, made):
         for attempt in range(_RETRIES):
             try:
-                handle.commit()
+                handle.commit(made)
                 return
             except Conflict as conflict:
                 # EAGAIN: a writer that takes no lock was quicker
@@ -163,11 +161,14 @@ class LibiptcTable:
 
 
 def _put_back(sent, error):
-    """Make the tables of *sent*, [(table, view)], as they were, since *error* came."""
+    """Make the tables of *sent*, [(table, view, mark)], as they were, since *error* came."""
     left, reason = [], None
-    for table, view in reversed(sent):
+    for table, view, made in reversed(sent):
+        if not made.state:
+            continue
         try:
             table._make(view)
+            made.clear()
         except (IPTCError, OSError) as refused:
             left.append(str(table))
             reason = refused

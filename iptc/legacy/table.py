@@ -3,7 +3,8 @@
 import errno
 
 from .. import _core
-from ..errors import Conflict, IPTCError, PartialCommit
+from .._applied import mark
+from ..errors import PartialCommit
 from ..model.edits import Replay
 from ..model.saved import frame
 from ..model.views import ChainView, View
@@ -26,9 +27,11 @@ class LegacyTable:
         self.name = name
         self.place = place
         # now and not when it is needed: at the end of the interpreter nothing can be imported
-        from .restore import TableDraft  # nor at the top: programs that only read counters need not load it
+        from .draft import send_together  # nor at the top: programs that only read counters need not load it
+        from .restore import TableDraft
 
         self._new_draft = TableDraft
+        self._send_together = send_together
 
     def read(self):
         """Return the table as it is in the kernel now (`IPT_SO_GET_ENTRIES`), as a `View`."""
@@ -84,18 +87,9 @@ class LegacyTable:
         what was counted; `PartialCommit` says where even that was refused.
         """
         with lock:
-            drafts = []
-            try:
-                for table, operations in parts:
-                    drafts.append(table._draft(operations))
-                for number, (table, operations) in enumerate(parts):
-                    table._send(drafts, number, operations)
-            except BaseException as error:
-                _undo([(table, draft) for (table, _), draft in zip(parts, drafts)], error)
-                raise
-            finally:
-                for draft in drafts:
-                    draft.close()
+            for left in range(_RETRIES, 0, -1):
+                if _attempt(parts, left > 1):
+                    return
 
     def _draft(self, operations):
         """The table as it is now with *operations* done to it, to be sent."""
@@ -109,30 +103,29 @@ class LegacyTable:
             raise
         return draft
 
-    def _send(self, drafts, number, operations):
-        for attempt in range(_RETRIES):
-            try:
-                drafts[number].commit()
-                return
-            except Conflict as conflict:
-                if conflict.errno != errno.EAGAIN or attempt + 1 == _RETRIES:
-                    raise
-            drafts[number].close()
-            drafts[number] = self._draft(operations)
-
     def __str__(self):
         return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
 
 
-def _undo(drafts, error):
-    """Put back what was committed of *drafts*, [(table, draft)], since *error* came."""
-    left = []
-    for table, draft in reversed(drafts):
-        try:
-            draft.undo()
-        except IPTCError as refused:
-            left.append(table)
-            reason = refused
+def _attempt(parts, again):
+    """Send [(table, operations)] to the tables as they are now; False where a writer that takes no lock came between, and that may be
+    tried *again*."""
+    drafts = []
+    try:
+        for table, operations in parts:
+            drafts.append(table._draft(operations))
+        for draft, (table, _) in zip(drafts, parts):
+            draft.mark = mark(str(table))
+        failed = parts[0][0]._send_together(drafts)
+    finally:
+        for draft in drafts:
+            draft.close()
+    if failed is None:
+        return True
+    error, left = failed
     if left:
-        names = ", ".join(map(str, left))
-        raise PartialCommit(f"{error}; committed, and not put back: {names} ({reason})", map(str, left)) from error
+        names = [str(parts[number][0]) for number, _ in left]
+        raise PartialCommit(f"{error}; committed, and not put back: {', '.join(names)} ({left[-1][1]})", names) from error
+    if again and error.errno == errno.EAGAIN:
+        return False
+    raise error

@@ -5,6 +5,7 @@ import os
 from fnmatch import fnmatchcase
 
 from .. import state
+from .._applied import telling, telling_methods
 from ..errors import Conflict, NotFound, ParameterTypeError, kernel_error
 from ..language import printing
 from ..model.edits import check_new_name
@@ -44,6 +45,7 @@ def _words(value, what):
     return words
 
 
+@telling_methods
 class Plan:
     """What must be done for the tables of a place to be what was wanted; false where there is nothing to do.
 
@@ -296,6 +298,7 @@ class _Rework:
                     handle.replace(chain.name, self._entry(chain, position), at)
 
 
+@telling
 def apply(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None, wait=None, lock_file=None):
     """Make what is there *target*, with the fewest edits; return the `Plan` that was done.
 

@@ -8,6 +8,7 @@ import os
 import time
 
 from .. import _core
+from .._applied import mark
 from .._netlink import AnswerLost, Batch, Socket
 from ..errors import (
     RESOURCE_PROBLEM,
@@ -127,10 +128,13 @@ def _commit(socket, parts, test):
             raise
         # what does not depend on anything that was read cannot be out of date
         depends = any(handle.depends for handle in handles)
+        marks = [mark(str(table)) for table, _ in parts]
         try:
-            refused = socket.send(batch, generation if depends else None, test)
+            refused = socket.send(batch, generation if depends else None, test, marks)
         except AnswerLost as error:
             if test or _is_at(parts[0][0].place, generation):
+                for made in marks:
+                    made.clear()
                 raise kernel_error("can't commit", error.errno, error.strerror, RESOURCE_PROBLEM) from error
             raise _partial(f"can't commit: {error}; perhaps committed", parts) from error
         if not refused:
