@@ -139,6 +139,14 @@ cdef enum:
     TARGET_HEADER = 32
     STANDARD_SIZE = 40
 
+# NFLOG's prefix: where it stands in struct xt_nflog_info, what is its room there and on nf_tables, and the sizes of the payloads.
+cdef enum:
+    NFLOG_PREFIX = 12
+    NFLOG_ROOM = 64
+    NFLOG_LONG_ROOM = 128
+    NFLOG_SIZE = TARGET_HEADER + 80
+    NFLOG_LONG_SIZE = TARGET_HEADER + 144
+
 cdef inline uint16_t target_offset(Family *family, const char *entry) noexcept nogil:
     return (<const uint16_t *> (entry + family.offsets))[0]
 
@@ -152,6 +160,7 @@ cdef str os_decode(bytes text)
 cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil
 cdef void mark_verdict(char *target, const char *name) noexcept nogil
 cdef bint is_verdict(const xt_entry_match *payload) noexcept nogil
+cdef bint is_long_nflog(const xt_entry_match *payload) noexcept nogil
 cdef bint is_verdict_name(const char *name) noexcept nogil
 
 cdef union Header:

@@ -561,6 +561,12 @@ cdef bint is_verdict(const xt_entry_match *payload) noexcept nogil:
             and (memcmp(payload.data, _MARK, 8) == 0 or is_verdict_name(payload.u.user.name)))
 
 
+cdef bint is_long_nflog(const xt_entry_match *payload) noexcept nogil:
+    """Whether a target is NFLOG with the longer prefix that nf_tables has room for."""
+    return (payload.u.match_size == NFLOG_LONG_SIZE and payload.u.user.revision == 0
+            and strcmp(payload.u.user.name, b"NFLOG") == 0)
+
+
 cdef bint is_verdict_name(const char *name) noexcept nogil:
     return (name[0] == 0 or strcmp(name, b"ACCEPT") == 0 or strcmp(name, b"DROP") == 0
             or strcmp(name, b"RETURN") == 0 or strcmp(name, b"QUEUE") == 0)

@@ -327,6 +327,39 @@ def test_scratch_space_of_extensions_lives_as_long_as_they_do(chain, family):
     assert chain.rules[0].target.parameters == {"nflog_prefix": "p" * 60, "nflog_size": "80"}
 
 
+@pytest.mark.parametrize("length", [1, 63, 64, 127, 128, 200])
+def test_a_log_prefix_is_as_long_as_the_back_end_has_room_for(chain, family, host, length):
+    prefix = ("abcdefghij" * 20)[:length]
+    spec = f"-p tcp -j NFLOG --nflog-prefix {prefix} --nflog-group 3"
+    host.iptables(f"-A INPUT {spec}", ipv6=family.ipv6)
+    theirs = host.rules(family.ipv6)
+    assert f"{prefix[:63 if host.backend == 'legacy' else 127]} --nflog-group" in theirs[0]
+    rule, made = family.Rule.from_args(spec), family.Rule()
+    made.protocol = "tcp"
+    target = made.create_target("NFLOG")
+    target.nflog_prefix, target.nflog_group = prefix, "3"
+    assert rule == made == pickle.loads(pickle.dumps(made)) == family.Rule.from_args(str(made)) and target.nflog_prefix == prefix[:127]
+    assert easy.encode_iptc_rule(easy.decode_iptc_rule(made), family.ipv6) == made
+    chain.table.refresh()
+    saved = iptc.save(ipv6=family.ipv6)
+    assert theirs[0] in saved and str(chain.rules[0]) == theirs[0].removeprefix("-A INPUT ")
+    assert chain.has_rule(rule) and made in chain and not chain.ensure_rule(made)
+    chain.delete_rule(rule)
+    assert host.rules(family.ipv6) == []
+    with chain.table.transaction():
+        chain.append_rule(made)
+        assert chain.has_rule(rule)
+    assert host.rules(family.ipv6) == theirs
+    host.iptables(f"-C INPUT {spec}", ipv6=family.ipv6)
+    for verb, left in (("-D", []), ("-A", theirs)):
+        iptc.restore(f"*filter\n{verb} INPUT {spec}\nCOMMIT\n", ipv6=family.ipv6, flush=False)
+        assert host.rules(family.ipv6) == left
+    iptc.restore(saved, ipv6=family.ipv6)
+    assert host.rules(family.ipv6) == theirs
+    target.nflog_prefix = "short"
+    assert str(made) == "-p tcp -j NFLOG --nflog-prefix short --nflog-group 3"
+
+
 def test_osf_in_ipv6_does_not_hang():
     assert alone("""
         import iptc

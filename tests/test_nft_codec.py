@@ -35,7 +35,6 @@ NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
 # What iptables-nft itself loses when it reads its own rules, and we keep.
 LOST_BY_IPTABLES = (
     "! --dport 0:65535",  # up to 1.8.9: no port is left over, so no packet should match; it writes no condition
-    f"-j NFLOG --nflog-prefix {'p' * 64}",  # ours ends after 63 letters: the rule is what legacy takes too
 )
 # Expressions have no place for these, the forms of older releases have; nobody has ever looked at the length.
 LOST_IN_EXPRESSIONS = ("--dport 22 -m tcp --sport 23", "--nflog-range")

@@ -11,8 +11,8 @@ from .._core cimport (
     NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Base, RuleValue, c_text, family_of, is_verdict, strnlen, xt_entry_match,
 )
 from .plugins cimport (
-    PAYLOAD_HEADER, XTOPT_INVERT, Option, ParseCall, Plugin, find, find_for_payload, read_saved, text_of, wants_check,
-    xtables_match,
+    PAYLOAD_HEADER, XTOPT_INVERT, Option, ParseCall, Plugin, find, find_for_payload, payload_room, read_saved,
+    take_long_prefix, text_of, wants_check, xtables_match,
 )
 from ..errors import ParameterError, ParameterTypeError, XTablesError
 
@@ -91,7 +91,7 @@ cdef class Extension:
     cdef int _clear(self, int nfproto) except -1:
         """(Re)initialise the payload with the plugin's defaults."""
         cdef const xtables_match *c = self.plugin.c
-        cdef size_t size = PAYLOAD_HEADER + c.size
+        cdef size_t size = payload_room(&self.plugin.row)
         if self.data == NULL:
             self.data = <xt_entry_match *> malloc(size)
             if c.udata_size:
@@ -101,7 +101,7 @@ cdef class Extension:
         memset(self.data, 0, size)
         if self.udata != NULL:
             memset(self.udata, 0, c.udata_size)
-        self.data.u.match_size = size
+        self.data.u.match_size = self.plugin.row.size
         cdef const char *name = c.real_name if c.real_name != NULL else c.name
         memcpy(self.data.u.user.name, name, strnlen(name, XT_EXTENSION_MAXNAMELEN - 1))
         self.data.u.user.revision = c.revision
@@ -309,7 +309,7 @@ cdef class Extension:
         cdef Option item = entry[0]
         cdef list words = entry[2]
         cdef const xtables_match *c = self.plugin.c
-        cdef size_t size = self.data.u.match_size, room = 0, i
+        cdef size_t size = payload_room(&self.plugin.row), room = 0, i
         cdef unsigned int flags = self.flags
         cdef ParseCall call
         cdef char **argv
@@ -361,6 +361,7 @@ cdef class Extension:
             elif used > count:
                 raise ParameterError(f"{self.name}: option \"--{item.name}\" requires more values")
             self.flags = flags
+            take_long_prefix(&self.plugin.row, self.data, <const char *> self.udata)
         except BaseException:
             memcpy(self.data, backup, size)
             if self.udata != NULL:

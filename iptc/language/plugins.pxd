@@ -206,6 +206,8 @@ cdef class Plugin:
 cdef Plugin find(bint is_target, int nfproto, str name, revision)
 cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload)
 cdef bint fits(const PluginRow *row, const xt_entry_match *payload) noexcept nogil
+cdef size_t payload_room(const PluginRow *row) noexcept nogil
+cdef void take_long_prefix(const PluginRow *row, xt_entry_match *payload, const char *udata) noexcept nogil
 
 # ---------------------------------------------- what libxtables knows of iptables
 

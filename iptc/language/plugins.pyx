@@ -12,11 +12,11 @@ from time import monotonic
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset, strcmp, strlen
+from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
 
 from .._core cimport (
-    AF_INET, AF_INET6, IPPROTO_RAW, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of,
-    getsockopt, os_encode, socket, socklen_t,
+    AF_INET, AF_INET6, IPPROTO_RAW, NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, NFPROTO_IPV4, SOCK_CLOEXEC,
+    SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, getsockopt, is_long_nflog, os_encode, socket, socklen_t,
 )
 from .._core import environment
 from .words import split_words
@@ -749,8 +749,30 @@ cdef bint fits(const PluginRow *row, const xt_entry_match *payload) noexcept nog
     """Whether the plugin of *row* can print a payload of this size."""
     if row.size == payload.u.match_size:
         return True
-    # nf_tables has longer prefixes than the structure of NFLOG, which is printed up to its NUL
-    return row.size < payload.u.match_size and strcmp(payload.u.user.name, b"NFLOG") == 0
+    # a prefix is printed up to its NUL
+    return is_long_nflog(payload)
+
+
+cdef bint _has_long_prefix(const PluginRow *row) noexcept nogil:
+    """Whether this is NFLOG as it is since 1.8.8: it leaves the prefix in its `udata`, as long as nf_tables has room for."""
+    return row.size == NFLOG_SIZE and row.c.udata_size == NFLOG_LONG_ROOM and strcmp(row.c.name, b"NFLOG") == 0
+
+
+cdef size_t payload_room(const PluginRow *row) noexcept nogil:
+    """How large a payload of the plugin may become."""
+    return NFLOG_LONG_SIZE if _has_long_prefix(row) else row.size
+
+
+cdef void take_long_prefix(const PluginRow *row, xt_entry_match *payload, const char *udata) noexcept nogil:
+    """Give the payload, of `payload_room` bytes, the prefix that does not fit into the plugin's structure."""
+    cdef char *prefix = <char *> payload.data + NFLOG_PREFIX
+    if not _has_long_prefix(row):
+        return
+    memset(<char *> payload + NFLOG_SIZE, 0, NFLOG_LONG_SIZE - NFLOG_SIZE)
+    payload.u.match_size = NFLOG_SIZE
+    if udata[NFLOG_LONG_ROOM - 1] == 0 and strlen(udata) >= NFLOG_ROOM and strncmp(udata, prefix, NFLOG_ROOM - 1) == 0:
+        memcpy(prefix, udata, NFLOG_LONG_ROOM - 1)
+        payload.u.match_size = NFLOG_LONG_SIZE
 
 
 # ---------------------------------------------- what libxtables knows of iptables

@@ -12,8 +12,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strcmp, strlen
 
 from .._core cimport (
-    NFPROTO_IPV4, STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_verdict_name, os_decode,
-    strnlen, xt_counters,
+    NFLOG_LONG_SIZE, NFPROTO_IPV4, STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_long_nflog, is_verdict_name,
+    os_decode, strnlen, xt_counters,
 )
 from .options cimport (
     APPEND, CHECK, DELETE, INSERT, NAME_ROOM, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE, WITH_RULE, Spec, flags_of,
@@ -330,6 +330,8 @@ cdef void _write_mask(Spec *spec, char *mask) noexcept nogil:
         at += spec.parts[i].row.size
     if spec.has_target:
         memset(mask + at, 0xff, PAYLOAD_HEADER + spec.target_part.row.c.userspacesize)
+        if is_long_nflog(spec.target_part.data):
+            memset(mask + at, 0xff, NFLOG_LONG_SIZE)
     else:
         memset(mask + at, 0xff, STANDARD_SIZE)
 

@@ -25,8 +25,9 @@ from .options cimport (
     ZERO, ZERO_NUM, Part, Spec, check_options, flags_of, has_word, next_option, next_word, option_name, set_command, set_option,
 )
 from .plugins cimport (
-    PARAMETER_PROBLEM, PREFERRED, DataCall, ParseCall, PluginRow, captured, check_body, expect_division, known, learn, parse_body, prints_by_mask, protocol_name,
-    said, use_family, wants_check, warn_of_what_was_said, warn_text, xt_option_call, xtables_error, xtables_ip6parse_multiple,
+    PARAMETER_PROBLEM, PREFERRED, DataCall, ParseCall, PluginRow, captured, check_body, expect_division, known, learn, parse_body, payload_room,
+    prints_by_mask, protocol_name, said, take_long_prefix, use_family, wants_check, warn_of_what_was_said, warn_text, xt_option_call,
+    xtables_error, xtables_ip6parse_multiple,
     xtables_ipparse_multiple, xtables_match, xtables_parse_protocol, xtables_strtoui,
 )
 from .words cimport add, add_copy, clear, make_room, split
@@ -96,7 +97,7 @@ cdef void _begin_part(Spec *spec, Part *part, PluginRow *row, char *payload, bin
     cdef const char *name = c.real_name if c.real_name != NULL else c.name
     if spec.scratch_used + c.udata_size > SCRATCH_ROOM or spec.size + row.size + ENTRY_ROOM > sizeof(spec.entry):
         xtables_error(PARAMETER_PROBLEM, b"the rule is longer than 65535 bytes")
-    memset(payload, 0, row.size)
+    memset(payload, 0, payload_room(row) if is_target else row.size)
     part.row = row
     part.data = <xt_entry_match *> payload
     part.flags = 0
@@ -296,7 +297,7 @@ cdef void _read_jump(Spec *spec, char *value) noexcept nogil:
     row = plugin_of(spec, True, value)
     if row == NULL:
         return
-    if row.size > ENTRY_ROOM:
+    if payload_room(row) > ENTRY_ROOM:
         xtables_error(PARAMETER_PROBLEM, b"the rule is longer than 65535 bytes")
     spec.has_target = True
     _begin_part(spec, &spec.target_part, row, spec.target, True)
@@ -683,7 +684,8 @@ cdef void _finish_entry(Spec *spec) noexcept nogil:
     cdef size_t size = STANDARD_SIZE
     cdef uint16_t *offsets = <uint16_t *> (spec.entry + spec.family.offsets)
     if spec.has_target:
-        size = spec.target_part.row.size
+        take_long_prefix(spec.target_part.row, spec.target_part.data, spec.target_part.scratch)
+        size = spec.target_part.data.u.match_size
     if spec.size + size > 65535:
         xtables_error(PARAMETER_PROBLEM, b"the rule is longer than 65535 bytes")
     spec.target_at = spec.size

@@ -29,6 +29,8 @@ cdef struct Buffer:
     char *memory             # struct ipt_get_entries, then the entries
     size_t room
 
+cdef bint shorten(Family *family, char *entry) noexcept
+cpdef bytes stored(int nfproto, bytes entry)
 cdef void take_buffer(Buffer *buffer, size_t size) noexcept
 cdef void give_back(Buffer *buffer) noexcept
 cdef bytes table_label(str table)

@@ -12,6 +12,7 @@ _Counters = tuple[int, int]
 
 
 def table_strerror(error: int) -> str: ...
+def stored(nfproto: int, entry: bytes) -> bytes: ...
 
 # ------------------------------------------------------------- a table read once
 

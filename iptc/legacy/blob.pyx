@@ -15,8 +15,8 @@ from posix.unistd cimport close
 
 from .._core cimport (
     AF_INET, AF_INET6, IPPROTO_RAW, NF_INET_NUMHOOKS, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, STANDARD_SIZE, TARGET_HEADER,
-    XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, mark_verdict, next_offset, os_decode,
-    os_encode, payloads_ok, socket, socklen_t, target_offset,
+    NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, is_long_nflog,
+    mark_verdict, next_offset, os_decode, os_encode, payloads_ok, socket, socklen_t, target_offset, xt_entry_match,
 )
 from .._counts cimport (
     FELL, HAD_COUNTED, Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish, place_slots,
@@ -145,6 +145,32 @@ cdef bytes table_label(str table):
     if not 0 < PyBytes_GET_SIZE(label) < 32:
         raise kernel_error(f"can't initialize {table}", ENOENT, table_strerror(ENOENT))
     return label
+
+
+# ------------------------------------------------------------------- what fits in
+
+cdef bint shorten(Family *family, char *entry) noexcept:
+    """Cut what only nf_tables has room for, as iptables-legacy does; whether there was anything to cut."""
+    cdef xt_entry_match *target = <xt_entry_match *> (entry + target_offset(family, entry))
+    if not is_long_nflog(target):
+        return False
+    target.u.match_size = NFLOG_SIZE
+    memset(<char *> target.data + NFLOG_PREFIX + NFLOG_ROOM - 1, 0, NFLOG_SIZE - TARGET_HEADER - NFLOG_PREFIX - NFLOG_ROOM + 1)
+    (<uint16_t *> (entry + family.offsets))[1] = target_offset(family, entry) + NFLOG_SIZE
+    return True
+
+
+cpdef bytes stored(int nfproto, bytes entry):
+    """Return what an entry is once it is in a legacy table, which is what is to be looked for."""
+    cdef Family *family = family_of(nfproto)
+    cdef const char *raw = PyBytes_AS_STRING(entry)
+    cdef bytes cut
+    if (PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER or next_offset(family, raw) != PyBytes_GET_SIZE(entry)
+            or not payloads_ok(family, raw) or not is_long_nflog(<const xt_entry_match *> (raw + target_offset(family, raw)))):
+        return entry
+    cut = PyBytes_FromStringAndSize(raw, PyBytes_GET_SIZE(entry))
+    shorten(family, PyBytes_AS_STRING(cut))
+    return cut[:next_offset(family, PyBytes_AS_STRING(cut))]
 
 
 # ------------------------------------------------------------------------ the walk

@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 from posix.unistd cimport close
 
-from .blob cimport ENTRIES_HEAD, TableBlob, give_back, open_socket, take_buffer
+from .blob cimport ENTRIES_HEAD, TableBlob, give_back, open_socket, stored, take_buffer
 from .._core cimport (
     NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, family_of, is_verdict, next_offset,
     os_decode, payloads_ok, target_offset, xt_counters, xt_entry_match,
@@ -191,6 +191,7 @@ cdef class Draft:
 
     cdef int _fill(self, RuleRow *row, bytes entry) except -1:
         """Make *row* the rule *entry*, which brings its own counters."""
+        entry = stored(self.family.nfproto, entry)
         cdef const char *raw = PyBytes_AS_STRING(entry)
         cdef const char *target
         cdef DraftChain chain

@@ -11,6 +11,7 @@ from libc.string cimport memcmp, strcmp
 from .._core cimport (
     IFNAMSIZ, NF_INET_NUMHOOKS, Family, next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
 )
+from .blob cimport shorten
 from .draft cimport (
     EXTENSION, FALL_THROUGH, NOWHERE, VERDICT, Draft, DraftChain, RuleRow,
 )
@@ -214,6 +215,8 @@ cdef int _fill(Draft draft, RuleRow *row, Record *record) except -1:
     cdef const char *name = record.other
     cdef bint extension = record.counted == HAS_EXTENSION
     cdef DraftChain chain
+    if extension:
+        shorten(draft.family, <char *> entry)
     row.entry = entry
     row.jump = FALL_THROUGH
     row.verdict = 0

@@ -8,7 +8,7 @@ from ..errors import PartialCommit
 from ..model.edits import Replay
 from ..model.saved import frame
 from ..model.views import ChainView, View
-from .blob import TableBlob, TableScan
+from .blob import TableBlob, TableScan, stored
 
 _RETRIES = 16
 
@@ -44,10 +44,10 @@ class LegacyTable:
         return blob
 
     def _view(self, blob):
-        return View(self.nfproto, [self._chain(blob, *row) for row in blob.chains])
+        return View(self.nfproto, [self._chain(blob, *row) for row in blob.chains], stored)
 
     def _chain(self, blob, name, policy, counters, first, end):
-        return ChainView(self.nfproto, name, policy, counters, lambda: blob.chain_entries(first, end),
+        return ChainView(self.nfproto, name, policy, counters, lambda: blob.chain_entries(first, end), stored,
                          read_like=lambda entry: blob.entries_like(first, end, entry))
 
     def read_heads(self):

@@ -20,7 +20,7 @@ class ChainHead:
 class ChainView:
     """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for.
 
-    *stored*, of nf_tables, says what an entry will be once it is there; read_like(entry) is quicker where only (position, entry) of
+    *stored*, of the back end, says what an entry will be once it is there; read_like(entry) is quicker where only (position, entry) of
     the rules with its addresses and protocol are wanted.
     """
 

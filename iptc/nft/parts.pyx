@@ -10,8 +10,8 @@ from libc.string cimport memcmp, memcpy, memset, strcmp, strlen
 
 from .._core cimport (
     IFNAMSIZ, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN, is_verdict, is_verdict_name,
-    mark_verdict, target_offset, xt_entry_match,
+    IPT_INV_VIA_OUT, NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN,
+    is_long_nflog, is_verdict, is_verdict_name, mark_verdict, target_offset, xt_entry_match,
 )
 from .._netlink cimport (
     NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_RULE_COMPAT, attribute_scan, attribute_text, nest, nest_end, put, put_be32, put_be64, put_text,
@@ -51,8 +51,6 @@ cdef extern from * nogil:
 cdef enum:
     INTERFACE_INDEX = 4
     COMMENT_ROOM = 256           # struct xt_comment_info
-    LONGEST_PREFIX = 127         # of a log, behind which comes its NUL
-    PREFIX_AT = 12               # where struct xt_nflog_info has it
 
     # what was read of a rule: each can be said once
     SEEN_SRC = 1 << 0
@@ -726,13 +724,13 @@ cdef bint _read_meta_target(Reading *reading, const Fields *fields) noexcept nog
 cdef bint _put_log(Writer *writer, const xt_nflog_info *target, size_t room) noexcept nogil:
     """NFLOG, whose prefix may be longer than its structure has it; *room* is the size of its data."""
     cdef size_t length
-    cdef char prefix[LONGEST_PREFIX + 1]
+    cdef char prefix[NFLOG_LONG_ROOM]
     cdef Open open
     cdef uint16_t number
     if room < sizeof(xt_nflog_info) or target.flags & ~XT_NFLOG_F_COPY_LEN:
         return False             # the length of `--nflog-range`, without the flag, has never had a meaning
-    length = strnlen(target.prefix, room - PREFIX_AT)
-    if length > LONGEST_PREFIX:
+    length = strnlen(target.prefix, room - NFLOG_PREFIX)
+    if length >= NFLOG_LONG_ROOM:
         return False
     memcpy(prefix, target.prefix, length)
     prefix[length] = 0
@@ -768,10 +766,10 @@ cdef bint _read_log(Reading *reading, const Fields *fields) noexcept nogil:
     field_be16(fields, NFTA_LOG_QTHRESHOLD, &threshold)
     if fields.data[NFTA_LOG_PREFIX] != NULL:
         length = strnlen(fields.data[NFTA_LOG_PREFIX], fields.length[NFTA_LOG_PREFIX])
-        if length > LONGEST_PREFIX:
+        if length >= NFLOG_LONG_ROOM:
             return False
     target = <xt_nflog_info *> add_target(
-        reading, b"NFLOG", 5, 0, sizeof(xt_nflog_info) if length < sizeof(target.prefix) else PREFIX_AT + LONGEST_PREFIX + 1)
+        reading, b"NFLOG", 5, 0, sizeof(xt_nflog_info) if length < sizeof(target.prefix) else NFLOG_LONG_SIZE - TARGET_HEADER)
     if target == NULL:
         return False
     target.group = group
@@ -881,7 +879,7 @@ cdef void put_target(Writer *writer, Family *family, const char *entry, bint com
     if not is_verdict(target):
         if strcmp(name, b"TRACE") == 0:
             _put_trace(writer)
-        elif compat or not _is_named(target, b"NFLOG", 0, PREFIX_AT) \
+        elif compat and not is_long_nflog(target) or not _is_named(target, b"NFLOG", 0, NFLOG_PREFIX) \
                 or not _put_log(writer, <const xt_nflog_info *> target.data, target.u.match_size - TARGET_HEADER):
             _put_compat(writer, True, target)
     elif strcmp(name, b"ACCEPT") == 0:
