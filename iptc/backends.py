@@ -43,7 +43,10 @@ def side_in(there, choice=None):
         return _checked(choice)
     key = there.cookie(), os.environ.get("IPTC_BACKEND")
     if key not in _decided:
-        _decided[key] = _decide(there, key[1])
+        choice, certain = _decide(there, key[1])
+        if not certain:
+            return choice
+        _decided[key] = choice
     return _decided[key]
 
 
@@ -83,6 +86,7 @@ def _kernels_side(choice):
 
 
 def _decide(there, given):
+    """(back end, whether that is certain): without the right to look at nf_tables, where there is no legacy table, it is a guess."""
     if given:
         choice = _checked(given)
         other = "legacy" if choice == "nft" else "nft"
@@ -91,14 +95,20 @@ def _decide(there, given):
                 _warn(choice, other)
         except AccessDenied:
             pass  # the choice was made without looking there
-        return choice
-    holding = [side for side in _SIDES if _holds_rules(there, side)]
+        return choice, True
+    holding = ["legacy"] if _holds_rules(there, "legacy") else []
+    try:
+        holding += ["nft"] if _holds_rules(there, "nft") else []
+    except AccessDenied:
+        if holding:
+            raise
+        return _tools_choice() or _kernels_choice(there), False
     if len(holding) == 1:
-        return holding[0]
+        return holding[0], True
     choice = _kubelets_choice(there) or _tools_choice() or _kernels_choice(there)
     if holding:
         _warn(choice, "legacy" if choice == "nft" else "nft")
-    return choice
+    return choice, True
 
 
 def _warn(choice, other):
@@ -111,7 +121,7 @@ def _warn(choice, other):
 
 def _heed(error):
     """Raise *error* if it says nothing of what is there: the next answer may be another, and what is decided is kept."""
-    if is_passing(getattr(error, "errno", None)):
+    if isinstance(error, AccessDenied) or is_passing(getattr(error, "errno", None)):
         raise error
 
 
@@ -151,7 +161,7 @@ def _legacy_chains(nfproto, there):
 
 
 def _nft_chains(nfproto, there):
-    """(table, name, policy, whether it has rules) of each chain of nf_tables that is iptables', as far as we may look."""
+    """(table, name, policy, whether it has rules) of each chain of nf_tables that is iptables'."""
     from . import _netlink
     from .nft.reader import BUILTIN_CHAINS, NftScan
 
@@ -248,8 +258,9 @@ def _kernels_choice(there):
     try:
         with _netlink.Socket(there) as socket:
             socket.generation()
+    except AccessDenied:
+        return "nft"
     except KernelError as error:
         _heed(error)
-        if error.errno not in (errno.EPERM, errno.EACCES):
-            return "legacy"
+        return "legacy"
     return "nft"

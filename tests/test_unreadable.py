@@ -169,6 +169,13 @@ print(attempt(iptc.backend, "open names", 0, errno.EACCES, True)[0])
     assert lines == [*denied, *denied, *passing, *passing, "nft", "nft"]
 
 
+def test_what_is_guessed_without_the_right_to_look_is_not_remembered(unmarked):
+    Host("nft").iptables("-A INPUT -j ACCEPT")
+    code = "import iptc, iptc.backends as b; print(iptc.backend() in ('legacy', 'nft'), len(b._decided))"
+    assert run(["setpriv", "--bounding-set=-all", "--inh-caps=-all"], code).stdout == "True 0\n"
+    assert run([], code).stdout == "True 1\n"
+
+
 def test_a_tool_that_cannot_be_started_for_now_is_asked_again(unmarked, start):  # noqa: F811
     LEGACY.iptables("-A INPUT -j ACCEPT")
     Host("nft").iptables("-A INPUT -j ACCEPT")

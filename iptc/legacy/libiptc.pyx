@@ -20,7 +20,7 @@ from .._core cimport (
 )
 from .._applied cimport APPLIED, Mark
 from .._netns cimport Namespace, call_in, cookie_of_socket
-from .blob cimport entry_of, table_label
+from .blob cimport entry_of, stored, table_label
 from .._core import chain_label, text_bytes
 from ..errors import KernelError, ParameterError, Unsupported, kernel_error
 from .blob import table_strerror
@@ -279,16 +279,19 @@ cdef class Handle:
 
     def append(self, chain, bytes entry not None):
         """`iptc_append_entry`."""
+        entry = stored(self.nfproto, entry)
         cdef const char *raw = self._entry(entry)
         self._done(self.functions.append_entry(self._chain(chain), raw, self.handle))
 
     def insert(self, chain, bytes entry not None, unsigned int position):
         """`iptc_insert_entry`."""
+        entry = stored(self.nfproto, entry)
         cdef const char *raw = self._entry(entry)
         self._done(self.functions.insert_entry(self._chain(chain), raw, position, self.handle))
 
     def replace(self, chain, bytes entry not None, unsigned int position):
         """`iptc_replace_entry`."""
+        entry = stored(self.nfproto, entry)
         cdef const char *raw = self._entry(entry)
         self._done(self.functions.replace_entry(self._chain(chain), raw, position, self.handle))
 

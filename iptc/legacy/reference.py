@@ -13,6 +13,7 @@ from ..model.edits import Replay
 from ..model.restoring import Restore
 from ..model.saved import text_of_view
 from ..model.views import ChainView, View
+from .blob import stored
 from .libiptc import Handle
 
 _RETRIES = 16
@@ -24,8 +25,8 @@ class _Handle(Handle):
     def view(self):
         """The table with the edits that were made so far, as a `View`."""
         nfproto = self.nfproto
-        return View(nfproto, [ChainView(nfproto, name, policy, counters, entries.copy)
-                              for name, policy, counters, entries in self.chains()])  # fmt: skip
+        return View(nfproto, [ChainView(nfproto, name, policy, counters, entries.copy, stored)
+                              for name, policy, counters, entries in self.chains()], stored)  # fmt: skip
 
     def arrange(self, chain, order):
         """Make *chain* what *order* says, as `Draft.arrange` does: its rules are made anew, with the counters that were read."""

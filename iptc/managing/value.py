@@ -5,6 +5,7 @@ import errno
 from .. import _core, _netlink, backends, state
 from ..errors import Conflict, KernelError, ParameterError, ParameterTypeError, kernel_error
 from ..language import printing
+from ..legacy import blob
 from ..model.edits import check_new_name
 from ..model.restoring import Restore, pieces, programs
 from ..model.views import ChainView, View
@@ -345,7 +346,7 @@ def require_headings(text):
 def _empty_view(nfproto, name, side):
     # on nf_tables a builtin chain that a text does not name is made anew when it is used
     plain = plain_table(nfproto, name, "ACCEPT" if side == "nft" else _UNSAID)
-    stored = codec.stored if side == "nft" else None
+    stored = (codec if side == "nft" else blob).stored
     return View(nfproto, [ChainView(nfproto, c.name, c.policy, c.counters, stored=stored) for c in plain], stored)
 
 
