@@ -8,6 +8,7 @@ from .errors import KernelError, ParameterError, ParameterTypeError, Transaction
 from .language import extension
 from .lock import UNSET, checked_lock_file, checked_wait
 from .model import edits
+from .model.views import Entry
 from .namespace import Place
 from .rule import Policy, Rule, Rule6
 from .transactions import Batch, Transaction
@@ -526,11 +527,11 @@ class Table:
 
     def first_rule(self, chain):
         """Return the first entry of *chain* (bytes that `next_rule` takes), or None."""
-        return _Entry.first(self._view().chains.get(_chain_name(chain)))
+        return Entry.first(self._view().chains.get(_chain_name(chain)))
 
     def next_rule(self, prev_rule):
         """Return the entry behind *prev_rule*, or None."""
-        if not isinstance(prev_rule, _Entry):
+        if not isinstance(prev_rule, Entry):
             raise ParameterTypeError("next_rule takes what first_rule or next_rule returned")
         return prev_rule.following()
 
@@ -541,25 +542,6 @@ class Table:
     def create_rule(self, entry=None, chain=None):
         """Return a `Rule` (of this table's family) of *entry*."""
         return self._rule_class(entry, chain)
-
-
-class _Entry(bytes):
-    """An entry that knows what follows it, for `first_rule` and `next_rule`."""
-
-    @classmethod
-    def first(cls, chain):
-        return cls._at(chain.entries, 0) if chain is not None else None
-
-    @classmethod
-    def _at(cls, entries, position):
-        if position >= len(entries):
-            return None
-        entry = cls(entries[position])
-        entry._entries, entry._position = entries, position
-        return entry
-
-    def following(self):
-        return self._at(self._entries, self._position + 1)
 
 
 class Table6(Table):

@@ -386,3 +386,24 @@ class View:
                 chain.tell(jumps)
             self._jumps = jumps
         return self._jumps
+
+
+class Entry(bytes):
+    """An entry that knows what follows it, for `first_rule` and `next_rule`."""
+
+    @classmethod
+    def first(cls, chain):
+        """The first entry of *chain*, or None."""
+        return cls._at(chain.entries, 0) if chain is not None else None
+
+    @classmethod
+    def _at(cls, entries, position):
+        if position >= len(entries):
+            return None
+        entry = cls(entries[position])
+        entry._entries, entry._position = entries, position
+        return entry
+
+    def following(self):
+        """The entry behind this one, or None."""
+        return self._at(self._entries, self._position + 1)
