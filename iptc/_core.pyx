@@ -91,6 +91,10 @@ def text_bytes(value, str what):
     return c_text(value, what)
 
 
+cdef extern from "Python.h":
+    int PyGC_Disable()
+    int PyGC_Enable()
+
 cdef extern from "<sys/auxv.h>" nogil:
     enum:
         AT_SECURE
@@ -510,11 +514,17 @@ def load_rules(type cls, int nfproto, list entries, chain):
     cdef list rules = []
     cdef RuleValue rule
     cdef bytes entry
-    for entry in entries:
-        rule = <RuleValue> cls.__new__(cls)
-        rule._load(nfproto, entry)
-        rule.chain = chain
-        rules.append(rule)
+    # each of these objects is known to the garbage collector, which would look through all of them again and again as they come
+    cdef bint collecting = PyGC_Disable()
+    try:
+        for entry in entries:
+            rule = <RuleValue> cls.__new__(cls)
+            rule._load(nfproto, entry)
+            rule.chain = chain
+            rules.append(rule)
+    finally:
+        if collecting:
+            PyGC_Enable()
     return rules
 
 

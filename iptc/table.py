@@ -51,19 +51,19 @@ class Chain:
 
     def append_rule(self, rule):
         """Append *rule* (`iptables -A`)."""
-        self._edit_each(rule, lambda entry: edits.Append(self.name, entry))
+        self._edit_each(rule, edits.Append)
 
     def insert_rule(self, rule, position=0):
         """Insert *rule* before the one at *position*, which counts from 0 (`iptables -I`)."""
         position = _position(position)
-        self._edit_each(rule, lambda entry: edits.Insert(self.name, entry, position))
+        self._edit_each(rule, lambda name, entry: edits.Insert(name, entry, position))
 
     def replace_rule(self, rule, position=0):
         """Put *rule* in the place of the one at *position*, which counts from 0 (`iptables -R`)."""
         position = _position(position)
         if len(self._entries(rule)) > 1:
             raise ParameterError("Replacement rule does not specify a unique address")
-        self._edit_each(rule, lambda entry: edits.Replace(self.name, entry, position))
+        self._edit_each(rule, lambda name, entry: edits.Replace(name, entry, position))
 
     def delete_rule(self, rule, missing_ok=False):
         """Delete the first rule that says the same as *rule* (`iptables -D`), and return True.
@@ -72,7 +72,7 @@ class Chain:
         """
         nfproto = self.table._nfproto
         return self._edit_each(
-            rule, lambda entry: edits.Delete(self.name, anchor=edits.first_like(nfproto, entry), missing_ok=missing_ok))
+            rule, lambda name, entry: edits.Delete(name, anchor=edits.first_like(nfproto, entry), missing_ok=missing_ok))
 
     def delete_rule_at(self, index):
         """Delete the rule at *index*, which counts from 0 (`iptables -D CHAIN NUMBER`).
@@ -105,14 +105,11 @@ class Chain:
         That is decided under the xtables lock, on the table as it is then: processes that ensure the same rule add it once.
         """
         position = None if position is None else _position(position)
-        return self._edit_each(rule, lambda entry: edits.EnsureRule(self.name, entry, position))
+        return self._edit_each(rule, lambda name, entry: edits.EnsureRule(name, entry, position))
 
     def has_rule(self, rule):
-        """Whether there is a rule that says the same (`iptables -C`), as the table was last read; in constant time from
-        the third question on.
-
-        `rule in chain` is the same.
-        """
+        """Whether there is a rule that says the same (`iptables -C`), as the table was last read; so does `rule in chain`. At once, from
+        the third question on."""
         entries = self._entries(rule)
         with self.table._state.lock:
             chain = self.table._view().chains.get(self.name)
@@ -132,12 +129,12 @@ class Chain:
         return entries
 
     def _edit_each(self, rule, operation):
-        """Do operation(entry) for each entry of *rule*, together; whether any of them changed anything."""
+        """Do operation(name of the chain, entry) for each entry of *rule*, together; whether any of them changed anything."""
         entries = self._entries(rule)
         if len(entries) == 1:
-            return self.table._edit(operation(entries[0]))
+            return self.table._edit(operation(self.name, entries[0]))
         with self.table._together():
-            return any([self.table._edit(operation(entry)) for entry in entries])
+            return any([self.table._edit(operation(self.name, entry)) for entry in entries])
 
     def flush(self):
         """Delete all rules (`iptables -F CHAIN`)."""

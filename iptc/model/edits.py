@@ -50,7 +50,10 @@ class Append(_Edit):
         self.chain, self.entry = chain, entry
 
     def apply(self, view):
-        self.find_chain(view).append(self.entry)
+        chain = view.chains.get(self.chain)
+        if chain is None:
+            chain = self.find_chain(view)
+        chain.append(self.entry)
 
     def send(self, handle, replay):
         handle.append(self.chain, self.entry)

@@ -82,10 +82,11 @@ class ChainView:
 
     def append(self, entry):
         """Add *entry* at the end."""
-        if self._rows is None:
-            self.entries.append(self._as_stored(entry))
-        else:
+        if self._rows is not None:
             self.insert(len(self._rows), entry)
+            return
+        entries = self.entries if self._entries is None else self._entries
+        entries.append(entry if self._stored is None else self._stored(self._nfproto, entry))
 
     def insert(self, position, entry):
         """Add *entry* before the one at *position*."""
