@@ -51,6 +51,7 @@ cdef extern from * nogil:
     int pthread_join(pthread_t thread, void **answer)
     int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
     int setns(int fd, int kind)
+    int unshare(int kind)
     int sigfillset(sigset_t *mask)
 
 cdef enum:
@@ -321,3 +322,12 @@ cdef class Namespace:
 def namespace_cookie():
     """Return the cookie of the network namespace that this thread is in."""
     return Namespace().cookie()
+
+
+def leave_namespace():
+    """Move this thread into a new, empty network namespace, for good: the thread should end soon. `OSError` where that may not be."""
+    cdef int failed
+    with nogil:
+        failed = c_errno.errno if unshare(CLONE_NEWNET) < 0 else 0
+    if failed:
+        raise OSError(failed, strerror(failed).decode())

@@ -129,7 +129,10 @@ def has_rule(table, chain, rule_d, ipv6=False):
 
 
 def add_rule(table, chain, rule_d, position=0, ipv6=False):
-    """Add a rule: *position* 0 is the end, 1 the beginning, n before the n-th, -1 before the last."""
+    """Add a rule: *position* 0 is the end, 1 the beginning, n before the n-th, -1 before the last.
+
+    A position that the chain does not have is the end of it, or the beginning where it is negative.
+    """
     _add(_find_chain(table, chain, ipv6), encode_iptc_rule(rule_d, ipv6), position)
 
 
@@ -143,10 +146,13 @@ def _add(chain, rule, position):
         raise ParameterTypeError(f"a position must be an integer, not {type(position).__name__}")
     if position == 0:
         chain.append_rule(rule)
-    elif position > 0:
-        chain.insert_rule(rule, position - 1)
+        return
+    count = len(chain.rules) if position != 1 else 0
+    place = position - 1 if position > 0 else max(0, position + count)
+    if place and place >= count:
+        chain.append_rule(rule)
     else:
-        chain.insert_rule(rule, max(0, position + len(chain.rules)))
+        chain.insert_rule(rule, place)
 
 
 def delete_rule(table, chain, rule_d, ipv6=False, raise_exc=True):

@@ -1,8 +1,8 @@
 """A whole host's rules: all tables of a family as the text of iptables-save, and back."""
 
-from . import _core, state
+from . import _core, state, trial
 from ._applied import telling
-from .errors import ParameterTypeError
+from .errors import KernelError, ParameterTypeError
 from .language import printing
 from .lock import checked_lock_file, checked_wait
 from .model.restoring import AtCommit, Restore, programs
@@ -36,37 +36,92 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
 
     `ParameterError` or `KernelError` with the number of the line as `line`, and iptables' own message.
     """
-    nfproto = _family(ipv6)
-    place = Place(netns)
-    table = _checked_name(table)
-    settings = {"wait": checked_wait(wait), "lock_file": checked_lock_file(lock_file)}
-
-    def rehearse(program):
-        state.rehearse(state.table_at(nfproto, program.table, place, backend), [Restore(program)], **settings)
-
-    def begun(name):
-        there = state.table_at(nfproto, name, place, backend)
-        there.require()
-        return there.backend
-
+    given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
-    for program in programs(nfproto, source, counters, flush, table, begun, rehearse, progress):
+    for program in given.programs(source, counters, flush, progress):
         if test:
-            rehearse(program)
+            given.rehearse(program)
         else:
-            with AtCommit(program):
-                state.send(state.table_at(nfproto, program.table, place, backend), [Restore(program)], **settings)
+            given.send(program)
         rules += program.rules
     return rules
 
 
-def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=None):
+def check(source, ipv6=False, counters=False, flush=True, *,
+          table=None, backend=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
+    """Find out whether `restore` could do *source*, with the same arguments; return how many rules it has.
+
+    Beyond restore(test=True) the kernel is asked, in a network namespace of its own, for what it refuses only at COMMIT, where the
+    right to make one is there (CAP_SYS_ADMIN).
+    """
+    given = _Given(ipv6, table, backend, netns, wait, lock_file)
+    rules = 0
+    for program in given.programs(source, counters, flush, progress):
+        given.rehearse(program)
+        with AtCommit(program):
+            refused = trial.refusal(given.table_of(program), program)
+            if refused is not None:
+                raise refused
+        rules += program.rules
+    return rules
+
+
+class _Given:
+    """Where a text is restored, and how: the arguments of `restore`."""
+
+    def __init__(self, ipv6, table, backend, netns, wait, lock_file):
+        self._nfproto = _family(ipv6)
+        self._only = _checked_name(table)
+        self._backend = backend
+        self._place = Place(netns)
+        self.settings = {"wait": checked_wait(wait), "lock_file": checked_lock_file(lock_file)}
+
+    def _table_at(self, name):
+        return state.table_at(self._nfproto, name, self._place, self._backend)
+
+    def table_of(self, program):
+        """The table that *program* is for."""
+        return self._table_at(program.table)
+
+    def rehearse(self, program):
+        """Do *program* as it will be done, and send nothing."""
+        state.rehearse(self.table_of(program), [Restore(program)], **self.settings)
+
+    def send(self, program):
+        """Do *program*; what the kernel refuses of a legacy table as a whole is looked for, and named."""
+        table = self.table_of(program)
+        try:
+            with AtCommit(program):
+                state.send(table, [Restore(program)], **self.settings)
+        except KernelError as error:
+            if error.line == program.last_line and table.backend != "nft":
+                refused = trial.refusal(table, program)
+                if refused is not None and refused.errno == error.errno:
+                    error.message = f"line {error.line} failed: {refused}"
+            raise
+
+    def _begun(self, name):
+        there = self._table_at(name)
+        there.require()
+        return there.backend
+
+    def programs(self, source, counters, flush, progress):
+        """The programs of *source*, a table each."""
+        return programs(self._nfproto, source, counters, flush, self._only, self._begun, self.rehearse, progress)
+
+
+def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=None, backend=None):
     """Read *source* as `restore` does, without the kernel, and return how many rules it has.
 
-    What depends on a table is not found out: whether a chain is there, or a position.
+    What depends on a table is not found out: whether a chain is there, or a position. It is read as on *backend*, else on that in
+    use here.
     """
     table = _checked_name(table)
-    found = programs(_family(ipv6), source, counters, flush, table, lambda name: None, lambda program: None, progress)
+    try:
+        side = state.side_at(Place(None), backend)
+    except KernelError:
+        side = None
+    found = programs(_family(ipv6), source, counters, flush, table, lambda name: side, lambda program: None, progress)
     return sum(program.rules for program in found)
 
 

@@ -107,11 +107,23 @@ def test_where_both_hold_rules_the_tools_decide_and_it_warns_once(free, tmp_path
     assert len(seen) == 1
 
 
-def test_it_warns_where_the_environment_decides_against_rules(free, monkeypatch):
+def test_it_does_not_warn_where_the_back_end_was_chosen(free, monkeypatch, capsys):
+    from iptc import cli
+
     LEGACY.iptables("-A INPUT -j ACCEPT")
-    monkeypatch.setenv("IPTC_BACKEND", "nft")
-    with pytest.warns(RuntimeWarning, match="legacy tables hold rules too: this program uses nft"):
-        iptc.Table("filter")
+    NFT.iptables("-A INPUT -j DROP")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for choice in ("nft", "legacy"):
+            monkeypatch.setenv("IPTC_BACKEND", choice)
+            assert iptc.Table("filter").backend == choice
+        monkeypatch.delenv("IPTC_BACKEND")
+        assert iptc.Table("filter", backend="nft").backend == "nft"
+    monkeypatch.setenv("IPTC_BACKEND", "")
+    # and where it was not, the command says it in one line
+    assert cli.main(["list", "INPUT"]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("iptc: warning: ") and "tables hold rules too: this program uses " in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("holding", [True, False])

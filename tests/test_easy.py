@@ -290,3 +290,14 @@ def test_each_call_sees_what_others_did(host, ipv6):
     easy.add_rule("filter", "later", SSH, ipv6=ipv6)
     easy.add_rule("filter", "INPUT", {"target": "later"}, ipv6=ipv6)
     assert len(host.rules(ipv6)) == 2
+
+
+@pytest.mark.parametrize("there", [0, 2])
+def test_a_position_beyond_the_chain_is_its_end(host, there):
+    for number in range(there):
+        iptc.easy.add_rule("filter", "INPUT", {"dst": f"10.0.0.{number}/32"})
+    model = [f"10.0.0.{number}/32" for number in range(there)]
+    for number, position in enumerate([2, 9, -9, -1, 3, 1, 0, -3], 20):
+        iptc.easy.add_rule("filter", "INPUT", {"dst": f"10.0.0.{number}/32"}, position=position)
+        model.insert(len(model) if position == 0 else position - 1 if position > 0 else position, f"10.0.0.{number}/32")
+        assert [rule.split()[3] for rule in host.rules()] == model

@@ -231,3 +231,48 @@ def test_a_status_survives_pickling(host):
         iptc.restore("*nope\nCOMMIT\n")
     again = pickle.loads(pickle.dumps(refused.value))
     assert (again.status, again.line, str(again), again.errno) == (2, 1, str(refused.value), refused.value.errno)
+
+
+# ------------------------------------------------------------------------- check
+
+# What a rule names that each network namespace has of its own cannot be tried out elsewhere.
+BOUND = {"rateest missing", "ct helper", "ct timeout"}
+
+
+def test_check_finds_what_restore_is_refused(host, ipv6, ended):
+    family = "-6" if ipv6 else "-4"
+    different = {}
+    for name, text in TEXTS.items():
+        enter_new_namespace()
+        forget_tables()
+        checked = ended(text, "check", family)
+        assert host.rules(ipv6) == []
+        restored = ended(text, "restore", family)
+        if checked != restored and not (host.backend == "legacy" and name in BOUND):
+            different[name] = checked, restored
+    assert different == {}
+
+
+def test_the_rule_that_the_kernel_refuses_is_named(host, ended):
+    rules = "".join(f"-A INPUT -p tcp --dport {port} -j ACCEPT\n" for port in range(1, 40))
+    text = f"*filter\n{rules}-A INPUT -j MASQUERADE\n{rules}COMMIT\n"
+    for command in ("restore", "check"):
+        for arguments in ((), ("-n",)):
+            code, said = ended(text, command, *arguments)
+            assert code == (4 if host.backend == "nft" else 1) and "INPUT" in said and "-j MASQUERADE" in said and "line 41" in said
+    assert host.rules() == []
+
+
+def test_a_loop_with_rules_that_are_there_is_found(host, ended):
+    host.restore("*filter\n:a - [0:0]\n:b - [0:0]\n-A INPUT -j a\n-A a -j b\nCOMMIT\n")
+    before = host.save()
+    for command in ("check", "restore"):
+        code, said = ended("*filter\n-A b -j a\nCOMMIT\n", command, "-n")
+        assert code == (4 if host.backend == "nft" else 1) and ("Too many l" in said) and host.save() == before
+    assert ended("*filter\n-A b -j ACCEPT\nCOMMIT\n", "check", "-n")[0] == 0
+
+
+def test_syntax_reads_as_the_back_end_does(host, ended):
+    """iptables-nft-restore takes a last COMMIT without a line feed."""
+    for command in (["restore"], ["check"], ["check", "--syntax"]):
+        assert ended("*filter\nCOMMIT", *command)[0] == (2 if host.backend == "legacy" else 0)

@@ -1,7 +1,6 @@
 """`iptc check`: find out whether a text of iptables-save could be restored."""
 
-from . import restore
-from .arguments import add_command
+from .arguments import add_command, wait_of
 from .sources import Progress, add_source, sources
 
 
@@ -20,10 +19,12 @@ def run(options):
     """Check what *options* say."""
     from .. import ruleset
 
-    options.test = True
-    if not options.syntax:
-        return restore.run(options)
     for ipv6, source in sources(options):
         with Progress(source) as progress:
-            ruleset.parse(source, ipv6, options.counters, not options.noflush, options.table, progress)
+            settings = {"table": options.table, "progress": progress}
+            if options.syntax:
+                ruleset.parse(source, ipv6, options.counters, not options.noflush, **settings)
+            else:
+                settings |= {"wait": wait_of(options), "netns": options.netns}
+                ruleset.check(source, ipv6, options.counters, not options.noflush, **settings)
     return 0

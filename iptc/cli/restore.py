@@ -24,7 +24,7 @@ def run(options):
     if len(found) > 1 and not options.test:
         # of two families none is restored where one of them cannot be
         for ipv6, source in found:
-            ruleset.restore(source, ipv6, options.counters, not options.noflush, True, **settings)
+            ruleset.check(source, ipv6, options.counters, not options.noflush, **settings)
     for ipv6, source in found:
         with Progress(source) as progress:
             ruleset.restore(source, ipv6, options.counters, not options.noflush, options.test, progress=progress, **settings)

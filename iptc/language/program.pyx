@@ -75,6 +75,23 @@ cdef class Program:
         return found
 
 
+    def head(self, size_t most):
+        """A program of its first *most* commands."""
+        cdef Program other = Program.__new__(Program)
+        cdef size_t at = 0
+        while most and at < self.used:
+            at += (<Record *> (self.memory + at)).size
+            most -= 1
+        other.memory = <char *> realloc(NULL, at + 1)
+        if other.memory == NULL:
+            raise MemoryError
+        memcpy(other.memory, self.memory, at)
+        other.used = other.room = at
+        other.family, other.table, other.flush = self.family, self.table, self.flush
+        other.line, other.last_line, other.rules = self.line, self.last_line, self.rules
+        return other
+
+
 cdef class Run:
     """Commands `-A` of one chain that follow each other."""
 

@@ -1,0 +1,111 @@
+"""A restored text tried out by the kernel, in a network namespace of its own that is gone afterwards.
+
+The kernel looks at a table only when it is sent: whether a target may stand in this table and chain, whether chains jump in a
+circle. Legacy tables cannot be sent without being used, and nf_tables looks for circles last of all.
+"""
+
+import contextlib
+import errno
+import os
+from _thread import allocate_lock, start_new_thread
+
+from . import _core, _netns, backends
+from .errors import IPTCError, KernelError
+from .language import printing
+from .model.restoring import Restore, programs
+from .namespace import Place
+
+_BOUND = {"set", "SET", "nfacct", "rateest", "CT"}
+"""Extensions that name something which each network namespace has of its own: it cannot be tried out elsewhere."""
+
+
+def refusal(table, program):
+    """Return the `KernelError` with which the kernel would refuse *program* for *table*, or None.
+
+    None also where that cannot be found out: without the right to make a network namespace (CAP_SYS_ADMIN), and where a rule
+    names something of its namespace, such as a set.
+    """
+    before = _as_it_is(table, program)
+    if before is None:
+        return None
+    with _elsewhere() as place:
+        if place is None:
+            return None
+        there = backends.open_table(table.nfproto, table.name, place, "nft" if table.backend == "nft" else "legacy")
+        refused = _send(there, before, program)
+        if refused is None or table.backend == "nft" and refused.errno != errno.EMLINK:
+            # nf_tables was asked for all else, and names the rule itself
+            return None
+        if table.backend == "nft":
+            return refused
+        return _named(there, before, program, refused)
+
+
+def _as_it_is(table, program):
+    """The programs that make the rules that stay where *program* does not flush; None where no text says them."""
+    if program.flush:
+        return []
+    try:
+        return list(programs(table.nfproto, table.save(False), False, True, None, lambda name: table.backend, lambda partial: None))
+    except IPTCError:
+        return None
+
+
+def _send(there, before, program):
+    """What the kernel says against it, or None."""
+    try:
+        there.commit([Restore(each) for each in (*before, program)], contextlib.nullcontext())
+    except KernelError as error:
+        return error
+    return None
+
+
+def _named(there, before, program, refused):
+    """*refused* with the first command without which it would not come; None where it may not be what the real place says."""
+    commands = program.commands()
+    passes, fails = 0, len(commands)
+    while fails - passes > 1:
+        middle = (passes + fails) // 2
+        error = _send(there, before, program.head(middle))
+        passes, fails = (middle, fails) if error is None else (passes, middle)
+    line, what, chain, _, entry, *_ = commands[fails - 1] if commands else (0, "", "", 0, None)
+    reason = refused.strerror
+    if entry is not None:
+        if refused.errno == errno.ENOENT and _names(program.nfproto, entry) & _BOUND:
+            return None
+        reason += f": line {line}: -{what} {chain} {printing.render(program.nfproto, entry)}"
+    return type(refused)(f"can't commit: {reason}", refused.errno, reason)
+
+
+def _names(nfproto, entry):
+    """The names of the matches and the target of a rule."""
+    return {part[2:31].partition(b"\0")[0].decode("utf-8", "replace") for part in _core.split_entry(nfproto, entry)[1]}
+
+
+@contextlib.contextmanager
+def _elsewhere():
+    """The `Place` of a new network namespace, or None where none can be made."""
+    found = []
+    done = allocate_lock()
+    done.acquire()
+
+    def make():
+        try:
+            _netns.leave_namespace()
+            found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            pass
+        finally:
+            done.release()
+
+    try:
+        try:
+            start_new_thread(make, ())
+        except RuntimeError:
+            yield None
+            return
+        done.acquire()
+        yield Place(found[0]) if found else None
+    finally:
+        for descriptor in found:
+            os.close(descriptor)
