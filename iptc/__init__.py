@@ -11,6 +11,7 @@ from .errors import (
     NotFound,
     ParameterError,
     PartialCommit,
+    RolledBack,
     TransactionError,
     Unsupported,
     XTablesError,
@@ -29,7 +30,7 @@ _LATE_NAMES = {
     "CounterReader": "counters", "Snapshot": "counters", "restore": "ruleset", "save": "ruleset",
     "Change": "managing.difference", "Difference": "managing.difference", "diff": "managing.difference",
     "Plan": "managing.planning", "apply": "managing.planning", "plan": "managing.planning",
-    "Ruleset": "managing.value",
+    "Pending": "managing.rollback", "Ruleset": "managing.value", "safe_apply": "managing.rollback",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from .errors import LockTimeout as LockTimeout
 from .errors import NotFound as NotFound
 from .errors import ParameterError as ParameterError
 from .errors import PartialCommit as PartialCommit
+from .errors import RolledBack as RolledBack
 from .errors import TransactionError as TransactionError
 from .errors import Unsupported as Unsupported
 from .errors import XTablesError as XTablesError
@@ -28,6 +29,8 @@ from .managing.difference import diff as diff
 from .managing.planning import Plan as Plan
 from .managing.planning import apply as apply
 from .managing.planning import plan as plan
+from .managing.rollback import Pending as Pending
+from .managing.rollback import safe_apply as safe_apply
 from .managing.value import Ruleset as Ruleset
 from .rule import Match as Match
 from .rule import Policy as Policy

@@ -39,6 +39,7 @@ cdef extern from *:
         NFT_MSG_NEWCHAIN
         NFT_MSG_GETCHAIN
         NFT_MSG_DELCHAIN
+        NFT_MSG_DELTABLE
         NFT_MSG_NEWRULE
         NFT_MSG_GETRULE
         NFT_MSG_DELRULE

@@ -734,6 +734,10 @@ cdef class Batch:
         """Create a table; if it is there, nothing happens."""
         return self.end(self._begin(NFT_MSG_NEWTABLE, NLM_F_CREATE, nfproto, NFTA_TABLE_NAME, table))
 
+    def delete_table(self, int nfproto, bytes table not None):
+        """Delete a table, with whatever is in it."""
+        return self.end(self._begin(NFT_MSG_DELTABLE, 0, nfproto, NFTA_TABLE_NAME, table))
+
     def add_chain(self, int nfproto, bytes table not None, bytes chain not None):
         """Create a user chain, which must not be there."""
         cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, nfproto, NFTA_CHAIN_TABLE, table)

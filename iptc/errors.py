@@ -70,6 +70,10 @@ class PartialCommit(IPTCError):
         return type(self), (str(self), self.committed)
 
 
+class RolledBack(IPTCError):
+    """A change was not confirmed: the rules are again what they were."""
+
+
 class XTablesError(IPTCError):
     """What libxtables or one of its extensions said, in its words."""
 

@@ -17,20 +17,39 @@ def open_namespace(netns):
     """
     if netns is None:
         return Namespace()
+    path, descriptor = _located(netns)
+    try:
+        return Namespace(path, descriptor)
+    except OSError as error:
+        raise _cannot_open(netns, error) from None
+
+
+def descriptor_of(netns):
+    """Return a new descriptor of the namespace that *netns* names, for the caller to close."""
+    path, descriptor = _located(netns)
+    try:
+        return os.dup(descriptor) if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _cannot_open(netns, error) from None
+
+
+def _cannot_open(netns, error):
+    return kernel_error(f"can't open network namespace {netns}", error.errno, error.strerror)
+
+
+def _located(netns):
+    """(path, -1) of the namespace that *netns* names, or (None, descriptor)."""
     if hasattr(netns, "fileno"):
         netns = netns.fileno()
     if isinstance(netns, bool) or not isinstance(netns, (str, int)):
         raise ParameterTypeError(f"netns must be a name, a path, a pid or a descriptor, not {type(netns).__name__}")
-    try:
-        if isinstance(netns, str):
-            if not netns or "\0" in netns:
-                raise ParameterError(f"no name of a network namespace: {netns!r}")
-            return Namespace(os.fsencode(netns if "/" in netns else f"{_FOLDER}/{netns}"))
-        if _is_namespace(netns):
-            return Namespace(None, netns)
-        return Namespace(f"/proc/{netns}/ns/net".encode())
-    except OSError as error:
-        raise kernel_error(f"can't open network namespace {netns}", error.errno, error.strerror) from None
+    if isinstance(netns, str):
+        if not netns or "\0" in netns:
+            raise ParameterError(f"no name of a network namespace: {netns!r}")
+        return os.fsencode(netns if "/" in netns else f"{_FOLDER}/{netns}"), -1
+    if _is_namespace(netns):
+        return None, netns
+    return f"/proc/{netns}/ns/net".encode(), -1
 
 
 def _is_namespace(descriptor):

@@ -117,11 +117,12 @@ def forget_tables():
 
 BOTH_BACKENDS = {
     "test_args", "test_capture", "test_chain", "test_cli", "test_compat", "test_cost", "test_counters", "test_cycles", "test_defects", "test_docs", "test_easy", "test_extensions", "test_grammar",
-    "test_managing", "test_managing_cli", "test_match", "test_memory", "test_namespaces", "test_parity", "test_rule", "test_ruleset", "test_settling", "test_sockets", "test_table", "test_target", "test_traffic",
+    "test_match", "test_memory", "test_namespaces", "test_parity", "test_rule", "test_ruleset", "test_settling", "test_sockets", "test_table", "test_target", "test_traffic",
     "test_transaction", "test_verbs", "test_writers",
     "test_output", "test_statuses",
     "test_interrupts", "test_reentry",
     "test_bounds",
+    "test_managing", "test_managing_cli", "test_managing_rollback",
 }  # fmt: skip
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 
@@ -146,6 +147,7 @@ def host(tmp_path, monkeypatch, backend):
     enter_new_namespace()
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
     monkeypatch.setenv("IPTC_BACKEND", backend)
+    monkeypatch.setenv("IPTC_STATE_DIR", str(tmp_path / "state"))
     forget_tables()
     yield Host(backend)
     forget_tables()

@@ -1,9 +1,21 @@
-"""`iptc apply`: make the tables what a file says, with the fewest edits."""
+"""`iptc apply`: make the tables what a file says, with the fewest edits; for good, or until it is confirmed."""
 
-from .arguments import add_command, add_wait, wait_of
-from .output import write
+import os
+import select
+import sys
+
+from ..errors import ParameterError
+from .arguments import add_command, add_wait, seconds, wait_of
+from .confirm import add_state_dir, keep
+from .output import complain, write
 from .plan import rehearse, wanted
 from .rulesets import TROUBLE, add_format, add_scope, show, trouble_is
+
+ROLLED_BACK = 255
+"""As of iptables-apply: the change was not confirmed, and the rules are what they were."""
+
+NOT_DONE = 1
+"""The exit status of a change that could not be made, where it was to be confirmed."""
 
 
 def add(commands):
@@ -13,12 +25,17 @@ def add(commands):
         help="make the rules what a file says, with the fewest edits",
         description="Make the tables what FILE says, in the format of iptables-save: all of them together or none, and with the fewest "
                     "edits, so that the counters of rules that stay go on. FILE is of one family, or has the lines `# IPv4' and "
-                    "`# IPv6'.",
-        epilog="Exit status: 0 done, 1 trouble, 2 a bad line, 4 the lock was not obtained. With --check: 0 nothing to do, 1 there are "
-               "changes, 2 trouble.",
+                    "`# IPv6'. With --timeout the old rules come back unless the change is confirmed: at the prompt, by a command that "
+                    "succeeds, or by `iptc confirm' from another session; also where this program is killed, or its terminal hangs up.",
+        epilog="Exit status: as of `iptc restore'. With --timeout: 0 confirmed, 1 trouble, 255 rolled back. With --check alone: 0 nothing "
+               "to do, 1 there are changes, 2 trouble.",
     )  # fmt: skip
-    apply.add_argument("file", metavar="FILE", help="- for standard input")
-    apply.add_argument("--check", action="store_true", help="change nothing, and print what would be changed, as `iptc plan'")
+    apply.add_argument("file", metavar="FILE", nargs="?", help="- for standard input")
+    apply.add_argument("--check", nargs="?", const=True, metavar="CMD",
+                       help="alone: change nothing, and print what would be changed; with --timeout: confirm where CMD succeeds")  # fmt: skip
+    apply.add_argument("--timeout", type=seconds, metavar="SECONDS", help="roll back unless it is confirmed by then")
+    apply.add_argument("--save", metavar="FILE", help="write the rules to FILE once they are there, or confirmed, as `iptc save'")
+    add_state_dir(apply)
     add_scope(apply)
     add_format(apply)
     add_wait(apply, True, "wait for the xtables lock this long only (for ever)")
@@ -27,14 +44,123 @@ def add(commands):
 
 def run(options):
     """Apply what *options* say."""
-    if options.check:
+    command = options.check if isinstance(options.check, str) else None
+    if command is not None and options.file is None and options.timeout is None:
+        # `--check FILE`
+        options.check, options.file, command = True, command, None
+    if options.file is None:
+        raise ParameterError("which FILE is to be applied?")
+    if command is not None and options.timeout is None:
+        raise ParameterError("a command that confirms needs --timeout")
+    if options.check is True:
         return trouble_is(TROUBLE)(rehearse)(options)
+    options.save = options.save and os.path.abspath(options.save)
+    if options.timeout is None:
+        return _for_good(options)
+    return trouble_is(NOT_DONE)(lambda options: _until_confirmed(options, command))(options)
+
+
+def _for_good(options):
     from ..managing import planning
 
     text, settings = wanted(options)
     found = planning.apply(text, wait=wait_of(options), **settings)
-    if options.format == "json":
-        show(options, found, None)
-    elif not options.quiet:
-        write(f"{found.difference.summary() or 'nothing to do'}\n")
+    _tell(options, found)
+    if found:
+        _tell_flows(options, found)
+    keep(options.save, {table.ip_version for table in found.target.tables}, options.netns)
     return 0
+
+
+def _tell(options, change):
+    if options.format == "json":
+        show(options, change.difference, None)
+    elif not options.quiet:
+        write(f"{change.difference.summary() or 'nothing to do'}\n")
+
+
+def _tell_flows(options, change):
+    """Say how many flows go on that only deleted rules had let in."""
+    from ..managing import flows
+
+    if not options.quiet and options.format == "text":
+        told = flows.report(change, options.netns)
+        if told:
+            write(f"{told}\n")
+
+
+def _until_confirmed(options, command):
+    from ..managing import rollback
+
+    text, settings = wanted(options)
+    if options.timeout == 0:
+        raise ParameterError("--timeout must be more than 0")
+    by = f"iptc apply {options.file}"
+    with rollback.start(text, options.timeout, wait=wait_of(options), directory=options.state_dir, by=by, save=options.save, **settings) as change:
+        change.begin()
+        _tell(options, change)
+        if change:
+            try:
+                _decide(options, change, command)
+            except KeyboardInterrupt as stop:
+                if getattr(stop, "number", 2) != 2:
+                    # a terminal that is gone says nothing: the change can still be confirmed from another session
+                    raise
+                change.roll_back()
+            if change.state != "confirmed":
+                complain("not confirmed: the rules are what they were")
+                return ROLLED_BACK
+            if change.by != f"process {os.getpid()}":
+                _say(options, f"confirmed by {change.by}")
+                return 0
+            _say(options, "confirmed")
+        keep(options.save, {table.ip_version for table in change.target.tables}, options.netns)
+    return 0
+
+
+def _say(options, text):
+    if not options.quiet and options.format == "text":
+        write(f"{text}\n")
+
+
+def _decide(options, change, command):
+    """Wait until *change* is confirmed or taken back: by the command, at the prompt, or by somebody else."""
+    from ..errors import RolledBack
+    from ..managing import rollback
+
+    _tell_flows(options, change)
+    try:
+        if command is not None:
+            if rollback.run_check(command, change):
+                change.confirm()
+            else:
+                change.roll_back()
+        elif sys.stdin is not None and sys.stdin.isatty():
+            _ask(options, change)
+        else:
+            _say(options, f"rolled back in {options.timeout:g} s unless `iptc confirm' is run in another session")
+        change.wait()
+    except RolledBack:
+        # too late
+        pass
+
+
+def _ask(options, change):
+    """Ask at the terminal; no answer is no."""
+    write(f"Can you establish a NEW connection to this host? Else the old rules are back in {options.timeout:g} s. (y/N) ")
+    number = sys.stdin.fileno()
+    while change.look() == "pending":
+        if number not in select.select([number, change], [], [])[0]:
+            continue
+        try:
+            answer = os.read(number, 1024)
+        except OSError:
+            answer = b""
+        if not answer:
+            # the terminal is gone: whoever logs in again can confirm
+            return
+        if answer.strip().lower() in (b"y", b"yes"):
+            change.confirm()
+        else:
+            change.roll_back()
+    write("\n")

@@ -24,6 +24,7 @@ COMMANDS = (
     "diff",
     "plan",
     "apply",
+    "confirm",
 )
 
 def main(arguments=None):

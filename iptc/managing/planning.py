@@ -53,19 +53,19 @@ class Plan:
     kept jumps there. `apply()` does it.
     """
 
-    def __init__(self, live, target, scope, place, counters=False):
+    def __init__(self, live, target, scope, place, exact=False):
         self.live = live
         self.target = target
         self.scope = scope
         self.place = place
         self.kept = []
         self.reworks = []
-        self.counters = counters
+        self.exact = exact
         found = []
         for table in target.tables:
             if scope.may_cover(table.name):
                 rework = _plan_table(self, live.table(table.nfproto, table.name), table)
-                if rework.chains:
+                if rework.chains or rework.unused:
                     self.reworks.append(rework)
                     found += rework.chains
         self.difference = Difference(found)
@@ -117,17 +117,18 @@ def plan(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None):
     return plan_at(place, target, scope)
 
 
-def plan_at(place, target, scope, counters=False):
-    """The `Plan` for *target* at *place*; with *counters*, rules that are new have those of *target*."""
+def plan_at(place, target, scope, exact=False):
+    """The `Plan` for *target* at *place*; an *exact* one goes back to what was there: rules that are new have the counters of
+    *target*, and on nf_tables the tables and builtin chains that were not there go."""
     keys = [(table.nfproto, table.name) for table in target.tables]
     live = read_live(sorted({nfproto for nfproto, _ in keys}), place, target.backend, keys)
-    return Plan(live, target, scope, place, counters)
+    return Plan(live, target, scope, place, exact)
 
 
 def in_backend(ruleset, side):
     """*ruleset* as it would be on the back end *side*."""
-    if ruleset.backend == side:
-        return ruleset
+    if (ruleset.backend == "nft") == (side == "nft"):
+        return Ruleset(ruleset.tables, side, ruleset.generation)
     return Ruleset.read(ruleset.text().encode("utf-8", "surrogateescape"), backend=side)
 
 
@@ -144,7 +145,11 @@ def _plan_table(plan, live, wanted):
             check_new_name(nfproto, chain.name, declared=True)
     _check_jumps(nfproto, live, wanted, stay, chains)
     expected = {chain.name: chain for chain in live if scope.covers(name, chain.name)}
-    return _Rework(nfproto, name, chains, expected, plan)
+    unused = []
+    if plan.exact and plan.live.backend == "nft":
+        unused = [chain.name for chain in wanted if chain.absent and chain.name in expected and not live[chain.name].absent]
+    empty = unused and all(chain.absent for chain in wanted) and not stay and all(scope.covers(name, chain.name) for chain in live)
+    return _Rework(nfproto, name, chains, expected, plan, unused, empty)
 
 
 def _staying(live, wanted, scope):
@@ -185,19 +190,24 @@ def _no_chain(nfproto, table, chain, position, rule, jump):
 
 
 class _Rework:
-    """What a plan does to one table: one operation over all of its chains that differ. *expected* are those it was made for."""
+    """What a plan does to one table: one operation over all of its chains that differ. *expected* are those it was made for.
+
+    *unused* are builtin chains that go as if nobody had used them, and with *empty* the table goes with them.
+    """
 
     binds = False
     changed = True
 
-    def __init__(self, nfproto, table, chains, expected, plan):
+    def __init__(self, nfproto, table, chains, expected, plan, unused, empty):
         self.nfproto = nfproto
         self.table = table
         self.chains = chains
         self._expected = expected
         self._scope = plan.scope
         self._generation = plan.live.generation
-        self._counters = plan.counters
+        self._counters = plan.exact
+        self.unused = unused
+        self._empty = empty
 
     def refused(self, number):
         """The exception that says why it cannot be done."""
@@ -233,6 +243,10 @@ class _Rework:
             handle.flush(name)
         for name in gone:
             handle.delete_chain(name)
+        for name in self.unused:
+            handle.drop_chain(name)
+        if self._empty:
+            handle.drop_table()
 
     def _check(self, view):
         """Raise `Conflict` if any chain that may be touched is not what it was."""
@@ -308,7 +322,7 @@ def apply(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None, wait
     if isinstance(target, Plan):
         target.apply(wait, lock_file)
         return target
-    for attempt in reversed(range(_ATTEMPTS)):
+    for attempt in reversed(range(ATTEMPTS)):
         found = plan(target, only=only, keep=keep, ipv6=ipv6, backend=backend, netns=netns)
         target = found.target
         try:
@@ -319,5 +333,5 @@ def apply(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None, wait
                 raise
 
 
-_ATTEMPTS = 16
+ATTEMPTS = 16
 """So often what has changed meanwhile is planned for anew."""

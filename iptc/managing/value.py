@@ -24,18 +24,20 @@ _UNSAID = "-"
 class ChainValue:
     """One chain: its policy (None for a user chain), and its rules as `iptables-save` prints them.
 
-    *entries* are their bytes, with counters; *handles* what nf_tables knows them by, where they were read from there.
+    *entries* are their bytes, with counters; *handles* what nf_tables knows them by, where they were read from there. A builtin chain
+    is *absent* on nf_tables as long as nobody has used it.
     """
 
-    __slots__ = ("nfproto", "name", "policy", "counters", "entries", "handles", "_rules", "_keys")
+    __slots__ = ("nfproto", "name", "policy", "counters", "entries", "handles", "absent", "_rules", "_keys")
 
-    def __init__(self, nfproto, name, policy=None, counters=None, entries=(), handles=None):
+    def __init__(self, nfproto, name, policy=None, counters=None, entries=(), handles=None, absent=False):
         self.nfproto = nfproto
         self.name = name
         self.policy = policy
         self.counters = counters
         self.entries = entries
         self.handles = handles
+        self.absent = absent
         self._rules = None
         self._keys = None
 
@@ -135,7 +137,7 @@ def plain_table(nfproto, name, policy="ACCEPT"):
     """Table *name* as it is of itself: builtin chains, and nothing in them."""
     if name not in reader.BUILTIN_CHAINS:
         raise kernel_error(f"can't initialize {name}", errno.ENOENT, "Table does not exist (do you need to insmod?)")
-    return TableValue(nfproto, name, [ChainValue(nfproto, _core.HOOKS[hook], policy, (0, 0))
+    return TableValue(nfproto, name, [ChainValue(nfproto, _core.HOOKS[hook], policy, (0, 0), absent=True)
                                       for hook, *_ in reader.BUILTIN_CHAINS[name]])  # fmt: skip
 
 
@@ -402,7 +404,10 @@ def _read_nft(families, place, tables):
 
 def _read_nft_table(nfproto, name, socket):
     chains = []
-    for chain, policy, counters, messages in reader.NftScan(nfproto, name, socket).messages():
+    scan = reader.NftScan(nfproto, name, socket)
+    used = {chain for chain, _, _, handle, _ in scan.list_chains() if handle}
+    for chain, policy, counters, messages in scan.messages():
         rules = codec.decode_rules(nfproto, messages, socket)
-        chains.append(ChainValue(nfproto, chain, policy, counters, [entry for _, entry in rules], [handle for handle, _ in rules]))
+        chains.append(ChainValue(nfproto, chain, policy, counters, [entry for _, entry in rules], [handle for handle, _ in rules],
+                                 chain not in used))  # fmt: skip
     return TableValue(nfproto, name, chains)

@@ -416,6 +416,16 @@ class TablePlan:
         self._noted(self._batch.delete_chain(self.nfproto, self._label, chain.label), "CHAIN_DEL", chain)
         self._chains[chain.name] = None if chain.hook is None else _ChainPlan(chain.name, chain.label, "ACCEPT", 0, chain.hook, [])
 
+    def drop_chain(self, name):
+        """Delete a builtin chain that is empty, so that it is as if nobody had used it."""
+        chain = self._chain(name)
+        if chain.handle:
+            self._drop_chain(chain)
+
+    def drop_table(self):
+        """Delete the table, in which there is nothing any more."""
+        self._batch.delete_table(self.nfproto, self._label)
+
     def rename_chain(self, name, new):
         """`iptables -E`."""
         _core.chain_label(new)

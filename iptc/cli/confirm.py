@@ -1,0 +1,80 @@
+"""`iptc confirm`: keep the change that waits for it, or show what waits."""
+
+import time
+
+from .arguments import HEADINGS, add_command
+from .files import write_file
+from .output import complain, write
+
+NOTHING = 1
+"""The exit status where nothing waits to be confirmed."""
+
+
+def add(commands):
+    """Describe the command."""
+    confirm = add_command(
+        commands, "confirm", run, both=True,
+        help="keep the change of `iptc apply --timeout'",
+        description="Keep the change that `iptc apply --timeout' has made. Run it in a session that was opened after the change: that "
+                    "one can still log in is what it proves. Of both families, whatever is asked for.",
+        epilog="Exit status: 0 confirmed (with --status: a change waits), 1 nothing waits to be confirmed, or trouble.",
+    )  # fmt: skip
+    confirm.add_argument("--status", action="store_true", help="only show what waits to be confirmed, or what became of the last change")
+    confirm.add_argument("--format", choices=["text", "json"], default="text", help="json: one object")
+    add_state_dir(confirm)
+
+
+def add_state_dir(command):
+    """Add the argument that says where it is noted what waits to be confirmed."""
+    command.add_argument("--state-dir", metavar="DIR", help="where it is noted what waits (IPTC_STATE_DIR, /run/iptc, $XDG_RUNTIME_DIR/iptc)")
+
+
+def run(options):
+    """Confirm, or show."""
+    from ..managing import pending
+
+    if options.status:
+        return _show(options, pending.status(options.netns, options.state_dir))
+    note = pending.confirm(options.netns, options.state_dir)
+    doubt = pending.proves_nothing(pending.session_of(), note)
+    if doubt:
+        complain(f"warning: {doubt}: that it goes on does not prove that one can still log in")
+    if options.format == "text":
+        write(f"confirmed: {note['summary']}\n")
+    else:
+        _show(options, note)
+    keep(note["save"], note["families"], options.netns)
+    return 0
+
+
+def _show(options, note):
+    waits = note is not None and note["state"] == "pending"
+    if options.format == "json":
+        import json
+
+        shown = {key: value for key, value in (note or {"schema": 1, "state": "none"}).items() if key not in ("session", "ticks")}
+        write(json.dumps(shown) + "\n")
+    elif note is None:
+        write("nothing waits to be confirmed\n")
+    elif waits:
+        left = max(0, note["until"] - time.time())
+        write(f"pending: {note['summary']}; rolled back in {left:.0f} s unless confirmed; made by {note['by'] or 'a program'}\n")
+    elif note["state"] == "unwatched":
+        write(f"not confirmed, and nobody is left to take it back: {note['summary']}; made by {note['by'] or 'a program'}\n")
+    else:
+        write(f"nothing waits to be confirmed; the last change ({note['summary']}): {note['state']}\n")
+    return 0 if waits else NOTHING
+
+
+def keep(path, versions, netns):
+    """Save the rules of these families (4, 6) to the file *path*, if that is not None; under headings if there are two."""
+    if path is None:
+        return
+    from .. import ruleset
+
+    text = ""
+    for version in sorted(versions):
+        if len(versions) > 1:
+            text += f"{HEADINGS[version == 6]}\n"
+        text += ruleset.save(version == 6, netns=netns)
+    write_file(path, text)

@@ -1,0 +1,284 @@
+"""Which established flows only deleted rules had let in: they go on, since the kernel asks no rule that they are established by.
+
+What a flow was let in by is not noted anywhere. So its first packet is followed through the old rules and through the new ones, as far
+as the connection tracking tells it: addresses, protocol, ports. Where a rule asks for more, such as an interface, it may match: a
+rule that may accept counts as one that does, a rule that may drop as one that does not.
+"""
+
+import ipaddress
+import shlex
+import socket
+import struct
+import time
+from collections import namedtuple
+
+from .. import _core
+from ..namespace import Place
+
+_PATIENCE = 1.0
+"""Seconds after which the flows are counted no further."""
+
+Flow = namedtuple("Flow", "version protocol src dst sport dport")
+"""The first packet of a flow as the filter table sees it. Addresses are numbers, ports None where there are none."""
+
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "esp": 50, "ah": 51, "ipv6-icmp": 58, "icmpv6": 58, "sctp": 132, "udplite": 136, "dccp": 33, "gre": 47}
+_IGNORED = {"--comment": 1, "--reject-with": 1, "--tcp-flags": 2, "--syn": 0, "--tcp-option": 1}
+
+
+def report(change, netns=None):
+    """Return one sentence about the flows that go on after *change* (a `Plan` or `Pending`), or None where there is nothing to say."""
+    if not any(_lets_in(chain) for chain in change.difference.chains):
+        return None
+    try:
+        count, all_of_them = count_left(change, netns)
+    except OSError as error:
+        return f"how many established flows only deleted rules had let in is not known: {error.strerror or error}"
+    if not count and all_of_them:
+        return None
+    flows = "flow" if count == 1 else "flows"
+    return f"{'' if all_of_them else 'at least '}{count} established {flows} that only deleted rules had let in may go on"
+
+
+def _lets_in(chain):
+    """Whether a rule of *chain*, a `ChainDifference`, that accepts is deleted or has other options."""
+    if chain.table != "filter" or chain.old is None:
+        return False
+    return any(chain.old.rules[position].endswith("-j ACCEPT") for position in [*chain.removed, *chain.changed.values()])
+
+
+def count_left(change, netns=None):
+    """(how many established flows only deleted rules had let in, whether all were looked at); OSError where they cannot be read."""
+    place = Place(netns)
+    end = time.monotonic() + _PATIENCE
+    count = 0
+    with place.open() as there:
+        local = _local_addresses(there)
+        flows = _flows(there, netns is None)
+    walks = {}
+    for version, nfproto in ((4, _core.IPV4), (6, _core.IPV6)):
+        chains = [chain for chain in change.difference.chains if chain.nfproto == nfproto and chain.table == "filter"]
+        if any(map(_lets_in, chains)):
+            walks[version] = _Walk(change, nfproto, chains)
+    for number, flow in enumerate(flows):
+        if number % 64 == 0 and time.monotonic() > end:
+            return count, False
+        walk = walks.get(flow.version)
+        if walk is not None and walk.has_lost(flow, local):
+            count += 1
+    return count, True
+
+
+# -------------------------------------------------------------------- the rules
+
+
+class _Walk:
+    """The filter table of one family, before and after."""
+
+    def __init__(self, change, nfproto, chains):
+        table = change.live.table(nfproto, "filter")
+        self._old = {chain.name: chain for chain in table} if table else {}
+        self._new = dict(self._old)
+        self._gone = {}
+        for chain in chains:
+            if chain.new is None:
+                del self._new[chain.name]
+            else:
+                self._new[chain.name] = chain.new
+            self._gone[chain.name] = {*chain.removed, *chain.changed.values()}
+        self._rules = {}
+
+    def has_lost(self, flow, local):
+        """Whether it was a deleted rule that let *flow* in, and none would now."""
+        hooks = [hook for hook, is_local in (("INPUT", flow.dst in local), ("OUTPUT", flow.src in local)) if is_local] or ["FORWARD"]
+        for hook in hooks:
+            by = self._accepts(self._old, hook, flow)
+            if isinstance(by, tuple) and by[1] in self._gone.get(by[0], ()) and not self._accepts(self._new, hook, flow):
+                return True
+        return False
+
+    def _accepts(self, chains, hook, flow):
+        """(chain, position) of the first rule that may accept *flow*, True for the policy, or False."""
+        verdict = self._through(chains, hook, flow, 0)
+        if verdict is None:
+            chain = chains.get(hook)
+            verdict = chain is None or chain.policy != "DROP"
+        return verdict
+
+    def _through(self, chains, name, flow, depth):
+        chain = chains.get(name)
+        for position, text in enumerate(chain.rules if chain is not None and depth < 64 else ()):
+            if text not in self._rules:
+                self._rules[text] = _Rule(text)
+            rule = self._rules[text]
+            matches = rule.matches(flow)
+            if matches is False:
+                continue
+            if rule.target == "ACCEPT":
+                return name, position
+            if rule.target in chains:
+                verdict = self._through(chains, rule.target, flow, depth + 1)
+                if verdict is not None:
+                    return verdict
+                if rule.goto and matches:
+                    return None
+            elif matches and rule.target in ("DROP", "REJECT"):
+                return False
+            elif matches and rule.target == "RETURN":
+                return None
+        return None
+
+
+class _Rule:
+    """What a rule, as `iptables-save` prints it, asks of the first packet of a flow, as far as that is known."""
+
+    def __init__(self, text):
+        self.target = None
+        self.goto = False
+        self._tests = []
+        self._unsure = False
+        words = shlex.split(text)
+        negated = False
+        while words:
+            word = words.pop(0)
+            if word == "!":
+                negated = True
+                continue
+            if word in ("-j", "-g"):
+                # what follows are the options of the target
+                self.target, self.goto = words.pop(0), word == "-g"
+                return
+            self._read(word, words, negated)
+            negated = False
+
+    def _read(self, word, words, negated):
+        if word == "-m":
+            words.pop(0)
+        elif word in _IGNORED:
+            del words[: _IGNORED[word]]
+        elif word in ("-s", "-d"):
+            network = ipaddress.ip_network(words.pop(0), strict=False)
+            side, first, mask = ("src" if word == "-s" else "dst"), int(network.network_address), int(network.netmask)
+            self._tests.append((negated, lambda flow: getattr(flow, side) & mask == first))
+        elif word == "-p":
+            name = words.pop(0)
+            number = _PROTOCOLS.get(name) or (int(name) if name.isdigit() else None)
+            if number is None:
+                self._unsure = True
+            else:
+                self._tests.append((negated, lambda flow: flow.protocol == number))
+        elif word in ("--sport", "--dport", "--sports", "--dports", "--ports"):
+            spans = [_span(part) for part in words.pop(0).split(",")]
+            names = {"s": ("sport",), "d": ("dport",), "p": ("sport", "dport")}[word[2]]
+            self._tests.append((negated, lambda flow: any(
+                getattr(flow, name) is not None and first <= getattr(flow, name) <= last for name in names for first, last in spans)))
+        elif word in ("--ctstate", "--state"):
+            new = "NEW" in words.pop(0).split(",")
+            self._tests.append((negated, lambda flow: new))
+        else:
+            # an interface, or what a packet's flow does not tell
+            self._unsure = True
+            while words and words[0] not in ("!", "-m", "-j", "-g"):
+                words.pop(0)
+
+    def matches(self, flow):
+        """True or False, or None where it may match."""
+        if any(test(flow) == negated for negated, test in self._tests):
+            return False
+        return None if self._unsure else True
+
+
+def _span(text):
+    first, colon, last = text.partition(":")
+    return int(first or 0), int(last or 65535) if colon else int(first)
+
+
+# -------------------------------------------------------------------- the flows
+
+
+def _local_addresses(there):
+    """The addresses of this host, as numbers."""
+    found, last = set(), None
+    for line in there.read_file(b"/proc/thread-self/net/fib_trie").decode().splitlines():
+        words = line.split()
+        if words[:1] == ["|--"]:
+            last = words[1]
+        elif words[-1:] == ["LOCAL"] and last:
+            found.add(int(ipaddress.ip_address(last)))
+    try:
+        lines = there.read_file(b"/proc/thread-self/net/if_inet6").decode().splitlines()
+    except OSError:
+        # a host without IPv6
+        lines = []
+    found.update(int(line.split()[0], 16) for line in lines)
+    return found
+
+
+def _flows(there, is_here):
+    """The established flows of a namespace: from /proc, or, for that of this thread, by netlink."""
+    try:
+        return list(_from_proc(there.read_file(b"/proc/thread-self/net/nf_conntrack").decode()))
+    except FileNotFoundError:
+        if not is_here:
+            raise
+        return list(_from_netlink())
+
+
+def _from_proc(text):
+    for line in text.splitlines():
+        words = line.split()
+        if "[UNREPLIED]" in words or words[2] == "tcp" and "ESTABLISHED" not in words:
+            continue
+        pairs = [word.split("=", 1) for word in words if "=" in word]
+        values = {key: [value for name, value in pairs if name == key] for key in ("src", "dst", "sport", "dport")}
+        if len(values["src"]) == 2:
+            ports = [int(values[key][place]) if len(values[key]) == 2 else None for key, place in (("sport", 0), ("sport", 1))]
+            # the filter table sees what destination NAT has made of it, which is where the answers come from
+            addresses = [int(ipaddress.ip_address(value)) for value in values["src"]]
+            yield Flow(4 if words[0] == "ipv4" else 6, int(words[3]), *addresses, *ports)
+
+
+def _from_netlink():
+    """The flows that ctnetlink dumps (IPCTNL_MSG_CT_GET)."""
+    dump, done, error = 0x301, 3, 2
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12) as channel:
+        channel.sendto(struct.pack("=IHHII", 20, 0x101, dump, 1, 0) + bytes(4), (0, 0))
+        while True:
+            data = channel.recv(1 << 20)
+            while len(data) >= 16:
+                length, kind = struct.unpack_from("=IH", data)
+                if kind == done:
+                    return
+                if kind == error:
+                    number = -struct.unpack_from("=i", data, 16)[0]
+                    raise OSError(number, "the connection tracking cannot be read")
+                flow = _decoded(data[20:length])
+                if flow is not None:
+                    yield flow
+                data = data[(length + 3) & ~3 :]
+
+
+def _attributes(data):
+    found = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("=HH", data)
+        found[kind & 0x3FFF] = data[4:length]
+        data = data[max(4, (length + 3) & ~3) :]
+    return found
+
+
+def _decoded(data):
+    """A `Flow` of the attributes of a message; None if it is not established."""
+    attributes = _attributes(data)
+    if 1 not in attributes or 2 not in attributes or not struct.unpack(">I", attributes.get(3, bytes(4)))[0] & 2:
+        return None
+    state = _attributes(_attributes(attributes.get(4, b"")).get(1, b"")).get(1)
+    if state is not None and state[0] != 3:
+        return None
+    sources, ports = [], []
+    for side in (1, 2):
+        parts = _attributes(attributes[side])
+        address, protocol = _attributes(parts.get(1, b"")), _attributes(parts.get(2, b""))
+        sources.append(address.get(1) or address.get(3) or b"")
+        ports.append(struct.unpack(">H", protocol[2])[0] if 2 in protocol else None)
+    number = protocol.get(1, b"\0")[0]
+    return Flow(4 if len(sources[0]) == 4 else 6, number, *(int.from_bytes(source, "big") for source in sources), *ports)

@@ -1,0 +1,255 @@
+"""Changes that are taken back unless they are confirmed: the side of whoever wants one. See `watchdog` for the other side."""
+
+import errno
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from ..errors import Conflict, IPTCError, ParameterError, ParameterTypeError, RolledBack
+from ..lock import checked_lock_file, checked_wait
+from ..namespace import descriptor_of
+from . import pending, planning, watchdog
+from .value import Ruleset
+
+_CODE = "import sys; sys.path[:] = sys.argv[2:]; from iptc.managing.watchdog import main; main(int(sys.argv[1]))"
+_HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+class Pending:
+    """A change that is made, and taken back after its time unless `confirm` is called: by this process, or by `iptc confirm`.
+
+    `difference` is what was changed; `state` is "pending", "confirmed" or "rolled back". It does not matter what becomes of this
+    process: the change is in the hands of another one.
+    """
+
+    def __init__(self, channel, armed):
+        self._channel = channel
+        self.difference, self.kept, self.live, self.target = armed
+        self.state = "armed"
+        self.by = None
+        self.until = None
+
+    def __bool__(self):
+        return bool(self.difference)
+
+    def __repr__(self):
+        return f"<iptc.Pending: {self.difference.summary() or 'nothing to do'}, {self.state}>"
+
+    def fileno(self):
+        """The descriptor that can be read once there is news; see `look`."""
+        return self._channel.fileno()
+
+    @property
+    def seconds_left(self):
+        """For how long it can be confirmed yet."""
+        return max(0.0, self.until - time.time()) if self.state == "pending" else 0.0
+
+    def begin(self):
+        """Let the change be made; return when it is."""
+        if not self.difference:
+            self.state = "confirmed"
+            return
+        self._say("go")
+        self._hear()
+
+    def confirm(self):
+        """Keep the change. `RolledBack` if it was too late."""
+        if self.state == "pending":
+            self._say("confirm", f"process {os.getpid()}")
+            self._until_over()
+        if self.state != "confirmed":
+            raise RolledBack("the change was not confirmed in time: the rules are what they were")
+
+    def roll_back(self):
+        """Take the change back now; return when it is. Nothing is done if it is confirmed already."""
+        if self.state == "pending":
+            self._say("roll back")
+            self._until_over()
+
+    def wait(self, seconds=None):
+        """Wait until it is confirmed by somebody or taken back, no longer than *seconds*; return the state."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while self.state == "pending":
+            left = None if end is None else max(0, end - time.monotonic())
+            if not select.select([self._channel], [], [], left)[0]:
+                break
+            self._hear()
+        return self.state
+
+    def look(self):
+        """Take notice of what has happened; return the state."""
+        return self.wait(0)
+
+    def close(self):
+        """Let go of it: the change can still be confirmed with `iptc confirm`."""
+        self._channel.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def _say(self, what, content=None):
+        try:
+            watchdog.send(self._channel, what, content)
+        except OSError:
+            # what became of it is still to be heard
+            pass
+
+    def _until_over(self):
+        while self.state == "pending":
+            self._hear()
+
+    def _hear(self):
+        word, content = watchdog.receive(self._channel)
+        if word == "failed":
+            self.state = "failed"
+            raise content
+        if word == "applied":
+            self.state, self.until = "pending", content
+        elif word == "confirmed":
+            self.state, self.by = "confirmed", content
+        elif word == "rolled back":
+            self.state = "rolled back" if content is None else "failed"
+            if content is not None:
+                raise IPTCError(f"the rules could not be taken back: {content}")
+        elif word is None:
+            self.state = "failed"
+            raise IPTCError("the watchdog of the change has ended: nothing will be taken back")
+
+
+def start(target, timeout, *, only=(), keep=(), ipv6=None, backend=None, netns=None, wait=None, lock_file=None, directory=None, by="", save=None):
+    """Have a process watch over the change to *target*, and return a `Pending` with which it can `begin`: nothing is changed yet.
+
+    *directory* is where it is noted that a change is pending; see `pending.folder`. *by* says who wants it, *save* where the
+    ruleset is to be saved once it is confirmed.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise ParameterTypeError(f"timeout must be seconds, not {timeout!r}")
+    if not 0 < timeout < 1e7:
+        raise ParameterError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+    exactly = isinstance(target, planning.Plan)
+    if exactly:
+        backend, netns, target, wanted = target.live.backend, target.place.netns, target.target, target
+    elif not isinstance(target, Ruleset):
+        target = Ruleset.read(target, ipv6, backend=backend, netns=netns)
+    scope = wanted.scope if exactly else planning.Scope(only, keep)
+    job = {
+        "target": target, "timeout": timeout, "scope": scope, "backend": backend, "netns": None, "wait": checked_wait(wait),
+        "lock_file": checked_lock_file(lock_file), "exactly": exactly, "folder": pending.folder(directory),
+        "session": pending.session_of(), "by": by, "save": save,
+    }  # fmt: skip
+    channel = _started(job, netns)
+    try:
+        word, content = watchdog.receive(channel)
+        if word == "failed":
+            raise content
+        if word != "armed":
+            raise IPTCError("the process that takes rules back could not be started")
+        made = Pending(channel, content)
+        if exactly and made.difference.as_dict() != wanted.difference.as_dict():
+            raise Conflict("the ruleset has changed since the plan was made", errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return made
+    except BaseException:
+        channel.close()
+        raise
+
+
+def _started(job, netns):
+    """The socket to a watchdog that was given *job*."""
+    if not sys.executable:
+        raise IPTCError("there is no Python interpreter (sys.executable) to watch over the change with")
+    paths = [_HOME, *(os.path.abspath(path) for path in sys.path if isinstance(path, str) and path)]
+    here, there = socket.socketpair()
+    try:
+        with there:
+            passed = [there.fileno()]
+            place = None
+            if netns is not None:
+                place = descriptor_of(netns)
+                passed.append(place)
+                job["netns"] = place
+            try:
+                with subprocess.Popen([sys.executable, "-ISc", _CODE, str(there.fileno()), *paths], stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", pass_fds=passed,
+                                      start_new_session=True) as process:  # fmt: skip
+                    process.wait()
+            except OSError as error:
+                raise IPTCError(f"can't start {sys.executable}: {error.strerror}") from None
+            finally:
+                if place is not None:
+                    os.close(place)
+        watchdog.send(here, "job", job)
+        return here
+    except BaseException as error:
+        here.close()
+        if isinstance(error, OSError) and not isinstance(error, IPTCError):
+            raise IPTCError(f"the process that takes rules back could not be started: {error.strerror}") from None
+        raise
+
+
+
+class safe_apply:
+    """Make what is there *target*, for `with`: kept where the block ends, taken back where it raises, where *check* says no, after
+    *timeout* seconds, and where this process dies.
+
+    It gives the `Pending`. *check* is called at the end of the block, or run by a shell where it is a string: a false value, an
+    exception or an exit status other than 0 is a no. `iptc confirm` from elsewhere is as good. `RolledBack` where the change was not
+    confirmed; the other arguments are as for `apply` and `start`.
+    """
+
+    def __init__(self, target, *, timeout=30, check=None, **settings):
+        if check is not None and not callable(check) and not isinstance(check, str):
+            raise ParameterTypeError(f"check must be a function or a command, not {type(check).__name__}")
+        self._target, self._timeout, self._check, self._settings = target, timeout, check, settings
+
+    def __enter__(self):
+        self._pending = start(self._target, self._timeout, **self._settings)
+        try:
+            self._pending.begin()
+        except BaseException:
+            self._pending.close()
+            raise
+        return self._pending
+
+    def __exit__(self, kind, error, traceback):
+        with self._pending:
+            if kind is not None:
+                self._pending.roll_back()
+                return
+            if self._pending.look() == "pending" and not self._passes():
+                self._pending.roll_back()
+                raise RolledBack("the check said no: the rules are what they were")
+            self._pending.confirm()
+
+    def _passes(self):
+        if self._check is None:
+            return True
+        try:
+            if isinstance(self._check, str):
+                return run_check(self._check, self._pending)
+            return bool(self._check())
+        except BaseException:
+            self._pending.roll_back()
+            raise
+
+
+def run_check(command, change):
+    """Run *command* by a shell; whether it succeeded before *change* was over. It is killed, with what it started, if not."""
+    with subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            ended = os.pidfd_open(process.pid)
+            try:
+                while process.poll() is None and change.look() == "pending":
+                    select.select([ended, change], [], [])
+            finally:
+                os.close(ended)
+            return process.poll() == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,311 @@
+"""The process that makes a change, and takes it back unless it is confirmed: apart from whoever asked for it, so that it outlives them.
+
+It is started by `rollback` with a socket, and reads what to do from it. All that it needs is loaded, and what was there is held in
+memory, before it changes anything.
+"""
+
+import json
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import time
+from importlib import import_module
+
+from ..errors import Conflict, IPTCError, LockTimeout, PartialCommit
+from ..namespace import Place
+from . import pending, planning, value
+
+_STRAIGHT_AWAY = 0.25
+"""Seconds to wait for the xtables lock when rules are taken back: whoever hangs with it must not keep them."""
+
+_PATIENCE = 0.25
+"""Seconds to wait for anything, before it is looked again whether there is still somebody."""
+
+_PAUSE = 0.02
+_GIVE_UP = 600
+"""Seconds for which it is tried to take a change back."""
+
+_IGNORED = ("SIGHUP", "SIGINT", "SIGTERM", "SIGQUIT", "SIGPIPE", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2", "SIGALRM")
+
+
+# ---------------------------------------------------------------------- messages
+
+
+def send(channel, what, content=None):
+    """Send a message to the other end: a word, and anything that can be pickled."""
+    data = pickle.dumps((what, content))
+    channel.sendall(struct.pack("=Q", len(data)) + data)
+
+
+def receive(channel):
+    """The next message, (word, content); (None, None) when there comes none any more."""
+    head = _exactly(channel, 8)
+    data = head and _exactly(channel, struct.unpack("=Q", head)[0])
+    return pickle.loads(data) if data else (None, None)
+
+
+def _exactly(channel, size):
+    parts = []
+    while size:
+        try:
+            part = channel.recv(min(size, 1 << 20))
+        except OSError:
+            part = b""
+        if not part:
+            return None
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+# ------------------------------------------------------------------------ process
+
+
+def main(descriptor):
+    """Be the watchdog: *descriptor* is the socket to whoever wants a change."""
+    if os.fork():
+        # nobody's child any more, and with a session of its own
+        os._exit(0)
+    _detach()
+    with socket.socket(fileno=descriptor) as channel:
+        try:
+            _, job = receive(channel)
+            if job is not None:
+                _Change(channel, job).run()
+        except BaseException as error:
+            try:
+                send(channel, "failed", _sendable(error))
+            except OSError:
+                pass
+
+
+def _detach():
+    for name in _IGNORED:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.chdir("/")
+    os.umask(0o077)
+    for path, text in (("/proc/self/comm", "iptc-watchdog"), ("/proc/self/oom_score_adj", "-1000")):
+        try:
+            with open(path, "w") as file:
+                file.write(text)
+        except OSError:
+            # it is a courtesy
+            pass
+
+
+def _sendable(error):
+    """*error* as an exception that can be pickled."""
+    if isinstance(error, (IPTCError, MemoryError)):
+        return error
+    return IPTCError(f"the watchdog failed: {type(error).__name__}: {error}")
+
+
+class _Change:
+    """One change, from the plan until it is confirmed or taken back."""
+
+    def __init__(self, channel, job):
+        self._channel = channel
+        self._job = job
+        self._place = Place(job["netns"])
+        self._scope = job["scope"]
+        self._slot = pending.Slot(job["folder"], self._place.cookie)
+        self._clients = {}
+        self._over = None
+        self._armed = 0
+
+    def run(self):
+        """Plan, arm, change, wait; and take it back unless it was confirmed."""
+        self._slot.take()
+        self._plan = planning.plan_at(self._place, planning.in_backend(self._job["target"], self._side()), self._scope)
+        self._old = self._what_is_there()
+        self._prepare()
+        with self._slot.bind() as self._listener:
+            self._note("armed")
+            send(self._channel, "armed", (self._plan.difference, self._plan.kept, self._plan.live, self._plan.target))
+            if not self._plan or receive(self._channel)[0] != "go":
+                self._note("nothing to do" if not self._plan else "not begun")
+                return
+            self._change()
+            self._wait()
+            if self._over == "confirmed":
+                self._note("confirmed")
+                self._tell("confirmed", self._by)
+                return
+            self._note("rolling back")
+            failed = self._take_back()
+            self._note("rolled back" if failed is None else "not rolled back")
+            self._tell("rolled back", failed and str(failed))
+
+    def _side(self):
+        from .. import state
+
+        return state.side_at(self._place, self._job["backend"])
+
+    def _what_is_there(self):
+        """What is to be there again: all tables that the plan may change, also those that are not there."""
+        tables = [self._plan.live.table(table.nfproto, table.name) or value.plain_table(table.nfproto, table.name)
+                  for table in self._plan.target.tables]  # fmt: skip
+        return value.Ruleset(tables, self._plan.live.backend)
+
+    def _prepare(self):
+        """Load all that taking back needs: modules, and the plugins that print the rules which are there and which will be."""
+        import_module("..nft.table" if self._plan.live.backend == "nft" else "..legacy.draft", __package__)
+        planning.Plan(self._plan.live, self._old, self._scope, self._place, True)
+        for ruleset in (self._old, self._plan.target):
+            for table in ruleset.tables:
+                for chain in table:
+                    chain.keys
+
+    def _change(self):
+        self._armed = pending.ticks_now()
+        try:
+            for attempt in reversed(range(planning.ATTEMPTS)):
+                try:
+                    self._apply()
+                    break
+                except Conflict:
+                    if not attempt or self._job["exactly"]:
+                        raise
+                    # nothing was done: what is there is read again, and that is what is to be there again
+                    self._plan = planning.plan_at(self._place, self._plan.target, self._scope)
+                    self._old = self._what_is_there()
+        except BaseException as error:
+            if isinstance(error, PartialCommit):
+                self._take_back()
+            self._note("failed")
+            raise
+        self._channel.settimeout(_PATIENCE)
+        self._deadline = time.monotonic() + self._job["timeout"]
+        self._note("pending")
+        # not before: who confirms has seen the change
+        self._listener.listen(8)
+        self._tell("applied", time.time() + self._job["timeout"])
+
+    def _apply(self):
+        """Make the change, once the lock is ours; nobody is to be surprised by it who does not wait for it any more."""
+        wait = self._job["wait"]
+        end = None if wait is None else time.monotonic() + (wait or 0)
+        while True:
+            try:
+                self._plan.apply(_PATIENCE if self._job["wait"] is not False else False, self._job["lock_file"])
+                return
+            except LockTimeout:
+                if end is not None and time.monotonic() >= end:
+                    raise
+            if select.select([self._channel], [], [], 0)[0]:
+                raise IPTCError("nobody waits for the change any more")
+
+    def _note(self, what):
+        left = max(0, self._deadline - time.monotonic()) if what == "pending" else 0
+        self._noted = {
+            "schema": 1, "state": what, "pid": os.getpid(), "timeout": self._job["timeout"], "until": time.time() + left,
+            "summary": self._plan.difference.summary(), "session": self._job["session"], "by": self._job["by"], "save": self._job["save"],
+            "families": sorted({value.ip_version(table.nfproto) for table in self._plan.target.tables}),
+            "ticks": self._armed,
+        }  # fmt: skip
+        self._slot.write(self._noted)
+
+    def _tell(self, what, content):
+        try:
+            send(self._channel, what, content)
+        except (OSError, AttributeError):
+            # whoever asked is gone
+            pass
+
+    # waiting
+
+    def _wait(self):
+        """Until the change is confirmed, refused, or its time is over."""
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        poller.register(self._listener, select.POLLIN)
+        while self._over is None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                self._over = "timeout"
+                return
+            for number, _ in poller.poll(left * 1000 + 1):
+                if number == self._listener.fileno():
+                    self._accept(poller)
+                elif number == self._channel.fileno():
+                    self._hear(poller)
+                elif number in self._clients:
+                    self._answer(poller, number)
+
+    def _hear(self, poller):
+        """A word of whoever asked for the change; it is not over when they are gone."""
+        word, content = receive(self._channel)
+        if word is None:
+            poller.unregister(self._channel)
+        elif word == "confirm":
+            self._over, self._by = "confirmed", content
+        elif word == "roll back":
+            self._over = "refused"
+
+    def _accept(self, poller):
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return
+        client.setblocking(False)
+        self._clients[client.fileno()] = client, bytearray()
+        poller.register(client, select.POLLIN)
+
+    def _answer(self, poller, number):
+        client, data = self._clients[number]
+        try:
+            part = client.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            part = b""
+        data += part
+        if part and b"\n" not in data and len(data) < 65536:
+            return
+        try:
+            answer = self._reply_to(client, json.loads(data)) if data else None
+            if answer:
+                client.sendall(json.dumps(answer).encode() + b"\n")
+        except (OSError, ValueError, AttributeError):
+            pass
+        poller.unregister(client)
+        del self._clients[number]
+        client.close()
+
+    def _reply_to(self, client, request):
+        pid, user = pending.peer_of(client)
+        if user not in (os.geteuid(), 0):
+            return {"state": "refused"}
+        if request.get("do") == "confirm":
+            self._over, self._by = "confirmed", f"process {pid}"
+            return {"state": "confirmed", "note": {**self._noted, "state": "confirmed"}}
+        if request.get("do") == "roll back":
+            self._over = "refused"
+            return {"state": "rolling back"}
+        return {"state": "pending"}
+
+    # taking back
+
+    def _take_back(self):
+        """Make what is there what was there; try until it is done. Return what the last attempt failed with, or None."""
+        end = time.monotonic() + _GIVE_UP
+        settings = {"wait": _STRAIGHT_AWAY, "lock_file": self._job["lock_file"]}
+        while True:
+            try:
+                plan = planning.plan_at(self._place, self._old, self._scope, True)
+                if plan:
+                    plan.apply(**settings)
+                if not plan or settings["lock_file"] is not False or self._job["lock_file"] is False:
+                    return None
+            except LockTimeout:
+                # who holds the lock may hang, and the rules are to be back: the kernel takes them without
+                settings["lock_file"] = False
+            except BaseException as error:
+                if time.monotonic() > end:
+                    return error
+                time.sleep(_PAUSE)
+

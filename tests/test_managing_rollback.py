@@ -1,0 +1,513 @@
+"""Changes that are taken back unless they are confirmed, whatever becomes of the one who wanted them."""
+
+import json
+import os
+import pty
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import tables_of
+from test_managing import filter_table, ports, uncounted
+
+import iptc
+from iptc.managing import pending, planning, rollback
+
+ROOT = os.path.dirname(os.path.dirname(iptc.__file__))
+STRESS = "IPTC_STRESS" in os.environ
+SECONDS = 0.4
+"""After which a change is taken back here; long enough to see it."""
+
+MANGLE = "*mangle\n:new - [0:0]\n-A PREROUTING -j new\nCOMMIT\n"
+BOTH = "".join(["# IPv4\n", filter_table(*ports(2), policies=("DROP", "ACCEPT", "ACCEPT")), MANGLE, "# IPv6\n", filter_table(*ports(3))])
+
+
+@pytest.fixture
+def folder(host, tmp_path, monkeypatch):
+    """Where it is noted what waits to be confirmed."""
+    path = tmp_path / "state"
+    monkeypatch.setenv("PYTHONPATH", ROOT)
+    host.restore(filter_table("[3:180] " + ports(1)[0], "[5:300] -A INPUT -j old", "-A old -j DROP", chains=["old"]), arguments=["-c"])
+    host.iptables("-A INPUT -p udp -j DROP", ipv6=True)
+    return path
+
+
+@pytest.fixture
+def wanted(tmp_path):
+    """A file with other rules for both families."""
+    path = tmp_path / "wanted"
+    path.write_text(BOTH)
+    return str(path)
+
+
+def everything(host):
+    """All rules of both families, and the counters of the rules; on nf_tables also which tables and chains there are."""
+    saved = [[line if line.startswith("[") else uncounted([line])[0] for line in host.save(ipv6, counters=True)] for ipv6 in (False, True)]
+    if host.backend == "nft":
+        return saved
+    # a legacy table that was made stays, with nothing in it
+    return [sorted((name, lines) for name, lines in tables_of("\n".join([*lines, ""])) if any(line.startswith("[") for line in lines))
+            for lines in saved]  # fmt: skip
+
+
+def until(predicate):
+    """Wait for it; the time is there for a machine that is busy."""
+    end = time.monotonic() + 60
+    while not (value := predicate()):
+        assert time.monotonic() < end, "it never came to pass"
+        time.sleep(0.005)
+    return value
+
+
+def over():
+    """What became of the last change, once nobody watches over it any more."""
+    def look():
+        note, watched = pending.slot_of().read()
+        return note and not watched and note["state"]
+
+    return until(look)
+
+
+def changed(host):
+    """Whether the wanted rules are there, in all tables."""
+    return host.rules(table="filter") == ports(2) and host.rules(ipv6=True) == ports(3) and host.rules(table="mangle") == ["-A PREROUTING -j new"]
+
+
+def run(*arguments, **settings):
+    """Run `iptc` without a terminal."""
+    return subprocess.run([sys.executable, "-m", "iptc", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, **settings)
+
+
+# -------------------------------------------------------------- as a library
+
+
+def test_taken_back_when_its_time_is_over(host, folder):
+    before = everything(host)
+    with rollback.start(BOTH, SECONDS) as change:
+        assert change.state == "armed" and everything(host) == before and change.difference.counts()["policy"] == 1
+        change.begin()
+        assert change.state == "pending" and changed(host) and 0 < change.seconds_left <= SECONDS
+        assert change.wait() == "rolled back"
+        with pytest.raises(iptc.RolledBack):
+            change.confirm()
+    assert everything(host) == before and over() == "rolled back"
+
+
+def test_confirmed(host, folder):
+    with rollback.start(BOTH, 60) as change:
+        change.begin()
+        change.confirm()
+        assert change.state == "confirmed" and changed(host)
+        change.roll_back()
+    assert changed(host) and over() == "confirmed"
+
+
+def test_taken_back_on_demand(host, folder):
+    before = everything(host)
+    with rollback.start(BOTH, 60) as change:
+        change.begin()
+        change.roll_back()
+        assert change.state == "rolled back"
+    assert everything(host) == before
+
+
+def test_counters_go_on(host, folder):
+    with rollback.start(filter_table(ports(1)[0], *ports(7)), 60) as change:
+        change.begin()
+        # counted while the change was pending
+        host.iptables("-R INPUT 1 -c 10 600 -p tcp --dport 1 -j ACCEPT")
+        change.roll_back()
+    assert host.save(counters=True, table="filter")[-4:-1] == ["[10:600] " + ports(1)[0], "[5:300] -A INPUT -j old", "[0:0] -A old -j DROP"]
+
+
+def test_a_safe_apply(host, folder):
+    before = everything(host)
+    with pytest.raises(ZeroDivisionError), iptc.safe_apply(BOTH, timeout=60) as change:
+        assert changed(host) and change.state == "pending"
+        raise ZeroDivisionError
+    assert everything(host) == before
+    for check in (lambda: 0, "exit 3"):
+        with pytest.raises(iptc.RolledBack, match="said no"), iptc.safe_apply(BOTH, timeout=60, check=check):
+            assert changed(host)
+        assert everything(host) == before
+    with pytest.raises(ZeroDivisionError), iptc.safe_apply(BOTH, timeout=60, check=lambda: 1 / 0):
+        pass
+    assert everything(host) == before
+    with pytest.raises(iptc.RolledBack, match="in time"), iptc.safe_apply(BOTH, timeout=SECONDS) as change:
+        change.wait()
+    assert everything(host) == before
+    with iptc.safe_apply(BOTH, timeout=60, check=lambda: True) as change:
+        pass
+    assert changed(host) and change.state == "confirmed"
+    with iptc.safe_apply(BOTH, timeout=60) as change:
+        assert not change
+    assert changed(host)
+
+
+def test_a_plan_is_applied_as_it_is_or_not_at_all(host, folder):
+    plan = iptc.plan(BOTH, only="filter")
+    with iptc.safe_apply(plan, timeout=60) as change:
+        assert change.difference.as_dict() == plan.difference.as_dict() and host.rules(table="mangle") == []
+    again = iptc.plan(filter_table())
+    host.iptables("-A INPUT -j ACCEPT")
+    before = everything(host)
+    with pytest.raises(iptc.Conflict), iptc.safe_apply(again, timeout=60):
+        pass
+    assert everything(host) == before
+
+
+def test_never_two_at_a_time(host, folder):
+    with rollback.start(BOTH, 60) as change:
+        change.begin()
+        with pytest.raises(iptc.IPTCError, match="another change waits"):
+            rollback.start(filter_table(), 60)
+        assert changed(host)
+        change.roll_back()
+    over()
+    with iptc.safe_apply(filter_table(), timeout=60):
+        pass
+    assert host.rules(table="filter") == []
+
+
+def test_what_cannot_be_done_changes_nothing(host, folder, monkeypatch):
+    before = everything(host)
+    loop = filter_table("-A INPUT -j a", "-A a -j b", "-A b -j a", chains=["a", "b"])
+    with pytest.raises(iptc.KernelError), iptc.safe_apply(loop, timeout=60):
+        pass
+    with pytest.raises(iptc.NotFound), iptc.safe_apply(filter_table("-A INPUT -j nosuch"), timeout=60):
+        pass
+    for settings in ({"timeout": 0}, {"timeout": "1"}, {"check": 1}, {"directory": "/proc/nosuch"}, {"netns": "/nonexistent"}, {"only": "nosuch"}):
+        with pytest.raises(iptc.IPTCError), iptc.safe_apply(BOTH, **settings):
+            pass
+    # the process that would take it back cannot be had
+    for program in ("/bin/false", "/nonexistent", ""):
+        monkeypatch.setattr(sys, "executable", program)
+        with pytest.raises(iptc.IPTCError), iptc.safe_apply(BOTH, timeout=60):
+            pass
+    assert everything(host) == before
+
+
+def test_the_folder_is_for_its_owner_alone(host, folder):
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(iptc.AccessDenied, match="only its owner"), iptc.safe_apply(BOTH, timeout=60):
+        pass
+    assert not changed(host)
+
+
+def test_old_notes_are_deleted(host, folder):
+    folder.mkdir(0o700)
+    for name in ("netns-1", "netns-1.socket", "netns-2", "other"):
+        (folder / name).write_text("x")
+        if name != "netns-2":
+            os.utime(folder / name, (1, 1))
+    with iptc.safe_apply(filter_table(), timeout=60):
+        pass
+    assert {path.name for path in folder.iterdir() if path.name[:7] in ("netns-1", "netns-2", "other")} >= {"netns-2", "other"}
+    assert not (folder / "netns-1").exists() and not (folder / "netns-1.socket").exists()
+
+
+def test_what_others_do_to_chains_that_are_kept_stays(host, folder):
+    with rollback.start(filter_table("-A INPUT -j DROP"), 60, keep="old") as change:
+        change.begin()
+        host.iptables("-A old -j ACCEPT")
+        host.iptables("-t nat -A POSTROUTING -j ACCEPT")
+        change.roll_back()
+    assert host.rules(table="filter") == [ports(1)[0], "-A INPUT -j old", "-A old -j DROP", "-A old -j ACCEPT"]
+    assert host.rules(table="nat") == ["-A POSTROUTING -j ACCEPT"]
+
+
+def test_in_another_namespace(host, folder):
+    with subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        before = everything(host)
+        with rollback.start(BOTH, 60, netns=process.pid) as change, rollback.start(filter_table(), 60) as here:
+            change.begin()
+            here.begin()
+            assert pending.status()["state"] == pending.status(process.pid)["state"] == "pending"
+            here.roll_back()
+            assert everything(host) == before
+            assert iptc.Ruleset.live(True, netns=process.pid)[6, "filter"]["INPUT"].rules == ["-p tcp -m tcp --dport 3 -j ACCEPT"]
+            pending.confirm(process.pid)
+            assert change.wait() == "confirmed"
+        process.kill()
+
+
+# ---------------------------------------------------- whatever becomes of us
+
+PROGRAM = """
+import os, signal, sys
+from iptc.managing import rollback, watchdog
+text, seconds, step = open(sys.argv[1]).read(), float(sys.argv[2]), sys.argv[3]
+
+def die(*_):
+    os.killpg(0, signal.SIGKILL)
+
+if step == "starting":
+    watchdog.send = die
+change = rollback.start(text, seconds)
+if step == "armed":
+    die()
+if step == "begun":
+    change._say("go")
+    die()
+change.begin()
+print("applied", flush=True)
+if step == "refusing":
+    change._say("roll back")
+    die()
+if step == "confirming":
+    change._say("confirm", "us")
+    die()
+if step == "applied":
+    die()
+change.wait()
+"""
+
+
+@pytest.mark.parametrize("step, state", [
+    ("starting", None), ("armed", "not begun"), ("begun", "rolled back"), ("applied", "rolled back"), ("refusing", "rolled back"), ("confirming", "confirmed"),
+])  # fmt: skip
+def test_killed_at_each_step_with_all_its_group(host, folder, wanted, step, state):
+    before = everything(host)
+    # a group with a shell and what it started, as a session has
+    command = f'"$0" -c "$1" {wanted} {SECONDS} {step}; echo survived'
+    done = subprocess.run(["sh", "-c", command, sys.executable, PROGRAM], capture_output=True, text=True, start_new_session=True)
+    assert done.returncode == -signal.SIGKILL and "survived" not in done.stdout
+    if state is not None:
+        assert over() == state
+    assert changed(host) if state == "confirmed" else everything(host) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+def test_the_watchdog_heeds_no_signal(host, folder, number):
+    before = everything(host)
+    with rollback.start(BOTH, 60) as change:
+        change.begin()
+        pid = pending.status()["pid"]
+        os.kill(pid, number)
+        # a session of its own, and nothing open that is not its own
+        with open(f"/proc/{pid}/stat") as file:
+            sid = int(file.read().rpartition(")")[2].split()[3])
+        assert sid != os.getsid(0) and os.readlink(f"/proc/{pid}/cwd") == "/"
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        assert [link for link in links if not link.startswith(("/dev/null", "socket:", str(folder), "anon_inode"))] == []
+        change.roll_back()
+    assert everything(host) == before
+
+
+def test_all_it_needs_is_loaded_before(host, folder, tmp_path, wanted):
+    before = everything(host)
+    copy = tmp_path / "copy"
+    shutil.copytree(os.path.join(ROOT, "iptc"), copy / "iptc", ignore=shutil.ignore_patterns("*.c", "*.pyx", "__pycache__"))
+    program = PROGRAM.replace("change.wait()", "import shutil; shutil.rmtree(sys.argv[4]); print(change.wait())")
+    done = subprocess.run([sys.executable, "-c", program, wanted, str(SECONDS), "none", str(copy)], capture_output=True, text=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(copy)})  # fmt: skip
+    assert done.stdout == "applied\nrolled back\n", done.stderr
+    assert everything(host) == before and not copy.exists()
+
+
+@pytest.mark.one_backend("legacy")  # nf_tables has no lock
+def test_taken_back_though_somebody_hangs_with_the_lock(host, folder):
+    before = everything(host)
+    with rollback.start(BOTH, 60) as change:
+        change.begin()
+        with subprocess.Popen(["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE) as holder:
+            holder.stdout.readline()
+            change.roll_back()
+            assert change.state == "rolled back"
+            holder.kill()
+    assert everything(host) == before
+
+
+@pytest.mark.one_backend("legacy")
+def test_the_lock_is_waited_for(host, folder):
+    with subprocess.Popen(["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with rollback.start(BOTH, 60, wait=0.01) as change:
+            with pytest.raises(iptc.LockTimeout):
+                change.begin()
+        # nobody waits for the lock any more: nothing is to happen later
+        change = rollback.start(BOTH, 60)
+        change._say("go")
+        change.close()
+        assert over() == "failed"
+        holder.kill()
+    assert not changed(host)
+
+
+@pytest.mark.parametrize("number", range(100 if STRESS else 2))
+def test_killed_at_any_moment(host, folder, wanted, number):
+    """The tool, its shell and the whole session are killed at a random moment of an unconfirmed apply."""
+    before = everything(host)
+    dice = random.Random(number)
+    command = ["sh", "-c", '"$0" -m iptc apply --timeout 1 "$1"; echo survived', sys.executable, wanted]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(dice.random() * (1.5 if STRESS else 0.3))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    killed = time.monotonic()
+    slot = pending.slot_of()
+    until(lambda: not slot.read()[1])
+    if STRESS:
+        # the timeout and a second, and what a busy machine takes to look
+        assert time.monotonic() - killed < 2.5
+    time.sleep(0.3 if slot.read()[0] is None else 0)
+    until(lambda: not slot.read()[1])
+    assert everything(host) == before
+
+
+# --------------------------------------------------------- on the command line
+
+
+def test_confirmed_from_another_session(host, folder, wanted, tmp_path):
+    saved = tmp_path / "saved"
+    command = [sys.executable, "-m", "iptc", "apply", wanted, "--timeout", "60", "--save", str(saved)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tool:
+        until(lambda: (pending.status() or {}).get("state") == "pending")
+        done = run("confirm", "--status")
+        assert done.returncode == 0 and re.match(r"pending: .*; rolled back in \d+ s unless confirmed; made by iptc apply /", done.stdout)
+        assert json.loads(run("confirm", "--status", "--format", "json").stdout)["state"] == "pending"
+        done = run("confirm", start_new_session=True)
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("confirmed: ")
+        out, err = tool.communicate()
+    assert (tool.returncode, err) == (0, "") and re.search(r"confirmed by process \d+\n$", out)
+    assert changed(host) and over() == "confirmed"
+    assert iptc.Ruleset.read(saved) == iptc.Ruleset.live() and list(iptc.Ruleset.read(saved))[-1][0] == 6
+    done = run("confirm")
+    assert done.returncode == 1 and "no change waits" in done.stderr
+    done = run("confirm", "--status")
+    assert done.returncode == 1 and done.stdout.endswith("confirmed\n")
+
+
+def test_a_confirmation_that_proves_nothing_is_warned_of(host, folder, wanted):
+    command = f"{sys.executable} -m iptc apply {wanted} --timeout 60 & sleep 0.01; while ! {sys.executable} -m iptc confirm; do :; done; wait"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, start_new_session=True, stdin=subprocess.DEVNULL)
+    assert "warning: this is the session that applied the change" in done.stderr and changed(host)
+    # a session that was open before
+    note = {"session": {"sid": 1, "tty": 2, "audit": 3}, "ticks": 100}
+    assert pending.proves_nothing({"sid": 5, "tty": None, "audit": None, "since": 99}, note) == "this session began before the change"
+    assert pending.proves_nothing({"sid": 5, "tty": 6, "audit": 7, "since": 101}, note) is None
+    assert pending.proves_nothing({"sid": 5, "tty": None, "audit": 3, "since": 101}, note) == "this is the session that applied the change"
+
+
+def test_nothing_is_confirmed_before_it_is_made(host, folder):
+    with rollback.start(BOTH, 60) as change:
+        assert run("confirm").returncode == 1 and pending.status()["state"] == "armed" and change.state == "armed"
+        change.begin()
+        assert change.look() == "pending" and run("confirm").returncode == 0
+    assert changed(host)
+
+
+def test_nothing_waits(host, folder):
+    done = run("confirm", "--status")
+    assert (done.returncode, done.stdout) == (1, "nothing waits to be confirmed\n")
+    assert json.loads(run("confirm", "--status", "--format", "json").stdout) == {"schema": 1, "state": "none"}
+    assert run("confirm").returncode == 1
+
+
+def test_without_a_terminal_it_is_taken_back(host, folder, wanted):
+    before = everything(host)
+    done = run("apply", wanted, "--timeout", str(SECONDS))
+    assert done.returncode == 255 and "iptc confirm" in done.stdout and done.stderr == "iptc: not confirmed: the rules are what they were\n"
+    assert everything(host) == before
+
+
+def test_confirmed_by_a_command(host, folder, wanted, tmp_path):
+    before = everything(host)
+    assert run("apply", wanted, "--timeout", "60", "--check", "exit 1").returncode == 255 and everything(host) == before
+    # one that does not end is killed when the time is over
+    pid = tmp_path / "pid"
+    assert run("apply", wanted, "--timeout", str(SECONDS), "--check", f"echo $$ >{pid}; sleep 600 & wait").returncode == 255
+    assert everything(host) == before and not os.path.exists(f"/proc/{pid.read_text().strip()}")
+    done = run("apply", wanted, "--timeout", "60", "--check", "true")
+    assert done.returncode == 0 and done.stdout.endswith("confirmed\n") and changed(host)
+    assert run("apply", wanted, "--timeout", "60").stdout == "nothing to do\n"
+    (tmp_path / "bad").write_text("*filter\n-A INPUT --nosuch\nCOMMIT\n")
+    assert run("apply", str(tmp_path / "bad"), "--timeout", "60").returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [["--timeout", "0"], ["--timeout", "x"], ["--check", "true"], ["--timeout", "1", "--state-dir", "/dev/null"]])
+def test_bad_usage(host, folder, wanted, arguments):
+    done = run("apply", wanted, *arguments)
+    assert done.returncode in (1, 2) and not changed(host) and done.stdout == ""
+    assert run("apply").returncode == 2
+
+
+def at_a_terminal(wanted, answer, seconds="60"):
+    """Run `iptc apply` at a terminal of its own, and give it *answer* when it asks; None: the terminal hangs up."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-m", "iptc", "apply", wanted, "--timeout", seconds])
+    shown = b""
+    while b"(y/N)" not in shown:
+        shown += os.read(terminal, 1024)
+    if answer is None:
+        os.close(terminal)
+    else:
+        os.write(terminal, answer)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if answer is not None:
+        os.close(terminal)
+    return status
+
+
+def test_asked_at_a_terminal(host, folder, wanted):
+    before = everything(host)
+    assert at_a_terminal(wanted, b"n\n") == at_a_terminal(wanted, b"\n") == 255 and everything(host) == before
+    assert at_a_terminal(wanted, b"", str(SECONDS)) == 255 and everything(host) == before
+    assert at_a_terminal(wanted, b"\x03") == 255 and everything(host) == before
+    assert at_a_terminal(wanted, b"y\n") == 0 and changed(host)
+
+
+def test_a_terminal_that_hangs_up_confirms_nothing(host, folder, wanted):
+    before = everything(host)
+    assert at_a_terminal(wanted, None, str(SECONDS)) not in (0,)
+    assert over() == "rolled back" and everything(host) == before
+    # whoever logs in again can confirm
+    at_a_terminal(wanted, None)
+    assert run("confirm", start_new_session=True).returncode == 0
+    assert over() == "confirmed" and changed(host)
+
+
+# --------------------------------------------------------------------- flows
+
+
+def test_flows_that_only_deleted_rules_had_let_in(host, folder, tmp_path):
+    import socket
+
+    host.run("ip", "link", "set", "lo", "up")
+    state = "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    rules = [state, "-A INPUT -i lo -p tcp -m tcp --dport 2222 -j ACCEPT", "-A INPUT -p tcp -m tcp --dport 2223 -j ACCEPT"]
+    host.restore(filter_table(*rules, policies=("DROP", "ACCEPT", "ACCEPT")))
+    with socket.create_server(("127.0.0.1", 2222)) as one, socket.create_server(("127.0.0.1", 2223)) as other:
+        held = []
+        for server, count in ((one, 2), (other, 1)):
+            for _ in range(count):
+                client = socket.create_connection(server.getsockname())
+                held += [client, server.accept()[0]]
+                client.send(b"x")
+                held[-1].recv(1)
+                held[-1].send(b"y")
+                client.recv(1)
+        path = tmp_path / "fewer"
+        path.write_text(filter_table(state, rules[2], policies=("DROP", "ACCEPT", "ACCEPT")))
+        said = "2 established flows that only deleted rules had let in may go on\n"
+        assert said in run("apply", str(path), "--timeout", "60", "--check", "false").stdout
+        done = run("apply", str(path))
+        assert (done.returncode, done.stdout) == (0, "1 rule removed\n" + said)
+        # another rule lets them in: nothing is to be said
+        path.write_text(filter_table(state, "-A INPUT -s 127.0.0.0/8 -j ACCEPT", policies=("DROP", "ACCEPT", "ACCEPT")))
+        assert run("apply", str(path)).stdout == "1 rule changed\n"
+        from iptc.managing import flows
+
+        by_netlink = sorted(flow for flow in flows._from_netlink())
+        with planning.Place(None).open() as there:
+            assert sorted(flows._flows(there, True)) == by_netlink and len(by_netlink) == 3
+        for end in held:
+            end.close()
