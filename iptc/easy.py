@@ -6,6 +6,8 @@ flag, ["!", value] for a negation, a list for several words; integers are taken 
 {extension: {parameter: value}} or {"goto": chain}. All take `ipv6`. What cannot be encoded raises.
 """
 
+from collections.abc import Mapping
+
 from ._applied import telling_functions
 from .errors import IPTCError, KernelError, Missing, ParameterError, ParameterTypeError, is_absent
 from .rule import Match, Rule, Rule6, Target
@@ -124,8 +126,8 @@ def set_policy(table, chain, policy="ACCEPT", ipv6=False):
 
 
 def has_rule(table, chain, rule_d, ipv6=False):
-    """Whether *chain* has a rule that says the same as *rule_d*."""
-    return encode_iptc_rule(rule_d, ipv6) in _find_chain(table, chain, ipv6).rules
+    """Whether *chain* has the rule *rule_d*, its matches in the same order (`iptables -C`)."""
+    return _find_chain(table, chain, ipv6).has_rule(encode_iptc_rule(rule_d, ipv6))
 
 
 def add_rule(table, chain, rule_d, position=0, ipv6=False):
@@ -156,7 +158,7 @@ def _add(chain, rule, position):
 
 
 def delete_rule(table, chain, rule_d, ipv6=False, raise_exc=True):
-    """Delete the first rule that says the same as *rule_d*."""
+    """Delete the first rule that is the same as *rule_d*."""
     _quietly(raise_exc, lambda: _find_chain(table, chain, ipv6).delete_rule(encode_iptc_rule(rule_d, ipv6)))
 
 
@@ -173,28 +175,27 @@ def get_rule(table, chain, position=0, ipv6=False, raise_exc=True):
 
 
 def replace_rule(table, chain, old_rule_d, new_rule_d, ipv6=False):
-    """Put a rule in the place of the first that says the same as *old_rule_d*."""
+    """Put a rule in the place of the first that is the same as *old_rule_d*."""
     new = encode_iptc_rule(new_rule_d, ipv6)
     found = _find_chain(table, chain, ipv6)
     found.replace_rule(new, _index(found, old_rule_d, ipv6)[0])
 
 
 def get_rule_counters(table, chain, rule_d, ipv6=False):
-    """Return (packets, bytes) of the first rule that says the same as *rule_d*."""
+    """Return (packets, bytes) of the first rule that is the same as *rule_d*."""
     return _index(_find_chain(table, chain, ipv6), rule_d, ipv6)[1].get_counters()
 
 
 def get_rule_position(table, chain, rule_d, ipv6=False):
-    """Return the position, from 0, of the first rule that says the same as *rule_d*."""
+    """Return the position, from 0, of the first rule that is the same as *rule_d*."""
     return _index(_find_chain(table, chain, ipv6), rule_d, ipv6)[0]
 
 
 def _index(chain, rule_d, ipv6):
-    wanted = encode_iptc_rule(rule_d, ipv6)
-    for position, rule in enumerate(chain.rules):
-        if rule == wanted:
-            return position, rule
-    raise Missing(f"Chain <{chain.name}@{chain.table.name}> has no rule <{rule_d}>")
+    found = chain._find_rule(encode_iptc_rule(rule_d, ipv6))
+    if found is None:
+        raise Missing(f"Chain <{chain.name}@{chain.table.name}> has no rule <{rule_d}>")
+    return found
 
 
 def test_rule(rule_d, ipv6=False):
@@ -291,7 +292,8 @@ def encode_iptc_rule(rule_d, ipv6=False):
     for key, value in rule_d.items():
         name = key.partition("#")[0] if isinstance(key, str) else key
         if key == "counters":
-            rule.counters = value
+            if value is not None:
+                rule.counters = _counters(value)
         elif key in _BASE:
             # the match `dst` of IPv6 has the name of an address
             for item in _alternatives(value):
@@ -301,6 +303,15 @@ def encode_iptc_rule(rule_d, ipv6=False):
             _set_match(rule, name, value)
     _set_target(rule, rule_d.get("target", ""))
     return rule
+
+
+def _counters(value):
+    """(packets, bytes) of a pair, or of a dict with these keys."""
+    if not isinstance(value, Mapping):
+        return value
+    if not value or not set(value) <= {"packets", "bytes"}:
+        raise ParameterError(f"counters have packets and bytes, not {value!r}")
+    return value.get("packets", 0), value.get("bytes", 0)
 
 
 def _set_base(rule, key, attribute, value):

@@ -15,15 +15,24 @@ class IPTCError(Exception):
 
 
 class KernelError(IPTCError, OSError):
-    """The kernel refused; `errno`, `strerror` and the sentence in `str()`."""
+    """The kernel refused; `errno`, `strerror` and the sentence in `str()` and `args[0]`."""
 
     def __init__(self, message="", errno=None, strerror=None):
-        # OSError fills errno and strerror from two arguments; the sentence is what people read.
+        # OSError fills errno and strerror from two arguments; the sentence is what people read, and what programs look at
         OSError.__init__(self, errno, strerror)
         self.message = message
 
+    @property
+    def message(self):
+        """The sentence."""
+        return self.args[0]
+
+    @message.setter
+    def message(self, message):
+        self.args = (message,)
+
     def __str__(self):
-        return self.message
+        return str(self.args[0])
 
     def __reduce__(self):
         return type(self), (self.message, self.errno, self.strerror), self.__dict__

@@ -202,7 +202,7 @@ class Rule(_core.RuleValue):
 
     *entry* is a whole entry as bytes (`struct ipt_entry` or `ip6t_entry` with matches and target, a chain by its
     name), *chain* the chain it belongs to. Compared and hashed by what it says: not by counters, nor by the order of
-    its matches. It may be changed, so do not change it while it is a key.
+    its matches, which counts where a chain looks for a rule. It may be changed, so do not change it while it is a key.
     """
 
     _nfproto = _core.IPV4
@@ -389,12 +389,10 @@ class Rule(_core.RuleValue):
             return True
         if self.nfproto != other.nfproto:
             return False
-        mine, theirs = self._whole(), other._whole()
-        keys = [printing.compare_key(self.nfproto, entry) for entry in (mine, theirs)]
-        return printing.same_rule(self.nfproto, mine, keys[0], theirs, keys[1])
+        return printing.are_equal(self.nfproto, self._whole(), other._whole())
 
     def __hash__(self):
-        return hash(printing.rough_key(printing.compare_key(self.nfproto, self._whole())))
+        return printing.equal_hash(self.nfproto, self._whole())
 
     def __str__(self):
         if self._networks is None:

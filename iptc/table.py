@@ -6,6 +6,7 @@ from . import _core, state
 from ._applied import telling_methods
 from .errors import KernelError, ParameterError, ParameterTypeError, TransactionError, is_absent
 from .language import extension
+from .language.specification import refuse_meaningless
 from .lock import UNSET, checked_lock_file, checked_wait
 from .model import edits
 from .model.views import Entry
@@ -41,13 +42,14 @@ class Chain:
     def __repr__(self):
         return f"<iptc.Chain {self.name} of {self.table!r}>"
 
-    @property
-    def rules(self):
+    def _get_rules(self):
         """The rules, in order, each an own copy: a new list; [] where there is no such chain."""
         chain = self.table._view().chains.get(self.name)
         if chain is None:
             return []
         return _core.load_rules(self.table._rule_class, self.table._nfproto, chain.entries, self)
+
+    rules = property(_get_rules)
 
     def append_rule(self, rule):
         """Append *rule* (`iptables -A`)."""
@@ -66,13 +68,13 @@ class Chain:
         self._edit_each(rule, lambda name, entry: edits.Replace(name, entry, position))
 
     def delete_rule(self, rule, missing_ok=False):
-        """Delete the first rule that says the same as *rule* (`iptables -D`), and return True.
+        """Delete the first rule that is the same as *rule*, the order of matches included (`iptables -D`), and return True.
 
         Where there is none: `NotFound`, or False with *missing_ok*.
         """
         nfproto = self.table._nfproto
         return self._edit_each(
-            rule, lambda name, entry: edits.Delete(name, anchor=edits.first_like(nfproto, entry), missing_ok=missing_ok))
+            rule, lambda name, entry: edits.Delete(name, anchor=edits.first_like(nfproto, entry), missing_ok=missing_ok), adds=False)
 
     def delete_rule_at(self, index):
         """Delete the rule at *index*, which counts from 0 (`iptables -D CHAIN NUMBER`).
@@ -108,14 +110,22 @@ class Chain:
         return self._edit_each(rule, lambda name, entry: edits.EnsureRule(name, entry, position))
 
     def has_rule(self, rule):
-        """Whether there is a rule that says the same (`iptables -C`), as the table was last read; so does `rule in chain`. At once, from
-        the third question on."""
+        """Whether there is the same rule, the order of matches included (`iptables -C`), as the table was last read; so does
+        `rule in chain`. At once, from the third question on."""
         entries = self._entries(rule)
         with self.table._state.lock:
             chain = self.table._view().chains.get(self.name)
-            return chain is not None and all(chain.has(entry) for entry in entries)
+            return chain is not None and all(chain.find(entry) is not None for entry in entries)
 
     __contains__ = has_rule
+
+    def _find_rule(self, rule):
+        """(position, rule) of the first rule that is the same as *rule*, or None."""
+        (entry,) = self._entries(rule)
+        with self.table._state.lock:
+            chain = self.table._view().chains.get(self.name)
+            position = None if chain is None else chain.find(entry)
+            return None if position is None else (position, self.table.create_rule(chain.entry(position), self))
 
     def _entries(self, rule):
         """The bytes of *rule*, once it is whole and of this table's family: a list, of one entry for each pair of addresses."""
@@ -128,9 +138,14 @@ class Chain:
             raise ParameterError("invalid rule")
         return entries
 
-    def _edit_each(self, rule, operation):
-        """Do operation(name of the chain, entry) for each entry of *rule*, together; whether any of them changed anything."""
+    def _edit_each(self, rule, operation, adds=True):
+        """Do operation(name of the chain, entry) for each entry of *rule*, together; whether any of them changed anything.
+
+        *adds*: it puts them into this chain.
+        """
         entries = self._entries(rule)
+        for entry in entries if adds else ():
+            refuse_meaningless(self.table._nfproto, self.name, entry)
         if len(entries) == 1:
             return self.table._edit(operation(self.name, entries[0]))
         with self.table._together():
@@ -410,7 +425,7 @@ class Table:
 
     def strerror(self):
         """Errors are raised here; kept for programs that print it."""
-        return b""
+        return ""
 
     # chains
 
@@ -503,24 +518,26 @@ class Table:
 
     def append_entry(self, chain, entry):
         """Append *entry* (bytes, as `Rule.rule`) to *chain*."""
-        self._edit(edits.Append(_chain_name(chain), self._checked(entry)))
+        self._edit(edits.Append(_chain_name(chain), self._fitting(chain, entry)))
 
     def insert_entry(self, chain, entry, position):
         """Insert *entry* (bytes) into *chain* at *position*, which counts from 0."""
-        self._edit(edits.Insert(_chain_name(chain), self._checked(entry), _position(position)))
+        self._edit(edits.Insert(_chain_name(chain), self._fitting(chain, entry), _position(position)))
 
     def replace_entry(self, chain, entry, position):
         """Put *entry* (bytes) in the place of the one at *position*."""
-        self._edit(edits.Replace(_chain_name(chain), self._checked(entry), _position(position)))
+        self._edit(edits.Replace(_chain_name(chain), self._fitting(chain, entry), _position(position)))
 
     def delete_entry(self, chain, entry, mask=None):
-        """Delete the first rule of *chain* that says the same as *entry* (bytes)."""
-        anchor = edits.first_like(self._nfproto, self._checked(entry))
+        """Delete the first rule of *chain* that is the same as *entry* (bytes)."""
+        anchor = edits.first_like(self._nfproto, self._rule_class(entry)._entry())
         self._edit(edits.Delete(_chain_name(chain), anchor=anchor))
 
-    def _checked(self, entry):
-        """*entry* as bytes that are known to be whole."""
-        return self._rule_class(entry)._entry()
+    def _fitting(self, chain, entry):
+        """*entry* as bytes that are known to be whole, and that may be in *chain*."""
+        entry = self._rule_class(entry)._entry()
+        refuse_meaningless(self._nfproto, _chain_name(chain), entry)
+        return entry
 
     def first_rule(self, chain):
         """Return the first entry of *chain* (bytes that `next_rule` takes), or None."""

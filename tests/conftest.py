@@ -119,7 +119,7 @@ BOTH_BACKENDS = {
     "test_args", "test_capture", "test_chain", "test_cli", "test_compat", "test_cost", "test_counters", "test_cycles", "test_defects", "test_docs", "test_easy", "test_extensions", "test_grammar",
     "test_match", "test_memory", "test_namespaces", "test_parity", "test_rule", "test_ruleset", "test_settling", "test_sockets", "test_table", "test_target", "test_traffic",
     "test_transaction", "test_verbs", "test_writers",
-    "test_output", "test_statuses",
+    "test_output", "test_same_rule", "test_statuses",
     "test_interrupts", "test_reentry",
     "test_bounds",
     "test_managing", "test_managing_cli", "test_managing_rollback",

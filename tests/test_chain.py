@@ -234,3 +234,58 @@ def test_an_edit_of_a_rule_that_is_gone_is_a_conflict(chain, family, host):
     with pytest.raises(iptc.Conflict, match="position 1 is gone"):
         chain.table.commit()
     assert marks(chain) == [1]
+
+
+MEANINGLESS = [("filter", "INPUT", "-o"), ("mangle", "PREROUTING", "-o"), ("filter", "OUTPUT", "-i"), ("nat", "POSTROUTING", "-i")]
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize("table, name, option", MEANINGLESS)
+def test_an_interface_that_packets_do_not_have_there_is_refused(host, family, autocommit, table, name, option):
+    """As iptables refuses it: `! -o eth0 -j ACCEPT` in INPUT would accept everything."""
+    table = family.Table(table, autocommit)
+    chain = iptc.Chain(table, name)
+    chain.append_rule(family.Rule.from_args("-j DROP"))
+    table.commit()
+    before = host.rules(family.ipv6)
+    words = ["-t", table.name, "-A", name, option, "eth0"]
+    said = host.iptables(*words, ipv6=family.ipv6, check=False).stderr.split("): ", 1)[1].split("\n")[0]
+    for text in ("{} eth0 -j ACCEPT", "! {} eth0 -j ACCEPT", "{} eth+ -j ACCEPT", "{} + -j ACCEPT", "! {} + -j ACCEPT"):
+        rule = family.Rule.from_args(text.format(option))
+        for attempt in (
+            lambda: chain.append_rule(rule), lambda: chain.insert_rule(rule), lambda: chain.replace_rule(rule),
+            lambda: chain.ensure_rule(rule), lambda: chain.ensure_rule(rule, 0), lambda: table.append_entry(name, rule.rule),
+            lambda: table.insert_entry(name, rule.rule, 0), lambda: table.replace_entry(chain, rule.rule, 0),
+        ):  # fmt: skip
+            with pytest.raises(iptc.ParameterError) as caught:
+                attempt()
+            assert str(caught.value) == said
+    made = family.Rule()
+    setattr(made, "out_interface" if option == "-o" else "in_interface", "!eth0")
+    made.create_target("ACCEPT")
+    with pytest.raises(iptc.ParameterError), table.transaction():
+        chain.append_rule(family.Rule.from_args("-p tcp -j DROP"))
+        chain.append_rule(made)
+    if autocommit:
+        with pytest.raises(iptc.ParameterError):
+            iptc.easy.add_rule(table.name, name, iptc.easy.decode_iptc_rule(made), ipv6=family.ipv6)
+        with pytest.raises(iptc.ParameterError):
+            iptc.easy.batch_add_rules(table.name, [(name, {"target": "DROP"}, 0), (name, iptc.easy.decode_iptc_rule(made), 0)], family.ipv6)
+    table.commit()
+    assert host.rules(family.ipv6) == before
+
+
+def test_an_interface_is_taken_where_packets_may_have_it(host, family):
+    table = family.Table("filter")
+    chains = [table.create_chain("web"), iptc.Chain(table, "FORWARD")]
+    for option in ("-i", "-o"):
+        chains.append(iptc.Chain(table, {"-i": "INPUT", "-o": "OUTPUT"}[option]))
+        for chain in chains:
+            chain.append_rule(family.Rule.from_args(f"{option} eth0 -j ACCEPT"))
+        chains.pop()
+    assert len(host.rules(family.ipv6)) == 6
+    # what somebody else has put there can be looked for and deleted
+    strange = iptc.Chain(table, "INPUT")
+    assert not strange.has_rule(family.Rule.from_args("-o eth0 -j ACCEPT"))
+    with pytest.raises(iptc.NotFound):
+        strange.delete_rule(family.Rule.from_args("-o eth0 -j ACCEPT"))

@@ -211,7 +211,7 @@ def test_the_callers_dict_is_not_changed():
     {"tcp": {"dport": 22.5}}, {"tcp": {"dport": None}}, {"tcp": {"dport": []}}, {"tcp": {"dport": "x"}}, {"tcp": None}, {"tcp": []}, {"src": None},
     {"src": []}, {"src": ["10.0.0.1", "10.0.0.2"]}, {"src": "nowhere"}, {"protocol": None}, {"in-interface": None}, {5: 6},
     {"target": None}, {"target": {}}, {"target": "NOPE"}, {"target": {"NOPE": {}}}, {"target": {"REJECT": "x"}},
-    {"target": {"DROP": {"x": "y"}}}, {"target": {"goto": "NOPE"}}, {"counters": None}, {"comment": {"opaque": "zz"}},
+    {"target": {"DROP": {"x": "y"}}}, {"target": {"goto": "NOPE"}}, {"counters": {"packets": 1, "size": 2}}, {"comment": {"opaque": "zz"}},
 ])  # fmt: skip
 def test_what_cannot_be_encoded_is_refused_and_nothing_is_added(host, ipv6, wrong):
     rule_d = {"protocol": "tcp", "target": "ACCEPT", **wrong}

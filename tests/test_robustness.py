@@ -736,5 +736,5 @@ def test_opaque_payloads_of_one_size_are_not_the_same(family):
 
     chain = views.ChainView(rules[0].nfproto, "INPUT", read=lambda: [rules[0].rule])
     for _ in range(2):
-        assert chain.has(rules[0].rule) and not chain.has(rules[1].rule)
+        assert chain.find(rules[0].rule) == 0 and chain.find(rules[1].rule) is None
     assert chain.locate(edits.first_like(rules[0].nfproto, rules[1].rule)) is None

@@ -13,6 +13,7 @@ cdef struct Printed:
     bint counted                # with `-c PACKETS BYTES` before the target, as `iptables -S -v`
     const char *verdict         # the verdict or chain of a rule as the kernel has it; NULL: its target has the name
 
+cdef bint marks_any_protocol(Family *family, const char *header) noexcept nogil
 cdef char *put(char *at, const char *text, size_t length) noexcept nogil
 cdef char *put_counters(char *at, Printed *rule, char between) noexcept nogil
 cdef int learn_plugins(Printed *rule) except -1

@@ -24,21 +24,53 @@ cdef extern from "<string.h>" nogil:
 # --------------------------------------------------------------- comparing
 
 def compare_key(int nfproto, bytes entry):
-    """Return what tells a rule from others, as `iptables -D` compares: no counters, no kernel-private bytes,
-    the order of the matches aside."""
+    """Return what makes a rule *the same* as another, as `iptables -C` and `-D` compare: its matches in their order; no counters,
+    no kernel-private bytes."""
     header, payloads = split_entry(nfproto, entry)
     header = _plain_header(nfproto, header)
     cdef list keys = []
     for payload in payloads[:-1]:
         keys.append(_payload_key(nfproto, False, payload))
-    if len(keys) > 1:
-        keys.sort()
     return header, tuple(keys), _payload_key(nfproto, True, payloads[-1])
 
 
+def are_equal(int nfproto, bytes entry, bytes other):
+    """Whether two entries are *equal*, which `==` of rules means: they say the same, the order of their matches aside.
+
+    Their bytes decide, or their text: a few plugins leave in unused bytes what their text does not show.
+    """
+    cdef tuple key = _equal_key(nfproto, entry), other_key = _equal_key(nfproto, other)
+    if key == other_key:
+        return True
+    return (_rough_key(key) == _rough_key(other_key) and is_readable(nfproto, entry) and is_readable(nfproto, other)
+            and render(nfproto, entry) == render(nfproto, other))
+
+
+def equal_hash(int nfproto, bytes entry):
+    """Return the same number for all entries that are equal."""
+    return hash(_rough_key(_equal_key(nfproto, entry)))
+
+
+cdef tuple _equal_key(int nfproto, bytes entry):
+    """`compare_key` in one order of the matches, and without IPv6's mark that `-p all` was given, which has no effect."""
+    cdef Family *family = family_of(nfproto)
+    cdef bytearray plain
+    header, matches, target = compare_key(nfproto, entry)
+    if marks_any_protocol(family, PyBytes_AS_STRING(<bytes> header)):
+        plain = bytearray(header)
+        plain[family.flags] &= ~IP6T_F_PROTO & 0xff
+        header = bytes(plain)
+    return header, matches if len(matches) < 2 else tuple(sorted(matches)), target
+
+
+cdef bint marks_any_protocol(Family *family, const char *header) noexcept nogil:
+    """Whether this has IPv6's mark that `-p all` was given."""
+    return (family.nfproto != NFPROTO_IPV4 and header[family.flags] & IP6T_F_PROTO and not header[family.flags + 1] & IPT_INV_PROTO
+            and (<const uint16_t *> (header + family.proto))[0] == 0)
+
+
 cdef bytes _plain_header(int nfproto, bytes header):
-    """*header* without what has no effect: the name in `-i +`, with its mask where it was read from nf_tables, and IPv6's mark
-    that `-p all` was given."""
+    """*header* without what is not compared: the name in `-i +`, with its mask where it was read from nf_tables."""
     cdef Family *family = family_of(nfproto)
     cdef const unsigned char *raw = <const unsigned char *> PyBytes_AS_STRING(header)
     cdef size_t name
@@ -47,15 +79,11 @@ cdef bytes _plain_header(int nfproto, bytes header):
         if raw[name] and not raw[name + 32] or raw[name] == b'+' and raw[name + 1] == 0:
             plain = bytearray(header) if plain is None else plain
             plain[name:name + 16] = plain[name + 32:name + 48] = bytes(16)
-    if (nfproto != NFPROTO_IPV4 and raw[family.flags] & IP6T_F_PROTO and not raw[family.flags + 1] & IPT_INV_PROTO
-            and not (<const uint16_t *> (raw + family.proto))[0]):
-        plain = bytearray(header) if plain is None else plain
-        plain[family.flags] &= ~IP6T_F_PROTO & 0xff
     return header if plain is None else bytes(plain)
 
 
-def rough_key(tuple key):
-    """Return the part of a `compare_key` that rules with the same text surely share; what they are hashed by."""
+cdef tuple _rough_key(tuple key):
+    """The part of a key in any order that rules with the same text surely share."""
     header, matches, target = key
     cdef list names = []
     for match in matches:
@@ -65,17 +93,6 @@ def rough_key(tuple key):
 
 cdef bytes _name_of(bytes key):
     return key.partition(b"\0")[0]
-
-
-def same_rule(int nfproto, bytes entry, tuple key, bytes other, tuple other_key):
-    """Whether two entries, with their `compare_key`s, say the same.
-
-    Their bytes decide, or their text: a few plugins leave in unused bytes what their text does not show.
-    """
-    if key == other_key:
-        return True
-    return (rough_key(key) == rough_key(other_key) and is_readable(nfproto, entry) and is_readable(nfproto, other)
-            and render(nfproto, entry) == render(nfproto, other))
 
 
 def is_readable(int nfproto, bytes entry not None):
@@ -91,22 +108,14 @@ def is_readable(int nfproto, bytes entry not None):
 
 
 def find_like(int nfproto, list entries not None, bytes entry not None):
-    """Return the position of the first of *entries* that says the same as *entry*, or -1: what is sought once needs no keys."""
+    """Return the position of the first of *entries* that is the same rule as *entry*, or -1: what is sought once needs no keys."""
     cdef Family *family = family_of(nfproto)
     cdef tuple key = compare_key(nfproto, entry)
     cdef bytes other
     cdef Py_ssize_t i
-    cdef list alike = []
     for i in range(len(entries)):
         other = <bytes> entries[i]
-        if not _has_same_ends(family, entry, other):
-            continue
-        other_key = compare_key(nfproto, other)
-        if other_key == key:
-            return i
-        alike.append((i, other_key))
-    for i, other_key in alike:
-        if same_rule(nfproto, entry, key, entries[i], other_key):
+        if _has_same_ends(family, entry, other) and compare_key(nfproto, other) == key:
             return i
     return -1
 

@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset, strchr, strcmp, strlen
 from .._core cimport (
     AF_INET, AF_INET6, IFNAMSIZ, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_PROTO, IPT_INV_SRCIP, NFPROTO_IPV4,
     STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, RuleValue, c_text, family_of, in6_addr, in_addr, inet_pton,
-    is_verdict_name, mark_verdict, strnlen, xt_counters, xt_entry_match,
+    is_verdict_name, mark_verdict, os_decode, strnlen, xt_counters, xt_entry_match,
 )
 from .options cimport (
     APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, ENDED, ENTRY_ROOM, FLUSH, INSERT, LIST, LIST_RULES, MOST_PARTS, NAME_ROOM, NEW_CHAIN, NO_OPTION,
@@ -667,16 +667,39 @@ cdef void read_command(Spec *spec) noexcept nogil:
 
 cdef void _check_chain(Spec *spec) noexcept nogil:
     cdef const char *chain = spec.chain
-    cdef unsigned int meaningless = 0
+    cdef unsigned int meaningless
     check_length(chain)
     if not spec.command & WITH_RULE:
         return
-    if strcmp(chain, b"PREROUTING") == 0 or strcmp(chain, b"INPUT") == 0:
-        meaningless = OPT_VIANAMEOUT
-    elif strcmp(chain, b"POSTROUTING") == 0 or strcmp(chain, b"OUTPUT") == 0:
-        meaningless = OPT_VIANAMEIN
+    meaningless = _meaningless(chain)
     if spec.options & meaningless:
         xtables_error(PARAMETER_PROBLEM, b"Can't use %s with %s", option_name(spec, meaningless), chain)
+
+
+cdef unsigned int _meaningless(const char *chain) noexcept nogil:
+    """The option that means nothing in *chain*: packets have no such interface there. 0: none."""
+    if strcmp(chain, b"PREROUTING") == 0 or strcmp(chain, b"INPUT") == 0:
+        return OPT_VIANAMEOUT
+    if strcmp(chain, b"POSTROUTING") == 0 or strcmp(chain, b"OUTPUT") == 0:
+        return OPT_VIANAMEIN
+    return 0
+
+
+def refuse_meaningless(int nfproto, str chain not None, bytes entry not None):
+    """Refuse *entry* as a rule of *chain* where it asks for an interface that packets do not have there, as `iptables -A` does."""
+    cdef bytes label
+    cdef unsigned int option
+    cdef size_t name
+    if chain not in _BUILTIN_ENDS:
+        return
+    label = chain.encode()
+    option = _meaningless(label)
+    name = 4 * family_of(nfproto).address + (0 if option == OPT_VIANAMEIN else IFNAMSIZ)
+    if name + 3 * IFNAMSIZ <= <size_t> PyBytes_GET_SIZE(entry) and (entry[name] or entry[name + 2 * IFNAMSIZ]):
+        raise ParameterError(f"Can't use {os_decode(option_name(spec_of(nfproto, NULL, NULL), option))} with {chain}")
+
+
+cdef frozenset _BUILTIN_ENDS = frozenset(("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"))
 
 
 cdef void _finish_entry(Spec *spec) noexcept nogil:

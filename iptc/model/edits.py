@@ -108,7 +108,7 @@ class EnsureRule(_Edit):
             self.what, self.words = Insert.what, Insert.words
 
     def _is_missing(self, chain):
-        self.changed = not chain.has(self.entry)
+        self.changed = chain.find(self.entry) is None
         if self.changed and self.position is not None and self.position > len(chain):
             raise self.refused(_errno.E2BIG)
         return self.changed
@@ -128,7 +128,7 @@ class EnsureRule(_Edit):
 
 
 def first_like(nfproto, entry):
-    """The anchor of the first rule that says the same as *entry*."""
+    """The anchor of the first rule that is the same as *entry*."""
     return entry, printing.compare_key(nfproto, entry), 0
 
 
@@ -187,6 +187,12 @@ class Delete(_OfOneRule):
     def __init__(self, chain, position=None, anchor=None, missing_ok=False):
         super().__init__(chain, position, anchor)
         self.missing_ok = missing_ok
+
+    def refused(self, errno):
+        """`iptables -D NOPE 1` says that there is no such chain, `-D NOPE` with a rule that there is no such rule."""
+        if self.position is not None and errno == _errno.ENOENT:
+            return kernel_error(self.what.format(self.chain), errno, _WORDS[errno])
+        return super().refused(errno)
 
     def _look(self, view):
         try:

@@ -149,7 +149,7 @@ class ChainView:
     # looking
 
     def _first(self, entry, key=None):
-        """The position of the first rule that says the same as *entry*, whose key may be known; or None."""
+        """The position of the first rule that is the same as *entry*, whose key may be known; or None."""
         if not self._asked and self._rows is None:
             # asked once, a look at each rule costs less than an index of them
             self._asked = True
@@ -159,16 +159,16 @@ class ChainView:
             like = self._read_like(entry)
             number = printing.find_like(self._nfproto, [other for _, other in like], entry)
             return None if number < 0 else like[number][0]
-        return self._indexed().find(entry, key or printing.compare_key(self._nfproto, entry))
+        return self._indexed().find(key or printing.compare_key(self._nfproto, entry))
 
     def _indexed(self):
         if self._index is None:
             self._index = _Index(self._nfproto, self._rows_beside_entries())
         return self._index
 
-    def has(self, entry):
-        """Whether there is a rule that says the same as *entry*, as `iptables -C` finds out; at once, from the third time on."""
-        return self._first(self._as_stored(entry)) is not None
+    def find(self, entry):
+        """The position of the first rule that is the same as *entry*, as `iptables -C` finds out, or None; at once, from the third time on."""
+        return self._first(self._as_stored(entry))
 
     def anchor(self, position):
         """Name the rule at *position*: its bytes, and how many of the same bytes stand before it."""
@@ -188,7 +188,7 @@ class ChainView:
             entry, key = there, None
         if not skip:
             return self._first(entry, key)
-        return self._indexed().find_exactly(key or printing.compare_key(self._nfproto, entry), skip)
+        return self._indexed().find(key or printing.compare_key(self._nfproto, entry), skip)
 
 
 class _Index:
@@ -197,8 +197,6 @@ class _Index:
     def __init__(self, nfproto, rows):
         self._nfproto = nfproto
         self._rows = rows
-        self._alike = {}
-        """rough key -> `_Alike`"""
         self._by_key = {}
         """key -> the rows that have it, in their order"""
         for row in rows:
@@ -211,11 +209,6 @@ class _Index:
         same = self._by_key.get(row.key)
         if same is None:
             same = self._by_key[row.key] = []
-            rough = printing.rough_key(row.key)
-            alike = self._alike.get(rough)
-            if alike is None:
-                alike = self._alike[rough] = _Alike()
-            alike.put(row)
         return same
 
     def put(self, row):
@@ -229,9 +222,6 @@ class _Index:
         del same[self._rank(same, row)]
         if not same:
             del self._by_key[row.key]
-            rough = printing.rough_key(row.key)
-            if self._alike[rough].drop(row.key):
-                del self._alike[rough]
 
     def _rank(self, same, row):
         """How many of the rows *same* stand before *row*."""
@@ -251,57 +241,10 @@ class _Index:
         """How many rows with the key of *row* stand before it."""
         return self._rank(self._by_key[row.key], row)
 
-    def find_exactly(self, key, skip):
+    def find(self, key, skip=0):
         """The position of the row with *key* that has *skip* of them before it, or None."""
         same = self._by_key.get(key, ())
         return self._rows.position(same[skip]) if skip < len(same) else None
-
-    def find(self, entry, key):
-        """The position of the first row that says the same as *entry*, or None."""
-        if key in self._by_key:
-            return self.find_exactly(key, 0)
-        alike = self._alike.get(printing.rough_key(key))
-        if alike is None or not printing.is_readable(self._nfproto, entry):
-            return None
-        found = [self.find_exactly(other, 0) for other in alike.keys_of(self._nfproto, printing.render(self._nfproto, entry))]
-        return min(found, default=None)
-
-
-class _Alike:
-    """The keys of a chain's rules that share a rough one: rules are the same if their bytes are, or else their text."""
-
-    __slots__ = ("texts", "unread", "keys")
-
-    def __init__(self):
-        self.texts = {}
-        """key -> text, of those that were looked at"""
-        self.unread = {}
-        """key -> entry, of the others"""
-        self.keys = {}
-        """text -> keys"""
-
-    def put(self, row):
-        self.unread[row.key] = row.entry
-
-    def drop(self, key):
-        """Forget *key*; whether it was the last."""
-        if self.unread.pop(key, None) is None:
-            text = self.texts.pop(key)
-            keys = self.keys[text]
-            del keys[key]
-            if not keys:
-                del self.keys[text]
-        return not self.unread and not self.texts
-
-    def keys_of(self, nfproto, text):
-        """The keys of the rules with *text*."""
-        for key, entry in self.unread.items():
-            # None: a part of it has no text
-            read = printing.render(nfproto, entry) if printing.is_readable(nfproto, entry) else None
-            self.texts[key] = read
-            self.keys.setdefault(read, {})[key] = True
-        self.unread.clear()
-        return self.keys.get(text, ())
 
 
 class Jumps:

@@ -25,6 +25,7 @@ from .parts cimport (
     ENTRY_MOST, Reading, add_target, count_transports, has_range, put_base, put_compat_protocol, put_matches, put_target, read_expressions,
     reading_begin,
 )
+from ..language.printing cimport marks_any_protocol
 from ..language.plugins cimport prints_by_mask, reads_compat_only
 from ..errors import ParameterError, Unsupported
 
@@ -211,11 +212,13 @@ def stored(int nfproto, bytes entry):
     """Return what an entry that is no opaque rule is once it is stored, which is what is to be looked for: *entry* itself, unless
     nf_tables has no place for all of what it says.
 
-    Several matches of tcp or udp become one, as far as they say different things; `--nflog-range` is gone.
+    Several matches of tcp or udp become one, as far as they say different things; `--nflog-range` is gone, and so is the mark of
+    IPv6 that `-p all` was given.
     """
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
-    if not _adds_up(family, raw, PyBytes_GET_SIZE(entry)) or count_transports(family, raw) < 2 and not has_range(family, raw):
+    if not _adds_up(family, raw, PyBytes_GET_SIZE(entry)) or (
+            count_transports(family, raw) < 2 and not has_range(family, raw) and not marks_any_protocol(family, raw)):
         return entry
     return decode(nfproto, encode(nfproto, entry))
 

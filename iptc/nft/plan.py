@@ -566,7 +566,7 @@ class TablePlan:
             self.set_policy(name, same if policy == "-" else policy, counters)
 
     def _locate(self, name, entry):
-        """The position of the first rule that says the same as *entry*."""
+        """The position of the first rule that is the same as *entry*."""
         position = self._view_of(self._chain(name)).locate(first_like(self.nfproto, entry))
         if position is None:
             raise _refusal(errno.ENOENT)

@@ -1,0 +1,208 @@
+"""Which rule is meant: `has_rule`, `delete_rule`, `ensure_rule` and `-D` in texts find what `iptables -C` and `-D` of that back end find."""
+
+import copy
+
+import pytest
+import specs
+
+import iptc
+
+MATCHES = ["-m limit --limit 1/sec", "-m mark --mark 0x1", "-m comment --comment a", "-m recent --set --name n", "-m quota --quota 1000"]
+"""Each pair of them is asked for in both orders."""
+
+DETAILS = """
+-p tcp --dport 22 -j ACCEPT | -p tcp -m tcp --dport 22:22 -j ACCEPT
+-p tcp --dport 22 -j ACCEPT | -p tcp -m tcp --dport 22 -m tcp -j ACCEPT
+-p tcp -j ACCEPT | -p tcp -m tcp -j ACCEPT
+-p tcp -j ACCEPT | ! -p tcp -j ACCEPT
+-p all -j ACCEPT | -j ACCEPT
+-j ACCEPT | -p all -j ACCEPT
+-i + -j ACCEPT | -j ACCEPT
+-j ACCEPT | -i + -j ACCEPT
+-i eth+ -j ACCEPT | -i eth -j ACCEPT
+-i eth0 -j ACCEPT | ! -i eth0 -j ACCEPT
+-i eth0 -j ACCEPT | -o eth0 -j ACCEPT
+-c 5 6 -j ACCEPT | -j ACCEPT
+-c 5 6 -m limit --limit 5/min -j ACCEPT | -m limit --limit 5/min -j ACCEPT
+-m limit --limit 60/min -j ACCEPT | -m limit --limit 1/sec --limit-burst 5 -j ACCEPT
+-m limit --limit 1/sec -j ACCEPT | -m limit --limit 1/sec --limit-burst 6 -j ACCEPT
+-m quota --quota 1000 -j ACCEPT | -m quota --quota 1000 -j ACCEPT
+-m quota --quota 1000 -j ACCEPT | -m quota --quota 1001 -j ACCEPT
+-m quota --quota 1000 -j ACCEPT | -m quota ! --quota 1000 -j ACCEPT
+-m mark --mark 1 -j ACCEPT | -m mark --mark 0x1/0xffffffff -j ACCEPT
+-m mark --mark 1 -j ACCEPT | -m mark --mark 0x1/0xff -j ACCEPT
+-m mark --mark 1 -m mark --mark 2 -j ACCEPT | -m mark --mark 2 -m mark --mark 1 -j ACCEPT
+-m comment --comment a -j ACCEPT | -m comment --comment b -j ACCEPT
+-m comment --comment a -j ACCEPT | -j ACCEPT
+-m comment --comment a -m comment --comment b -j ACCEPT | -m comment --comment a -j ACCEPT
+-m recent --set -j ACCEPT | -m recent --set --name DEFAULT --rsource -j ACCEPT
+-m recent --set -j ACCEPT | -m recent --set --rdest -j ACCEPT
+-m statistic --mode nth --every 3 -j ACCEPT | -m statistic --mode nth --every 3 --packet 0 -j ACCEPT
+-m statistic --mode nth --every 3 -j ACCEPT | -m statistic --mode nth --every 3 --packet 1 -j ACCEPT
+-m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT | -m conntrack --ctstate ESTABLISHED,NEW -j ACCEPT
+-m conntrack --ctstate NEW -j ACCEPT | -m state --state NEW -j ACCEPT
+-m state --state NEW -j ACCEPT | -m conntrack --ctstate NEW -j ACCEPT
+-p tcp -m multiport --dports 1,2 -j ACCEPT | -p tcp -m multiport --dports 2,1 -j ACCEPT
+-p tcp -m multiport --dports 1,2 -j ACCEPT | -p tcp -m multiport --ports 1,2 -j ACCEPT
+-p tcp -m tcp --tcp-flags SYN,ACK SYN -j ACCEPT | -p tcp -m tcp --tcp-flags ACK,SYN SYN -j ACCEPT
+-m hashlimit --hashlimit-upto 1/sec --hashlimit-name h -j ACCEPT | -m hashlimit --hashlimit-upto 60/min --hashlimit-name h -j ACCEPT
+-m hashlimit --hashlimit-upto 1/sec --hashlimit-name h -j ACCEPT | -m hashlimit --hashlimit-upto 1/sec --hashlimit-name g -j ACCEPT
+-m connlimit --connlimit-above 3 -j ACCEPT | -m connlimit --connlimit-above 3 --connlimit-saddr -j ACCEPT
+-j LOG | -j LOG --log-level 4
+-j LOG --log-prefix x | -j LOG --log-prefix y
+-j web | -g web
+-g web | -g web
+-j web | -j log-drop
+-p tcp | -p tcp -j ACCEPT
+-j REJECT | -p tcp -j REJECT
+-j NFLOG --nflog-prefix x | -j NFLOG --nflog-prefix x
+"""
+
+
+def reordered(rule):
+    """*rule* with its matches the other way round."""
+    other = copy.deepcopy(rule)
+    for match in other.matches:
+        other.remove_match(match)
+    for match in reversed(rule.matches):
+        other.add_match(copy.deepcopy(match))
+    return other
+
+
+def pairs(family):
+    """(what is there, what is asked for), as text."""
+    found = [(f"{one} {two} -j ACCEPT", f"{two} {one} -j ACCEPT") for one in MATCHES for two in MATCHES if one < two]
+    found += [(one, one) for one, _ in found]
+    found += [tuple(part.strip() for part in line.split(" | ")) for line in DETAILS.strip().split("\n")]
+    net = "2001:db8::/32" if family.ipv6 else "10.0.0.0/8"
+    found += [(f"-s {net} -j ACCEPT", f"-d {net} -j ACCEPT"), (f"-s {net} -j ACCEPT", f"! -s {net} -j ACCEPT"),
+              (f"-s {net} -j ACCEPT", f"-s {net.replace('::', '::9') if family.ipv6 else '10.1.2.3/8'} -j ACCEPT")]  # fmt: skip
+    for spec in specs.load(family.ipv6):
+        if spec.table != "filter" or "RATEEST" in spec.text or "rateest" in spec.text:
+            continue
+        rule = family.Rule.from_args(spec.text)
+        if len(rule.matches) > 1 and rule._networks is None:
+            found += [(str(rule), str(rule)), (str(rule), str(reordered(rule)))]
+    return found
+
+
+def is_taken(family, text):
+    try:
+        family.Rule.from_args(text)
+    except iptc.ParameterError:
+        return False
+    return True
+
+
+@pytest.fixture
+def asked(prepared, family):
+    """[(chain, text that is asked for)] of a table in which the host has put the first rule of each pair into a chain of its own."""
+    found = [(f"c{number}", *pair) for number, pair in enumerate(pairs(family)) if all(is_taken(family, text) for text in pair)]
+    lines = [f":{chain} - [0:0]" for chain, _, _ in found] + [f"-A {chain} {there}" for chain, there, _ in found]
+    prepared.restore("\n".join(["*filter", *lines, "COMMIT", ""]), family.ipv6, ["--noflush"])
+    return [(chain, text) for chain, _, text in found]
+
+
+def answers_of(host, family, asked, guesses):
+    """What `iptables -C` says, of those that are thought to be there all at once. Of legacy what `-D` says: `ip6tables-legacy -C` of
+    1.8.9 finds rules that its own `-D` does not, since it does not look at the options of their matches."""
+    verb, arguments = ("-D", ["--noflush", "--test"]) if host.backend == "legacy" else ("-C", ["--noflush"])
+
+    def finds(*some):
+        lines = [f"{verb} {chain} {text}" for chain, text in some]
+        text = "\n".join(["*filter", *lines, "COMMIT", ""])
+        return host.run(host.tool(family.ipv6, "-restore"), *arguments, text=text, check=False).returncode == 0
+
+    together = finds(*(one for one, guess in zip(asked, guesses) if guess))
+    return [guess and together or finds(one) for one, guess in zip(asked, guesses)]
+
+
+def test_the_same_rules_are_found_as_the_host_finds(prepared, family, asked):
+    table = family.Table("filter")
+    rules = [family.Rule.from_args(text) for _, text in asked]
+    found = [iptc.Chain(table, chain).has_rule(rule) for (chain, _), rule in zip(asked, rules)]
+    expected = answers_of(prepared, family, asked, found)
+    wrong = [(text, answer) for (_, text), answer, right in zip(asked, found, expected) if answer != right]
+    assert not wrong
+    assert any(expected) and not all(expected)
+    # a third question is answered from an index, `in` and easy by the same relation
+    for (chain, text), rule, answer in zip(asked, rules, found):
+        held = iptc.Chain(table, chain)
+        assert [rule in held for _ in range(3)] == 3 * [answer], text
+    # `-C` of a text, and what is edited
+    for (chain, text), answer in zip(asked, found):
+        lines = f"*filter\n-C {chain} {text}\nCOMMIT\n"
+        if answer:
+            table.restore(lines, flush=False, test=True)
+        else:
+            with pytest.raises(iptc.NotFound, match="Bad rule"):
+                table.restore(lines, flush=False, test=True)
+    with table.transaction():
+        for (chain, text), rule, answer in zip(asked, rules, found):
+            held = iptc.Chain(table, chain)
+            assert held.ensure_rule(rule) is not answer, text
+            assert held.delete_rule(rule) is True
+            assert held.delete_rule(rule, missing_ok=True) is False, text
+            assert len(held.rules) == (0 if answer else 1), text
+
+
+ORDERS = ("-m limit --limit 1/sec -m mark --mark 0x1", "-m mark --mark 0x1 -m limit --limit 1/sec")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_the_rule_that_is_named_is_the_one_deleted(host, family, number, autocommit):
+    for order in ORDERS:
+        host.iptables(f"-A INPUT {order} -j ACCEPT", ipv6=family.ipv6)
+    chain = iptc.Chain(family.Table("filter", autocommit), "INPUT")
+    rules = chain.rules
+    assert rules[0] == rules[1] and rules[1] in chain.rules
+    chain.delete_rule(rules[number])
+    assert chain.has_rule(rules[1 - number]) and not chain.has_rule(rules[number])
+    assert chain.ensure_rule(rules[number]) and not chain.ensure_rule(rules[1 - number])
+    chain.delete_rule(rules[number])
+    chain.table.commit()
+    assert host.rules(family.ipv6) == [f"-A INPUT {ORDERS[1 - number]} -j ACCEPT"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_other_names_for_it(host, family, number):
+    """`easy`, restored texts, replaced rules and entries."""
+    for order in ORDERS:
+        host.iptables(f"-A INPUT {order} -j ACCEPT", ipv6=family.ipv6)
+    table = family.Table("filter")
+    chain, easy = iptc.Chain(table, "INPUT"), iptc.easy
+    rules = chain.rules
+    meant = easy.decode_iptc_rule(rules[number])
+    at = "filter", "INPUT", meant
+    assert easy.get_rule_position(*at, family.ipv6) == number and easy.has_rule(*at, family.ipv6)
+    lines = [f"-A INPUT {order} -j ACCEPT" for order in ORDERS]
+    easy.replace_rule("filter", "INPUT", meant, {"target": "DROP"}, family.ipv6)
+    assert host.rules(family.ipv6)[number] == "-A INPUT -j DROP" and not easy.has_rule(*at, family.ipv6)
+    chain.replace_rule(rules[number], number)
+    assert host.rules(family.ipv6) == lines
+    easy.delete_rule(*at, family.ipv6)
+    assert host.rules(family.ipv6) == [lines[1 - number]]
+    chain.insert_rule(rules[number], number)
+    table.delete_entry("INPUT", rules[number].rule)
+    assert host.rules(family.ipv6) == [lines[1 - number]]
+    chain.insert_rule(rules[number], number)
+    assert host.rules(family.ipv6) == lines
+    table.restore(f"*filter\n{lines[number].replace('-A', '-D')}\nCOMMIT\n", flush=False)
+    assert host.rules(family.ipv6) == [lines[1 - number]]
+
+
+def test_counters_follow_the_rule_that_counted(host, family):
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    rules = [family.Rule.from_args(f"-c {count} {100 * count} {order} -j ACCEPT") for count, order in zip((10, 20), ORDERS)]
+    for rule in rules:
+        chain.append_rule(rule)
+    with iptc.CounterReader("filter", ipv6=family.ipv6) as reader:
+        before = reader.read()
+        with chain.table.transaction():
+            chain.delete_rule(rules[0])
+            chain.append_rule(rules[0])
+        after = reader.read()
+        delta = after.since(before)
+    assert after["INPUT"].packets.tolist() == [20, 10]
+    assert delta.packets.tolist() == [0, 0] and list(delta.flags) == [0, 0]
