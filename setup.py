@@ -50,7 +50,7 @@ def extensions():
         extension("_counts", []),
         extension("_rope", []),
         extension("language.words", []),
-        extension("language.plugins", ["xtables"], ["iptc/language/shim.c", "iptc/language/division.c"], guarded),
+        extension("language.plugins", ["xtables"], ["iptc/language/shim.c", "iptc/language/division.c", "iptc/language/names.c"], guarded),
         extension("language.extension", []),
         extension("language.printing", []),
         extension("language.options", ["xtables"]),

@@ -117,7 +117,7 @@ def forget_tables():
 
 BOTH_BACKENDS = {
     "test_args", "test_capture", "test_chain", "test_cli", "test_compat", "test_cost", "test_counters", "test_cycles", "test_defects", "test_docs", "test_easy", "test_extensions", "test_grammar",
-    "test_match", "test_memory", "test_namespaces", "test_parity", "test_rule", "test_ruleset", "test_settling", "test_sockets", "test_table", "test_target", "test_traffic",
+    "test_match", "test_memory", "test_names", "test_namespaces", "test_parity", "test_rule", "test_ruleset", "test_settling", "test_sockets", "test_table", "test_target", "test_traffic",
     "test_transaction", "test_verbs", "test_writers",
     "test_output", "test_same_rule", "test_statuses",
     "test_interrupts", "test_reentry",

@@ -28,6 +28,7 @@ cdef class Extension:
     cdef int _apply(self, Option item, bint negated, list words, bint again) except -1
     cdef int _replay(self, list entries, Py_ssize_t new) except -1
     cdef int _parse(self, tuple entry) except -1
+    cdef int _put_back(self, const char *backup, size_t size) except -1
     cdef bytes _saved(self)
     cdef list _entries(self)
     cdef object _joined(self, str name, list words)

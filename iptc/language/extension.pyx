@@ -11,8 +11,8 @@ from .._core cimport (
     NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Base, RuleValue, c_text, family_of, is_verdict, strnlen, xt_entry_match,
 )
 from .plugins cimport (
-    PAYLOAD_HEADER, XTOPT_INVERT, Option, ParseCall, Plugin, find, find_for_payload, payload_room, read_saved,
-    take_long_prefix, text_of, wants_check, xtables_match,
+    PAYLOAD_HEADER, XTOPT_INVERT, Names, Option, ParseCall, Plugin, begin_names, end_names, find, find_for_payload, look_up,
+    payload_room, read_saved, take_long_prefix, text_of, wants_check, xtables_match,
 )
 from ..errors import ParameterError, ParameterTypeError, XTablesError
 
@@ -316,6 +316,7 @@ cdef class Extension:
         cdef char *text
         cdef char *backup
         cdef bytes word
+        cdef Names looked
         cdef int count = len(words), used
         for word in words:
             room += PyBytes_GET_SIZE(word) + 1
@@ -327,31 +328,38 @@ cdef class Extension:
         memcpy(backup, self.data, size)
         if self.udata != NULL:
             memcpy(backup + size, self.udata, c.udata_size)
-        text = backup + size + c.udata_size
-        argv[0] = b"iptables"
-        argv[1] = item.label
-        for i, word in enumerate(words):
-            argv[i + 2] = text
-            memcpy(text, PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word) + 1)
-            text += PyBytes_GET_SIZE(word) + 1
-        argv[count + 2] = NULL
-        call.argv = argv
-        call.val = item.val
-        call.negated = entry[1]
-        call.flags = &flags
-        call.data = self.data
-        memset(&call.guided, 0, sizeof(call.guided))
-        call.guided.arg = argv[2] if words else NULL
-        call.guided.ext_name = c.name
-        call.guided.entry = item.entry
-        call.guided.data = self.data.data
-        call.guided.xflags = flags
-        call.guided.invert = entry[1]
-        call.guided.match = &call.data
-        call.guided.xt_entry = <char *> &self.base.raw
-        call.guided.udata = self.udata
+        begin_names(&looked)
         try:
-            used = self.plugin.parse(self.base.family.nfproto, item, count, &call)
+            while True:
+                text = backup + size + c.udata_size
+                argv[0] = b"iptables"
+                argv[1] = item.label
+                for i, word in enumerate(words):
+                    argv[i + 2] = text
+                    memcpy(text, PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word) + 1)
+                    text += PyBytes_GET_SIZE(word) + 1
+                argv[count + 2] = NULL
+                flags = self.flags
+                call.argv = argv
+                call.val = item.val
+                call.negated = entry[1]
+                call.flags = &flags
+                call.data = self.data
+                memset(&call.guided, 0, sizeof(call.guided))
+                call.guided.arg = argv[2] if words else NULL
+                call.guided.ext_name = c.name
+                call.guided.entry = item.entry
+                call.guided.data = self.data.data
+                call.guided.xflags = flags
+                call.guided.invert = entry[1]
+                call.guided.match = &call.data
+                call.guided.xt_entry = <char *> &self.base.raw
+                call.guided.udata = self.udata
+                used = self.plugin.parse(self.base.family.nfproto, item, count, &call, &looked)
+                if not looked.wanted:
+                    break
+                self._put_back(backup, size)
+                look_up(&looked)
             if c.x6_parse != NULL:
                 flags = call.guided.xflags
                 if count > 1:
@@ -363,12 +371,19 @@ cdef class Extension:
             self.flags = flags
             take_long_prefix(&self.plugin.row, self.data, <const char *> self.udata)
         except BaseException:
-            memcpy(self.data, backup, size)
-            if self.udata != NULL:
-                memcpy(self.udata, backup + size, c.udata_size)
+            self._put_back(backup, size)
             raise
         finally:
+            end_names(&looked)
             free(argv)
+        return 0
+
+    cdef int _put_back(self, const char *backup, size_t size) except -1:
+        """Make the payload what it was, unless another thread has made it another one's."""
+        if self.data != NULL and self.plugin is not None and payload_room(&self.plugin.row) == size:
+            memcpy(self.data, backup, size)
+            if self.udata != NULL:
+                memcpy(self.udata, backup + size, self.plugin.c.udata_size)
         return 0
 
     # parameters out
@@ -485,17 +500,26 @@ cdef class Extension:
     cpdef bytes _packed(self):
         """Return the payload as it goes to the kernel, checked and completed by the plugin."""
         cdef bytes payload, scratch
+        cdef Names looked
         if self.given is not None:
             return self.given
         payload = PyBytes_FromStringAndSize(<const char *> self._raw(), self._raw().u.match_size)
         cdef const xtables_match *c = self.plugin.c
         if not wants_check(&self.plugin.row, self.flags):
             return payload
-        # the check may complete the payload, and is to be done once on it: a copy each time
-        scratch = PyBytes_FromStringAndSize(<char *> self.udata, c.udata_size) if self.udata != NULL else b""
-        self.plugin.check(self.base.family.nfproto, <xt_entry_match *> PyBytes_AS_STRING(payload), PyBytes_AS_STRING(scratch),
-                          self.flags)
-        return payload
+        begin_names(&looked)
+        try:
+            while True:
+                # the check may complete the payload, and is to be done once on it: a copy each time
+                scratch = PyBytes_FromStringAndSize(<char *> self.udata, c.udata_size) if self.udata != NULL else b""
+                self.plugin.check(self.base.family.nfproto, <xt_entry_match *> PyBytes_AS_STRING(payload),
+                                  PyBytes_AS_STRING(scratch), self.flags, &looked)
+                if not looked.wanted:
+                    return payload
+                look_up(&looked)
+                payload = PyBytes_FromStringAndSize(<const char *> self._raw(), self._raw().u.match_size)
+        finally:
+            end_names(&looked)
 
     # attributes are parameters
 

@@ -98,6 +98,25 @@ cdef extern from "shim.h" nogil:
     void shim_set_getopt(char *arg, int index)
     int shim_get_optind()
 
+# ---------------------------------------------------- C: names that are looked up
+
+cdef extern from "names.h" nogil:
+    struct Question "question":
+        int kind
+    struct Names "names":
+        bint wanted
+        Question question
+    struct Answer "answer":
+        pass
+    struct protoent:
+        const char *p_name
+    void names_begin(Names *looked)
+    void names_end(Names *looked)
+    void names_use(Names *looked)
+    Answer *names_ask(const Question *asked)
+    int names_keep(Names *looked, Answer *found)
+    protoent *names_protocol(int number)
+
 cdef extern from "shim.h":
     ctypedef void (*shim_registered)(int is_target, void *extension) noexcept
     int shim_load(const char *path, shim_registered callback)
@@ -108,7 +127,10 @@ cdef int use_family(int nfproto) except -1
 cdef str text_of(const char *text, size_t length)
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1
 cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg)
-cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
+cdef int captured(void (*body)(void *) noexcept nogil, void *arg, Names *looked) noexcept nogil
+cdef int look_up(Names *looked) except -1
+cdef void begin_names(Names *looked) noexcept nogil
+cdef void end_names(Names *looked) noexcept nogil
 cdef void print_text(const char *text, size_t length) noexcept nogil
 cdef void warn_text(const char *text) noexcept nogil
 cdef const char *printed_text(size_t *length) noexcept nogil
@@ -198,8 +220,8 @@ cdef class Plugin:
 
     cdef dict options(self)
     cdef int init(self, int nfproto, xt_entry_match *data) except -1
-    cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1
-    cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags) except -1
+    cdef int parse(self, int nfproto, Option item, int words, ParseCall *call, Names *looked) except? -1
+    cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags, Names *looked) except -1
     cdef str alias(self, const xt_entry_match *payload)
     cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload)
 

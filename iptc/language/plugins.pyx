@@ -2,7 +2,8 @@
 """The plugins of libxtables: both families in one process, every call of them guarded, and the words of saved text.
 
 libxtables and its plugins keep state in globals (the family, getopt's variables, what they printed). The GIL is the lock that
-guards it: no function here releases it around a plugin's code. What it cannot guard is another C user of
+guards it: no function here releases it around a plugin's code. A name that has to be looked up ends that code: it is looked up
+without the GIL, and the code is run again. What it cannot guard is another C user of
 libxtables in the same process.
 """
 
@@ -11,6 +12,7 @@ import warnings
 from time import monotonic
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
 
@@ -44,9 +46,6 @@ cdef extern from "shim.h" nogil:
     struct xt_get_revision:
         char name[29]
         uint8_t revision
-    struct protoent:
-        const char *p_name
-    protoent *getprotobynumber(int number)
 
 cdef extern from *:
     """
@@ -130,9 +129,37 @@ cdef int refused_with() noexcept nogil:
     return shim_refused_with()
 
 
-cdef int captured(void (*body)(void *) noexcept nogil, void *arg) noexcept nogil:
-    """Run *body* guarded and captured: 0, or -1 with the reason in `said`."""
-    return shim_capture(body, arg)
+cdef int captured(void (*body)(void *) noexcept nogil, void *arg, Names *looked) noexcept nogil:
+    """Run *body* guarded and captured: 0, or -1 with the reason in `said`.
+
+    With `looked.wanted` the reason is a name that *looked* does not know: `look_up` makes it known, then *body* is to be run again
+    on what it was given at first.
+    """
+    cdef int failed
+    names_use(looked)
+    failed = shim_capture(body, arg)
+    names_use(NULL)
+    return failed
+
+
+cdef void begin_names(Names *looked) noexcept nogil:
+    """The start of an operation, for which names are looked up once; it needs `end_names`."""
+    names_begin(looked)
+
+
+cdef void end_names(Names *looked) noexcept nogil:
+    names_end(looked)
+
+
+cdef int look_up(Names *looked) except -1:
+    """Look up the name that ended the last body; other threads go on meanwhile, and may run bodies of their own."""
+    cdef Answer *found
+    with nogil:
+        found = names_ask(&looked.question)
+    if found == NULL or names_keep(looked, found) < 0:
+        raise MemoryError
+    PyErr_CheckSignals()
+    return 0
 
 
 cdef void print_text(const char *text, size_t length) noexcept nogil:
@@ -156,19 +183,30 @@ cdef void expect_fault() noexcept nogil:
 
 
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1:
-    """Run *body* guarded and captured; its refusal is a ParameterError, its warnings are Python's."""
-    if shim_capture(body, arg) != 0:
-        raise ParameterError(said())
+    """Run *body*, which may be run several times, guarded and captured; its refusal is a ParameterError, its warnings are Python's."""
+    _run(body, arg)
     return warn_of_what_was_said()
 
 
+cdef int _run(void (*body)(void *) noexcept nogil, void *arg) except -1:
+    cdef Names looked
+    names_begin(&looked)
+    try:
+        while captured(body, arg, &looked) != 0:
+            if not looked.wanted:
+                raise ParameterError(said())
+            look_up(&looked)
+    finally:
+        names_end(&looked)
+    return 0
+
+
 cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg):
-    """Run *body* guarded and captured, and return what it printed to stdout."""
+    """Run *body*, which may be run several times, guarded and captured, and return what it printed to stdout."""
     cdef size_t length
     cdef const char *printed
     cdef bytes text
-    if shim_capture(body, arg) != 0:
-        raise ParameterError(said())
+    _run(body, arg)
     printed = shim_out(&length)
     text = printed[:length]
     # last: a warning runs Python code, and another thread may then render
@@ -210,6 +248,7 @@ cdef void _init_body(void *arg) noexcept nogil:
     cdef DataCall *call = <DataCall *> arg
     if call.divides:
         shim_trap_sigfpe()
+    memset(call.data.data, 0, call.c.size)
     call.c.init(call.data)
 
 
@@ -292,8 +331,11 @@ cdef class Plugin:
             run_guarded(_init_body, &call)
         return 0
 
-    cdef int parse(self, int nfproto, Option item, int words, ParseCall *call) except? -1:
-        """Have this plugin read *item* with its *words*, laid out in *call*; return how many of them it used."""
+    cdef int parse(self, int nfproto, Option item, int words, ParseCall *call, Names *looked) except? -1:
+        """Have this plugin read *item* with its *words*, laid out in *call*; return how many of them it used.
+
+        `looked.wanted`: nothing was read, since a name has to be looked up.
+        """
         # an old parser may take words behind an option of which getopt knows nothing
         cdef int ready = 1 if words and item.has_arg else 0
         cdef int failed, used
@@ -301,17 +343,22 @@ cdef class Plugin:
         call.c = self.c
         call.divides = self.row.divides
         shim_set_getopt(call.argv[2] if ready else NULL, 2 + ready)
-        failed = shim_capture(parse_body, call)
+        failed = captured(parse_body, call, looked)
         # before any warning: that runs Python code, and another thread may then parse
         used = shim_get_optind() - 2
         shim_set_getopt(NULL, 1)
+        if looked.wanted:
+            return 0
         if failed:
             raise ParameterError(said())
         warn_of_what_was_said()
         return used
 
-    cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags) except -1:
-        """Have this plugin check and complete *data*, into which the options *flags* were read."""
+    cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags, Names *looked) except -1:
+        """Have this plugin check and complete *data*, into which the options *flags* were read.
+
+        `looked.wanted`: it did not come to an end, since a name has to be looked up.
+        """
         cdef DataCall call
         call.c = self.c
         call.divides = self.row.divides
@@ -319,7 +366,10 @@ cdef class Plugin:
         call.udata = udata
         call.flags = flags
         use_family(nfproto)
-        run_guarded(check_body, &call)
+        if captured(check_body, &call, looked) == 0:
+            return warn_of_what_was_said()
+        if not looked.wanted:
+            raise ParameterError(said())
         return 0
 
     cdef str alias(self, const xt_entry_match *payload):
@@ -797,15 +847,16 @@ def parse_protocol(str name):
     return call.number
 
 
-cdef const char *protocol_name(int proto, bint look_up) noexcept nogil:
+cdef const char *protocol_name(int proto, bint ask) noexcept nogil:
+    """Inside `captured`: the name that libxtables has for a protocol, or with *ask* the one that the host has; NULL: none."""
     cdef size_t i = 0
     cdef protoent *found
     while xtables_chain_protos[i].name != NULL:
         if xtables_chain_protos[i].num == proto:
             return xtables_chain_protos[i].name
         i += 1
-    if look_up:
-        found = getprotobynumber(proto)
+    if ask:
+        found = names_protocol(proto)
         if found != NULL:
             return found.p_name
     return NULL

@@ -12,7 +12,8 @@ from .._core cimport (
     is_verdict_name, target_offset, xt_counters, xt_entry_match,
 )
 from .plugins cimport (
-    PAYLOAD_HEADER, Plugin, PluginRow, captured, expect_division, find_for_payload, fits, known, learn, print_text, printed_text, prints_by_mask, protocol_name,
+    PAYLOAD_HEADER, Plugin, PluginRow, captured, expect_division, find_for_payload, fits, known, learn, look_up, Names, begin_names,
+    end_names, print_text, printed_text, prints_by_mask, protocol_name,
     said, use_family, warn_of_what_was_said,
 )
 from .._core import split_entry, standard_target
@@ -317,14 +318,23 @@ cdef inline bint _is_plain(const xt_entry_match *target, const char *verdict) no
     return verdict != NULL or is_verdict(target)
 
 
+cdef void _name_protocol(void *arg) noexcept nogil:
+    cdef Printed *rule = <Printed *> arg
+    protocol_name((<const uint16_t *> (rule.head + rule.family.proto))[0], True)
+
+
 cdef int learn_plugins(Printed *rule) except -1:
-    """Look up what prints the parts of *rule*: the names that nobody has looked for yet; return how many."""
+    """Look up what prints the parts of *rule*, and the name of its protocol: what nobody has looked for yet; return how many."""
     cdef size_t at = rule.family.header
     cdef const xt_entry_match *payload
     cdef const char *label
     cdef bytes name
     cdef bint unknown
     cdef int learned = 0
+    if rule.by_mask and protocol_name((<const uint16_t *> (rule.head + rule.family.proto))[0], False) == NULL:
+        if captured(_name_protocol, rule, rule.looked) != 0:
+            look_up(rule.looked)
+            learned += 1
     while at < rule.size:
         payload = <const xt_entry_match *> (rule.payloads + at - rule.family.header)
         if at != rule.target_at or not _is_plain(payload, rule.verdict):
@@ -382,15 +392,30 @@ cdef void _print_body(void *arg) noexcept nogil:
     print_rule(<Printed *> arg)
 
 
+cdef int print_captured(void (*body)(void *) noexcept nogil, void *arg, Printed *rule) except -1:
+    """Run *body*, which prints rules, as often as there is a name to be looked up for it."""
+    while True:
+        use_family(rule.family.nfproto)
+        if captured(body, arg, rule.looked) == 0:
+            return 0
+        if not rule.looked.wanted:
+            raise ParameterError(said())
+        look_up(rule.looked)
+
+
 cdef str _text_of(Printed *rule):
     cdef size_t length
     cdef const char *printed
+    cdef Names looked
     rule.by_mask = prints_by_mask()
-    while learn_plugins(rule):
-        pass
-    use_family(rule.family.nfproto)
-    if captured(_print_body, rule) != 0:
-        raise ParameterError(said())
+    rule.looked = &looked
+    begin_names(&looked)
+    try:
+        while learn_plugins(rule):
+            pass
+        print_captured(_print_body, rule, rule)
+    finally:
+        end_names(&looked)
     printed = printed_text(&length)
     if length and printed[0] == b' ':
         printed += 1

@@ -19,7 +19,8 @@ from .options cimport (
     APPEND, CHECK, DELETE, INSERT, NAME_ROOM, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE, WITH_RULE, Spec, flags_of,
 )
 from .plugins cimport (
-    OTHER_PROBLEM, PARAMETER_PROBLEM, PAYLOAD_HEADER, captured, refused_with, said, warn_of_what_was_said, warned, xtables_error,
+    OTHER_PROBLEM, PARAMETER_PROBLEM, PAYLOAD_HEADER, Names, captured, look_up, begin_names, end_names, refused_with, said,
+    warn_of_what_was_said, warned, xtables_error,
 )
 from .specification cimport check_length, free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
 from .words cimport MOST_WORDS, add, clear, make_room, split
@@ -572,6 +573,14 @@ cdef class Reader:
 
     cdef size_t _read_on(self, bytes whole, size_t at, bint last) except? 0:
         """Read *whole* from *at* until something happens; return where."""
+        cdef Names looked
+        begin_names(&looked)
+        try:
+            return self._read_knowing(whole, at, last, &looked)
+        finally:
+            end_names(&looked)
+
+    cdef size_t _read_knowing(self, bytes whole, size_t at, bint last, Names *looked) except? 0:
         cdef Reading *reading = &self.reading
         cdef Spec *spec
         while True:
@@ -586,7 +595,7 @@ cdef class Reader:
             reading.length = PyBytes_GET_SIZE(whole)
             reading.at = at
             reading.last = last
-            if captured(_read_body, reading) == 0:
+            if captured(_read_body, reading, looked) == 0:
                 at = reading.at
                 if reading.event == TOO_LONG:
                     self._room_for(2 * reading.copy_wanted)
@@ -597,11 +606,14 @@ cdef class Reader:
                 return at
             at = reading.at
             free_networks(spec)
-            if not spec.wanted:
+            if not looked.wanted and not spec.wanted:
                 self._refuse(said())
-            spec.wanted = False
             reading.line -= 1
-            learn_wanted(spec)
+            if looked.wanted:
+                look_up(looked)
+            else:
+                spec.wanted = False
+                learn_wanted(spec)
 
     cdef int _room_for(self, size_t length) except -1:
         grown = realloc(self.reading.copy, length + 1)

@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "names.h"
 #include "shim.h"
 
 #include <dlfcn.h>
@@ -534,32 +535,6 @@ EXPORT void xtables_register_targets(struct xtables_target *target, unsigned int
 		xtables_register_target(&target[i]);
 }
 
-/* libxtables asks getaddrinfo() for every port, and that asks the kernel for its interfaces: a plain number is answered here. */
-static struct {
-	struct addrinfo info;
-	struct sockaddr_in address;
-} plain_port;
-
-static int plugin_getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found)
-{
-	size_t digits = service ? strspn(service, "0123456789") : 0;
-
-	if (node != NULL || hints != NULL || digits == 0 || digits > 5 || service[digits] != '\0' || atoi(service) > 65535)
-		return getaddrinfo(node, service, hints, found);
-	plain_port.address.sin_family = plain_port.info.ai_family = AF_INET;
-	plain_port.address.sin_port = htons(atoi(service));
-	plain_port.info.ai_addr = (struct sockaddr *)&plain_port.address;
-	plain_port.info.ai_addrlen = sizeof(plain_port.address);
-	*found = &plain_port.info;
-	return 0;
-}
-
-static void plugin_freeaddrinfo(struct addrinfo *found)
-{
-	if (found != &plain_port.info)
-		freeaddrinfo(found);
-}
-
 static const struct {
 	const char *name;
 	void *instead;
@@ -586,8 +561,6 @@ static const struct {
 	{"err", (void *)plugin_err},
 	{"errx", (void *)plugin_errx},
 	{"error", (void *)plugin_error},
-	{"getaddrinfo", (void *)plugin_getaddrinfo},
-	{"freeaddrinfo", (void *)plugin_freeaddrinfo},
 	{"xtables_strdup", (void *)plugin_strdup},
 	{"xtables_lmap_init", (void *)plugin_lmap_init},
 	{"free", (void *)plugin_free},
@@ -599,7 +572,7 @@ static void *instead_of(const char *name)
 	for (size_t i = 0; i < sizeof(redirected) / sizeof(redirected[0]); i++)
 		if (strcmp(name, redirected[i].name) == 0)
 			return redirected[i].instead;
-	return NULL;
+	return names_instead_of(name);
 }
 
 /* Some architectures leave addresses in the dynamic section as they are in the file. */

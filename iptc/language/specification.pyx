@@ -25,9 +25,9 @@ from .options cimport (
     ZERO, ZERO_NUM, Part, Spec, check_options, flags_of, has_word, next_option, next_word, option_name, set_command, set_option,
 )
 from .plugins cimport (
-    PARAMETER_PROBLEM, PREFERRED, DataCall, ParseCall, PluginRow, captured, check_body, expect_division, known, learn, parse_body, payload_room,
-    prints_by_mask, protocol_name, said, take_long_prefix, use_family, wants_check, warn_of_what_was_said, warn_text, xt_option_call,
-    xtables_error, xtables_ip6parse_multiple,
+    PARAMETER_PROBLEM, PREFERRED, DataCall, Names, ParseCall, PluginRow, begin_names, captured, check_body, end_names, expect_division,
+    known, learn, look_up, parse_body, payload_room, prints_by_mask, protocol_name, said, take_long_prefix, use_family, wants_check,
+    warn_of_what_was_said, warn_text, xt_option_call, xtables_error, xtables_ip6parse_multiple,
     xtables_ipparse_multiple, xtables_match, xtables_parse_protocol, xtables_strtoui,
 )
 from .words cimport add, add_copy, clear, make_room, split
@@ -766,12 +766,11 @@ def read_rule(type cls, specification):
     taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where it is added to a chain, as they
     do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
     """
-    cdef int nfproto = cls._nfproto
-    cdef Spec *spec
     cdef TextCall call
-    cdef Py_ssize_t length = 0, i
+    cdef Names looked
+    cdef Py_ssize_t length = 0
     cdef list words = None
-    cdef bytes text, sources = None, destinations = None
+    cdef bytes text
     # made first: this may wake the garbage collector, and that whoever reads rules
     cdef RuleValue rule = <RuleValue> cls.__new__(cls)
     call.text = NULL
@@ -785,6 +784,19 @@ def read_rule(type cls, specification):
         words = _words_of(specification)
         length = sum(map(len, words))
     call.length = length
+    begin_names(&looked)
+    try:
+        return _read_rule(rule, &call, words, &looked)
+    finally:
+        end_names(&looked)
+
+
+cdef RuleValue _read_rule(RuleValue rule, TextCall *call, list words, Names *looked):
+    """Read what `read_rule` was given into *rule*, as often as there is something to be looked up."""
+    cdef Spec *spec
+    cdef Py_ssize_t length = call.length, i
+    cdef bytes sources = None, destinations = None
+    cdef int nfproto = type(rule)._nfproto
     while True:
         # another thread may have read a rule since the last time
         spec = call.spec = spec_of(nfproto, NULL, NULL)
@@ -800,12 +812,15 @@ def read_rule(type cls, specification):
         spec.optind = 3
         spec.command = APPEND
         spec.chain = NULL
-        if captured(_specification_body, &call) == 0:
+        if captured(_specification_body, call, looked) == 0:
             break
         free_networks(spec)
-        if not spec.wanted:
+        if looked.wanted:
+            look_up(looked)
+        elif spec.wanted:
+            learn_wanted(spec)
+        else:
             raise ParameterError(said())
-        learn_wanted(spec)
     if spec.networks[0] > 1 or spec.networks[1] > 1:
         sources, destinations = _all_networks(spec, 0), _all_networks(spec, 1)
     rule._load_entry(spec.family, spec.entry)

@@ -10,9 +10,9 @@ from libc.string cimport memcpy, memset, strlen
 
 from .blob cimport ENTRIES_HEAD, TableBlob
 from .._core cimport STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, next_offset, os_encode, target_offset
-from ..language.plugins cimport captured, print_text, printed_text, prints_by_mask, said, use_family, warn_of_what_was_said
-from ..language.printing cimport Printed, learn_plugins, print_rule, put, put_counters
-from ..errors import KernelError, ParameterError
+from ..language.plugins cimport Names, begin_names, end_names, print_text, printed_text, prints_by_mask, warn_of_what_was_said
+from ..language.printing cimport Printed, learn_plugins, print_captured, print_rule, put, put_counters
+from ..errors import KernelError
 
 
 cdef const char *_verdict_of(Saved *saved, uint32_t at) noexcept nogil:
@@ -79,6 +79,7 @@ cdef void _save_body(void *arg) noexcept nogil:
 def save_rules(TableBlob table not None, bint counters, bytes head not None, bytes foot not None):
     """Return *head*, the `-A` lines of *table* as `iptables-save` (`-c` with *counters*) prints them, and *foot*, as text."""
     cdef Saved saved
+    cdef Names looked
     cdef size_t length, i
     cdef uint32_t at
     cdef const char *printed
@@ -93,6 +94,8 @@ def save_rules(TableBlob table not None, bint counters, bytes head not None, byt
     saved.count = len(chains)
     saved.rule.family = table.family
     saved.rule.by_mask = prints_by_mask()
+    saved.rule.looked = &looked
+    begin_names(&looked)
     saved.chains = <Heading *> malloc((2 * saved.count + 1) * sizeof(Heading))
     if saved.chains == NULL:
         raise MemoryError
@@ -110,12 +113,11 @@ def save_rules(TableBlob table not None, bint counters, bytes head not None, byt
                     at += saved.rule.size
             if not learned:
                 break
-        use_family(saved.rule.family.nfproto)
-        if captured(_save_body, &saved) != 0:
-            raise ParameterError(said())
+        print_captured(_save_body, &saved, &saved.rule)
         if saved.broken:
             raise KernelError("the table that the kernel returned does not add up", EINVAL, "Invalid argument")
     finally:
+        end_names(&looked)
         free(saved.chains)
     printed = printed_text(&length)
     text = PyUnicode_DecodeUTF8(printed, length, "surrogateescape")
