@@ -37,6 +37,9 @@ _LATE_NAMES = {
 def __getattr__(name):
     from importlib import import_module
 
+    if name == "iptc":
+        # python-iptables imports its own name
+        return import_module(__name__)
     if name in _MODULES:
         return import_module(f".{name}", __name__)
     if name in _LATE_NAMES:

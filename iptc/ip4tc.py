@@ -2,8 +2,7 @@
 
 from ._core import IPV4 as NFPROTO_IPV4
 from .errors import IPTCError, XTablesError
-from .rule import Match, Policy, Rule, Target
-from .rule import Extension as IPTCModule
+from .rule import IPTCModule, Match, Policy, Rule, Target
 from .table import Chain, Table, is_table_available
 from .util import find_libc, find_library, load_kernel
 from .xtables import XT_INV_PROTO, xt_align

@@ -21,7 +21,11 @@ _PROTOCOL_NUMBERS = {name: number for number, name in _PROTOCOL_NAMES.items()} |
 _VERDICTS = {name: _core.standard_target(name) for name in plugins.VERDICTS}
 
 
-class Match(Extension):
+class IPTCModule(Extension):
+    """What matches and targets have in common; a class of Python's, on which programs may set what they want."""
+
+
+class Match(IPTCModule):
     """One match of a rule (`-m`). Every option of the extension is an attribute, `-` written as `_`.
 
     >>> match = Match(Rule(), "tcp")
@@ -64,7 +68,7 @@ class Match(Extension):
         return _restore_extension, (type(self), *self._base_state(), self._state())
 
 
-class Target(Extension):
+class Target(IPTCModule):
     """What happens to a packet that a rule matches (`-j`, `-g`): a verdict, a chain, or an extension as in `Match`.
 
     The name of a chain is a jump; with `goto=True` the rule does not come back from there. `""` is no target at all.

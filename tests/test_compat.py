@@ -1,6 +1,7 @@
 """Programs written for python-iptables: its import paths, its words, its habits."""
 
 import importlib
+import pickle
 import socket
 import subprocess
 import sys
@@ -240,3 +241,33 @@ assert started == [], started
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_package_is_in_itself():
+    assert iptc.iptc is iptc and iptc.iptc.easy.Rule is iptc.Rule
+
+
+def test_a_method_may_be_put_on_what_matches_and_targets_share(monkeypatch):
+    monkeypatch.setattr(iptc.ip4tc.IPTCModule, "_get_saved_buf", lambda self, ip: b"mine", raising=False)
+    assert iptc.Rule().create_match("tcp")._get_saved_buf(None) == b"mine"
+
+
+def test_counters_of_a_dict(host, family):
+    for counters in ({"packets": 5, "bytes": 6}, [5, 6], (5, 6)):
+        made = iptc.easy.encode_iptc_rule({"counters": counters, "target": "DROP"}, family.ipv6)
+        assert made.counters == (5, 6)
+    assert iptc.easy.encode_iptc_rule({"counters": None, "target": "DROP"}, family.ipv6).counters == (0, 0)
+
+
+def test_the_message_of_an_error_is_its_first_argument(host, family):
+    table = family.Table("filter")
+    chain = iptc.Chain(table, "NOPE")
+    for action in (lambda: chain.delete_rule_at(0), chain.flush):
+        with pytest.raises(OSError, match="No chain/target/match by that name") as caught:
+            action()
+        error = caught.value
+        assert error.args[0] == str(error) and error.errno == 2 and error.strerror
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.errno, again.args) == (str(error), error.errno, error.args)
+    assert isinstance(table.strerror(), str)
+    assert iptc.Chain(table, "INPUT")._get_rules() == []
