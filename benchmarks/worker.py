@@ -159,6 +159,36 @@ class Append:
 
 
 @operation
+class Delete:
+    """One rule less, the last one, sent at once; it is put back in between."""
+
+    def __init__(self):
+        self.chain = iptc.Chain(iptc.Table("filter"), "FORWARD")
+
+    def run(self):
+        self.chain.append_rule(build(0))
+        self.chain.table.refresh()
+        count = len(self.chain.rules)
+        started = now()
+        self.chain.delete_rule_at(count - 1)
+        return {"ns": now() - started}
+
+
+@operation
+class Policy:
+    """Another policy, sent at once."""
+
+    def __init__(self):
+        self.chain = iptc.Chain(iptc.Table("filter"), "FORWARD")
+
+    def run(self):
+        policy = "DROP" if self.chain.get_policy().name == "ACCEPT" else "ACCEPT"
+        started = now()
+        self.chain.set_policy(policy)
+        return {"ns": now() - started}
+
+
+@operation
 class Dump(Once):
     """Every rule of a chain as a dict."""
 

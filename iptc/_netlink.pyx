@@ -484,8 +484,10 @@ cdef class Socket:
         self._close()
 
     cdef void _close(self) noexcept:
-        channel_close(&self.channel)
-        channel_close(&self.beside)
+        # the kernel may wait a grace period
+        with nogil:
+            channel_close(&self.channel)
+            channel_close(&self.beside)
 
     def __init__(self, Namespace there=None):
         cdef int failed, netns = -1 if there is None else there.where()
@@ -520,6 +522,15 @@ cdef class Socket:
     def closed(self):
         """Whether it was closed."""
         return self.channel.held.fd < 0
+
+    def is_ready(self):
+        """Forget what is left to be received; whether it can be used again, as it is open and ours."""
+        cdef bint ours
+        with nogil:
+            ours = channel_is_ours(&self.channel)
+            if ours:
+                _settle(&self.channel)
+        return ours
 
     def cookie(self, Namespace there=None):
         """Return the cookie of the network namespace that the socket is in, which is *there*, or that of this thread."""
@@ -614,7 +625,8 @@ cdef class Socket:
             parts[2].iov_base, parts[2].iov_len = end.memory, end.length
             message.msg_iov = parts
             message.msg_iovlen = 2 if test else 3
-            size = _at_most(batch.writer.length + 65536)
+            # never less than a new socket has: the next batch may be larger, and ask in vain
+            size = _at_most(batch.writer.length + 262144)
             _set_buffer(self.channel.held.fd, SO_SNDBUFFORCE, SO_SNDBUF, size)
             size = _at_most(batch.messages * <size_t> ERROR_SIZE + 262144)
             _set_buffer(self.channel.held.fd, SO_RCVBUFFORCE, SO_RCVBUF, size)

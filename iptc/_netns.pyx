@@ -269,6 +269,10 @@ cdef class Namespace:
             raise kernel_error(what, failed, strerror(failed).decode())
         return 0
 
+    def file(self):
+        """Return the device and the inode of its file: no other has them while it lives. None for that of whichever thread asks."""
+        return (self.held.device, self.held.inode) if self.named else None
+
     def cookie(self):
         """Return what tells it from all others, also from those that are gone."""
         cdef uint64_t cookie = 0

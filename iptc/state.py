@@ -227,6 +227,7 @@ class TableState:
         """Drop what is pending and known; use after this raises."""
         self.discard()
         self._closed = True
+        self._table.close()
 
     def reopen(self):
         """Open the table again after `close`."""

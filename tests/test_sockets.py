@@ -155,6 +155,7 @@ for action in (reader.read, reader.close, reader.read):
 del reader
 gc.collect()
 use()
+iptc.Table("filter", netns=other).close()
 assert [os.fstat(file.fileno()) for file in files] and left() == numbers, left()
 print("done")
 """
@@ -162,3 +163,88 @@ print("done")
 
 def test_a_descriptor_that_is_somebody_elses_by_now_is_left_alone(start, other):
     assert start(HEAD + CLOSED, str(other)) == ["done"]
+
+
+KEPT = """
+table, six = iptc.Table("filter"), iptc.Table6("filter")
+chain = iptc.Chain(table, "INPUT")
+for number in range(3):
+    chain.append_rule(rule)
+before = left()
+sockets = [name for name in before if name.startswith("socket:")]
+for number in range(3):
+    chain.append_rule(rule)
+    chain.delete_rule(rule)
+    chain.set_policy("DROP" if number % 2 else "ACCEPT")
+    six.refresh()
+# one for both families, and the same one
+assert left() == before and len(sockets) == 1, (before, left())
+
+# a child has its own, and leaves the parent's alone
+child = os.fork()
+if not child:
+    assert not set(sockets) & set(left())
+    chain.append_rule(rule)
+    os._exit(0 if not set(sockets) & set(left()) else 1)
+assert os.waitpid(child, 0)[1] == 0
+chain.append_rule(rule)
+assert left() == before
+
+# a program that closes all descriptors and opens files under their numbers
+for name in os.listdir("/proc/self/fd"):
+    try:
+        if int(name) > 2 and os.readlink(f"/proc/self/fd/{name}") in sockets:
+            os.close(int(name))
+            number = int(name)
+    except OSError:
+        pass
+file = open("/dev/null", "w")
+assert file.fileno() == number
+chain.append_rule(rule)
+assert len([name for name in left() if name.startswith("socket:")]) == 1
+assert os.readlink(f"/proc/self/fd/{number}") == "/dev/null"
+file.close()
+
+# from many threads at a time
+import threading
+threads = [threading.Thread(target=lambda: [chain.append_rule(rule) or six.refresh() for _ in range(20)]) for _ in range(6)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert len([name for name in left() if name.startswith("socket:")]) <= 4
+
+table.close()
+assert [name for name in left() if name.startswith("socket:")]
+six.close()
+assert not [name for name in left() if name.startswith("socket:")]
+table.refresh()
+chain.flush()
+print("done")
+"""
+
+
+@pytest.mark.one_backend("nft")
+def test_a_socket_is_kept_as_long_as_a_table_is_open(start, other):
+    assert start(HEAD + KEPT, str(other)) == ["done"]
+
+
+@pytest.mark.one_backend("nft")
+def test_sockets_of_few_namespaces_are_kept(host, monkeypatch):
+    monkeypatch.setattr("iptc.nft.sockets._NAMESPACES_MOST", 2)
+    others = [subprocess.Popen(["unshare", "-n", "sh", "-c", "echo ready; exec sleep 1000"], stdout=subprocess.PIPE) for _ in range(5)]
+    try:
+        for process in others:
+            process.stdout.readline()
+        before = len(os.listdir("/proc/self/fd"))
+        tables = [iptc.Table("filter", netns=process.pid) for process in others]
+        for _ in range(2):
+            for table in tables:
+                table.ensure_chain("web")
+                table.refresh()
+        assert len(os.listdir("/proc/self/fd")) - before == 2
+        for table in tables:
+            table.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        for process in others:
+            process.kill()
+            process.communicate()

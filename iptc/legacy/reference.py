@@ -78,6 +78,9 @@ class LibiptcTable:
         """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
         return text_of_view(self.name, self.read(), counters)
 
+    def close(self):
+        """Nothing is kept open."""
+
     def require(self):
         """Raise if the kernel has no such table, or does not let us."""
         self._open().close()

@@ -62,6 +62,9 @@ class LegacyTable:
         head, foot = [part.encode("utf-8", "surrogateescape") for part in frame(self.name, blob.chains)]
         return save_rules(blob, counters, head, foot)
 
+    def close(self):
+        """Nothing is kept open."""
+
     def require(self):
         """Raise if the kernel has no such table, or does not let us (`IPT_SO_GET_INFO`)."""
         with self.place.open() as there:

@@ -29,6 +29,7 @@ from ..model.views import ChainHead, ChainView, View
 from . import codec
 from .plan import TablePlan, entries_of, step_of
 from .reader import NftScan
+from .sockets import sockets_of
 
 _RETRIES = 1024
 _PATIENCE = 4
@@ -46,10 +47,21 @@ class NftTable:
         self.nfproto = nfproto
         self.name = name
         self.place = place
+        self._sockets = sockets_of(place.cookie)
+
+    def _socket(self):
+        """A socket in the table's namespace, for a `with` statement."""
+        if self._sockets is None:
+            self._sockets = sockets_of(self.place.cookie)
+        return self._sockets.lend(self.place)
+
+    def close(self):
+        """Let go of the sockets that are kept; use opens them anew."""
+        self._sockets = None
 
     def read(self):
         """Return the table as it is in the kernel now, as a `View`: all its rules, of one moment."""
-        with _socket_of(self.place) as socket:
+        with self._socket() as socket:
             rows = NftScan(self.nfproto, self.name, socket).messages()
             if self.place.netns is not None:
                 # rules of nft may have the number of an interface, which has its name there
@@ -58,7 +70,7 @@ class NftTable:
 
     def read_heads(self):
         """Return [`ChainHead`…], in order: what can be read without the rules."""
-        with _socket_of(self.place) as socket:
+        with self._socket() as socket:
             return [ChainHead(*row[:3]) for row in NftScan(self.nfproto, self.name, socket).list_chains()]
 
     def _chain(self, name, policy, counters, rules):
@@ -74,7 +86,7 @@ class NftTable:
 
     def require(self):
         """Raise if the kernel has no nf_tables, iptables no such table, or we no right."""
-        with _socket_of(self.place) as socket:
+        with self._socket() as socket:
             NftScan(self.nfproto, self.name, socket)
 
     def rehearse(self, operations, lock):
@@ -97,19 +109,11 @@ class NftTable:
         place = parts[0][0].place
         if any(table.place.cookie != place.cookie for table, _ in parts):
             raise Unsupported("one transaction of nf_tables cannot span several network namespaces")
-        with _socket_of(place) as socket:
+        with parts[0][0]._socket() as socket:
             _commit(socket, parts, test)
 
     def __str__(self):
         return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
-
-
-def _socket_of(place):
-    """A socket in the namespace of *place*."""
-    with place.open() as there:
-        socket = Socket(there)
-        place.check(socket.cookie(there))
-    return socket
 
 
 def _commit(socket, parts, test):
@@ -155,7 +159,9 @@ def _commit(socket, parts, test):
 def _is_at(place, generation):
     """Whether nobody has committed anything in this namespace since *generation*."""
     try:
-        with _socket_of(place) as socket:
+        # not the one whose answer is lost
+        with place.open() as there, Socket(there) as socket:
+            place.check(socket.cookie(there))
             return socket.generation() == generation
     except IPTCError:
         return False

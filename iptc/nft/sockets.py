@@ -1,0 +1,117 @@
+"""Sockets of nf_tables that are kept between commits: the kernel waits a grace period when one closes after deletions.
+
+A socket keeps its network namespace alive. Whoever has a table open there holds its `Sockets`, and with the last of them they are closed.
+"""
+
+import os
+import weakref
+
+from .._netlink import Socket
+
+_IDLE_MOST = 4
+"""Sockets of one namespace that wait for work: so many threads send at a time without making more."""
+
+_NAMESPACES_MOST = 32
+"""Namespaces whose sockets are kept; those that were used least recently are closed."""
+
+_all = weakref.WeakValueDictionary()
+"""cookie of a network namespace -> its `Sockets`."""
+
+_recent = {}
+"""cookie -> None of those that have sockets, the one that was used last at the end."""
+
+
+class Sockets:
+    """The sockets of one network namespace that nobody uses just now."""
+
+    __slots__ = ("cookie", "_idle", "_file", "_pid", "__weakref__")
+
+    def __init__(self, cookie):
+        self.cookie = cookie
+        self._idle = []
+        self._file = None
+        self._pid = os.getpid()
+
+    def lend(self, place):
+        """Return what gives, in a `with` statement, a socket in the namespace of *place*; `KernelError` where that is another one now."""
+        return _Loan(self, place)
+
+    def take(self, place):
+        """Return a socket that nobody else uses."""
+        if self._pid != os.getpid():
+            self.drop()
+        with place.open() as there:
+            if place.netns is None:
+                place.check(there.cookie())
+                same = True
+            else:
+                # a socket keeps the namespace, and so this number, from being another's
+                same = there.file() == self._file
+            while same and self._idle:
+                try:
+                    socket = self._idle.pop()
+                except IndexError:
+                    break  # another thread was quicker
+                if socket.is_ready():
+                    return socket
+            socket = Socket(there)
+            place.check(socket.cookie(there))
+            self._file = there.file()
+        return socket
+
+    def give(self, socket):
+        """Keep *socket* for whoever needs one next."""
+        if self._pid != os.getpid() or len(self._idle) >= _IDLE_MOST:
+            return
+        self._idle.append(socket)
+        _recent.pop(self.cookie, None)
+        _recent[self.cookie] = None
+        while len(_recent) > _NAMESPACES_MOST:
+            oldest = next(iter(_recent), None)
+            _recent.pop(oldest, None)
+            kept = _all.get(oldest)
+            if kept is not None:
+                kept.drop()
+
+    def drop(self):
+        """Close what is kept: in a child it is the parent's."""
+        self._idle = []
+        self._file = None
+        self._pid = os.getpid()
+
+    def __del__(self):
+        _recent.pop(self.cookie, None)
+
+
+class _Loan:
+    """A socket for the time of a `with` statement."""
+
+    __slots__ = ("_sockets", "_place", "_socket")
+
+    def __init__(self, sockets, place):
+        self._sockets = sockets
+        self._place = place
+
+    def __enter__(self):
+        self._socket = self._sockets.take(self._place)
+        return self._socket
+
+    def __exit__(self, *exc):
+        socket, self._socket = self._socket, None
+        self._sockets.give(socket)
+
+
+def sockets_of(cookie):
+    """The `Sockets` of the network namespace with *cookie*, kept as long as somebody holds them."""
+    found = _all.get(cookie)
+    if found is None:
+        found = _all.setdefault(cookie, Sockets(cookie))
+    return found
+
+
+def _drop_in_child():
+    for kept in list(_all.values()):
+        kept.drop()
+
+
+os.register_at_fork(after_in_child=_drop_in_child)
