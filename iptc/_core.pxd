@@ -44,6 +44,7 @@ cdef extern from "shim.h" nogil:
     int inet_pton(int family, const char *text, void *address)
     const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
     size_t strnlen(const char *text, size_t limit)
+    size_t room_for "shim_room"(size_t more, size_t needed)
 
     struct in_addr:
         uint32_t s_addr

@@ -94,7 +94,7 @@ cdef struct Writer:
     char *memory
     size_t length
     size_t room
-    bint failed
+    int failed               # 0, or ENOMEM, or EMSGSIZE
 
 cdef bint writer_reserve(Writer *writer, size_t more) noexcept nogil
 cdef char *put_room(Writer *writer, int kind, size_t length) noexcept nogil

@@ -13,6 +13,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strerror, strlen
 
 from ._applied cimport APPLIED, NOTHING, PERHAPS, Mark
+from ._core cimport room_for
 from ._netns cimport Namespace, cookie_of_socket, held_close, held_is_ours, held_set, socket_beside, socket_in
 from .errors import RESOURCE_PROBLEM as _RESOURCE_PROBLEM
 from .errors import KernelError, kernel_error
@@ -149,9 +150,10 @@ cdef bint writer_reserve(Writer *writer, size_t more) noexcept nogil:
         return True
     while room - writer.length < more:
         room = room * 2 + 1024
+    room = room_for(room, writer.length + more)
     memory = <char *> realloc(writer.memory, room)
     if memory == NULL:
-        writer.failed = True
+        writer.failed = ENOMEM
         return False
     writer.memory = memory
     writer.room = room
@@ -163,7 +165,7 @@ cdef char *put_room(Writer *writer, int kind, size_t length) noexcept nogil:
     cdef size_t whole = (ATTRIBUTE_HEAD + length + 3) & ~<size_t> 3
     cdef char *at
     if ATTRIBUTE_HEAD + length > ATTRIBUTE_MOST:
-        writer.failed = True
+        writer.failed = EMSGSIZE
         return NULL
     if not writer_reserve(writer, whole):
         return NULL
@@ -212,7 +214,7 @@ cdef void nest_end(Writer *writer, size_t start) noexcept nogil:
     if writer.failed:
         return
     if length > ATTRIBUTE_MOST:
-        writer.failed = True
+        writer.failed = EMSGSIZE
         return
     (<nlattr *> (writer.memory + start)).nla_len = length
 
@@ -371,7 +373,7 @@ cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *at
         channel.request.length += length
     message_end(&channel.request, start)
     if channel.request.failed:
-        channel.request.failed = False
+        channel.request.failed = 0
         return ENOMEM
     for _ in range(PATIENCE):
         if send(channel.held.fd, channel.request.memory, channel.request.length, 0) >= 0:
@@ -849,6 +851,8 @@ def attribute(int kind, bytes data not None):
     memset(&writer, 0, sizeof(writer))
     try:
         put(&writer, kind, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        if writer.failed == ENOMEM:
+            raise MemoryError
         if writer.failed:
             raise kernel_error("can't build a message", EINVAL, "the attribute is too long")
         return PyBytes_FromStringAndSize(writer.memory, writer.length)

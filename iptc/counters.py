@@ -6,12 +6,12 @@ Reading needs neither libiptc nor libxtables nor any plugin, and makes no Rule.
 import os
 import time
 import weakref
-from _thread import RLock
 
 from . import _core, backends, namespace, state
 from ._counts import place_slots
 from .errors import Conflict, ParameterError, ParameterTypeError, TransactionError
 from .legacy.settling import Settling
+from .lock import mutex
 from .rule import Rule, Rule6
 
 
@@ -53,7 +53,7 @@ class CounterReader:
 
     def _open(self):
         self._pid = os.getpid()
-        self._mutex = RLock()
+        self._mutex = mutex()
         self._layout = _nothing
         self.backend = backends.side_in(self._namespace, self.backend)
         self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
@@ -96,6 +96,10 @@ class CounterReader:
     def closed(self):
         """Whether the reader was closed."""
         return self._closed
+
+    def __reduce_ex__(self, protocol):
+        # a copy would close what this one has open
+        raise TypeError("a CounterReader has a socket and cannot be copied: open another one")
 
     def __enter__(self):
         return self

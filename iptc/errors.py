@@ -46,6 +46,10 @@ class AccessDenied(KernelError, PermissionError):
     """The capability CAP_NET_ADMIN (and CAP_NET_RAW) is missing, or a file may not be opened."""
 
 
+class OutOfMemory(KernelError, MemoryError):
+    """There is no memory, here or in the kernel."""
+
+
 class Conflict(KernelError):
     """The ruleset changed under us, and doing the edit anyway could not be right."""
 
@@ -110,6 +114,7 @@ _CLASSES = {
     _errno.EPERM: AccessDenied,
     _errno.EACCES: AccessDenied,
     _errno.EAGAIN: Conflict,
+    _errno.ENOMEM: OutOfMemory,
 }
 
 

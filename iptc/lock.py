@@ -4,7 +4,10 @@ import errno
 import os
 import time
 import weakref
-from _thread import get_ident
+from _thread import (  # threading's own, without the weight of that module
+    RLock,
+    get_ident,
+)
 
 from ._core import environment
 from ._lockfile import LockFile
@@ -85,7 +88,8 @@ class XTablesLock:
             raise
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, kind=None, error=None, traceback=None):
+        # no step up to the end of the lock needs memory, not even for a tuple of the arguments
         if self._file is not None:
             self._file.release()
         self._drop()
@@ -106,10 +110,14 @@ class XTablesLock:
         self.__exit__()
 
     def _drop(self):
-        _held.discard(self)
         file, self._file = self._file, None
         if file is not None:
             file.close()
+        try:
+            _held.discard(self)
+        except MemoryError:
+            # it is listed until it is gone itself
+            pass
 
     def _obtain(self, path):
         try:
@@ -141,6 +149,15 @@ class XTablesLock:
                                        "handler of a signal")  # fmt: skip
 
 
+def mutex():
+    """A new lock among threads that a thread may take again."""
+    try:
+        return RLock()
+    except RuntimeError:
+        # the only thing that can be wrong with it
+        raise MemoryError from None
+
+
 def _opened(path):
     """The lock file, created if it is not there."""
     for _ in range(8):
@@ -156,21 +173,22 @@ class Locks:
 
     def __init__(self, locks):
         self._locks = sorted(locks, key=lambda lock: lock_path(lock.path) or "")
-        self._taken = []
 
     def __enter__(self):
         try:
             for lock in self._locks:
                 lock.__enter__()
-                self._taken.append(lock)
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def __exit__(self, *exc):
-        while self._taken:
-            self._taken.pop().__exit__()
+    def __exit__(self, kind=None, error=None, traceback=None):
+        # the last one first; those that were not taken have nothing to let go
+        left = len(self._locks)
+        while left:
+            left -= 1
+            self._locks[left].__exit__()
 
 
 def _mounted_device(fd):

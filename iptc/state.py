@@ -3,14 +3,11 @@
 import errno
 import os
 import weakref
-from _thread import (  # threading's own, without the weight of that module
-    RLock,
-    get_ident,
-)
+from _thread import get_ident  # threading's own, without the weight of that module
 
 from . import backends
 from .errors import KernelError, TransactionError, Unsupported
-from .lock import UNSET, Locks, XTablesLock, lock_path
+from .lock import UNSET, Locks, XTablesLock, lock_path, mutex
 from .model.saved import text_of_view
 
 
@@ -49,7 +46,7 @@ class TableState:
         self._closed = False
         self.wait = None
         self.lock_file = None
-        self.lock = RLock()
+        self.lock = mutex()
         self.look()
 
     @property
@@ -238,7 +235,7 @@ class TableState:
     def renew_in_child(self):
         """After a fork: what the parent gathered is the parent's, and so are the locks that its threads hold."""
         self.discard()
-        self.lock = RLock()
+        self.lock = mutex()
 
 
 _sending = {}
@@ -337,14 +334,14 @@ def tables_in_use(nfproto, place, backend=None):
 _open_tables = weakref.WeakSet()
 """The `TableState`s that this process has open."""
 
-_opening = RLock()
+_opening = mutex()
 """Guards what decides that a table is open already."""
 
 
 def _renew_locks():
     """A lock that another thread held at the time of the fork is never released in the child."""
     global _opening
-    _opening = RLock()
+    _opening = mutex()
     _sending.clear()
     for state in list(_open_tables):
         state.renew_in_child()

@@ -101,7 +101,12 @@ class Transaction(_Gathering):
             if kind is None:
                 raise TransactionError("this transaction was begun in another process, which ends it")
             return
-        super().__exit__(kind, error, traceback)
+        try:
+            super().__exit__(kind, error, traceback)
+        except MemoryError:
+            # where even the end could not begin, nobody else waits for it
+            self._steps.close()
+            raise
 
 
 def _in_turn(turn, tables, wait):

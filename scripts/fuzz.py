@@ -148,19 +148,25 @@ def commit(nfproto, table, draft):
 
 
 def one(data):
-    """Bit 0 of the first byte is the family, bits 1 to 3 what is done, the others how a file is read."""
+    """Bit 0 of the first byte is the family that is first, bits 1 to 3 what is done, the others how a file is read."""
     if not data:
         return
     how, data = data[0], data[1:]
-    cls = iptc.Rule6 if how & 1 else iptc.Rule
+    first = iptc.Rule6 if how & 1 else iptc.Rule
+    # what is of one family is read for the other one too: lines that are not for it are read by other code
+    for cls in (first, iptc.Rule if first is iptc.Rule6 else iptc.Rule6):
+        try:
+            do_one(cls, how, data)
+        except iptc.IPTCError:
+            pass
+
+
+def do_one(cls, how, data):
     kind = how >> 1 & 7
-    try:
-        if kind >= 4:
-            read_file(cls, data, bool(how & 16), bool(how & 32), "filter" if how & 0xc0 == 0xc0 else None, how & 0xc0 == 0x80 and len(data) % 32 == 0)
-        else:
-            (read_rule, read_words, set_parameters, as_dict)[kind](cls, data)
-    except iptc.IPTCError:
-        pass
+    if kind >= 4:
+        read_file(cls, data, bool(how & 16), bool(how & 32), "filter" if how & 0xc0 == 0xc0 else None, how & 0xc0 == 0x80 and len(data) % 32 == 0)
+    else:
+        (read_rule, read_words, set_parameters, as_dict)[kind](cls, data)
 
 
 COMMON = """! -- - *filter *nat *mangle *raw COMMIT :INPUT\tACCEPT\t[1:2] :new\t-\t[0:0] [1:2] " \\ ' # \

@@ -121,7 +121,7 @@ BOTH_BACKENDS = {
     "test_transaction", "test_verbs", "test_writers",
     "test_output", "test_same_rule", "test_statuses",
     "test_interrupts", "test_reentry",
-    "test_bounds",
+    "test_bounds", "test_allocations", "test_half_made",
     "test_managing", "test_managing_cli", "test_managing_rollback",
 }  # fmt: skip
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""

@@ -21,7 +21,7 @@ def run(options):
 
     settings = {"wait": wait_of(options), "netns": options.netns, "table": options.table}
     found = sources(options)
-    if len(found) > 1 and not options.test:
+    if options.family == "both" and not options.test:
         # of two families none is restored where one of them cannot be
         for ipv6, source in found:
             ruleset.check(source, ipv6, options.counters, not options.noflush, **settings)

@@ -5,9 +5,9 @@ import os
 import sys
 import time
 
-from ..errors import IPTCError, ParameterError
-from ..model import restoring
-from .arguments import FAMILIES, HEADINGS, add_wait
+from ..errors import IPTCError
+from .arguments import add_wait
+from .both import Both
 from .output import put
 
 
@@ -21,18 +21,11 @@ def add_source(command, counters, noflush):
 
 
 def sources(options):
-    """[(ipv6, where its text comes from)] for the families that were asked for."""
+    """(ipv6, where its text comes from) for the families that were asked for; can be gone through twice where those are both."""
     source = _standard_input() if options.file in (None, "-") else _opened(options.file)
     if options.family != "both":
         return [(options.family == "6", source)]
-    text = b"\n" + b"".join(restoring.pieces(source))
-    found = []
-    for ipv6 in FAMILIES["both"]:
-        _, heading, rest = text.partition(f"\n{HEADINGS[ipv6]}\n".encode())
-        if not heading:
-            raise ParameterError(f"there is no line `{HEADINGS[ipv6]}' before the rules of that family")
-        found.append((ipv6, rest.partition(f"\n{HEADINGS[not ipv6]}\n".encode())[0] + b"\n"))
-    return found
+    return Both(source)
 
 
 def read_text(path):
@@ -61,8 +54,8 @@ class Progress:
         self._started = time.monotonic()
         self._shown = False
         try:
-            self._size = len(source) if isinstance(source, bytes) else os.fstat(source.fileno()).st_size
-        except (OSError, ValueError):
+            self._size = os.fstat(source.fileno()).st_size
+        except (AttributeError, OSError, ValueError):
             self._size = 0
 
     def __enter__(self):

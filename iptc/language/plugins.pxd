@@ -89,6 +89,8 @@ cdef extern from "shim.h" nogil:
     int shim_capture(void (*body)(void *) noexcept nogil, void *arg)
     const char *shim_message()
     int shim_refused_with()
+    enum:
+        SHIM_OUT_OF_MEMORY
     void shim_trap_sigfpe()
     void shim_keep_copies()
     void shim_print(const char *text, size_t length)

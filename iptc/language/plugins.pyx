@@ -114,11 +114,14 @@ cdef str text_of(const char *text, size_t length):
 
 
 cdef str said():
-    """Why the last guarded call failed: libxtables' message, else what was printed to stderr before it gave up."""
+    """Why the last guarded call failed: libxtables' message, else what was printed to stderr before it gave up; `MemoryError` if that was why."""
     cdef size_t length
     cdef const char *printed = shim_err(&length)
     cdef const char *message = shim_message()
-    cdef str text = text_of(message, strlen(message)).strip()
+    cdef str text
+    if shim_refused_with() == SHIM_OUT_OF_MEMORY:
+        raise MemoryError
+    text = text_of(message, strlen(message)).strip()
     if length:
         text = f"{text_of(printed, length).strip()}: {text}"
     return text

@@ -13,7 +13,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strcmp, strlen
 
 from .._core cimport (
     NFLOG_LONG_SIZE, NFPROTO_IPV4, STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_long_nflog, is_verdict_name,
-    os_decode, strnlen, xt_counters,
+    os_decode, room_for, strnlen, xt_counters,
 )
 from .options cimport (
     APPEND, CHECK, DELETE, INSERT, NAME_ROOM, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE, WITH_RULE, Spec, flags_of,
@@ -181,14 +181,16 @@ cdef enum:
 cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
     """A zeroed record with room for *extra* bytes behind it."""
     cdef size_t size = (sizeof(Record) + extra + 7) & ~<size_t> 7
+    cdef size_t room
     cdef char *grown
     cdef Record *record
     if reading.room - reading.used < size:
-        grown = <char *> realloc(reading.memory, 2 * reading.room + size + 65536)
+        room = room_for(2 * reading.room + size + 65536, reading.used + size)
+        grown = <char *> realloc(reading.memory, room)
         if grown == NULL:
             xtables_error(PARAMETER_PROBLEM, b"out of memory")
         reading.memory = grown
-        reading.room = 2 * reading.room + size + 65536
+        reading.room = room
     record = <Record *> (reading.memory + reading.used)
     memset(record, 0, sizeof(Record))
     record.size = size
@@ -598,7 +600,7 @@ cdef class Reader:
             if captured(_read_body, reading, looked) == 0:
                 at = reading.at
                 if reading.event == TOO_LONG:
-                    self._room_for(2 * reading.copy_wanted)
+                    self._room_for(room_for(2 * reading.copy_wanted, reading.copy_wanted))
                     continue
                 warn_of_what_was_said()
                 if reading.event == WARNED:

@@ -48,6 +48,8 @@ exit_err(enum xtables_exittype status, const char *format, ...)
 	vsnprintf(message, sizeof(message), format, args);
 	va_end(args);
 	refused_with = status;
+	if (errno == ENOMEM)
+		refused_with = SHIM_OUT_OF_MEMORY;
 	land();
 }
 
@@ -107,6 +109,9 @@ static void __attribute__((noreturn)) plugin_exit(int status)
 {
 	if (landing == NULL)
 		exit(status);
+	/* libxtables exits where an allocation fails */
+	if (errno == ENOMEM)
+		refused_with = SHIM_OUT_OF_MEMORY;
 	snprintf(message, sizeof(message), "the extension gave up (exit status %d)", status);
 	land();
 }
@@ -206,6 +211,7 @@ int shim_guard(void (*body)(void *), void *arg)
 
 	message[0] = '\0';
 	refused_with = OTHER_PROBLEM;
+	errno = 0;
 	copied = 0;
 	failed = sigsetjmp(here, 0);
 	if (!failed) {
@@ -310,7 +316,7 @@ int shim_capture(void (*body)(void *), void *arg)
 	int failed;
 
 	if (sink_open(&out) < 0 || sink_open(&err) < 0) {
-		snprintf(message, sizeof(message), "out of memory");
+		refused_with = SHIM_OUT_OF_MEMORY;
 		if (trapped)
 			release_sigfpe();
 		return -1;
@@ -321,7 +327,7 @@ int shim_capture(void (*body)(void *), void *arg)
 	plugin_stdout = stdout;
 	plugin_stderr = stderr;
 	if (!failed && (out.lost || err.lost)) {
-		snprintf(message, sizeof(message), "out of memory");
+		refused_with = SHIM_OUT_OF_MEMORY;
 		return -1;
 	}
 	return failed;

@@ -14,6 +14,17 @@
 #include <linux/netfilter_ipv6/ip6_tables.h>
 #include <xtables.h>
 
+/* How much room a buffer gets that grows: *more*, so that it seldom has to, or as much as is needed now, so that a sanitizer
+ * sees the first byte too many. */
+static inline size_t shim_room(size_t more, size_t needed)
+{
+#ifdef IPTC_EXACT_ALLOCATIONS
+	return more < needed ? more : needed;
+#else
+	return more;
+#endif
+}
+
 /* Prepare libxtables for this process: its globals, its family, and our place in the symbol order. 0, or -1; or SHIM_IDS_DIFFER
  * where the real user is not the effective one, for whom libxtables ends the process: another call may succeed. */
 #define SHIM_IDS_DIFFER 1
@@ -26,6 +37,7 @@ const char *shim_message(void);
 
 /* The exit status that iptables has where it refuses so (enum xtables_exittype). */
 int shim_refused_with(void);
+#define SHIM_OUT_OF_MEMORY (-1)	/* what it returns where an allocation failed before the body gave up */
 
 /* Before the next option of a guarded body: what earlier ones copied is not freed when this one is refused. */
 void shim_keep_copies(void);

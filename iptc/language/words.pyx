@@ -5,9 +5,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from .._core cimport room_for
+
 
 cdef int make_room(Words *words, size_t count, size_t length) except -1:
     """Make room for *count* words of *length* bytes together, with those that are there."""
+    cdef size_t room
     if words.room < count + 1:
         grown = realloc(words.list, (count + 1) * sizeof(char *))
         if grown == NULL:
@@ -19,11 +22,12 @@ cdef int make_room(Words *words, size_t count, size_t length) except -1:
         words.quoted = <bint *> grown
         words.room = count + 1
     if words.text_room < length + count + 1:
-        grown = realloc(words.text, 2 * length + count + 64)
+        room = room_for(2 * length + count + 64, length + count + 1)
+        grown = realloc(words.text, room)
         if grown == NULL:
             raise MemoryError
         words.text = <char *> grown
-        words.text_room = 2 * length + count + 64
+        words.text_room = room
     return 0
 
 

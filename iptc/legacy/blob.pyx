@@ -16,7 +16,7 @@ from posix.unistd cimport close
 from .._core cimport (
     AF_INET, AF_INET6, IPPROTO_RAW, NF_INET_NUMHOOKS, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, STANDARD_SIZE, TARGET_HEADER,
     NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, is_long_nflog,
-    mark_verdict, next_offset, os_decode, os_encode, payloads_ok, socket, socklen_t, target_offset, xt_entry_match,
+    mark_verdict, next_offset, os_decode, os_encode, payloads_ok, room_for, socket, socklen_t, target_offset, xt_entry_match,
 )
 from .._counts cimport (
     FELL, HAD_COUNTED, Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish, place_slots,
@@ -117,7 +117,7 @@ cdef void take_buffer(Buffer *buffer, size_t size) noexcept:
 cdef void _grow(Buffer *buffer, size_t size) noexcept nogil:
     # a table of ordinary size may have a few rules more next time
     if size < SPARE_MOST:
-        size = (size + 0xffff) & ~<size_t> 0xffff
+        size = room_for((size + 0xffff) & ~<size_t> 0xffff, size)
     # not realloc: what stands there need not be copied
     free(buffer.memory)
     buffer.memory = <char *> malloc(size)
@@ -127,7 +127,7 @@ cdef void _grow(Buffer *buffer, size_t size) noexcept nogil:
 cdef void give_back(Buffer *buffer) noexcept:
     """Keep the memory of *buffer* in the place of less, or free it."""
     cdef int i, smaller = 0 if _spare[0].room <= _spare[1].room else 1
-    if buffer.room > _spare[smaller].room and buffer.room <= SPARE_MOST:
+    if buffer.room > _spare[smaller].room and buffer.room <= room_for(SPARE_MOST, 0):
         free(_spare[smaller].memory)
         _spare[smaller] = buffer[0]
     else:
@@ -254,7 +254,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
             elif chain != NULL and chain.foot == NOT_ENDED:
                 return EINVAL
             if walk.chain_count == walk.chain_room:
-                walk.chain_room = walk.chain_room * 2 + 8
+                walk.chain_room = room_for(walk.chain_room * 2 + 8, walk.chain_room + 1)
                 chain = <ChainRow *> realloc(walk.chains, walk.chain_room * sizeof(ChainRow))
                 if chain == NULL:
                     return ENOMEM

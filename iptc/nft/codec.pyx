@@ -7,6 +7,7 @@ none of them can stand for is opaque: its target is named `nft` and holds the ru
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport ENOMEM
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strcmp, strlen
 
@@ -187,6 +188,8 @@ cdef int write_rule(Writer *writer, Family *family, const char *entry, size_t si
             free(scratch)
     else:
         _put_rule(writer, family, entry, compat)
+    if writer.failed == ENOMEM:
+        raise MemoryError
     if writer.failed:
         raise Unsupported("the rule is too long for nf_tables")
     return 0

@@ -215,6 +215,7 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
     cdef ChainRow *row
     cdef Digest digest
     chains.rows.length = chains.names.length = 0
+    chains.rows.failed = chains.names.failed = 0
     for i in range(ruleset.builtin_count):
         row = _add_row(chains, ruleset.builtins[i].name, strlen(ruleset.builtins[i].name))
         if row == NULL:
@@ -274,6 +275,7 @@ cdef int _ask_about(Lane *lane, const ChainRow *row, int kind) noexcept nogil:
     """Make `lane.question` name the table and the chain."""
     cdef Ruleset *ruleset = lane.ruleset
     lane.question.length = 0
+    lane.question.failed = 0
     if not writer_reserve(&lane.question, ruleset.filter.length):
         return ENOMEM
     memcpy(lane.question.memory, ruleset.filter.memory, ruleset.filter.length)
@@ -407,6 +409,7 @@ cdef void *_read_lane(void *context) noexcept nogil:
     cdef bint has_rules
     lane.failed = 0
     lane.packets.length = lane.sizes.length = lane.identities.length = lane.kept.length = 0
+    lane.packets.failed = lane.sizes.failed = lane.identities.failed = lane.kept.failed = 0
     for i in range(lane.begin, lane.end):
         row = &_rows(&lane.ruleset.chains)[i]
         has_rules = _has_rules(lane, row)
@@ -599,6 +602,8 @@ cdef class NftScan:
             raise kernel_error(f"can't initialize {table}", ENOENT, "Table does not exist (do you need to insmod?)")
         self.ruleset.nfproto = nfproto
         put_text(&self.ruleset.filter, NFTA_CHAIN_TABLE, PyBytes_AS_STRING(label))
+        if self.ruleset.filter.failed:
+            raise MemoryError
         for hook, kind, priority in BUILTIN_CHAINS[table]:
             builtin = &self.ruleset.builtins[self.ruleset.builtin_count]
             self.ruleset.builtin_count += 1

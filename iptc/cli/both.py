@@ -1,0 +1,95 @@
+"""A text of both families, each under its heading: read bit by bit, and kept for the next time that it is needed."""
+
+import itertools
+import re
+import tempfile
+
+from ..errors import ParameterError
+from ..model import restoring
+from .arguments import FAMILIES, HEADINGS
+
+_KEPT_IN_MEMORY = 1 << 24
+_LONGEST_LINE = 1 << 20
+_HEADING = re.compile(rb"^(%s)\n" % b"|".join(HEADINGS[ipv6].encode() for ipv6 in FAMILIES["both"]), re.MULTILINE)
+
+
+class Both:
+    """The parts of the text of *source*: (ipv6, a file to read from) of each family, in the order of the text.
+
+    A part is read to its end, or not at all, before the next one is asked for. So what is wrong in a part is found without reading on.
+    The second time the parts are what was read the first time.
+    """
+
+    def __init__(self, source):
+        self._source = source
+        self._kept = None
+
+    def __iter__(self):
+        missing = list(FAMILIES["both"])
+        for ipv6, texts in itertools.groupby(_texts(self._pieces()), lambda found: found[0]):
+            if ipv6 is None:
+                _check_empty(texts)
+                continue
+            if ipv6 not in missing:
+                raise ParameterError(f"there is a second line `{HEADINGS[ipv6]}'")
+            missing.remove(ipv6)
+            yield ipv6, Part(texts)
+        if missing:
+            raise ParameterError(_missing(missing[0]))
+
+    def _pieces(self):
+        if self._kept is not None:
+            self._kept.seek(0)
+            yield from restoring.pieces(self._kept)
+            return
+        # it is closed when this object goes
+        self._kept = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY)  # noqa: SIM115
+        for piece in restoring.pieces(self._source):
+            self._kept.write(piece)
+            yield piece
+
+
+class Part:
+    """The text of one family."""
+
+    def __init__(self, texts):
+        self._texts = texts
+
+    def read(self, size=-1):
+        """The next bytes, however many they are; none at the end."""
+        for _, text in self._texts:
+            if text:
+                return text
+        return b""
+
+
+def _texts(pieces):
+    """(ipv6, text) for all lines of *pieces* that are no heading, many lines in one text; None for ipv6 before the first heading."""
+    ipv6 = None
+    rest = b""
+    for piece in itertools.chain(pieces, [None]):
+        if piece is None:
+            # a last line may have no end
+            whole, rest = rest and rest + b"\n", b""
+        else:
+            whole, end, rest = (rest + piece).rpartition(b"\n")
+            whole += end
+            if len(rest) > _LONGEST_LINE:
+                # no line that can be read: whoever reads this part says so
+                whole, rest = whole + rest, b""
+        for text in _HEADING.split(whole):
+            if _HEADING.fullmatch(text + b"\n"):
+                ipv6 = text.decode() == HEADINGS[True]
+                text = b""
+            yield ipv6, text
+
+
+def _check_empty(texts):
+    """Refuse rules that stand before the first heading."""
+    for _, text in texts:
+        if any(line.strip() and not line.startswith(b"#") for line in text.split(b"\n")):
+            raise ParameterError(_missing(False))
+
+
+def _missing(ipv6):
+    return f"there is no line `{HEADINGS[ipv6]}' before the rules of that family"
