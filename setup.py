@@ -67,6 +67,7 @@ def extensions():
         extension("nft.restore", []),
         extension("nft.reader", []),
         extension("managing.lcs", []),
+        extension("managing.numbering", []),
     ]
     from Cython.Build import cythonize
 

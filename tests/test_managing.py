@@ -3,6 +3,9 @@
 import os
 import random
 import re
+import socket
+import sys
+import threading
 
 import pytest
 import rulesets
@@ -10,6 +13,7 @@ from conftest import enter_new_namespace, forget_tables, tables_of
 from rulesets import generator
 
 import iptc
+from iptc.managing import numbering
 
 STRESS = "IPTC_STRESS" in os.environ
 
@@ -300,6 +304,62 @@ def test_counters_of_what_stays_go_on(host):
     assert counted(host) == {rule: int(re.search(r"dport (\d+)", rule)[1]) * ("200" not in rule) for rule in after}
     if not host.backend == "nft":
         assert ":INPUT ACCEPT [7:8]" in host.save(counters=True)
+
+
+def test_counters_never_fall_beside_traffic(host):
+    host.run("ip", "link", "set", "lo", "up")
+    kept = [f"-A OUTPUT -p udp -m udp --dport {port}" for port in range(9000, 9008)]
+    host.restore(filter_table(*kept))
+    done = threading.Event()
+
+    def send():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not done.is_set():
+                for port in range(9000, 9008):
+                    try:
+                        sender.sendto(b"x", ("127.0.0.1", port))
+                    except ConnectionRefusedError:
+                        pass
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        dice, before = random.Random(1), {}
+        for number in range(30):
+            rules = kept[:]
+            for _ in range(dice.randrange(1, 4)):
+                rules.insert(dice.randrange(len(rules) + 1), f"-A OUTPUT -s 10.0.0.{number}/32 -j DROP")
+            iptc.apply(filter_table(*rules))
+            now = counted(host)
+            assert all(now[rule] >= before.get(rule, 0) for rule in kept)
+            before = {rule: now[rule] for rule in kept}
+        assert all(before.values())
+    finally:
+        done.set()
+        sending.join()
+
+
+def test_what_the_kernel_notes_in_a_rule_makes_it_no_other(host):
+    """A `limit` keeps its credit in the rule: of two rules that say the same one may have been used."""
+    host.run("ip", "link", "set", "lo", "up")
+    text = filter_table(*["-A OUTPUT -p udp -m limit --limit 5/min -m udp --dport 9 -j ACCEPT"] * 2, *["-A OUTPUT -m quota --quota 9999 -j ACCEPT"] * 2)
+    iptc.apply(text)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", ("127.0.0.1", 9))
+    assert not iptc.plan(text) and iptc.Ruleset.live(False) == iptc.Ruleset.read(text)
+
+
+def test_same_numbers_for_what_says_the_same(host):
+    limit = "-s 10.0.0.1 -m limit --limit 5/min"
+    entries = [iptc.Rule.from_args(text).rule for text in (limit, f"-c 5 6 {limit}", "-s 10.0.0.2 -m limit --limit 5/min")]
+    # the last bytes of the match are a pointer of the kernel's
+    other, end = bytearray(entries[0]), 112 + int.from_bytes(entries[0][112:114], sys.byteorder)
+    other[end - 8 : end] = b"pointer!"
+    one, another = numbering.number(2, entries, [bytes(other), entries[2], entries[0]])
+    assert list(one) == [0, 0, 2] and list(another) == [0, 2, 0]
+    assert [list(side) for side in numbering.number(2, [], [])] == [[], []]
+    with pytest.raises(iptc.ParameterError, match="short"):
+        numbering.number(2, [b"x"], [])
 
 
 def test_a_plan_names_the_fewest_edits(host):

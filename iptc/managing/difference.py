@@ -1,10 +1,9 @@
 """What two rulesets differ in: chain by chain, with the fewest edits."""
 
-from array import array
 from collections import defaultdict, namedtuple
 from itertools import pairwise
 
-from . import lcs
+from . import lcs, numbering
 from .value import ChainValue, ip_version, plain_table
 
 _COMPARED = 2500
@@ -31,9 +30,12 @@ class ChainDifference:
         self.old = old
         self.new = new
         self.moved, self.changed, self.added, self.removed = {}, {}, [], []
-        before, after = old.keys if old else [], new.keys if new else []
-        self.hunks = [] if before == after else _hunks(before, after)
-        self._sort_out(before, after)
+        before, after = old.entries if old else [], new.entries if new else []
+        self.hunks = []
+        if before != after:
+            numbers = numbering.number(nfproto, list(before), list(after))
+            self.hunks = _hunks(*numbers)
+            self._sort_out(*numbers)
 
     def __bool__(self):
         return bool(self.hunks or self.created or self.deleted or self.policy)
@@ -66,8 +68,6 @@ class ChainDifference:
 
     def _sort_out(self, before, after):
         """Find out of what differs what has moved, and what has changed in its place."""
-        if not self.hunks:
-            return
         gone = defaultdict(list)
         for start, end, _, _ in reversed(self.hunks):
             for position in range(end - 1, start - 1, -1):
@@ -80,7 +80,7 @@ class ChainDifference:
         for start, end, new_start, new_end in self.hunks:
             removed = [position for position in range(start, end) if position not in left]
             added = [position for position in range(new_start, new_end) if position not in self.moved]
-            pairs = _paired(removed, added, self.old.rules, self.new.rules) if removed and added else ()
+            pairs = _paired(removed, added, self.old.rule, self.new.rule) if removed and added else ()
             self.changed.update((position, was) for was, position in pairs)
             paired = {was for was, _ in pairs}
             self.removed += [position for position in removed if position not in paired]
@@ -97,22 +97,20 @@ class ChainDifference:
         if self.policy:
             yield change("policy", None, None, self.policy[1], self.policy[0])
         for position in self.removed:
-            yield change("removed", None, position, None, self.old.rules[position])
+            yield change("removed", None, position, None, self.old.rule(position))
         rows = [("added", position, None) for position in self.added]
         rows += [("moved", *pair) for pair in self.moved.items()]
         rows += [("changed", *pair) for pair in self.changed.items()]
         for kind, position, was in sorted(rows, key=lambda row: row[1]):
-            yield change(kind, position, was, self.new.rules[position], None if was is None else self.old.rules[was])
+            yield change(kind, position, was, self.new.rule(position), None if was is None else self.old.rule(was))
         if self.deleted:
             yield change("chain removed", None, None, None, None)
 
 
 def _hunks(before, after):
     """(start, end, new start, new end) of what is not common to both."""
-    ids = {}
-    numbers = [array("I", [ids.setdefault(key, len(ids)) for key in keys]) for keys in (before, after)]
     hunks, start, new_start = [], 0, 0
-    for place, new_place, length in [*lcs.blocks(*numbers), (len(before), len(after), 0)]:
+    for place, new_place, length in [*lcs.blocks(before, after), (len(before), len(after), 0)]:
         if place > start or new_place > new_start:
             hunks.append((start, place, new_start, new_place))
         start, new_start = place + length, new_place + length
@@ -132,12 +130,12 @@ def _paired(removed, added, before, after):
 
 def _paired_each(few, many, few_rules, many_rules):
     """Give each of *few* a partner among *many*."""
-    words = [set(many_rules[position].split()) for position in many]
+    words = [set(many_rules(position).split()) for position in many]
     spare = len(many) - len(few)
     # best[i][k]: the most words in common of the first i of *few*, with k of *many* left out so far
     best, came = [[0] * (spare + 1)], []
     for i, position in enumerate(few):
-        own = set(few_rules[position].split())
+        own = set(few_rules(position).split())
         row, choice = [], []
         for k in range(spare + 1):
             value = best[i][k] + len(own & words[i + k])
@@ -262,26 +260,26 @@ def _lines_of(chain, context):
     if declared:
         yield "@", f"@@ {where} @@"
         yield from declared
-    before, after = (side.rules if side else [] for side in (chain.old, chain.new))
+    length = len(chain.old) if chain.old else 0
     gone = set(chain.moved.values())
     for group in _grouped(chain.hunks, context):
         start, new_start = max(group[0][0] - context, 0), max(group[0][2] - context, 0)
         start, new_start = max(start, group[0][0] - min(context, group[0][2])), max(new_start, group[0][2] - min(context, group[0][0]))
-        end = min(group[-1][1] + context, len(before))
+        end = min(group[-1][1] + context, length)
         new_end = group[-1][3] + end - group[-1][1]
         numbers = f"-{_span(start, end)} +{_span(new_start, new_end)}"
         yield "@", f"@@ {numbers} @@ {where}"
         at = start
         for first, last, new_first, new_last in group:
             for position in range(at, first):
-                yield " ", f" {_rule_line(chain, before[position])}"
+                yield " ", f" {_rule_line(chain, chain.old.rule(position))}"
             for position in range(first, last):
-                yield "moved" if position in gone else "-", f"-{_rule_line(chain, before[position])}"
+                yield "moved" if position in gone else "-", f"-{_rule_line(chain, chain.old.rule(position))}"
             for position in range(new_first, new_last):
-                yield "moved" if position in chain.moved else "+", f"+{_rule_line(chain, after[position])}"
+                yield "moved" if position in chain.moved else "+", f"+{_rule_line(chain, chain.new.rule(position))}"
             at = last
         for position in range(at, end):
-            yield " ", f" {_rule_line(chain, before[position])}"
+            yield " ", f" {_rule_line(chain, chain.old.rule(position))}"
 
 
 def _grouped(hunks, context):

@@ -10,6 +10,7 @@ from ..errors import Conflict, NotFound, ParameterTypeError, kernel_error
 from ..language import printing
 from ..model.edits import check_new_name
 from ..namespace import Place
+from . import numbering
 from .difference import Difference, diff_tables
 from .value import Ruleset, ip_version, jump_of, plain_table, read_live
 
@@ -175,7 +176,7 @@ def _check_jumps(nfproto, live, wanted, stay, chains):
         for position in [*chain.added, *chain.changed] if chain.new else ():
             jump = jump_of(nfproto, chain.new.entries[position])
             if jump is not None and jump not in there:
-                raise _no_chain(nfproto, wanted.name, chain.name, position, chain.new.rules[position], jump)
+                raise _no_chain(nfproto, wanted.name, chain.name, position, chain.new.rule(position), jump)
     if gone:
         for chain in wanted:
             for jump in chain.jumps_among(gone) if chain.name not in gone else ():
@@ -266,11 +267,8 @@ class _Rework:
     def _same(self, chain, entries):
         if len(entries) != len(chain.entries):
             return False
-        one, other = (printing.without_counters(self.nfproto, list(side)) for side in (chain.entries, entries))
-        return one == other or all(
-            a == b or printing.render(self.nfproto, a) == rule and "unknown data]" not in rule
-            for a, b, rule in zip(other, one, chain.rules)
-        )  # fmt: skip
+        one, other = numbering.number(self.nfproto, list(chain.entries), list(entries))
+        return one.obj == other.obj
 
     def _moved(self, what):
         return Conflict(f"IPv{ip_version(self.nfproto)} table {self.table} has changed since it was read: {what}", errno.EAGAIN,

@@ -57,6 +57,10 @@ class ChainValue:
             self._rules = [printing.render(self.nfproto, entry) for entry in self.entries]
         return self._rules
 
+    def rule(self, position):
+        """The text of one rule."""
+        return self._rules[position] if self._rules is not None else printing.render(self.nfproto, self.entries[position])
+
     @property
     def keys(self):
         """What tells each rule from others: its text, and its bytes where the text does not say all of it."""

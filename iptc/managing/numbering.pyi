@@ -1,0 +1,3 @@
+"""What `managing.numbering` gives to the rest of the package."""
+
+def number(nfproto: int, one: list[bytes], other: list[bytes]) -> tuple[memoryview, memoryview]: ...
