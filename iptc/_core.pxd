@@ -2,18 +2,12 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from ._linux cimport in6_addr, in_addr
+
 # ---------------------------------------------------------------- C: kernel
 
 cdef extern from "shim.h" nogil:
     enum:
-        AF_INET
-        AF_INET6
-        SOCK_RAW
-        SOCK_CLOEXEC
-        IPPROTO_RAW
-        IPPROTO_IP
-        IPPROTO_IPV6
-        IFNAMSIZ
         NFPROTO_IPV4
         NFPROTO_IPV6
         NF_INET_NUMHOOKS
@@ -38,18 +32,8 @@ cdef extern from "shim.h" nogil:
         XT_RETURN
         XT_EXTENSION_MAXNAMELEN
 
-    ctypedef unsigned int socklen_t
-    int socket(int domain, int kind, int protocol)
-    int getsockopt(int fd, int level, int option, void *value, socklen_t *length)
-    int inet_pton(int family, const char *text, void *address)
-    const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
-    size_t strnlen(const char *text, size_t limit)
     size_t room_for "shim_room"(size_t more, size_t needed)
 
-    struct in_addr:
-        uint32_t s_addr
-    struct in6_addr:
-        uint8_t s6_addr[16]
 
     struct xt_counters:
         uint64_t pcnt

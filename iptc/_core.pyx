@@ -12,6 +12,10 @@ from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strlen, strspn
 
 from operator import index
 
+from ._linux cimport (
+    AF_INET, AF_INET6, IFNAMSIZ, IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SO_NETNS_COOKIE, getsockopt, in6_addr,
+    in_addr, inet_ntop, inet_pton, socklen_t,
+)
 from .errors import ParameterError, ParameterTypeError
 
 # ---------------------------------------------------------- the family table
@@ -117,17 +121,6 @@ def chain_label(name):
     return text
 
 # ------------------------------------------------------------------ the rule
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    """
-    #ifndef SO_NETNS_COOKIE
-    #define SO_NETNS_COOKIE 71
-    #endif
-    """
-    enum:
-        SOL_SOCKET
-        SO_NETNS_COOKIE
 
 
 cdef uint64_t netns_cookie(int fd) noexcept nogil:

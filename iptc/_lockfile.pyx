@@ -3,22 +3,14 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals
-from libc cimport errno as c_errno
 from libc.errno cimport EAGAIN, EINTR, EISDIR
 from libc.string cimport strerror
 from posix.fcntl cimport O_CLOEXEC, O_CREAT, O_NONBLOCK, O_RDONLY, open as c_open
 from posix.stat cimport S_ISDIR, fstat, struct_stat
 from posix.unistd cimport close
 
+from ._linux cimport LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, errno_now, flock
 from ._netns cimport held_close, held_is_ours, held_set
-
-cdef extern from "<sys/file.h>" nogil:
-    enum:
-        LOCK_SH
-        LOCK_EX
-        LOCK_NB
-        LOCK_UN
-    int flock(int fd, int operation)
 
 cdef class LockFile:
     """A lock file that is open, and the lock on it (`flock`): both go with the object."""
@@ -40,7 +32,7 @@ cdef class LockFile:
         while True:
             with nogil:
                 fd = c_open(name, flags, 0o600)
-                failed = 0 if fd >= 0 else c_errno.errno
+                failed = 0 if fd >= 0 else errno_now
             if failed != EINTR:
                 break
             PyErr_CheckSignals()
@@ -71,7 +63,7 @@ cdef class LockFile:
         cdef int failed
         while True:
             with nogil:
-                failed = 0 if flock(self.held.fd, operation) == 0 else c_errno.errno
+                failed = 0 if flock(self.held.fd, operation) == 0 else errno_now
             if failed != EINTR:
                 break
             PyErr_CheckSignals()

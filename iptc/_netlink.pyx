@@ -7,65 +7,20 @@ request before `send` returns, so nothing ever waits.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from libc cimport errno as c_errno
 from libc.errno cimport EAGAIN, EBADF, EBUSY, EINTR, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, EPERM
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strerror, strlen
 
+from ._linux cimport (
+    AF_NETLINK, MSG_DONTWAIT, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_NETFILTER, NFNETLINK_V0, SOCK_CLOEXEC,
+    SOCK_RAW, SOL_NETLINK, SOL_SOCKET, SO_RCVBUF, SO_RCVBUFFORCE, SO_SNDBUF, SO_SNDBUFFORCE, errno_now, htobe32,
+    htobe64, htons, iovec, msghdr, nfgenmsg, nlattr, nlmsghdr, recv, send, sendmsg, setsockopt,
+)
 from ._applied cimport APPLIED, NOTHING, PERHAPS, Mark
 from ._core cimport room_for
 from ._netns cimport Namespace, cookie_of_socket, held_close, held_is_ours, held_set, socket_beside, socket_in
 from .errors import RESOURCE_PROBLEM as _RESOURCE_PROBLEM
 from .errors import KernelError, kernel_error
-
-cdef extern from * nogil:
-    """
-    #include <arpa/inet.h>
-    #include <endian.h>
-    #include <sys/uio.h>
-    """
-    enum:
-        AF_NETLINK
-        SOCK_RAW
-        SOCK_CLOEXEC
-        NETLINK_NETFILTER
-        NETLINK_CAP_ACK
-        NETLINK_EXT_ACK
-        SOL_NETLINK
-        SOL_SOCKET
-        SO_SNDBUF
-        SO_SNDBUFFORCE
-        SO_RCVBUF
-        SO_RCVBUFFORCE
-        MSG_DONTWAIT
-        NFNETLINK_V0
-    struct nlmsghdr:
-        uint32_t nlmsg_len
-        uint16_t nlmsg_type
-        uint16_t nlmsg_flags
-        uint32_t nlmsg_seq
-        uint32_t nlmsg_pid
-    struct nfgenmsg:
-        uint8_t nfgen_family
-        uint8_t version
-        uint16_t res_id
-    struct nlattr:
-        uint16_t nla_len
-        uint16_t nla_type
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    struct msghdr:
-        iovec *msg_iov
-        size_t msg_iovlen
-    ctypedef unsigned int socklen_t
-    uint16_t htons(uint16_t number)
-    uint32_t htobe32(uint32_t number)
-    uint64_t htobe64(uint64_t number)
-    int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
-    ssize_t send(int fd, const void *data, size_t length, int flags)
-    ssize_t sendmsg(int fd, const msghdr *message, int flags)
-    ssize_t recv(int fd, void *data, size_t length, int flags)
 
 cdef enum:
     ATTRIBUTE_HEAD = 4
@@ -344,9 +299,9 @@ cdef ssize_t _receive(Channel *channel) noexcept nogil:
             return length
         if length == 0:
             return -EINVAL
-        if c_errno.errno != EINTR:
+        if errno_now != EINTR:
             break
-    return -c_errno.errno
+    return -errno_now
 
 
 cdef int _settle(Channel *channel) noexcept nogil:
@@ -378,9 +333,9 @@ cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *at
     for _ in range(PATIENCE):
         if send(channel.held.fd, channel.request.memory, channel.request.length, 0) >= 0:
             return 0
-        if c_errno.errno != EINTR:
+        if errno_now != EINTR:
             break
-    return c_errno.errno
+    return errno_now
 
 
 cdef int _verdict(const Message *message) noexcept nogil:
@@ -639,7 +594,7 @@ cdef class Socket:
             with nogil:
                 for _ in range(PATIENCE):
                     sent = sendmsg(self.channel.held.fd, &message, 0)
-                    failed = 0 if sent >= 0 else c_errno.errno
+                    failed = 0 if sent >= 0 else errno_now
                     if failed != EINTR:
                         break
             if failed:

@@ -6,7 +6,6 @@ nothing else and ends. Where the system lets no thread begin, the calling thread
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc cimport errno as c_errno
 from libc.errno cimport EBADF, EINTR, ENOMEM
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset, strerror
@@ -14,7 +13,12 @@ from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.stat cimport fstat, stat, struct_stat
 from posix.unistd cimport close, read
 
-from ._core cimport SOCK_CLOEXEC, netns_cookie, socket
+from ._linux cimport (
+    AF_UNIX, CLONE_NEWNET, F_DUPFD_CLOEXEC, SIG_SETMASK, SIOCGSKNS, SOCK_CLOEXEC, SOCK_DGRAM, errno_now, fcntl,
+    ioctl, pthread_attr_destroy, pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t, pthread_create,
+    pthread_join, pthread_sigmask, pthread_t, setns, sigfillset, sigset_t, socket,
+)
+from ._core cimport netns_cookie
 from .errors import KernelError, kernel_error
 
 cdef extern from * nogil:
@@ -30,29 +34,7 @@ cdef extern from * nogil:
     #define SIOCGSKNS 0x894C
     #endif
     """
-    ctypedef unsigned long pthread_t
-    ctypedef struct pthread_attr_t:
-        pass
-    ctypedef struct sigset_t:
-        pass
-    enum:
-        AF_UNIX
-        CLONE_NEWNET
-        F_DUPFD_CLOEXEC
-        SIG_SETMASK
-        SIOCGSKNS
-        SOCK_DGRAM
-    int fcntl(int fd, int command, int argument)
-    int ioctl(int fd, unsigned long request)
-    int pthread_attr_init(pthread_attr_t *attributes)
-    int pthread_attr_setstacksize(pthread_attr_t *attributes, size_t size)
-    int pthread_attr_destroy(pthread_attr_t *attributes)
-    int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*work)(void *) noexcept nogil, void *context)
-    int pthread_join(pthread_t thread, void **answer)
-    int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
-    int setns(int fd, int kind)
     int unshare(int kind)
-    int sigfillset(sigset_t *mask)
 
 cdef enum:
     STACK = 256 * 1024
@@ -107,14 +89,14 @@ cdef void _do(Errand *errand) noexcept nogil:
         errand.fd = c_open(errand.path, O_RDONLY | O_CLOEXEC)
     else:
         errand.fd = socket(errand.domain, errand.kind, errand.protocol)
-    errand.failed = 0 if errand.fd >= 0 else c_errno.errno
+    errand.failed = 0 if errand.fd >= 0 else errno_now
 
 
 cdef void *_go(void *context) noexcept nogil:
     """What the thread does whose only work it is."""
     cdef Errand *errand = <Errand *> context
     if setns(errand.netns, CLONE_NEWNET) < 0:
-        errand.failed = c_errno.errno
+        errand.failed = errno_now
     else:
         _do(errand)
     return NULL
@@ -126,7 +108,7 @@ cdef void _go_and_return(Errand *errand) noexcept nogil:
     cdef int attempt
     # may this thread come back? To go where it is takes the same right, and changes nothing
     if here < 0 or setns(here, CLONE_NEWNET) < 0 or setns(errand.netns, CLONE_NEWNET) < 0:
-        errand.failed = c_errno.errno
+        errand.failed = errno_now
         if here >= 0:
             close(here)
         return
@@ -197,7 +179,7 @@ cdef int socket_beside(int other, int domain, int kind, int protocol, int *fd) n
     fd[0] = -1
     netns = ioctl(other, SIOCGSKNS)
     if netns < 0:
-        return c_errno.errno
+        return errno_now
     failed = socket_in(netns, domain, kind, protocol, fd)
     close(netns)
     return failed
@@ -238,7 +220,7 @@ cdef class Namespace:
                 fd = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
             else:
                 fd = c_open(PyBytes_AS_STRING(path), O_RDONLY | O_CLOEXEC)
-            failed = 0 if fd >= 0 else c_errno.errno
+            failed = 0 if fd >= 0 else errno_now
             if failed != EINTR:
                 break
         held_set(&self.held, fd)
@@ -309,8 +291,8 @@ cdef class Namespace:
                     break
                 if got > 0:
                     length += got
-                elif c_errno.errno != EINTR:
-                    errand.failed = c_errno.errno
+                elif errno_now != EINTR:
+                    errand.failed = errno_now
             if errand.fd >= 0:
                 close(errand.fd)
         try:
@@ -332,6 +314,6 @@ def leave_namespace():
     """Move this thread into a new, empty network namespace, for good: the thread should end soon. `OSError` where that may not be."""
     cdef int failed
     with nogil:
-        failed = c_errno.errno if unshare(CLONE_NEWNET) < 0 else 0
+        failed = errno_now if unshare(CLONE_NEWNET) < 0 else 0
     if failed:
         raise OSError(failed, strerror(failed).decode())

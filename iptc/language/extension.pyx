@@ -5,10 +5,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject_GenericSetAttr
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, memset
 
+from .._linux cimport strnlen
 from .._core cimport (
-    NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Base, RuleValue, c_text, family_of, is_verdict, strnlen, xt_entry_match,
+    NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Base, RuleValue, c_text, family_of, is_verdict, xt_entry_match,
 )
 from .plugins cimport (
     PAYLOAD_HEADER, XTOPT_INVERT, Names, Option, ParseCall, Plugin, begin_names, end_names, find, find_for_payload, look_up,

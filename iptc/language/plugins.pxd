@@ -2,7 +2,8 @@
 
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 
-from .._core cimport xt_entry_match, in6_addr, in_addr
+from .._linux cimport in6_addr, in_addr
+from .._core cimport xt_entry_match
 
 # ----------------------------------------------------------------- C: libxtables
 

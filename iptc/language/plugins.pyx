@@ -13,12 +13,18 @@ from time import monotonic
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINVAL, ENOENT, ENOPROTOOPT, EPERM, EPROTONOSUPPORT
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
+from posix.unistd cimport close
 
+from .._linux cimport (
+    AF_INET, AF_INET6, IPPROTO_RAW, MSG_DONTWAIT, SOCK_CLOEXEC, SOCK_RAW, errno_now, getsockopt, nlmsghdr, recv,
+    send, socket, socklen_t,
+)
 from .._core cimport (
-    AF_INET, AF_INET6, IPPROTO_RAW, NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, NFPROTO_IPV4, SOCK_CLOEXEC,
-    SOCK_RAW, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, getsockopt, is_long_nflog, os_encode, socket, socklen_t,
+    NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN,
+    Family, c_text, family_of, is_long_nflog, os_encode,
 )
 from .._core import environment
 from .words import split_words
@@ -53,31 +59,14 @@ cdef extern from *:
     #include <sys/socket.h>
     """
     enum:
-        MSG_DONTWAIT
         NFNL_MSG_COMPAT_GET
         NFNL_SUBSYS_NFT_COMPAT
         NFTA_COMPAT_NAME
         NFTA_COMPAT_REV
         NFTA_COMPAT_TYPE
-    struct nlmsghdr:
-        uint16_t nlmsg_type
-    ssize_t send(int fd, const void *data, size_t length, int flags)
-    ssize_t recv(int fd, void *data, size_t length, int flags)
 
 cdef extern from "division.h" nogil:
     bint division_in(const char *path)
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd)
-
-cdef extern from "<errno.h>" nogil:
-    int errno_now "errno"
-    enum:
-        EINVAL
-        ENOENT
-        EPERM
-        EPROTONOSUPPORT
-        ENOPROTOOPT
 
 LIBRARY_MAJOR = XTABLES_VERSION_CODE
 VERDICTS = frozenset(("", "ACCEPT", "DROP", "QUEUE", "RETURN"))

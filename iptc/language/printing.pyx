@@ -6,9 +6,10 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcmp, memcpy, strcmp, strlen
 
+from .._linux cimport AF_INET6, inet_ntop, strnlen
 from .._core cimport (
-    AF_INET6, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, NFPROTO_IPV4, TARGET_HEADER, Family, RuleValue, family_of, inet_ntop, is_prefix, is_verdict,
+    IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
+    IPT_INV_VIA_OUT, NFPROTO_IPV4, TARGET_HEADER, Family, RuleValue, family_of, is_prefix, is_verdict,
     is_verdict_name, target_offset, xt_counters, xt_entry_match,
 )
 from .plugins cimport (
@@ -18,9 +19,6 @@ from .plugins cimport (
 )
 from .._core import split_entry, standard_target
 from ..errors import ParameterError
-
-cdef extern from "<string.h>" nogil:
-    size_t strnlen(const char *text, size_t limit)
 
 # --------------------------------------------------------------- comparing
 

@@ -11,9 +11,10 @@ from libc.stdio cimport sscanf
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strcmp, strlen
 
+from .._linux cimport strnlen, strtok_r
 from .._core cimport (
-    NFLOG_LONG_SIZE, NFPROTO_IPV4, STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_long_nflog, is_verdict_name,
-    os_decode, room_for, strnlen, xt_counters,
+    NFLOG_LONG_SIZE, NFPROTO_IPV4, STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_long_nflog,
+    is_verdict_name, os_decode, room_for, xt_counters,
 )
 from .options cimport (
     APPEND, CHECK, DELETE, INSERT, NAME_ROOM, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE, WITH_RULE, Spec, flags_of,
@@ -25,9 +26,6 @@ from .plugins cimport (
 from .specification cimport check_length, free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
 from .words cimport MOST_WORDS, add, clear, make_room, split
 from ..errors import ParameterError
-
-cdef extern from "<string.h>" nogil:
-    char *strtok_r(char *text, const char *delimiters, char **rest)
 
 # ----------------------------------------------------------------------- programs
 

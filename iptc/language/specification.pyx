@@ -13,10 +13,13 @@ from libc.stdint cimport uint16_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strchr, strcmp, strlen
 
+from .._linux cimport (
+    AF_INET, AF_INET6, IFNAMSIZ, in6_addr, in_addr, inet_pton, isspace, strnlen, strtol, strtoull, tolower,
+)
 from .._core cimport (
-    AF_INET, AF_INET6, IFNAMSIZ, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_PROTO, IPT_INV_SRCIP, NFPROTO_IPV4,
-    STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, RuleValue, c_text, family_of, in6_addr, in_addr, inet_pton,
-    is_verdict_name, mark_verdict, os_decode, strnlen, xt_counters, xt_entry_match,
+    IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_PROTO, IPT_INV_SRCIP, NFPROTO_IPV4, STANDARD_SIZE,
+    XT_EXTENSION_MAXNAMELEN, Family, RuleValue, c_text, family_of, is_verdict_name, mark_verdict, os_decode,
+    xt_counters, xt_entry_match,
 )
 from .options cimport (
     APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, ENDED, ENTRY_ROOM, FLUSH, INSERT, LIST, LIST_RULES, MOST_PARTS, NAME_ROOM, NEW_CHAIN, NO_OPTION,
@@ -34,18 +37,10 @@ from .words cimport add, add_copy, clear, make_room, split
 from .words import split_words
 from ..errors import ParameterError, ParameterTypeError
 
-cdef extern from "<ctype.h>" nogil:
-    int isspace(int c)
-    int tolower(int c)
-
 cdef extern from "shim.h" nogil:
     # where getopt leaves what an old parser looks at
     char *getopt_value "optarg"
     int getopt_index "optind"
-
-cdef extern from "<stdlib.h>" nogil:
-    unsigned long long strtoull(const char *text, char **end, int base)
-    long strtol(const char *text, char **end, int base)
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL

@@ -6,27 +6,22 @@ Neither touches libiptc or libxtables. Every offset is checked: nothing is read 
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc cimport errno as c_errno
 from libc.errno cimport EAGAIN, EEXIST, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
 from libc.stdint cimport int32_t, uint16_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strerror, strlen
 from posix.unistd cimport close
 
+from .._linux cimport AF_INET, AF_INET6, IPPROTO_RAW, SOCK_CLOEXEC, SOCK_RAW, errno_now, getsockopt, socklen_t, strnlen
 from .._core cimport (
-    AF_INET, AF_INET6, IPPROTO_RAW, NF_INET_NUMHOOKS, NFPROTO_IPV4, SOCK_CLOEXEC, SOCK_RAW, STANDARD_SIZE, TARGET_HEADER,
-    NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, XT_RETURN, Family, c_text, family_of, getsockopt, ipt_get_entries, ipt_getinfo, is_long_nflog,
-    mark_verdict, next_offset, os_decode, os_encode, payloads_ok, room_for, socket, socklen_t, target_offset, xt_entry_match,
+    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, XT_RETURN,
+    Family, c_text, family_of, ipt_get_entries, ipt_getinfo, is_long_nflog, mark_verdict, next_offset, os_decode,
+    os_encode, payloads_ok, room_for, target_offset, xt_entry_match,
 )
-from .._counts cimport (
-    FELL, HAD_COUNTED, Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish, place_slots,
-)
+from .._counts cimport FELL, Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish, place_slots
 from .._netns cimport Held, Namespace, cookie_of_socket, held_close, held_is_ours, held_set, socket_in
 from .._core import HOOKS
 from ..errors import Conflict, KernelError, ParameterError, TransactionError, kernel_error
-
-cdef extern from "<string.h>" nogil:
-    size_t strnlen(const char *text, size_t limit)
 
 cdef enum:
     ERROR_SIZE = 64
@@ -67,9 +62,9 @@ cdef int _get_info(Family *family, int fd, const char *table, ipt_getinfo *info)
         memcpy(info.name, table, strlen(table))
         if getsockopt(fd, family.level, family.so_get_info, info, &length) == 0:
             return 0
-        if c_errno.errno != EEXIST:      # EEXIST: the table was not there, and somebody else created it while we did
+        if errno_now != EEXIST:      # EEXIST: the table was not there, and somebody else created it while we did
             break
-    return c_errno.errno
+    return errno_now
 
 
 cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Buffer *buffer) noexcept nogil:
@@ -92,8 +87,8 @@ cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Bu
         length = ENTRIES_HEAD + info.size
         if getsockopt(fd, family.level, family.so_get_entries, request, &length) == 0:
             return 0
-        if c_errno.errno != EAGAIN:      # EAGAIN: the table changed its size between the two calls
-            return c_errno.errno
+        if errno_now != EAGAIN:      # EAGAIN: the table changed its size between the two calls
+            return errno_now
     return EAGAIN
 
 

@@ -8,7 +8,6 @@ from .._core cimport Family, xt_counters
 from .._rope cimport Rope
 
 cdef extern from "shim.h" nogil:
-    int setsockopt(int fd, int level, int option, const void *value, unsigned int length)
 
     struct ipt_replace:
         char name[32]

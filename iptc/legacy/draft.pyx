@@ -7,13 +7,13 @@ and adding is what the kernel does.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc cimport errno as c_errno
 from libc.errno cimport E2BIG, EBADF, EEXIST, EINVAL, EMLINK, ENOENT, ENOMEM, ENOTEMPTY
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 from posix.unistd cimport close
 
+from .._linux cimport errno_now, setsockopt
 from .blob cimport ENTRIES_HEAD, TableBlob, give_back, open_socket, stored, take_buffer
 from .._core cimport (
     NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, family_of, is_verdict, next_offset,
@@ -504,7 +504,7 @@ cdef class Draft:
         cdef AddCounters *add = <AddCounters *> self.added
         cdef uint32_t i
         if not self._replace(<Replace *> self.request):
-            return c_errno.errno
+            return errno_now
         for i in range((<Replace *> self.request).num_entries):
             add.counters[i] = self.origins[i].base
             if self.origins[i].place != NOWHERE:
@@ -543,7 +543,7 @@ cdef class Draft:
         cdef const xt_counters *given = (<AddCounters *> self.added).counters
         cdef uint32_t i, place
         if not self._replace(request):
-            return c_errno.errno
+            return errno_now
         memcpy(add.counters, self.last, request.num_entries * sizeof(xt_counters))
         for i in range(request.num_counters):
             place = self.origins[i].place
@@ -573,7 +573,7 @@ cdef class Draft:
             if setsockopt(self.fd, self.family.level, self.family.so_set_add_counters, add,
                           sizeof(AddCounters) + entries * sizeof(xt_counters)) == 0:
                 return 0
-        return c_errno.errno
+        return errno_now
 
     cdef object _refusal(self, int failed, str what):
         """The exception for what `send` or `undo` returned."""

@@ -9,12 +9,12 @@ libiptc loses two things that a draft keeps: a commit zeroes the counters of the
 replaced is not given back exactly.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc cimport errno as c_errno
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EBADF, ENOENT
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
+from .._linux cimport errno_now
 from .._core cimport (
     NFPROTO_IPV4, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN, Family, family_of, next_offset, os_decode, payloads_ok, target_offset, xt_counters,
 )
@@ -152,7 +152,7 @@ cdef struct Opening:
 cdef void _init(void *context) noexcept nogil:
     cdef Opening *opening = <Opening *> context
     opening.handle = opening.functions.init(opening.table)
-    opening.failed = c_errno.errno
+    opening.failed = errno_now
 
 
 cdef class Handle:
@@ -232,7 +232,7 @@ cdef class Handle:
 
     cdef int _done(self, int done) except -1:
         """Raise what libiptc says where *done*, its answer, is "no"."""
-        cdef int failed = c_errno.errno
+        cdef int failed = errno_now
         if not done:
             raise OSError(failed, self.functions.strerror(failed).decode("utf-8", "replace"))
         self.changed = True
@@ -343,7 +343,7 @@ cdef class Handle:
             return
         with nogil:
             done = self.functions.commit(handle)
-            failed = c_errno.errno
+            failed = errno_now
         if not done:
             raise kernel_error("can't commit", failed, self.functions.strerror(failed).decode("utf-8", "replace"))
         if made is not None:

@@ -8,9 +8,8 @@ from libc.errno cimport E2BIG, EEXIST, EINVAL, EMLINK, ENOENT, ENOTEMPTY
 from libc.stdint cimport int32_t, uint16_t, uint32_t
 from libc.string cimport memcmp, strcmp
 
-from .._core cimport (
-    IFNAMSIZ, NF_INET_NUMHOOKS, Family, next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
-)
+from .._linux cimport IFNAMSIZ
+from .._core cimport NF_INET_NUMHOOKS, Family, next_offset, os_decode, target_offset, xt_counters, xt_entry_match
 from .blob cimport shorten
 from .draft cimport (
     EXTENSION, FALL_THROUGH, NOWHERE, VERDICT, Draft, DraftChain, RuleRow,

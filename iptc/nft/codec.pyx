@@ -6,11 +6,12 @@ none of them can stand for is opaque: its target is named `nft` and holds the ru
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.errno cimport ENOMEM
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strcmp, strlen
 
+from .._linux cimport htobe64, strnlen
 from .._core cimport (
     TARGET_HEADER, Family, family_of, is_verdict, next_offset, payloads_ok, target_offset, xt_counters, xt_entry_match,
 )
@@ -19,9 +20,7 @@ from .._netlink cimport (
     NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket, Writer, attribute_be64, attribute_next, attribute_scan,
     attribute_text, message_next, message_scan, nest, nest_end, put_be64, writer_reserve,
 )
-from .expressions cimport (
-    Fields, Open, expression_begin, expression_end, expression_next, field_be64,
-)
+from .expressions cimport Fields, Open, expression_begin, expression_end, expression_next
 from .parts cimport (
     ENTRY_MOST, Reading, add_target, count_transports, has_range, put_base, put_compat_protocol, put_matches, put_target, read_expressions,
     reading_begin,
@@ -29,14 +28,6 @@ from .parts cimport (
 from ..language.printing cimport marks_any_protocol
 from ..language.plugins cimport prints_by_mask, reads_compat_only
 from ..errors import ParameterError, Unsupported
-
-cdef extern from * nogil:
-    """
-    #include <endian.h>
-    #include <string.h>
-    """
-    uint64_t htobe64(uint64_t number)
-    size_t strnlen(const char *text, size_t limit)
 
 cdef enum:
     ATTRIBUTE_HEAD = 4

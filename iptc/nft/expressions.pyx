@@ -6,21 +6,11 @@ Nothing here knows of rules. A function that reads says False where an expressio
 
 from libc.string cimport memcpy, memset
 
-from .._core cimport IFNAMSIZ
+from .._linux cimport IFNAMSIZ, htobe32, htobe64, htons
 from .._netlink cimport (
     NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, Attribute, Writer, attribute_next, attribute_scan, nest, nest_end,
     put, put_be32, put_text,
 )
-
-cdef extern from * nogil:
-    """
-    #include <arpa/inet.h>
-    #include <endian.h>
-    """
-    uint16_t htons(uint16_t number)
-    uint32_t htobe32(uint32_t number)
-    uint64_t htobe64(uint64_t number)
-
 
 cdef Open expression_begin(Writer *writer, const char *name) noexcept nogil:
     """Begin an expression, which `_end` ends."""

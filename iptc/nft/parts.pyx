@@ -8,10 +8,12 @@ reads says False where no entry can say the same.
 from libc.stdint cimport UINT32_MAX, int32_t
 from libc.string cimport memcmp, memcpy, memset, strcmp, strlen
 
+from .._linux cimport IFNAMSIZ, SIOCGIFNAME, htons, if_indextoname, ifreq, ioctl, strnlen
 from .._core cimport (
-    IFNAMSIZ, IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN,
-    is_long_nflog, is_verdict, is_verdict_name, mark_verdict, target_offset, xt_entry_match,
+    IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
+    IPT_INV_VIA_OUT, NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER,
+    XT_EXTENSION_MAXNAMELEN, is_long_nflog, is_verdict, is_verdict_name, mark_verdict, target_offset,
+    xt_entry_match,
 )
 from .._netlink cimport (
     NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_RULE_COMPAT, attribute_scan, attribute_text, nest, nest_end, put, put_be32, put_be64, put_text,
@@ -30,23 +32,6 @@ from .expressions cimport (
     expression_next, field_be16, field_be32, field_be64, field_data, fields_read, load_masked, load_meta, load_payload,
     put_cmp, put_data, put_mask, put_meta, put_payload, register_load, register_of, register_settled,
 )
-
-cdef extern from * nogil:
-    """
-    #include <arpa/inet.h>
-    #include <net/if.h>
-    #include <string.h>
-    #include <sys/ioctl.h>
-    """
-    enum:
-        SIOCGIFNAME
-    struct ifreq:
-        char ifr_name[16]
-        int ifr_ifindex
-    int ioctl(int fd, unsigned long request, ifreq *interface)
-    uint16_t htons(uint16_t number)
-    char *if_indextoname(unsigned int index, char *name)
-    size_t strnlen(const char *text, size_t limit)
 
 cdef enum:
     INTERFACE_INDEX = 4

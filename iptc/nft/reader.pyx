@@ -11,6 +11,10 @@ from libc.stdint cimport int32_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcpy, memset, strcmp, strlen
 
+from .._linux cimport (
+    CPU_COUNT, SIG_SETMASK, cpu_set_t, pthread_create, pthread_join, pthread_sigmask, pthread_t, sched_getaffinity,
+    sigfillset, sigset_t,
+)
 from .._counts cimport Counts, Digest, digest_absorb, digest_begin, digest_finish
 from .._core cimport c_text, family_of, os_decode
 from .._netlink cimport (
@@ -26,26 +30,6 @@ from .._netns cimport Namespace
 from .._core import HOOKS
 from .codec import decode_rules
 from ..errors import Conflict, KernelError, TransactionError, kernel_error
-
-cdef extern from * nogil:
-    """
-    #include <pthread.h>
-    #include <sched.h>
-    #include <signal.h>
-    """
-    ctypedef unsigned long pthread_t
-    ctypedef struct sigset_t:
-        pass
-    ctypedef struct cpu_set_t:
-        pass
-    enum:
-        SIG_SETMASK
-    int pthread_create(pthread_t *thread, const void *attributes, void *(*work)(void *) noexcept nogil, void *context)
-    int pthread_join(pthread_t thread, void **answer)
-    int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
-    int sigfillset(sigset_t *mask)
-    int sched_getaffinity(int pid, size_t size, cpu_set_t *cores)
-    int CPU_COUNT(const cpu_set_t *cores)
 
 cdef enum:
     GENERAL_HEAD = 20            # struct nlmsghdr and struct nfgenmsg
