@@ -225,8 +225,10 @@ def test_what_we_wrote_reads_as_it_was_meant(filled, compat):
     write_all(filled, compat)
     for (table, chain), known in filled.specs.items():
         for spec, entry in zip(known, filled.read(table, chain)):
-            meant = filled.entry(spec.text) if compat else filled.stored(spec.text)
-            assert printing.compare_key(filled.nfproto, entry) == printing.compare_key(filled.nfproto, codec.stored(filled.nfproto, meant)), (spec, filled.text('', entry))
+            # matches stay as they are in the older form, so nothing but the mark that no text shows is lost: ip6's of `-p all`
+            meant = filled.entry(re.sub("-p (all|0) ", "", spec.text)) if compat else filled.stored(spec.text)
+            key, wanted = (printing.compare_key(filled.nfproto, one) for one in (entry, meant))
+            assert key == wanted, (spec, filled.text("", entry))
             assert counters_of(filled.nfproto, entry) == counters_of(filled.nfproto, meant)
 
 
