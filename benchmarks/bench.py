@@ -26,6 +26,7 @@ from harness import (
 )
 from nftables import measure_nft
 from report import Table, micro, number, plot, ratio
+from plans import measure_plans
 from slopes import measure_slopes
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
@@ -460,6 +461,7 @@ MEASURES = {
     "rulesets": measure_rulesets,
     "nft": measure_nft,
     "slopes": measure_slopes,
+    "plans": measure_plans,
 }
 
 

@@ -533,6 +533,13 @@ cdef class Socket:
 
     def zero_rule(self, int nfproto, bytes table not None, bytes chain not None, uint64_t handle):
         """Set the counters of one rule to zero, at once and not as part of a batch; Linux 6.2 and later can."""
+        self._ask_for_rule(NFT_MSG_GETRULE_RESET, nfproto, table, chain, handle)
+
+    def get_rule(self, int nfproto, bytes table not None, bytes chain not None, uint64_t handle):
+        """Return the message of one rule; `NotFound` if it is not there."""
+        return self._ask_for_rule(NFT_MSG_GETRULE, nfproto, table, chain, handle)
+
+    def _ask_for_rule(self, int kind, int nfproto, bytes table, bytes chain, uint64_t handle):
         cdef Writer question
         memset(&question, 0, sizeof(question))
         try:
@@ -541,7 +548,7 @@ cdef class Socket:
             put_be64(&question, NFTA_RULE_HANDLE, handle)
             if question.failed:
                 raise MemoryError
-            self.get(NFT_MSG_GETRULE_RESET, nfproto, question.memory[:question.length])
+            return self.get(kind, nfproto, question.memory[:question.length])
         finally:
             free(question.memory)
 

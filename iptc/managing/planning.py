@@ -10,6 +10,7 @@ from ..errors import Conflict, NotFound, ParameterTypeError, kernel_error
 from ..language import printing
 from ..model.edits import check_new_name
 from ..namespace import Place
+from ..nft.sockets import sockets_of
 from . import numbering
 from .difference import Difference, diff_tables
 from .value import Ruleset, ip_version, jump_of, plain_table, read_live
@@ -62,6 +63,8 @@ class Plan:
         self.kept = []
         self.reworks = []
         self.exact = exact
+        # held, so that its socket is not closed between reading and sending: the kernel would wait for what was deleted
+        self._sockets = sockets_of(place.cookie) if live.backend == "nft" else None
         found = []
         for table in target.tables:
             if scope.may_cover(table.name):
@@ -292,7 +295,7 @@ class _Rework:
 
     def _plan_messages(self, handle, chain):
         """The rules of *chain* one by one, from the last to the first: what stands before keeps its number."""
-        current = handle.current(chain.name) if chain.moved else ()
+        current = handle.current(chain.name, list(chain.moved.values())) if chain.moved else {}
         for start, end, new_start, new_end in reversed(chain.hunks):
             at, run_end = end, new_end
             for position in [*reversed(range(new_start, new_end)), None]:

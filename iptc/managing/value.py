@@ -2,7 +2,7 @@
 
 import errno
 
-from .. import _core, _netlink, backends, state
+from .. import _core, backends, state
 from ..errors import Conflict, KernelError, ParameterError, ParameterTypeError, kernel_error
 from ..language import printing
 from ..legacy import blob
@@ -11,6 +11,7 @@ from ..model.restoring import Restore, pieces, programs
 from ..model.views import ChainView, View
 from ..namespace import Place
 from ..nft import codec, reader
+from ..nft.sockets import sockets_of
 from ..rule import Rule, Rule6
 
 _ATTEMPTS = 1024
@@ -389,8 +390,7 @@ def _read_legacy(nfproto, name, place):
 
 def _read_nft(families, place, tables):
     """All tables of one moment: read again where the ruleset changes meanwhile."""
-    with place.open() as there, _netlink.Socket(there) as socket:
-        place.check(socket.cookie(there))
+    with sockets_of(place.cookie).lend(place) as socket, place.open() as there:
         for _ in range(_ATTEMPTS):
             generation = socket.generation()
             found = []

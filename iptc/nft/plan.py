@@ -14,7 +14,7 @@ from .reader import BUILTIN_CHAINS, NftScan
 from .restore import append_run
 
 _FEW = 8
-"""So many chains are asked for by name; for more of them all are listed."""
+"""So many chains or rules are asked for by name; for more of them all are listed."""
 
 _NEW = -1
 """The handle of a chain that the batch makes."""
@@ -177,9 +177,15 @@ class TablePlan:
         if chain.rules is None:
             chain.load(list(handles))
 
-    def current(self, name):
-        """The rules of chain *name* that the kernel has, as bytes with their counters."""
-        return self._entries(name)
+    def current(self, name, positions):
+        """{position: rule} of the rules at *positions* of chain *name*, as the kernel has them now: bytes with their counters."""
+        if len(positions) > _FEW:
+            entries = self._entries(name)
+            return {position: entries[position] for position in positions}
+        chain = self._chain(name)
+        messages = {position: self._socket.get_rule(self.nfproto, self._label, chain.label, self._loaded(chain)[position])
+                    for position in positions}  # fmt: skip
+        return {position: entries_of(self.nfproto, message, self._socket)[0] for position, message in messages.items()}
 
     def lacks(self, name):
         """Whether there is no chain of that name, with what the batch does so far."""
