@@ -10,7 +10,11 @@ import threading
 import pytest
 import rulesets
 from conftest import enter_new_namespace, forget_tables, tables_of
+from grammar import rules
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rulesets import generator
+from test_grammar import NOT_FROM_ZERO, appended, relaxed
 
 import iptc
 from iptc.managing import numbering
@@ -278,6 +282,26 @@ def test_random_pairs(host, ipv6, number):
     dice = random.Random(number)
     for _ in range(1 if STRESS else 2):
         check_pair(host, *pair(dice, ipv6), ipv6)
+
+
+@pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
+@given(data=st.data())
+@settings(relaxed, max_examples=40 if STRESS else 3)
+def test_rules_of_the_grammar(prepared, ipv6, data):
+    """Whatever iptables takes: what it saves is what is there, and any order and choice of it is reached."""
+    made = data.draw(st.lists(rules(ipv6), min_size=20, max_size=40))
+    appended(prepared, ipv6, [text for text in made if prepared.backend == "legacy" or not NOT_FROM_ZERO.search(text)])
+    saved = uncounted(prepared.save(ipv6, table="filter"))
+    assert not iptc.plan("\n".join([*saved, ""]), ipv6=ipv6)
+    own = [line for line in saved if line.startswith("-A INPUT")]
+    chosen = data.draw(st.permutations(own[: len(own) // 2] + own[-3:])) + own[len(own) // 2 :]
+    wanted = [line for line in saved[:-1] if line not in own]
+    place = next((place for place, line in enumerate(wanted) if line.startswith("-A")), len(wanted))
+    wanted[place:place] = chosen
+    iptc.apply("\n".join([*wanted, "COMMIT", ""]), ipv6=ipv6)
+    assert uncounted(prepared.save(ipv6, table="filter")) == [*wanted, "COMMIT"]
+    assert not iptc.plan("\n".join([*wanted, "COMMIT", ""]), ipv6=ipv6)
+    prepared.iptables("-F INPUT", ipv6=ipv6)
 
 
 @pytest.mark.parametrize("name", ["docker", "libvirt", "ufw", "fail2ban"])
