@@ -82,6 +82,12 @@ def test_both_families_in_one_text(host):
     assert list(iptc.Ruleset.read(EMPTY)) == [(4, "filter")] and list(iptc.Ruleset.read(EMPTY, ipv6=True)) == [(6, "filter")]
     with pytest.raises(iptc.ParameterError, match="# IPv6"):
         iptc.Ruleset.read("# IPv4\n" + EMPTY, ipv6=True)
+    with pytest.raises(iptc.ParameterError, match="second"):
+        iptc.Ruleset.read("# IPv4\n# IPv6\n# IPv4\n" + EMPTY)
+    with pytest.raises(iptc.ParameterError, match="before the first"):
+        iptc.Ruleset.read(EMPTY + "# IPv4\n" + EMPTY)
+    # the order is that of the text
+    assert list(iptc.Ruleset.read("# a comment\n\n# IPv6\n" + EMPTY + "# IPv4\n" + EMPTY)) == [(6, "filter"), (4, "filter")]
 
 
 @pytest.mark.parametrize("text, line", [

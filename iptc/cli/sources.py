@@ -6,6 +6,7 @@ import sys
 import time
 
 from ..errors import IPTCError
+from ..model import restoring
 from .arguments import add_wait
 from .both import Both
 from .output import put

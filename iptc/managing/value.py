@@ -330,9 +330,13 @@ def parse(text, ipv6, side, only=None):
 def parts_of(text, ipv6=None):
     """[(family, text)] of the parts of *text* (bytes); lines keep their numbers. Without headings it is one part."""
     lines = text.split(b"\n")
-    places = sorted((lines.index(heading), nfproto) for nfproto, heading in _HEADINGS.items() if heading in lines)
+    places = [(place, nfproto) for place, line in enumerate(lines) for nfproto, heading in _HEADINGS.items() if line == heading]
     if not places:
         return [(families_of(bool(ipv6))[0], text)]
+    if any(line.strip() and not line.startswith(b"#") for line in lines[: places[0][0]]):
+        raise ParameterError("there are rules before the first line `# IPv4' or `# IPv6'")
+    if len(places) > len({nfproto for _, nfproto in places}):
+        raise ParameterError("there is a second line `# IPv4' or `# IPv6'")
     found = []
     for (start, nfproto), end in zip(places, [*(start for start, _ in places[1:]), None]):
         if ipv6 is None or nfproto in families_of(ipv6):
