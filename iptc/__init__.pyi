@@ -1,6 +1,5 @@
 """The public names for type checkers, which take the empty `__all__` of python-iptables at its word."""
 
-from . import counters as counters
 from . import easy as easy
 from . import errors as errors
 from . import ip4tc as ip4tc
@@ -8,21 +7,30 @@ from . import ip6tc as ip6tc
 from . import util as util
 from . import version as version
 from . import xtables as xtables
+from ._core import Counters as Counters
 from .backends import backend as backend
+from .chain import Chain as Chain
+from .counters import ChainCounters as ChainCounters
 from .counters import CounterReader as CounterReader
+from .counters import Delta as Delta
+from .counters import RuleInfo as RuleInfo
 from .counters import Snapshot as Snapshot
 from .errors import AccessDenied as AccessDenied
 from .errors import Conflict as Conflict
 from .errors import IPTCError as IPTCError
 from .errors import KernelError as KernelError
 from .errors import LockTimeout as LockTimeout
+from .errors import Missing as Missing
 from .errors import NotFound as NotFound
+from .errors import OutOfMemory as OutOfMemory
 from .errors import ParameterError as ParameterError
+from .errors import ParameterTypeError as ParameterTypeError
 from .errors import PartialCommit as PartialCommit
 from .errors import RolledBack as RolledBack
 from .errors import TransactionError as TransactionError
 from .errors import Unsupported as Unsupported
 from .errors import XTablesError as XTablesError
+from .language.plugins import XTablesWarning as XTablesWarning
 from .managing.difference import Change as Change
 from .managing.difference import Difference as Difference
 from .managing.difference import diff as diff
@@ -37,11 +45,15 @@ from .rule import Policy as Policy
 from .rule import Rule as Rule
 from .rule import Rule6 as Rule6
 from .rule import Target as Target
+from .ruleset import check as check
 from .ruleset import restore as restore
 from .ruleset import save as save
-from .table import Chain as Chain
 from .table import Table as Table
 from .table import Table6 as Table6
 from .table import is_table6_available as is_table6_available
 from .table import is_table_available as is_table_available
+from .transactions import Outcome as Outcome
+from .transactions import Transaction as Transaction
 from .transactions import transaction as transaction
+
+__version__: str

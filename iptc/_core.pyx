@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_FromObject
 from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strlen, strspn
 
-from operator import index
+from operator import index, itemgetter
 
 from ._linux cimport (
     AF_INET, AF_INET6, IFNAMSIZ, IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SO_NETNS_COOKIE, getsockopt, in6_addr,
@@ -119,6 +119,34 @@ def chain_label(name):
     if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN:
         raise ParameterError(f"chain name `{name}' too long (must be under {XT_EXTENSION_MAXNAMELEN} chars)")
     return text
+
+# ------------------------------------------------------------------ the counters
+
+class Counters(tuple):
+    """(packets, bytes): what was counted, a named tuple that prints as a plain one."""
+
+    __slots__ = ()
+    _fields = __match_args__ = ("packets", "bytes")
+
+    def __new__(cls, packets, bytes):
+        return tuple.__new__(cls, (packets, bytes))
+
+    @classmethod
+    def _make(cls, iterable):
+        return cls(*iterable)
+
+    def _asdict(self):
+        return {"packets": self[0], "bytes": self[1]}
+
+    def _replace(self, **changes):
+        return type(self)(**{**self._asdict(), **changes})
+
+    def __getnewargs__(self):
+        return tuple(self)
+
+    packets = property(itemgetter(0), doc="How many packets.")
+    bytes = property(itemgetter(1), doc="How many bytes they had.")
+
 
 # ------------------------------------------------------------------ the rule
 
@@ -484,9 +512,9 @@ cdef class RuleValue:
     # counters
 
     def get_counters(self):
-        """Return (packets, bytes) as they were when the rule was read, or as set."""
+        """Return the `Counters` as they were when the rule was read, or as set."""
         cdef xt_counters *counters = <xt_counters *> (self._head() + self.family.counters)
-        return counters.pcnt, counters.bcnt
+        return Counters(counters.pcnt, counters.bcnt)
 
     def set_counters(self, counters):
         """Set the (packets, bytes) that the rule starts with when it is written."""

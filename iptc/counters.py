@@ -15,6 +15,9 @@ from .lock import mutex
 from .rule import Rule, Rule6
 
 
+_named = _core.Counters._make
+
+
 def _nothing():
     """Stands for a weak reference to nothing."""
 
@@ -199,7 +202,10 @@ class RuleInfo:
 
 
 class ChainCounters:
-    """The counters of one chain in a snapshot: a sequence of (packets, bytes), one for each rule."""
+    """The counters of one chain in a snapshot: a sequence of (packets, bytes), one for each rule.
+
+    Indexing and `sum()` give `Counters`, with names; a loop gives plain tuples, which is faster.
+    """
 
     __slots__ = ("_counts", "name", "policy", "policy_counters", "slots")
 
@@ -221,8 +227,8 @@ class ChainCounters:
         return self._counts.bytes(self.slots.start, self.slots.stop)
 
     def sum(self):
-        """(packets, bytes) over the rules of the chain; the kernel keeps no counters of user chains."""
-        return self._counts.sum(self.slots.start, self.slots.stop)
+        """The `Counters` of all rules of the chain together; the kernel keeps none of user chains themselves."""
+        return _named(self._counts.sum(self.slots.start, self.slots.stop))
 
     def __len__(self):
         return len(self.slots)
@@ -235,7 +241,7 @@ class ChainCounters:
         if isinstance(slots, range):
             pairs = self._counts.pairs(self.slots.start, self.slots.stop)
             return pairs[index]
-        return self._counts.pairs(slots, slots + 1)[0]
+        return _named(self._counts.pairs(slots, slots + 1)[0])
 
     def __repr__(self):
         return f"<{self.name} {self.policy or '-'} {len(self)} rules>"
@@ -262,7 +268,7 @@ class _PerRule:
         if isinstance(key, slice):
             return self._counts.pairs(0, self._counts.rules)[key]
         slot = range(self._counts.rules)[key]
-        return self._counts.pairs(slot, slot + 1)[0]
+        return _named(self._counts.pairs(slot, slot + 1)[0])
 
     def __len__(self):
         return self._counts.rules
@@ -274,7 +280,7 @@ class _PerRule:
 class Snapshot(_PerRule):
     """The counters of a table at one moment. Does not change; a sequence of (packets, bytes), one slot a rule.
 
-    Slots are in the kernel's order. `generation` is the same for the same ruleset, and differs when rules, chains or
+    Slots are in the kernel's order. Indexing gives `Counters`, a loop plain tuples. `generation` is the same for the same ruleset, and differs when rules, chains or
     policies do. `time` is (monotonic, wall clock) in seconds. `snapshot["INPUT"]` is the `ChainCounters` of a chain. It pickles.
     """
 
@@ -301,7 +307,7 @@ class Snapshot(_PerRule):
         if self._chains is None:
             policies = iter(self._policies)
             self._chains = [
-                ChainCounters(self._counts, name, policy, None if policy is None else next(policies), range(first, end))
+                ChainCounters(self._counts, name, policy, None if policy is None else _named(next(policies)), range(first, end))
                 for name, policy, first, end in self._layout.chains
             ]
         return self._chains[:]

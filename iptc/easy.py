@@ -351,7 +351,7 @@ def decode_iptc_rule(iptc_rule, ipv6=False):
             decoded["target"] = {target.name: parameters}
         else:
             decoded["target"] = target.name
-    decoded["counters"] = rule.counters
+    decoded["counters"] = tuple(rule.counters)
     return decoded
 
 

@@ -38,7 +38,7 @@ class KernelError(IPTCError, OSError):
         return type(self), (self.message, self.errno, self.strerror), self.__dict__
 
 
-class NotFound(KernelError, LookupError):
+class NotFound(KernelError, KeyError):
     """No such table, chain or rule."""
 
 

@@ -429,6 +429,14 @@ class Rule(_core.RuleValue):
 
     # the accessors of python-iptables
 
+    @property
+    def tables(self):
+        """The tables of the rule's family that can be opened here."""
+        # tables stand above rules, and are asked for by their public name
+        from iptc import Table, Table6
+
+        return (Table if self.nfproto == _core.IPV4 else Table6)._available()
+
     def get_src(self):
         """The same as `src`."""
         return self.src

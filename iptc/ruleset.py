@@ -5,7 +5,7 @@ from ._applied import telling
 from .errors import KernelError, ParameterTypeError
 from .language import printing
 from .lock import checked_lock_file, checked_wait
-from .model.restoring import AtCommit, Restore, programs
+from .model.restoring import AtCommit, Restore, one_source, programs
 from .model.saved import rule_line
 from .namespace import Place
 
@@ -24,18 +24,19 @@ def save(ipv6=False, counters=False, *, table=None, backend=None, netns=None):
 
 
 @telling
-def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
-            table=None, backend=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
+def restore(source=None, ipv6=False, counters=False, flush=True, test=False, *,
+            path=None, table=None, backend=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
     """Make the tables of a family what *source* says, as `iptables-restore`; return how many rules it has.
 
-    *source* is text (a string with a line break), a path or an open file, which is read in pieces. Each table is sent where its
-    `COMMIT` stands, so a mistake in a later one leaves those before it restored, and changes nothing of its own; with *test*
-    none is sent (`--test`). With *counters* the counters of the text are set (`-c`); without *flush* the rules that are there
-    stay (`--noflush`). Only *table* is restored, where one is named (`-T`). *backend*, *wait* and *lock_file* are as for `Table`.
+    *source* is text (a string with a line break), a path or an open file, which is read in pieces; *path*, in its stead, is always
+    a path. Each table is sent where its `COMMIT` stands, so a mistake in a later one leaves those before it restored, and changes
+    nothing of its own; with *test* none is sent (`--test`). With *counters* the counters of the text are set (`-c`); without *flush*
+    the rules that are there stay (`--noflush`). Only *table* is restored, where one is named (`-T`). *backend*, *wait* and *lock_file* are as for `Table`.
     progress(bytes) is called as the text is read.
 
     `ParameterError` or `KernelError` with the number of the line as `line`, and iptables' own message.
     """
+    source = one_source(source, path)
     given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
     for program in given.programs(source, counters, flush, progress):
@@ -47,13 +48,14 @@ def restore(source, ipv6=False, counters=False, flush=True, test=False, *,
     return rules
 
 
-def check(source, ipv6=False, counters=False, flush=True, *,
-          table=None, backend=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
+def check(source=None, ipv6=False, counters=False, flush=True, *,
+          path=None, table=None, backend=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
     """Find out whether `restore` could do *source*, with the same arguments; return how many rules it has.
 
     Beyond restore(test=True) the kernel is asked, in a network namespace of its own, for what it refuses only at COMMIT, where the
     right to make one is there (CAP_SYS_ADMIN).
     """
+    source = one_source(source, path)
     given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
     for program in given.programs(source, counters, flush, progress):

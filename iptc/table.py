@@ -1,11 +1,11 @@
-"""Table and Chain: python-iptables' documented faces of a table that is open."""
+"""Table: a table that is open, as python-iptables documents it."""
 
-import weakref
+import errno
 
 from . import _core, state
 from ._applied import telling_methods
-from .errors import KernelError, ParameterError, ParameterTypeError, TransactionError, is_absent
-from .language import extension
+from .chain import Chain, chain_name, checked_position
+from .errors import KernelError, ParameterError, ParameterTypeError, TransactionError, is_absent, kernel_error
 from .language.specification import refuse_meaningless
 from .lock import UNSET, checked_lock_file, checked_wait
 from .model import edits
@@ -13,195 +13,6 @@ from .model.views import Entry
 from .namespace import Place
 from .rule import Policy, Rule, Rule6
 from .transactions import Batch, Transaction
-
-
-@telling_methods
-class Chain:
-    """One chain of a table; the same object as long as somebody holds it. Making it neither creates nor checks it."""
-
-    _cache = weakref.WeakValueDictionary()
-
-    def __new__(cls, table, name):
-        if not isinstance(name, str):
-            raise ParameterTypeError(f"a chain name must be a string, not {type(name).__name__}")
-        key = (table, name)
-        chain = Chain._cache.get(key)
-        if chain is None:
-            chain = object.__new__(cls)
-            chain.table = table
-            chain.name = name
-            Chain._cache[key] = chain
-        return chain
-
-    def __getnewargs__(self):
-        return self.table, self.name
-
-    def __getstate__(self):
-        return None
-
-    def __repr__(self):
-        return f"<iptc.Chain {self.name} of {self.table!r}>"
-
-    def _get_rules(self):
-        """The rules, in order, each an own copy: a new list; [] where there is no such chain."""
-        chain = self.table._view().chains.get(self.name)
-        if chain is None:
-            return []
-        return _core.load_rules(self.table._rule_class, self.table._nfproto, chain.entries, self)
-
-    rules = property(_get_rules)
-
-    def append_rule(self, rule):
-        """Append *rule* (`iptables -A`)."""
-        self._edit_each(rule, edits.Append)
-
-    def insert_rule(self, rule, position=0):
-        """Insert *rule* before the one at *position*, which counts from 0 (`iptables -I`)."""
-        position = _position(position)
-        self._edit_each(rule, lambda name, entry: edits.Insert(name, entry, position))
-
-    def replace_rule(self, rule, position=0):
-        """Put *rule* in the place of the one at *position*, which counts from 0 (`iptables -R`)."""
-        position = _position(position)
-        if len(self._entries(rule)) > 1:
-            raise ParameterError("Replacement rule does not specify a unique address")
-        self._edit_each(rule, lambda name, entry: edits.Replace(name, entry, position))
-
-    def delete_rule(self, rule, missing_ok=False):
-        """Delete the first rule that is the same as *rule*, the order of matches included (`iptables -D`), and return True.
-
-        Where there is none: `NotFound`, or False with *missing_ok*.
-        """
-        nfproto = self.table._nfproto
-        return self._edit_each(
-            rule, lambda name, entry: edits.Delete(name, anchor=edits.first_like(nfproto, entry), missing_ok=missing_ok), adds=False)
-
-    def delete_rule_at(self, index):
-        """Delete the rule at *index*, which counts from 0 (`iptables -D CHAIN NUMBER`).
-
-        Where the table was read before, the rule that stood there is meant: `Conflict` if it is gone.
-        """
-        self.table._edit(edits.Delete(self.name, _position(index)))
-
-    def delete_rules(self, predicate=None, comment=None):
-        """Delete all rules with *comment*, or for which predicate(rule) is true, and return how many there were.
-
-        Both given, both must hold. *predicate* is called under the xtables lock, perhaps more than once for a rule.
-        """
-        if not callable(predicate) and (predicate is not None or comment is None):
-            raise ParameterTypeError("delete_rules takes a function of a rule, or comment=")
-        if comment is not None and not isinstance(comment, str):
-            raise ParameterTypeError(f"a comment must be a string, not {type(comment).__name__}")
-
-        def chosen(entry):
-            rule = self.table.create_rule(entry, self)
-            if comment is not None and not any(m.name == "comment" and m.comment == comment for m in rule.matches):
-                return False
-            return predicate is None or predicate(rule)
-
-        return self.table._edit(edits.DeleteRules(self.name, chosen))
-
-    def ensure_rule(self, rule, position=None):
-        """Append *rule*, or insert it at *position*, unless the chain has it already; return whether it was added.
-
-        That is decided under the xtables lock, on the table as it is then: processes that ensure the same rule add it once.
-        """
-        position = None if position is None else _position(position)
-        return self._edit_each(rule, lambda name, entry: edits.EnsureRule(name, entry, position))
-
-    def has_rule(self, rule):
-        """Whether there is the same rule, the order of matches included (`iptables -C`), as the table was last read; so does
-        `rule in chain`. At once, from the third question on."""
-        entries = self._entries(rule)
-        with self.table._state.lock:
-            chain = self.table._view().chains.get(self.name)
-            return chain is not None and all(chain.find(entry) is not None for entry in entries)
-
-    __contains__ = has_rule
-
-    def _find_rule(self, rule):
-        """(position, rule) of the first rule that is the same as *rule*, or None."""
-        (entry,) = self._entries(rule)
-        with self.table._state.lock:
-            chain = self.table._view().chains.get(self.name)
-            position = None if chain is None else chain.find(entry)
-            return None if position is None else (position, self.table.create_rule(chain.entry(position), self))
-
-    def _entries(self, rule):
-        """The bytes of *rule*, once it is whole and of this table's family: a list, of one entry for each pair of addresses."""
-        if not isinstance(rule, Rule) or rule.nfproto != self.table._nfproto:
-            raise ParameterTypeError(f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, "
-                                     f"not {type(rule).__name__}")  # fmt: skip
-        # nearly all rules have one address on a side, and building them is to be fast
-        entries = [extension.pack(rule, True)] if rule._networks is None else [extension.pack(one, True) for one in rule.expand()]
-        if entries[0] is None:
-            raise ParameterError("invalid rule")
-        return entries
-
-    def _edit_each(self, rule, operation, adds=True):
-        """Do operation(name of the chain, entry) for each entry of *rule*, together; whether any of them changed anything.
-
-        *adds*: it puts them into this chain.
-        """
-        entries = self._entries(rule)
-        for entry in entries if adds else ():
-            refuse_meaningless(self.table._nfproto, self.name, entry)
-        if len(entries) == 1:
-            return self.table._edit(operation(self.name, entries[0]))
-        with self.table._together():
-            return any([self.table._edit(operation(self.name, entry)) for entry in entries])
-
-    def flush(self):
-        """Delete all rules (`iptables -F CHAIN`)."""
-        self.table.flush_entries(self.name)
-
-    def rename(self, new_name):
-        """Give the chain another name (`iptables -E`); jumps to it follow."""
-        self.table.rename_chain(self, new_name)
-
-    def delete(self):
-        """Delete the chain (`iptables -X CHAIN`); it must be empty and nothing may jump to it."""
-        self.table.delete_chain(self.name)
-
-    def zero_counters(self):
-        """Set the counters of the policy and of all rules to zero (`iptables -Z CHAIN`)."""
-        self.table.zero_entries(self.name)
-
-    def get_counters(self):
-        """Return the (packets, bytes) of the policy, or None for a user chain, where the kernel keeps none."""
-        return self.table.get_policy(self.name)[1]
-
-    def get_policy(self):
-        """Return the `Policy`, or None for a user chain."""
-        return self.table.get_policy(self.name)[0]
-
-    def set_policy(self, policy, counters=None):
-        """Set the policy, a `Policy` or its name (`iptables -P`), and its (packets, bytes) if they are given."""
-        self.table.set_policy(self.name, policy, counters)
-
-    def is_builtin(self):
-        """Whether the chain is one of the kernel's own."""
-        return self.table.builtin_chain(self.name)
-
-    def get_target(self, rule):
-        """Return the verdict or the chain that *rule* jumps to as bytes, b"" for an extension."""
-        return self.table.get_target(self._entries(rule)[0])
-
-
-def _position(position):
-    if not isinstance(position, int) or isinstance(position, bool):
-        raise ParameterTypeError(f"a position must be an integer, not {type(position).__name__}")
-    if position < 0:
-        raise ParameterError(f"a position counts from 0, not {position}")
-    # libiptc counts in 32 bits, and says itself that this is too big
-    return min(position, 0xFFFFFFFF)
-
-
-def _chain_name(chain):
-    if isinstance(chain, Chain):
-        return chain.name
-    _core.chain_label(chain)
-    return chain
 
 
 @telling_methods
@@ -255,6 +66,11 @@ class Table:
             for setting, value in settings.items():
                 setattr(table, setting, value)
         return table
+
+    @classmethod
+    def _available(cls):
+        """The tables of the family that can be opened here."""
+        return [cls(name) for name in cls.ALL if _is_available(cls, name)]
 
     @classmethod
     def _forget_idle(cls, cookie):
@@ -311,7 +127,7 @@ class Table:
         """What is known of *chain*, rules aside, or None."""
         with self._state.lock:
             self._flush_pending()
-            return self._state.find_chain(_chain_name(chain))
+            return self._state.find_chain(chain_name(chain))
 
     def _flush_pending(self):
         """Edits gathered while autocommit was off go out with the first use after it was switched on."""
@@ -399,14 +215,15 @@ class Table:
             self._flush_pending()
             return self._state.save(counters)
 
-    def restore(self, source, counters=False, flush=True, test=False):
+    def restore(self, source=None, counters=False, flush=True, test=False, *, path=None):
         """Make the table what *source* says, as `iptables-restore -T TABLE`; return how many rules it has.
 
-        *source* is text, a path or a file; its other tables are passed over. With *counters* the counters of the text are
+        *source* is text, a path or a file, *path* always a path; its other tables are passed over. With *counters* the counters of the text are
         set (`-c`); without *flush* the rules that are there stay (`--noflush`); with *test* nothing is changed (`--test`).
         `ParameterError` or `KernelError` with the number of the line as `line`; nothing is changed then.
         """
         restoring = self._state.restoring
+        source = restoring.one_source(source, path)
         rules = []
         with self._state.lock:
             for program in restoring.programs(self._nfproto, source, counters, flush, self.name, lambda name: self.backend, self._rehearse):
@@ -437,8 +254,20 @@ class Table:
             return [Chain(self, chain.name) for chain in self._state.list_chains()]
 
     def is_chain(self, chain):
-        """Whether the table, as it was last read, has *chain*."""
+        """Whether the table, as it was last read, has *chain*; so does `chain in table`."""
         return self._find_chain(chain) is not None
+
+    __contains__ = is_chain
+
+    # what is indexed by names is not a sequence: a loop has to say whether it means names or chains
+    __iter__ = None
+
+    def __getitem__(self, chain):
+        """Return `Chain(table, chain)`; `NotFound`, which is a `KeyError`, where the table has no such chain."""
+        name = chain_name(chain)
+        if self._find_chain(name) is None:
+            raise kernel_error(f"can't find chain {name} in table {self.name}", errno.ENOENT, edits.NO_CHAIN)
+        return Chain(self, name)
 
     def builtin_chain(self, chain):
         """Whether *chain* is one of the kernel's own."""
@@ -447,7 +276,7 @@ class Table:
 
     def create_chain(self, chain):
         """Create a user chain (`iptables -N`) and return its `Chain`."""
-        name = _chain_name(chain)
+        name = chain_name(chain)
         edits.check_new_name(self._nfproto, name)
         self._edit(edits.CreateChain(name))
         return Chain(self, name)
@@ -462,19 +291,19 @@ class Table:
 
     def _own_chain_name(self, chain):
         """The name of *chain*, which is a builtin one or may be that of a user chain."""
-        name = _chain_name(chain)
+        name = chain_name(chain)
         if name not in _core.HOOKS:
             edits.check_new_name(self._nfproto, name)
         return name
 
     def delete_chain(self, chain):
         """Delete a user chain (`iptables -X`), which must be empty and without references."""
-        self._edit(edits.DeleteChain(_chain_name(chain)))
+        self._edit(edits.DeleteChain(chain_name(chain)))
 
     def rename_chain(self, chain, new_name):
         """Give *chain* another name (`iptables -E`)."""
-        name = _chain_name(chain)
-        new = _chain_name(new_name)
+        name = chain_name(chain)
+        new = chain_name(new_name)
         edits.check_new_name(self._nfproto, new)
         held = Chain(self, name)
         self._edit(edits.RenameChain(name, new))
@@ -484,15 +313,15 @@ class Table:
 
     def flush_entries(self, chain):
         """Delete all rules of *chain* (`iptables -F CHAIN`)."""
-        self._edit(edits.Flush(_chain_name(chain)))
+        self._edit(edits.Flush(chain_name(chain)))
 
     def zero_entries(self, chain):
         """Set all counters of *chain* to zero (`iptables -Z CHAIN`)."""
-        self._edit(edits.Zero(_chain_name(chain)))
+        self._edit(edits.Zero(chain_name(chain)))
 
     def get_policy(self, chain):
         """Return (`Policy`, (packets, bytes)) as they are now, or (None, None) for a user chain."""
-        name = _chain_name(chain)
+        name = chain_name(chain)
         with self._state.lock:
             found = self._find_chain(name)
             if found is None or found.policy is None:
@@ -500,7 +329,7 @@ class Table:
             if self.autocommit and not self._state.gathering:
                 self._state.forget()
                 found = self._find_chain(name)
-        return Policy(found.policy), found.counters
+        return Policy(found.policy), _core.Counters._make(found.counters)
 
     def set_policy(self, chain, policy, counters=None):
         """Set the policy of a builtin chain (`iptables -P`); its counters stay if none are given."""
@@ -512,36 +341,36 @@ class Table:
             probe = self._rule_class()
             probe.counters = counters
             counters = probe.counters
-        self._edit(edits.SetPolicy(_chain_name(chain), policy, counters))
+        self._edit(edits.SetPolicy(chain_name(chain), policy, counters))
 
     # entries as bytes
 
     def append_entry(self, chain, entry):
         """Append *entry* (bytes, as `Rule.rule`) to *chain*."""
-        self._edit(edits.Append(_chain_name(chain), self._fitting(chain, entry)))
+        self._edit(edits.Append(chain_name(chain), self._fitting(chain, entry)))
 
     def insert_entry(self, chain, entry, position):
         """Insert *entry* (bytes) into *chain* at *position*, which counts from 0."""
-        self._edit(edits.Insert(_chain_name(chain), self._fitting(chain, entry), _position(position)))
+        self._edit(edits.Insert(chain_name(chain), self._fitting(chain, entry), checked_position(position)))
 
     def replace_entry(self, chain, entry, position):
         """Put *entry* (bytes) in the place of the one at *position*."""
-        self._edit(edits.Replace(_chain_name(chain), self._fitting(chain, entry), _position(position)))
+        self._edit(edits.Replace(chain_name(chain), self._fitting(chain, entry), checked_position(position)))
 
     def delete_entry(self, chain, entry, mask=None):
         """Delete the first rule of *chain* that is the same as *entry* (bytes)."""
         anchor = edits.first_like(self._nfproto, self._rule_class(entry)._entry())
-        self._edit(edits.Delete(_chain_name(chain), anchor=anchor))
+        self._edit(edits.Delete(chain_name(chain), anchor=anchor))
 
     def _fitting(self, chain, entry):
         """*entry* as bytes that are known to be whole, and that may be in *chain*."""
         entry = self._rule_class(entry)._entry()
-        refuse_meaningless(self._nfproto, _chain_name(chain), entry)
+        refuse_meaningless(self._nfproto, chain_name(chain), entry)
         return entry
 
     def first_rule(self, chain):
         """Return the first entry of *chain* (bytes that `next_rule` takes), or None."""
-        return Entry.first(self._view().chains.get(_chain_name(chain)))
+        return Entry.first(self._view().chains.get(chain_name(chain)))
 
     def next_rule(self, prev_rule):
         """Return the entry behind *prev_rule*, or None."""
@@ -588,11 +417,3 @@ def is_table6_available(name):
     """Whether there is an IPv6 table *name* or it can be made here; remembered. Raises where it may not or cannot be read."""
     return _is_available(Table6, name)
 
-
-def _tables_of(rule):
-    cls = Table if rule.nfproto == _core.IPV4 else Table6
-    return [cls(name) for name in cls.ALL if _is_available(cls, name)]
-
-
-# tables stand above rules; python-iptables lets a rule name those of its family
-Rule.tables = property(_tables_of, doc="The tables of the rule's family that can be opened here.")

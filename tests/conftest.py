@@ -123,6 +123,7 @@ BOTH_BACKENDS = {
     "test_interrupts", "test_reentry",
     "test_bounds", "test_allocations", "test_half_made",
     "test_managing", "test_managing_cli", "test_managing_rollback",
+    "test_face",
 }  # fmt: skip
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 

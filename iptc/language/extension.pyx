@@ -1,6 +1,8 @@
 # cython: freethreading_compatible=False
 """The payload of one match or target: parameters in, bytes out, and back; and a rule's bytes put together from its parts."""
 
+import warnings
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject_GenericSetAttr
 from cpython.weakref cimport PyWeakref_NewRef
@@ -12,9 +14,10 @@ from .._core cimport (
     NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Base, RuleValue, c_text, family_of, is_verdict, xt_entry_match,
 )
 from .plugins cimport (
-    PAYLOAD_HEADER, XTOPT_INVERT, Names, Option, ParseCall, Plugin, begin_names, end_names, find, find_for_payload, look_up,
-    payload_room, read_saved, take_long_prefix, text_of, wants_check, xtables_match,
+    PAYLOAD_HEADER, XTOPT_INVERT, Names, Option, ParseCall, Plugin, begin_names, end_names, find, find_for_payload,
+    is_option, look_up, payload_room, read_saved, take_long_prefix, text_of, wants_check, xtables_match,
 )
+from .plugins import XTablesWarning
 from ..errors import ParameterError, ParameterTypeError, XTablesError
 
 # ------------------------------------------------------------------- extensions
@@ -527,7 +530,10 @@ cdef class Extension:
     def __getattr__(self, str name):
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return self.save(name)
+        value = self.save(name)
+        if value is None:
+            _check_option(self, name.replace("_", "-"))
+        return value
 
     def __setattr__(self, str name, value):
         if name in _PLAIN_ATTRIBUTES or name.startswith("_"):
@@ -536,6 +542,17 @@ cdef class Extension:
             raise ParameterTypeError(f"{self.name}: parameter {name} must be a string or a list of strings, not None")
         else:
             self._set(name, value)
+
+
+cdef int _check_option(Extension extension, str name) except -1:
+    """Warn where *name*, which was asked for and is not set, cannot be the name of an option at all.
+
+    Programs ask every match for what one of them may have, such as its comment: a name that any extension has is no mistake.
+    """
+    if extension.plugin is not None and name in extension.plugin.options() or is_option(name):
+        return 0
+    warnings.warn(f"{extension.name} has no option --{name}, nor has any other extension here", XTablesWarning)
+    return 0
 
 
 cdef frozenset _PLAIN_ATTRIBUTES = frozenset(("rule", "standard_target"))

@@ -229,6 +229,7 @@ cdef class Plugin:
     cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload)
 
 cdef Plugin find(bint is_target, int nfproto, str name, revision)
+cpdef bint is_option(str name) except -1
 cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload)
 cdef bint fits(const PluginRow *row, const xt_entry_match *payload) noexcept nogil
 cdef size_t payload_room(const PluginRow *row) noexcept nogil

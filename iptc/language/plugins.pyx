@@ -23,8 +23,8 @@ from .._linux cimport (
     send, socket, socklen_t,
 )
 from .._core cimport (
-    NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN,
-    Family, c_text, family_of, is_long_nflog, os_encode,
+    NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, NFPROTO_IPV4, NFPROTO_IPV6,
+    XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_long_nflog, os_encode,
 )
 from .._core import environment
 from .words import split_words
@@ -683,6 +683,48 @@ def find_match(int nfproto, str name, revision=None):
 def find_target(int nfproto, str name, revision=None):
     """Return the `Plugin` of target *name*, or None."""
     return find(True, nfproto, name, revision)
+
+
+cdef set _all_options = None        # what the options of all installed extensions are called, once it was asked for
+
+
+cpdef bint is_option(str name) except -1:
+    """Whether an extension that is installed, of either family, has an option *name*, whichever.
+
+    The first name that no extension in use has loads all that there are, once.
+    """
+    global _all_options
+    if _all_options is not None:
+        return name in _all_options
+    if name in _options_in_use():
+        return True
+    for folder in library_dirs():
+        for file in sorted(_files_in(folder)):
+            start, _, rest = file.partition("_")
+            if start not in _PREFIXES or not rest.endswith(".so"):
+                continue
+            try:
+                _load(_PREFIXES[start], rest.removesuffix(".so"))
+            except XTablesError:
+                pass            # a broken plugin has no options
+    _all_options = _options_in_use()
+    return name in _all_options
+
+
+cdef dict _PREFIXES = {"libxt": NFPROTO_IPV4, "libipt": NFPROTO_IPV4, "libip6t": NFPROTO_IPV6}
+
+
+cdef set _options_in_use():
+    """The names of all options of the plugins that are loaded."""
+    cdef set names = set()
+    cdef Plugin plugin
+    for plugins in _registered.values():
+        for plugin in plugins:
+            if plugin.row.options == NULL:
+                use_family(plugin.family if plugin.family != NFPROTO_UNSPEC else NFPROTO_IPV4)
+                _read_options(&plugin.row)
+            names.update(plugin.options())
+    return names
 
 
 # What `find` found, for code that runs without Python: open addressing, names of at most 28 bytes.

@@ -7,7 +7,7 @@ from ..errors import Conflict, KernelError, ParameterError, ParameterTypeError, 
 from ..language import printing
 from ..legacy import blob
 from ..model.edits import check_new_name
-from ..model.restoring import Restore, pieces, programs
+from ..model.restoring import Restore, one_source, pieces, programs
 from ..model.views import ChainView, View
 from ..namespace import Place
 from ..nft import codec, reader
@@ -169,15 +169,15 @@ class Ruleset:
         return read_live(families_of(ipv6), Place(netns), backend)
 
     @classmethod
-    def read(cls, source, ipv6=None, *, backend=None, netns=None, table=None):
+    def read(cls, source=None, ipv6=None, *, path=None, backend=None, netns=None, table=None):
         """Return what *source*, in the format of iptables-save, would make of empty tables: text (a string with a line break), a
-        path or an open file.
+        path or an open file; *path*, in its stead, is always a path.
 
         It is of one family (*ipv6*; IPv4 where nothing is said), or of those whose rules stand behind the lines `# IPv4` and
         `# IPv6`. Only *table* is read where one is named. *backend* says what the text would be saved as again.
         `ParameterError` with the number of the line as `line`.
         """
-        return parse(b"".join(pieces(source)), ipv6, state.side_at(Place(netns), backend), table)
+        return parse(b"".join(pieces(one_source(source, path))), ipv6, state.side_at(Place(netns), backend), table)
 
     @classmethod
     def built(cls, tables, policies=None, ipv6=False, *, backend=None, netns=None):

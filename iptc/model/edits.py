@@ -10,7 +10,8 @@ from os import strerror
 from ..errors import Conflict, IPTCError, NotFound, ParameterError, kernel_error
 from ..language import plugins, printing
 
-_WORDS = {_errno.ENOENT: "No chain/target/match by that name"}
+NO_CHAIN = "No chain/target/match by that name"
+_WORDS = {_errno.ENOENT: NO_CHAIN}
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 
 

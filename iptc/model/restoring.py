@@ -11,6 +11,25 @@ from . import edits
 _PIECE = 1 << 20
 
 
+class _File:
+    """A path, also where its name could be taken for a text."""
+
+    def __init__(self, path):
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            raise ParameterTypeError(f"a path must be a string or a path, not {type(path).__name__}")
+        self.path = path
+
+    def __fspath__(self):
+        return os.fspath(self.path)
+
+
+def one_source(source, path):
+    """What is to be read: *source*, or the file at *path*, of which the caller was given one."""
+    if (source is None) == (path is None):
+        raise ParameterTypeError("a ruleset is read from a source or from path=" + ("" if path is None else ", not from both"))
+    return source if path is None else _File(path)
+
+
 def pieces(source):
     """Yield the text of *source* in pieces of bytes.
 
