@@ -336,7 +336,14 @@ def test_the_lock_is_waited_for(host, folder):
         change = rollback.start(BOTH, 60)
         change._say("go")
         change.close()
-        assert over() == "failed"
+        assert over() == "not begun"
+        with subprocess.Popen([sys.executable, "-m", "iptc", "apply", "--timeout", "60", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as tool:
+            tool.stdin.write(BOTH.encode())
+            tool.stdin.close()
+            until(lambda: (pending.slot_of().read()[0] or {}).get("state") == "armed")
+            tool.send_signal(signal.SIGINT)
+        # interrupted before it has begun, it ends like any command
+        assert tool.returncode in (255, 128 + signal.SIGINT) and over() == "not begun"
         holder.kill()
     assert not changed(host)
 

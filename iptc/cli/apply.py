@@ -1,7 +1,7 @@
 """`iptc apply`: make the tables what a file says, with the fewest edits; for good, or until it is confirmed."""
 
 import os
-import select
+import signal
 import sys
 
 from ..errors import ParameterError
@@ -97,16 +97,17 @@ def _until_confirmed(options, command):
         raise ParameterError("--timeout must be more than 0")
     by = f"iptc apply {options.file}"
     with rollback.start(text, options.timeout, wait=wait_of(options), directory=options.state_dir, by=by, save=options.save, **settings) as change:
-        change.begin()
-        _tell(options, change)
-        if change:
-            try:
+        try:
+            change.begin()
+            _tell(options, change)
+            if change:
                 _decide(options, change, command)
-            except KeyboardInterrupt as stop:
-                if getattr(stop, "number", 2) != 2:
-                    # a terminal that is gone says nothing: the change can still be confirmed from another session
-                    raise
-                change.roll_back()
+        except KeyboardInterrupt as stop:
+            if getattr(stop, "number", signal.SIGINT) != signal.SIGINT:
+                # a terminal that is gone says nothing: the change can still be confirmed from another session
+                raise
+            change.roll_back()
+        if change:
             if change.state != "confirmed":
                 complain("not confirmed: the rules are what they were")
                 return ROLLED_BACK
@@ -147,10 +148,12 @@ def _decide(options, change, command):
 
 def _ask(options, change):
     """Ask at the terminal; no answer is no."""
+    from ..managing import pending
+
     write(f"Can you establish a NEW connection to this host? Else the old rules are back in {options.timeout:g} s. (y/N) ")
     number = sys.stdin.fileno()
     while change.look() == "pending":
-        if number not in select.select([number, change], [], [])[0]:
+        if number not in pending.readable([number, change]):
             continue
         try:
             answer = os.read(number, 1024)

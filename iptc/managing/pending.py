@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import select
 import socket
 import stat
 import struct
@@ -174,6 +175,14 @@ def _is_locked(file):
         return True
     fcntl.flock(file, fcntl.LOCK_UN)
     return False
+
+
+def readable(files, seconds=None):
+    """The descriptors of those of *files* that can be read, as soon as there is one, or after *seconds*."""
+    poller = select.poll()
+    for file in files:
+        poller.register(file, select.POLLIN)
+    return {number for number, _ in poller.poll(None if seconds is None else seconds * 1000)}
 
 
 def peer_of(channel):

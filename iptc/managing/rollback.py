@@ -2,27 +2,30 @@
 
 import errno
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+from .. import state
 from ..errors import Conflict, IPTCError, ParameterError, ParameterTypeError, RolledBack
 from ..lock import checked_lock_file, checked_wait
-from ..namespace import descriptor_of
+from ..namespace import Place, descriptor_of
 from . import pending, planning, watchdog
 from .value import Ruleset
 
 _CODE = "import sys; sys.path[:] = sys.argv[2:]; from iptc.managing.watchdog import main; main(int(sys.argv[1]))"
 _HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+_MADE = ("begun", "pending")
+"""States of a change that may be made, and is not decided on yet."""
+
 
 class Pending:
     """A change that is made, and taken back after its time unless `confirm` is called: by this process, or by `iptc confirm`.
 
-    `difference` is what was changed; `state` is "pending", "confirmed" or "rolled back". It does not matter what becomes of this
+    `difference` is what was changed; `state` is "armed", "begun", "pending", "confirmed", "rolled back" or "failed". It does not matter what becomes of this
     process: the change is in the hands of another one.
     """
 
@@ -53,6 +56,7 @@ class Pending:
         if not self.difference:
             self.state = "confirmed"
             return
+        self.state = "begun"
         self._say("go")
         self._hear()
 
@@ -66,7 +70,7 @@ class Pending:
 
     def roll_back(self):
         """Take the change back now; return when it is. Nothing is done if it is confirmed already."""
-        if self.state == "pending":
+        if self.state in _MADE:
             self._say("roll back")
             self._until_over()
 
@@ -75,7 +79,7 @@ class Pending:
         end = None if seconds is None else time.monotonic() + seconds
         while self.state == "pending":
             left = None if end is None else max(0, end - time.monotonic())
-            if not select.select([self._channel], [], [], left)[0]:
+            if not pending.readable([self], left):
                 break
             self._hear()
         return self.state
@@ -102,7 +106,7 @@ class Pending:
             pass
 
     def _until_over(self):
-        while self.state == "pending":
+        while self.state in _MADE:
             self._hear()
 
     def _hear(self):
@@ -138,6 +142,7 @@ def start(target, timeout, *, only=(), keep=(), ipv6=None, backend=None, netns=N
         backend, netns, target, wanted = target.live.backend, target.place.netns, target.target, target
     elif not isinstance(target, Ruleset):
         target = Ruleset.read(target, ipv6, backend=backend, netns=netns)
+    backend = state.side_at(Place(netns), backend)
     scope = wanted.scope if exactly else planning.Scope(only, keep)
     job = {
         "target": target, "timeout": timeout, "scope": scope, "backend": backend, "netns": None, "wait": checked_wait(wait),
@@ -213,7 +218,8 @@ class safe_apply:
         try:
             self._pending.begin()
         except BaseException:
-            self._pending.close()
+            with self._pending:
+                self._pending.roll_back()
             raise
         return self._pending
 
@@ -246,7 +252,7 @@ def run_check(command, change):
             ended = os.pidfd_open(process.pid)
             try:
                 while process.poll() is None and change.look() == "pending":
-                    select.select([ended, change], [], [])
+                    pending.readable([ended, change])
             finally:
                 os.close(ended)
             return process.poll() == 0

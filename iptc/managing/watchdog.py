@@ -129,7 +129,10 @@ class _Change:
             if not self._plan or receive(self._channel)[0] != "go":
                 self._note("nothing to do" if not self._plan else "not begun")
                 return
-            self._change()
+            if not self._change():
+                self._note("not begun")
+                self._tell("rolled back", None)
+                return
             self._wait()
             if self._over == "confirmed":
                 self._note("confirmed")
@@ -161,11 +164,13 @@ class _Change:
                     chain.keys
 
     def _change(self):
+        """Make the change; whether it is made: nobody may wait for it any more."""
         self._armed = pending.ticks_now()
         try:
             for attempt in reversed(range(planning.ATTEMPTS)):
                 try:
-                    self._apply()
+                    if not self._apply():
+                        return False
                     break
                 except Conflict:
                     if not attempt or self._job["exactly"]:
@@ -184,20 +189,21 @@ class _Change:
         # not before: who confirms has seen the change
         self._listener.listen(8)
         self._tell("applied", time.time() + self._job["timeout"])
+        return True
 
     def _apply(self):
-        """Make the change, once the lock is ours; nobody is to be surprised by it who does not wait for it any more."""
+        """Make the change, once the lock is ours; False, and nothing done, where nobody waits for that any more."""
         wait = self._job["wait"]
         end = None if wait is None else time.monotonic() + (wait or 0)
         while True:
             try:
-                self._plan.apply(_PATIENCE if self._job["wait"] is not False else False, self._job["lock_file"])
-                return
+                self._plan.apply(_PATIENCE if wait is not False else False, self._job["lock_file"])
+                return True
             except LockTimeout:
                 if end is not None and time.monotonic() >= end:
                     raise
-            if select.select([self._channel], [], [], 0)[0]:
-                raise IPTCError("nobody waits for the change any more")
+            if pending.readable([self._channel], 0):
+                return False
 
     def _note(self, what):
         left = max(0, self._deadline - time.monotonic()) if what == "pending" else 0
