@@ -15,12 +15,16 @@ LARGE, UNRELATED, APPLIED = 100_000, 20_000, 10_000
 
 def lines(count, start=0):
     """So many rules."""
-    return [f"-A INPUT -s 10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}/32 -p tcp -m tcp --dport {n % 65535 + 1} -j ACCEPT"
-            for n in range(start, start + count)]  # fmt: skip
+    return [
+        f"-A INPUT -s 10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}/32 -p tcp -m tcp --dport {n % 65535 + 1} -j ACCEPT"
+        for n in range(start, start + count)
+    ]
 
 
 def text(rules):
-    return "\n".join(["*filter", ":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", *rules, "COMMIT", ""])
+    return "\n".join(
+        ["*filter", ":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", *rules, "COMMIT", ""]
+    )
 
 
 def changed(rules, dice):
@@ -59,8 +63,11 @@ def values(dice):
 
     large, small = lines(LARGE), lines(UNRELATED)
     shuffled = dice.sample(small, len(small))
-    sides = {f"{CHANGES} changes in {LARGE:,}": (large, changed(large, dice)), f"{UNRELATED:,} unrelated": (small, lines(UNRELATED, LARGE)),
-             f"{UNRELATED:,} in another order": (small, shuffled)}  # fmt: skip
+    sides = {
+        f"{CHANGES} changes in {LARGE:,}": (large, changed(large, dice)),
+        f"{UNRELATED:,} unrelated": (small, lines(UNRELATED, LARGE)),
+        f"{UNRELATED:,} in another order": (small, shuffled),
+    }
     for name, (one, other) in sides.items():
         for what in ("diff", "plan"):
             # read anew: a value keeps what it has found out
@@ -109,16 +116,27 @@ def measure_plans(bench):
             bench.goal(f"{name} rules, {backend}: beyond reading", "≤ 0.3 s", f"{ns / 1e9:.2f} s", ns <= 0.3e9)
         share = applied["apply"] / applied["restore"]
         if backend == "nft":
-            bench.goal(f"{CHANGES} changes in {APPLIED:,} rules applied, against a restore of all, nft", "≤ ×0.2", f"×{share:.2f}", share <= 0.2)
+            bench.goal(
+                f"{CHANGES} changes in {APPLIED:,} rules applied, against a restore of all, nft",
+                "≤ ×0.2",
+                f"×{share:.2f}",
+                share <= 0.2,
+            )
         yield Table(
             f"Rulesets as values: {backend}",
-            f"A diff and a plan of texts that were read. An apply of {CHANGES} changes in {APPLIED:,} rules: the plan reads the text and what is there, "
-            "the apply sends it; against a restore of the whole text.",
+            f"A diff and a plan of texts that were read. An apply of {CHANGES} changes in {APPLIED:,} rules: the plan"
+            f" reads the text and what is there, the apply sends it; against a restore of the whole text.",
             ["", "ms", "to the restore"],
             [[name, f"{ns / 1e6:.1f}", ""] for name, ns in times.items()]
-            + [[f"{name}, {CHANGES} changes in {APPLIED:,}" if name != "restore" else f"restore of {APPLIED:,}", f"{ns / 1e6:.1f}",
-                f"×{ns / applied['restore']:.2f}"] for name, ns in applied.items()],
-        )  # fmt: skip
+            + [
+                [
+                    f"{name}, {CHANGES} changes in {APPLIED:,}" if name != "restore" else f"restore of {APPLIED:,}",
+                    f"{ns / 1e6:.1f}",
+                    f"×{ns / applied['restore']:.2f}",
+                ]
+                for name, ns in applied.items()
+            ],
+        )
 
 
 if __name__ == "__main__":

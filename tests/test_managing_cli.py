@@ -45,13 +45,16 @@ def test_diff(host, command, file):
     assert command("diff", "live", one) == command("diff", one, one) == command("diff", "live", "live") == (0, "", "")
     status, out, err = command("diff", one, other, "-U", "0")
     assert (status, err) == (1, "")
-    assert out == f"""\
+    assert (
+        out
+        == f"""\
 --- {one}
 +++ {other}
 @@ -2,1 +2,1 @@ IPv4 filter INPUT
 --A INPUT -p tcp -m tcp --dport 2 -j ACCEPT
 +-A INPUT -p tcp -m tcp --dport 3 -j ACCEPT
 """
+    )
     assert command("diff", "live", other, "-q") == (1, "", "")
     status, out, _ = command("diff", other, "live", "--format", "json")
     told = json.loads(out)
@@ -88,7 +91,12 @@ def test_plan_and_apply(host, command, file):
     assert host.rules() == ports(1, 3)
     assert command("plan", path) == command("apply", "--check", path) == (0, "", "")
     assert command("apply", path) == (0, "nothing to do\n", "")
-    assert json.loads(command("plan", path, "--format", "json")[1]) == {"schema": 1, "same": True, "chains": [], "kept": []}
+    assert json.loads(command("plan", path, "--format", "json")[1]) == {
+        "schema": 1,
+        "same": True,
+        "chains": [],
+        "kept": [],
+    }
 
 
 def test_families(host, command, file):
@@ -110,13 +118,25 @@ def test_scope(host, command, file):
     assert host.rules() == [*ports(2), "-A DOCKER -j DROP"]
 
 
-@pytest.mark.parametrize("arguments, text", [
-    (["diff", "/nonexistent", "live"], "/nonexistent"), (["plan", "/nonexistent"], "/nonexistent"), (["apply", "--check", "/nonexistent"], "/nonexistent"),
-    (["diff", "-", "-"], "standard input"), (["plan", "{bad}"], "line 6"), (["diff", "{bad}", "live"], "line 6"), (["plan", "{lost}"], "no chain nosuch"),
-    (["diff", "live:/nonexistent", "live"], "/nonexistent"), (["plan", "{bad}", "--only", "nosuch"], "nosuch"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["diff", "/nonexistent", "live"], "/nonexistent"),
+        (["plan", "/nonexistent"], "/nonexistent"),
+        (["apply", "--check", "/nonexistent"], "/nonexistent"),
+        (["diff", "-", "-"], "standard input"),
+        (["plan", "{bad}"], "line 6"),
+        (["diff", "{bad}", "live"], "line 6"),
+        (["plan", "{lost}"], "no chain nosuch"),
+        (["diff", "live:/nonexistent", "live"], "/nonexistent"),
+        (["plan", "{bad}", "--only", "nosuch"], "nosuch"),
+    ],
+)
 def test_trouble_is_2(host, command, file, arguments, text):
-    paths = {"bad": file(filter_table("-A INPUT", "-A INPUT --nosuch"), "bad"), "lost": file(filter_table("-A INPUT -j nosuch"), "lost")}
+    paths = {
+        "bad": file(filter_table("-A INPUT", "-A INPUT --nosuch"), "bad"),
+        "lost": file(filter_table("-A INPUT -j nosuch"), "lost"),
+    }
     status, out, err = command(*(argument.format(**paths) for argument in arguments))
     assert (status, out) == (2, "") and text in err and err.count("\n") == 1
 
@@ -134,30 +154,49 @@ def test_a_terminal_obeys_nothing_in_a_rule(host, command, file):
     assert "a\x1b[31mb" in command("plan", path)[1]
 
 
-
 def traced(path, *arguments):
     """The system calls by which `iptc` with *arguments* could change something, and its exit status."""
-    command = ["strace", "-f", "-o", path, "-e", "trace=setsockopt,sendto,sendmsg,write", "-e", "abbrev=none", "-xx", "-s", "64",
-               sys.executable, "-m", "iptc", *arguments]  # fmt: skip
+    command = [
+        "strace",
+        "-f",
+        "-o",
+        path,
+        "-e",
+        "trace=setsockopt,sendto,sendmsg,write",
+        "-e",
+        "abbrev=none",
+        "-xx",
+        "-s",
+        "64",
+        sys.executable,
+        "-m",
+        "iptc",
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ROOT})
     with open(path) as file:
         return [line for line in file.read().splitlines() if is_write(line)], done.returncode
 
 
 def is_write(line):
-    """Whether a line of strace is a call that changes rules: a replacement of a legacy table, or a batch of nf_tables."""
+    """Whether a line of strace is a call that changes rules: a replacement of a legacy table, a batch of nf_tables."""
     if re.search(r"setsockopt\(\d+, (SOL_IP|SOL_IPV6|0x0|0x29), ", line):
         # IPT_SO_SET_REPLACE, IPT_SO_SET_ADD_COUNTERS
         return bool(re.search(r"SO_SET_REPLACE|SO_SET_ADD_COUNTERS|, (0x40|0x41|64|65),", line))
     # the kernel takes changes in a batch alone, which begins with NFNL_MSG_BATCH_BEGIN
-    return bool(re.search(r'sendto\(.*(NFNL_MSG_BATCH|NFT_MSG_(NEW|DEL))|sendmsg\(.*iov_base="(\\x..){4}\\x10\\x00', line))
+    return bool(
+        re.search(r'sendto\(.*(NFNL_MSG_BATCH|NFT_MSG_(NEW|DEL))|sendmsg\(.*iov_base="(\\x..){4}\\x10\\x00', line)
+    )
 
 
 def test_only_looking_makes_no_write_call(host, file, tmp_path):
     host.restore(filter_table(*ports(1, 2)))
     before = host.save(counters=True), host.run("nft", "list", "ruleset")
     names = host.run("sh", "-c", "cat /proc/net/ip*_tables_names")
-    path, trace = file("# IPv4\n" + filter_table(*ports(1, 3)) + "*nat\nCOMMIT\n# IPv6\n" + filter_table(*ports(5))), str(tmp_path / "trace")
+    path, trace = (
+        file("# IPv4\n" + filter_table(*ports(1, 3)) + "*nat\nCOMMIT\n# IPv6\n" + filter_table(*ports(5))),
+        str(tmp_path / "trace"),
+    )
     for arguments in (["diff", "live", path], ["plan", path], ["apply", path, "--check"]):
         assert traced(trace, *arguments) == ([], 1)
     assert (host.save(counters=True), host.run("nft", "list", "ruleset")) == before

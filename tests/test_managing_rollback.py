@@ -24,7 +24,15 @@ SECONDS = 0.4
 """After which a change is taken back here; long enough to see it."""
 
 MANGLE = "*mangle\n:new - [0:0]\n-A PREROUTING -j new\nCOMMIT\n"
-BOTH = "".join(["# IPv4\n", filter_table(*ports(2), policies=("DROP", "ACCEPT", "ACCEPT")), MANGLE, "# IPv6\n", filter_table(*ports(3))])
+BOTH = "".join(
+    [
+        "# IPv4\n",
+        filter_table(*ports(2), policies=("DROP", "ACCEPT", "ACCEPT")),
+        MANGLE,
+        "# IPv6\n",
+        filter_table(*ports(3)),
+    ]
+)
 
 
 @pytest.fixture
@@ -32,7 +40,10 @@ def folder(host, tmp_path, monkeypatch):
     """Where it is noted what waits to be confirmed."""
     path = tmp_path / "state"
     monkeypatch.setenv("PYTHONPATH", ROOT)
-    host.restore(filter_table("[3:180] " + ports(1)[0], "[5:300] -A INPUT -j old", "-A old -j DROP", chains=["old"]), arguments=["-c"])
+    host.restore(
+        filter_table("[3:180] " + ports(1)[0], "[5:300] -A INPUT -j old", "-A old -j DROP", chains=["old"]),
+        arguments=["-c"],
+    )
     host.iptables("-A INPUT -p udp -j DROP", ipv6=True)
     return path
 
@@ -46,13 +57,22 @@ def wanted(tmp_path):
 
 
 def everything(host):
-    """All rules of both families, and the counters of the rules; on nf_tables also which tables and chains there are."""
-    saved = [[line if line.startswith("[") else uncounted([line])[0] for line in host.save(ipv6, counters=True)] for ipv6 in (False, True)]
+    """All rules of both families, and the counters of the rules; on nf_tables also what tables and chains there are."""
+    saved = [
+        [line if line.startswith("[") else uncounted([line])[0] for line in host.save(ipv6, counters=True)]
+        for ipv6 in (False, True)
+    ]
     if host.backend == "nft":
         return saved
     # a legacy table that was made stays, with nothing in it
-    return [sorted((name, lines) for name, lines in tables_of("\n".join([*lines, ""])) if any(line.startswith("[") for line in lines))
-            for lines in saved]  # fmt: skip
+    return [
+        sorted(
+            (name, lines)
+            for name, lines in tables_of("\n".join([*lines, ""]))
+            if any(line.startswith("[") for line in lines)
+        )
+        for lines in saved
+    ]
 
 
 def until(predicate):
@@ -66,6 +86,7 @@ def until(predicate):
 
 def over():
     """What became of the last change, once nobody watches over it any more."""
+
     def look():
         note, watched = pending.slot_of().read()
         return note and not watched and note["state"]
@@ -75,12 +96,18 @@ def over():
 
 def changed(host):
     """Whether the wanted rules are there, in all tables."""
-    return host.rules(table="filter") == ports(2) and host.rules(ipv6=True) == ports(3) and host.rules(table="mangle") == ["-A PREROUTING -j new"]
+    return (
+        host.rules(table="filter") == ports(2)
+        and host.rules(ipv6=True) == ports(3)
+        and host.rules(table="mangle") == ["-A PREROUTING -j new"]
+    )
 
 
 def run(*arguments, **settings):
     """Run `iptc` without a terminal."""
-    return subprocess.run([sys.executable, "-m", "iptc", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, **settings)
+    return subprocess.run(
+        [sys.executable, "-m", "iptc", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, **settings
+    )
 
 
 # -------------------------------------------------------------- as a library
@@ -122,7 +149,11 @@ def test_counters_go_on(host, folder):
         # counted while the change was pending
         host.iptables("-R INPUT 1 -c 10 600 -p tcp --dport 1 -j ACCEPT")
         change.roll_back()
-    assert host.save(counters=True, table="filter")[-4:-1] == ["[10:600] " + ports(1)[0], "[5:300] -A INPUT -j old", "[0:0] -A old -j DROP"]
+    assert host.save(counters=True, table="filter")[-4:-1] == [
+        "[10:600] " + ports(1)[0],
+        "[5:300] -A INPUT -j old",
+        "[0:0] -A old -j DROP",
+    ]
 
 
 def test_a_safe_apply(host, folder):
@@ -181,7 +212,14 @@ def test_what_cannot_be_done_changes_nothing(host, folder, monkeypatch):
         pass
     with pytest.raises(iptc.NotFound), iptc.safe_apply(filter_table("-A INPUT -j nosuch"), timeout=60):
         pass
-    for settings in ({"timeout": 0}, {"timeout": "1"}, {"check": 1}, {"directory": "/proc/nosuch"}, {"netns": "/nonexistent"}, {"only": "nosuch"}):
+    for settings in (
+        {"timeout": 0},
+        {"timeout": "1"},
+        {"check": 1},
+        {"directory": "/proc/nosuch"},
+        {"netns": "/nonexistent"},
+        {"only": "nosuch"},
+    ):
         with pytest.raises(iptc.IPTCError), iptc.safe_apply(BOTH, **settings):
             pass
     # the process that would take it back cannot be had
@@ -208,7 +246,10 @@ def test_old_notes_are_deleted(host, folder):
             os.utime(folder / name, (1, 1))
     with iptc.safe_apply(filter_table(), timeout=60):
         pass
-    assert {path.name for path in folder.iterdir() if path.name[:7] in ("netns-1", "netns-2", "other")} >= {"netns-2", "other"}
+    assert {path.name for path in folder.iterdir() if path.name[:7] in ("netns-1", "netns-2", "other")} >= {
+        "netns-2",
+        "other",
+    }
     assert not (folder / "netns-1").exists() and not (folder / "netns-1.socket").exists()
 
 
@@ -232,7 +273,9 @@ def test_in_another_namespace(host, folder):
             assert pending.status()["state"] == pending.status(process.pid)["state"] == "pending"
             here.roll_back()
             assert everything(host) == before
-            assert iptc.Ruleset.live(True, netns=process.pid)[6, "filter"]["INPUT"].rules == ["-p tcp -m tcp --dport 3 -j ACCEPT"]
+            assert iptc.Ruleset.live(True, netns=process.pid)[6, "filter"]["INPUT"].rules == [
+                "-p tcp -m tcp --dport 3 -j ACCEPT"
+            ]
             pending.confirm(process.pid)
             assert change.wait() == "confirmed"
         process.kill()
@@ -270,14 +313,24 @@ change.wait()
 """
 
 
-@pytest.mark.parametrize("step, state", [
-    ("starting", None), ("armed", "not begun"), ("begun", "rolled back"), ("applied", "rolled back"), ("refusing", "rolled back"), ("confirming", "confirmed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "step, state",
+    [
+        ("starting", None),
+        ("armed", "not begun"),
+        ("begun", "rolled back"),
+        ("applied", "rolled back"),
+        ("refusing", "rolled back"),
+        ("confirming", "confirmed"),
+    ],
+)
 def test_killed_at_each_step_with_all_its_group(host, folder, wanted, step, state):
     before = everything(host)
     # a group with a shell and what it started, as a session has
     command = f'"$0" -c "$1" {wanted} {SECONDS} {step}; echo survived'
-    done = subprocess.run(["sh", "-c", command, sys.executable, PROGRAM], capture_output=True, text=True, start_new_session=True)
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, PROGRAM], capture_output=True, text=True, start_new_session=True
+    )
     assert done.returncode == -signal.SIGKILL and "survived" not in done.stdout
     if state is not None:
         assert over() == state
@@ -296,7 +349,9 @@ def test_the_watchdog_heeds_no_signal(host, folder, number):
             sid = int(file.read().rpartition(")")[2].split()[3])
         assert sid != os.getsid(0) and os.readlink(f"/proc/{pid}/cwd") == "/"
         links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        assert [link for link in links if not link.startswith(("/dev/null", "socket:", str(folder), "anon_inode"))] == []
+        assert [
+            link for link in links if not link.startswith(("/dev/null", "socket:", str(folder), "anon_inode"))
+        ] == []
         change.roll_back()
     assert everything(host) == before
 
@@ -304,10 +359,17 @@ def test_the_watchdog_heeds_no_signal(host, folder, number):
 def test_all_it_needs_is_loaded_before(host, folder, tmp_path, wanted):
     before = everything(host)
     copy = tmp_path / "copy"
-    shutil.copytree(os.path.join(ROOT, "iptc"), copy / "iptc", ignore=shutil.ignore_patterns("*.c", "*.pyx", "__pycache__"))
+    shutil.copytree(
+        os.path.join(ROOT, "iptc"), copy / "iptc", ignore=shutil.ignore_patterns("*.c", "*.pyx", "__pycache__")
+    )
     program = PROGRAM.replace("change.wait()", "import shutil; shutil.rmtree(sys.argv[4]); print(change.wait())")
-    done = subprocess.run([sys.executable, "-c", program, wanted, str(SECONDS), "none", str(copy)], capture_output=True, text=True, cwd=tmp_path,
-                          env={**os.environ, "PYTHONPATH": str(copy)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, wanted, str(SECONDS), "none", str(copy)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+    )
     assert done.stdout == "applied\nrolled back\n", done.stderr
     assert everything(host) == before and not copy.exists()
 
@@ -317,7 +379,9 @@ def test_taken_back_though_somebody_hangs_with_the_lock(host, folder):
     before = everything(host)
     with rollback.start(BOTH, 60) as change:
         change.begin()
-        with subprocess.Popen(["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE) as holder:
+        with subprocess.Popen(
+            ["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE
+        ) as holder:
             holder.stdout.readline()
             change.roll_back()
             assert change.state == "rolled back"
@@ -327,7 +391,9 @@ def test_taken_back_though_somebody_hangs_with_the_lock(host, folder):
 
 @pytest.mark.one_backend("legacy")
 def test_the_lock_is_waited_for(host, folder):
-    with subprocess.Popen(["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        ["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE
+    ) as holder:
         holder.stdout.readline()
         with rollback.start(BOTH, 60, wait=0.01) as change:
             with pytest.raises(iptc.LockTimeout):
@@ -337,7 +403,11 @@ def test_the_lock_is_waited_for(host, folder):
         change._say("go")
         change.close()
         assert over() == "not begun"
-        with subprocess.Popen([sys.executable, "-m", "iptc", "apply", "--timeout", "60", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as tool:
+        with subprocess.Popen(
+            [sys.executable, "-m", "iptc", "apply", "--timeout", "60", "-"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as tool:
             tool.stdin.write(BOTH.encode())
             tool.stdin.close()
             until(lambda: (pending.slot_of().read()[0] or {}).get("state") == "armed")
@@ -354,7 +424,9 @@ def test_killed_at_any_moment(host, folder, wanted, number):
     before = everything(host)
     dice = random.Random(number)
     command = ["sh", "-c", '"$0" -m iptc apply --timeout 1 "$1"; echo survived', sys.executable, wanted]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     time.sleep(dice.random() * (1.5 if STRESS else 0.3))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -375,10 +447,14 @@ def test_killed_at_any_moment(host, folder, wanted, number):
 def test_confirmed_from_another_session(host, folder, wanted, tmp_path):
     saved = tmp_path / "saved"
     command = [sys.executable, "-m", "iptc", "apply", wanted, "--timeout", "60", "--save", str(saved)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tool:
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as tool:
         until(lambda: (pending.status() or {}).get("state") == "pending")
         done = run("confirm", "--status")
-        assert done.returncode == 0 and re.match(r"pending: .*; rolled back in \d+ s unless confirmed; made by iptc apply /", done.stdout)
+        assert done.returncode == 0 and re.match(
+            r"pending: .*; rolled back in \d+ s unless confirmed; made by iptc apply /", done.stdout
+        )
         assert json.loads(run("confirm", "--status", "--format", "json").stdout)["state"] == "pending"
         done = run("confirm", start_new_session=True)
         assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("confirmed: ")
@@ -393,14 +469,23 @@ def test_confirmed_from_another_session(host, folder, wanted, tmp_path):
 
 
 def test_a_confirmation_that_proves_nothing_is_warned_of(host, folder, wanted):
-    command = f"{sys.executable} -m iptc apply {wanted} --timeout 60 & sleep 0.01; while ! {sys.executable} -m iptc confirm; do :; done; wait"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, start_new_session=True, stdin=subprocess.DEVNULL)
+    tool = f"{sys.executable} -m iptc"
+    command = f"{tool} apply {wanted} --timeout 60 & while ! {tool} confirm; do :; done; wait"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, start_new_session=True, stdin=subprocess.DEVNULL
+    )
     assert "warning: this is the session that applied the change" in done.stderr and changed(host)
     # a session that was open before
     note = {"session": {"sid": 1, "tty": 2, "audit": 3}, "ticks": 100}
-    assert pending.proves_nothing({"sid": 5, "tty": None, "audit": None, "since": 99}, note) == "this session began before the change"
+    assert (
+        pending.proves_nothing({"sid": 5, "tty": None, "audit": None, "since": 99}, note)
+        == "this session began before the change"
+    )
     assert pending.proves_nothing({"sid": 5, "tty": 6, "audit": 7, "since": 101}, note) is None
-    assert pending.proves_nothing({"sid": 5, "tty": None, "audit": 3, "since": 101}, note) == "this is the session that applied the change"
+    assert (
+        pending.proves_nothing({"sid": 5, "tty": None, "audit": 3, "since": 101}, note)
+        == "this is the session that applied the change"
+    )
 
 
 def test_nothing_is_confirmed_before_it_is_made(host, folder):
@@ -421,7 +506,11 @@ def test_nothing_waits(host, folder):
 def test_without_a_terminal_it_is_taken_back(host, folder, wanted):
     before = everything(host)
     done = run("apply", wanted, "--timeout", str(SECONDS))
-    assert done.returncode == 255 and "iptc confirm" in done.stdout and done.stderr == "iptc: not confirmed: the rules are what they were\n"
+    assert (
+        done.returncode == 255
+        and "iptc confirm" in done.stdout
+        and done.stderr == "iptc: not confirmed: the rules are what they were\n"
+    )
     assert everything(host) == before
 
 
@@ -430,7 +519,10 @@ def test_confirmed_by_a_command(host, folder, wanted, tmp_path):
     assert run("apply", wanted, "--timeout", "60", "--check", "exit 1").returncode == 255 and everything(host) == before
     # one that does not end is killed when the time is over
     pid = tmp_path / "pid"
-    assert run("apply", wanted, "--timeout", str(SECONDS), "--check", f"echo $$ >{pid}; sleep 600 & wait").returncode == 255
+    assert (
+        run("apply", wanted, "--timeout", str(SECONDS), "--check", f"echo $$ >{pid}; sleep 600 & wait").returncode
+        == 255
+    )
     assert everything(host) == before and not os.path.exists(f"/proc/{pid.read_text().strip()}")
     done = run("apply", wanted, "--timeout", "60", "--check", "true")
     assert done.returncode == 0 and done.stdout.endswith("confirmed\n") and changed(host)
@@ -439,7 +531,10 @@ def test_confirmed_by_a_command(host, folder, wanted, tmp_path):
     assert run("apply", str(tmp_path / "bad"), "--timeout", "60").returncode == 1
 
 
-@pytest.mark.parametrize("arguments", [["--timeout", "0"], ["--timeout", "x"], ["--check", "true"], ["--timeout", "1", "--state-dir", "/dev/null"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--timeout", "0"], ["--timeout", "x"], ["--check", "true"], ["--timeout", "1", "--state-dir", "/dev/null"]],
+)
 def test_bad_usage(host, folder, wanted, arguments):
     done = run("apply", wanted, *arguments)
     assert done.returncode in (1, 2) and not changed(host) and done.stdout == ""
@@ -490,7 +585,11 @@ def test_flows_that_only_deleted_rules_had_let_in(host, folder, tmp_path):
 
     host.run("ip", "link", "set", "lo", "up")
     state = "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-    rules = [state, "-A INPUT -i lo -p tcp -m tcp --dport 2222 -j ACCEPT", "-A INPUT -p tcp -m tcp --dport 2223 -j ACCEPT"]
+    rules = [
+        state,
+        "-A INPUT -i lo -p tcp -m tcp --dport 2222 -j ACCEPT",
+        "-A INPUT -p tcp -m tcp --dport 2223 -j ACCEPT",
+    ]
     host.restore(filter_table(*rules, policies=("DROP", "ACCEPT", "ACCEPT")))
     with socket.create_server(("127.0.0.1", 2222)) as one, socket.create_server(("127.0.0.1", 2223)) as other:
         held = []

@@ -21,20 +21,31 @@ NOT_DONE = 1
 def add(commands):
     """Describe the command."""
     apply = add_command(
-        commands, "apply", run, both=True,
+        commands,
+        "apply",
+        run,
+        both=True,
         help="make the rules what a file says, with the fewest edits",
-        description="Make the tables what FILE says, in the format of iptables-save: all of them together or none, and with the fewest "
-                    "edits, so that the counters of rules that stay go on. FILE is of one family, or has the lines `# IPv4' and "
-                    "`# IPv6'. With --timeout the old rules come back unless the change is confirmed: at the prompt, by a command that "
-                    "succeeds, or by `iptc confirm' from another session; also where this program is killed, or its terminal hangs up.",
-        epilog="Exit status: as of `iptc restore'. With --timeout: 0 confirmed, 1 trouble, 255 rolled back. With --check alone: 0 nothing "
-               "to do, 1 there are changes, 2 trouble.",
-    )  # fmt: skip
+        description="Make the tables what FILE says, in the format of iptables-save: all of them together or none, "
+        "and with the fewest edits, so that the counters of rules that stay go on. FILE is of one family,"
+        " or has the lines `# IPv4' and `# IPv6'. With --timeout the old rules come back unless the "
+        "change is confirmed: at the prompt, by a command that succeeds, or by `iptc confirm' from "
+        "another session; also where this program is killed, or its terminal hangs up.",
+        epilog="Exit status: as of `iptc restore'. With --timeout: 0 confirmed, 1 trouble, 255 rolled back. With "
+        "--check alone: 0 nothing to do, 1 there are changes, 2 trouble.",
+    )
     apply.add_argument("file", metavar="FILE", nargs="?", help="- for standard input")
-    apply.add_argument("--check", nargs="?", const=True, metavar="CMD",
-                       help="alone: change nothing, and print what would be changed; with --timeout: confirm where CMD succeeds")  # fmt: skip
+    apply.add_argument(
+        "--check",
+        nargs="?",
+        const=True,
+        metavar="CMD",
+        help="alone: change nothing, and print what would be changed; with --timeout: confirm where CMD succeeds",
+    )
     apply.add_argument("--timeout", type=seconds, metavar="SECONDS", help="roll back unless it is confirmed by then")
-    apply.add_argument("--save", metavar="FILE", help="write the rules to FILE once they are there, or confirmed, as `iptc save'")
+    apply.add_argument(
+        "--save", metavar="FILE", help="write the rules to FILE once they are there, or confirmed, as `iptc save'"
+    )
     add_state_dir(apply)
     add_scope(apply)
     add_format(apply)
@@ -96,7 +107,9 @@ def _until_confirmed(options, command):
     if options.timeout == 0:
         raise ParameterError("--timeout must be more than 0")
     by = f"iptc apply {options.file}"
-    with rollback.start(text, options.timeout, wait=wait_of(options), directory=options.state_dir, by=by, save=options.save, **settings) as change:
+    with rollback.start(
+        text, options.timeout, wait=wait_of(options), directory=options.state_dir, by=by, save=options.save, **settings
+    ) as change:
         try:
             change.begin()
             _tell(options, change)
@@ -150,7 +163,9 @@ def _ask(options, change):
     """Ask at the terminal; no answer is no."""
     from ..managing import pending
 
-    write(f"Can you establish a NEW connection to this host? Else the old rules are back in {options.timeout:g} s. (y/N) ")
+    write(
+        f"Can you establish a NEW connection to this host? Else the old rules are back in {options.timeout:g} s. (y/N) "
+    )
     number = sys.stdin.fileno()
     while change.look() == "pending":
         if number not in pending.readable([number, change]):

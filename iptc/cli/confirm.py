@@ -13,20 +13,30 @@ NOTHING = 1
 def add(commands):
     """Describe the command."""
     confirm = add_command(
-        commands, "confirm", run, both=True,
+        commands,
+        "confirm",
+        run,
+        both=True,
         help="keep the change of `iptc apply --timeout'",
-        description="Keep the change that `iptc apply --timeout' has made. Run it in a session that was opened after the change: that "
-                    "one can still log in is what it proves. Of both families, whatever is asked for.",
+        description="Keep the change that `iptc apply --timeout' has made. Run it in a session that was opened after "
+        "the change: that one can still log in is what it proves. Of both families, whatever is asked "
+        "for.",
         epilog="Exit status: 0 confirmed (with --status: a change waits), 1 nothing waits to be confirmed, or trouble.",
-    )  # fmt: skip
-    confirm.add_argument("--status", action="store_true", help="only show what waits to be confirmed, or what became of the last change")
+    )
+    confirm.add_argument(
+        "--status", action="store_true", help="only show what waits to be confirmed, or what became of the last change"
+    )
     confirm.add_argument("--format", choices=["text", "json"], default="text", help="json: one object")
     add_state_dir(confirm)
 
 
 def add_state_dir(command):
     """Add the argument that says where it is noted what waits to be confirmed."""
-    command.add_argument("--state-dir", metavar="DIR", help="where it is noted what waits (IPTC_STATE_DIR, /run/iptc, $XDG_RUNTIME_DIR/iptc)")
+    command.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="where it is noted what waits (IPTC_STATE_DIR, /run/iptc, $XDG_RUNTIME_DIR/iptc)",
+    )
 
 
 def run(options):
@@ -52,22 +62,30 @@ def _show(options, note):
     if options.format == "json":
         import json
 
-        shown = {key: value for key, value in (note or {"schema": 1, "state": "none"}).items() if key not in ("session", "ticks")}
+        shown = {
+            key: value
+            for key, value in (note or {"schema": 1, "state": "none"}).items()
+            if key not in ("session", "ticks")
+        }
         write(json.dumps(shown) + "\n")
     elif note is None:
         write("nothing waits to be confirmed\n")
     elif waits:
         left = max(0, note["until"] - time.time())
-        write(f"pending: {note['summary']}; rolled back in {left:.0f} s unless confirmed; made by {note['by'] or 'a program'}\n")
+        write(f"pending: {note['summary']}; rolled back in {left:.0f} s unless confirmed; made by {_maker(note)}\n")
     elif note["state"] == "unwatched":
-        write(f"not confirmed, and nobody is left to take it back: {note['summary']}; made by {note['by'] or 'a program'}\n")
+        write(f"not confirmed, and nobody is left to take it back: {note['summary']}; made by {_maker(note)}\n")
     else:
         write(f"nothing waits to be confirmed; the last change ({note['summary']}): {note['state']}\n")
     return 0 if waits else NOTHING
 
 
+def _maker(note):
+    return note["by"] or "a program"
+
+
 def keep(path, versions, netns):
-    """Save the rules of these families (4, 6) to the file *path*, if that is not None; under headings if there are two."""
+    """Save the rules of these families (4, 6) to the file *path*, unless it is None; two of them under headings."""
     if path is None:
         return
     from .. import ruleset

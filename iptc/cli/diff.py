@@ -9,9 +9,9 @@ def add(commands):
     diff = add_command(
         commands, "diff", run, both=True,
         help="print what two rulesets differ in",
-        description="Print what must change for A to be B. Each is a file in the format of iptables-save, `-' for standard input, "
-                    "`live' for what the kernel has, or `live:NETNS' for another network namespace. Beside a file, only the tables "
-                    "that the file has are compared.",
+        description="Print what must change for A to be B. Each is a file in the format of iptables-save, `-' for "
+                    "standard input, `live' for what the kernel has, or `live:NETNS' for another network namespace. "
+                    "Beside a file, only the tables that the file has are compared.",
         epilog="Exit status: 0 both say the same, 1 they differ, 2 trouble.",
     )  # fmt: skip
     diff.add_argument("a", metavar="A", help="file, - or live[:NETNS]")

@@ -14,16 +14,24 @@ SAME, DIFFERENT, TROUBLE = 0, 1, 2
 
 def add_format(command):
     """Add the arguments that say how differences are shown."""
-    command.add_argument("--format", choices=["text", "json"], default="text", help="text: a unified diff; json: one object")
-    command.add_argument("-U", "--context", type=_number, default=3, metavar="N", help="rules around each difference (3)")
+    command.add_argument(
+        "--format", choices=["text", "json"], default="text", help="text: a unified diff; json: one object"
+    )
+    command.add_argument(
+        "-U", "--context", type=_number, default=3, metavar="N", help="rules around each difference (3)"
+    )
     command.add_argument("-q", "--quiet", action="store_true", help="print nothing: the exit status says it")
     command.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="on a terminal (auto)")
 
 
 def add_scope(command):
     """Add the arguments that say what a plan may touch."""
-    command.add_argument("--only", action="append", default=[], metavar="TABLE[:CHAIN]", help="touch nothing else; repeatable")
-    command.add_argument("--keep", action="append", default=[], metavar="GLOB", help="leave such chains alone; repeatable")
+    command.add_argument(
+        "--only", action="append", default=[], metavar="TABLE[:CHAIN]", help="touch nothing else; repeatable"
+    )
+    command.add_argument(
+        "--keep", action="append", default=[], metavar="GLOB", help="leave such chains alone; repeatable"
+    )
 
 
 def _number(text):
@@ -35,6 +43,7 @@ def _number(text):
 
 def trouble_is(status):
     """Have a function that runs a command return *status* where it cannot be done."""
+
     def decorate(run):
         @functools.wraps(run)
         def tried(options):

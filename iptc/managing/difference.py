@@ -10,15 +10,18 @@ _COMPARED = 2500
 """So many pairs of rules in one place are compared by their words."""
 
 Change = namedtuple("Change", "kind ip_version table chain number old_number rule old_rule")
-"""One difference. *kind* is "added", "removed", "moved", "changed" (the same place, other options), "policy" (`rule` and `old_rule`
-are the policies), "chain added" or "chain removed". Numbers are those of `iptables -L --line-numbers`, from 1; None where there is none."""
+"""One difference. *kind* is "added", "removed", "moved", "changed" (the same place, other options), "policy" (`rule`
+and `old_rule` are the policies), "chain added" or "chain removed". Numbers are those of `iptables -L --line-numbers`,
+from 1; None where there is none.
+"""
 
 
 class ChainDifference:
     """What one chain differs in; false where both say the same.
 
-    *old* and *new* are `ChainValue`s, None where there is no such chain. *hunks* are (start, end, new start, new end) of what differs;
-    *moved* and *changed* say for a position of *new* which one of *old* it was; *added* and *removed* are positions.
+    *old* and *new* are `ChainValue`s, None where there is no such chain. *hunks* are (start, end, new start, new end)
+    of what differs; *moved* and *changed* say for a position of *new* which one of *old* it was; *added* and *removed*
+    are positions.
     """
 
     __slots__ = ("nfproto", "table", "name", "old", "new", "hunks", "moved", "changed", "added", "removed")
@@ -88,6 +91,7 @@ class ChainDifference:
 
     def changes(self):
         """Yield each difference as a `Change`."""
+
         def change(kind, position, old_position, rule, old_rule):
             numbers = [None if place is None else place + 1 for place in (position, old_position)]
             return Change(kind, self.ip_version, self.table, self.name, *numbers, rule, old_rule)
@@ -214,8 +218,11 @@ class Difference:
     def summary(self):
         """One line that says how many rules, policies and chains differ; "" for none."""
         counts = self.counts()
-        words = {"policy": ("policy changed", "policies changed"), "chain added": ("chain added", "chains added"),
-                 "chain removed": ("chain removed", "chains removed")}  # fmt: skip
+        words = {
+            "policy": ("policy changed", "policies changed"),
+            "chain added": ("chain added", "chains added"),
+            "chain removed": ("chain removed", "chains removed"),
+        }
         parts = []
         for kind in ("chain added", "chain removed", "policy", "added", "removed", "changed", "moved"):
             if count := counts.get(kind):
@@ -264,7 +271,10 @@ def _lines_of(chain, context):
     gone = set(chain.moved.values())
     for group in _grouped(chain.hunks, context):
         start, new_start = max(group[0][0] - context, 0), max(group[0][2] - context, 0)
-        start, new_start = max(start, group[0][0] - min(context, group[0][2])), max(new_start, group[0][2] - min(context, group[0][0]))
+        start, new_start = (
+            max(start, group[0][0] - min(context, group[0][2])),
+            max(new_start, group[0][2] - min(context, group[0][0])),
+        )
         end = min(group[-1][1] + context, length)
         new_end = group[-1][3] + end - group[-1][1]
         numbers = f"-{_span(start, end)} +{_span(new_start, new_end)}"
@@ -305,9 +315,17 @@ def _rule_line(chain, rule):
 
 
 def _described(chain):
-    described = {"ip_version": chain.ip_version, "table": chain.table, "chain": chain.name,
-                 "state": "added" if chain.created else "removed" if chain.deleted else "there",
-                 "policy": None, "added": [], "removed": [], "moved": [], "changed": []}  # fmt: skip
+    described = {
+        "ip_version": chain.ip_version,
+        "table": chain.table,
+        "chain": chain.name,
+        "state": "added" if chain.created else "removed" if chain.deleted else "there",
+        "policy": None,
+        "added": [],
+        "removed": [],
+        "moved": [],
+        "changed": [],
+    }
     for change in chain.changes():
         if change.kind == "policy":
             described["policy"] = {"from": change.old_rule, "to": change.rule}
@@ -318,8 +336,9 @@ def _described(chain):
         elif change.kind == "moved":
             described["moved"].append({"number": change.number, "from": change.old_number, "rule": change.rule})
         elif change.kind == "changed":
-            described["changed"].append({"number": change.number, "from": change.old_number, "rule": change.rule,
-                                         "old_rule": change.old_rule})  # fmt: skip
+            described["changed"].append(
+                {"number": change.number, "from": change.old_number, "rule": change.rule, "old_rule": change.old_rule}
+            )
     return described
 
 
@@ -328,7 +347,9 @@ def diff(old, new):
 
     A table that is not there is one that has nothing but its builtin chains with the policy ACCEPT.
     """
-    return Difference([chain for key in _keys_of(old, new) for chain in diff_tables(old.table(*key), new.table(*key), *key)])
+    return Difference(
+        [chain for key in _keys_of(old, new) for chain in diff_tables(old.table(*key), new.table(*key), *key)]
+    )
 
 
 def _keys_of(old, new):
@@ -337,7 +358,9 @@ def _keys_of(old, new):
 
 
 def diff_tables(old, new, nfproto, name):
-    """The `ChainDifference`s of two `TableValue`s, either of which may be None: builtin chains first, then as they stand in *new*."""
+    """The `ChainDifference`s of two `TableValue`s, either of which may be None: builtin chains first, then as they
+    stand in *new*.
+    """
     old = plain_table(nfproto, name) if old is None else old
     new = plain_table(nfproto, name) if new is None else new
     names = dict.fromkeys(chain.name for chain in old if chain.policy is not None)

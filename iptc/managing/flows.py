@@ -1,8 +1,9 @@
-"""Which established flows only deleted rules had let in: they go on, since the kernel asks no rule that they are established by.
+"""Which established flows only deleted rules had let in: they go on, since the kernel asks no rule that they are
+established by.
 
-What a flow was let in by is not noted anywhere. So its first packet is followed through the old rules and through the new ones, as far
-as the connection tracking tells it: addresses, protocol, ports. Where a rule asks for more, such as an interface, it may match: a
-rule that may accept counts as one that does, a rule that may drop as one that does not.
+What a flow was let in by is not noted anywhere. So its first packet is followed through the old rules and through the
+new ones, as far as the connection tracking tells it: addresses, protocol, ports. Where a rule asks for more, such as
+an interface, it may match: a rule that may accept counts as one that does, a rule that may drop as one that does not.
 """
 
 import ipaddress
@@ -21,12 +22,26 @@ _PATIENCE = 1.0
 Flow = namedtuple("Flow", "version protocol src dst sport dport")
 """The first packet of a flow as the filter table sees it. Addresses are numbers, ports None where there are none."""
 
-_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "esp": 50, "ah": 51, "ipv6-icmp": 58, "icmpv6": 58, "sctp": 132, "udplite": 136, "dccp": 33, "gre": 47}
+_PROTOCOLS = {
+    "icmp": 1,
+    "tcp": 6,
+    "udp": 17,
+    "esp": 50,
+    "ah": 51,
+    "ipv6-icmp": 58,
+    "icmpv6": 58,
+    "sctp": 132,
+    "udplite": 136,
+    "dccp": 33,
+    "gre": 47,
+}
 _IGNORED = {"--comment": 1, "--reject-with": 1, "--tcp-flags": 2, "--syn": 0, "--tcp-option": 1}
 
 
 def report(change, netns=None):
-    """Return one sentence about the flows that go on after *change* (a `Plan` or `Pending`), or None where there is nothing to say."""
+    """Return one sentence about the flows that go on after *change* (a `Plan` or `Pending`), or None where there is
+    nothing to say.
+    """
     if not any(_lets_in(chain) for chain in change.difference.chains):
         return None
     try:
@@ -36,18 +51,24 @@ def report(change, netns=None):
     if not count and all_of_them:
         return None
     flows = "flow" if count == 1 else "flows"
-    return f"{'' if all_of_them else 'at least '}{count} established {flows} that only deleted rules had let in may go on"
+    return (
+        f"{'' if all_of_them else 'at least '}{count} established {flows} that only deleted rules had let in may go on"
+    )
 
 
 def _lets_in(chain):
     """Whether a rule of *chain*, a `ChainDifference`, that accepts is deleted or has other options."""
     if chain.table != "filter" or chain.old is None:
         return False
-    return any(chain.old.rules[position].endswith("-j ACCEPT") for position in [*chain.removed, *chain.changed.values()])
+    return any(
+        chain.old.rules[position].endswith("-j ACCEPT") for position in [*chain.removed, *chain.changed.values()]
+    )
 
 
 def count_left(change, netns=None):
-    """(how many established flows only deleted rules had let in, whether all were looked at); OSError where they cannot be read."""
+    """(how many established flows only deleted rules had let in, whether all were looked at); OSError where they
+    cannot be read.
+    """
     place = Place(netns)
     end = time.monotonic() + _PATIENCE
     count = 0
@@ -89,10 +110,16 @@ class _Walk:
 
     def has_lost(self, flow, local):
         """Whether it was a deleted rule that let *flow* in, and none would now."""
-        hooks = [hook for hook, is_local in (("INPUT", flow.dst in local), ("OUTPUT", flow.src in local)) if is_local] or ["FORWARD"]
+        hooks = [
+            hook for hook, is_local in (("INPUT", flow.dst in local), ("OUTPUT", flow.src in local)) if is_local
+        ] or ["FORWARD"]
         for hook in hooks:
             by = self._accepts(self._old, hook, flow)
-            if isinstance(by, tuple) and by[1] in self._gone.get(by[0], ()) and not self._accepts(self._new, hook, flow):
+            if (
+                isinstance(by, tuple)
+                and by[1] in self._gone.get(by[0], ())
+                and not self._accepts(self._new, hook, flow)
+            ):
                 return True
         return False
 
@@ -169,8 +196,16 @@ class _Rule:
         elif word in ("--sport", "--dport", "--sports", "--dports", "--ports"):
             spans = [_span(part) for part in words.pop(0).split(",")]
             names = {"s": ("sport",), "d": ("dport",), "p": ("sport", "dport")}[word[2]]
-            self._tests.append((negated, lambda flow: any(
-                getattr(flow, name) is not None and first <= getattr(flow, name) <= last for name in names for first, last in spans)))
+            self._tests.append(
+                (
+                    negated,
+                    lambda flow: any(
+                        getattr(flow, name) is not None and first <= getattr(flow, name) <= last
+                        for name in names
+                        for first, last in spans
+                    ),
+                )
+            )
         elif word in ("--ctstate", "--state"):
             new = "NEW" in words.pop(0).split(",")
             self._tests.append((negated, lambda flow: new))
@@ -231,7 +266,10 @@ def _from_proc(text):
         pairs = [word.split("=", 1) for word in words if "=" in word]
         values = {key: [value for name, value in pairs if name == key] for key in ("src", "dst", "sport", "dport")}
         if len(values["src"]) == 2:
-            ports = [int(values[key][place]) if len(values[key]) == 2 else None for key, place in (("sport", 0), ("sport", 1))]
+            ports = [
+                int(values[key][place]) if len(values[key]) == 2 else None
+                for key, place in (("sport", 0), ("sport", 1))
+            ]
             # the filter table sees what destination NAT has made of it, which is where the answers come from
             addresses = [int(ipaddress.ip_address(value)) for value in values["src"]]
             yield Flow(4 if words[0] == "ipv4" else 6, int(words[3]), *addresses, *ports)
@@ -281,4 +319,6 @@ def _decoded(data):
         sources.append(address.get(1) or address.get(3) or b"")
         ports.append(struct.unpack(">H", protocol[2])[0] if 2 in protocol else None)
     number = protocol.get(1, b"\0")[0]
-    return Flow(4 if len(sources[0]) == 4 else 6, number, *(int.from_bytes(source, "big") for source in sources), *ports)
+    return Flow(
+        4 if len(sources[0]) == 4 else 6, number, *(int.from_bytes(source, "big") for source in sources), *ports
+    )

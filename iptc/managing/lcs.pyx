@@ -1,10 +1,10 @@
 # cython: freethreading_compatible=False
-"""What two sequences of numbers have in common, in order: the longest such run of pairs, so that the fewest edits are left.
+"""What two sequences of numbers have in common, in order: the longest such run of pairs leaves the fewest edits.
 
-Three ways, from the cheapest on. Where there are few edits, they are counted up one by one (Myers, O(n d)). Else one bit stands for
-each place of one sequence, and a whole word of them is done at once (Hyyrö); the pairs are found by cutting the other sequence in
-halves (Hirschberg). Beyond `BOUND` the sequences are cut first, at numbers that each has once: the result is good, and may be more
-than the fewest.
+Three ways, from the cheapest on. Where there are few edits, they are counted up one by one (Myers, O(n d)). Else one
+bit stands for each place of one sequence, and a whole word of them is done at once (Hyyrö); the pairs are found by
+cutting the other sequence in halves (Hirschberg). Beyond `BOUND` the sequences are cut first, at numbers that each has
+once: the result is good, and may be more than the fewest edits.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -65,7 +65,8 @@ def blocks(const uint32_t[::1] one not None, const uint32_t[::1] other not None,
         for i in range(m):
             if problem.match[i] < 0:
                 continue
-            if (length and place_one[problem.match[i]] == start_one + length and place_other[i] == start_other + length):
+            if (length and place_one[problem.match[i]] == start_one + length
+                    and place_other[i] == start_other + length):
                 length += 1
                 continue
             if length:
@@ -83,7 +84,8 @@ def blocks(const uint32_t[::1] one not None, const uint32_t[::1] other not None,
         free(seen)
 
 
-cdef uint32_t _keep(const uint32_t *numbers, uint32_t length, const char *seen, uint32_t *kept, uint32_t *place) noexcept nogil:
+cdef uint32_t _keep(const uint32_t *numbers, uint32_t length, const char *seen, uint32_t *kept,
+                    uint32_t *place) noexcept nogil:
     """Keep the numbers that both sequences have, and where they stood; return how many."""
     cdef uint32_t i, count = 0
     for i in range(length):
@@ -97,7 +99,8 @@ cdef uint32_t _keep(const uint32_t *numbers, uint32_t length, const char *seen, 
 # ------------------------------------------------------------------------- memory
 
 
-cdef void _prepare(Problem *problem, const uint32_t *one, uint32_t n, const uint32_t *other, uint32_t m, uint32_t kinds) noexcept nogil:
+cdef void _prepare(Problem *problem, const uint32_t *one, uint32_t n, const uint32_t *other, uint32_t m,
+                   uint32_t kinds) noexcept nogil:
     cdef uint32_t i
     problem.forwards.numbers = problem.backwards.numbers = one
     problem.forwards.length = problem.backwards.length = n
@@ -128,7 +131,7 @@ cdef void _release_side(Side *side) noexcept nogil:
 
 cdef bint _index(Side *side, bint mirrored) noexcept nogil:
     """Note where each number stands, once this is needed."""
-    cdef uint32_t i, place, kind, words = side.length // 64 + 1, frequent = 0
+    cdef uint32_t i, kind, words = side.length // 64 + 1, frequent = 0
     cdef uint64_t *row
     if side.first != NULL:
         return True
@@ -164,7 +167,8 @@ cdef bint _index(Side *side, bint mirrored) noexcept nogil:
 # ---------------------------------------------------------------------- the search
 
 
-cdef void _solve(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high, int depth) noexcept nogil:
+cdef void _solve(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high,
+                 int depth) noexcept nogil:
     """Match [low, high) of the first sequence with [other_low, other_high) of the second."""
     cdef const uint32_t *one = problem.forwards.numbers
     cdef const uint32_t *other = problem.other
@@ -184,7 +188,8 @@ cdef void _solve(Problem *problem, uint32_t low, uint32_t high, uint32_t other_l
         _cut(problem, low, high, other_low, other_high, depth + 1)
 
 
-cdef bint _few_edits(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high) noexcept nogil:
+cdef bint _few_edits(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low,
+                     uint32_t other_high) noexcept nogil:
     """Count the edits up from none, as long as that is cheap; whether it came to an end."""
     cdef int32_t n = high - low, m = other_high - other_low, most = 16, edits, k, i, x, y, before
     cdef const uint32_t *one = problem.forwards.numbers + low
@@ -249,7 +254,8 @@ cdef bint _few_edits(Problem *problem, uint32_t low, uint32_t high, uint32_t oth
     return done
 
 
-cdef void _halve(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high, int depth) noexcept nogil:
+cdef void _halve(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high,
+                 int depth) noexcept nogil:
     """Cut the second sequence in halves, and the first where the halves then match most."""
     cdef uint32_t middle = (other_low + other_high) // 2, i, mirrored, length, best = low, most = 0
     cdef uint32_t n = problem.forwards.length
@@ -291,7 +297,7 @@ cdef void _begin(Side *side, uint32_t low, uint32_t high) noexcept nogil:
 
 
 cdef void _step(Side *side, uint32_t number, uint32_t low, uint32_t high) noexcept nogil:
-    """Take one number of the second sequence more: V = (V + (V & M)) | (V & ~M), where M is where it stands in [low, high)."""
+    """Take one more number of the other sequence: V = (V + (V & M)) | (V & ~M); M is where it stands in [low, high)."""
     cdef uint32_t last = (high - 1) >> 6, word = low >> 6, at, end
     cdef const uint64_t *row = side.rows[number]
     cdef uint64_t carry = 0, bits
@@ -343,8 +349,9 @@ cdef uint32_t _first_from(Side *side, uint32_t number, uint32_t low) noexcept no
 # -------------------------------------------------------------------- too long
 
 
-cdef void _cut(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high, int depth) noexcept nogil:
-    """Cut both sequences at the numbers that each has once, as many as stand in the same order; or in halves where there are none."""
+cdef void _cut(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high,
+               int depth) noexcept nogil:
+    """Cut both sequences at the numbers that each has once, as many as stand in the same order; or else in halves."""
     cdef uint32_t kinds = problem.forwards.kinds, i, count = 0, place, number, start, end, middle
     cdef uint32_t *times = <uint32_t *> calloc(2 * <size_t> kinds + 1, sizeof(uint32_t))
     cdef uint32_t *place_of = <uint32_t *> malloc((<size_t> kinds + 1) * sizeof(uint32_t))

@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
 """The rules of two chains as numbers: two rules have the same one if they say the same.
 
-Rules of the same bytes, counters aside, have the same text, so that few of them must be printed: those that only one side has, and those
-with the addresses and the protocol of one of these, which may be the same rule in other bytes.
+Rules of the same bytes, counters aside, have the same text, so that few of them must be printed: those that only one
+side has, and those with the addresses and the protocol of one of these, which may be the same rule in other bytes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -31,7 +31,10 @@ cdef struct Rows:
 
 
 def number(int nfproto, list one not None, list other not None):
-    """Return the numbers of the rules of both lists of entries: two objects that hold 32-bit numbers, all smaller than both lists are long."""
+    """Return the numbers of the rules of both lists of entries, all smaller than both lists are long together.
+
+    They are two objects that hold 32-bit numbers.
+    """
     cdef Rows rows
     cdef uint32_t split = len(one), i, first
     cdef uint32_t *numbers = NULL
@@ -124,7 +127,7 @@ cdef dict _same_texts(Rows *rows, list one, list other, const uint32_t *numbers,
 
 
 cdef uint32_t _found(Rows *rows, uint32_t row, int what, bint put) noexcept nogil:
-    """The first row that is the same as *row*, as far as *what* says; noted if *put*. The number of rows where there is none."""
+    """The first row that is the same as *row*, as far as *what* says, noted if *put*; else the number of rows."""
     cdef uint32_t at = _hash(rows, row, what) & rows.mask
     while rows.slots[at]:
         if _is_same(rows, rows.slots[at] - 1, row, what):

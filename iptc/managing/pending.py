@@ -23,7 +23,7 @@ _PATIENCE = 10
 
 
 def folder(path=None):
-    """The folder of the notes, which is made: *path*, `IPTC_STATE_DIR`, /run/iptc for root, or $XDG_RUNTIME_DIR/iptc."""
+    """The folder of the notes, made if needed: *path*, `IPTC_STATE_DIR`, root's /run/iptc, or $XDG_RUNTIME_DIR/iptc."""
     path = path or os.environ.get("IPTC_STATE_DIR")
     if path:
         return _made(os.path.abspath(os.fsdecode(path)))
@@ -47,12 +47,18 @@ def _made(path):
         kind = AccessDenied if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else KernelError
         raise kind(f"can't make folder {path}: {error.strerror}", error.errno, error.strerror) from None
     if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid() or there.st_mode & 0o022:
-        raise AccessDenied(f"{path} must be a folder that only its owner, this user, can write to", errno.EACCES, os.strerror(errno.EACCES))
+        raise AccessDenied(
+            f"{path} must be a folder that only its owner, this user, can write to",
+            errno.EACCES,
+            os.strerror(errno.EACCES),
+        )
     return path
 
 
 class Slot:
-    """The note of one network namespace: a file that whoever watches over a change holds locked, and a socket to ask it by."""
+    """The note of one network namespace: a file that whoever watches over a change holds locked, and a socket to ask
+    it by.
+    """
 
     def __init__(self, path, cookie):
         self._folder = path
@@ -154,7 +160,9 @@ class Slot:
         except OSError as error:
             if isinstance(error, IPTCError):
                 raise
-            raise KernelError(f"can't ask for what is pending: {error.strerror or error}", error.errno, error.strerror) from None
+            raise KernelError(
+                f"can't ask for what is pending: {error.strerror or error}", error.errno, error.strerror
+            ) from None
 
 
 def received_line(channel):
@@ -192,7 +200,8 @@ def peer_of(channel):
 
 
 def session_of(pid="self"):
-    """What a process's session is known by: {"sid", "tty", "audit", "since"}; "since" is when its first process began, in ticks.
+    """What a process's session is known by: {"sid", "tty", "audit", "since"}; "since" is when its first process began,
+    in ticks.
 
     None stands for what is not known: no terminal, no audit session, a first process that has gone.
     """
@@ -200,8 +209,12 @@ def session_of(pid="self"):
     sid, tty = int(fields[3]), int(fields[4])
     audit = _read(f"/proc/{pid}/sessionid")
     first = _stat(sid)
-    return {"sid": sid, "tty": tty or None, "audit": int(audit) if audit not in ("", "4294967295") else None,
-            "since": int(first[19]) if first else None}  # fmt: skip
+    return {
+        "sid": sid,
+        "tty": tty or None,
+        "audit": int(audit) if audit not in ("", "4294967295") else None,
+        "since": int(first[19]) if first else None,
+    }
 
 
 def ticks_now():
@@ -243,7 +256,8 @@ def slot_of(netns=None, directory=None):
 
 
 def status(netns=None, directory=None):
-    """Return what is known of the change that waits to be confirmed, or of the last one: a dict, or None if there was none.
+    """Return what is known of the change that waits to be confirmed, or of the last one: a dict, or None if there was
+    none.
 
     Its "state" is "pending" where it can be confirmed; "unwatched" where the process that would take it back is gone.
     """

@@ -19,7 +19,8 @@ from .value import Ruleset, ip_version, jump_of, plain_table, read_live
 class Scope:
     """Which chains a plan may touch: those that *only* names, if it names any, and none whose name matches *keep*.
 
-    *only* is "TABLE" or "TABLE:CHAIN", or several of them; *keep* is a pattern as a shell has them (`DOCKER*`), or several.
+    *only* is "TABLE" or "TABLE:CHAIN", or several of them; *keep* is a pattern as a shell has them (`DOCKER*`), or
+    several.
     """
 
     def __init__(self, only=(), keep=()):
@@ -33,7 +34,9 @@ class Scope:
         """Whether *chain* of *table* may be touched."""
         if any(fnmatchcase(chain, pattern) for pattern in self._keep):
             return False
-        return not self._only or any(table == name and (not pattern or fnmatchcase(chain, pattern)) for name, pattern in self._only)
+        return not self._only or any(
+            table == name and (not pattern or fnmatchcase(chain, pattern)) for name, pattern in self._only
+        )
 
     def may_cover(self, table):
         """Whether any chain of *table* may be touched."""
@@ -51,8 +54,8 @@ def _words(value, what):
 class Plan:
     """What must be done for the tables of a place to be what was wanted; false where there is nothing to do.
 
-    `difference` is what is announced; `kept` are (4 or 6, table, chain) that are not wanted, and stay because a chain that is
-    kept jumps there. `apply()` does it.
+    `difference` is what is announced; `kept` are (4 or 6, table, chain) that are not wanted, and stay because a chain
+    that is kept jumps there. `apply()` does it.
     """
 
     def __init__(self, live, target, scope, place, exact=False):
@@ -99,17 +102,26 @@ class Plan:
         return {**self.difference.as_dict(), "kept": kept}
 
     def apply(self, wait=None, lock_file=None):
-        """Do it, all of it or nothing. `Conflict` where one of the chains that it looked at is not what it was any more."""
+        """Do it, all of it or nothing. `Conflict` where one of the chains that it looked at is not what it was any
+        more.
+        """
         if self.reworks:
-            state.send_together([(state.table_at(rework.nfproto, rework.table, self.place, self.live.backend), [rework])
-                                  for rework in self.reworks], wait, lock_file)  # fmt: skip
+            state.send_together(
+                [
+                    (state.table_at(rework.nfproto, rework.table, self.place, self.live.backend), [rework])
+                    for rework in self.reworks
+                ],
+                wait,
+                lock_file,
+            )
 
 
 def plan(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None):
-    """Return the `Plan` that leads from what is there to *target*: a `Ruleset`, or what `Ruleset.read` takes. Nothing is changed.
+    """Return the `Plan` that leads from what is there to *target*: a `Ruleset`, or what `Ruleset.read` takes. Nothing
+    is changed.
 
-    Tables that *target* does not have are left alone. *only* and *keep* are as for `Scope`; what they leave out is neither
-    looked for in *target* nor changed. *ipv6* says the family of a text without headings.
+    Tables that *target* does not have are left alone. *only* and *keep* are as for `Scope`; what they leave out is
+    neither looked for in *target* nor changed. *ipv6* says the family of a text without headings.
     """
     place = Place(netns)
     scope = Scope(only, keep)
@@ -122,8 +134,9 @@ def plan(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None):
 
 
 def plan_at(place, target, scope, exact=False):
-    """The `Plan` for *target* at *place*; an *exact* one goes back to what was there: rules that are new have the counters of
-    *target*, and on nf_tables the tables and builtin chains that were not there go."""
+    """The `Plan` for *target* at *place*; an *exact* one goes back to what was there: rules that are new have the
+    counters of *target*, and on nf_tables the tables and builtin chains that were not there go.
+    """
     keys = [(table.nfproto, table.name) for table in target.tables]
     live = read_live(sorted({nfproto for nfproto, _ in keys}), place, target.backend, keys)
     return Plan(live, target, scope, place, exact)
@@ -142,22 +155,34 @@ def _plan_table(plan, live, wanted):
     live = plain_table(nfproto, name) if live is None else live
     stay = _staying(live, wanted, scope)
     plan.kept += [(ip_version(nfproto), name, chain) for chain in stay if scope.covers(name, chain)]
-    chains = [chain for chain in diff_tables(live, wanted, nfproto, name)
-              if chain and scope.covers(name, chain.name) and chain.name not in stay]  # fmt: skip
+    chains = [
+        chain
+        for chain in diff_tables(live, wanted, nfproto, name)
+        if chain and scope.covers(name, chain.name) and chain.name not in stay
+    ]
     for chain in chains:
         if chain.created and chain.new.policy is None:
             check_new_name(nfproto, chain.name, declared=True)
-    _check_jumps(nfproto, live, wanted, stay, chains)
+    _check_jumps(nfproto, live, wanted, stay, chains, scope)
     expected = {chain.name: chain for chain in live if scope.covers(name, chain.name)}
     unused = []
     if plan.exact and plan.live.backend == "nft":
-        unused = [chain.name for chain in wanted if chain.absent and chain.name in expected and not live[chain.name].absent]
-    empty = unused and all(chain.absent for chain in wanted) and not stay and all(scope.covers(name, chain.name) for chain in live)
+        unused = [
+            chain.name for chain in wanted if chain.absent and chain.name in expected and not live[chain.name].absent
+        ]
+    empty = (
+        unused
+        and all(chain.absent for chain in wanted)
+        and not stay
+        and all(scope.covers(name, chain.name) for chain in live)
+    )
     return _Rework(nfproto, name, chains, expected, plan, unused, empty)
 
 
 def _staying(live, wanted, scope):
-    """The user chains of *live* that stay what they are: those that are kept, and whatever they jump to that is not wanted."""
+    """The user chains of *live* that stay what they are: those that are kept, and whatever they jump to that is not
+    wanted.
+    """
     users = {chain.name for chain in live if chain.policy is None}
     found, left = set(), [chain.name for chain in live if not scope.covers(live.name, chain.name)]
     while left:
@@ -169,7 +194,7 @@ def _staying(live, wanted, scope):
     return found & users
 
 
-def _check_jumps(nfproto, live, wanted, stay, chains):
+def _check_jumps(nfproto, live, wanted, stay, chains, scope):
     """Refuse what would jump to a chain that will not be there."""
     there = stay | {chain.name for chain in live if chain.policy is None}
     there |= {chain.name for chain in chains if chain.created}
@@ -182,19 +207,23 @@ def _check_jumps(nfproto, live, wanted, stay, chains):
                 raise _no_chain(nfproto, wanted.name, chain.name, position, chain.new.rule(position), jump)
     if gone:
         for chain in wanted:
-            for jump in chain.jumps_among(gone) if chain.name not in gone else ():
-                position = next(place for place, rule in enumerate(chain.rules) if rule.rpartition(" ")[2] == jump)
+            for jump, position in chain.jumps_to(gone) if scope.covers(wanted.name, chain.name) else ():
                 raise _no_chain(nfproto, wanted.name, chain.name, position, chain.rules[position], jump)
 
 
 def _no_chain(nfproto, table, chain, position, rule, jump):
     reason = os.strerror(errno.ENOENT)
-    return NotFound(f"there is no chain {jump} in IPv{ip_version(nfproto)} table {table}, to which rule {position + 1} of {chain} "
-                    f"jumps: {rule}", errno.ENOENT, reason)  # fmt: skip
+    return NotFound(
+        f"there is no chain {jump} in IPv{ip_version(nfproto)} table {table}, to which rule {position + 1} of {chain} "
+        f"jumps: {rule}",
+        errno.ENOENT,
+        reason,
+    )
 
 
 class _Rework:
-    """What a plan does to one table: one operation over all of its chains that differ. *expected* are those it was made for.
+    """What a plan does to one table: one operation over all of its chains that differ. *expected* are those it was
+    made for.
 
     *unused* are builtin chains that go as if nobody had used them, and with *empty* the table goes with them.
     """
@@ -215,7 +244,9 @@ class _Rework:
 
     def refused(self, number):
         """The exception that says why it cannot be done."""
-        return kernel_error(f"can't change IPv{ip_version(self.nfproto)} table {self.table}", number, os.strerror(number))
+        return kernel_error(
+            f"can't change IPv{ip_version(self.nfproto)} table {self.table}", number, os.strerror(number)
+        )
 
     def apply(self, view):
         """Look whether *view* is the table that it was made for."""
@@ -254,7 +285,7 @@ class _Rework:
 
     def _check(self, view):
         """Raise `Conflict` if any chain that may be touched is not what it was."""
-        for name, chain in view.chains.items():
+        for name in view.chains:
             if self._scope.covers(self.table, name) and name not in self._expected:
                 raise self._moved(f"there is a chain {name} now")
         for name, chain in self._expected.items():
@@ -263,7 +294,9 @@ class _Rework:
                 if chain.policy is None:
                     raise self._moved(f"chain {name} is gone")
             elif there.policy != chain.policy:
-                raise self._moved(f"chain {name} has another policy now" if chain.policy else f"chain {name} is another now")
+                raise self._moved(
+                    f"chain {name} has another policy now" if chain.policy else f"chain {name} is another now"
+                )
             elif not self._same(chain, there.entries):
                 raise self._moved(f"chain {name} has other rules now")
 
@@ -274,8 +307,11 @@ class _Rework:
         return one.obj == other.obj
 
     def _moved(self, what):
-        return Conflict(f"IPv{ip_version(self.nfproto)} table {self.table} has changed since it was read: {what}", errno.EAGAIN,
-                        os.strerror(errno.EAGAIN))  # fmt: skip
+        return Conflict(
+            f"IPv{ip_version(self.nfproto)} table {self.table} has changed since it was read: {what}",
+            errno.EAGAIN,
+            os.strerror(errno.EAGAIN),
+        )
 
     def _entry(self, chain, position):
         """A rule as it is sent where it is new."""
@@ -287,8 +323,10 @@ class _Rework:
         order, at = [], 0
         for start, end, new_start, new_end in chain.hunks:
             order += range(at, start)
-            order += [chain.moved[position] if position in chain.moved else self._entry(chain, position)
-                      for position in range(new_start, new_end)]  # fmt: skip
+            order += [
+                chain.moved[position] if position in chain.moved else self._entry(chain, position)
+                for position in range(new_start, new_end)
+            ]
             at = end
         order += range(at, len(chain.old) if chain.old else 0)
         draft.arrange(chain.name, order)
@@ -317,8 +355,8 @@ class _Rework:
 def apply(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None, wait=None, lock_file=None):
     """Make what is there *target*, with the fewest edits; return the `Plan` that was done.
 
-    *target* and the others are as for `plan`; a `Plan` itself is done as it is, or `Conflict` is raised because the ruleset is
-    another by now. *wait* and *lock_file* are as for `Table`.
+    *target* and the others are as for `plan`; a `Plan` itself is done as it is, or `Conflict` is raised because the
+    ruleset is another by now. *wait* and *lock_file* are as for `Table`.
     """
     if isinstance(target, Plan):
         target.apply(wait, lock_file)

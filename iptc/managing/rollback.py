@@ -1,4 +1,6 @@
-"""Changes that are taken back unless they are confirmed: the side of whoever wants one. See `watchdog` for the other side."""
+"""Changes that are taken back unless they are confirmed: the side of whoever wants one. See `watchdog` for the other
+side.
+"""
 
 import errno
 import os
@@ -23,10 +25,11 @@ _MADE = ("begun", "pending")
 
 
 class Pending:
-    """A change that is made, and taken back after its time unless `confirm` is called: by this process, or by `iptc confirm`.
+    """A change that is made, and taken back after its time unless `confirm` is called: by this process, or by `iptc
+    confirm`.
 
-    `difference` is what was changed; `state` is "armed", "begun", "pending", "confirmed", "rolled back" or "failed". It does not matter what becomes of this
-    process: the change is in the hands of another one.
+    `difference` is what was changed; `state` is "armed", "begun", "pending", "confirmed", "rolled back" or "failed".
+    It does not matter what becomes of this process: the change is in the hands of another one.
     """
 
     def __init__(self, channel, armed):
@@ -127,11 +130,26 @@ class Pending:
             raise IPTCError("the watchdog of the change has ended: nothing will be taken back")
 
 
-def start(target, timeout, *, only=(), keep=(), ipv6=None, backend=None, netns=None, wait=None, lock_file=None, directory=None, by="", save=None):
-    """Have a process watch over the change to *target*, and return a `Pending` with which it can `begin`: nothing is changed yet.
+def start(
+    target,
+    timeout,
+    *,
+    only=(),
+    keep=(),
+    ipv6=None,
+    backend=None,
+    netns=None,
+    wait=None,
+    lock_file=None,
+    directory=None,
+    by="",
+    save=None,
+):
+    """Have a process watch over the change to *target*, and return a `Pending` with which it can `begin`: nothing is
+    changed yet.
 
-    *directory* is where it is noted that a change is pending; see `pending.folder`. *by* says who wants it, *save* where the
-    ruleset is to be saved once it is confirmed.
+    *directory* is where it is noted that a change is pending; see `pending.folder`. *by* says who wants it, *save*
+    where the ruleset is to be saved once it is confirmed.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise ParameterTypeError(f"timeout must be seconds, not {timeout!r}")
@@ -145,10 +163,19 @@ def start(target, timeout, *, only=(), keep=(), ipv6=None, backend=None, netns=N
     backend = state.side_at(Place(netns), backend)
     scope = wanted.scope if exactly else planning.Scope(only, keep)
     job = {
-        "target": target, "timeout": timeout, "scope": scope, "backend": backend, "netns": None, "wait": checked_wait(wait),
-        "lock_file": checked_lock_file(lock_file), "exactly": exactly, "folder": pending.folder(directory),
-        "session": pending.session_of(), "by": by, "save": save,
-    }  # fmt: skip
+        "target": target,
+        "timeout": timeout,
+        "scope": scope,
+        "backend": backend,
+        "netns": None,
+        "wait": checked_wait(wait),
+        "lock_file": checked_lock_file(lock_file),
+        "exactly": exactly,
+        "folder": pending.folder(directory),
+        "session": pending.session_of(),
+        "by": by,
+        "save": save,
+    }
     channel = _started(job, netns)
     try:
         word, content = watchdog.receive(channel)
@@ -180,9 +207,15 @@ def _started(job, netns):
                 passed.append(place)
                 job["netns"] = place
             try:
-                with subprocess.Popen([sys.executable, "-ISc", _CODE, str(there.fileno()), *paths], stdin=subprocess.DEVNULL,
-                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", pass_fds=passed,
-                                      start_new_session=True) as process:  # fmt: skip
+                with subprocess.Popen(
+                    [sys.executable, "-ISc", _CODE, str(there.fileno()), *paths],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    pass_fds=passed,
+                    start_new_session=True,
+                ) as process:
                     process.wait()
             except OSError as error:
                 raise IPTCError(f"can't start {sys.executable}: {error.strerror}") from None
@@ -198,14 +231,13 @@ def _started(job, netns):
         raise
 
 
-
 class safe_apply:
-    """Make what is there *target*, for `with`: kept where the block ends, taken back where it raises, where *check* says no, after
-    *timeout* seconds, and where this process dies.
+    """Make what is there *target*, for `with`: kept where the block ends, taken back where it raises, where *check*
+    says no, after *timeout* seconds, and where this process dies.
 
-    It gives the `Pending`. *check* is called at the end of the block, or run by a shell where it is a string: a false value, an
-    exception or an exit status other than 0 is a no. `iptc confirm` from elsewhere is as good. `RolledBack` where the change was not
-    confirmed; the other arguments are as for `apply` and `start`.
+    It gives the `Pending`. *check* is called at the end of the block, or run by a shell where it is a string: a false
+    value, an exception or an exit status other than 0 is a no. `iptc confirm` from elsewhere is as good. `RolledBack`
+    where the change was not confirmed; the other arguments are as for `apply` and `start`.
     """
 
     def __init__(self, target, *, timeout=30, check=None, **settings):
@@ -246,7 +278,9 @@ class safe_apply:
 
 
 def run_check(command, change):
-    """Run *command* by a shell; whether it succeeded before *change* was over. It is killed, with what it started, if not."""
+    """Run *command* by a shell; whether it succeeded before *change* was over. It is killed, with what it started, if
+    not.
+    """
     with subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             ended = os.pidfd_open(process.pid)

@@ -3,7 +3,7 @@
 import errno
 
 from .. import _core, backends, state
-from ..errors import Conflict, KernelError, ParameterError, ParameterTypeError, kernel_error
+from ..errors import Conflict, ParameterError, ParameterTypeError, kernel_error
 from ..language import printing
 from ..legacy import blob
 from ..model.edits import check_new_name
@@ -25,8 +25,8 @@ _UNSAID = "-"
 class ChainValue:
     """One chain: its policy (None for a user chain), and its rules as `iptables-save` prints them.
 
-    *entries* are their bytes, with counters; *handles* what nf_tables knows them by, where they were read from there. A builtin chain
-    is *absent* on nf_tables as long as nobody has used it.
+    *entries* are their bytes, with counters; *handles* what nf_tables knows them by, where they were read from there.
+    A builtin chain is *absent* on nf_tables as long as nobody has used it.
     """
 
     __slots__ = ("nfproto", "name", "policy", "counters", "entries", "handles", "absent", "_rules", "_keys")
@@ -60,13 +60,17 @@ class ChainValue:
 
     def rule(self, position):
         """The text of one rule."""
-        return self._rules[position] if self._rules is not None else printing.render(self.nfproto, self.entries[position])
+        return (
+            self._rules[position] if self._rules is not None else printing.render(self.nfproto, self.entries[position])
+        )
 
     @property
     def keys(self):
         """What tells each rule from others: its text, and its bytes where the text does not say all of it."""
         if self._keys is None:
-            self._keys = [self._key(*pair) if "unknown data]" in pair[0] else pair[0] for pair in zip(self.rules, self.entries)]
+            self._keys = [
+                self._key(*pair) if "unknown data]" in pair[0] else pair[0] for pair in zip(self.rules, self.entries)
+            ]
         return self._keys
 
     def _key(self, text, entry):
@@ -81,8 +85,14 @@ class ChainValue:
 
     def jumps_among(self, names):
         """Which of *names* its rules jump to."""
-        found = {rule.rpartition(" ")[2] for rule in self.rules}
-        return found & names
+        return {name for name, _ in self.jumps_to(names)}
+
+    def jumps_to(self, names):
+        """Yield (name, position) of the rules that jump to one of *names*."""
+        for position, rule in enumerate(self.rules if names else ()):
+            name = rule.rpartition(" ")[2]
+            if name in names and jump_of(self.nfproto, self.entries[position]) == name:
+                yield name, position
 
 
 def jump_of(nfproto, entry):
@@ -142,15 +152,22 @@ def plain_table(nfproto, name, policy="ACCEPT"):
     """Table *name* as it is of itself: builtin chains, and nothing in them."""
     if name not in reader.BUILTIN_CHAINS:
         raise kernel_error(f"can't initialize {name}", errno.ENOENT, "Table does not exist (do you need to insmod?)")
-    return TableValue(nfproto, name, [ChainValue(nfproto, _core.HOOKS[hook], policy, (0, 0), absent=True)
-                                      for hook, *_ in reader.BUILTIN_CHAINS[name]])  # fmt: skip
+    return TableValue(
+        nfproto,
+        name,
+        [
+            ChainValue(nfproto, _core.HOOKS[hook], policy, (0, 0), absent=True)
+            for hook, *_ in reader.BUILTIN_CHAINS[name]
+        ],
+    )
 
 
 class Ruleset:
     """Tables of one or both families as a value: compared by what it says, wherever it came from.
 
-    `Ruleset.live()` reads the kernel, `Ruleset.read(source)` a text or a file, `Ruleset.built({...})` makes one of rules. It maps
-    (4 or 6, table) to a table of chains; `ruleset[4, "filter"]["INPUT"].rules` are texts. It is not to be changed.
+    `Ruleset.live()` reads the kernel, `Ruleset.read(source)` a text or a file, `Ruleset.built({...})` makes one of
+    rules. It maps (4 or 6, table) to a table of chains; `ruleset[4, "filter"]["INPUT"].rules` are texts. It is not to
+    be changed.
     """
 
     def __init__(self, tables=(), backend="legacy", generation=None):
@@ -170,18 +187,19 @@ class Ruleset:
 
     @classmethod
     def read(cls, source=None, ipv6=None, *, path=None, backend=None, netns=None, table=None):
-        """Return what *source*, in the format of iptables-save, would make of empty tables: text (a string with a line break), a
-        path or an open file; *path*, in its stead, is always a path.
+        """Return what *source*, in the format of iptables-save, would make of empty tables: text (a string with a line
+        break), a path or an open file; *path*, in its stead, is always a path.
 
-        It is of one family (*ipv6*; IPv4 where nothing is said), or of those whose rules stand behind the lines `# IPv4` and
-        `# IPv6`. Only *table* is read where one is named. *backend* says what the text would be saved as again.
-        `ParameterError` with the number of the line as `line`.
+        It is of one family (*ipv6*; IPv4 where nothing is said), or of those whose rules stand behind the lines `#
+        IPv4` and `# IPv6`. Only *table* is read where one is named. *backend* says what the text would be saved as
+        again. `ParameterError` with the number of the line as `line`.
         """
         return parse(b"".join(pieces(one_source(source, path))), ipv6, state.side_at(Place(netns), backend), table)
 
     @classmethod
     def built(cls, tables, policies=None, ipv6=False, *, backend=None, netns=None):
-        """Return a value made of {table: {chain: [rule, ...]}}: a rule is a `Rule`, or a text as `iptables -A CHAIN` takes it.
+        """Return a value made of {table: {chain: [rule, ...]}}: a rule is a `Rule`, or a text as `iptables -A CHAIN`
+        takes it.
 
         *policies* is {(table, chain): "DROP"}.
         """
@@ -255,15 +273,19 @@ class Ruleset:
         """What makes two of them equal: whatever is not there of itself."""
         return {
             (key, chain.name): (chain.policy, chain.keys)
-            for key, table in self._tables.items() for chain in table if not chain.is_plain
-        }  # fmt: skip
+            for key, table in self._tables.items()
+            for chain in table
+            if not chain.is_plain
+        }
 
     def __eq__(self, other):
         if not isinstance(other, Ruleset):
             return NotImplemented
         one, another = self._said(), other._said()
         return all(
-            _same(one.get(key) or self._unsaid(key), another.get(key) or other._unsaid(key)) for key in one.keys() | another.keys())
+            _same(one.get(key) or self._unsaid(key), another.get(key) or other._unsaid(key))
+            for key in one.keys() | another.keys()
+        )
 
     def _unsaid(self, key):
         """(policy, rules) of a chain that says nothing, or is not there."""
@@ -292,17 +314,26 @@ class Ruleset:
 
 def _same(one, other):
     """Whether two chains, as (policy, rules), say the same."""
-    return one[1] == other[1] and (one[0] == other[0] or _UNSAID in (one[0], other[0]) and None not in (one[0], other[0]))
+    return one[1] == other[1] and (
+        one[0] == other[0] or _UNSAID in (one[0], other[0]) and None not in (one[0], other[0])
+    )
 
 
 def _text_of(table, counters):
     lines = [f"*{table.name}\n"]
-    lines += [":{} {} [{}:{}]\n".format(chain.name, chain.policy or "-", *(counters and chain.counters or (0, 0))) for chain in table]
+    lines += [
+        ":{} {} [{}:{}]\n".format(chain.name, chain.policy or "-", *(counters and chain.counters or (0, 0)))
+        for chain in table
+    ]
     for chain in table:
         start = f"-A {chain.name} "
         if counters:
-            lines += [f"[{packets}:{size}] {start}{rule}".rstrip(" ") + "\n" for rule, (packets, size) in
-                      zip(chain.rules, [printing.counters_of(chain.nfproto, entry) for entry in chain.entries])]  # fmt: skip
+            lines += [
+                f"[{packets}:{size}] {start}{rule}".rstrip(" ") + "\n"
+                for rule, (packets, size) in zip(
+                    chain.rules, [printing.counters_of(chain.nfproto, entry) for entry in chain.entries]
+                )
+            ]
         else:
             lines += [f"{start}{rule}\n" if rule else f"-A {chain.name}\n" for rule in chain.rules]
     return "".join([*lines, "COMMIT\n"])
@@ -316,7 +347,7 @@ def parse(text, ipv6, side, only=None):
     tables = []
     for nfproto, part in parts_of(text, ipv6):
 
-        def begun(name):
+        def begun(name, nfproto=nfproto):
             plain_table(nfproto, name)
             return side
 
@@ -330,7 +361,12 @@ def parse(text, ipv6, side, only=None):
 def parts_of(text, ipv6=None):
     """[(family, text)] of the parts of *text* (bytes); lines keep their numbers. Without headings it is one part."""
     lines = text.split(b"\n")
-    places = [(place, nfproto) for place, line in enumerate(lines) for nfproto, heading in _HEADINGS.items() if line == heading]
+    places = [
+        (place, nfproto)
+        for place, line in enumerate(lines)
+        for nfproto, heading in _HEADINGS.items()
+        if line == heading
+    ]
     if not places:
         return [(families_of(bool(ipv6))[0], text)]
     if any(line.strip() and not line.startswith(b"#") for line in lines[: places[0][0]]):
@@ -342,7 +378,9 @@ def parts_of(text, ipv6=None):
         if ipv6 is None or nfproto in families_of(ipv6):
             found.append((nfproto, b"\n" * start + b"\n".join(lines[start:end]) + (b"\n" if end else b"")))
     if not found:
-        raise ParameterError(f"there is no line `{_HEADINGS[families_of(ipv6)[0]].decode()}' before the rules of that family")
+        raise ParameterError(
+            f"there is no line `{_HEADINGS[families_of(ipv6)[0]].decode()}' before the rules of that family"
+        )
     return found
 
 
@@ -362,8 +400,11 @@ def _empty_view(nfproto, name, side):
 
 
 def _value_of(nfproto, name, view):
-    return TableValue(nfproto, name, [ChainValue(nfproto, chain.name, chain.policy, chain.counters, chain.entries)
-                                      for chain in view.in_order()])  # fmt: skip
+    return TableValue(
+        nfproto,
+        name,
+        [ChainValue(nfproto, chain.name, chain.policy, chain.counters, chain.entries) for chain in view.in_order()],
+    )
 
 
 def _entries_of(nfproto, rule):
@@ -407,7 +448,9 @@ def _read_nft(families, place, tables):
                 continue
             if socket.generation() == generation:
                 return Ruleset(found, "nft", generation)
-    raise Conflict("can't read the tables: the ruleset never stops changing", errno.EAGAIN, "Resource temporarily unavailable")
+    raise Conflict(
+        "can't read the tables: the ruleset never stops changing", errno.EAGAIN, "Resource temporarily unavailable"
+    )
 
 
 def _read_nft_table(nfproto, name, socket):
@@ -416,6 +459,15 @@ def _read_nft_table(nfproto, name, socket):
     used = {chain for chain, _, _, handle, _ in scan.list_chains() if handle}
     for chain, policy, counters, messages in scan.messages():
         rules = codec.decode_rules(nfproto, messages, socket)
-        chains.append(ChainValue(nfproto, chain, policy, counters, [entry for _, entry in rules], [handle for handle, _ in rules],
-                                 chain not in used))  # fmt: skip
+        chains.append(
+            ChainValue(
+                nfproto,
+                chain,
+                policy,
+                counters,
+                [entry for _, entry in rules],
+                [handle for handle, _ in rules],
+                chain not in used,
+            )
+        )
     return TableValue(nfproto, name, chains)

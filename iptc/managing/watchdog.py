@@ -1,7 +1,8 @@
-"""The process that makes a change, and takes it back unless it is confirmed: apart from whoever asked for it, so that it outlives them.
+"""The process that makes a change, and takes it back unless it is confirmed: apart from whoever asked for it, so that
+it outlives them.
 
-It is started by `rollback` with a socket, and reads what to do from it. All that it needs is loaded, and what was there is held in
-memory, before it changes anything.
+It is started by `rollback` with a socket, and reads what to do from it. All that it needs is loaded, and what was
+there is held in memory, before it changes anything.
 """
 
 import json
@@ -15,6 +16,7 @@ import time
 from importlib import import_module
 
 from ..errors import Conflict, IPTCError, LockTimeout, PartialCommit
+from ..language import printing
 from ..namespace import Place
 from . import pending, planning, value
 
@@ -28,7 +30,19 @@ _PAUSE = 0.02
 _GIVE_UP = 600
 """Seconds for which it is tried to take a change back."""
 
-_IGNORED = ("SIGHUP", "SIGINT", "SIGTERM", "SIGQUIT", "SIGPIPE", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2", "SIGALRM")
+_IGNORED = (
+    "SIGHUP",
+    "SIGINT",
+    "SIGTERM",
+    "SIGQUIT",
+    "SIGPIPE",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGALRM",
+)
 
 
 # ---------------------------------------------------------------------- messages
@@ -150,18 +164,23 @@ class _Change:
 
     def _what_is_there(self):
         """What is to be there again: all tables that the plan may change, also those that are not there."""
-        tables = [self._plan.live.table(table.nfproto, table.name) or value.plain_table(table.nfproto, table.name)
-                  for table in self._plan.target.tables]  # fmt: skip
+        tables = [
+            self._plan.live.table(table.nfproto, table.name) or value.plain_table(table.nfproto, table.name)
+            for table in self._plan.target.tables
+        ]
         return value.Ruleset(tables, self._plan.live.backend)
 
     def _prepare(self):
-        """Load all that taking back needs: modules, and the plugins that print the rules which are there and which will be."""
+        """Load all that taking back needs: modules, and the plugins that print the rules which are there and which
+        will be.
+        """
         import_module("..nft.table" if self._plan.live.backend == "nft" else "..legacy.draft", __package__)
         planning.Plan(self._plan.live, self._old, self._scope, self._place, True)
         for ruleset in (self._old, self._plan.target):
             for table in ruleset.tables:
                 for chain in table:
-                    chain.keys
+                    for entry in chain.entries:
+                        printing.render(chain.nfproto, entry)
 
     def _change(self):
         """Make the change; whether it is made: nobody may wait for it any more."""
@@ -208,11 +227,18 @@ class _Change:
     def _note(self, what):
         left = max(0, self._deadline - time.monotonic()) if what == "pending" else 0
         self._noted = {
-            "schema": 1, "state": what, "pid": os.getpid(), "timeout": self._job["timeout"], "until": time.time() + left,
-            "summary": self._plan.difference.summary(), "session": self._job["session"], "by": self._job["by"], "save": self._job["save"],
+            "schema": 1,
+            "state": what,
+            "pid": os.getpid(),
+            "timeout": self._job["timeout"],
+            "until": time.time() + left,
+            "summary": self._plan.difference.summary(),
+            "session": self._job["session"],
+            "by": self._job["by"],
+            "save": self._job["save"],
             "families": sorted({value.ip_version(table.nfproto) for table in self._plan.target.tables}),
             "ticks": self._armed,
-        }  # fmt: skip
+        }
         self._slot.write(self._noted)
 
     def _tell(self, what, content):
@@ -297,7 +323,7 @@ class _Change:
     # taking back
 
     def _take_back(self):
-        """Make what is there what was there; try until it is done. Return what the last attempt failed with, or None."""
+        """Make what is there what was there; try until it is done. Return what the last try failed with, or None."""
         end = time.monotonic() + _GIVE_UP
         settings = {"wait": _STRAIGHT_AWAY, "lock_file": self._job["lock_file"]}
         while True:
@@ -314,4 +340,3 @@ class _Change:
                 if time.monotonic() > end:
                     return error
                 time.sleep(_PAUSE)
-
