@@ -1,8 +1,9 @@
 # cython: freethreading_compatible=False
-"""What a call has applied by the time that an exception comes out of it, so that the exception can say so.
+"""Tells a program whether a commit was applied, when an exception comes out of the call that made it.
 
-The handler of a signal may raise between any two steps of Python. What sends a commit is one call of C, which notes its outcome before it
-returns; and what a program calls is C around our Python, which looks at that note whenever an exception passes.
+The handler of a signal may raise an exception between any two steps of Python. So a commit is sent by one call of C,
+and that call notes the outcome before it returns. The functions that a program calls are C around our Python: when an
+exception passes through them, they read the note and add it to the exception.
 """
 
 from contextvars import ContextVar

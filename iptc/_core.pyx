@@ -1,7 +1,8 @@
 # cython: freethreading_compatible=False
-"""The rule as a value that owns its bytes.
+"""A rule as a value that owns its bytes.
 
-One copy of everything serves IPv4 and IPv6: where they differ, a `Family` row says how.
+The same code serves IPv4 and IPv6. A `Family` row holds what differs: the size of the header, where its fields are, the
+socket options.
 """
 
 import os

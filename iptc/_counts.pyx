@@ -1,7 +1,8 @@
 # cython: freethreading_compatible=False
-"""Counters at one moment: two rows of uint64, one slot a rule.
+"""The counters of all rules at one moment: two rows of uint64, with one slot for each rule.
 
-A back end's reader fills a `Counts`. Programs see its rows as memoryviews, as lists of pairs, and as differences.
+The reader of a back end fills a `Counts`. Programs see its rows as memoryviews, as lists of pairs, and as differences
+between two.
 """
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITABLE, Py_buffer

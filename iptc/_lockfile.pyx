@@ -1,5 +1,9 @@
 # cython: freethreading_compatible=False
-"""A lock file and the lock on it (`flock`). No Python runs between a system call and the note of what it did."""
+"""A lock file and the lock on it (`flock`).
+
+No Python code runs between a system call and the note of what it did, so an interrupt cannot lose a descriptor or a
+lock.
+"""
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals

@@ -1,8 +1,9 @@
 # cython: freethreading_compatible=False
-"""nf_tables' transport: attributes and messages, one socket, dumps, and batches that are applied whole or not at all.
+"""The transport of nf_tables: attributes, messages, one socket, dumps, and batches that the kernel applies whole or not
+at all.
 
-Everything that comes from the kernel is read within bounds; everything that goes to it is written from here. The kernel answers a
-request before `send` returns, so nothing ever waits.
+Everything that comes from the kernel is read within its bounds. The kernel answers a request before `send` returns, so
+no call waits for an answer.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

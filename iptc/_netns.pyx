@@ -1,8 +1,10 @@
 # cython: freethreading_compatible=False
-"""Network namespaces: which one a socket is in (`SO_NETNS_COOKIE`), and making sockets and opening files in another.
+"""Network namespaces: which one a socket is in (`SO_NETNS_COOKIE`), and making sockets and opening files in another
+one.
 
-A socket belongs to the namespace it was made in, whoever uses it: only its making needs a thread there. That is a thread of C that does
-nothing else and ends. Where the system lets no thread begin, the calling thread goes there and comes back, all within one call.
+A socket stays in the namespace that it was made in, whichever thread uses it. So a thread has to be there only to make
+it. That is a C thread, which makes the socket and ends. Where the system lets no thread begin, the calling thread
+enters the namespace and comes back within one call of C.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

@@ -1,5 +1,8 @@
 # cython: freethreading_compatible=False
-"""Rows in an order that is edited: to insert or delete one costs nearly the same, however many there are and wherever it stands."""
+"""A sequence of rows that is edited at any place.
+
+Inserting or deleting a row costs nearly the same, however many rows there are and wherever it stands.
+"""
 
 cimport cython
 from cpython.object cimport PyObject

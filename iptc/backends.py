@@ -1,4 +1,7 @@
-"""Which back end a table is on: legacy xtables or nf_tables, decided once for each network namespace, without leaving a trace there."""
+"""Decides which back end a table is on: legacy xtables or nf_tables.
+
+The decision is made once for each network namespace. Looking changes nothing there: no table is created.
+"""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Chain: one chain of a table that is open, as python-iptables documents it."""
+"""Chain: one chain of an open table, as python-iptables documents it."""
 
 import weakref
 

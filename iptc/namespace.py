@@ -1,4 +1,4 @@
-"""Network namespaces: what a program names one by."""
+"""Opens a network namespace by its name, its path, a process id or a descriptor."""
 
 import errno
 import os

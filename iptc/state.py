@@ -1,4 +1,6 @@
-"""Where a table is: the back end, the namespace, the xtables lock, and the tables that are open in this process."""
+"""The tables that are open in this process: where each one is, its pending edits, and what is committed together under
+which lock.
+"""
 
 import errno
 import os

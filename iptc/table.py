@@ -1,4 +1,4 @@
-"""Table: a table that is open, as python-iptables documents it."""
+"""Table: one open table, as python-iptables documents it."""
 
 import errno
 

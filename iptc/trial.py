@@ -1,7 +1,8 @@
-"""A restored text tried out by the kernel, in a network namespace of its own that is gone afterwards.
+"""Lets the kernel try a restored text in a private network namespace, which is gone afterwards.
 
-The kernel looks at a table only when it is sent: whether a target may stand in this table and chain, whether chains jump in a
-circle. Legacy tables cannot be sent without being used, and nf_tables looks for circles last of all.
+The kernel checks a table only when it is sent: whether a target may stand in this table and chain, whether chains jump
+in a circle. A legacy table that is sent is in use at once, so a real one cannot be tried; and nf_tables looks for
+circles only at the very end.
 """
 
 import contextlib

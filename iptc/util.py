@@ -1,4 +1,4 @@
-"""python-iptables' helpers to find C libraries and load kernel modules; nothing in this package needs them."""
+"""python-iptables' helpers that find C libraries and load kernel modules. Nothing in this package uses them."""
 
 
 def find_library(*names):

@@ -1,4 +1,4 @@
-"""The command `iptc`: one module for each of its commands, and what the commands share."""
+"""The command `iptc`: one module for each of its commands, and a few that the commands share."""
 
 from .dispatch import main
 

@@ -1,4 +1,4 @@
-"""A text of both families, each under its heading: read bit by bit, and kept for the next time that it is needed."""
+"""Reads a text of both families, each under its heading, piece by piece; it can be read a second time."""
 
 import itertools
 import re

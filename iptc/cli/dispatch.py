@@ -1,4 +1,4 @@
-"""Runs one command: finds its module, has its arguments parsed, and makes exit statuses of errors."""
+"""Runs one command: finds its module, parses its arguments, and turns errors into exit statuses."""
 
 import argparse
 import os

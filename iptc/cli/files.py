@@ -1,4 +1,7 @@
-"""Writing a file: whole or not at all, and still the same file to those who own it, link to it or wait at its other end."""
+"""Writes a file whole or not at all.
+
+It stays the same file for its owner, for links to it, and for a program at the other end of a pipe.
+"""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What the commands share that compare rulesets: where each comes from, and how differences are shown."""
+"""Shared by the commands that compare rulesets: reads each ruleset from where it is, and shows the differences."""
 
 import functools
 import os

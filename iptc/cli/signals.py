@@ -1,4 +1,4 @@
-"""Signals that end a command: they come as an exception, so that everything is tidied up on the way out."""
+"""Turns signals that end a command into exceptions, so that the command tidies up before it ends."""
 
 import contextlib
 import signal

@@ -1,1 +1,3 @@
-"""iptables' language: text and words of rule specifications into the bytes of a rule, and back, with libxtables."""
+"""iptables' language: the text of a rule specification becomes the bytes of a rule, and bytes become text. libxtables
+does the work.
+"""

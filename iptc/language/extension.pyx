@@ -1,5 +1,7 @@
 # cython: freethreading_compatible=False
-"""The payload of one match or target: parameters in, bytes out, and back; and a rule's bytes put together from its parts."""
+"""The payload of one match or target: parameters become bytes, and bytes become parameters. Also puts a rule together
+from its parts.
+"""
 
 import warnings
 

@@ -1,8 +1,9 @@
 # cython: freethreading_compatible=False
-"""The options of iptables' language, found as getopt_long finds them, without it and without its merged tables.
+"""Finds the options of iptables' language as getopt_long finds them, without calling it.
 
-Clusters of short options, `--name=value`, unique abbreviations, iptables' own options first and then those of the extension that was
-named last. Runs inside the guard; messages are iptables' own, in the wording of the release that is installed.
+Supported are clusters of short options, `--name=value` and unique abbreviations. iptables' own options come first, then
+those of the extension that was named last. All of it runs inside the guard. Messages are those of iptables, in the
+wording of the installed release.
 """
 
 from libc.string cimport memcmp, memset, strncmp

@@ -1,10 +1,11 @@
 # cython: freethreading_compatible=False
-"""The plugins of libxtables: both families in one process, every call of them guarded, and the words of saved text.
+"""The plugins of libxtables: finds them for both families, guards every call of them, and reads the text that they
+save.
 
-libxtables and its plugins keep state in globals (the family, getopt's variables, what they printed). The GIL is the lock that
-guards it: no function here releases it around a plugin's code. A name that has to be looked up ends that code: it is looked up
-without the GIL, and the code is run again. What it cannot guard is another C user of
-libxtables in the same process.
+libxtables and its plugins keep state in global variables: the family, getopt's variables, what they printed. The GIL
+protects that state, so no function here releases the GIL while a plugin runs. A name that has to be looked up ends the
+plugin's code. The name is looked up without the GIL, and the plugin's code is run again. Another C user of libxtables
+in the same process is not protected.
 """
 
 import os

@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=False
-"""Whole rules as text, and what tells one rule from another: what `iptables` prints and `iptables -D` compares."""
+"""Prints whole rules as `iptables-save` prints them, and compares rules as `iptables -D` compares them."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8

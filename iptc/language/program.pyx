@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
-"""Files of iptables-save: lines in, one `Program` a table.
+"""Reads files of iptables-save: lines go in, and one `Program` for each table comes out.
 
-Lines are read as iptables-restore reads them, its refusals in its words. A program needs no Python object for each rule: its rules
-are laid out one behind the other, and a back end points at them.
+Lines are read as iptables-restore reads them, and refused in its words. A program holds its commands one behind the
+other in memory, without a Python object for each rule; the back ends read them there.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

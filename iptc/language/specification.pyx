@@ -1,9 +1,9 @@
 # cython: freethreading_compatible=False
-"""iptables' language: one command or rule specification, read as iptables reads it.
+"""Reads one command or one rule specification as iptables reads it.
 
-Plugins read the values of their options, straight into the bytes of the entry. All of it runs inside the guard and touches no
-Python object; a name that has not been looked up yet ends the reading, is learned, and the line is read again. Messages are
-iptables' own, in the wording of the release that is installed.
+Plugins read the values of their options, straight into the bytes of the entry. All of it runs inside the guard and
+touches no Python object. A name that has not been looked up yet ends the reading; it is looked up, and the line is read
+again. Messages are those of iptables, in the wording of the installed release.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=False
-"""The words of saved text: split as iptables-restore splits its lines."""
+"""Splits a line of saved text into words, as iptables-restore splits it."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc

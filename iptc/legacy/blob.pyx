@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
-"""Reading a legacy table: two system calls fill a buffer, and one pass finds its chains, rules and counters.
+"""Reads a legacy table: two system calls fill a buffer, and one pass finds the chains, rules and counters in it.
 
-`TableBlob` is a table read once, for its rules; `TableScan` reads the counters again and again into one kept buffer.
-Neither touches libiptc or libxtables. Every offset is checked: nothing is read outside the buffer.
+`TableBlob` is a table that is read once, for its rules. `TableScan` reads the counters again and again into one buffer
+that it keeps. Neither uses libiptc or libxtables. Every offset is checked, so nothing is read outside the buffer.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

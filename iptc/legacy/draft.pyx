@@ -1,9 +1,9 @@
 # cython: freethreading_compatible=False
-"""Writing a table: a private copy of it, edited and sent at once, with the counters that its rules had.
+"""Writes a legacy table: a private copy is edited and sent at once, and the rules keep their counters.
 
-The kernel takes a whole table (`IPT_SO_SET_REPLACE`), answers with the last counters of the old one, and starts the new one at zero;
-`IPT_SO_SET_ADD_COUNTERS` puts back what is to be kept. Nothing that was counted in between is lost: the answer is exact,
-and adding is what the kernel does.
+The kernel takes a whole table (`IPT_SO_SET_REPLACE`). It answers with the last counters of the old table and starts the
+new one at zero. `IPT_SO_SET_ADD_COUNTERS` then adds the counters that are to be kept. Nothing that was counted in
+between is lost: the answer is exact, and the kernel adds.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE

@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=False
-"""A restored text is done to the draft of a legacy table: each command as iptables does it, its refusals in iptables' words."""
+"""Does a restored text to the draft of a legacy table: each command as iptables does it, refused in iptables' words."""
 
 import warnings
 

@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=False
-"""A whole legacy table as text, in one pass in C."""
+"""Prints a whole legacy table as text, in one pass in C."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8

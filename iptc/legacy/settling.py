@@ -1,7 +1,8 @@
-"""Telling counters that were set back from counters that a writer has put aside: what a reader without the lock needs.
+"""Decides whether counters that fell were reset, or are about to be given back by a writer.
 
-A writer of the legacy back end replaces a table by one whose counters are zero, and adds the old ones in a second step. In between
-a reader sees what was counted after the first step. Whether that is so, or somebody zeroed, only another look can tell.
+A writer of legacy tables first replaces the table by one whose counters are zero, and adds the old counters in a second
+step. A reader in between sees only what was counted after the first step. Only another look can tell this from a reset
+(`iptables -Z`). A reader that takes no lock needs this.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""A table of the legacy back end (`ip_tables`, `ip6_tables`): read its blob, replay edits on a draft of it."""
+"""A table of the legacy back end (`ip_tables`, `ip6_tables`): reads its blob, and commits edits by way of a draft."""
 
 import errno
 

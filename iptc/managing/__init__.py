@@ -1,1 +1,1 @@
-"""A ruleset as a value: what two differ in, the way from one to the other, and that way gone, with a way back."""
+"""A ruleset as a value: how two rulesets differ, how to get from one to the other, and how to take that back."""

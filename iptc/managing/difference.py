@@ -1,4 +1,4 @@
-"""What two rulesets differ in: chain by chain, with the fewest edits."""
+"""Finds how two rulesets differ: chain by chain, with the fewest edits."""
 
 from collections import defaultdict, namedtuple
 from itertools import pairwise

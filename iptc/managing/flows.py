@@ -1,9 +1,9 @@
-"""Which established flows only deleted rules had let in: they go on, since the kernel asks no rule that they are
-established by.
+"""Finds the established flows that only deleted rules had let in.
 
-What a flow was let in by is not noted anywhere. So its first packet is followed through the old rules and through the
-new ones, as far as the connection tracking tells it: addresses, protocol, ports. Where a rule asks for more, such as
-an interface, it may match: a rule that may accept counts as one that does, a rule that may drop as one that does not.
+Such flows go on: a rule that accepts established flows lets them through. The kernel does not note which rule let a
+flow in. So the first packet of each flow is followed through the old rules and through the new ones, as far as
+connection tracking knows it: addresses, protocol, ports. A rule that asks for more, such as an interface, may match. If
+it accepts, it counts as a match; if it drops, it counts as none.
 """
 
 import ipaddress

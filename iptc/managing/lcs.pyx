@@ -1,10 +1,10 @@
 # cython: freethreading_compatible=False
-"""What two sequences of numbers have in common, in order: the longest such run of pairs leaves the fewest edits.
+"""Finds the longest common subsequence of two sequences of numbers: what stays, so that the fewest edits are left.
 
-Three ways, from the cheapest on. Where there are few edits, they are counted up one by one (Myers, O(n d)). Else one
-bit stands for each place of one sequence, and a whole word of them is done at once (Hyyrö); the pairs are found by
-cutting the other sequence in halves (Hirschberg). Beyond `BOUND` the sequences are cut first, at numbers that each has
-once: the result is good, and may be more than the fewest edits.
+There are three ways, and the cheapest that works is taken. Few edits are counted up one by one (Myers, O(n d)).
+Otherwise each place of one sequence is one bit, and a whole machine word of them is compared at once (Hyyrö); cutting
+the other sequence in halves finds the pairs (Hirschberg). Sequences beyond `BOUND` are first cut at numbers that each
+has exactly once. The result is then good, but there may be fewer edits.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t

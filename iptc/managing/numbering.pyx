@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
-"""The rules of two chains as numbers: two rules have the same one if they say the same.
+"""Gives the rules of two chains numbers: two rules have the same number if they say the same.
 
-Rules of the same bytes, counters aside, have the same text, so that few of them must be printed: those that only one
-side has, and those with the addresses and the protocol of one of these, which may be the same rule in other bytes.
+Rules of the same bytes, counters aside, have the same text. So only few rules must be printed: those that only one side
+has, and those that have the addresses and the protocol of one of these, since they may say the same in other bytes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

@@ -1,4 +1,4 @@
-"""Where it is noted which change waits to be confirmed: one for each network namespace, never two at a time."""
+"""Notes which change waits to be confirmed: at most one for each network namespace."""
 
 import errno
 import fcntl

@@ -1,4 +1,6 @@
-"""The way from what is there to what is wanted: the fewest edits, in one commit a table; on nf_tables one for all."""
+"""Plans the way from the live ruleset to the wanted one: the fewest edits, in one commit for each table, or one for all
+on nf_tables.
+"""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Changes that are taken back unless they are confirmed: the side of whoever wants one. See `watchdog` for the other
+"""Makes changes that are taken back unless they are confirmed. This is the side of the caller; `watchdog` is the other
 side.
 """
 

@@ -1,8 +1,7 @@
-"""The process that makes a change, and takes it back unless it is confirmed: apart from whoever asked for it, so that
-it outlives them.
+"""The process that makes a change, and takes it back unless it is confirmed. It outlives the program that asked for it.
 
-It is started by `rollback` with a socket, and reads what to do from it. All that it needs is loaded, and what was
-there is held in memory, before it changes anything.
+`rollback` starts it with a socket, from which it reads what to do. Before it changes anything, it has loaded all that
+it needs, and holds the old ruleset in memory.
 """
 
 import json

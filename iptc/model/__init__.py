@@ -1,1 +1,1 @@
-"""A table in memory: what it holds, and what edits of it mean, whichever back end holds it."""
+"""A table in memory: its chains and rules, and what edits of it mean. Both back ends use it."""

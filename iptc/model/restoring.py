@@ -1,4 +1,4 @@
-"""Restoring a table from the text of iptables-save: where the text comes from, and what it means for a table."""
+"""Restores a table from the text of iptables-save: reads the text, and does what it says to a table."""
 
 import errno
 import os

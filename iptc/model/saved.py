@@ -1,4 +1,4 @@
-"""A table as iptables-save writes it."""
+"""Prints a table in memory as iptables-save prints it."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A table in memory: its chains, and what tells its rules from others."""
+"""A table in memory: its chains and their rules, and ways to find a rule by what it says."""
 
 from weakref import ref
 

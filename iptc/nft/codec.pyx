@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
-"""A rule's bytes to and from nf_tables, as iptables-nft writes and reads them.
+"""Turns the bytes of a rule into nf_tables' expressions and back, as iptables-nft does.
 
-The bytes are those that the rest of the package knows: `ipt_entry` or `ip6t_entry`, matches, and the target by name. A rule that
-none of them can stand for is opaque: its target is named `nft` and holds the rule's attributes.
+The bytes are those that the rest of the package uses: `ipt_entry` or `ip6t_entry`, the matches, and the target by name.
+Some rules of `nft` have no such form. They become opaque: a target named `nft` that holds the attributes of the rule.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=False
-"""nf_tables' expressions: writing one, reading one, and what the registers hold between them.
+"""Writes and reads single expressions of nf_tables, and follows what the registers hold between them.
 
-Nothing here knows of rules. A function that reads says False where an expression is not one of those known here.
+Nothing here knows of rules. A function that reads returns False for an expression that it does not know.
 """
 
 from libc.string cimport memcpy, memset

@@ -1,8 +1,9 @@
 # cython: freethreading_compatible=False
-"""What a rule is made of, in expressions of nf_tables: the base part, matches, targets, each written beside how it is read.
+"""Writes and reads the parts of a rule as expressions of nf_tables: the base part, matches and targets.
 
-What iptables-nft says in expressions is said in them here too; other extensions go as they are, in a compat expression. What
-reads says False where no entry can say the same.
+Each part is written beside the code that reads it. What iptables-nft writes in expressions is written so here too;
+other extensions are wrapped unchanged in a compat expression. A function that reads returns False where no match or
+target can say the same.
 """
 
 from libc.stdint cimport UINT32_MAX, int32_t

@@ -1,4 +1,4 @@
-"""What edits of a table are as messages of nf_tables: one batch is planned, of one or several tables."""
+"""Plans edits as messages of nf_tables: one batch for one or several tables."""
 
 import errno
 import os

@@ -1,8 +1,9 @@
 # cython: freethreading_compatible=False
-"""Reading a table of nf_tables: its chains, its rules' messages, the counters in them.
+"""Reads a table of nf_tables: its chains, the messages of its rules, and the counters in them.
 
-Rules are dumped chain by chain: a dump of a whole table costs the square of its rules. The kernel has no lock to read under: what was
-read is of one generation, or read again; where others write all the time, each chain is as it was at one moment.
+Rules are dumped chain by chain, since a dump of a whole table costs the square of the number of its rules. The kernel
+has no lock for readers. What was read belongs to one generation of the ruleset, or is read again. Where others write
+all the time, each chain is as it was at one moment.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

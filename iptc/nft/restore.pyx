@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=False
-"""The rules of a restored text as messages of a batch: in one pass, with no Python object for each rule."""
+"""Writes the rules of a restored text as messages of a batch: in one pass, without a Python object for each rule."""
 
 from .._netlink cimport Batch
 from .codec cimport write_rule

@@ -1,6 +1,8 @@
-"""Sockets of nf_tables that are kept between commits: the kernel waits a grace period when one closes after deletions.
+"""Keeps sockets of nf_tables open between commits.
 
-A socket keeps its network namespace alive. Whoever has a table open there holds its `Sockets`, and with the last of them they are closed.
+When a socket that sent deletions closes, the kernel waits for a grace period of some 15 ms. A kept socket spares that
+wait. A socket also keeps its network namespace alive. So the tables that are open in a namespace share one `Sockets`
+object, and its sockets are closed with the last of these tables.
 """
 
 import os

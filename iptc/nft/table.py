@@ -1,6 +1,6 @@
-"""A table of the nf_tables back end: read by dumps, written by batches that are applied whole or not at all.
+"""A table of the nf_tables back end: read by dumps, written by batches that the kernel applies whole or not at all.
 
-What it leaves is what `iptables-nft` leaves: the same tables and base chains, made when they are first used.
+It leaves behind what `iptables-nft` leaves behind: the same tables and base chains, made when they are first used.
 """
 
 import errno
