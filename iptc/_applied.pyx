@@ -87,6 +87,24 @@ def telling(function):
             if token is not None:
                 _marks.reset(token)
 
+    return _in_place_of(function, call)
+
+
+def elsewhere(function):
+    """Return *function* such that what it sends is told of by no call: it sends to places that nobody else knows."""
+
+    def call(*args, **kwargs):
+        token = _marks.set(None)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _marks.reset(token)
+
+    return _in_place_of(function, call)
+
+
+cdef _in_place_of(function, call):
+    """*call* with the name and the docstring of *function*."""
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(call, name, getattr(function, name))
     call.__wrapped__ = function

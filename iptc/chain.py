@@ -174,8 +174,9 @@ class Chain:
         return self.table.get_policy(self.name)[0]
 
     def set_policy(self, policy, counters=None):
-        """Set the policy, a `Policy` or its name (`iptables -P`), and its (packets, bytes) if they are given."""
-        self.table.set_policy(self.name, policy, counters)
+        """Set the policy, a `Policy` or its name (`iptables -P`), and its (packets, bytes) if they are given; return whether that
+        changed anything."""
+        return self.table.set_policy(self.name, policy, counters)
 
     def is_builtin(self):
         """Whether the chain is one of the kernel's own."""

@@ -118,8 +118,8 @@ def get_policy(table, chain, ipv6=False):
 
 
 def set_policy(table, chain, policy="ACCEPT", ipv6=False):
-    """Set the policy of *chain*."""
-    _find_chain(table, chain, ipv6).set_policy(policy)
+    """Set the policy of *chain*; return whether it was another."""
+    return _find_chain(table, chain, ipv6).set_policy(policy)
 
 
 # ----------------------------------------------------------------- rules

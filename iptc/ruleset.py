@@ -96,10 +96,7 @@ class _Given:
             with AtCommit(program):
                 state.send(table, [Restore(program)], **self.settings)
         except KernelError as error:
-            if error.line == program.last_line and table.backend != "nft":
-                refused = trial.refusal(table, program)
-                if refused is not None and refused.errno == error.errno:
-                    error.message = f"line {error.line} failed: {refused}"
+            trial.name_rule(error, table, program)
             raise
 
     def _begun(self, name):

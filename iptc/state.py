@@ -40,9 +40,10 @@ class _Notes:
 class TableState:
     """One open table: what was read, and the edits that are not committed yet. Its users hold `lock` while they edit."""
 
-    def __init__(self, table, restoring):
+    def __init__(self, table, restoring, trial):
         self._table = table
         self.restoring = restoring
+        self._trial = trial
         self._own = _Notes()
         self._of_session = None
         self._closed = False
@@ -189,6 +190,10 @@ class TableState:
         """Find out whether *operation* could be committed now, behind the pending edits."""
         self._check_open()
         rehearse(self._table, [*self._notes.pending, operation], self.wait, self.lock_file)
+
+    def name_rule(self, error, program):
+        """Say in *error*, which came of sending *program*, which rule it is about, where the kernel does not."""
+        self._trial.name_rule(error, self._table, program)
 
     def mark(self):
         """Where the pending edits stand now, for `rollback`."""
@@ -359,9 +364,10 @@ def opening():
 def open_table(nfproto, name, place, backend):
     """Return the `TableState` of a table of *place*; `IPTCError` if the kernel has no such table or does not let us."""
     # with the first table and not when it is needed: at the end of the interpreter nothing can be imported
+    from . import trial
     from .model import restoring
 
-    state = TableState(table_at(nfproto, name, place, backend), restoring)
+    state = TableState(table_at(nfproto, name, place, backend), restoring, trial)
     _open_tables.add(state)
     return state
 

@@ -230,12 +230,21 @@ class Table:
                 if test:
                     self._rehearse(program)
                 else:
-                    with restoring.AtCommit(program):
-                        self._edit(restoring.Restore(program))
+                    self._restore(program)
                 rules.append(program.rules)
         if not rules:
             raise ParameterError(f"there is no table {self.name} in this text")
         return sum(rules)
+
+    def _restore(self, program):
+        self._flush_pending()
+        restoring = self._state.restoring
+        try:
+            with restoring.AtCommit(program):
+                self._edit(restoring.Restore(program))
+        except KernelError as error:
+            self._state.name_rule(error, program)
+            raise
 
     def _rehearse(self, program):
         self._state.rehearse(self._state.restoring.Restore(program))
@@ -332,7 +341,8 @@ class Table:
         return Policy(found.policy), _core.Counters._make(found.counters)
 
     def set_policy(self, chain, policy, counters=None):
-        """Set the policy of a builtin chain (`iptables -P`); its counters stay if none are given."""
+        """Set the policy of a builtin chain (`iptables -P`); its counters stay if none are given. Return whether any of them
+        were others: in the table as it is now, or as it is known where changes gather."""
         if isinstance(policy, Policy):
             policy = policy.name
         if not isinstance(policy, str):
@@ -341,7 +351,7 @@ class Table:
             probe = self._rule_class()
             probe.counters = counters
             counters = probe.counters
-        self._edit(edits.SetPolicy(chain_name(chain), policy, counters))
+        return self._edit(edits.SetPolicy(chain_name(chain), policy, counters))
 
     # entries as bytes
 

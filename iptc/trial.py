@@ -11,6 +11,7 @@ import os
 from _thread import allocate_lock, start_new_thread
 
 from . import _core, _netns, backends
+from ._applied import elsewhere
 from .errors import IPTCError, KernelError
 from .language import printing
 from .model.restoring import Restore, programs
@@ -20,6 +21,7 @@ _BOUND = {"set", "SET", "nfacct", "rateest", "CT"}
 """Extensions that name something which each network namespace has of its own: it cannot be tried out elsewhere."""
 
 
+@elsewhere
 def refusal(table, program):
     """Return the `KernelError` with which the kernel would refuse *program* for *table*, or None.
 
@@ -40,6 +42,15 @@ def refusal(table, program):
         if table.backend == "nft":
             return refused
         return _named(there, before, program, refused)
+
+
+def name_rule(error, table, program):
+    """Say in *error*, which came of sending *program* to *table*, which rule it is about: the kernel refuses a legacy table as a whole."""
+    if error.line != program.last_line or table.backend == "nft":
+        return
+    refused = refusal(table, program)
+    if refused is not None and refused.errno == error.errno:
+        error.message = f"line {error.line} failed: {refused}"
 
 
 def _as_it_is(table, program):

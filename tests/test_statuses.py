@@ -263,6 +263,45 @@ def test_the_rule_that_the_kernel_refuses_is_named(host, ended):
     assert host.rules() == []
 
 
+def test_a_refusal_is_named_by_a_table_too_and_tells_of_no_commit(host, family):
+    """What is tried out elsewhere to find the rule is not what this program has changed."""
+    text = "*filter\n:a - [0:0]\n-A INPUT -j a\n-A a -j MASQUERADE\n-A INPUT -j ACCEPT\nCOMMIT\n"
+    table = family.Table("filter")
+    for restore in (table.restore, lambda *given, **named: iptc.restore(*given, ipv6=family.ipv6, **named)):
+        for named in ({}, {"flush": False}):
+            with pytest.raises(iptc.IPTCError) as refused:
+                restore(text, **named)
+            error = refused.value
+            assert not hasattr(error, "committed") and not getattr(error, "__notes__", None)
+            assert error.line == (6 if host.backend == "legacy" else 4)
+            assert "line 4" in str(error) and " a" in str(error) and "-j MASQUERADE" in str(error), error
+    assert host.rules(family.ipv6) == []
+
+
+def test_an_interrupt_while_the_rule_is_looked_for_tells_of_no_commit(host, family, monkeypatch):
+    if host.backend == "nft":
+        # names the rule itself
+        named = [1]
+    else:
+        named = []
+        send = iptc.trial._send
+
+        def interrupted(*arguments):
+            refused = send(*arguments)
+            if refused is None:
+                named.append(1)
+                raise KeyboardInterrupt
+            return refused
+
+        monkeypatch.setattr(iptc.trial, "_send", interrupted)
+    text = "*filter\n-A INPUT -j ACCEPT\n-A INPUT -j MASQUERADE\nCOMMIT\n"
+    for restore in (family.Table("filter").restore, lambda text: iptc.restore(text, ipv6=family.ipv6)):
+        with pytest.raises((KeyboardInterrupt, iptc.IPTCError)) as stopped:
+            restore(text)
+        assert not hasattr(stopped.value, "committed")
+    assert named and host.rules(family.ipv6) == []
+
+
 def test_a_loop_with_rules_that_are_there_is_found(host, ended):
     host.restore("*filter\n:a - [0:0]\n:b - [0:0]\n-A INPUT -j a\n-A a -j b\nCOMMIT\n")
     before = host.save()

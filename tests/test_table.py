@@ -296,3 +296,35 @@ def test_a_restore_is_an_edit_like_others(host, family):
     assert host.save(family.ipv6, counters=True) == after
     with pytest.raises(iptc.ParameterError, match="no table filter"):
         table.restore("*nat\nCOMMIT\n")
+
+
+def test_setting_a_policy_says_whether_anything_changed(host, family):
+    table = family.Table("filter")
+    chain = iptc.Chain(table, "INPUT")
+    steps = [(("DROP",), True), (("DROP",), False), (("DROP", (1, 2)), True), (("DROP", (1, 2)), False), (("DROP", (1, 3)), True),
+             (("ACCEPT", (1, 3)), True), (("ACCEPT",), False)]  # fmt: skip
+    for arguments, changed in steps:
+        assert chain.set_policy(*arguments) is changed, arguments
+    assert ":INPUT ACCEPT [1:3]" in host.save(family.ipv6, counters=True)
+    assert table.set_policy("INPUT", iptc.Policy("DROP")) is True
+    with table.transaction():
+        assert [chain.set_policy(*arguments) for arguments, _ in steps] == [False, *(changed for _, changed in steps[1:])]
+    table.autocommit = False
+    assert [chain.set_policy("DROP"), chain.set_policy("DROP", (1, 3)), chain.set_policy("DROP", (0, 0))] == [True, False, True]
+    table.commit()
+    table.autocommit = True
+    # decided on the table as it is now, not as it was read
+    assert len(chain.rules) == 0
+    host.iptables("-P INPUT ACCEPT", ipv6=family.ipv6)
+    assert iptc.easy.set_policy("filter", "INPUT", "DROP", family.ipv6) is True
+    assert iptc.easy.set_policy("filter", "INPUT", "DROP", family.ipv6) is False
+    host.iptables("-P INPUT ACCEPT", ipv6=family.ipv6)
+    assert chain.set_policy("DROP") is True
+    # a table that nobody has used has this policy
+    assert family.Table("mangle").set_policy("INPUT", "ACCEPT") is False
+
+
+def test_the_back_end_libiptc_says_whether_a_policy_changed(host, family):
+    chain = iptc.Chain(family.Table("filter", backend="libiptc"), "INPUT")
+    given = [("DROP",), ("DROP",), ("DROP", (1, 2)), ("DROP", (1, 2)), ("ACCEPT", (1, 2))]
+    assert [chain.set_policy(*arguments) for arguments in given] == [True, False, True, False, True]

@@ -349,17 +349,26 @@ cdef class Draft:
         self.changed = True
 
     def set_policy(self, chain, policy, counters=None):
-        """Set the policy of a builtin chain, and its counters where *counters* is a (packets, bytes) pair."""
+        """Set the policy of a builtin chain, and its counters where *counters* is a (packets, bytes) pair; whether they were others."""
         cdef DraftChain found = self._find(chain)
+        cdef xt_counters now
+        cdef bint differs
         if found.hook == NF_INET_NUMHOOKS:
             raise OSError(ENOENT, "no builtin chain")
         if policy not in ("ACCEPT", "DROP"):
             raise OSError(EINVAL, "no policy")
+        differs = found.verdict != _VERDICTS[policy]
         found.verdict = _VERDICTS[policy]
         if counters is not None:
+            now = found.policy.base
+            if found.policy.place != NOWHERE:
+                now.pcnt += found.policy_read.pcnt
+                now.bcnt += found.policy_read.bcnt
+            differs = differs or (now.pcnt, now.bcnt) != tuple(counters)
             found.policy.base.pcnt, found.policy.base.bcnt = counters
             found.policy.place = NOWHERE
         self.changed = True
+        return differs
 
     # sending
 

@@ -326,12 +326,19 @@ cdef class Handle:
         self._done(self.functions.rename_chain(name, label, self.handle))
 
     def set_policy(self, chain, policy, counters=None):
-        """`iptc_set_policy`, with counters where *counters* is a (packets, bytes) pair."""
-        cdef xt_counters given
+        """`iptc_set_policy`, with counters where *counters* is a (packets, bytes) pair; whether they were others."""
+        cdef xt_counters given, now
+        cdef const char *before
+        cdef const char *name = self._chain(chain)
+        cdef bint differs = False
         cdef bytes word = text_bytes(policy, "a policy") + bytes(LABEL_ROOM)
         if counters is not None:
             given.pcnt, given.bcnt = counters
-        self._done(self.functions.set_policy(self._chain(chain), word, &given if counters is not None else NULL, self.handle))
+        before = self.functions.get_policy(name, &now, self.handle)
+        if before != NULL:
+            differs = before != policy.encode() or counters is not None and (now.pcnt, now.bcnt) != tuple(counters)
+        self._done(self.functions.set_policy(name, word, &given if counters is not None else NULL, self.handle))
+        return differs
 
     # sending
 

@@ -12,7 +12,7 @@ from ..language import plugins, printing
 
 NO_CHAIN = "No chain/target/match by that name"
 _WORDS = {_errno.ENOENT: NO_CHAIN}
-_BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
+BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 
 
 class _Edit:
@@ -183,7 +183,7 @@ class Delete(_OfOneRule):
     """`iptables -D`, by rule or by number; with *missing_ok* a rule that is not there is no error."""
 
     what = "can't delete entry from chain {}"
-    words = {_errno.ENOENT: _BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
+    words = {_errno.ENOENT: BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
 
     def __init__(self, chain, position=None, anchor=None, missing_ok=False):
         super().__init__(chain, position, anchor)
@@ -245,7 +245,7 @@ class Check(_OfOneRule):
     """`iptables -C`: nothing but to see that the rule is there."""
 
     what = "can't check entry of chain {}"
-    words = {_errno.ENOENT: _BAD_RULE}
+    words = {_errno.ENOENT: BAD_RULE}
 
     def apply(self, view):
         self.find(view)
@@ -401,7 +401,7 @@ class RenameChain(_Edit):
 
 
 class SetPolicy(_Edit):
-    """`iptables -P`; counters stay as they are where none are given."""
+    """`iptables -P`; counters stay as they are where none are given. `changed`: the policy or the counters were others."""
 
     words = {_errno.ENOENT: "Bad built-in chain name", _errno.EINVAL: "Bad policy name"}
 
@@ -415,12 +415,12 @@ class SetPolicy(_Edit):
             raise self.refused(_errno.ENOENT)
         if self.policy not in ("ACCEPT", "DROP"):
             raise self.refused(_errno.EINVAL)
-        chain.policy = self.policy
-        if self.counters is not None:
-            chain.counters = tuple(self.counters)
+        counters = tuple(chain.counters if self.counters is None else self.counters)
+        self.changed = (chain.policy, tuple(chain.counters)) != (self.policy, counters)
+        chain.policy, chain.counters = self.policy, counters
 
     def send(self, handle, replay):
-        handle.set_policy(self.chain, self.policy, self.counters)
+        self.changed = handle.set_policy(self.chain, self.policy, self.counters)
 
 
 class Replay:

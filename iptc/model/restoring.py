@@ -248,3 +248,19 @@ class _AppendRun(edits.Append):
     def send(self, handle, replay):
         for _, entry in self.entry.rules():
             handle.append(self.chain, entry)
+
+
+_REASONS = {
+    ("N", errno.EEXIST): "Chain already exists", ("P", errno.ENOENT): "Bad built-in chain name", ("P", errno.EINVAL): "Bad policy name",
+    (":", errno.EINVAL): "Bad policy name",
+    ("I", errno.E2BIG): "Index of insertion too big", ("R", errno.E2BIG): "Index of replacement too big",
+    ("D", errno.E2BIG): "Index of deletion too big", ("D", errno.ENOENT): edits.BAD_RULE, ("C", errno.ENOENT): edits.BAD_RULE,
+    ("Z", errno.E2BIG): "Index of counter too big", ("X", errno.EINVAL): "Can't delete built-in chain",
+}  # fmt: skip
+
+
+def reason_of(what, number, error):
+    """What iptables says where command *what* of a restore, of rule *number* or of none, cannot be done."""
+    if error == errno.ENOENT:
+        return _REASONS.get((what, error) if not number else None, edits.NO_CHAIN)
+    return _REASONS.get((what, error)) or os.strerror(error)

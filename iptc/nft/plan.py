@@ -8,6 +8,7 @@ from .._rope import Row, Sequence
 from ..errors import IPTCError, ParameterError, at_line, kernel_error
 from ..language import printing
 from ..model.edits import check_new_name, first_like
+from ..model.restoring import reason_of
 from ..model.views import ChainView, Jumps, View
 from . import codec
 from .reader import BUILTIN_CHAINS, NftScan
@@ -471,7 +472,13 @@ class TablePlan:
         return self._jumps
 
     def set_policy(self, name, policy, counters=None):
-        """`iptables -P`, and the counters if they are given."""
+        """`iptables -P`, and the counters if they are given; whether they were others."""
+        before = self._chain(name).policy
+        differs = policy != before or counters is not None and tuple(counters) != self._policy_counters(name)
+        self._set_policy(name, policy, counters)
+        return differs
+
+    def _set_policy(self, name, policy, counters):
         chain = self._chain(name)
         if chain.policy is None:
             raise _refusal(errno.ENOENT)
@@ -480,6 +487,11 @@ class TablePlan:
         if counters is None and not chain.handle:
             counters = (0, 0)
         self._base(chain, policy, counters)
+
+    def _policy_counters(self, name):
+        """What the policy of a builtin chain has counted in the kernel."""
+        self.depends = True
+        return next((tuple(counters) for each, _, counters, *_ in self._scan.list_chains() if each == name), (0, 0))
 
     # a restore
 
@@ -505,7 +517,7 @@ class TablePlan:
             except OSError as error:
                 if isinstance(error, IPTCError):
                     raise
-                reason = _reason(what, rest[0], error.errno)
+                reason = reason_of(what, rest[0], error.errno)
                 raise at_line(kernel_error(f"line {self._line} failed", error.errno, reason), self._line) from None
         self._line = None
 
@@ -539,7 +551,7 @@ class TablePlan:
         elif what == "E":
             self.rename_chain(chain, other)
         elif what == "P":
-            self.set_policy(chain, other, counters)
+            self._set_policy(chain, other, counters)
         else:
             verb = {"F": self.flush, "Z": self.zero, "X": self.delete_chain, "N": self.create_chain}[what]
             for name in [chain] if chain else self._all_chains(what == "X"):
@@ -569,7 +581,7 @@ class TablePlan:
         else:
             # flushed, the chain is made anew
             same = "ACCEPT" if program.flush else chain.policy
-            self.set_policy(name, same if policy == "-" else policy, counters)
+            self._set_policy(name, same if policy == "-" else policy, counters)
 
     def _locate(self, name, entry):
         """The position of the first rule that is the same as *entry*."""
@@ -577,20 +589,3 @@ class TablePlan:
         if position is None:
             raise _refusal(errno.ENOENT)
         return position
-
-
-_BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
-_REASONS = {
-    ("N", errno.EEXIST): "Chain already exists", ("P", errno.ENOENT): "Bad built-in chain name", ("P", errno.EINVAL): "Bad policy name",
-    (":", errno.EINVAL): "Bad policy name",
-    ("I", errno.E2BIG): "Index of insertion too big", ("R", errno.E2BIG): "Index of replacement too big",
-    ("D", errno.E2BIG): "Index of deletion too big", ("D", errno.ENOENT): _BAD_RULE, ("C", errno.ENOENT): _BAD_RULE,
-    ("Z", errno.E2BIG): "Index of counter too big", ("X", errno.EINVAL): "Can't delete built-in chain",
-}  # fmt: skip
-
-
-def _reason(what, number, error):
-    """What iptables says where command *what* of a restore, of rule *number* or of none, cannot be done."""
-    if error == errno.ENOENT:
-        return _REASONS.get((what, error) if not number else None, "No chain/target/match by that name")
-    return _REASONS.get((what, error)) or os.strerror(error)
