@@ -66,8 +66,8 @@ _NAMES = {
         "backends": "backend",
         "counters": "ChainCounters CounterReader Delta RuleInfo Snapshot",
         "errors": "AccessDenied Conflict IPTCError KernelError LockTimeout Missing NotFound OutOfMemory ParameterError "
-                  "ParameterTypeError PartialCommit RolledBack TransactionError Unsupported XTablesError",
-        "language.plugins": "XTablesWarning",
+                  "ParameterTypeError PartialCommit RolledBack TransactionError Unsupported XTablesError "
+                  "XTablesWarning",
         "managing.difference": "Change Difference diff",
         "managing.planning": "Plan apply plan",
         "managing.rollback": "Pending safe_apply",

@@ -30,7 +30,7 @@ from .errors import RolledBack as RolledBack
 from .errors import TransactionError as TransactionError
 from .errors import Unsupported as Unsupported
 from .errors import XTablesError as XTablesError
-from .language.plugins import XTablesWarning as XTablesWarning
+from .errors import XTablesWarning as XTablesWarning
 from .managing.difference import Change as Change
 from .managing.difference import Difference as Difference
 from .managing.difference import diff as diff

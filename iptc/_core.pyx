@@ -8,6 +8,7 @@ socket options.
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_FromObject
 from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strlen, strspn
 
@@ -201,6 +202,23 @@ cdef class Base:
     """The base part of one rule."""
 
 
+cdef tuple _ATTRIBUTES = (
+    "protocol", "src", "dst", "in_interface", "out_interface", "target", "counters", "fragment", "chain", "_matches", "_target",
+    "_networks",
+)
+cdef PyObject *_attributes[12]          # the same: names of attributes are interned, so that a look at their addresses is enough
+for _place, _name in enumerate(_ATTRIBUTES):
+    _attributes[_place] = <PyObject *> _name
+
+
+cdef inline bint _is_attribute(PyObject *name) noexcept:
+    cdef size_t i
+    for i in range(12):
+        if _attributes[i] == name:
+            return True
+    return False
+
+
 cdef class RuleValue:
     """The base part of one rule, and the bytes of its matches and target as they were read."""
 
@@ -218,6 +236,12 @@ cdef class RuleValue:
         elif self._nfproto != NFPROTO_IPV4:
             self._reset_header(self._nfproto)
         self.chain = chain
+
+    def __setattr__(self, name, value):
+        if not _is_attribute(<PyObject *> name):
+            from .misnomers import check_rule
+            check_rule(self, name)
+        PyObject_GenericSetAttr(self, name, value)
 
     cdef char *_head(self) noexcept:
         return <char *> &self._base.raw

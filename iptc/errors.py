@@ -109,6 +109,10 @@ class Unsupported(IPTCError, NotImplementedError):
     """This kernel, library version or back end cannot do it."""
 
 
+class XTablesWarning(UserWarning):
+    """It goes on, but is probably not what was meant: what libxtables or a plugin printed, or an attribute that is none."""
+
+
 _CLASSES = {
     _errno.ENOENT: NotFound,
     _errno.EPERM: AccessDenied,

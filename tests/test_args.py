@@ -7,7 +7,7 @@ from test_extensions import accepted
 
 import iptc
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 # Only a table knows: whether a chain is there, which interfaces it has, what nat is for.
 OF_A_TABLE = ("Can't use -", "Can't use --", "Couldn't load target", "is not a chain", "not intended for filtering",

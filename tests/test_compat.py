@@ -243,6 +243,32 @@ assert started == [], started
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+def test_one_word_stands_for_both_words_of_an_option(host, family):
+    rule = family.Rule()
+    rule.protocol = "tcp"
+    match = rule.create_match("tcp")
+    for value, read in (("SYN", "SYN SYN"), (["SYN"], "SYN SYN"), ("!SYN,ACK", "!SYN,ACK SYN,ACK"), (["!", "RST"], "!RST RST"),
+                        ("SYN,ACK SYN", "SYN,ACK SYN"), (["SYN,ACK", "SYN"], "SYN,ACK SYN")):  # fmt: skip
+        match.tcp_flags = value
+        assert match.tcp_flags == read
+    made = iptc.easy.encode_iptc_rule({"protocol": "tcp", "tcp": {"tcp-flags": "SYN"}, "target": "DROP"}, family.ipv6)
+    assert str(made) == "-p tcp -m tcp --tcp-flags SYN SYN -j DROP"
+    with pytest.raises(iptc.ParameterError):
+        match.tcp_flags = "NOPE"
+    with pytest.raises(iptc.ParameterError):
+        match.dport = ["22", "23"]
+    assert match.tcp_flags == "SYN,ACK SYN"
+    # a set whose name is a direction as well; of another the direction is missing
+    host.run("ipset", "create", "src", "hash:ip", "family", "inet6" if family.ipv6 else "inet")
+    match = rule.create_match("set")
+    match.match_set = "src"
+    target = rule.create_target("SET")
+    target.add_set = "src"
+    assert (match.match_set, target.add_set) == ("src src", "src src")
+    with pytest.raises(iptc.ParameterError, match="requires two args"):
+        match.match_set = "other"
+
+
 def test_the_package_is_in_itself():
     assert iptc.iptc is iptc and iptc.iptc.easy.Rule is iptc.Rule
 

@@ -119,7 +119,7 @@ def fill_one_by_one(specs, ipv6):
     assert refused < len(specs) // 20
 
 
-@pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
+@pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 def test_generation_is_steady_for_every_extension(host, ipv6, traffic):
     from test_extensions import SETS, accepted
 

@@ -21,7 +21,7 @@ def unreadable(rule):
     return any(part in str(rule) for part in UNREADABLE)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 
 @functools.cache

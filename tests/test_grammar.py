@@ -15,7 +15,7 @@ from test_parity import ask_with, difference
 
 import iptc
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 # a failing list is long and slow to shrink, and names its rule anyway
 relaxed = settings(

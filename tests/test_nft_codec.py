@@ -19,7 +19,7 @@ from iptc.language import printing
 from iptc.nft.codec import decode, decode_rules, encode, stored
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning"),
+    pytest.mark.filterwarnings("ignore::iptc.XTablesWarning"),
     pytest.mark.one_backend("nft"),
     pytest.mark.usefixtures("host"),
 ]

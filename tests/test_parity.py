@@ -11,7 +11,7 @@ import iptc
 from iptc.language import printing
 from iptc.nft import codec
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 # What -A takes and a file does not, or the other way round: the words of no oracle.
 OF_A_FILE = (

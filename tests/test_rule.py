@@ -203,6 +203,7 @@ def test_a_rule_that_only_counts(chain, family, host):
     assert len(chain.rules) == 1
 
 
+@pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 def test_other_attributes_are_the_users_own(family):
     rule = family.Rule()
     rule.dport = "8080"

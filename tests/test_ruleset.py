@@ -17,7 +17,7 @@ from test_grammar import relaxed
 
 import iptc
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 SMALL = "*filter\n:INPUT DROP [5:6]\n[7:8] -A INPUT -j ACCEPT\nCOMMIT\n"
 ADDRESSES = {False: (b"192.0.2.1", b"198.51.100.0/24"), True: (b"2001:db8::1", b"2001:db8:1::/48")}

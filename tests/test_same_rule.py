@@ -7,7 +7,7 @@ import specs
 
 import iptc
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 MATCHES = ["-m limit --limit 1/sec", "-m mark --mark 0x1", "-m comment --comment a", "-m recent --set --name n", "-m quota --quota 1000"]
 """Each pair of them is asked for in both orders."""

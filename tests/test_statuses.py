@@ -9,7 +9,7 @@ from conftest import enter_new_namespace, forget_tables
 import iptc
 from iptc import cli
 
-pytestmark = pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning", "ignore::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning", "ignore::RuntimeWarning")
 
 # Left out: lines that only list, which are refused here; and `-E` of a chain that the same text makes, which iptables-nft cannot do.
 TEXTS = {

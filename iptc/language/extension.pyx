@@ -3,8 +3,6 @@
 from its parts.
 """
 
-import warnings
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject_GenericSetAttr
 from cpython.weakref cimport PyWeakref_NewRef
@@ -19,7 +17,6 @@ from .plugins cimport (
     PAYLOAD_HEADER, XTOPT_INVERT, Names, Option, ParseCall, Plugin, begin_names, end_names, find, find_for_payload,
     is_option, look_up, payload_room, read_saved, take_long_prefix, text_of, wants_check, xtables_match,
 )
-from .plugins import XTablesWarning
 from ..errors import ParameterError, ParameterTypeError, XTablesError
 
 # ------------------------------------------------------------------- extensions
@@ -271,6 +268,9 @@ cdef class Extension:
             self._parse(entry)
         except ParameterError:
             split = _split_value(words)
+            if split is None and len(words) == 1 and item.has_arg and item.entry == NULL:
+                # of an option of two words (--tcp-flags, --match-set) it stands for both, as in python-iptables
+                split = words * 2
             if split is None:
                 raise
             try:
@@ -551,9 +551,14 @@ cdef int _check_option(Extension extension, str name) except -1:
 
     Programs ask every match for what one of them may have, such as its comment: a name that any extension has is no mistake.
     """
-    if extension.plugin is not None and name in extension.plugin.options() or is_option(name):
+    name = name.partition("#")[0]
+    cdef dict options = {} if extension.plugin is None else extension.plugin.options()
+    if name in options:
         return 0
-    warnings.warn(f"{extension.name} has no option --{name}, nor has any other extension here", XTablesWarning)
+    from ..misnomers import is_well_known, warn_of_option
+    # plugins are loaded for it only where it is no option of those that everybody has
+    if not is_well_known(name) and not is_option(name):
+        warn_of_option(extension.name, name, list(options))
     return 0
 
 

@@ -3,8 +3,6 @@
 LIBRARY_MAJOR: int
 VERDICTS: frozenset[str]
 
-class XTablesWarning(UserWarning): ...
-
 # ------------------------------------------------------------------- the plugins
 
 class Option:

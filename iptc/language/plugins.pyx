@@ -33,7 +33,7 @@ from .._netlink cimport (
     NLMSG_ERROR, Channel, Message, channel_close, channel_open, message_begin, message_end, message_next, message_scan, put_be32,
     put_text,
 )
-from ..errors import AccessDenied, ParameterError, XTablesError, is_passing, kernel_error
+from ..errors import AccessDenied, ParameterError, XTablesError, XTablesWarning, is_passing, kernel_error
 
 cdef extern from *:
     """
@@ -71,10 +71,6 @@ cdef extern from "division.h" nogil:
 
 LIBRARY_MAJOR = XTABLES_VERSION_CODE
 VERDICTS = frozenset(("", "ACCEPT", "DROP", "QUEUE", "RETURN"))
-
-
-class XTablesWarning(UserWarning):
-    """What libxtables or a plugin printed to stderr although it went on."""
 
 
 # ------------------------------------------------------------------- the guard
