@@ -17,7 +17,7 @@ from rulesets import generator
 from test_grammar import NOT_FROM_ZERO, appended, relaxed
 
 import iptc
-from iptc.managing import numbering
+from iptc.managing import numbering, planning
 
 STRESS = "IPTC_STRESS" in os.environ
 
@@ -365,6 +365,24 @@ def test_random_pairs(host, ipv6, number):
     dice = random.Random(number)
     for _ in range(1 if STRESS else 2):
         check_pair(host, *pair(dice, ipv6), ipv6)
+
+
+@pytest.mark.one_backend("nft")
+def test_pairs_whose_chains_are_made_anew(host, ipv6, monkeypatch):
+    """Where editing a chain rule by rule is too much work for the kernel, all of its rules are sent again."""
+    monkeypatch.setattr(planning, "_STEPS_MOST", 0)
+    dice = random.Random(5)
+    for _ in range(4):
+        check_pair(host, *pair(dice, ipv6), ipv6)
+    if not host.loses_counters(ipv6):
+        host.run("nft", "flush", "ruleset")
+        kept = [f"[{number}:{number * 60}] {rule}" for number, rule in enumerate(ports(*range(1, 9)), 1)]
+        host.restore(filter_table(*kept), ipv6, arguments=["-c"])
+        after = ports(3, 1, 2, 20, *range(4, 9))
+        iptc.apply(filter_table(*after), ipv6=ipv6)
+        assert counted(host, ipv6) == {
+            rule: int(re.search(r"dport (\d+)", rule)[1]) * ("20" not in rule) for rule in after
+        }
 
 
 @pytest.mark.filterwarnings("ignore::iptc.language.plugins.XTablesWarning")

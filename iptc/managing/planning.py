@@ -17,6 +17,9 @@ from . import numbering
 from .difference import Difference, diff_tables
 from .value import Ruleset, ip_version, jump_of, plain_table, read_live
 
+_STEPS_MOST = 100_000_000
+"""So many rules may nf_tables go through to find those that the messages of a chain name; beyond, all are sent."""
+
 
 class Scope:
     """Which chains a plan may touch: those that *only* names, if it names any, and none whose name matches *keep*.
@@ -322,6 +325,10 @@ class _Rework:
 
     def _arrange(self, draft, chain):
         """The rules of *chain* as a draft takes them: all at once."""
+        draft.arrange(chain.name, self._order(chain))
+
+    def _order(self, chain):
+        """The rules of *chain* as they will be: the positions of those that are there, and the bytes of new ones."""
         order, at = [], 0
         for start, end, new_start, new_end in chain.hunks:
             order += range(at, start)
@@ -331,10 +338,33 @@ class _Rework:
             ]
             at = end
         order += range(at, len(chain.old) if chain.old else 0)
-        draft.arrange(chain.name, order)
+        return order
 
     def _plan_messages(self, handle, chain):
-        """The rules of *chain* one by one, from the last to the first: what stands before keeps its number."""
+        """The rules of *chain* as messages: one by one, or all anew where that is much work for the kernel."""
+        length = len(chain.old) if chain.old else 0
+        kept = length - sum(end - start for start, end, _, _ in chain.hunks)
+        # the kernel goes through a chain from its first rule on to each one that a message names
+        steps = sum(
+            (end - start) * end + (new_end - new_start) * (end if end < length else 0)
+            for start, end, new_start, new_end in chain.hunks
+        )
+        if length and (steps > _STEPS_MOST or not kept and not chain.moved):
+            self._make_anew(handle, chain)
+        else:
+            self._edit_each(handle, chain)
+
+    def _make_anew(self, handle, chain):
+        """Empty *chain* and append its rules; those that stay have the counters that they have just now."""
+        order = self._order(chain)
+        old = [position for position in order if isinstance(position, int)]
+        current = handle.current(chain.name, old) if old else {}
+        handle.flush(chain.name)
+        for rule in order:
+            handle.append(chain.name, current[rule] if isinstance(rule, int) else rule)
+
+    def _edit_each(self, handle, chain):
+        """From the last to the first: what stands before keeps its number."""
         current = handle.current(chain.name, list(chain.moved.values())) if chain.moved else {}
         for start, end, new_start, new_end in reversed(chain.hunks):
             at, run_end = end, new_end

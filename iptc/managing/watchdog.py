@@ -129,6 +129,7 @@ class _Change:
         self._clients = {}
         self._over = None
         self._armed = 0
+        self._back = None
 
     def run(self):
         """Plan, arm, change, wait; and take it back unless it was confirmed."""
@@ -146,6 +147,7 @@ class _Change:
                 self._note("not begun")
                 self._tell("rolled back", None)
                 return
+            self._plan_back()
             self._wait()
             if self._over == "confirmed":
                 self._note("confirmed")
@@ -321,13 +323,22 @@ class _Change:
 
     # taking back
 
+    def _plan_back(self):
+        """Plan the way back while there is time: what is there may change yet, and then it is planned anew."""
+        try:
+            self._back = planning.plan_at(self._place, self._old, self._scope, True)
+        except (IPTCError, MemoryError):
+            pass
+
     def _take_back(self):
         """Make what is there what was there; try until it is done. Return what the last try failed with, or None."""
         end = time.monotonic() + _GIVE_UP
         settings = {"wait": _STRAIGHT_AWAY, "lock_file": self._job["lock_file"]}
         while True:
             try:
-                plan = planning.plan_at(self._place, self._old, self._scope, True)
+                plan, self._back = self._back, None
+                if not plan:
+                    plan = planning.plan_at(self._place, self._old, self._scope, True)
                 if plan:
                     plan.apply(**settings)
                 if not plan or settings["lock_file"] is not False or self._job["lock_file"] is False:
