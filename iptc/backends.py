@@ -132,6 +132,13 @@ def tables_in_use(nfproto, side, there):
         return [name for name in _NFT_ORDER if NftScan(nfproto, name, socket).is_there()]
 
 
+def builtin_chains():
+    """{table: the names of its builtin chains}, which are the same on both back ends."""
+    from .nft.reader import BUILTIN_CHAINS
+
+    return {table: [_core.HOOKS[hook] for hook, *_ in BUILTIN_CHAINS[table]] for table in _NFT_ORDER}
+
+
 def _legacy_tables(nfproto, there):
     """The legacy tables that are there; to open another would create it."""
     try:

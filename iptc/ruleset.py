@@ -2,25 +2,31 @@
 
 from . import _core, state, trial
 from ._applied import telling
-from .errors import KernelError, ParameterTypeError
+from .errors import KernelError, ParameterError, ParameterTypeError
 from .language import printing
 from .lock import checked_lock_file, checked_wait
 from .model.restoring import AtCommit, Restore, one_source, programs
-from .model.saved import rule_line
+from .model.saved import rule_line, text_of_empty
 from .namespace import Place
 
 
-def save(ipv6=False, counters=False, *, table=None, backend=None, netns=None):
+def save(ipv6=False, counters=False, *, table=None, all_tables=False, backend=None, netns=None):
     """Return all tables of a family as text, as `iptables-save` writes them; with *counters* those of the rules too (`-c`).
 
     Only tables that are in use, or that named *table* (`-t`): looking creates none. Each table is of one moment, the tables are
-    not of the same.
+    not of the same. With *all_tables* those that are not in use are in the text too, empty: to restore it takes away what has been
+    added to them since.
     """
     nfproto = _family(ipv6)
     place = Place(netns)
     table = _checked_name(table)
+    if table is not None and all_tables:
+        raise ParameterError("one table is to be saved, or all of them: not both")
     names = state.tables_in_use(nfproto, place, backend) if table is None else [table]
-    return "".join(state.table_at(nfproto, name, place, backend).save(counters) for name in names)
+    texts = [state.table_at(nfproto, name, place, backend).save(counters) for name in names]
+    if all_tables:
+        texts += [text_of_empty(name, chains) for name, chains in state.builtin_chains().items() if name not in names]
+    return "".join(texts)
 
 
 @telling
@@ -127,6 +133,11 @@ def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=N
 def chains(table, ipv6=False, netns=None):
     """Return the chains of a table as they are now, as `views.ChainView`s."""
     return list(state.table_at(_family(ipv6), table, Place(netns)).read().in_order())
+
+
+def side_of(netns=None):
+    """The name of the back end in use in the namespace *netns*, or in that of the caller."""
+    return state.side_at(Place(netns))
 
 
 def listing(chains, counters=False):

@@ -338,6 +338,11 @@ def tables_in_use(nfproto, place, backend=None):
         return backends.tables_in_use(nfproto, backends.side_in(there, backend), there)
 
 
+def builtin_chains():
+    """{table: its builtin chains} of all tables that there can be."""
+    return backends.builtin_chains()
+
+
 _open_tables = weakref.WeakSet()
 """The `TableState`s that this process has open."""
 

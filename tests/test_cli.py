@@ -189,3 +189,76 @@ def test_a_terminal_sees_how_far_a_long_file_is(host, tmp_path):
             break
     os.close(ours)
     assert done.wait() == 0 and b"100%" in seen and b"#" * 30 in seen and seen.endswith(b"\x1b[K")
+
+
+def test_list_ends_as_iptables_does_where_there_is_no_table(host, command, ipv6):
+    family = ["-6"] if ipv6 else []
+    for arguments in (["-t", "nope"], ["nope"], []):
+        listed = [*arguments[:2], "-S"] if arguments[:1] == ["-t"] else ["-S", *arguments]
+        assert command("list", *family, *arguments)[0] == host.iptables(*listed, ipv6=ipv6, check=False).returncode
+
+
+def test_list_without_privilege_ends_as_iptables_does(host, ipv6, monkeypatch):
+    """The table is there, but we may not open it."""
+    import ctypes
+
+    from iptc import cli
+
+    host.iptables("-A INPUT -j ACCEPT", ipv6=ipv6)
+    child = os.fork()
+    if not child:
+        status = 99
+        try:
+            assert ctypes.CDLL(None).setresuid(65534, 65534, 65534) == 0
+            status = cli.main(["list", "--backend", host.backend, *(["-6"] if ipv6 else [])])
+        finally:
+            os._exit(status)
+    # iptables-legacy says 3 to those who can take its lock
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (3 if host.backend == "legacy" else 4)
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGINT)
+wanted, way = sys.argv[1:]
+sys.meta_path.insert(0, Finder)
+sys.argv = ["iptc", "save"]
+if way == "module":
+    runpy.run_module("iptc", run_name="__main__")
+else:
+    from iptc.cli import main
+    sys.exit(main())
+"""
+
+
+@pytest.mark.one_backend("legacy")
+@pytest.mark.parametrize("name, way", [("iptc.cli", "module"), ("iptc.cli.dispatch", "module"), ("iptc.cli.dispatch", "script"),
+                                       ("argparse", "script"), ("iptc.cli.save", "module"), ("iptc.ruleset", "script")])  # fmt: skip
+def test_an_interrupt_while_the_command_is_loaded(host, name, way):
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, name, way], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_all_tables_take_away_what_came_since(host, command, ipv6):
+    family = ["-6"] if ipv6 else []
+    host.iptables("-A INPUT -j ACCEPT", ipv6=ipv6)
+    before = host.save(ipv6)
+    code, text, _ = command("save", "--all-tables", *family)
+    assert code == 0 and host.save(ipv6) == before         # looking made no table
+    assert sorted(line for line in text.splitlines() if line.startswith("*")) == ["*filter", "*mangle", "*nat", "*raw", "*security"]
+    assert iptc.save(ipv6).count("COMMIT") == 1 and iptc.save(ipv6, all_tables=True).count("COMMIT") == 5
+    for table, chain in (("nat", "POSTROUTING"), ("mangle", "FORWARD"), ("raw", "OUTPUT"), ("security", "INPUT")):
+        host.iptables(f"-t {table} -N since", ipv6=ipv6)
+        host.iptables(f"-t {table} -A {chain} -j since", ipv6=ipv6)
+        host.iptables(f"-t {table} -P {chain} {'ACCEPT' if table == 'nat' else 'DROP'}", ipv6=ipv6)
+    assert command("restore", *family, text=text)[0] == 0
+    after = host.save(ipv6)
+    assert [line for line in after if line.startswith("-A")] == ["-A INPUT -j ACCEPT"]
+    assert not [line for line in after if "since" in line or "DROP" in line]
+    assert len([line for line in after if line.startswith("*")]) == 5
+    with pytest.raises(iptc.IPTCError, match="not both"):
+        iptc.save(ipv6, table="filter", all_tables=True)

@@ -1,8 +1,9 @@
 """`iptc list`: print the chains and rules of a table as `iptables -S` does, or as JSON."""
 
-from ..errors import IPTCError
+from ..errors import IPTCError, KernelError, is_absent
 from .arguments import FAMILIES, HEADINGS, add_command
 from .output import write
+from .status import NO_TABLE
 
 
 def add(commands):
@@ -23,7 +24,12 @@ def run(options):
     from .. import ruleset
 
     for ipv6 in FAMILIES[options.family]:
-        chains = ruleset.chains(options.table, ipv6, options.netns)
+        try:
+            chains = ruleset.chains(options.table, ipv6, options.netns)
+        except KernelError as error:
+            if is_absent(error) or ruleset.side_of(options.netns) != "nft":
+                error.status = NO_TABLE
+            raise
         if options.chain is not None:
             chains = [chain for chain in chains if chain.name == options.chain]
             if not chains:

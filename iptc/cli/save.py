@@ -13,6 +13,7 @@ def add(commands):
         description="Print all tables that are in use, or one, in the format of iptables-save.",
     )  # fmt: skip
     save.add_argument("-t", "--table", help="only this table")
+    save.add_argument("--all-tables", action="store_true", help="with those that are not in use, so that restoring empties them")
     save.add_argument("-c", "--counters", action="store_true", help="with the counters of the rules")
     save.add_argument("-f", "--file", metavar="FILE", help="write to FILE, which is whole or not there, instead of printing")
 
@@ -25,7 +26,7 @@ def run(options):
     for ipv6 in FAMILIES[options.family]:
         if options.family == "both":
             parts.append(f"{HEADINGS[ipv6]}\n")
-        parts.append(ruleset.save(ipv6, options.counters, netns=options.netns, table=options.table))
+        parts.append(ruleset.save(ipv6, options.counters, netns=options.netns, table=options.table, all_tables=options.all_tables))
     text = "".join(parts)
     if options.file is None:
         write(text)

@@ -30,3 +30,8 @@ def text_of_view(name, view, counters):
             count = "[{}:{}] ".format(*printing.counters_of(view.nfproto, entry)) if counters else ""
             lines.append(count + rule_line(chain, entry))
     return "".join([*lines, foot])
+
+
+def text_of_empty(name, chains):
+    """Return the text of a table that nobody has used, whose builtin chains are *chains*."""
+    return "".join(frame(name, [(chain, "ACCEPT", None) for chain in chains]))
