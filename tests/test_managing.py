@@ -520,6 +520,7 @@ def test_only_and_keep(host):
     kept = iptc.plan(wanted.replace("*raw\nCOMMIT\n", ""), keep="DOCKER*")
     # what is jumped to from a chain that stays must stay
     assert kept.kept == [(4, "filter", "helper")]
+    assert kept.text().endswith("\n# stays, since a chain that is kept jumps there: IPv4 filter helper\n")
     assert {(change.kind, change.chain) for change in kept} == {
         ("changed", "INPUT"),
         ("changed", "FORWARD"),

@@ -99,6 +99,14 @@ def test_plan_and_apply(host, command, file):
     }
 
 
+def test_saved_once_it_is_applied(host, command, file, tmp_path):
+    host.iptables("-t mangle -A PREROUTING -j ACCEPT")
+    saved = tmp_path / "saved"
+    assert command("apply", file(filter_table(*ports(1))), "--save", str(saved))[0] == 0
+    assert iptc.Ruleset.read(saved) == iptc.Ruleset.live(False) and "*mangle\n" in saved.read_text()
+    assert command("apply", file(filter_table(*ports(1))), "--save", "/nonexistent/file")[0] == 1
+
+
 def test_families(host, command, file):
     both = file("# IPv4\n" + filter_table(*ports(4)) + "# IPv6\n" + filter_table(*ports(6)), "both")
     assert command("apply", both, "-6")[0] == 0 and host.rules() == [] and host.rules(ipv6=True) == ports(6)

@@ -98,8 +98,12 @@ class Plan:
         return self.text()
 
     def text(self, names=("live", "wanted"), context=3, colour=None):
-        """What will be different, as a unified diff."""
-        return self.difference.text(names, context, colour)
+        """What will be different, as a unified diff; behind it the chains that stay though they are not wanted."""
+        stays = [
+            f"# stays, since a chain that is kept jumps there: IPv{v} {table} {chain}\n"
+            for v, table, chain in self.kept
+        ]
+        return self.difference.text(names, context, colour) + "".join(stays)
 
     def as_dict(self):
         """It as JSON has it: what a `Difference` has, and `kept`."""
