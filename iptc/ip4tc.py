@@ -7,5 +7,9 @@ from .table import Chain, Table, is_table_available
 from .util import find_libc, find_library, load_kernel
 from .xtables import XT_INV_PROTO, xt_align
 
-__all__ = ["Chain", "IPTCError", "IPTCModule", "Match", "NFPROTO_IPV4", "Policy", "Rule", "Table", "Target", "XTablesError",
-           "XT_INV_PROTO", "find_libc", "find_library", "is_table_available", "load_kernel", "xt_align"]  # fmt: skip
+__all__ = ["Chain", "IPTCError", "IPTCModule", "Match", "NFPROTO_IPV4", "Policy", "Rule", "Table", "Target",
+           "XTablesError", "XT_INV_PROTO", "find_libc", "find_library", "iptc", "is_table_available", "load_kernel", "xt_align"]  # fmt: skip
+
+
+class iptc:  # noqa: N801
+    """There the functions of libiptc, which programs import unused; no such function is bound here."""

@@ -6,4 +6,8 @@ from .rule import Match, Policy, Rule6, Target
 from .table import Chain, Table6, is_table6_available
 
 __all__ = ["Chain", "IPTCError", "Match", "NFPROTO_IPV6", "Policy", "Rule6", "Table6", "Target", "XTablesError",
-           "is_table6_available"]  # fmt: skip
+           "ip6tc", "is_table6_available"]  # fmt: skip
+
+
+class ip6tc:  # noqa: N801
+    """There the functions of libip6tc, which programs import unused; no such function is bound here."""

@@ -13,7 +13,7 @@ _OWN = ("src", "dst", "protocol", "in_interface", "out_interface", "fragment", "
 
 _OTHER_NAMES = {
     "src": "source saddr sip ipsrc srcip sourceip srcaddr srcaddress sourceaddr sourceaddress srcnet",
-    "dst": "destination dest daddr dip ipdst dstip destip destinationip dstaddr dstaddress destaddr dstnet destinationaddress",
+    "dst": "destination dest daddr dip ipdst dstip destip destinationip dstaddr dstaddress destaddr destinationaddress",
     "protocol": "proto prot ipproto ipprotocol",
     "in_interface": "iniface inif iif inputinterface inputiface interfacein ifacein indev",
     "in_interface or rule.out_interface": "interface iface",
@@ -144,7 +144,7 @@ def _meanings():
         kind = "target" if extension.isupper() else "match"
         written.update(names.split())
         for name in names.split():
-            options[_plain(name)] = f"create_{kind}(\"{extension}\").{name.replace('-', '_')}"
+            options[_plain(name)] = f'create_{kind}("{extension}").{name.replace("-", "_")}'
     meanings = {name: meant for name, meant in options.items() if name not in _NOTES}
     meanings |= {_plain(name): name for name in _OWN}
     meanings |= {name: meant for meant, names in _OTHER_NAMES.items() for name in names.split()}
@@ -180,7 +180,7 @@ def is_well_known(name):
 
 
 def warn_of_option(extension, name, options):
-    """Warn the caller of compiled code that it reads option *name*, which neither *extension* has nor any other here."""
+    """Warn the caller of compiled code that it reads option *name*, which neither *extension* has nor any other."""
     near = _nearest(name, options, 0.75)
     meant = "" if near is None else f"; probably meant is {near.replace('-', '_')!r}"
     text = f"{extension or 'no target'} has no option --{name}, nor has any other extension here{meant}"

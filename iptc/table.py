@@ -347,7 +347,9 @@ class Table:
             policy = policy.name
         if not isinstance(policy, str):
             raise ParameterTypeError(f"a policy must be a Policy or a string, not {type(policy).__name__}")
-        if counters is not None:
+        if not counters:
+            counters = None         # programs give 0 for none, which python-iptables takes
+        else:
             probe = self._rule_class()
             probe.counters = counters
             counters = probe.counters

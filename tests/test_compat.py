@@ -1,6 +1,7 @@
 """Programs written for python-iptables: its import paths, its words, its habits."""
 
 import importlib
+import json
 import pickle
 import socket
 import subprocess
@@ -247,8 +248,8 @@ def test_one_word_stands_for_both_words_of_an_option(host, family):
     rule = family.Rule()
     rule.protocol = "tcp"
     match = rule.create_match("tcp")
-    for value, read in (("SYN", "SYN SYN"), (["SYN"], "SYN SYN"), ("!SYN,ACK", "!SYN,ACK SYN,ACK"), (["!", "RST"], "!RST RST"),
-                        ("SYN,ACK SYN", "SYN,ACK SYN"), (["SYN,ACK", "SYN"], "SYN,ACK SYN")):  # fmt: skip
+    for value, read in (("SYN", "SYN SYN"), (["SYN"], "SYN SYN"), ("!SYN,ACK", "!SYN,ACK SYN,ACK"),
+                        (["!", "RST"], "!RST RST"), ("SYN,ACK SYN", "SYN,ACK SYN"), (["SYN,ACK", "SYN"], "SYN,ACK SYN")):  # fmt: skip
         match.tcp_flags = value
         assert match.tcp_flags == read
     made = iptc.easy.encode_iptc_rule({"protocol": "tcp", "tcp": {"tcp-flags": "SYN"}, "target": "DROP"}, family.ipv6)
@@ -297,3 +298,124 @@ def test_the_message_of_an_error_is_its_first_argument(host, family):
         assert (str(again), again.errno, again.args) == (str(error), error.errno, error.args)
     assert isinstance(table.strerror(), str)
     assert iptc.Chain(table, "INPUT")._get_rules() == []
+
+
+def test_names_that_are_imported_unused():
+    for line in ("from iptc.ip6tc import ip6tc", "from iptc.ip4tc import iptc",
+                 "from iptc.ip4tc import Table as Table4, Chain", "from iptc.errors import *", "import iptc; import importlib; importlib.reload(iptc)"):  # fmt: skip
+        exec(line, {})
+    assert not hasattr(iptc.ip6tc.ip6tc, "iptc_init")
+
+
+def test_policies_in_each_spelling(host, family):
+    table = family.Table(family.Table.FILTER)
+    chain = iptc.Chain(table, "FORWARD")
+    chain.set_policy("DROP", (3, 4))
+    for policy, counters in ((iptc.Policy("ACCEPT"), 0), (iptc.Policy.DROP, None), ("ACCEPT", ())):
+        chain.set_policy(policy, counters)
+        assert chain.get_policy() is iptc.Policy(policy if isinstance(policy, str) else policy.name)
+        assert chain.get_counters() == (3, 4)
+    for name in iptc.easy.get_chains("filter", family.ipv6):
+        iptc.easy.set_policy("filter", name, policy=iptc.Policy("DROP"), ipv6=family.ipv6)
+    assert {chain.get_policy().name for chain in table.chains} == {"DROP"}
+    rule = family.Rule()
+    rule.target = iptc.Target(rule, iptc.Policy.ACCEPT)
+    assert str(rule) == "-j ACCEPT"
+
+
+def test_what_iptables_refuses_out_of_prudence_is_taken(host, family):
+    table = family.Table("nat")
+    chain = iptc.Chain(table, "PREROUTING")
+    rule = family.Rule()
+    rule.protocol = "tcp"
+    rule.create_target("DROP")
+    chain.append_rule(rule)
+    assert chain.ensure_rule(rule) is False
+    chain.replace_rule(rule)
+    iptc.easy.insert_rule("nat", "PREROUTING", {"target": "DROP"}, family.ipv6)
+    assert [rule.target.name for rule in chain.rules] == ["DROP", "DROP"]
+    chain.set_policy("DROP")
+    assert chain.get_policy().name == "DROP"
+    for line in ("-A PREROUTING -j DROP", "-P PREROUTING DROP"):
+        with pytest.raises(iptc.IPTCError, match="not intended for filtering"):
+            table.restore(f"*nat\n{line}\nCOMMIT\n", flush=False)
+
+
+def test_a_target_that_changes_between_two_inserts(host, family):
+    """A rule that drops, then the same that logs first, and the target put back."""
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    rule = family.Rule()
+    rule.protocol = "udp"
+    match = rule.create_match("udp")
+    match.dport = match.sport = "500"
+    rule.target = iptc.Target(rule, "DROP")
+    chain.insert_rule(rule)
+    before = rule.target
+    rule.create_target("LOG")
+    rule.target.log_prefix = "dropped "
+    rule.target.set_parameter("log-level", "error")
+    chain.insert_rule(rule)
+    rule.target = before
+    match.dport = match.sport = "4500"
+    chain.insert_rule(rule)
+    found = [(one.target.name, one.matches[0].dport) for one in chain.rules]
+    assert found == [("DROP", "4500"), ("LOG", "500"), ("DROP", "500")]
+    assert chain.rules.index(rule) == 0 and chain.rules[1].target.log_prefix == "dropped "
+
+
+def test_a_private_name_on_a_target_is_a_note(host):
+    class Redirect:
+        def __init__(self):
+            rule = iptc.Rule()
+            rule.protocol = "tcp"
+            self.target = rule.create_target("REDIRECT")
+            self.target.__to_port = "8080"
+
+    assert Redirect().target.parameters == {} and Redirect().target._Redirect__to_port == "8080"
+
+
+def test_rules_are_deleted_while_they_are_counted(host, family):
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+
+    def fill():
+        for number in range(4):
+            rule = family.Rule(chain=chain)
+            rule.in_interface = f"eth{number}"
+            rule.create_target("DROP")
+            rule.chain.insert_rule(rule)
+
+    fill()
+    while len(chain.rules) > 0:
+        chain.delete_rule(chain.rules[0])
+    fill()
+    for number in range(len(chain.rules) - 1, -1, -1):
+        chain.delete_rule(chain.rules[number])
+    fill()
+    for rule in chain.rules:
+        rule.chain.delete_rule(rule)
+    assert chain.rules == [] and host.rules(family.ipv6) == []
+
+
+def test_rules_by_way_of_dicts_and_json(host, family):
+    easy, ipv6 = iptc.easy, family.ipv6
+    address = "[2001:db8::2]:80" if ipv6 else "10.0.0.2:80"
+    wanted = {"protocol": "tcp", "tcp": {"dport": "8080"}, "addrtype": {"dst-type": "LOCAL"}}
+    wanted["target"] = {"DNAT": {"to-destination": address}}
+    easy.add_chain("nat", "sync", ipv6)
+    easy.insert_rule("nat", "OUTPUT", {"target": "sync"}, ipv6)
+    easy.add_rule("nat", "sync", json.loads(json.dumps(wanted)), ipv6=ipv6)
+    (found,) = json.loads(json.dumps(easy.dump_chain("nat", "sync", ipv6)))
+    assert found.pop("counters") == [0, 0] and found == wanted
+    chain = iptc.Chain(family.Table("nat"), "sync")
+    for rule in chain.rules:
+        changed = easy.decode_iptc_rule(rule, ipv6)
+        changed["addrtype"]["dst-type"] = "BROADCAST" if not ipv6 else "ANYCAST"
+        chain.replace_rule(easy.encode_iptc_rule(changed, ipv6), chain.rules.index(rule))
+    assert [rule.matches[1].dst_type for rule in chain.rules] == [changed["addrtype"]["dst-type"]]
+    saved = json.dumps(easy.dump_table("nat", ipv6))
+    easy.flush_table("nat", ipv6)
+    easy.batch_begin("nat")
+    easy.batch_add_chains("nat", ["sync"], ipv6)
+    easy.batch_add_rules("nat", [(name, rule, 0) for name, rules in json.loads(saved).items() for rule in rules], ipv6)
+    easy.batch_end("nat")
+    assert json.dumps(easy.dump_table("nat", ipv6)) == saved

@@ -1,4 +1,4 @@
-"""Attributes that a rule, match or target does not have: who probably meant something else is warned, and nothing else changes."""
+"""Attributes that a rule, match or target does not have: who probably meant something else is warned."""
 
 import copy
 import os
@@ -14,12 +14,14 @@ from iptc import misnomers
 from iptc.language import plugins
 
 MEANT = {
-    "source": "rule.src", "destination": "rule.dst", "saddr": "rule.src", "dst_ip": "rule.dst", "proto": "rule.protocol",
-    "in_iface": "rule.in_interface", "out_iface": "rule.out_interface", "interface": "rule.in_interface", "Src": "rule.src",
-    "in-interface": "rule.in_interface", "prottocol": "rule.protocol", "out_interfce": "rule.out_interface",
-    "jump": "rule.create_target", "dport": 'create_match("tcp").dport', "destination_port": 'create_match("tcp")',
-    "ctstate": 'create_match("conntrack").ctstate', "state": 'create_match("state")', "mac_source": 'create_match("mac")',
-    "limit_burst": 'create_match("limit")', "to_destination": 'create_target("DNAT")', "reject_with": 'create_target("REJECT")',
+    "source": "rule.src", "destination": "rule.dst", "saddr": "rule.src", "dst_ip": "rule.dst",
+    "proto": "rule.protocol", "in_iface": "rule.in_interface", "out_iface": "rule.out_interface",
+    "interface": "rule.in_interface", "Src": "rule.src", "in-interface": "rule.in_interface",
+    "prottocol": "rule.protocol", "out_interfce": "rule.out_interface", "jump": "rule.create_target",
+    "dport": 'create_match("tcp").dport', "destination_port": 'create_match("tcp")',
+    "ctstate": 'create_match("conntrack").ctstate', "state": 'create_match("state")',
+    "mac_source": 'create_match("mac")', "limit_burst": 'create_match("limit")',
+    "to_destination": 'create_target("DNAT")', "reject_with": 'create_target("REJECT")',
     "log_prefix": 'create_target("LOG")', "icmpv6_type": 'create_match("icmp6")',
 }  # fmt: skip
 
@@ -54,7 +56,13 @@ def test_notes_of_a_program_and_what_a_rule_has(family):
         delattr(rule, name)
         assert not hasattr(rule, name)
     rule.dport, rule.source, rule.chain = "22", "::1" if family.ipv6 else "10.0.0.1", None
-    rule.protocol, rule.in_interface, rule.out_interface, rule.dst, rule.counters = "tcp", "eth0", "eth1", rule.src, (1, 2)
+    rule.protocol, rule.in_interface, rule.out_interface, rule.dst, rule.counters = (
+        "tcp",
+        "eth0",
+        "eth1",
+        rule.src,
+        (1, 2),
+    )
     rule.create_match("tcp")
     rule.target = iptc.Target(rule, "DROP")
     assert copy.copy(rule) == rule and "-m tcp -j DROP" in str(rule)
@@ -81,16 +89,24 @@ for number in range(3):
     rule.source, rule.dport = "10.0.0.1", "22"
     rule.create_match("tcp").nosuch
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": ""})
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": ""}
+    )
     assert done.returncode == 0
-    said = [line.split(" ")[0] + " " + re.search(r"'(\w+)'|--(\w+)", line)[0].strip("-'") for line in done.stderr.splitlines() if "XTablesWarning" in line]
+    lines = [line for line in done.stderr.splitlines() if "XTablesWarning" in line]
+    said = [line.split(" ")[0] + " " + re.search(r"'(\w+)'|--(\w+)", line)[0].strip("-'") for line in lines]
     assert said == ["<string>:5: dport", "<string>:6: source", "<string>:6: dport", "<string>:7: nosuch"]
 
 
 @pytest.mark.filterwarnings("error")
 def test_options_of_other_extensions_are_none_without_a_word(family):
     rule = family.Rule()
-    for part in (rule.create_match("tcp"), rule.create_match("comment"), rule.create_target("ACCEPT"), rule.create_target("LOG")):
+    for part in (
+        rule.create_match("tcp"),
+        rule.create_match("comment"),
+        rule.create_target("ACCEPT"),
+        rule.create_target("LOG"),
+    ):
         for name in ("ctstate", "to_destination", "match_set", "hashlimit_name", "u32", "reqid"):
             assert getattr(part, name) is None
         assert not hasattr(part, "_nosuch")
