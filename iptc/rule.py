@@ -1,5 +1,6 @@
 """Rule, Match, Target and Policy: one rule of a chain as an object that owns its bytes."""
 
+import re
 import weakref
 
 from . import _core
@@ -212,7 +213,25 @@ class Rule(_core.RuleValue):
     _nfproto = _core.IPV4
     protocols = _PROTOCOL_NAMES
 
-    from_args = classmethod(read_rule)
+    @classmethod
+    def from_args(cls, specification):
+        """Return the rule of a specification as `iptables -A CHAIN` takes it: text, or a list of words.
+
+        >>> Rule.from_args("-s 10.0.0.0/8 -p tcp --dport 22 -j ACCEPT")
+        <iptc.Rule -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT>
+
+        It may be a whole line of iptables-save, `[5:6] -A INPUT …`: its counters are those of the rule, and its chain is not looked at.
+        Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target that is no extension is
+        taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where it is added to a chain, as they
+        do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
+        """
+        counters = None
+        if type(specification) is not str or specification.lstrip().startswith(_BEGIN_OF_LINE):
+            specification, counters = _without_command(specification)
+        rule = read_rule(cls, specification)
+        if counters is not None:
+            rule.counters = counters
+        return rule
 
     def to_args(self):
         """Return the words of `str(rule)`, as a list."""
@@ -488,6 +507,44 @@ class Rule(_core.RuleValue):
     def get_ip(self):
         """The base part: this rule itself."""
         return self
+
+
+_OTHER_COMMANDS = ("-I", "-D", "-R", "-C", "--insert", "--delete", "--replace", "--check")
+_BEGIN_OF_LINE = ("[", "-A", "--append", "-t", "--table", *_OTHER_COMMANDS)
+"""What a line of iptables-save, or a command, begins with."""
+
+_LINE_COUNTERS = re.compile(r"\[(\d+):(\d+)\]")
+
+
+def _without_command(specification):
+    """(the specification, counters or None) of a line `[packets:bytes] -t TABLE -A CHAIN SPECIFICATION`, or of a specification alone."""
+    if isinstance(specification, str):
+        text = _core.text_bytes(specification, "a rule specification")
+        if b"\0" in text:
+            return specification, None
+        words = [word.decode("utf-8", "surrogateescape") for word, _ in split_words(text)]
+    else:
+        try:
+            words = list(specification)
+        except TypeError:
+            return specification, None
+        if not all(isinstance(word, str) for word in words):
+            return words, None
+    counters = words and _LINE_COUNTERS.fullmatch(words[0])
+    rest = words[1:] if counters else words
+    if rest[:1] in (["-t"], ["--table"]):
+        rest = rest[2:]
+    command, chain = [*rest[:2], "", ""][:2]
+    if len(command) > 2 and command[:2] == "-A":
+        command, chain, rest = "-A", command[2:], [command, *rest]
+    if command in _OTHER_COMMANDS:
+        raise ParameterError(f"a rule is made of a specification, or of a line with -A, not of the command {command}")
+    if command not in ("-A", "--append"):
+        return words, None
+    _core.chain_label(chain)
+    if chain[0] in "-!" or any(char.isspace() for char in chain):
+        raise ParameterError(f"Invalid chain name `{chain}'")
+    return rest[2:], counters and tuple(map(int, counters.groups()))
 
 
 def _restore_rule(cls, entry, matches, target, counters, networks=None):

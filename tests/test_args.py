@@ -136,3 +136,27 @@ def test_several_addresses_are_as_many_rules(host, family):
         chain.replace_rule(rule)
     with pytest.raises(iptc.ParameterError, match="expand"):
         rule.rule  # noqa: B018
+
+
+def test_a_whole_line_of_iptables_save(host, family):
+    """As people paste it: the chain is not looked at, the counters are the rule's."""
+    make = family.Rule.from_args
+    plain = make('-p tcp -m comment --comment "a -A b" -j ACCEPT')
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    plain.counters = 5, 6
+    chain.append_rule(plain)
+    (line,) = [line for line in host.save(family.ipv6, counters=True) if "-A INPUT" in line]
+    for given in (line, line.split("] ")[1], f"-t filter {line.split('] ')[1]}", ["-A", "nosuch", *plain.to_args()],
+                  ["[5:6]", "--append", "INPUT", *plain.to_args()], "-AINPUT " + str(plain)):  # fmt: skip
+        rule = make(given)
+        assert rule == plain and str(rule) == str(plain), given
+        assert tuple(rule.counters) == ((5, 6) if given[0] in ("[", "[5:6]") else (0, 0))
+    assert str(make("-A INPUT")) == str(make(""))
+
+
+@pytest.mark.parametrize("given", ["-A", "-A -p tcp", "-A ! -p tcp", "-A " + "x" * 40 + " -j ACCEPT", ["-A", "a b", "-j", "ACCEPT"], ["-A", ""],
+                                   "-D INPUT -j ACCEPT", "-I INPUT -j ACCEPT", "-I INPUT 1 -j ACCEPT", "-R INPUT 1 -j DROP", "[5:6] -D INPUT -j DROP",
+                                   "--delete INPUT 1", "[5:6] -j ACCEPT", "[5:x] -A INPUT -j ACCEPT", "-t filter -j ACCEPT"])  # fmt: skip
+def test_no_other_line_makes_a_rule(given, family):
+    with pytest.raises(iptc.errors.ParameterError):
+        family.Rule.from_args(given)
