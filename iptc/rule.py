@@ -63,7 +63,7 @@ class Match(IPTCModule):
         return hash(_payload_key(self)[0])
 
     def __repr__(self):
-        return f"<iptc.Match {self.name} {self.parameters}>"
+        return f"<iptc.Match {self.name} {_shown(self)}>"
 
     def __reduce__(self):
         return _restore_extension, (type(self), *self._base_state(), self._state())
@@ -123,7 +123,7 @@ class Target(IPTCModule):
         return hash((self.goto, _payload_key(self)[0]))
 
     def __repr__(self):
-        return f"<iptc.Target {'goto ' if self.goto else ''}{self.name} {self.parameters}>"
+        return f"<iptc.Target {'goto ' if self.goto else ''}{self.name} {_shown(self)}>"
 
     def __reduce__(self):
         return _restore_extension, (type(self), *self._base_state(), self._state())
@@ -157,6 +157,15 @@ def _says_the_same(one, other):
         return False
     parameters = one.get_all_parameters()
     return bool(parameters) and parameters == other.get_all_parameters()
+
+
+def _shown(extension):
+    """What `repr` says of an extension: its parameters, or its bytes where no plugin here reads them."""
+    if not extension.opaque:
+        return extension.parameters
+    # behind the size, the name and the revision
+    content = extension._bytes()[32:]
+    return f"revision {extension.revision}, {len(content)} bytes {content[:16].hex()}{'...' if len(content) > 16 else ''}"
 
 
 def _checked_name(name):

@@ -346,3 +346,15 @@ def test_lists_of_names(host, family):
 
 def test_ipv6_mask_helper():
     assert iptc.Rule6()._create_mask(27) == [0xFF, 0xFF, 0xFF, 0xE0] + [0] * 12
+
+
+def test_an_extension_without_a_plugin_shows_its_bytes(ipv6):
+    rule = (iptc.Rule6 if ipv6 else iptc.Rule)()
+    content = bytes(range(24))
+    head = (32 + len(content)).to_bytes(2, "little") + b"nosuch".ljust(29, b"\0") + b"\3"
+    match = iptc.Match(rule, match=head + content)
+    assert repr(match) == f"<iptc.Match nosuch revision 3, 24 bytes {content[:16].hex()}...>"
+    target = iptc.Target(rule, target=head.replace(b"nosuch", b"NOSUCH")[:32] + content)
+    assert repr(target) == f"<iptc.Target NOSUCH revision 3, 24 bytes {content[:16].hex()}...>"
+    rule.add_match(match)
+    assert "[24 bytes of unknown data]" in str(rule) and "0001" not in str(rule)      # as iptables-save prints it
