@@ -16,7 +16,7 @@ from conftest import tables_of
 from test_managing import filter_table, ports, uncounted
 
 import iptc
-from iptc.managing import pending, planning, rollback
+from iptc.managing import flows, pending, planning, rollback
 
 ROOT = os.path.dirname(os.path.dirname(iptc.__file__))
 STRESS = "IPTC_STRESS" in os.environ
@@ -625,10 +625,71 @@ def test_flows_that_only_deleted_rules_had_let_in(host, folder, tmp_path):
         # another rule lets them in: nothing is to be said
         path.write_text(filter_table(state, "-A INPUT -s 127.0.0.0/8 -j ACCEPT", policies=("DROP", "ACCEPT", "ACCEPT")))
         assert run("apply", str(path)).stdout == "1 rule changed\n"
-        from iptc.managing import flows
-
         by_netlink = sorted(flow for flow in flows._from_netlink())
         with planning.Place(None).open() as there:
             assert sorted(flows._flows(there, True)) == by_netlink and len(by_netlink) == 3
         for end in held:
             end.close()
+
+
+def test_what_is_known_of_a_flow_and_a_rule():
+    ssh = flows.Flow(4, 6, 0x0A000001, 0x0A000002, 40000, 22)
+
+    def matches(text, flow=ssh):
+        return flows._Rule(text).matches(flow)
+
+    for text in (
+        "",
+        "-s 10.0.0.0/8",
+        "-d 10.0.0.2/32 -p tcp -m tcp --dport 22",
+        "! -s 10.0.0.2/32",
+        "-p tcp -m multiport --dports 1:21,22",
+        "-m conntrack --ctstate NEW,RELATED",
+        "! -p udp",
+        "-p tcp -m tcp --tcp-flags SYN,RST SYN",
+        '-m comment --comment "a b"',
+        "-p tcp -m tcp ! --sport 1:1023",
+        "-p tcp -m multiport --ports 22",
+    ):
+        assert matches(text) is True, text
+    for text in (
+        "-s 11.0.0.0/8",
+        "-p udp",
+        "-p tcp -m tcp --dport 23",
+        "-m state --state ESTABLISHED",
+        "! -d 10.0.0.2/32",
+        "-i lo -p udp",
+    ):
+        assert matches(text) is False, text
+    for text in (
+        "-i eth0",
+        "-m mark --mark 0x1",
+        "-p nosuch",
+        "-s 10.0.0.1/255.0.255.0",
+        "-m string --string \"it's",
+        "-s",
+    ):
+        assert matches(text) is None, text
+    rule = flows._Rule("-p tcp -m hashlimit --hashlimit-upto 5/min --hashlimit-name x -g web")
+    assert (rule.target, rule.goto, rule.matches(ssh)) == ("web", True, None)
+    assert flows._Rule('-i eth0 -j LOG --log-prefix "it\'s"').target == "LOG"
+
+
+def test_flows_are_counted_no_longer_than_a_moment(host, folder, monkeypatch):
+    host.restore(filter_table("-A INPUT -p tcp -j ACCEPT", policies=("DROP", "ACCEPT", "ACCEPT")))
+    plan = iptc.plan(filter_table(policies=("DROP", "ACCEPT", "ACCEPT")))
+    many = [flows.Flow(4, 6, 1, 2, port, 22) for port in range(1000)]
+    monkeypatch.setattr(flows, "_flows", lambda there, is_here: many)
+    monkeypatch.setattr(flows, "_local_addresses", lambda there: {2})
+    assert flows.report(plan) == "1000 established flows that only deleted rules had let in may go on"
+    monkeypatch.setattr(flows, "_PATIENCE", -1)
+    assert flows.report(plan) == "at least 0 established flows that only deleted rules had let in may go on"
+
+    def fail(there, is_here):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(flows, "_flows", fail)
+    assert (
+        flows.report(plan)
+        == "how many established flows only deleted rules had let in is not known: Operation not permitted"
+    )

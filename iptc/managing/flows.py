@@ -79,23 +79,29 @@ def count_left(change, netns=None):
     for version, nfproto in ((4, _core.IPV4), (6, _core.IPV6)):
         chains = [chain for chain in change.difference.chains if chain.nfproto == nfproto and chain.table == "filter"]
         if any(map(_lets_in, chains)):
-            walks[version] = _Walk(change, nfproto, chains)
-    for number, flow in enumerate(flows):
-        if number % 64 == 0 and time.monotonic() > end:
-            return count, False
-        walk = walks.get(flow.version)
-        if walk is not None and walk.has_lost(flow, local):
-            count += 1
+            walks[version] = _Walk(change, nfproto, chains, end)
+    try:
+        for flow in flows:
+            walk = walks.get(flow.version)
+            if walk is not None and walk.has_lost(flow, local):
+                count += 1
+    except _OutOfTime:
+        return count, False
     return count, True
 
 
 # -------------------------------------------------------------------- the rules
 
 
-class _Walk:
-    """The filter table of one family, before and after."""
+class _OutOfTime(Exception):
+    """It has taken long enough."""
 
-    def __init__(self, change, nfproto, chains):
+
+class _Walk:
+    """The filter table of one family, before and after; it goes through rules until the time is *end*."""
+
+    def __init__(self, change, nfproto, chains, end):
+        self._end = end
         table = change.live.table(nfproto, "filter")
         self._old = {chain.name: chain for chain in table} if table else {}
         self._new = dict(self._old)
@@ -107,9 +113,21 @@ class _Walk:
                 self._new[chain.name] = chain.new
             self._gone[chain.name] = {*chain.removed, *chain.changed.values()}
         self._rules = {}
+        # most flows are of no deleted rule, and need no further look
+        self._lost = [
+            self._rule(chain.old.rule(position))
+            for chain in chains
+            if chain.old is not None
+            for position in self._gone[chain.name]
+        ]
+        self._lost = [rule for rule in self._lost if rule.target == "ACCEPT"]
 
     def has_lost(self, flow, local):
         """Whether it was a deleted rule that let *flow* in, and none would now."""
+        if time.monotonic() > self._end:
+            raise _OutOfTime
+        if not any(rule.matches(flow) is not False for rule in self._lost):
+            return False
         hooks = [
             hook for hook, is_local in (("INPUT", flow.dst in local), ("OUTPUT", flow.src in local)) if is_local
         ] or ["FORWARD"]
@@ -131,12 +149,18 @@ class _Walk:
             verdict = chain is None or chain.policy != "DROP"
         return verdict
 
+    def _rule(self, text):
+        rule = self._rules.get(text)
+        if rule is None:
+            rule = self._rules[text] = _Rule(text)
+        return rule
+
     def _through(self, chains, name, flow, depth):
         chain = chains.get(name)
         for position, text in enumerate(chain.rules if chain is not None and depth < 64 else ()):
-            if text not in self._rules:
-                self._rules[text] = _Rule(text)
-            rule = self._rules[text]
+            if position % 256 == 255 and time.monotonic() > self._end:
+                raise _OutOfTime
+            rule = self._rule(text)
             matches = rule.matches(flow)
             if matches is False:
                 continue
@@ -163,7 +187,11 @@ class _Rule:
         self.goto = False
         self._tests = []
         self._unsure = False
-        words = shlex.split(text)
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            # quoted as no shell has it
+            words, self._unsure = text.split(), True
         negated = False
         while words:
             word = words.pop(0)
@@ -174,7 +202,10 @@ class _Rule:
                 # what follows are the options of the target
                 self.target, self.goto = words.pop(0), word == "-g"
                 return
-            self._read(word, words, negated)
+            try:
+                self._read(word, words, negated)
+            except (IndexError, ValueError):
+                self._unsure = True
             negated = False
 
     def _read(self, word, words, negated):
@@ -212,7 +243,7 @@ class _Rule:
         else:
             # an interface, or what a packet's flow does not tell
             self._unsure = True
-            while words and words[0] not in ("!", "-m", "-j", "-g"):
+            while words and words[0] != "!" and not words[0].startswith("-"):
                 words.pop(0)
 
     def matches(self, flow):

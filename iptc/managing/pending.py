@@ -36,7 +36,10 @@ def folder(path=None):
             return _made(choice)
         except IPTCError as error:
             refused = error
-    raise refused or ParameterError("there is no folder for what waits to be confirmed: name one (IPTC_STATE_DIR)")
+    if refused is not None:
+        refused.message += " (IPTC_STATE_DIR names another)"
+        raise refused
+    raise ParameterError("there is no folder for what waits to be confirmed: name one (IPTC_STATE_DIR)")
 
 
 def _made(path):
