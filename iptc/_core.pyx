@@ -124,6 +124,23 @@ def chain_label(name):
 
 # ------------------------------------------------------------------ the counters
 
+cdef extern from *:
+    """
+    /* As tuple.__new__ makes one of a type of its own, without a tuple to copy from: there are as many as rules. */
+    static PyObject *tuple_of_two(PyObject *type, PyObject *first, PyObject *second)
+    {
+        PyObject *made = ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 2);
+
+        if (made != NULL) {
+            PyTuple_SET_ITEM(made, 0, Py_NewRef(first));
+            PyTuple_SET_ITEM(made, 1, Py_NewRef(second));
+        }
+        return made;
+    }
+    """
+    object tuple_of_two(object type, object first, object second)
+
+
 class Counters(tuple):
     """(packets, bytes): what was counted, a named tuple that prints as a plain one."""
 
@@ -148,6 +165,9 @@ class Counters(tuple):
 
     packets = property(itemgetter(0), doc="How many packets.")
     bytes = property(itemgetter(1), doc="How many bytes they had.")
+
+
+cdef object _counters_type = Counters
 
 
 # ------------------------------------------------------------------ the rule
@@ -539,7 +559,7 @@ cdef class RuleValue:
     def get_counters(self):
         """Return the `Counters` as they were when the rule was read, or as set."""
         cdef xt_counters *counters = <xt_counters *> (self._head() + self.family.counters)
-        return Counters(counters.pcnt, counters.bcnt)
+        return tuple_of_two(_counters_type, counters.pcnt, counters.bcnt)
 
     def set_counters(self, counters):
         """Set the (packets, bytes) that the rule starts with when it is written."""
