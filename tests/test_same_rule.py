@@ -148,6 +148,30 @@ def test_the_same_rules_are_found_as_the_host_finds(prepared, family, asked):
             assert len(held.rules) == (0 if answer else 1), text
 
 
+def test_texts_delete_the_rule_that_delete_rule_deletes(prepared, family):
+    """Legacy texts compare rows of a draft under masks, everything else compares keys: both are one relation."""
+    known = [pair for pair in pairs(family) if all(is_taken(family, text) and "-c " not in text for text in pair)]
+    lines = [f"-A {name} {there}" for name in ("a", "b") for there, _ in known]
+    prepared.restore("\n".join(["*filter", ":a - [0:0]", ":b - [0:0]", *lines, "COMMIT", ""]), family.ipv6, ["--noflush"])
+    table = family.Table("filter")
+    asked = [text for _, text in reversed(known)] + [text for text, _ in known[::2]]
+    with table.transaction():
+        found = [text for text in asked if table["b"].delete_rule(family.Rule.from_args(text), missing_ok=True)]
+    assert 0 < len(table["b"].rules) < len(known) > len(asked) - len(found) > 0
+    table.restore("\n".join(["*filter", *(f"-D a {text}" for text in found), "COMMIT", ""]), flush=False)
+    left = [line.removeprefix("-A a ") for line in prepared.rules(family.ipv6) if line.startswith("-A a ")]
+    assert left == [line.removeprefix("-A b ") for line in prepared.rules(family.ipv6) if line.startswith("-A b ")]
+    # and finds none where that one finds none
+    for text in sorted({*asked}):
+        present = family.Rule.from_args(text) in table["b"]
+        try:
+            table.restore(f"*filter\n-C a {text}\nCOMMIT\n", flush=False, test=True)
+        except iptc.NotFound:
+            assert not present, text
+        else:
+            assert present, text
+
+
 ORDERS = ("-m limit --limit 1/sec -m mark --mark 0x1", "-m mark --mark 0x1 -m limit --limit 1/sec")
 
 
