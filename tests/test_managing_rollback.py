@@ -407,6 +407,20 @@ def test_taken_back_though_somebody_hangs_with_the_lock(host, folder):
 
 
 @pytest.mark.one_backend("legacy")
+def test_the_lock_is_that_of_the_caller(host, folder, monkeypatch, tmp_path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XTABLES_LOCKFILE", "a.lock")
+    with iptc.safe_apply(filter_table(), timeout=60):
+        assert os.listdir() == ["a.lock"] and not os.path.exists("/a.lock")
+    with iptc.safe_apply(BOTH, timeout=60, lock_file="b.lock"):
+        assert sorted(os.listdir()) == ["a.lock", "b.lock"]
+    with iptc.safe_apply(filter_table(), timeout=60, lock_file=False):
+        pass
+    assert sorted(os.listdir()) == ["a.lock", "b.lock"]
+
+
+@pytest.mark.one_backend("legacy")
 def test_the_lock_is_waited_for(host, folder):
     with subprocess.Popen(
         ["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE

@@ -12,7 +12,7 @@ import time
 
 from .. import state
 from ..errors import Conflict, IPTCError, ParameterError, ParameterTypeError, RolledBack
-from ..lock import checked_lock_file, checked_wait
+from ..lock import checked_lock_file, checked_wait, lock_path
 from ..namespace import Place, descriptor_of
 from . import pending, planning, watchdog
 from .value import Ruleset
@@ -169,7 +169,8 @@ def start(
         "backend": backend,
         "netns": None,
         "wait": checked_wait(wait),
-        "lock_file": checked_lock_file(lock_file),
+        # the watchdog is in another folder
+        "lock_file": False if lock_file is False else os.path.abspath(lock_path(checked_lock_file(lock_file))),
         "exactly": exactly,
         "folder": pending.folder(directory),
         "session": pending.session_of(),
