@@ -1,5 +1,6 @@
 """Every test that touches the kernel has a network namespace of its own, never the machine's."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -44,6 +45,17 @@ def tables_of(text):
     """(name, lines) of each table of a text of iptables-save."""
     return [(part.split("\n", 1)[0], [line for line in part.split("\n")[1:] if line and not line.startswith(("#", "COMMIT"))])
             for part in re.split(r"^\*", text, flags=re.MULTILINE)[1:]]  # fmt: skip
+
+
+@contextlib.contextmanager
+def running(*command):
+    """Start *command*, wait for the first line that it prints, and kill it at the end, whatever happens meanwhile."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
 
 
 class Host:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import running
 from test_managing import EMPTY, filter_table, ports
 
 import iptc
@@ -72,12 +73,10 @@ def test_diff_of_a_file_and_live_looks_at_the_tables_of_the_file(host, command, 
 
 def test_diff_with_another_namespace(host, command, file):
     host.restore(filter_table(*ports(1)))
-    with subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
+    with running("unshare", "-n", "sh", "-c", "echo; exec sleep 600") as process:
         status, out, _ = command("diff", "live", f"live:{process.pid}")
         assert status == 1 and "--A INPUT -p tcp -m tcp --dport 1 -j ACCEPT\n" in out
         assert command("diff", f"live:{process.pid}", file(EMPTY))[0] == 0
-        process.kill()
 
 
 def test_plan_and_apply(host, command, file):

@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from conftest import tables_of
+from conftest import running, tables_of
 from test_managing import filter_table, ports, uncounted
 
 import iptc
@@ -264,8 +264,7 @@ def test_what_others_do_to_chains_that_are_kept_stays(host, folder):
 
 
 def test_in_another_namespace(host, folder):
-    with subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
+    with running("unshare", "-n", "sh", "-c", "echo; exec sleep 600") as process:
         before = everything(host)
         with rollback.start(BOTH, 60, netns=process.pid) as change, rollback.start(filter_table(), 60) as here:
             change.begin()
@@ -278,7 +277,6 @@ def test_in_another_namespace(host, folder):
             ]
             pending.confirm(process.pid)
             assert change.wait() == "confirmed"
-        process.kill()
 
 
 # ---------------------------------------------------- whatever becomes of us
@@ -396,13 +394,9 @@ def test_taken_back_though_somebody_hangs_with_the_lock(host, folder):
     before = everything(host)
     with rollback.start(BOTH, 60) as change:
         change.begin()
-        with subprocess.Popen(
-            ["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE
-        ) as holder:
-            holder.stdout.readline()
+        with running("flock", "--no-fork", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"):
             change.roll_back()
             assert change.state == "rolled back"
-            holder.kill()
     assert everything(host) == before
 
 
@@ -422,10 +416,7 @@ def test_the_lock_is_that_of_the_caller(host, folder, monkeypatch, tmp_path):
 
 @pytest.mark.one_backend("legacy")
 def test_the_lock_is_waited_for(host, folder):
-    with subprocess.Popen(
-        ["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE
-    ) as holder:
-        holder.stdout.readline()
+    with running("flock", "--no-fork", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo; exec sleep 600"):
         with rollback.start(BOTH, 60, wait=0.01) as change:
             with pytest.raises(iptc.LockTimeout):
                 change.begin()
@@ -445,7 +436,6 @@ def test_the_lock_is_waited_for(host, folder):
             tool.send_signal(signal.SIGINT)
         # interrupted before it has begun, it ends like any command
         assert tool.returncode in (255, 128 + signal.SIGINT) and over() == "not begun"
-        holder.kill()
     assert not changed(host)
 
 
