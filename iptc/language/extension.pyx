@@ -533,8 +533,8 @@ cdef class Extension:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         value = self.save(name)
-        if value is None:
-            _check_option(self, name.replace("_", "-"))
+        if value is None and name not in _known_options:
+            _check_option(self, name)
         return value
 
     def __setattr__(self, str name, value):
@@ -546,19 +546,24 @@ cdef class Extension:
             self._set(name, value)
 
 
-cdef int _check_option(Extension extension, str name) except -1:
-    """Warn where *name*, which was asked for and is not set, cannot be the name of an option at all.
+cdef set _known_options = set()     # names that were asked for, and are options of some extension
+
+
+cdef int _check_option(Extension extension, str asked) except -1:
+    """Warn where *asked*, which was read and is not set, cannot be the name of an option at all.
 
     Programs ask every match for what one of them may have, such as its comment: a name that any extension has is no mistake.
     """
-    name = name.partition("#")[0]
+    cdef str name = asked.partition("#")[0].replace("_", "-")
     cdef dict options = {} if extension.plugin is None else extension.plugin.options()
-    if name in options:
-        return 0
-    from ..misnomers import is_well_known, warn_of_option
-    # plugins are loaded for it only where it is no option of those that everybody has
-    if not is_well_known(name) and not is_option(name):
-        warn_of_option(extension.name, name, list(options))
+    if name not in options:
+        from ..misnomers import is_well_known, warn_of_option
+        # plugins are loaded for it only where it is no option of those that everybody has
+        if not is_well_known(name) and not is_option(name):
+            warn_of_option(extension.name, name, list(options))
+            return 0
+    if "#" not in asked:        # of which there is no end
+        _known_options.add(asked)
     return 0
 
 
