@@ -80,7 +80,9 @@ def test_a_lock_that_is_let_go_is_taken(host, family, wait):
     done = threading.Thread(target=lambda: iptc.Chain(table, "INPUT").append_rule(drop(family)))
     with Holder(lock_path()):
         done.start()
-        time.sleep(0.05)
+        while not any("xtables.lock" in name for name in open_files(os.getpid())):
+            assert done.is_alive()
+            time.sleep(0.001)
         # waiting keeps no other thread from running, and nothing from being read
         assert done.is_alive() and host.rules(family.ipv6) == []
     done.join()

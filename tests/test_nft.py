@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import Host, batch_room, enter_new_namespace, forget_tables
@@ -365,9 +364,10 @@ def test_a_snapshot_is_never_torn(host):
     writer.start()
     try:
         assert ready.wait(20)
-        seen, reads, end = set(), 0, time.monotonic() + 30
+        seen, reads = set(), 0
         with iptc.CounterReader() as reader:
-            while reads < 60 or len(seen) < 2 and time.monotonic() < end:
+            while reads < 60 or len(seen) < 2:
+                assert writer.is_alive()
                 reads += 1
                 snapshot = reader.read()
                 assert len(snapshot["INPUT"]) == 900 and len(snapshot["web"]) == 300
@@ -617,12 +617,10 @@ def test_more_than_a_user_may_send(host):
 def test_long_chains(host):
     count = min(20000, batch_room() // 1000 * 2)
     commit(*(edits.Append("INPUT", entry(number)) for number in range(count)))
-    started = time.monotonic()
     commit(edits.Insert("INPUT", entry(-1), count // 2), edits.Delete("INPUT", count))
     snapshot = iptc.CounterReader().read()
     assert len(snapshot) == count
     assert [rule.comment for rule in snapshot.rules[count // 2 - 1 : count // 2 + 2]] == [f"rule {n}" for n in (count // 2 - 1, -1, count // 2)]
-    assert time.monotonic() - started < 60
 
 
 # ----------------------------------------------------------- whole rulesets

@@ -17,6 +17,7 @@ import time
 import iptc
 from conftest import Host
 from iptc.lock import lock_path
+from iptc.nft import sockets
 from test_memory import resident
 from test_namespaces import Other
 
@@ -211,31 +212,33 @@ FIXED = "*filter\n:INPUT ACCEPT [5:50]\n:fixed - [0:0]\n[7:70] -A fixed -p tcp -
 
 
 class Workers:
-    """Threads that work until the time is over, and the first thing that went wrong in any."""
+    """Threads that work until each has done its part, and what went wrong in any."""
 
     def __init__(self):
         self.over = False
         self.wrong = []
-        self.rounds = 0
 
-    def run(self, seconds, works):
-        threads = [threading.Thread(target=self._loop, args=(work,)) for work in works]
+    def run(self, rounds, works):
+        """Until each of *works* was done *rounds* times; who is ready first goes on, to be in the way of the others."""
+        parts = [threading.Semaphore(0) for _ in works]
+        threads = [threading.Thread(target=self._loop, args=(work, part, rounds)) for work, part in zip(works, parts, strict=True)]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self.wrong:
-            time.sleep(0.05)
+        for part in parts:
+            for _ in range(rounds):
+                part.acquire()
         self.over = True
         for thread in threads:
             thread.join()
 
-    def _loop(self, work):
+    def _loop(self, work, part, rounds):
         try:
-            while not self.over:
+            while not self.over and not self.wrong:
                 work()
-                self.rounds += 1
+                part.release()
         except BaseException as error:
             self.wrong.append(error)
+        part.release(rounds)
 
 
 def poll(reader):
@@ -267,6 +270,13 @@ def edit(table):
     table.delete_chain(own)
 
 
+def descriptors_in_use():
+    """How many descriptors are open, without the sockets that are kept for the next who needs one."""
+    for kept in list(sockets._all.values()):
+        kept.drop()
+    return len(os.listdir("/proc/self/fd"))
+
+
 def test_threads_poll_while_others_edit(host):
     other = Other()
     try:
@@ -284,15 +294,15 @@ def test_threads_poll_while_others_edit(host):
                  *(lambda table=table: look(table) for table in still),
                  lambda: edit(tables[0]), lambda: edit(tables[3]), lambda: edit(random.choice(tables))]  # fmt: skip
         warm = Workers()
-        warm.run(0.5, works)
+        warm.run(3, works)
         gc.collect()
-        before, descriptors = resident(), len(os.listdir("/proc/self/fd"))
+        before, descriptors = resident(), descriptors_in_use()
         workers = Workers()
-        workers.run(2 * STRESS, works)
+        workers.run(8 * STRESS, works)
         gc.collect()
         assert warm.wrong + workers.wrong == []
-        assert workers.rounds > 100 and len(os.listdir("/proc/self/fd")) == descriptors
-        print(f"{workers.rounds} rounds, {before} bytes resident before and {resident()} after")
+        assert descriptors_in_use() == descriptors
+        print(f"{before} bytes resident before and {resident()} after")
         assert resident() - before < 4 * 2**20
         for reader in readers:
             reader.close()
