@@ -6,6 +6,9 @@ from specs import SETS
 from test_extensions import accepted
 
 import iptc
+from iptc.language import printing
+from iptc.language.extension import pack
+from iptc.legacy.blob import stored
 
 pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
@@ -27,7 +30,9 @@ def test_every_specification_is_the_rule_that_iptables_makes(sets, ipv6):
     by_table = {}
     for spec in accepted(ipv6, "legacy"):
         for rule in cls.from_args(spec.text).expand():
-            by_table.setdefault(spec.table, []).append((spec, f"-A {spec.chain} {rule}".rstrip()))
+            # as a legacy table has it: a log prefix is shorter there than on nf_tables
+            text = printing.render(rule.nfproto, stored(rule.nfproto, pack(rule, True)))
+            by_table.setdefault(spec.table, []).append((spec, f"-A {spec.chain} {text}".rstrip()))
     for table, made in sorted(by_table.items(), key=lambda item: item[0] != "raw"):
         lines = [f"-A {spec.chain} {spec.text}" for spec in dict.fromkeys(spec for spec, _ in made)]
         sets.restore("\n".join([f"*{table}", ":web - [0:0]", ":log-drop - [0:0]", *lines, "COMMIT", ""]), ipv6)
@@ -102,7 +107,7 @@ def test_abbreviations_are_unique_or_refused():
 
 
 @pytest.mark.parametrize("specification", [
-    None, 5, [None], [b"-p"], "-p", "-p tcp --dport", "!", "! !", "x", "- x", "-- -p tcp", "-A INPUT", "--append INPUT", "-t nat",
+    None, 5, [None], [b"-p"], "-p", "-p tcp --dport", "!", "! !", "x", "- x", "-- -p tcp", "-A", "--append", "-t nat",
     "-p tcp\0", "-p \ud800", ["-j", ""], '-i ""', "-m", "-m nosuch", "-j " + "x" * 29, "-Q", "--nosuch",
     "-6", "-s 1.2.3.4 -s 1.2.3.4", "! -j DROP", "! -m tcp", "-c", "-c 5", "-c x y", "-p tcp -f --fragments",
 ])  # fmt: skip
