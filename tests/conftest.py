@@ -5,6 +5,7 @@ import ctypes
 import functools
 import os
 import re
+import signal
 import socket
 import subprocess
 
@@ -15,6 +16,10 @@ import iptc
 from iptc import state
 
 CLONE_NEWNET = 0x40000000
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell starts what goes on in the background so, and every program that a test interrupts would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def enter_new_namespace():
