@@ -147,8 +147,8 @@ class Counters(tuple):
     __slots__ = ()
     _fields = __match_args__ = ("packets", "bytes")
 
-    def __new__(cls, packets, bytes):
-        return tuple.__new__(cls, (packets, bytes))
+    def __new__(_cls, packets, bytes):
+        return tuple.__new__(_cls, (packets, bytes))
 
     @classmethod
     def _make(cls, iterable):

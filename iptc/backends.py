@@ -3,6 +3,8 @@
 The decision is made once for each network namespace. Looking changes nothing there: no table is created.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import warnings
@@ -12,6 +14,12 @@ from ._netns import Namespace
 from .errors import AccessDenied, IPTCError, KernelError, ParameterTypeError, Unsupported, is_absent, is_passing, kernel_error
 from .legacy.blob import TableBlob, TableScan
 from .legacy.table import LegacyTable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+    from ._types import Family
+    from .namespace import Place
 
 _SIDES = ("legacy", "nft")
 _CHOICES = (*_SIDES, "libiptc")
@@ -26,11 +34,11 @@ _NFT_ORDER = ("mangle", "security", "raw", "filter", "nat")
 HERE = Namespace()
 """The network namespace of the thread that asks."""
 
-_decided = {}
+_decided: dict[tuple[int, str | None], str] = {}
 """What was decided for each namespace, by the identity of it."""
 
 
-def backend(choice=None):
+def backend(choice: str | None = None) -> str:
     """Return "legacy" or "nft", or "libiptc" where that was asked for: *choice*, else `IPTC_BACKEND`, else what this network namespace is found to use.
 
     That is the side that alone holds rules; with both or none, the one that has kubelet's hint chains, else what the command
@@ -40,7 +48,7 @@ def backend(choice=None):
     return side_in(HERE, choice)
 
 
-def side_in(there, choice=None):
+def side_in(there: Namespace, choice: str | None = None) -> str:
     """What `backend` returns in the network namespace *there*."""
     if choice is not None:
         return _checked(choice)
@@ -53,7 +61,7 @@ def side_in(there, choice=None):
     return _decided[key]
 
 
-def open_table(nfproto, name, place, side):
+def open_table(nfproto: Family, name: str, place: Place, side: str) -> Any:
     """Return the `LegacyTable`, `NftTable` or `LibiptcTable` of a table; *side* is what `backend` returned."""
     if side == "legacy":
         return LegacyTable(nfproto, name, place)
@@ -66,7 +74,7 @@ def open_table(nfproto, name, place, side):
     return NftTable(nfproto, name, place)
 
 
-def open_scan(nfproto, name, side, there):
+def open_scan(nfproto: Family, name: str, side: str, there: Namespace) -> Any:
     """Return the `TableScan` or `NftScan` of a table in the namespace *there*; *side* is what `side_in` returned."""
     if _kernels_side(side) == "legacy":
         return TableScan(nfproto, name, there)
@@ -75,7 +83,7 @@ def open_scan(nfproto, name, side, there):
     return NftScan(nfproto, name, None, there)
 
 
-def _checked(choice):
+def _checked(choice: str | None) -> str:
     if not isinstance(choice, str):
         raise ParameterTypeError(f"a back end must be a string, not {type(choice).__name__}")
     if choice not in _CHOICES:
@@ -83,12 +91,12 @@ def _checked(choice):
     return choice
 
 
-def _kernels_side(choice):
+def _kernels_side(choice: str) -> str:
     """The side of the kernel that back end *choice* works on."""
     return "legacy" if choice == "libiptc" else choice
 
 
-def _decide(there, given):
+def _decide(there: Namespace, given: str | None) -> tuple[str, bool]:
     """(back end, whether that is certain): without the right to look at nf_tables, where there is no legacy table, it is a guess."""
     if given:
         return _checked(given), True
@@ -107,7 +115,7 @@ def _decide(there, given):
     return choice, True
 
 
-def _warn(choice, other):
+def _warn(choice: str, other: str) -> None:
     warnings.warn(f"{other} tables hold rules too: this program uses {choice} (IPTC_BACKEND or backend= say which)",
                   RuntimeWarning, stacklevel=2)  # fmt: skip
 
@@ -115,13 +123,13 @@ def _warn(choice, other):
 # ------------------------------------------------------- what each side holds
 
 
-def _heed(error):
+def _heed(error: IPTCError) -> None:
     """Raise *error* if it says nothing of what is there: the next answer may be another, and what is decided is kept."""
     if isinstance(error, AccessDenied) or is_passing(getattr(error, "errno", None)):
         raise error
 
 
-def tables_in_use(nfproto, side, there):
+def tables_in_use(nfproto: Family, side: str, there: Namespace) -> list[str]:
     """The names of the tables that there are in the namespace *there*, in the order in which iptables-save has them; looking creates none."""
     if _kernels_side(side) == "legacy":
         return _legacy_tables(nfproto, there)
@@ -132,14 +140,14 @@ def tables_in_use(nfproto, side, there):
         return [name for name in _NFT_ORDER if NftScan(nfproto, name, socket).is_there()]
 
 
-def builtin_chains():
+def builtin_chains() -> dict[str, list[str]]:
     """{table: the names of its builtin chains}, which are the same on both back ends."""
     from .nft.reader import BUILTIN_CHAINS
 
     return {table: [_core.HOOKS[hook] for hook, *_ in BUILTIN_CHAINS[table]] for table in _NFT_ORDER}
 
 
-def _legacy_tables(nfproto, there):
+def _legacy_tables(nfproto: Family, there: Namespace) -> list[str]:
     """The legacy tables that are there; to open another would create it."""
     try:
         return there.read_file(_PROC_NAMES[nfproto]).decode("utf-8", "surrogateescape").split()
@@ -152,7 +160,7 @@ def _legacy_tables(nfproto, there):
         raise kernel_error(f"can't read {_PROC_NAMES[nfproto].decode()}", error.errno, error.strerror) from None
 
 
-def _legacy_chains(nfproto, there):
+def _legacy_chains(nfproto: Family, there: Namespace) -> Any:
     """(table, name, policy, whether it has rules) of each legacy chain; a table that may not be read is no answer."""
     for table in _legacy_tables(nfproto, there):
         try:
@@ -163,7 +171,7 @@ def _legacy_chains(nfproto, there):
                 raise
 
 
-def _nft_chains(nfproto, there):
+def _nft_chains(nfproto: Family, there: Namespace) -> Any:
     """(table, name, policy, whether it has rules) of each chain of nf_tables that is iptables'."""
     from . import _netlink
     from .nft.reader import BUILTIN_CHAINS, NftScan
@@ -180,7 +188,7 @@ def _nft_chains(nfproto, there):
 _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
 
 
-def _is_crowded(nfproto, table, there):
+def _is_crowded(nfproto: Family, table: str, there: Namespace) -> bool:
     """Whether a legacy table surely holds something: one question, however large it is."""
     try:
         scan = TableScan(nfproto, table, there)
@@ -193,7 +201,7 @@ def _is_crowded(nfproto, table, there):
     return crowded
 
 
-def _holds_rules(there, side):
+def _holds_rules(there: Namespace, side: str) -> bool:
     """Whether there is anything on that side that is not there of itself."""
     if side == "legacy" and any(
         _is_crowded(nfproto, table, there) for nfproto in _PROC_NAMES for table in _legacy_tables(nfproto, there)
@@ -204,7 +212,7 @@ def _holds_rules(there, side):
     )
 
 
-def has_user_chain(nfproto, name):
+def has_user_chain(nfproto: Family, name: str) -> bool:
     """Whether any table of the back end in use here has a user chain *name*, as far as we may look."""
     try:
         return any(chain == name and policy is None for _, chain, policy, _ in _CHAINS[_kernels_side(backend())](nfproto, HERE))
@@ -215,7 +223,7 @@ def has_user_chain(nfproto, name):
 # ------------------------------------------------------------- whom to follow
 
 
-def _kubelets_choice(there):
+def _kubelets_choice(there: Namespace) -> Any:
     """The side that kubelet has marked, or None."""
     for side in ("nft", "legacy"):
         for nfproto in (_core.IPV4, _core.IPV6):
@@ -224,7 +232,7 @@ def _kubelets_choice(there):
     return None
 
 
-def _tools_choice():
+def _tools_choice() -> Any:
     """What the command `iptables`, as a shell of root finds it, works on; None if there is none or it does not say."""
     for folder in [*os.get_exec_path(), *_SYSTEM_FOLDERS]:
         path = os.path.join(folder, "iptables")
@@ -233,13 +241,13 @@ def _tools_choice():
     return None
 
 
-def _side_of(text):
+def _side_of(text: str) -> Any:
     if "nft" in text or "nf_tables" in text:
         return "nft"
     return "legacy" if "legacy" in text else None
 
 
-def _version_of(path):
+def _version_of(path: str) -> Any:
     """What `iptables -V` prints; it names its side since 1.8.0, and before that there was but one."""
     import subprocess  # heavy, and seldom needed
 
@@ -254,7 +262,7 @@ def _version_of(path):
     return printed if "(" in printed or not printed else "legacy"
 
 
-def _kernels_choice(there):
+def _kernels_choice(there: Namespace) -> Any:
     """nf_tables if the kernel has it, else legacy."""
     from . import _netlink
 

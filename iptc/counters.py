@@ -3,6 +3,8 @@
 Reading needs neither libiptc nor libxtables nor any plugin, and makes no Rule.
 """
 
+from __future__ import annotations
+
 import os
 import time
 import weakref
@@ -11,14 +13,25 @@ from . import _core, backends, namespace, state
 from ._counts import place_slots
 from .errors import Conflict, ParameterError, ParameterTypeError, TransactionError
 from .legacy.settling import Settling
-from .lock import mutex
+from .lock import XTablesLock, mutex
 from .rule import Rule, Rule6
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn, SupportsIndex, overload
+
+    from ._core import Counters
+    from ._counts import Counts
+    from ._types import Family, Netns, Pair
+
+    _bytes = bytes
 
 
 _named = _core.Counters._make
 
 
-def _nothing():
+def _nothing() -> None:
     """Stands for a weak reference to nothing."""
 
 
@@ -36,14 +49,17 @@ class CounterReader:
     there, `AccessDenied` without CAP_NET_ADMIN and CAP_NET_RAW.
     """
 
-    def __init__(self, table="filter", ipv6=False, backend=None, netns=None, lock=False):
+    def __init__(
+        self, table: str = "filter", ipv6: bool = False, backend: str | None = None, netns: Netns = None,
+        lock: bool | float = False,
+    ) -> None:
         if not isinstance(table, str):
             raise ParameterTypeError(f"a table name must be a string, not {type(table).__name__}")
         self.table = table
         self.ipv6 = bool(ipv6)
         self.backend = backend
         self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
-        self._lock = None if lock is False else state.XTablesLock(None if lock is True else lock, shared=True)
+        self._lock = None if lock is False else XTablesLock(None if lock is True else lock, shared=True)
         self._closed = True
         # what is opened has an owner from the first moment: an interrupt may come between any two steps
         self._namespace = namespace.open_namespace(netns)
@@ -54,15 +70,15 @@ class CounterReader:
             raise
         self._closed = False
 
-    def _open(self):
+    def _open(self) -> None:
         self._pid = os.getpid()
         self._mutex = mutex()
-        self._layout = _nothing
+        self._layout: Callable[[], _Layout | None] = _nothing
         self.backend = backends.side_in(self._namespace, self.backend)
         self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
         self._settling = Settling(self._scan)
 
-    def read(self):
+    def read(self) -> Snapshot:
         """Return a `Snapshot` of the counters now."""
         if self._pid != os.getpid() and not self._closed:
             self._open()        # the mutex of the parent may be held by a thread that is not here
@@ -84,11 +100,12 @@ class CounterReader:
                 self._layout = weakref.ref(layout)
         return Snapshot(counts, layout, policies, time.monotonic(), time.time())
 
-    def _entries(self, generation):
+    def _entries(self, generation: int) -> list[bytes]:
         with self._mutex:
-            return self._scan.entries(generation)
+            entries: list[bytes] = self._scan.entries(generation)
+            return entries
 
-    def close(self):
+    def close(self) -> None:
         """Close the socket; what was read stays readable. Reading after that raises."""
         self._closed = True
         with self._mutex:
@@ -96,25 +113,25 @@ class CounterReader:
             self._namespace.close()
 
     @property
-    def closed(self):
+    def closed(self) -> bool:
         """Whether the reader was closed."""
         return self._closed
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         # a copy would close what this one has open
         raise TypeError("a CounterReader has a socket and cannot be copied: open another one")
 
-    def __enter__(self):
+    def __enter__(self) -> CounterReader:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __del__(self):
+    def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self.close()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.CounterReader {self.table} {'IPv6' if self.ipv6 else 'IPv4'}{' closed' if self._closed else ''}>"
 
 
@@ -123,25 +140,28 @@ class _Layout:
 
     __slots__ = ("nfproto", "generation", "chains", "identities", "_reader", "_rules", "_by_name", "__weakref__")
 
-    def __init__(self, nfproto, generation, chains, identities, reader, rules=None):
+    def __init__(
+        self, nfproto: Family, generation: int, chains: tuple[Any, ...], identities: bytes,
+        reader: CounterReader | None, rules: tuple[RuleInfo, ...] | None = None,
+    ) -> None:
         self.nfproto = nfproto
         self.generation = generation
         self.chains = chains
         self.identities = identities
         self._reader = reader
         self._rules = rules
-        self._by_name = None
+        self._by_name: dict[str, int] | None = None
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _Layout, (self.nfproto, self.generation, self.chains, self.identities, None, self._rules)
 
     @property
-    def by_name(self):
+    def by_name(self) -> dict[str, int]:
         if self._by_name is None:
             self._by_name = {chain[0]: number for number, chain in enumerate(self.chains)}
         return self._by_name
 
-    def rules(self):
+    def rules(self) -> tuple[RuleInfo, ...]:
         if self._rules is None:
             if self._reader is None:
                 raise Conflict("the rules of this snapshot were not looked at before it was pickled")
@@ -155,7 +175,7 @@ class _Layout:
             self._rules = tuple(described)
         return self._rules
 
-    def slots_in(self, before):
+    def slots_in(self, before: _Layout) -> bytes | None:
         """Where each slot stood in the layout *before*, as `Counts.since` takes it."""
         return place_slots(self.chains, self.identities, before.chains, before.identities)
 
@@ -165,22 +185,22 @@ class RuleInfo:
 
     __slots__ = ("slot", "chain", "_rule", "_text", "_comment")
 
-    def __init__(self, slot, chain, rule):
+    def __init__(self, slot: int, chain: str, rule: Rule) -> None:
         self.slot = slot
         self.chain = chain
         self._rule = rule
-        self._text = None
-        self._comment = False
+        self._text: str | None = None
+        self._comment: Any = False      # not looked for yet
 
     @property
-    def text(self):
+    def text(self) -> str:
         """The rule as `iptables-save` prints it, without `-A CHAIN`."""
         if self._text is None:
             self._text = str(self._rule)
         return self._text
 
     @property
-    def comment(self):
+    def comment(self) -> Any:
         """The text of its comment match, or None."""
         if self._comment is False:
             comments = (match.comment for match in self._rule.matches if match.name == "comment")
@@ -188,16 +208,16 @@ class RuleInfo:
         return self._comment
 
     @property
-    def target(self):
+    def target(self) -> str:
         """The name of its target, "" for none."""
-        return self._rule.target.name
+        return self._rule.target.name if self._rule.target is not None else ""
 
     @property
-    def rule(self):
+    def rule(self) -> Rule:
         """The rule itself, with the counters of the moment in which it was decoded."""
         return self._rule
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.chain} {self.text}>"
 
 
@@ -209,7 +229,9 @@ class ChainCounters:
 
     __slots__ = ("_counts", "name", "policy", "policy_counters", "slots")
 
-    def __init__(self, counts, name, policy, policy_counters, slots):
+    def __init__(
+        self, counts: Counts, name: str, policy: str | None, policy_counters: Counters | None, slots: range,
+    ) -> None:
         self._counts = counts
         self.name = name
         self.policy = policy
@@ -217,33 +239,39 @@ class ChainCounters:
         self.slots = slots
 
     @property
-    def packets(self):
+    def packets(self) -> memoryview:
         """Packets of each rule: a memoryview of uint64."""
         return self._counts.packets(self.slots.start, self.slots.stop)
 
     @property
-    def bytes(self):
+    def bytes(self) -> memoryview:
         """Bytes of each rule: a memoryview of uint64."""
         return self._counts.bytes(self.slots.start, self.slots.stop)
 
-    def sum(self):
+    def sum(self) -> Counters:
         """The `Counters` of all rules of the chain together; the kernel keeps none of user chains themselves."""
         return _named(self._counts.sum(self.slots.start, self.slots.stop))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.slots)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Pair]:
         return iter(self._counts.pairs(self.slots.start, self.slots.stop))
 
-    def __getitem__(self, index):
-        slots = self.slots[index]
-        if isinstance(slots, range):
-            pairs = self._counts.pairs(self.slots.start, self.slots.stop)
-            return pairs[index]
-        return _named(self._counts.pairs(slots, slots + 1)[0])
+    if TYPE_CHECKING:
+        @overload
+        def __getitem__(self, index: int) -> Counters: ...
+        @overload
+        def __getitem__(self, index: slice) -> list[Pair]: ...
+        def __getitem__(self, index: int | slice) -> Any: ...
+    else:
+        def __getitem__(self, index: int | slice) -> Counters | list[Pair]:
+            slots = self.slots[index]
+            if isinstance(slots, range):
+                return self._counts.pairs(self.slots.start, self.slots.stop)[index]
+            return _named(self._counts.pairs(slots, slots + 1)[0])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.name} {self.policy or '-'} {len(self)} rules>"
 
 
@@ -251,18 +279,21 @@ class _PerRule:
     """A sequence of (packets, bytes), one slot a rule; by the name of a chain, what `_chain` makes of it."""
 
     __slots__ = ("_counts", "_layout")
+    _counts: Counts
+    _layout: _Layout
+    _chain: Any
 
     @property
-    def packets(self):
+    def packets(self) -> memoryview:
         """Packets of each rule: a memoryview of uint64, `numpy.asarray` takes it without a copy."""
         return self._counts.packets(0, self._counts.rules)
 
     @property
-    def bytes(self):
+    def bytes(self) -> memoryview:
         """Bytes of each rule: a memoryview of uint64."""
         return self._counts.bytes(0, self._counts.rules)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             return self._chain(self._layout.by_name[key])
         if isinstance(key, slice):
@@ -270,10 +301,10 @@ class _PerRule:
         slot = range(self._counts.rules)[key]
         return _named(self._counts.pairs(slot, slot + 1)[0])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._counts.rules
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Pair]:
         return iter(self._counts.pairs(0, self._counts.rules))
 
 
@@ -286,23 +317,32 @@ class Snapshot(_PerRule):
 
     __slots__ = ("_policies", "time", "_chains")
 
-    def __init__(self, counts, layout, policies, monotonic, wall):
+    if TYPE_CHECKING:
+        @overload
+        def __getitem__(self, key: int) -> Counters: ...
+        @overload
+        def __getitem__(self, key: slice) -> list[Pair]: ...
+        @overload
+        def __getitem__(self, key: str) -> ChainCounters: ...
+        def __getitem__(self, key: int | slice | str) -> Any: ...
+
+    def __init__(self, counts: Counts, layout: _Layout, policies: Any, monotonic: float, wall: float) -> None:
         self._counts = counts
         self._layout = layout
         self._policies = policies
         self.time = (monotonic, wall)
-        self._chains = None
+        self._chains: list[ChainCounters] | None = None
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Snapshot, (self._counts, self._layout, self._policies, *self.time)
 
     @property
-    def generation(self):
+    def generation(self) -> int:
         """A number that stands for the ruleset: all of it but the counters."""
         return self._layout.generation
 
     @property
-    def chains(self):
+    def chains(self) -> list[ChainCounters]:
         """A list of `ChainCounters`: builtin chains first, in hook order."""
         if self._chains is None:
             policies = iter(self._policies)
@@ -312,24 +352,22 @@ class Snapshot(_PerRule):
             ]
         return self._chains[:]
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, list[Pair]]:
         """Return {chain: [(packets, bytes), …]}: the quickest way to plain Python numbers."""
         return self._counts.by_chain(self._layout.chains)
 
     @property
-    def rules(self):
+    def rules(self) -> tuple[RuleInfo, ...]:
         """A tuple of `RuleInfo`, one for each slot; decoded once for each generation, when it is first asked for.
 
         `Conflict` if the reader has read another generation since.
         """
         return self._layout.rules()
 
-    def _chain(self, number):
-        if self._chains is None:
-            self.chains
-        return self._chains[number]
+    def _chain(self, number: int) -> ChainCounters:
+        return (self._chains or self.chains)[number]
 
-    def since(self, previous):
+    def since(self, previous: Snapshot) -> Delta:
         """Return the `Delta` from *previous* to this snapshot.
 
         A rule is followed by what it is, not by where it stands; the same rules of a chain by their order.
@@ -342,7 +380,7 @@ class Snapshot(_PerRule):
         counts, flags = self._counts.since(previous._counts, slots)
         return Delta(counts, flags, self._layout, self.time[0] - previous.time[0])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.Snapshot {len(self)} rules in {len(self._layout.chains)} chains>"
 
 
@@ -354,38 +392,47 @@ class Delta(_PerRule):
 
     __slots__ = ("_flags", "seconds")
 
+    if TYPE_CHECKING:
+        @overload
+        def __getitem__(self, key: int) -> Counters: ...
+        @overload
+        def __getitem__(self, key: slice) -> list[Pair]: ...
+        @overload
+        def __getitem__(self, key: str) -> list[Pair]: ...
+        def __getitem__(self, key: int | slice | str) -> Any: ...
+
     RESET = 1
     NEW = 2
 
-    def __init__(self, counts, flags, layout, seconds):
+    def __init__(self, counts: Counts, flags: bytes, layout: _Layout, seconds: float) -> None:
         self._counts = counts
         self._flags = flags
         self._layout = layout
         self.seconds = seconds
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Delta, (self._counts, self._flags, self._layout, self.seconds)
 
     @property
-    def flags(self):
+    def flags(self) -> _bytes:
         """A byte for each rule: 0, `RESET` (its counters went back, so only what came after is known), or `NEW`."""
         return self._flags
 
     @property
-    def resets(self):
+    def resets(self) -> list[int]:
         """The slots of the rules whose counters were set back."""
         return [slot for slot, flag in enumerate(self._flags) if flag == self.RESET]
 
     @property
-    def rates(self):
+    def rates(self) -> list[tuple[float, float]]:
         """A list of (packets per second, bytes per second), one for each rule."""
         if self.seconds <= 0:
             return [(0.0, 0.0)] * len(self)
         return [(packets / self.seconds, size / self.seconds) for packets, size in self]
 
-    def _chain(self, number):
+    def _chain(self, number: int) -> list[Pair]:
         _, _, first, end = self._layout.chains[number]
         return self._counts.pairs(first, end)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.Delta {len(self)} rules over {self.seconds:.3f} s>"

@@ -1,6 +1,15 @@
 """The exceptions of the package, and the table from errno to class."""
 
+from __future__ import annotations
+
 import errno as _errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, TypeVar
+
+    _Error = TypeVar("_Error", bound="IPTCError")
 
 
 class IPTCError(Exception):
@@ -10,31 +19,31 @@ class IPTCError(Exception):
     for such a reason: 1 an error, 2 a line or parameter that makes no sense, 4 the lock, or a refusal by nf_tables.
     """
 
-    line = None
-    status = 1
+    line: int | None = None
+    status: int = 1
 
 
 class KernelError(IPTCError, OSError):
     """The kernel refused; `errno`, `strerror` and the sentence in `str()` and `args[0]`."""
 
-    def __init__(self, message="", errno=None, strerror=None):
+    def __init__(self, message: str = "", errno: int | None = None, strerror: str | None = None) -> None:
         # OSError fills errno and strerror from two arguments; the sentence is what people read, and what programs look at
         OSError.__init__(self, errno, strerror)
         self.message = message
 
     @property
-    def message(self):
+    def message(self) -> str:
         """The sentence."""
-        return self.args[0]
-
-    @message.setter
-    def message(self, message):
-        self.args = (message,)
-
-    def __str__(self):
         return str(self.args[0])
 
-    def __reduce__(self):
+    @message.setter
+    def message(self, message: str) -> None:
+        self.args = (message,)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.errno, self.strerror), self.__dict__
 
 
@@ -59,11 +68,11 @@ class LockTimeout(IPTCError, TimeoutError):
 
     status = 4
 
-    def __init__(self, message="", holders=()):
+    def __init__(self, message: str = "", holders: Iterable[tuple[int, str]] = ()) -> None:
         super().__init__(message)
         self.holders = list(holders)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.holders)
 
 
@@ -75,11 +84,11 @@ class PartialCommit(IPTCError):
     """The tables in `committed` were changed, the others of the transaction not, and they could not be put back; or the kernel's
     answer is lost, and those in `committed` may have been changed. The message says which."""
 
-    def __init__(self, message="", committed=()):
+    def __init__(self, message: str = "", committed: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.committed = list(committed)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.committed)
 
 
@@ -129,12 +138,12 @@ _PASSING = {
 }  # fmt: skip
 
 
-def is_absent(error):
+def is_absent(error: object) -> bool:
     """Whether *error* says that the kernel has no such thing, and not that it could not be looked at."""
     return getattr(error, "errno", None) in _ABSENT
 
 
-def is_passing(errno):
+def is_passing(errno: int | None) -> bool:
     """Whether *errno* says nothing of what was asked for: the next answer may be another, and this one is not to be kept."""
     return errno in _PASSING
 
@@ -143,15 +152,15 @@ RESOURCE_PROBLEM = 4
 """The exit status of iptables' tools where nf_tables refuses; on the legacy back end it is 1, as for any other error."""
 
 
-def kernel_error(what, errno, strerror, status=KernelError.status):
+def kernel_error(what: str, errno: int | None, strerror: str | None, status: int = KernelError.status) -> KernelError:
     """Return the exception for *errno*; *what* says what was being done, *strerror* why not."""
-    error = _CLASSES.get(errno, KernelError)(f"{what}: {strerror}", errno, strerror)
+    error = _CLASSES.get(errno or 0, KernelError)(f"{what}: {strerror}", errno, strerror)
     if status != error.status:
         error.status = status
     return error
 
 
-def at_line(error, line, status=None):
+def at_line(error: _Error, line: int, status: int | None = None) -> _Error:
     """Return *error* with the line of a text that it is about, and its *status* where that is another: to be raised at once.
 
     A function that keeps in a variable what it raises makes a cycle: the exception knows its traceback, and that the variable.

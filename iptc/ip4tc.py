@@ -1,9 +1,10 @@
 """python-iptables' import path for the IPv4 names."""
 
 from ._core import IPV4 as NFPROTO_IPV4
+from .chain import Chain
 from .errors import IPTCError, XTablesError
 from .rule import IPTCModule, Match, Policy, Rule, Target
-from .table import Chain, Table, is_table_available
+from .table import Table, is_table_available
 from .util import find_libc, find_library, load_kernel
 from .xtables import XT_INV_PROTO, xt_align
 

@@ -1,5 +1,7 @@
 """The xtables lock: what keeps writers from losing each other's changes."""
 
+from __future__ import annotations
+
 import errno
 import os
 import time
@@ -13,16 +15,22 @@ from ._core import environment
 from ._lockfile import LockFile
 from .errors import AccessDenied, KernelError, LockTimeout, ParameterError, ParameterTypeError, TransactionError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any
+    from ._types import LockFile as LockFilePath, Wait
+
 _LOCK_FILE = "/run/xtables.lock"
 
-UNSET = object()
+UNSET: Any = object()
 """Stands for a setting that was not given, where None says something."""
 
-_held = weakref.WeakSet()
+_held: weakref.WeakSet[XTablesLock] = weakref.WeakSet()
 """The locks that this process holds or waits for; a forked child lets go of its copies."""
 
 
-def checked_wait(wait):
+def checked_wait(wait: Any) -> Wait:
     """Return *wait* if it is seconds, None (for ever) or False (not at all)."""
     if wait is None or wait is False:
         return wait
@@ -33,7 +41,7 @@ def checked_wait(wait):
     return wait
 
 
-def checked_lock_file(path):
+def checked_lock_file(path: Any) -> Any:
     """Return *path* if it is a path, None (the host's) or False (no lock)."""
     if path is None or path is False:
         return path
@@ -46,7 +54,7 @@ def checked_lock_file(path):
     return path
 
 
-def lock_path(path=None):
+def lock_path(path: LockFilePath = None) -> str | None:
     """The path of the lock file: *path*, `XTABLES_LOCKFILE` or /run/xtables.lock; None for no lock."""
     if path is False:
         return None
@@ -60,14 +68,14 @@ class XTablesLock:
     lets other readers in, and no writer. *path* is another lock file, False for none. One object serves one thread at a time.
     """
 
-    def __init__(self, wait=None, shared=False, path=None):
+    def __init__(self, wait: Wait = None, shared: bool = False, path: LockFilePath = None) -> None:
         self.wait = wait
-        self.path = path
+        self.path: LockFilePath = path
         self._shared = shared
-        self._file = None
-        self._thread = None
+        self._file: Any = None      # the LockFile, while it is open
+        self._thread: int | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> XTablesLock:
         # what an interrupted exit left
         self._drop()
         path = lock_path(self.path)
@@ -88,13 +96,16 @@ class XTablesLock:
             raise
         return self
 
-    def __exit__(self, kind=None, error=None, traceback=None):
+    def __exit__(
+        self, kind: type[BaseException] | None = None, error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
         # no step up to the end of the lock needs memory, not even for a tuple of the arguments
         if self._file is not None:
             self._file.release()
         self._drop()
 
-    def seize(self):
+    def seize(self) -> bool:
         """Take the lock if it is free now; whether it was. OSError if there is no lock file, or it may not be opened."""
         self.release()
         path = lock_path(self.path)
@@ -103,13 +114,13 @@ class XTablesLock:
         _held.add(self)
         self._thread = get_ident()
         self._file = LockFile(os.fsencode(path))
-        return self._file.take(self._shared, False)
+        return bool(self._file.take(self._shared, False))
 
-    def release(self):
+    def release(self) -> None:
         """Let go of what `seize` took, if it took anything."""
         self.__exit__()
 
-    def _drop(self):
+    def _drop(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -119,7 +130,7 @@ class XTablesLock:
             # it is listed until it is gone itself
             pass
 
-    def _obtain(self, path):
+    def _obtain(self, path: str) -> None:
         try:
             if self._file.take(self._shared, False):
                 return
@@ -140,7 +151,7 @@ class XTablesLock:
         by = ", ".join(f"{name} (pid {pid})" for pid, name in holders)
         raise LockTimeout(f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders)
 
-    def _check_not_ours(self, path):
+    def _check_not_ours(self, path: str) -> None:
         """Raise where this thread has the lock already: it would wait for itself."""
         for other in list(_held):
             file = other._file
@@ -149,7 +160,7 @@ class XTablesLock:
                                        "handler of a signal")  # fmt: skip
 
 
-def mutex():
+def mutex() -> Any:
     """A new lock among threads that a thread may take again."""
     try:
         return RLock()
@@ -158,7 +169,7 @@ def mutex():
         raise MemoryError from None
 
 
-def _opened(path):
+def _opened(path: bytes) -> LockFile:
     """The lock file, created if it is not there."""
     for _ in range(8):
         try:
@@ -171,10 +182,10 @@ def _opened(path):
 class Locks:
     """Several locks, taken in one order by everybody and let go together, as a context manager."""
 
-    def __init__(self, locks):
+    def __init__(self, locks: list[XTablesLock]) -> None:
         self._locks = sorted(locks, key=lambda lock: lock_path(lock.path) or "")
 
-    def __enter__(self):
+    def __enter__(self) -> Locks:
         try:
             for lock in self._locks:
                 lock.__enter__()
@@ -183,7 +194,10 @@ class Locks:
             raise
         return self
 
-    def __exit__(self, kind=None, error=None, traceback=None):
+    def __exit__(
+        self, kind: type[BaseException] | None = None, error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
         # the last one first; those that were not taken have nothing to let go
         left = len(self._locks)
         while left:
@@ -191,7 +205,7 @@ class Locks:
             self._locks[left].__exit__()
 
 
-def _mounted_device(fd):
+def _mounted_device(fd: int) -> int:
     """The device of the filesystem that *fd* is on, which the file itself may not say: an overlay shows that of a layer."""
     with open(f"/proc/self/fdinfo/{fd}") as file:
         mount = next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
@@ -200,7 +214,7 @@ def _mounted_device(fd):
     return os.makedev(*map(int, numbers.split(":")))
 
 
-def _holders(fd):
+def _holders(fd: int) -> list[tuple[int, str]]:
     """[(pid, name)] of the processes that hold the lock of the file that *fd* is open on, as far as can be seen."""
     found = []
     try:
@@ -220,7 +234,7 @@ def _holders(fd):
     return found
 
 
-def _name_of(pid):
+def _name_of(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
             return file.read().rstrip("\n")
@@ -228,7 +242,7 @@ def _name_of(pid):
         return "?"
 
 
-def _let_go_in_child():
+def _let_go_in_child() -> None:
     """The parent holds its locks on: the child closes its copies, and unlocks nothing."""
     for lock in list(_held):
         lock._drop()

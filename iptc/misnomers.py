@@ -4,10 +4,16 @@ python-iptables takes `rule.dport = "22"` without a word, and the rule that is i
 also keep notes of their own on rules, so nothing is refused: who probably meant something else is warned.
 """
 
+from __future__ import annotations
+
 import warnings
 from functools import lru_cache
 
 from .errors import XTablesWarning
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _OWN = ("src", "dst", "protocol", "in_interface", "out_interface", "fragment", "target", "matches", "counters")
 
@@ -131,12 +137,12 @@ _NOTES = frozenset("label log name next path remove restore save timeout timesta
 """Options that are as likely a program's own note on a rule."""
 
 
-def _plain(name):
+def _plain(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
 @lru_cache(1)
-def _meanings():
+def _meanings() -> tuple[dict[str, str], set[str]]:
     """Names without underscores -> what was probably meant; the names of options as they are written."""
     options, written = {}, set()
     for line in _OPTIONS.replace("\n ", "").strip().splitlines():
@@ -151,20 +157,20 @@ def _meanings():
     return meanings, written
 
 
-def _nearest(name, names, likeness):
+def _nearest(name: str, names: Iterable[str], likeness: float) -> str | None:
     from difflib import get_close_matches
 
     return next(iter(get_close_matches(name, names, 1, likeness)), None)
 
 
 @lru_cache(1000)
-def meant_by(name):
+def meant_by(name: str) -> str | None:
     """What was probably meant by attribute *name* of a rule; None for what is a note of the program's own."""
     plain = _plain(name)
     return _meanings()[0].get(plain) or _nearest(name.lower(), _OWN[2:], 0.85)
 
 
-def check_rule(rule, name):
+def check_rule(rule: object, name: str) -> None:
     """Warn the caller of compiled code that *rule* is given an attribute *name* that a rule does not have."""
     if name.startswith("_") or hasattr(type(rule), name):
         return
@@ -174,12 +180,12 @@ def check_rule(rule, name):
         warnings.warn(text, XTablesWarning, stacklevel=2)
 
 
-def is_well_known(name):
+def is_well_known(name: str) -> bool:
     """Whether *name* is an option of an extension that comes with iptables."""
     return name in _meanings()[1]
 
 
-def warn_of_option(extension, name, options):
+def warn_of_option(extension: str | None, name: str, options: Iterable[str]) -> None:
     """Warn the caller of compiled code that it reads option *name*, which neither *extension* has nor any other."""
     near = _nearest(name, options, 0.75)
     meant = "" if near is None else f"; probably meant is {near.replace('-', '_')!r}"

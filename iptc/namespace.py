@@ -1,15 +1,22 @@
 """Opens a network namespace by its name, its path, a process id or a descriptor."""
 
+from __future__ import annotations
+
 import errno
 import os
 
 from ._netns import Namespace
 from .errors import KernelError, ParameterError, ParameterTypeError, kernel_error
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+    from ._types import Netns
+
 _FOLDER = "/run/netns"
 
 
-def open_namespace(netns):
+def open_namespace(netns: Netns) -> Namespace:
     """Return the `Namespace` that *netns* names, opened; with None that of whichever thread asks.
 
     A string is a path if it has a slash, else a name of `ip netns`; an integer is an open descriptor of a namespace if
@@ -24,7 +31,7 @@ def open_namespace(netns):
         raise _cannot_open(netns, error) from None
 
 
-def descriptor_of(netns):
+def descriptor_of(netns: Netns) -> int:
     """Return a new descriptor of the namespace that *netns* names, for the caller to close."""
     path, descriptor = _located(netns)
     try:
@@ -33,11 +40,11 @@ def descriptor_of(netns):
         raise _cannot_open(netns, error) from None
 
 
-def _cannot_open(netns, error):
+def _cannot_open(netns: Netns, error: OSError) -> KernelError:
     return kernel_error(f"can't open network namespace {netns}", error.errno, error.strerror)
 
 
-def _located(netns):
+def _located(netns: Any) -> tuple[bytes | None, int]:
     """(path, -1) of the namespace that *netns* names, or (None, descriptor)."""
     if hasattr(netns, "fileno"):
         netns = netns.fileno()
@@ -52,7 +59,7 @@ def _located(netns):
     return f"/proc/{netns}/ns/net".encode(), -1
 
 
-def _is_namespace(descriptor):
+def _is_namespace(descriptor: int) -> bool:
     try:
         return descriptor >= 0 and os.readlink(f"/proc/self/fd/{descriptor}").startswith("net:[")
     except OSError:
@@ -66,16 +73,17 @@ class Place:
     stay open as long as it is used.
     """
 
-    def __init__(self, netns=None):
-        self.netns = netns.fileno() if hasattr(netns, "fileno") else netns
+    def __init__(self, netns: Netns = None) -> None:
+        given: Any = netns
+        self.netns: str | int | None = given.fileno() if hasattr(given, "fileno") else given
         with self.open() as there:
             self.cookie = there.cookie()
 
-    def open(self):
+    def open(self) -> Namespace:
         """Return the `Namespace`, which a `with` statement closes."""
         return open_namespace(self.netns)
 
-    def check(self, cookie):
+    def check(self, cookie: int) -> None:
         """Raise `KernelError` (ESTALE) if *cookie*, of what `run` has just read, says that this was another namespace."""
         if cookie != self.cookie:
             where = "the network namespace of this thread" if self.netns is None else f"network namespace {self.netns}"

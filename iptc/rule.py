@@ -1,6 +1,7 @@
 """Rule, Match, Target and Policy: one rule of a chain as an object that owns its bytes."""
 
-import re
+from __future__ import annotations
+
 import weakref
 
 from . import _core
@@ -10,6 +11,16 @@ from .language import plugins, printing
 from .language.extension import Extension, new_match, new_verdict, pack, read_payloads
 from .language.specification import read_rule
 from .language.words import split_words
+from .lines import BEGIN_OF_LINE, without_command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Self
+
+    from iptc import Table
+
+    from ._types import Family
 
 _PROTOCOL_NAMES = {
     0: "ip", 1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 8: "egp", 12: "pup", 17: "udp", 22: "idp", 29: "tp",
@@ -38,7 +49,7 @@ class Match(IPTCModule):
     Reading an option that is not set gives None. *match* is the payload as bytes (`struct xt_entry_match`).
     """
 
-    def __init__(self, rule, name=None, match=None, revision=None):
+    def __init__(self, rule: Rule, name: str | None = None, match: Any = None, revision: int | None = None) -> None:
         if not name and not match:
             raise ParameterError("can't create match based on nothing")
         _check_rule(rule)
@@ -48,24 +59,24 @@ class Match(IPTCModule):
             self._begin(rule, False, _checked_name(name), revision)
 
     @property
-    def match_buf(self):
+    def match_buf(self) -> bytes:
         """The payload as bytes, `struct xt_entry_match` included."""
         return self._bytes()
 
     match = match_buf
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Match):
             return NotImplemented
         return _says_the_same(self, other)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(_payload_key(self)[0])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.Match {self.name} {_shown(self)}>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _restore_extension, (type(self), *self._base_state(), self._state())
 
 
@@ -79,7 +90,10 @@ class Target(IPTCModule):
     STANDARD_TARGETS = ["", "ACCEPT", "DROP", "REJECT", "RETURN", "REDIRECT", "SNAT", "DNAT", "MASQUERADE", "MIRROR",
                         "TOS", "MARK", "QUEUE", "LOG"]  # fmt: skip
 
-    def __init__(self, rule, name=None, target=None, revision=None, goto=None):
+    def __init__(
+        self, rule: Rule, name: str | None = None, target: Any = None, revision: int | None = None,
+        goto: bool | None = None,
+    ) -> None:
         if name is None and target is None:
             raise ParameterError("can't create target based on nothing")
         if goto not in (None, True, False):
@@ -101,54 +115,54 @@ class Target(IPTCModule):
             raise XTablesError(f"goto '{name}' is not a chain" if goto else f"can't find target {name}")
 
     @property
-    def standard_target(self):
+    def standard_target(self) -> str:
         """The verdict or chain that this target names; setting it makes the target that verdict or jump."""
         return self.name
 
     @standard_target.setter
-    def standard_target(self, name):
+    def standard_target(self, name: str) -> None:
         self._become_verdict(None, _core.standard_target(_checked_name(name)), self.goto)
 
     @property
-    def target(self):
+    def target(self) -> bytes:
         """The payload as bytes, `struct xt_entry_target` included."""
         return self._bytes()
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Target):
             return NotImplemented
         return self.goto == other.goto and _says_the_same(self, other)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((self.goto, _payload_key(self)[0]))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.Target {'goto ' if self.goto else ''}{self.name} {_shown(self)}>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _restore_extension, (type(self), *self._base_state(), self._state())
 
 
-def _restore_extension(cls, nfproto, header, state):
+def _restore_extension(cls: Any, nfproto: Family, header: bytes, state: Any) -> Match | Target:
     rule = (Rule if nfproto == _core.IPV4 else Rule6)()
     rule._load_header(nfproto, header)
-    extension = cls.__new__(cls)
+    extension: Match | Target = cls.__new__(cls)
     extension._restore(rule, state)
     return extension
 
 
-def _check_rule(rule):
+def _check_rule(rule: object) -> None:
     if not isinstance(rule, _core.RuleValue):
         raise ParameterTypeError(f"a match or target belongs to a Rule, not to {type(rule).__name__}")
 
 
-def _payload_key(extension):
+def _payload_key(extension: Match | Target) -> tuple[bytes, bytes]:
     """(name, revision and content): without what stands behind the name, and without the kernel's own bytes."""
     payload = extension._packed_or_bytes()
     return payload[2:31].partition(b"\0")[0], payload[31 : extension.usersize]
 
 
-def _says_the_same(one, other):
+def _says_the_same(one: Match | Target, other: Match | Target) -> bool:
     """Whether two payloads are the same; a few plugins leave in unused bytes what their parameters do not show."""
     mine, theirs = _payload_key(one), _payload_key(other)
     if mine == theirs:
@@ -159,7 +173,7 @@ def _says_the_same(one, other):
     return bool(parameters) and parameters == other.get_all_parameters()
 
 
-def _shown(extension):
+def _shown(extension: Match | Target) -> Any:
     """What `repr` says of an extension: its parameters, or its bytes where no plugin here reads them."""
     if not extension.opaque:
         return extension.parameters
@@ -168,13 +182,13 @@ def _shown(extension):
     return f"revision {extension.revision}, {len(content)} bytes {content[:16].hex()}{'...' if len(content) > 16 else ''}"
 
 
-def _checked_name(name):
+def _checked_name(name: object) -> str:
     if not isinstance(name, str):
         raise ParameterTypeError(f"the name of a match or target must be a string, not {type(name).__name__}")
     return name
 
 
-def _payload(buffer):
+def _payload(buffer: Any) -> bytes:
     return buffer if isinstance(buffer, bytes) else bytes(memoryview(buffer))
 
 
@@ -186,9 +200,11 @@ class Policy:
     QUEUE = "QUEUE"
     RETURN = "RETURN"
 
-    _cache = weakref.WeakValueDictionary()
+    name: str
 
-    def __new__(cls, name):
+    _cache: weakref.WeakValueDictionary[str, Policy] = weakref.WeakValueDictionary()
+
+    def __new__(cls, name: str) -> Policy:
         policy = cls._cache.get(name)
         if policy is None:
             policy = object.__new__(cls)
@@ -196,10 +212,10 @@ class Policy:
             cls._cache[name] = policy
         return policy
 
-    def __getnewargs__(self):
+    def __getnewargs__(self) -> tuple[str]:
         return (self.name,)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.Policy {self.name}>"
 
 
@@ -219,11 +235,12 @@ class Rule(_core.RuleValue):
     its matches, which counts where a chain looks for a rule. It may be changed, so do not change it while it is a key.
     """
 
+    _target: Target | None
     _nfproto = _core.IPV4
     protocols = _PROTOCOL_NAMES
 
     @classmethod
-    def from_args(cls, specification):
+    def from_args(cls, specification: str | Iterable[str]) -> Self:
         """Return the rule of a specification as `iptables -A CHAIN` takes it: text, or a list of words.
 
         >>> Rule.from_args("-s 10.0.0.0/8 -p tcp --dport 22 -j ACCEPT")
@@ -235,19 +252,19 @@ class Rule(_core.RuleValue):
         do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
         """
         counters = None
-        if type(specification) is not str or specification.lstrip().startswith(_BEGIN_OF_LINE):
-            specification, counters = _without_command(specification)
+        if type(specification) is not str or specification.lstrip().startswith(BEGIN_OF_LINE):
+            specification, counters = without_command(specification)
         rule = read_rule(cls, specification)
         if counters is not None:
             rule.counters = counters
         return rule
 
-    def to_args(self):
+    def to_args(self) -> list[str]:
         """Return the words of `str(rule)`, as a list."""
         words = split_words(_core.text_bytes(str(self), "a rule"))
         return [word.decode("utf-8", "surrogateescape") for word, _ in words]
 
-    def expand(self):
+    def expand(self) -> list[Rule]:
         """Return the rules that this one stands for: itself, or one for each pair of a source and a destination.
 
         `-s 10.0.0.1,10.0.0.2` is short for two rules, which a chain takes in this order (`iptables -A`).
@@ -257,10 +274,10 @@ class Rule(_core.RuleValue):
         sources, destinations = self._networks
         return [self._with_networks(source, destination) for source in sources for destination in destinations]
 
-    def _with_networks(self, source, destination):
+    def _with_networks(self, source: tuple[bytes, bytes], destination: tuple[bytes, bytes]) -> Rule:
         """A copy with these addresses, (address, mask) as bytes."""
         make, arguments = self.__reduce__()
-        rule = make(*arguments)
+        rule: Rule = make(*arguments)
         rule._set_network(0, *source)
         rule._set_network(1, *destination)
         return rule
@@ -268,13 +285,13 @@ class Rule(_core.RuleValue):
     # protocol and fragment
 
     @property
-    def protocol(self):
+    def protocol(self) -> str:
         """Protocol by lower-case name, or by number where it has no common one; a leading `!` negates."""
         number, negated = self._get_proto()
         return ("!" if negated else "") + _PROTOCOL_NAMES.get(number, str(number))
 
     @protocol.setter
-    def protocol(self, value):
+    def protocol(self, value: str | int) -> None:
         if value in _PROTOCOL_NUMBERS:
             self._set_proto(_PROTOCOL_NUMBERS[value], False)
             return
@@ -297,37 +314,38 @@ class Rule(_core.RuleValue):
         self._set_proto(number, negated)
 
     @property
-    def fragment(self):
+    def fragment(self) -> bool | str:
         """`-f`: True for second and further fragments, "!" for `! -f`, False for not given. IPv4 only."""
         given, negated = self._get_fragment()
         return "!" if given and negated else given
 
     @fragment.setter
-    def fragment(self, value):
+    def fragment(self, value: bool | str | None) -> None:
         self._set_fragment(bool(value), isinstance(value, str) and value.startswith("!"))
 
     # matches and target
 
-    def _decode(self):
-        """Make Match and Target objects of the bytes that were read; done when they are first asked for."""
+    def _decode(self) -> list[Match]:
+        """Make Match and Target objects of the bytes that were read, when they are first asked for; return the matches."""
         read_payloads(Match, Target, self)
+        matches: list[Match] = self._matches
+        return matches
 
     @property
-    def matches(self):
+    def matches(self) -> list[Match]:
         """The matches, in their order: a new list of the rule's own objects."""
-        if self._matches is None:
-            self._decode()
-        return self._matches[:]
+        matches: list[Match] = self._decode() if self._matches is None else self._matches
+        return matches[:]
 
     @property
-    def target(self):
+    def target(self) -> Target | None:
         """The target; None on a rule that was not given one."""
         if self._matches is None:
             self._decode()
         return self._target
 
     @target.setter
-    def target(self, target):
+    def target(self, target: Target) -> None:
         if not isinstance(target, Target):
             raise ParameterTypeError(f"a target must be a Target, not {type(target).__name__}")
         if self._matches is None:
@@ -335,7 +353,7 @@ class Rule(_core.RuleValue):
         target.rule = self
         self._target = target
 
-    def create_match(self, name, revision=None):
+    def create_match(self, name: str, revision: int | None = None) -> Match:
         """Add a match of extension *name* (`-m`) and return it."""
         if self._matches is None:
             self._decode()
@@ -343,7 +361,7 @@ class Rule(_core.RuleValue):
             name = _checked_name(name)
         return new_match(Match, self, name, revision)
 
-    def create_target(self, name, revision=None, goto=False):
+    def create_target(self, name: str, revision: int | None = None, goto: bool = False) -> Target:
         """Set the target to *name* (`-j`, or `-g` with *goto*) and return it."""
         if name in _VERDICTS and not goto:
             target = new_verdict(Target, self, _VERDICTS[name])
@@ -354,22 +372,20 @@ class Rule(_core.RuleValue):
         self._target = target
         return target
 
-    def add_match(self, match):
+    def add_match(self, match: Match) -> None:
         """Add *match* behind the others."""
         if not isinstance(match, Match):
             raise ParameterTypeError(f"a match must be a Match, not {type(match).__name__}")
-        if self._matches is None:
-            self._decode()
+        matches = self._decode() if self._matches is None else self._matches
         match.rule = self
-        self._matches.append(match)
+        matches.append(match)
 
-    def remove_match(self, match):
+    def remove_match(self, match: Match) -> None:
         """Remove *match*; `ValueError` if the rule has none like it."""
-        if self._matches is None:
-            self._decode()
-        self._matches.remove(match)
+        matches = self._decode() if self._matches is None else self._matches
+        matches.remove(match)
 
-    def final_check(self):
+    def final_check(self) -> None:
         """Raise `ParameterError` where a match or the target lacks something, as `iptables` would."""
         if self._matches is None:
             return
@@ -380,41 +396,41 @@ class Rule(_core.RuleValue):
 
     # the whole
 
-    def _entry(self):
+    def _entry(self) -> bytes | None:
         """The whole entry as bytes, or None without a target."""
         return pack(self, True)
 
     @property
-    def rule(self):
+    def rule(self) -> bytes | None:
         """The whole entry as bytes, as libiptc takes it (a chain by its name), or None without a target."""
         return self._entry()
 
     @property
-    def mask(self):
+    def mask(self) -> bytes | None:
         """Bytes as long as `rule`, 0xff where they say something about it: what `iptables -D` compares."""
         entry = self._entry()
         if entry is None:
             return None
         header, payloads = _core.split_entry(self.nfproto, entry)
-        parts = [*self.matches, self.target]
+        parts: list[Any] = [*self.matches, self.target]
         mask = b"\xff" * (len(entry) - sum(map(len, payloads)))
         for part, payload in zip(parts, payloads):
             mask += b"\xff" * part.usersize + bytes(len(payload) - part.usersize)
         return mask
 
     @property
-    def entry(self):
+    def entry(self) -> bytes:
         """The base part as bytes (`struct ipt_entry` or `ip6t_entry`)."""
         return self._header_bytes()
 
-    def _whole(self):
+    def _whole(self) -> bytes:
         """The entry as it is now; a rule without a target gets one that says nothing."""
         entry = pack(self, False)
         if entry is None:
             entry = self._assemble([match._packed_or_bytes() for match in self._matches] + [_VERDICTS[""]])
         return entry
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rule):
             return NotImplemented
         if self is other:
@@ -423,14 +439,15 @@ class Rule(_core.RuleValue):
             return False
         return printing.are_equal(self.nfproto, self._whole(), other._whole())
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return printing.equal_hash(self.nfproto, self._whole())
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self._networks is None:
             return printing.render_rule(self) if self._matches is None else printing.render(self.nfproto, self._whole())
         sources, destinations = self._networks
-        any_network = (bytes(len(sources[0][0])),) * 2
+        zeros = bytes(len(sources[0][0]))
+        any_network = zeros, zeros
         rest = self._with_networks(any_network, any_network)
         words = []
         for option, networks in (("-s", sources), ("-d", destinations)):
@@ -443,10 +460,10 @@ class Rule(_core.RuleValue):
         rest._set_network(0, *any_network)
         return " ".join([*words, str(rest)])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.{type(self).__name__} {self}>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         if self._matches is None:
             return _restore_rule, (type(self), self._whole(), None, None, self.counters, self._networks)
         target = self._target
@@ -458,106 +475,70 @@ class Rule(_core.RuleValue):
     # the accessors of python-iptables
 
     @property
-    def tables(self):
+    def tables(self) -> list[Table]:
         """The tables of the rule's family that can be opened here."""
         # tables stand above rules, and are asked for by their public name
         from iptc import Table, Table6
 
         return (Table if self.nfproto == _core.IPV4 else Table6)._available()
 
-    def get_src(self):
+    def get_src(self) -> str:
         """The same as `src`."""
         return self.src
 
-    def set_src(self, src):
+    def set_src(self, src: str) -> None:
         """The same as setting `src`."""
         self.src = src
 
-    def get_dst(self):
+    def get_dst(self) -> str:
         """The same as `dst`."""
         return self.dst
 
-    def set_dst(self, dst):
+    def set_dst(self, dst: str) -> None:
         """The same as setting `dst`."""
         self.dst = dst
 
-    def get_in_interface(self):
+    def get_in_interface(self) -> str | None:
         """The same as `in_interface`."""
         return self.in_interface
 
-    def set_in_interface(self, interface):
+    def set_in_interface(self, interface: str | None) -> None:
         """The same as setting `in_interface`."""
         self.in_interface = interface
 
-    def get_out_interface(self):
+    def get_out_interface(self) -> str | None:
         """The same as `out_interface`."""
         return self.out_interface
 
-    def set_out_interface(self, interface):
+    def set_out_interface(self, interface: str | None) -> None:
         """The same as setting `out_interface`."""
         self.out_interface = interface
 
-    def get_protocol(self):
+    def get_protocol(self) -> str:
         """The same as `protocol`."""
         return self.protocol
 
-    def set_protocol(self, protocol):
+    def set_protocol(self, protocol: str | int) -> None:
         """The same as setting `protocol`."""
         self.protocol = protocol
 
-    def get_fragment(self):
+    def get_fragment(self) -> bool | str:
         """The same as `fragment`."""
         return self.fragment
 
-    def set_fragment(self, fragment):
+    def set_fragment(self, fragment: bool | str | None) -> None:
         """The same as setting `fragment`."""
         self.fragment = fragment
 
-    def get_ip(self):
+    def get_ip(self) -> Rule:
         """The base part: this rule itself."""
         return self
 
 
-_OTHER_COMMANDS = ("-I", "-D", "-R", "-C", "--insert", "--delete", "--replace", "--check")
-_BEGIN_OF_LINE = ("[", "-A", "--append", "-t", "--table", *_OTHER_COMMANDS)
-"""What a line of iptables-save, or a command, begins with."""
-
-_LINE_COUNTERS = re.compile(r"\[(\d+):(\d+)\]")
-
-
-def _without_command(specification):
-    """(the specification, counters or None) of a line `[packets:bytes] -t TABLE -A CHAIN SPECIFICATION`, or of a specification alone."""
-    if isinstance(specification, str):
-        text = _core.text_bytes(specification, "a rule specification")
-        if b"\0" in text:
-            return specification, None
-        words = [word.decode("utf-8", "surrogateescape") for word, _ in split_words(text)]
-    else:
-        try:
-            words = list(specification)
-        except TypeError:
-            return specification, None
-        if not all(isinstance(word, str) for word in words):
-            return words, None
-    counters = words and _LINE_COUNTERS.fullmatch(words[0])
-    rest = words[1:] if counters else words
-    if rest[:1] in (["-t"], ["--table"]):
-        rest = rest[2:]
-    command, chain = [*rest[:2], "", ""][:2]
-    if len(command) > 2 and command[:2] == "-A":
-        command, chain, rest = "-A", command[2:], [command, *rest]
-    if command in _OTHER_COMMANDS:
-        raise ParameterError(f"a rule is made of a specification, or of a line with -A, not of the command {command}")
-    if command not in ("-A", "--append"):
-        return words, None
-    _core.chain_label(chain)
-    if chain[0] in "-!" or any(char.isspace() for char in chain):
-        raise ParameterError(f"Invalid chain name `{chain}'")
-    return rest[2:], counters and tuple(map(int, counters.groups()))
-
-
-def _restore_rule(cls, entry, matches, target, counters, networks=None):
-    rule = cls(entry)
+def _restore_rule(
+    cls: Any, entry: bytes, matches: Any, target: Any, counters: tuple[int, int], networks: Any = None,
+) -> Rule:
+    rule: Rule = cls(entry)
     rule.counters = counters
     rule._networks = networks
     if matches is None:
@@ -579,15 +560,15 @@ class Rule6(Rule):
     _nfproto = _core.IPV6
 
     @property
-    def fragment(self):
+    def fragment(self) -> bool | str:
         """Not in IPv6."""
         raise ParameterError("`-f' is not supported in IPv6, use -m frag instead")
 
     @fragment.setter
-    def fragment(self, value):
+    def fragment(self, value: bool | str | None) -> None:
         raise ParameterError("`-f' is not supported in IPv6, use -m frag instead")
 
-    def _create_mask(self, bits):
+    def _create_mask(self, bits: int) -> list[int]:
         """Return *bits* ones as the mask of an IPv6 address: 16 integers."""
         if not 0 <= bits <= 128:
             raise ParameterError(f"invalid prefix length {bits}")

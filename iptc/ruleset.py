@@ -1,5 +1,7 @@
 """A whole host's rules: all tables of a family as the text of iptables-save, and back."""
 
+from __future__ import annotations
+
 from . import _core, state, trial
 from ._applied import telling
 from .errors import KernelError, ParameterError, ParameterTypeError
@@ -9,8 +11,17 @@ from .model.restoring import AtCommit, Restore, one_source, programs
 from .model.saved import rule_line, text_of_empty
 from .namespace import Place
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+    from ._types import Family, LockFile, Netns, Pair, Path, Source, Wait
+    from .model.views import ChainView
 
-def save(ipv6=False, counters=False, *, table=None, all_tables=False, backend=None, netns=None):
+def save(
+    ipv6: bool = False, counters: bool = False, *, table: str | None = None, all_tables: bool = False,
+    backend: str | None = None, netns: Netns = None,
+) -> str:
     """Return all tables of a family as text, as `iptables-save` writes them; with *counters* those of the rules too (`-c`).
 
     Only tables that are in use, or that named *table* (`-t`): looking creates none. Each table is of one moment, the tables are
@@ -30,8 +41,8 @@ def save(ipv6=False, counters=False, *, table=None, all_tables=False, backend=No
 
 
 @telling
-def restore(source=None, ipv6=False, counters=False, flush=True, test=False, *,
-            path=None, table=None, backend=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
+def restore(source: Source | None = None, ipv6: bool = False, counters: bool = False, flush: bool = True, test: bool = False, *,
+            path: Path | None = None, table: str | None = None, backend: str | None = None, netns: Netns = None, wait: Wait = None, lock_file: LockFile = None, progress: Callable[[int], object] | None = None) -> int:  # fmt: skip
     """Make the tables of a family what *source* says, as `iptables-restore`; return how many rules it has.
 
     *source* is text (a string with a line break), a path or an open file, which is read in pieces; *path*, in its stead, is always
@@ -42,10 +53,9 @@ def restore(source=None, ipv6=False, counters=False, flush=True, test=False, *,
 
     `ParameterError` or `KernelError` with the number of the line as `line`, and iptables' own message.
     """
-    source = one_source(source, path)
     given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
-    for program in given.programs(source, counters, flush, progress):
+    for program in given.programs(one_source(source, path), counters, flush, progress):
         if test:
             given.rehearse(program)
         else:
@@ -54,17 +64,16 @@ def restore(source=None, ipv6=False, counters=False, flush=True, test=False, *,
     return rules
 
 
-def check(source=None, ipv6=False, counters=False, flush=True, *,
-          path=None, table=None, backend=None, netns=None, wait=None, lock_file=None, progress=None):  # fmt: skip
+def check(source: Source | None = None, ipv6: bool = False, counters: bool = False, flush: bool = True, *,
+          path: Path | None = None, table: str | None = None, backend: str | None = None, netns: Netns = None, wait: Wait = None, lock_file: LockFile = None, progress: Callable[[int], object] | None = None) -> int:  # fmt: skip
     """Find out whether `restore` could do *source*, with the same arguments; return how many rules it has.
 
     Beyond restore(test=True) the kernel is asked, in a network namespace of its own, for what it refuses only at COMMIT, where the
     right to make one is there (CAP_SYS_ADMIN).
     """
-    source = one_source(source, path)
     given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
-    for program in given.programs(source, counters, flush, progress):
+    for program in given.programs(one_source(source, path), counters, flush, progress):
         given.rehearse(program)
         with AtCommit(program):
             refused = trial.refusal(given.table_of(program), program)
@@ -77,25 +86,27 @@ def check(source=None, ipv6=False, counters=False, flush=True, *,
 class _Given:
     """Where a text is restored, and how: the arguments of `restore`."""
 
-    def __init__(self, ipv6, table, backend, netns, wait, lock_file):
+    def __init__(
+        self, ipv6: bool, table: str | None, backend: str | None, netns: Netns, wait: Wait, lock_file: LockFile,
+    ) -> None:
         self._nfproto = _family(ipv6)
         self._only = _checked_name(table)
         self._backend = backend
         self._place = Place(netns)
-        self.settings = {"wait": checked_wait(wait), "lock_file": checked_lock_file(lock_file)}
+        self.settings: dict[str, Any] = {"wait": checked_wait(wait), "lock_file": checked_lock_file(lock_file)}
 
-    def _table_at(self, name):
+    def _table_at(self, name: str) -> Any:
         return state.table_at(self._nfproto, name, self._place, self._backend)
 
-    def table_of(self, program):
+    def table_of(self, program: Any) -> Any:
         """The table that *program* is for."""
         return self._table_at(program.table)
 
-    def rehearse(self, program):
+    def rehearse(self, program: Any) -> None:
         """Do *program* as it will be done, and send nothing."""
         state.rehearse(self.table_of(program), [Restore(program)], **self.settings)
 
-    def send(self, program):
+    def send(self, program: Any) -> None:
         """Do *program*; what the kernel refuses of a legacy table as a whole is looked for, and named."""
         table = self.table_of(program)
         try:
@@ -105,17 +116,22 @@ class _Given:
             trial.name_rule(error, table, program)
             raise
 
-    def _begun(self, name):
+    def _begun(self, name: str) -> Any:
         there = self._table_at(name)
         there.require()
         return there.backend
 
-    def programs(self, source, counters, flush, progress):
+    def programs(
+        self, source: Any, counters: bool, flush: bool, progress: Callable[[int], object] | None,
+    ) -> Any:
         """The programs of *source*, a table each."""
         return programs(self._nfproto, source, counters, flush, self._only, self._begun, self.rehearse, progress)
 
 
-def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=None, backend=None):
+def parse(
+    source: Source, ipv6: bool = False, counters: bool = False, flush: bool = True, table: str | None = None,
+    progress: Callable[[int], object] | None = None, backend: str | None = None,
+) -> int:
     """Read *source* as `restore` does, without the kernel, and return how many rules it has.
 
     What depends on a table is not found out: whether a chain is there, or a position. It is read as on *backend*, else on that in
@@ -130,21 +146,21 @@ def parse(source, ipv6=False, counters=False, flush=True, table=None, progress=N
     return sum(program.rules for program in found)
 
 
-def chains(table, ipv6=False, netns=None):
+def chains(table: str, ipv6: bool = False, netns: Netns = None) -> list[ChainView]:
     """Return the chains of a table as they are now, as `views.ChainView`s."""
     return list(state.table_at(_family(ipv6), table, Place(netns)).read().in_order())
 
 
-def side_of(netns=None):
+def side_of(netns: Netns = None) -> str:
     """The name of the back end in use in the namespace *netns*, or in that of the caller."""
     return state.side_at(Place(netns))
 
 
-def listing(chains, counters=False):
+def listing(chains: Iterable[ChainView], counters: bool = False) -> str:
     """Return *chains* as `iptables -S` prints them; with *counters* as `iptables -S -v`."""
     lines = []
     for chain in chains:
-        count = " -c {} {}".format(*chain.counters) if counters and chain.policy is not None else ""
+        count = " -c {} {}".format(*chain.counters or (0, 0)) if counters and chain.policy is not None else ""
         lines.append(f"-N {chain.name}\n" if chain.policy is None else f"-P {chain.name} {chain.policy}{count}\n")
     for chain in chains:
         for entry in chain.entries:
@@ -152,17 +168,17 @@ def listing(chains, counters=False):
     return "".join(lines)
 
 
-def rules_of(chain):
+def rules_of(chain: ChainView) -> list[tuple[Pair, str]]:
     """Return [((packets, bytes), text)] for the rules of a chain of `chains`."""
     return [(printing.counters_of(chain.nfproto, entry), printing.render(chain.nfproto, entry)) for entry in chain.entries]
 
 
-def _checked_name(table):
+def _checked_name(table: object) -> str | None:
     """*table*, which may be None for all."""
     if table is not None and not isinstance(table, str):
         raise ParameterTypeError(f"a table name must be a string, not {type(table).__name__}")
     return table
 
 
-def _family(ipv6):
+def _family(ipv6: bool) -> Family:
     return _core.IPV6 if ipv6 else _core.IPV4

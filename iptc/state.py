@@ -2,6 +2,8 @@
 which lock.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import weakref
@@ -12,13 +14,21 @@ from .errors import KernelError, TransactionError, Unsupported
 from .lock import UNSET, Locks, XTablesLock, lock_path, mutex
 from .model.saved import text_of_view
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from ._types import Family, LockFile, Wait
+    from .namespace import Place
+
 
 class Session:
     """A stretch in which edits of one or several tables gather; once `open` is False they are as if never made."""
 
     __slots__ = ("open",)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.open = True
 
 
@@ -27,12 +37,12 @@ class _Notes:
 
     __slots__ = ("session", "pending", "view", "heads")
 
-    def __init__(self, session=None):
+    def __init__(self, session: Session | None = None) -> None:
         self.session = session
         self.pending = []
         self.forget()
 
-    def forget(self):
+    def forget(self) -> None:
         """Drop what was read."""
         self.view = self.heads = None
 
@@ -40,60 +50,60 @@ class _Notes:
 class TableState:
     """One open table: what was read, and the edits that are not committed yet. Its users hold `lock` while they edit."""
 
-    def __init__(self, table, restoring, trial):
+    def __init__(self, table: Any, restoring: Any, trial: Any) -> None:
         self._table = table
         self.restoring = restoring
         self._trial = trial
         self._own = _Notes()
         self._of_session = None
         self._closed = False
-        self.wait = None
-        self.lock_file = None
+        self.wait: Wait = None
+        self.lock_file: LockFile = None
         self.lock = mutex()
         self.look()
 
     @property
-    def _notes(self):
+    def _notes(self) -> _Notes:
         """What is noted now: one assignment, to `open`, ends a session for all its tables, whatever interrupts it."""
         notes = self._of_session
         return notes if notes is not None and notes.session.open else self._own
 
     @property
-    def gathering(self):
+    def gathering(self) -> bool:
         """Whether edits gather in a session."""
         return self._notes is not self._own
 
     @property
-    def pending(self):
+    def pending(self) -> Any:
         """Whether there are edits that are not committed."""
         return bool(self._notes.pending)
 
     @property
-    def closed(self):
+    def closed(self) -> bool:
         """Whether the table was closed."""
         return self._closed
 
     @property
-    def backend(self):
+    def backend(self) -> str:
         """The name of the table's back end."""
         return self._table.backend
 
     @property
-    def place(self):
+    def place(self) -> Place:
         """The `Place` that the table is bound to."""
         return self._table.place
 
     @property
-    def order(self):
+    def order(self) -> Any:
         """What several tables are ordered by, whoever names them."""
         return self._table.place.cookie, self._table.nfproto, self._table.name
 
-    def is_of(self, table):
+    def is_of(self, table: Any) -> bool:
         """Whether this is the state of *table*, as `table_at` gives it."""
         return self.order == (table.place.cookie, table.nfproto, table.name)
 
     @property
-    def view(self):
+    def view(self) -> Any:
         """The table with its pending edits; read from the kernel if nothing is known yet."""
         self._check_open()
         notes = self._notes
@@ -106,21 +116,21 @@ class TableState:
             notes.view = view
         return view
 
-    def look(self):
+    def look(self) -> None:
         """See that the table can be read, with as little of it as the back end can."""
         self._known_heads()
 
-    def find_chain(self, name):
+    def find_chain(self, name: str) -> Any:
         """The `ChainView` or `ChainHead` of a chain, or None; rules are not read for it where the back end can do without."""
         heads = self._known_heads()
         return self.view.chains.get(name) if heads is None else heads.get(name)
 
-    def list_chains(self):
+    def list_chains(self) -> Any:
         """Those of all chains, in order."""
         heads = self._known_heads()
         return self.view.in_order() if heads is None else heads.values()
 
-    def _known_heads(self):
+    def _known_heads(self) -> Any:
         """The heads of the chains by name; None where the view is there to be asked."""
         self._check_open()
         notes = self._notes
@@ -135,7 +145,7 @@ class TableState:
             heads = notes.heads = {head.name: head for head in heads}
         return heads
 
-    def has_user_chain(self, name, look_again):
+    def has_user_chain(self, name: str, look_again: bool) -> bool:
         """Whether there is a user chain *name*: as far as was read, or, with *look_again*, now; without the pending edits where another
         thread is at it."""
         if not look_again:
@@ -153,17 +163,17 @@ class TableState:
                 self.lock.release()
         return chain is not None and chain.policy is None
 
-    def _check_open(self):
+    def _check_open(self) -> None:
         if self._closed:
             raise KernelError(f"table {self._table.name} is closed", errno.EBADF, "Bad file descriptor")
 
-    def begin(self, session):
+    def begin(self, session: Session | None) -> None:
         """Let edits gather in *session*, on the table as it will be read next."""
         self._check_open()
         self._own.forget()
         self._of_session = _Notes(session)
 
-    def record(self, operation):
+    def record(self, operation: Any) -> None:
         """Apply *operation* to the view and keep it for `commit`."""
         notes = self._notes
         view = notes.view or self.view
@@ -172,39 +182,39 @@ class TableState:
         operation.apply(view)
         notes.pending.append(operation)
 
-    def execute(self, operation):
+    def execute(self, operation: Any) -> None:
         """Commit *operation* alone; it names its rule by what was last read, where anything was."""
         self._check_open()
         if operation.binds and self._own.view is not None:
             operation.bind(self._own.view)
         transmit([(self, [operation])])
 
-    def save(self, counters):
+    def save(self, counters: bool) -> str:
         """The table as `iptables-save` writes it, with its pending edits."""
         self._check_open()
         if self._notes.pending:
             return text_of_view(self._table.name, self.view, counters)
         return self._table.save(counters)
 
-    def rehearse(self, operation):
+    def rehearse(self, operation: Any) -> None:
         """Find out whether *operation* could be committed now, behind the pending edits."""
         self._check_open()
         rehearse(self._table, [*self._notes.pending, operation], self.wait, self.lock_file)
 
-    def name_rule(self, error, program):
+    def name_rule(self, error: KernelError, program: Any) -> None:
         """Say in *error*, which came of sending *program*, which rule it is about, where the kernel does not."""
         self._trial.name_rule(error, self._table, program)
 
-    def mark(self):
+    def mark(self) -> int:
         """Where the pending edits stand now, for `rollback`."""
         return len(self._notes.pending)
 
-    def rollback(self, mark):
+    def rollback(self, mark: int) -> None:
         """Drop the pending edits that came after *mark*."""
         del self._notes.pending[mark:]
         self._notes.forget()
 
-    def take(self):
+    def take(self) -> Any:
         """Return the pending edits, which are pending no more."""
         self._check_open()
         notes = self._notes
@@ -212,34 +222,34 @@ class TableState:
         notes.forget()
         return pending
 
-    def table_to_send(self):
+    def table_to_send(self) -> Any:
         """The back end's table; what was read of it is dropped."""
         self._notes.forget()
         return self._table
 
-    def forget(self):
+    def forget(self) -> None:
         """Drop what was read; the next look reads again."""
         self._check_open()
         self._notes.forget()
 
-    def discard(self):
+    def discard(self) -> None:
         """Drop the pending edits and what was read."""
         self._own = _Notes()
         self._of_session = None
 
-    def close(self):
+    def close(self) -> None:
         """Drop what is pending and known; use after this raises."""
         self.discard()
         self._closed = True
         self._table.close()
 
-    def reopen(self):
+    def reopen(self) -> None:
         """Open the table again after `close`."""
         self.discard()
         self._closed = False
         self.look()
 
-    def renew_in_child(self):
+    def renew_in_child(self) -> None:
         """After a fork: what the parent gathered is the parent's, and so are the locks that its threads hold."""
         self.discard()
         self.lock = mutex()
@@ -249,12 +259,12 @@ _sending = {}
 """thread -> the `Session` of what it is sending."""
 
 
-def commit(states, wait=UNSET):
+def commit(states: Iterable[TableState], wait: Wait = UNSET) -> None:
     """Send the pending edits of several tables, as `transmit` does; either way they are pending no more."""
     transmit([(state, state.take()) for state in states], wait)
 
 
-def transmit(parts, wait=UNSET):
+def transmit(parts: list[tuple[TableState, Any]], wait: Wait = UNSET) -> None:
     """Send [(state, edits)] of several tables under the xtables lock; when that fails, nothing is changed.
 
     *wait* is for this commit alone; else the strictest of the tables' own.
@@ -265,7 +275,7 @@ def transmit(parts, wait=UNSET):
     _alone(lambda: _transmit(parts, wait))
 
 
-def _alone(work):
+def _alone(work: Callable[[], Any]) -> Any:
     """Return work(), which sends; from within such work of the same thread nothing else can be sent."""
     busy = _sending.get(get_ident())
     if busy is not None and busy.open:
@@ -279,7 +289,7 @@ def _alone(work):
         _sending.pop(get_ident(), None)
 
 
-def _transmit(parts, wait):
+def _transmit(parts: list[tuple[TableState, Any]], wait: Wait) -> None:
     locks = {}
     for state, _ in parts:
         lock = locks.setdefault(lock_path(state.lock_file), XTablesLock(path=state.lock_file))
@@ -297,29 +307,29 @@ def _transmit(parts, wait):
             state.table_to_send()
 
 
-def _stricter(one, other):
+def _stricter(one: Any, other: Any) -> Any:
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
 
 
-def table_at(nfproto, name, place, backend=None):
+def table_at(nfproto: int, name: str, place: Place, backend: str | None = None) -> Any:
     """The back end's table *name* of *place*; nothing is read yet."""
     return backends.open_table(nfproto, name, place, side_at(place, backend))
 
 
-def side_at(place, backend=None):
+def side_at(place: Place, backend: str | None = None) -> str:
     """The name of the back end in use at *place*, or *backend* if that is given."""
     with place.open() as there:
         return backends.side_in(there, backend)
 
 
-def send(table, operations, wait=None, lock_file=None):
+def send(table: Any, operations: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
     """Commit *operations* to a table of `table_at`, under the xtables lock; what was read of it before is dropped."""
     send_together([(table, operations)], wait, lock_file)
 
 
-def send_together(parts, wait=None, lock_file=None):
+def send_together(parts: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
     """Commit several [(table of `table_at`, operations)] of one back end, as `send` does: all of them or none."""
     _alone(lambda: type(parts[0][0]).commit_together(parts, XTablesLock(wait=wait, path=lock_file)))
     for state in list(_open_tables):
@@ -327,12 +337,12 @@ def send_together(parts, wait=None, lock_file=None):
             state.forget()
 
 
-def rehearse(table, operations, wait=None, lock_file=None):
+def rehearse(table: Any, operations: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
     """Do as `send` does, and send nothing."""
     _alone(lambda: table.rehearse(operations, XTablesLock(wait=wait, path=lock_file)))
 
 
-def tables_in_use(nfproto, place, backend=None):
+def tables_in_use(nfproto: int, place: Place, backend: str | None = None) -> list[str]:
     """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
     with place.open() as there:
         return backends.tables_in_use(nfproto, backends.side_in(there, backend), there)
@@ -350,7 +360,7 @@ _opening = mutex()
 """Guards what decides that a table is open already."""
 
 
-def _renew_locks():
+def _renew_locks() -> None:
     """A lock that another thread held at the time of the fork is never released in the child."""
     global _opening
     _opening = mutex()
@@ -361,12 +371,12 @@ def _renew_locks():
 
 os.register_at_fork(after_in_child=_renew_locks)
 
-def opening():
+def opening() -> Any:
     """The lock under which it is decided that a table is open already."""
     return _opening
 
 
-def open_table(nfproto, name, place, backend):
+def open_table(nfproto: int, name: str, place: Place, backend: str) -> TableState:
     """Return the `TableState` of a table of *place*; `IPTCError` if the kernel has no such table or does not let us."""
     # with the first table and not when it is needed: at the end of the interpreter nothing can be imported
     from . import trial
@@ -377,7 +387,7 @@ def open_table(nfproto, name, place, backend):
     return state
 
 
-def is_user_chain(nfproto, name, look_again=False):
+def is_user_chain(nfproto: int, name: str, look_again: bool = False) -> bool:
     """Whether any table known here has a user chain *name*; with *look_again* the kernel is asked anew.
 
     Nothing is created by looking.

@@ -1,5 +1,7 @@
 """Transactions: the edits of one or several tables, sent together or not at all."""
 
+from __future__ import annotations
+
 import os
 from _thread import RLock
 
@@ -8,11 +10,22 @@ from ._applied import telling_methods
 from .errors import ParameterError, ParameterTypeError, TransactionError
 from .lock import UNSET, checked_wait
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Generator
+    from types import TracebackType
+    from typing import Any
+    from iptc import Table
+    from ._types import Wait
+    from .state import TableState
+
+    _Steps = Generator[Any, Any, Any]
+
 
 class _Turn:
     """Whose turn it is: one transaction at a time in a process, so that no two wait for each other's tables."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock = RLock()
         self.busy = False
 
@@ -20,7 +33,7 @@ class _Turn:
 _turn = _Turn()
 
 
-def _renew_turn():
+def _renew_turn() -> None:
     global _turn
     _turn = _Turn()
 
@@ -36,7 +49,9 @@ class _Gathering:
     it, they are let go.
     """
 
-    def __enter__(self):
+    _begin: Callable[[], _Steps]
+
+    def __enter__(self) -> Any:
         self._steps = self._begin()
         try:
             return next(self._steps)
@@ -44,7 +59,9 @@ class _Gathering:
             self._steps.close()
             raise
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+    ) -> None:
         try:
             self._steps.send(kind is None)
         except StopIteration:
@@ -53,7 +70,7 @@ class _Gathering:
             self._steps.close()
 
 
-def _gather(face, states, wait):
+def _gather(face: Any, states: list[TableState], wait: Wait) -> _Steps:
     """Let edits gather in *states*, whose locks are held, until the `yield` of *face*; return whether there were any."""
     session = state_module.Session()
     try:
@@ -71,7 +88,7 @@ def _gather(face, states, wait):
 class Outcome:
     """What `with table.transaction() as outcome` gives: `changed` says, once it is over, whether anything was sent."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.changed = False
 
 
@@ -83,7 +100,10 @@ class Transaction(_Gathering):
     Edits gathered with `autocommit=False` must be committed before.
     """
 
-    def __init__(self, tables, wait=UNSET):
+    if TYPE_CHECKING:
+        def __enter__(self) -> Outcome: ...
+
+    def __init__(self, tables: Collection[Table], wait: Wait = UNSET) -> None:
         if not tables:
             raise ParameterError("a transaction needs a table")
         if any(not hasattr(table, "_state") for table in tables):
@@ -91,11 +111,13 @@ class Transaction(_Gathering):
         self._tables = sorted({id(table): table for table in tables}.values(), key=lambda table: table._state.order)
         self._wait = wait if wait is UNSET else checked_wait(wait)
 
-    def _begin(self):
+    def _begin(self) -> _Steps:
         self._pid = os.getpid()
         return _in_turn(_turn, self._tables, self._wait)
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+    ) -> None:
         if self._pid != os.getpid():
             self._steps.close()
             if kind is None:
@@ -109,14 +131,14 @@ class Transaction(_Gathering):
             raise
 
 
-def _in_turn(turn, tables, wait):
+def _in_turn(turn: _Turn, tables: list[Table], wait: Wait) -> _Steps:
     with turn.lock:
         if turn.busy:
             raise TransactionError("a transaction inside another: name all tables in one iptc.transaction(table, ...)")
         yield from _with_locks(turn, tables, wait, tables)
 
 
-def _with_locks(turn, tables, wait, left):
+def _with_locks(turn: _Turn, tables: list[Table], wait: Wait, left: list[Table]) -> _Steps:
     if left:
         with left[0]._state.lock:
             yield from _with_locks(turn, tables, wait, left[1:])
@@ -135,7 +157,7 @@ def _with_locks(turn, tables, wait, left):
         turn.busy = False
 
 
-def transaction(*tables, wait=UNSET):
+def transaction(*tables: Table, wait: Wait = UNSET) -> Transaction:
     """Return a `Transaction` of *tables*, of either family, for `with`; *wait* as for `Table`, for this one commit."""
     return Transaction(tables, wait)
 
@@ -146,14 +168,14 @@ class Batch(_Gathering):
     On an exception they are taken back, and only they. Other threads wait.
     """
 
-    def __init__(self, table):
+    def __init__(self, table: Table) -> None:
         self._table = table
 
-    def _begin(self):
+    def _begin(self) -> _Steps:
         return _batch(self._table, self._table._state)
 
 
-def _batch(table, state):
+def _batch(table: Table, state: TableState) -> _Steps:
     with state.lock:
         table._flush_pending()
         if table.autocommit and not state.gathering:

@@ -1,7 +1,13 @@
 """python-iptables' helpers that find C libraries and load kernel modules. Nothing in this package uses them."""
 
+from __future__ import annotations
 
-def find_library(*names):
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ctypes
+
+
+def find_library(*names: str) -> tuple[ctypes.CDLL, int] | tuple[None, None]:
     """Return (`ctypes.CDLL`, major version) of the first of *names* that is found, else (None, None)."""
     import ctypes
     import ctypes.util
@@ -20,14 +26,14 @@ def find_library(*names):
     return None, None
 
 
-def find_libc():
+def find_libc() -> ctypes.CDLL:
     """Return the C library as `ctypes.CDLL`."""
     import ctypes
 
     return ctypes.CDLL(None)
 
 
-def load_kernel(name, exc_if_failed=False):
+def load_kernel(name: str, exc_if_failed: bool = False) -> None:
     """Load kernel module *name* with modprobe; with *exc_if_failed* a failure raises `IPTCError`."""
     import subprocess
 

@@ -1,5 +1,7 @@
 """python-iptables' import path for libxtables' names and numbers."""
 
+from __future__ import annotations
+
 from .language.plugins import LIBRARY_MAJOR as xtables_version
 from .errors import ParameterError, XTablesError
 
@@ -24,7 +26,7 @@ XTOPT_NBO = 1 << 4
 XT_INV_PROTO = 0x40
 
 
-def xt_align(size):
+def xt_align(size: int) -> int:
     """Round *size* up as the kernel aligns payloads (`XT_ALIGN`)."""
     return (size + 7) & ~7
 

@@ -11,10 +11,9 @@ import sys
 import warnings
 
 import pytest
+from test_structure import ROOT
 
 import iptc
-
-from test_structure import ROOT
 
 OLD_MODULES = {"easy", "errors", "ip4tc", "ip6tc", "util", "version", "xtables"}
 NAMES = {name for name in dir(iptc) if not name.startswith("_")}
@@ -23,14 +22,18 @@ NAMES = {name for name in dir(iptc) if not name.startswith("_")}
 def fresh(code):
     """What *code* prints in an interpreter that has imported nothing."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=environment, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=environment, cwd="/"
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_dir_lists_the_public_names_and_nothing_else():
-    shown = fresh("import iptc; before = dir(iptc); [getattr(iptc, name) for name in before]; import iptc.cli, iptc.managing.flows;"
-                  " print(before == dir(iptc)); print(*dir(iptc))").split()
+    shown = fresh(
+        "import iptc; before = dir(iptc); [getattr(iptc, name) for name in before]; import iptc.cli, iptc.managing.flows;"
+        " print(before == dir(iptc)); print(*dir(iptc))"
+    ).split()
     assert shown[0] == "True"
     assert set(shown[1:]) >= OLD_MODULES
     for name in shown[1:]:

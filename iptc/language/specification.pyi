@@ -5,8 +5,9 @@ from typing import TypeVar
 
 from .._core import RuleValue
 
-R = TypeVar("R", bound=RuleValue)
+_R = TypeVar("_R", bound=RuleValue)
 
 # ----------------------------------------------------------- a rule specification
 
-def read_rule(cls: type[R], specification: str | Iterable[str]) -> R: ...
+def refuse_meaningless(nfproto: int, chain: str, entry: bytes) -> None: ...
+def read_rule(cls: type[_R], specification: str | Iterable[str]) -> _R: ...

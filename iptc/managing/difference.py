@@ -1,15 +1,35 @@
 """Finds how two rulesets differ: chain by chain, with the fewest edits."""
 
+from __future__ import annotations
+
 from collections import defaultdict, namedtuple
 from itertools import pairwise
 
 from . import lcs, numbering
 from .value import ChainValue, ip_version, plain_table
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Literal, NamedTuple
+    from .._types import Family
+    from .value import Ruleset, TableValue
+
 _COMPARED = 2500
 """So many pairs of rules in one place are compared by their words."""
 
-Change = namedtuple("Change", "kind ip_version table chain number old_number rule old_rule")
+if TYPE_CHECKING:
+    class Change(NamedTuple):
+        kind: str
+        ip_version: Literal[4, 6]
+        table: str
+        chain: str
+        number: int | None
+        old_number: int | None
+        rule: str | None
+        old_rule: str | None
+else:
+    Change = namedtuple("Change", "kind ip_version table chain number old_number rule old_rule")
 """One difference. *kind* is "added", "removed", "moved", "changed" (the same place, other options), "policy" (`rule`
 and `old_rule` are the policies), "chain added" or "chain removed". Numbers are those of `iptables -L --line-numbers`,
 from 1; None where there is none.
@@ -26,13 +46,16 @@ class ChainDifference:
 
     __slots__ = ("nfproto", "table", "name", "old", "new", "hunks", "moved", "changed", "added", "removed")
 
-    def __init__(self, nfproto, table, name, old, new):
+    def __init__(self, nfproto: Family, table: str, name: str, old: ChainValue | None, new: ChainValue | None) -> None:
         self.nfproto = nfproto
         self.table = table
         self.name = name
-        self.old = old
-        self.new = new
-        self.moved, self.changed, self.added, self.removed = {}, {}, [], []
+        self.old: Any = old
+        self.new: Any = new
+        self.moved: dict[int, int] = {}
+        self.changed: dict[int, int] = {}
+        self.added: list[int] = []
+        self.removed: list[int] = []
         before, after = old.entries if old else [], new.entries if new else []
         self.hunks = []
         if before != after:
@@ -40,36 +63,36 @@ class ChainDifference:
             self.hunks = _hunks(*numbers)
             self._sort_out(*numbers)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.hunks or self.created or self.deleted or self.policy)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<difference of chain {self.name} of IPv{self.ip_version} table {self.table}>"
 
     @property
-    def ip_version(self):
+    def ip_version(self) -> Literal[4, 6]:
         """4 or 6."""
         return ip_version(self.nfproto)
 
     @property
-    def created(self):
+    def created(self) -> bool:
         """Whether the chain is there only in the new one."""
         return self.old is None
 
     @property
-    def deleted(self):
+    def deleted(self) -> bool:
         """Whether the chain is there only in the old one."""
         return self.new is None
 
     @property
-    def policy(self):
+    def policy(self) -> tuple[str | None, str | None] | None:
         """(old policy, new policy) where they differ, or None."""
         if self.created or self.deleted:
             return None
         policies = self.old.policy, self.new.policy
         return None if policies[0] == policies[1] or "-" in policies else policies
 
-    def _sort_out(self, before, after):
+    def _sort_out(self, before: Any, after: Any) -> None:
         """Find out of what differs what has moved, and what has changed in its place."""
         gone = defaultdict(list)
         for start, end, _, _ in reversed(self.hunks):
@@ -89,12 +112,14 @@ class ChainDifference:
             self.removed += [position for position in removed if position not in paired]
             self.added += [position for position in added if position not in self.changed]
 
-    def changes(self):
+    def changes(self) -> Iterator[Change]:
         """Yield each difference as a `Change`."""
 
-        def change(kind, position, old_position, rule, old_rule):
-            numbers = [None if place is None else place + 1 for place in (position, old_position)]
-            return Change(kind, self.ip_version, self.table, self.name, *numbers, rule, old_rule)
+        def change(
+            kind: str, position: int | None, old_position: int | None, rule: str | None, old_rule: str | None,
+        ) -> Change:
+            number, old_number = (None if place is None else place + 1 for place in (position, old_position))
+            return Change(kind, self.ip_version, self.table, self.name, number, old_number, rule, old_rule)
 
         if self.created:
             yield change("chain added", None, None, None, None)
@@ -102,7 +127,7 @@ class ChainDifference:
             yield change("policy", None, None, self.policy[1], self.policy[0])
         for position in self.removed:
             yield change("removed", None, position, None, self.old.rule(position))
-        rows = [("added", position, None) for position in self.added]
+        rows: list[tuple[str, int, int | None]] = [("added", position, None) for position in self.added]
         rows += [("moved", *pair) for pair in self.moved.items()]
         rows += [("changed", *pair) for pair in self.changed.items()]
         for kind, position, was in sorted(rows, key=lambda row: row[1]):
@@ -111,7 +136,7 @@ class ChainDifference:
             yield change("chain removed", None, None, None, None)
 
 
-def _hunks(before, after):
+def _hunks(before: Any, after: Any) -> list[tuple[int, int, int, int]]:
     """(start, end, new start, new end) of what is not common to both."""
     hunks, start, new_start = [], 0, 0
     for place, new_place, length in [*lcs.blocks(before, after), (len(before), len(after), 0)]:
@@ -121,7 +146,9 @@ def _hunks(before, after):
     return hunks
 
 
-def _paired(removed, added, before, after):
+def _paired(
+    removed: list[int], added: list[int], before: Callable[[int], str], after: Callable[[int], str],
+) -> list[tuple[int, int]]:
     """[(old position, new position)]: as many as there can be in their order, those with the most words in common."""
     if len(removed) == len(added):
         return list(zip(removed, added))
@@ -132,7 +159,9 @@ def _paired(removed, added, before, after):
     return _paired_each(removed, added, before, after)
 
 
-def _paired_each(few, many, few_rules, many_rules):
+def _paired_each(
+    few: list[int], many: list[int], few_rules: Callable[[int], str], many_rules: Callable[[int], str],
+) -> list[tuple[int, int]]:
     """Give each of *few* a partner among *many*."""
     words = [set(many_rules(position).split()) for position in many]
     spare = len(many) - len(few)
@@ -140,7 +169,8 @@ def _paired_each(few, many, few_rules, many_rules):
     best, came = [[0] * (spare + 1)], []
     for i, position in enumerate(few):
         own = set(few_rules(position).split())
-        row, choice = [], []
+        row: list[int] = []
+        choice: list[int] = []
         for k in range(spare + 1):
             value = best[i][k] + len(own & words[i + k])
             if row and row[-1] >= value:
@@ -161,61 +191,61 @@ def _paired_each(few, many, few_rules, many_rules):
 class Difference:
     """What two rulesets differ in: false where they say the same. It yields `Change`s, and prints as a unified diff."""
 
-    def __init__(self, chains):
+    def __init__(self, chains: Iterable[ChainDifference]) -> None:
         self.chains = [chain for chain in chains if chain]
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.chains)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Change]:
         for chain in self.chains:
             yield from chain.changes()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.Difference: {self.summary() or 'none'}>"
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.text()
 
-    def _of(self, kind):
+    def _of(self, kind: str) -> list[Change]:
         return [change for change in self if change.kind == kind]
 
     @property
-    def added(self):
+    def added(self) -> list[Change]:
         """The rules that are new."""
         return self._of("added")
 
     @property
-    def removed(self):
+    def removed(self) -> list[Change]:
         """The rules that are gone."""
         return self._of("removed")
 
     @property
-    def moved(self):
+    def moved(self) -> list[Change]:
         """The rules that stand in another order."""
         return self._of("moved")
 
     @property
-    def changed(self):
+    def changed(self) -> list[Change]:
         """The rules that have other options in the same place."""
         return self._of("changed")
 
     @property
-    def policies(self):
+    def policies(self) -> list[Change]:
         """The policies that are others."""
         return self._of("policy")
 
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """{kind: how many}, without those of which there are none."""
-        counts = {}
+        counts: dict[str, int] = {}
         for change in self:
             counts[change.kind] = counts.get(change.kind, 0) + 1
         return counts
 
-    def summary(self):
+    def summary(self) -> str:
         """One line that says how many rules, policies and chains differ; "" for none."""
         counts = self.counts()
         words = {
@@ -230,7 +260,9 @@ class Difference:
                 parts.append(f"{count} {one if count == 1 else many}")
         return ", ".join(parts)
 
-    def text(self, names=("a", "b"), context=3, colour=None):
+    def text(
+        self, names: tuple[str, str] = ("a", "b"), context: int = 3, colour: bool | Callable[[str], str] | None = None,
+    ) -> str:
         """It as a unified diff of what `iptables-save` prints, with *context* lines around each difference.
 
         In colours for a terminal where *colour* is True, or a function that makes a line harmless to it.
@@ -244,7 +276,7 @@ class Difference:
             return "".join([f"{line}\n" for _, line in lines])
         return "".join([_painted(kind, colour(line) if callable(colour) else line) for kind, line in lines])
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """It as JSON has it: `{"schema": 1, "same": …, "chains": […]}`."""
         return {"schema": 1, "same": not self, "chains": [_described(chain) for chain in self.chains]}
 
@@ -252,11 +284,11 @@ class Difference:
 _COLOURS = {"name": 1, "@": 36, "-": 31, "+": 32, "moved": 33}
 
 
-def _painted(kind, line):
+def _painted(kind: str, line: str) -> str:
     return f"\x1b[{_COLOURS[kind]}m{line}\x1b[0m\n" if kind in _COLOURS else f"{line}\n"
 
 
-def _lines_of(chain, context):
+def _lines_of(chain: ChainDifference, context: int) -> Iterator[tuple[str, str]]:
     """(kind, line) of what a chain differs in."""
     where = f"IPv{chain.ip_version} {chain.table} {chain.name}"
     declared = []
@@ -292,7 +324,7 @@ def _lines_of(chain, context):
             yield " ", f" {_rule_line(chain, chain.old.rule(position))}"
 
 
-def _grouped(hunks, context):
+def _grouped(hunks: list[tuple[int, int, int, int]], context: int) -> list[list[tuple[int, int, int, int]]]:
     """Hunks whose context touches stand together."""
     if not hunks:
         return []
@@ -305,17 +337,17 @@ def _grouped(hunks, context):
     return groups
 
 
-def _span(start, end):
+def _span(start: int, end: int) -> str:
     """Lines as a unified diff numbers them."""
     return f"{start + 1},{end - start}" if end > start else f"{start},0"
 
 
-def _rule_line(chain, rule):
+def _rule_line(chain: ChainDifference, rule: str) -> str:
     return f"-A {chain.name} {rule}".rstrip(" ")
 
 
-def _described(chain):
-    described = {
+def _described(chain: ChainDifference) -> dict[str, Any]:
+    described: dict[str, Any] = {
         "ip_version": chain.ip_version,
         "table": chain.table,
         "chain": chain.name,
@@ -342,7 +374,7 @@ def _described(chain):
     return described
 
 
-def diff(old, new):
+def diff(old: Ruleset, new: Ruleset) -> Difference:
     """Return the `Difference` that leads from one `Ruleset` to another.
 
     A table that is not there is one that has nothing but its builtin chains with the policy ACCEPT.
@@ -352,12 +384,12 @@ def diff(old, new):
     )
 
 
-def _keys_of(old, new):
+def _keys_of(old: Ruleset, new: Ruleset) -> list[tuple[Family, str]]:
     keys = {(table.nfproto, table.name): None for table in [*old.tables, *new.tables]}
     return sorted(keys, key=lambda key: key[0])
 
 
-def diff_tables(old, new, nfproto, name):
+def diff_tables(old: TableValue | None, new: TableValue | None, nfproto: Family, name: str) -> list[ChainDifference]:
     """The `ChainDifference`s of two `TableValue`s, either of which may be None: builtin chains first, then as they
     stand in *new*.
     """
@@ -368,12 +400,12 @@ def diff_tables(old, new, nfproto, name):
     return [ChainDifference(nfproto, name, chain, *_both(nfproto, chain, old, new)) for chain in names]
 
 
-def _both(nfproto, name, old, new):
+def _both(nfproto: Family, name: str, old: TableValue, new: TableValue) -> tuple[ChainValue | None, ChainValue | None]:
     """A chain of both tables; a builtin one is in each of them."""
     sides = old.chains.get(name), new.chains.get(name)
     for number, side in enumerate(sides):
         other = sides[1 - number]
-        if side is None and other.policy is not None:
+        if side is None and other is not None and other.policy is not None:
             plain = ChainValue(nfproto, name, "-")
             return (plain, other) if number == 0 else (other, plain)
     return sides

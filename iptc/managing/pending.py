@@ -1,5 +1,7 @@
 """Notes which change waits to be confirmed: at most one for each network namespace."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import json
@@ -13,6 +15,13 @@ import time
 from ..errors import AccessDenied, IPTCError, KernelError, NotFound, ParameterError
 from ..namespace import Place
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, BinaryIO
+
+    from .._types import Netns, Path
+
 _FOLDER = "/run/iptc"
 _ATTEMPTS = 20
 _OLD = 86400
@@ -22,7 +31,7 @@ _PATIENCE = 10
 """Seconds to wait for the answer of a watchdog."""
 
 
-def folder(path=None):
+def folder(path: Path | None = None) -> str:
     """The folder of the notes, made if needed: *path*, `IPTC_STATE_DIR`, root's /run/iptc, or $XDG_RUNTIME_DIR/iptc."""
     path = path or os.environ.get("IPTC_STATE_DIR")
     if path:
@@ -30,7 +39,7 @@ def folder(path=None):
     choices = [_FOLDER] if os.geteuid() == 0 else []
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     choices += [os.path.join(runtime, "iptc")] if runtime else []
-    refused = None
+    refused: Any = None
     for choice in choices:
         try:
             return _made(choice)
@@ -42,7 +51,7 @@ def folder(path=None):
     raise ParameterError("there is no folder for what waits to be confirmed: name one (IPTC_STATE_DIR)")
 
 
-def _made(path):
+def _made(path: str) -> str:
     try:
         os.makedirs(path, 0o700, exist_ok=True)
         there = os.stat(path)
@@ -63,15 +72,15 @@ class Slot:
     it by.
     """
 
-    def __init__(self, path, cookie):
+    def __init__(self, path: str, cookie: int) -> None:
         self._folder = path
         self._note = os.path.join(path, f"netns-{cookie}")
         self._name = f"netns-{cookie}.socket"
-        self._lock = None
+        self._lock = -1
 
     # by whom watches
 
-    def take(self):
+    def take(self) -> None:
         """Hold the slot for as long as this process lives; `IPTCError` if another change is pending."""
         for _ in range(_ATTEMPTS):
             lock = os.open(self._note, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -91,7 +100,7 @@ class Slot:
             raise IPTCError("another change waits to be confirmed: see `iptc confirm --status'")
         self._delete_old()
 
-    def _delete_old(self):
+    def _delete_old(self) -> None:
         """Delete what was noted of namespaces that may be gone: notes that nobody has written to for a day."""
         for name in os.listdir(self._folder):
             path = os.path.join(self._folder, name)
@@ -108,7 +117,7 @@ class Slot:
                 # somebody else does it, or it is in use
                 pass
 
-    def bind(self):
+    def bind(self) -> socket.socket:
         """A socket that others can ask by, once it listens."""
         place = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -128,15 +137,16 @@ class Slot:
             os.close(place)
         return listener
 
-    def write(self, note):
+    def write(self, note: dict[str, Any]) -> None:
         """Write down *note*, a dict, over what was written."""
         data = json.dumps(note).encode()
         os.pwrite(self._lock, data.ljust(max(len(data), os.fstat(self._lock).st_size)), 0)
 
     # by anybody
 
-    def read(self):
+    def read(self) -> tuple[dict[str, Any] | None, bool]:
         """The note, and whether the one who wrote it still watches; (None, False) if there is none."""
+        busy = False
         try:
             with open(self._note, "rb") as file:
                 busy = _is_locked(file)
@@ -146,7 +156,7 @@ class Slot:
         except ValueError:
             return None, busy
 
-    def ask(self, request):
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send *request*, a dict, to the one who watches, and return the answer; `NotFound` if nothing is pending."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
@@ -157,7 +167,8 @@ class Slot:
                 finally:
                     os.close(place)
                 channel.sendall(json.dumps(request).encode() + b"\n")
-                return json.loads(received_line(channel))
+                answer: dict[str, Any] = json.loads(received_line(channel))
+                return answer
         except (FileNotFoundError, ConnectionError, ValueError):
             raise NotFound("no change waits to be confirmed", errno.ENOENT, os.strerror(errno.ENOENT)) from None
         except OSError as error:
@@ -168,7 +179,7 @@ class Slot:
             ) from None
 
 
-def received_line(channel):
+def received_line(channel: socket.socket) -> bytes:
     """A line from *channel*; ValueError if it ends before."""
     data = b""
     while not data.endswith(b"\n"):
@@ -179,7 +190,7 @@ def received_line(channel):
     return data
 
 
-def _is_locked(file):
+def _is_locked(file: BinaryIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -188,7 +199,7 @@ def _is_locked(file):
     return False
 
 
-def readable(files, seconds=None):
+def readable(files: Iterable[Any], seconds: float | None = None) -> set[int]:
     """The descriptors of those of *files* that can be read, as soon as there is one, or after *seconds*."""
     poller = select.poll()
     for file in files:
@@ -196,13 +207,13 @@ def readable(files, seconds=None):
     return {number for number, _ in poller.poll(None if seconds is None else seconds * 1000)}
 
 
-def peer_of(channel):
+def peer_of(channel: socket.socket) -> tuple[int, int]:
     """(process id, user id) of whoever is at the other end of a UNIX socket."""
     pid, user, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return pid, user
 
 
-def session_of(pid="self"):
+def session_of(pid: int | str = "self") -> dict[str, Any]:
     """What a process's session is known by: {"sid", "tty", "audit", "since"}; "since" is when its first process began,
     in ticks.
 
@@ -220,12 +231,12 @@ def session_of(pid="self"):
     }
 
 
-def ticks_now():
+def ticks_now() -> int:
     """The time of this system in ticks, as /proc has them of processes."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
-def proves_nothing(session, note):
+def proves_nothing(session: dict[str, Any], note: dict[str, Any]) -> str | None:
     """Why a confirmation from *session* does not prove that one can still log in; None where it may.
 
     *note* is that of the change: it has the session that applied it, and when.
@@ -239,13 +250,13 @@ def proves_nothing(session, note):
     return None
 
 
-def _stat(pid):
+def _stat(pid: int | str) -> list[str]:
     """The fields of /proc/PID/stat behind the name; [] if there is no such process."""
     text = _read(f"/proc/{pid}/stat")
     return text.rpartition(")")[2].split() if text else []
 
 
-def _read(path):
+def _read(path: str) -> str:
     try:
         with open(path, errors="replace") as file:
             return file.read().strip()
@@ -253,12 +264,12 @@ def _read(path):
         return ""
 
 
-def slot_of(netns=None, directory=None):
+def slot_of(netns: Netns = None, directory: Path | None = None) -> Slot:
     """The `Slot` of a network namespace."""
     return Slot(folder(directory), Place(netns).cookie)
 
 
-def status(netns=None, directory=None):
+def status(netns: Netns = None, directory: Path | None = None) -> dict[str, Any] | None:
     """Return what is known of the change that waits to be confirmed, or of the last one: a dict, or None if there was
     none.
 
@@ -270,9 +281,10 @@ def status(netns=None, directory=None):
     return note
 
 
-def confirm(netns=None, directory=None):
+def confirm(netns: Netns = None, directory: Path | None = None) -> dict[str, Any]:
     """Keep the change that waits to be confirmed, and return what is known of it; `NotFound` if there is none."""
     answer = slot_of(netns, directory).ask({"do": "confirm"})
     if answer["state"] != "confirmed":
         raise AccessDenied("only the user who made the change can confirm it", errno.EACCES, os.strerror(errno.EACCES))
-    return answer["note"]
+    note: dict[str, Any] = answer["note"]
+    return note

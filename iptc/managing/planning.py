@@ -2,6 +2,8 @@
 on nf_tables.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 from fnmatch import fnmatchcase
@@ -17,6 +19,16 @@ from . import numbering
 from .difference import Difference, diff_tables
 from .value import Ruleset, ip_version, jump_of, plain_table, read_live
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+    from .._types import Family, LockFile, Netns, Source, Wait
+    from ..errors import KernelError
+    from ..model.views import View
+    from .difference import Change, ChainDifference
+    from .value import ChainValue, TableValue
+
 _STEPS_MOST = 100_000_000
 """So many rules may nf_tables go through to find those that the messages of a chain name; beyond, all are sent."""
 
@@ -28,14 +40,14 @@ class Scope:
     several.
     """
 
-    def __init__(self, only=(), keep=()):
+    def __init__(self, only: str | Iterable[str] = (), keep: str | Iterable[str] = ()) -> None:
         self._keep = _words(keep, "keep")
         self._only = [word.partition(":")[::2] for word in _words(only, "only")]
         for table, _ in self._only:
             if table:
                 plain_table(2, table)
 
-    def covers(self, table, chain):
+    def covers(self, table: str, chain: str) -> bool:
         """Whether *chain* of *table* may be touched."""
         if any(fnmatchcase(chain, pattern) for pattern in self._keep):
             return False
@@ -43,12 +55,12 @@ class Scope:
             table == name and (not pattern or fnmatchcase(chain, pattern)) for name, pattern in self._only
         )
 
-    def may_cover(self, table):
+    def may_cover(self, table: str) -> bool:
         """Whether any chain of *table* may be touched."""
         return not self._only or any(table == name for name, _ in self._only)
 
 
-def _words(value, what):
+def _words(value: str | Iterable[str], what: str) -> list[str]:
     words = [value] if isinstance(value, str) else list(value or ())
     if not all(isinstance(word, str) and word for word in words):
         raise ParameterTypeError(f"{what} must be one or several words, not {value!r}")
@@ -63,13 +75,13 @@ class Plan:
     that is kept jumps there. `apply()` does it.
     """
 
-    def __init__(self, live, target, scope, place, exact=False):
+    def __init__(self, live: Ruleset, target: Ruleset, scope: Scope, place: Place, exact: bool = False) -> None:
         self.live = live
         self.target = target
         self.scope = scope
         self.place = place
-        self.kept = []
-        self.reworks = []
+        self.kept: list[tuple[int, str, str]] = []
+        self.reworks: list[_Rework] = []
         self.exact = exact
         # held, so that its socket is not closed between reading and sending: the kernel would wait for what was deleted
         self._sockets = sockets_of(place.cookie) if live.backend == "nft" else None
@@ -82,22 +94,25 @@ class Plan:
                     found += rework.chains
         self.difference = Difference(found)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.reworks)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Change]:
         return iter(self.difference)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.difference)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.Plan: {self.difference.summary() or 'nothing to do'}>"
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.text()
 
-    def text(self, names=("live", "wanted"), context=3, colour=None):
+    def text(
+        self, names: tuple[str, str] = ("live", "wanted"), context: int = 3,
+        colour: bool | Callable[[str], str] | None = None,
+    ) -> str:
         """What will be different, as a unified diff; behind it the chains that stay though they are not wanted."""
         stays = [
             f"# stays, since a chain that is kept jumps there: IPv{v} {table} {chain}\n"
@@ -105,12 +120,12 @@ class Plan:
         ]
         return self.difference.text(names, context, colour) + "".join(stays)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """It as JSON has it: what a `Difference` has, and `kept`."""
         kept = [{"ip_version": version, "table": table, "chain": chain} for version, table, chain in self.kept]
         return {**self.difference.as_dict(), "kept": kept}
 
-    def apply(self, wait=None, lock_file=None):
+    def apply(self, wait: Wait = None, lock_file: LockFile = None) -> None:
         """Do it, all of it or nothing. `Conflict` where one of the chains that it looked at is not what it was any
         more.
         """
@@ -125,7 +140,10 @@ class Plan:
             )
 
 
-def plan(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None):
+def plan(
+    target: Ruleset | Source, *, only: str | Iterable[str] = (), keep: str | Iterable[str] = (),
+    ipv6: bool | None = None, backend: str | None = None, netns: Netns = None,
+) -> Plan:
     """Return the `Plan` that leads from what is there to *target*: a `Ruleset`, or what `Ruleset.read` takes. Nothing
     is changed.
 
@@ -142,7 +160,7 @@ def plan(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None):
     return plan_at(place, target, scope)
 
 
-def plan_at(place, target, scope, exact=False):
+def plan_at(place: Place, target: Ruleset, scope: Scope, exact: bool = False) -> Plan:
     """The `Plan` for *target* at *place*; an *exact* one goes back to what was there: rules that are new have the
     counters of *target*, and on nf_tables the tables and builtin chains that were not there go.
     """
@@ -151,14 +169,14 @@ def plan_at(place, target, scope, exact=False):
     return Plan(live, target, scope, place, exact)
 
 
-def in_backend(ruleset, side):
+def in_backend(ruleset: Ruleset, side: str) -> Ruleset:
     """*ruleset* as it would be on the back end *side*."""
     if (ruleset.backend == "nft") == (side == "nft"):
         return Ruleset(ruleset.tables, side, ruleset.generation)
     return Ruleset.read(ruleset.text().encode("utf-8", "surrogateescape"), backend=side)
 
 
-def _plan_table(plan, live, wanted):
+def _plan_table(plan: Plan, live: TableValue | None, wanted: TableValue) -> _Rework:
     """The `_Rework` of one table."""
     nfproto, name, scope = wanted.nfproto, wanted.name, plan.scope
     live = plain_table(nfproto, name) if live is None else live
@@ -180,7 +198,7 @@ def _plan_table(plan, live, wanted):
             chain.name for chain in wanted if chain.absent and chain.name in expected and not live[chain.name].absent
         ]
     empty = (
-        unused
+        bool(unused)
         and all(chain.absent for chain in wanted)
         and not stay
         and all(scope.covers(name, chain.name) for chain in live)
@@ -188,7 +206,7 @@ def _plan_table(plan, live, wanted):
     return _Rework(nfproto, name, chains, expected, plan, unused, empty)
 
 
-def _staying(live, wanted, scope):
+def _staying(live: TableValue, wanted: TableValue, scope: Scope) -> set[str]:
     """The user chains of *live* that stay what they are: those that are kept, and whatever they jump to that is not
     wanted.
     """
@@ -203,7 +221,9 @@ def _staying(live, wanted, scope):
     return found & users
 
 
-def _check_jumps(nfproto, live, wanted, stay, chains, scope):
+def _check_jumps(
+    nfproto: Family, live: TableValue, wanted: TableValue, stay: set[str], chains: list[ChainDifference], scope: Scope,
+) -> None:
     """Refuse what would jump to a chain that will not be there."""
     there = stay | {chain.name for chain in live if chain.policy is None}
     there |= {chain.name for chain in chains if chain.created}
@@ -215,12 +235,12 @@ def _check_jumps(nfproto, live, wanted, stay, chains, scope):
             if jump is not None and jump not in there:
                 raise _no_chain(nfproto, wanted.name, chain.name, position, chain.new.rule(position), jump)
     if gone:
-        for chain in wanted:
-            for jump, position in chain.jumps_to(gone) if scope.covers(wanted.name, chain.name) else ():
-                raise _no_chain(nfproto, wanted.name, chain.name, position, chain.rules[position], jump)
+        for other in wanted:
+            for jump, position in other.jumps_to(gone) if scope.covers(wanted.name, other.name) else ():
+                raise _no_chain(nfproto, wanted.name, other.name, position, other.rules[position], jump)
 
 
-def _no_chain(nfproto, table, chain, position, rule, jump):
+def _no_chain(nfproto: Family, table: str, chain: str, position: int, rule: str, jump: str) -> NotFound:
     reason = os.strerror(errno.ENOENT)
     return NotFound(
         f"there is no chain {jump} in IPv{ip_version(nfproto)} table {table}, to which rule {position + 1} of {chain} "
@@ -240,7 +260,10 @@ class _Rework:
     binds = False
     changed = True
 
-    def __init__(self, nfproto, table, chains, expected, plan, unused, empty):
+    def __init__(
+        self, nfproto: Family, table: str, chains: list[ChainDifference], expected: dict[str, ChainValue], plan: Plan,
+        unused: list[str], empty: bool,
+    ) -> None:
         self.nfproto = nfproto
         self.table = table
         self.chains = chains
@@ -251,19 +274,19 @@ class _Rework:
         self.unused = unused
         self._empty = empty
 
-    def refused(self, number):
+    def refused(self, number: int) -> KernelError:
         """The exception that says why it cannot be done."""
         return kernel_error(
             f"can't change IPv{ip_version(self.nfproto)} table {self.table}", number, os.strerror(number)
         )
 
-    def apply(self, view):
+    def apply(self, view: View) -> None:
         """Look whether *view* is the table that it was made for."""
         self._check(view)
 
-    def send(self, handle, replay):
+    def send(self, handle: Any, replay: Any) -> None:
         """Do it to a draft, or to a batch."""
-        arrange = self._arrange
+        arrange: Callable[[Any, ChainDifference], None] = self._arrange
         if hasattr(handle, "is_at"):
             arrange = self._plan_messages
             if self._generation is not None and handle.is_at(self._generation):
@@ -292,7 +315,7 @@ class _Rework:
         if self._empty:
             handle.drop_table()
 
-    def _check(self, view):
+    def _check(self, view: View) -> None:
         """Raise `Conflict` if any chain that may be touched is not what it was."""
         for name in view.chains:
             if self._scope.covers(self.table, name) and name not in self._expected:
@@ -309,31 +332,32 @@ class _Rework:
             elif not self._same(chain, there.entries):
                 raise self._moved(f"chain {name} has other rules now")
 
-    def _same(self, chain, entries):
+    def _same(self, chain: ChainValue, entries: Any) -> bool:
         if len(entries) != len(chain.entries):
             return False
         one, other = numbering.number(self.nfproto, list(chain.entries), list(entries))
         return one.obj == other.obj
 
-    def _moved(self, what):
+    def _moved(self, what: str) -> Conflict:
         return Conflict(
             f"IPv{ip_version(self.nfproto)} table {self.table} has changed since it was read: {what}",
             errno.EAGAIN,
             os.strerror(errno.EAGAIN),
         )
 
-    def _entry(self, chain, position):
+    def _entry(self, chain: ChainDifference, position: int) -> bytes:
         """A rule as it is sent where it is new."""
         entry = chain.new.entries[position]
         return entry if self._counters else printing.without_counters(self.nfproto, [entry])[0]
 
-    def _arrange(self, draft, chain):
+    def _arrange(self, draft: Any, chain: ChainDifference) -> None:
         """The rules of *chain* as a draft takes them: all at once."""
         draft.arrange(chain.name, self._order(chain))
 
-    def _order(self, chain):
+    def _order(self, chain: ChainDifference) -> list[int | bytes]:
         """The rules of *chain* as they will be: the positions of those that are there, and the bytes of new ones."""
-        order, at = [], 0
+        order: list[int | bytes] = []
+        at = 0
         for start, end, new_start, new_end in chain.hunks:
             order += range(at, start)
             order += [
@@ -344,7 +368,7 @@ class _Rework:
         order += range(at, len(chain.old) if chain.old else 0)
         return order
 
-    def _plan_messages(self, handle, chain):
+    def _plan_messages(self, handle: Any, chain: ChainDifference) -> None:
         """The rules of *chain* as messages: one by one, or all anew where that is much work for the kernel."""
         length = len(chain.old) if chain.old else 0
         kept = length - sum(end - start for start, end, _, _ in chain.hunks)
@@ -358,7 +382,7 @@ class _Rework:
         else:
             self._edit_each(handle, chain)
 
-    def _make_anew(self, handle, chain):
+    def _make_anew(self, handle: Any, chain: ChainDifference) -> None:
         """Empty *chain* and append its rules; those that stay have the counters that they have just now."""
         order = self._order(chain)
         old = [position for position in order if isinstance(position, int)]
@@ -367,7 +391,7 @@ class _Rework:
         for rule in order:
             handle.append(chain.name, current[rule] if isinstance(rule, int) else rule)
 
-    def _edit_each(self, handle, chain):
+    def _edit_each(self, handle: Any, chain: ChainDifference) -> None:
         """From the last to the first: what stands before keeps its number."""
         current = handle.current(chain.name, list(chain.moved.values())) if chain.moved else {}
         for start, end, new_start, new_end in reversed(chain.hunks):
@@ -388,7 +412,11 @@ class _Rework:
 
 
 @telling
-def apply(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None, wait=None, lock_file=None):
+def apply(
+    target: Plan | Ruleset | Source, *, only: str | Iterable[str] = (), keep: str | Iterable[str] = (),
+    ipv6: bool | None = None, backend: str | None = None, netns: Netns = None, wait: Wait = None,
+    lock_file: LockFile = None,
+) -> Plan:
     """Make what is there *target*, with the fewest edits; return the `Plan` that was done.
 
     *target* and the others are as for `plan`; a `Plan` itself is done as it is, or `Conflict` is raised because the
@@ -406,6 +434,7 @@ def apply(target, *, only=(), keep=(), ipv6=None, backend=None, netns=None, wait
         except Conflict:
             if not attempt:
                 raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 ATTEMPTS = 16

@@ -2,6 +2,8 @@
 side.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import signal
@@ -16,6 +18,14 @@ from ..lock import checked_lock_file, checked_wait, lock_path
 from ..namespace import Place, descriptor_of
 from . import pending, planning, watchdog
 from .value import Ruleset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Any
+    from .._types import LockFile, Netns, Path, Source, Wait
+    from .planning import Plan
 
 _CODE = "import sys; sys.path[:] = sys.argv[2:]; from iptc.managing.watchdog import main; main(int(sys.argv[1]))"
 _HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -32,29 +42,29 @@ class Pending:
     It does not matter what becomes of this process: the change is in the hands of another one.
     """
 
-    def __init__(self, channel, armed):
+    def __init__(self, channel: socket.socket, armed: Any) -> None:
         self._channel = channel
         self.difference, self.kept, self.live, self.target = armed
         self.state = "armed"
-        self.by = None
-        self.until = None
+        self.by: str | None = None
+        self.until: float = 0.0
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.difference)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.Pending: {self.difference.summary() or 'nothing to do'}, {self.state}>"
 
-    def fileno(self):
+    def fileno(self) -> int:
         """The descriptor that can be read once there is news; see `look`."""
         return self._channel.fileno()
 
     @property
-    def seconds_left(self):
+    def seconds_left(self) -> float:
         """For how long it can be confirmed yet."""
         return max(0.0, self.until - time.time()) if self.state == "pending" else 0.0
 
-    def begin(self):
+    def begin(self) -> None:
         """Let the change be made; return when it is."""
         if not self.difference:
             self.state = "confirmed"
@@ -63,7 +73,7 @@ class Pending:
         self._say("go")
         self._hear()
 
-    def confirm(self):
+    def confirm(self) -> None:
         """Keep the change. `RolledBack` if it was too late."""
         if self.state == "pending":
             self._say("confirm", f"process {os.getpid()}")
@@ -71,13 +81,13 @@ class Pending:
         if self.state != "confirmed":
             raise RolledBack("the change was not confirmed in time: the rules are what they were")
 
-    def roll_back(self):
+    def roll_back(self) -> None:
         """Take the change back now; return when it is. Nothing is done if it is confirmed already."""
         if self.state in _MADE:
             self._say("roll back")
             self._until_over()
 
-    def wait(self, seconds=None):
+    def wait(self, seconds: float | None = None) -> str:
         """Wait until it is confirmed by somebody or taken back, no longer than *seconds*; return the state."""
         end = None if seconds is None else time.monotonic() + seconds
         while self.state == "pending":
@@ -87,32 +97,33 @@ class Pending:
             self._hear()
         return self.state
 
-    def look(self):
+    def look(self) -> str:
         """Take notice of what has happened; return the state."""
         return self.wait(0)
 
-    def close(self):
+    def close(self) -> None:
         """Let go of it: the change can still be confirmed with `iptc confirm`."""
         self._channel.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Pending:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _say(self, what, content=None):
+    def _say(self, what: str, content: object | None = None) -> None:
         try:
             watchdog.send(self._channel, what, content)
         except OSError:
             # what became of it is still to be heard
             pass
 
-    def _until_over(self):
+    def _until_over(self) -> None:
         while self.state in _MADE:
             self._hear()
 
-    def _hear(self):
+    def _hear(self) -> None:
+        content: Any
         word, content = watchdog.receive(self._channel)
         if word == "failed":
             self.state = "failed"
@@ -131,20 +142,20 @@ class Pending:
 
 
 def start(
-    target,
-    timeout,
+    target: Plan | Ruleset | Source,
+    timeout: float,
     *,
-    only=(),
-    keep=(),
-    ipv6=None,
-    backend=None,
-    netns=None,
-    wait=None,
-    lock_file=None,
-    directory=None,
-    by="",
-    save=None,
-):
+    only: str | Iterable[str] = (),
+    keep: str | Iterable[str] = (),
+    ipv6: bool | None = None,
+    backend: str | None = None,
+    netns: Netns = None,
+    wait: Wait = None,
+    lock_file: LockFile = None,
+    directory: Path | None = None,
+    by: str = "",
+    save: Any = None,
+) -> Pending:
     """Have a process watch over the change to *target*, and return a `Pending` with which it can `begin`: nothing is
     changed yet.
 
@@ -155,13 +166,13 @@ def start(
         raise ParameterTypeError(f"timeout must be seconds, not {timeout!r}")
     if not 0 < timeout < 1e7:
         raise ParameterError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-    exactly = isinstance(target, planning.Plan)
-    if exactly:
-        backend, netns, target, wanted = target.live.backend, target.place.netns, target.target, target
+    wanted = target if isinstance(target, planning.Plan) else None
+    if isinstance(target, planning.Plan):
+        backend, netns, target = target.live.backend, target.place.netns, target.target
     elif not isinstance(target, Ruleset):
         target = Ruleset.read(target, ipv6, backend=backend, netns=netns)
     backend = state.side_at(Place(netns), backend)
-    scope = wanted.scope if exactly else planning.Scope(only, keep)
+    scope = planning.Scope(only, keep) if wanted is None else wanted.scope
     job = {
         "target": target,
         "timeout": timeout,
@@ -170,8 +181,8 @@ def start(
         "netns": None,
         "wait": checked_wait(wait),
         # the watchdog is in another folder
-        "lock_file": False if lock_file is False else os.path.abspath(lock_path(checked_lock_file(lock_file))),
-        "exactly": exactly,
+        "lock_file": False if lock_file is False else os.path.abspath(str(lock_path(checked_lock_file(lock_file)))),
+        "exactly": wanted is not None,
         "folder": pending.folder(directory),
         "session": pending.session_of(),
         "by": by,
@@ -179,13 +190,14 @@ def start(
     }
     channel = _started(job, netns)
     try:
+        content: Any
         word, content = watchdog.receive(channel)
         if word == "failed":
             raise content
         if word != "armed":
             raise IPTCError("the process that takes rules back could not be started")
         made = Pending(channel, content)
-        if exactly and made.difference.as_dict() != wanted.difference.as_dict():
+        if wanted is not None and made.difference.as_dict() != wanted.difference.as_dict():
             raise Conflict("the ruleset has changed since the plan was made", errno.EAGAIN, os.strerror(errno.EAGAIN))
         return made
     except BaseException:
@@ -193,7 +205,7 @@ def start(
         raise
 
 
-def _started(job, netns):
+def _started(job: dict[str, Any], netns: Netns) -> socket.socket:
     """The socket to a watchdog that was given *job*."""
     if not sys.executable:
         raise IPTCError("there is no Python interpreter (sys.executable) to watch over the change with")
@@ -241,12 +253,15 @@ class safe_apply:
     where the change was not confirmed; the other arguments are as for `apply` and `start`.
     """
 
-    def __init__(self, target, *, timeout=30, check=None, **settings):
+    def __init__(
+        self, target: Plan | Ruleset | Source, *, timeout: float = 30,
+        check: Callable[[], object] | str | None = None, **settings: Any,
+    ) -> None:
         if check is not None and not callable(check) and not isinstance(check, str):
             raise ParameterTypeError(f"check must be a function or a command, not {type(check).__name__}")
         self._target, self._timeout, self._check, self._settings = target, timeout, check, settings
 
-    def __enter__(self):
+    def __enter__(self) -> Pending:
         self._pending = start(self._target, self._timeout, **self._settings)
         try:
             self._pending.begin()
@@ -256,7 +271,9 @@ class safe_apply:
             raise
         return self._pending
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+    ) -> None:
         with self._pending:
             if kind is not None:
                 self._pending.roll_back()
@@ -266,7 +283,7 @@ class safe_apply:
                 raise RolledBack("the check said no: the rules are what they were")
             self._pending.confirm()
 
-    def _passes(self):
+    def _passes(self) -> bool:
         if self._check is None:
             return True
         try:
@@ -278,7 +295,7 @@ class safe_apply:
             raise
 
 
-def run_check(command, change):
+def run_check(command: Any, change: Pending) -> bool:
     """Run *command* by a shell; whether it succeeded before *change* was over. It is killed, with what it started, if
     not.
     """

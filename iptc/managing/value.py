@@ -1,5 +1,7 @@
 """A ruleset as a value: tables of one or both families, their chains in order, and their rules by what they say."""
 
+from __future__ import annotations
+
 import errno
 
 from .. import _core, backends, state
@@ -13,6 +15,12 @@ from ..namespace import Place
 from ..nft import codec, reader
 from ..nft.sockets import sockets_of
 from ..rule import Rule, Rule6
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from typing import Any, Literal, Self
+    from .._types import Family, Netns, Pair, Path, Source
 
 _ATTEMPTS = 1024
 _HEADINGS = {_core.IPV4: b"# IPv4", _core.IPV6: b"# IPv6"}
@@ -31,7 +39,10 @@ class ChainValue:
 
     __slots__ = ("nfproto", "name", "policy", "counters", "entries", "handles", "absent", "_rules", "_keys")
 
-    def __init__(self, nfproto, name, policy=None, counters=None, entries=(), handles=None, absent=False):
+    def __init__(
+        self, nfproto: Family, name: str, policy: str | None = None, counters: Pair | None = None,
+        entries: Sequence[bytes] = (), handles: list[int] | None = None, absent: bool = False,
+    ) -> None:
         self.nfproto = nfproto
         self.name = name
         self.policy = policy
@@ -39,33 +50,33 @@ class ChainValue:
         self.entries = entries
         self.handles = handles
         self.absent = absent
-        self._rules = None
-        self._keys = None
+        self._rules: list[str] | None = None
+        self._keys: list[Any] | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<chain {self.name}: {len(self.entries)} rules>"
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.entries)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.rules)
 
     @property
-    def rules(self):
+    def rules(self) -> list[str]:
         """The text of each rule, without `-A CHAIN`."""
         if self._rules is None:
             self._rules = [printing.render(self.nfproto, entry) for entry in self.entries]
         return self._rules
 
-    def rule(self, position):
+    def rule(self, position: int) -> str:
         """The text of one rule."""
         return (
             self._rules[position] if self._rules is not None else printing.render(self.nfproto, self.entries[position])
         )
 
     @property
-    def keys(self):
+    def keys(self) -> list[Any]:
         """What tells each rule from others: its text, and its bytes where the text does not say all of it."""
         if self._keys is None:
             self._keys = [
@@ -73,21 +84,21 @@ class ChainValue:
             ]
         return self._keys
 
-    def _key(self, text, entry):
+    def _key(self, text: str, entry: bytes) -> Any:
         if printing.is_readable(self.nfproto, entry):
             return text
         return text, printing.without_counters(self.nfproto, [entry])[0]
 
     @property
-    def is_plain(self):
+    def is_plain(self) -> bool:
         """Whether it is a builtin chain as it is of itself."""
         return self.policy in ("ACCEPT", _UNSAID) and not self.entries
 
-    def jumps_among(self, names):
+    def jumps_among(self, names: set[str]) -> set[str]:
         """Which of *names* its rules jump to."""
         return {name for name, _ in self.jumps_to(names)}
 
-    def jumps_to(self, names):
+    def jumps_to(self, names: set[str]) -> Iterator[tuple[str, int]]:
         """Yield (name, position) of the rules that jump to one of *names*."""
         for position, rule in enumerate(self.rules if names else ()):
             name = rule.rpartition(" ")[2]
@@ -95,13 +106,13 @@ class ChainValue:
                 yield name, position
 
 
-def jump_of(nfproto, entry):
+def jump_of(nfproto: Family, entry: bytes) -> str | None:
     """The chain that *entry* jumps to, or None."""
     target = _core.split_entry(nfproto, entry)[1][-1]
-    name = target[2:31].partition(b"\0")[0]
-    if not name or name in (b"ACCEPT", b"DROP", b"QUEUE", b"RETURN"):
+    label = target[2:31].partition(b"\0")[0]
+    if not label or label in (b"ACCEPT", b"DROP", b"QUEUE", b"RETURN"):
         return None
-    name = name.decode("utf-8", "surrogateescape")
+    name = label.decode("utf-8", "surrogateescape")
     return name if target == _core.standard_target(name) else None
 
 
@@ -110,45 +121,45 @@ class TableValue:
 
     __slots__ = ("nfproto", "name", "chains")
 
-    def __init__(self, nfproto, name, chains):
+    def __init__(self, nfproto: Family, name: str, chains: Iterable[ChainValue]) -> None:
         self.nfproto = nfproto
         self.name = name
         self.chains = {chain.name: chain for chain in chains}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<table {self.name} of IPv{ip_version(self.nfproto)}: {len(self.chains)} chains>"
 
-    def __getitem__(self, chain):
+    def __getitem__(self, chain: str) -> ChainValue:
         return self.chains[chain]
 
-    def __contains__(self, chain):
+    def __contains__(self, chain: object) -> bool:
         return chain in self.chains
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[ChainValue]:
         return iter(self.chains.values())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.chains)
 
     @property
-    def ip_version(self):
+    def ip_version(self) -> Literal[4, 6]:
         """4 or 6."""
         return ip_version(self.nfproto)
 
 
-def ip_version(nfproto):
+def ip_version(nfproto: Family) -> Literal[4, 6]:
     """4 or 6."""
     return 4 if nfproto == _core.IPV4 else 6
 
 
-def families_of(ipv6):
+def families_of(ipv6: bool | None) -> list[Family]:
     """The families that *ipv6* stands for: False IPv4, True IPv6, None both."""
     if ipv6 is None:
         return [_core.IPV4, _core.IPV6]
     return [_core.IPV6 if ipv6 else _core.IPV4]
 
 
-def plain_table(nfproto, name, policy="ACCEPT"):
+def plain_table(nfproto: Family, name: str, policy: str = "ACCEPT") -> TableValue:
     """Table *name* as it is of itself: builtin chains, and nothing in them."""
     if name not in reader.BUILTIN_CHAINS:
         raise kernel_error(f"can't initialize {name}", errno.ENOENT, "Table does not exist (do you need to insmod?)")
@@ -170,7 +181,9 @@ class Ruleset:
     be changed.
     """
 
-    def __init__(self, tables=(), backend="legacy", generation=None):
+    def __init__(
+        self, tables: Iterable[TableValue] = (), backend: str = "legacy", generation: int | None = None,
+    ) -> None:
         self.backend = backend
         self.generation = generation
         self._tables = {(table.nfproto, table.name): table for table in tables}
@@ -178,7 +191,7 @@ class Ruleset:
     # where it comes from
 
     @classmethod
-    def live(cls, ipv6=None, *, backend=None, netns=None):
+    def live(cls, ipv6: bool | None = None, *, backend: str | None = None, netns: Netns = None) -> Ruleset:
         """Return what the kernel has now, of both families or of one; looking creates no table.
 
         On nf_tables all of it is of one moment; of legacy tables each is of its own.
@@ -186,7 +199,10 @@ class Ruleset:
         return read_live(families_of(ipv6), Place(netns), backend)
 
     @classmethod
-    def read(cls, source=None, ipv6=None, *, path=None, backend=None, netns=None, table=None):
+    def read(
+        cls, source: Source | None = None, ipv6: bool | None = None, *, path: Path | None = None,
+        backend: str | None = None, netns: Netns = None, table: str | None = None,
+    ) -> Ruleset:
         """Return what *source*, in the format of iptables-save, would make of empty tables: text (a string with a line
         break), a path or an open file; *path*, in its stead, is always a path.
 
@@ -197,7 +213,11 @@ class Ruleset:
         return parse(b"".join(pieces(one_source(source, path))), ipv6, state.side_at(Place(netns), backend), table)
 
     @classmethod
-    def built(cls, tables, policies=None, ipv6=False, *, backend=None, netns=None):
+    def built(
+        cls, tables: Mapping[str, Mapping[str, Iterable[Rule | str]]],
+        policies: Mapping[tuple[str, str], str] | None = None, ipv6: bool = False, *, backend: str | None = None,
+        netns: Netns = None,
+    ) -> Self:
         """Return a value made of {table: {chain: [rule, ...]}}: a rule is a `Rule`, or a text as `iptables -A CHAIN`
         takes it.
 
@@ -230,46 +250,46 @@ class Ruleset:
 
     # what it says
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: tuple[int, str]) -> TableValue:
         version, table = key
         if version not in (4, 6):
             raise KeyError(key)
         return self._tables[_core.IPV4 if version == 4 else _core.IPV6, table]
 
-    def __contains__(self, key):
+    def __contains__(self, key: Any) -> bool:
         try:
             self[key]
         except (KeyError, TypeError, ValueError):
             return False
         return True
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, str]]:
         return iter((table.ip_version, table.name) for table in self._tables.values())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._tables)
 
     @property
-    def tables(self):
+    def tables(self) -> list[TableValue]:
         """The tables, as `TableValue`s."""
         return list(self._tables.values())
 
-    def table(self, nfproto, name):
+    def table(self, nfproto: int, name: str) -> TableValue | None:
         """The `TableValue` of a family, or None."""
         return self._tables.get((nfproto, name))
 
-    def only(self, names):
+    def only(self, names: Iterable[tuple[int, str]]) -> Ruleset:
         """The same with the tables [(family, name)] alone."""
         names = set(names)
         return Ruleset([table for key, table in self._tables.items() if key in names], self.backend, self.generation)
 
-    def __or__(self, other):
+    def __or__(self, other: object) -> Ruleset:
         """Both together: the tables of *other* in the place of those of the same name."""
         if not isinstance(other, Ruleset):
             return NotImplemented
         return Ruleset([*{**self._tables, **other._tables}.values()], self.backend)
 
-    def _said(self):
+    def _said(self) -> dict[Any, Any]:
         """What makes two of them equal: whatever is not there of itself."""
         return {
             (key, chain.name): (chain.policy, chain.keys)
@@ -278,7 +298,7 @@ class Ruleset:
             if not chain.is_plain
         }
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ruleset):
             return NotImplemented
         one, another = self._said(), other._said()
@@ -287,19 +307,19 @@ class Ruleset:
             for key in one.keys() | another.keys()
         )
 
-    def _unsaid(self, key):
+    def _unsaid(self, key: Any) -> tuple[Any, Any]:
         """(policy, rules) of a chain that says nothing, or is not there."""
         table = self._tables.get(key[0]) or plain_table(*key[0])
         chain = table.chains.get(key[1])
         return (chain.policy, chain.keys) if chain else ("", [])
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(frozenset((key, tuple(keys)) for key, (_, keys) in self._said().items() if keys))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<iptc.Ruleset of {', '.join(f'IPv{version} {name}' for version, name in self) or 'nothing'}>"
 
-    def text(self, counters=False):
+    def text(self, counters: bool = False) -> str:
         """It in the format of iptables-save; of two families under the headings `# IPv4` and `# IPv6`."""
         families = sorted({nfproto for nfproto, _ in self._tables})
         parts = []
@@ -312,14 +332,14 @@ class Ruleset:
     __str__ = text
 
 
-def _same(one, other):
+def _same(one: Any, other: Any) -> bool:
     """Whether two chains, as (policy, rules), say the same."""
     return one[1] == other[1] and (
         one[0] == other[0] or _UNSAID in (one[0], other[0]) and None not in (one[0], other[0])
     )
 
 
-def _text_of(table, counters):
+def _text_of(table: TableValue, counters: bool) -> str:
     lines = [f"*{table.name}\n"]
     lines += [
         ":{} {} [{}:{}]\n".format(chain.name, chain.policy or "-", *(counters and chain.counters or (0, 0)))
@@ -342,12 +362,12 @@ def _text_of(table, counters):
 # ---------------------------------------------------------------------- a text
 
 
-def parse(text, ipv6, side, only=None):
+def parse(text: bytes, ipv6: bool | None, side: str, only: str | None = None) -> Ruleset:
     """The `Ruleset` of *text* (bytes); see `Ruleset.read`. *side* is the back end."""
     tables = []
     for nfproto, part in parts_of(text, ipv6):
 
-        def begun(name, nfproto=nfproto):
+        def begun(name: str, nfproto: Family = nfproto) -> str:
             plain_table(nfproto, name)
             return side
 
@@ -358,7 +378,7 @@ def parse(text, ipv6, side, only=None):
     return Ruleset(tables, side)
 
 
-def parts_of(text, ipv6=None):
+def parts_of(text: bytes, ipv6: bool | None = None) -> list[tuple[Family, bytes]]:
     """[(family, text)] of the parts of *text* (bytes); lines keep their numbers. Without headings it is one part."""
     lines = text.split(b"\n")
     places = [
@@ -384,7 +404,7 @@ def parts_of(text, ipv6=None):
     return found
 
 
-def require_headings(text):
+def require_headings(text: bytes) -> None:
     """Raise if *text* (bytes) has not the rules of both families."""
     lines = text.split(b"\n")
     for heading in _HEADINGS.values():
@@ -392,14 +412,14 @@ def require_headings(text):
             raise ParameterError(f"there is no line `{heading.decode()}' before the rules of that family")
 
 
-def _empty_view(nfproto, name, side):
+def _empty_view(nfproto: Family, name: str, side: str) -> View:
     # on nf_tables a builtin chain that a text does not name is made anew when it is used
     plain = plain_table(nfproto, name, "ACCEPT" if side == "nft" else _UNSAID)
     stored = (codec if side == "nft" else blob).stored
     return View(nfproto, [ChainView(nfproto, c.name, c.policy, c.counters, stored=stored) for c in plain], stored)
 
 
-def _value_of(nfproto, name, view):
+def _value_of(nfproto: Family, name: str, view: View) -> TableValue:
     return TableValue(
         nfproto,
         name,
@@ -407,7 +427,7 @@ def _value_of(nfproto, name, view):
     )
 
 
-def _entries_of(nfproto, rule):
+def _entries_of(nfproto: Family, rule: Rule | str) -> list[Any]:
     """The entries of a rule of `Ruleset.built`."""
     kind = Rule if nfproto == _core.IPV4 else Rule6
     if isinstance(rule, str):
@@ -420,7 +440,10 @@ def _entries_of(nfproto, rule):
 # -------------------------------------------------------------------- the kernel
 
 
-def read_live(families, place, backend=None, tables=None):
+def read_live(
+    families: Iterable[Family], place: Place, backend: str | None = None,
+    tables: Collection[tuple[int, str]] | None = None,
+) -> Ruleset:
     """The `Ruleset` of *place*: all tables that are there, or those of [(family, name)]."""
     side = state.side_at(place, backend)
     if side == "nft":
@@ -429,11 +452,11 @@ def read_live(families, place, backend=None, tables=None):
     return Ruleset([_read_legacy(*key, place) for key in names if tables is None or key in tables], side)
 
 
-def _read_legacy(nfproto, name, place):
+def _read_legacy(nfproto: Family, name: str, place: Place) -> TableValue:
     return _value_of(nfproto, name, state.table_at(nfproto, name, place, "legacy").read())
 
 
-def _read_nft(families, place, tables):
+def _read_nft(families: Iterable[Family], place: Place, tables: Collection[tuple[int, str]] | None) -> Ruleset:
     """All tables of one moment: read again where the ruleset changes meanwhile."""
     with sockets_of(place.cookie).lend(place) as socket, place.open() as there:
         for _ in range(_ATTEMPTS):
@@ -453,7 +476,7 @@ def _read_nft(families, place, tables):
     )
 
 
-def _read_nft_table(nfproto, name, socket):
+def _read_nft_table(nfproto: Family, name: str, socket: Any) -> TableValue:
     chains = []
     scan = reader.NftScan(nfproto, name, socket)
     used = {chain for chain, _, _, handle, _ in scan.list_chains() if handle}

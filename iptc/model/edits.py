@@ -19,6 +19,7 @@ class _Edit:
     """One operation on a chain; *what* begins the messages about it, with the chain's name put in."""
 
     __slots__ = ("chain",)
+    chain: str
     what = ""
     words = {}
     """errno -> what iptables says, where that is not `_WORDS`."""

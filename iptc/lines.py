@@ -1,0 +1,50 @@
+"""A line of iptables-save as a rule specification: without its command, and with the counters that it begins with."""
+
+from __future__ import annotations
+
+import re
+
+from . import _core
+from .errors import ParameterError
+from .language.words import split_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_OTHER_COMMANDS = ("-I", "-D", "-R", "-C", "--insert", "--delete", "--replace", "--check")
+BEGIN_OF_LINE = ("[", "-A", "--append", "-t", "--table", *_OTHER_COMMANDS)
+"""What a line of iptables-save, or a command, begins with."""
+
+_LINE_COUNTERS = re.compile(r"\[(\d+):(\d+)\]")
+
+
+def without_command(specification: Any) -> tuple[Any, Any]:
+    """(specification, counters or None) of a line `[packets:bytes] -t TABLE -A CHAIN SPECIFICATION`, or of a specification."""
+    if isinstance(specification, str):
+        text = _core.text_bytes(specification, "a rule specification")
+        if b"\0" in text:
+            return specification, None
+        words = [word.decode("utf-8", "surrogateescape") for word, _ in split_words(text)]
+    else:
+        try:
+            words = list(specification)
+        except TypeError:
+            return specification, None
+        if not all(isinstance(word, str) for word in words):
+            return words, None
+    counters = words and _LINE_COUNTERS.fullmatch(words[0])
+    rest = words[1:] if counters else words
+    if rest[:1] in (["-t"], ["--table"]):
+        rest = rest[2:]
+    command, chain = [*rest[:2], "", ""][:2]
+    if len(command) > 2 and command[:2] == "-A":
+        command, chain, rest = "-A", command[2:], [command, *rest]
+    if command in _OTHER_COMMANDS:
+        raise ParameterError(f"a rule is made of a specification, or of a line with -A, not of the command {command}")
+    if command not in ("-A", "--append"):
+        return words, None
+    _core.chain_label(chain)
+    if chain[0] in "-!" or any(char.isspace() for char in chain):
+        raise ParameterError(f"Invalid chain name `{chain}'")
+    return rest[2:], counters and tuple(map(int, counters.groups()))
