@@ -80,7 +80,7 @@ print(sum(raised.values()) > 150, passed > 10)
 
 
 def test_each_call_of_a_write_fails_once(run):
-    assert run(WRITES) == ["AccessDenied Conflict KernelError NotFound", "True True"]
+    assert run(WRITES) == ["AccessDenied Conflict KernelError NotFound OutOfMemory", "True True"]
 
 
 COUNTERS = """
