@@ -74,6 +74,34 @@ def test_links_lead_to_files(path):
     assert missing == []
 
 
+FIGURES = [
+    "read() against the C floor, the worst from 1,000 rules on",
+    "nf_tables: `read()` against C floor, one chain",
+    "building and appending a rule in a batch, commit included",
+    "building and appending a rule in a batch, commit not included",
+    "restore, 10,000 mixed rules, of `iptables-legacy-restore -c`",
+    "nf_tables: restoring 10,000 mixed rules against iptables-nft-restore",
+]
+"""The goals in docs/benchmarks.md whose measured figures README.md quotes, in its order."""
+
+
+def measured():
+    """What docs/benchmarks.md has measured, by the name of the goal: the number alone."""
+    goals = (ROOT / "docs/benchmarks.md").read_text().split("## Goals", 1)[1].split("\n## ", 1)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in goals.splitlines() if line.startswith("|")]
+    return {row[0]: found[0] for row in rows if len(row) == 4 and (found := re.search(r"[\d.,]*\d", row[2]))}
+
+
+def test_readme_quotes_what_was_measured():
+    paragraphs = [part for part in (ROOT / "README.md").read_text().split("\n\n") if "(docs/benchmarks.md)" in part]
+    assert [re.findall(r"\d+\.\d+", part) for part in paragraphs] == [[measured()[name] for name in FIGURES]]
+
+
+def test_the_worst_poll_on_nf_tables_is_that_of_one_chain():
+    floors = [float(measured()[f"nf_tables: `read()` against C floor, {chains}"]) for chains in ("a thousand chains", "one chain")]
+    assert floors[0] <= floors[1]
+
+
 def test_docstrings_of_rule():
     # without a namespace: these examples build rules only, which needs no privilege
     failed, tried = doctest.testmod(rule, extraglobs={"Rule": iptc.Rule, "Match": iptc.Match})
