@@ -20,7 +20,7 @@ _LINE_COUNTERS = re.compile(r"\[(\d+):(\d+)\]")
 
 
 def without_command(specification: Any) -> tuple[Any, Any]:
-    """(specification, counters or None) of a line `[packets:bytes] -t TABLE -A CHAIN SPECIFICATION`, or of a specification."""
+    """(specification, counters or None) of a line `[packets:bytes] -A CHAIN SPECIFICATION`, or of a specification."""
     if isinstance(specification, str):
         text = _core.text_bytes(specification, "a rule specification")
         if b"\0" in text:

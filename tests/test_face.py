@@ -31,7 +31,8 @@ def fresh(code):
 
 def test_dir_lists_the_public_names_and_nothing_else():
     shown = fresh(
-        "import iptc; before = dir(iptc); [getattr(iptc, name) for name in before]; import iptc.cli, iptc.managing.flows;"
+        "import iptc; before = dir(iptc); [getattr(iptc, name) for name in before];"
+        " import iptc.cli, iptc.managing.flows;"
         " print(before == dir(iptc)); print(*dir(iptc))"
     ).split()
     assert shown[0] == "True"
@@ -167,7 +168,8 @@ def test_a_name_that_no_extension_has_is_warned_of(family):
 def test_names_that_another_extension_has_are_not(family):
     """Of extensions that are in use, that nothing has loaded yet, and that the other family has."""
     match = family.Rule().create_match("mark")
-    assert read_warned(match, "comment", "icmp_type", "icmpv6_type", "hashlimit_upto", "tproxy_mark", "to_ports", "hl_set") == (
+    names = ("comment", "icmp_type", "icmpv6_type", "hashlimit_upto", "tproxy_mark", "to_ports", "hl_set")
+    assert read_warned(match, *names) == (
         [None] * 7, [])  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A program that uses every public class, as a type checker sees it: `tests/test_types.py` checks it, and nothing runs it."""
+"""A program that uses every public class. `tests/test_types.py` lets a type checker look at it, and nothing runs it."""
 
 from typing import Any, assert_type
 
