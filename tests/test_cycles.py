@@ -47,6 +47,7 @@ def failing(table, chain, tmp_path):
 
     yield "append", lambda: missing.append_rule(rule())
     yield "append, refused by the kernel", lambda: chain.append_rule(rule("-p tcp -m tcp --dport 1 -j REJECT --reject-with tcp-reset -g x"))
+    yield "append, refused at the commit", lambda: chain.append_rule(rule("-j MASQUERADE"))
     yield "insert", lambda: chain.insert_rule(rule(), 99)
     yield "replace", lambda: chain.replace_rule(rule(), 99)
     yield "delete", lambda: chain.delete_rule(rule())

@@ -126,9 +126,14 @@ def _attempt(parts, again):
     if failed is None:
         return True
     error, left = failed
-    if left:
-        names = [str(parts[number][0]) for number, _ in left]
-        raise PartialCommit(f"{error}; committed, and not put back: {', '.join(names)} ({left[-1][1]})", names) from error
-    if again and error.errno == errno.EAGAIN:
-        return False
-    raise error
+    try:
+        if left:
+            names = [str(parts[number][0]) for number, _ in left]
+            what = f"{error}; committed, and not put back: {', '.join(names)} ({left[-1][1]})"
+            raise PartialCommit(what, names) from error
+        if again and error.errno == errno.EAGAIN:
+            return False
+        raise error
+    finally:
+        # an exception knows this frame: a name for it here would make a cycle
+        del error, failed, left
