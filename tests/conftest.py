@@ -145,6 +145,23 @@ BOTH_BACKENDS = {
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the tests marked `long` too, and all others as often as IPTC_STRESS says: 20, if it is not set")
+
+
+def pytest_configure(config):
+    if config.getoption("--long"):
+        # read by the modules when they are imported
+        os.environ.setdefault("IPTC_STRESS", "20")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in set(long)]
+
+
 def pytest_generate_tests(metafunc):
     if "backend" not in metafunc.fixturenames:
         return

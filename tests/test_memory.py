@@ -213,3 +213,18 @@ def test_readers_and_tables_opened_and_closed(host, family):
 
 def test_an_open_reader_that_is_dropped_is_closed(host, without_gc):
     growth(lambda: iptc.CounterReader().read(), 2_000)
+
+
+@pytest.mark.long
+def test_a_million_polls_keep_nothing(host, without_gc):
+    iptc.restore("*filter\n" + "-A INPUT -p tcp -j DROP\n" * 20 + "COMMIT\n")
+    with iptc.CounterReader("filter") as reader:
+        previous = reader.read()
+
+        def poll():
+            nonlocal previous
+            now = reader.read()
+            assert now.since(previous).packets[0] == 0
+            previous = now
+
+        growth(poll, 1_000_000)
