@@ -23,8 +23,16 @@ def pkg_config(*arguments):
         sys.exit(f"iptc needs the headers and libraries of {' and '.join(arguments[1:])} to build: {PACKAGES}.")
 
 
+def without_debug_information():
+    """(compiler's, linker's words) that leave out what only a debugger reads, unless whoever builds asks for it by `-g` in CFLAGS."""
+    if "-g" in os.environ.get("CFLAGS", "").split():
+        return [], []
+    return ["-g0"], ["-Wl,--strip-all"]
+
+
 def extension(name, libraries, extra_sources=(), macros=()):
     """Describe one compiled module and what it links."""
+    compile_words, link_words = without_debug_information()
     return Extension(
         f"iptc.{name}",
         [f"iptc/{name.replace('.', '/')}.pyx", *extra_sources],
@@ -32,8 +40,8 @@ def extension(name, libraries, extra_sources=(), macros=()):
         depends=[*glob.glob("iptc/language/*.h"), *glob.glob("iptc/**/*.pxd", recursive=True)],
         define_macros=list(macros),
         extra_compile_args=pkg_config("--cflags", "xtables")
-        + ["-O3", "-Wall", "-Werror=implicit-function-declaration"],
-        extra_link_args=pkg_config("--libs", *libraries) if libraries else [],
+        + ["-O3", "-Wall", "-Werror=implicit-function-declaration", *compile_words],
+        extra_link_args=(pkg_config("--libs", *libraries) if libraries else []) + link_words,
     )
 
 

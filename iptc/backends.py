@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-import warnings
 
 from . import _core
 from ._netns import Namespace
 from .errors import AccessDenied, IPTCError, KernelError, ParameterTypeError, Unsupported, is_absent, is_passing, kernel_error
-from .legacy.blob import TableBlob, TableScan
-from .legacy.table import LegacyTable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,13 +60,16 @@ def side_in(there: Namespace, choice: str | None = None) -> str:
 
 def open_table(nfproto: Family, name: str, place: Place, side: str) -> Any:
     """Return the `LegacyTable`, `NftTable` or `LibiptcTable` of a table; *side* is what `backend` returned."""
+    # here and below: what reads counters needs no table, and nobody needs the back end that is not in use
     if side == "legacy":
+        from .legacy.table import LegacyTable
+
         return LegacyTable(nfproto, name, place)
     if side == "libiptc":
         from .legacy.reference import LibiptcTable
 
         return LibiptcTable(nfproto, name, place)
-    from .nft.table import NftTable  # here and below: a host without nf_tables need not load it
+    from .nft.table import NftTable
 
     return NftTable(nfproto, name, place)
 
@@ -77,6 +77,8 @@ def open_table(nfproto: Family, name: str, place: Place, side: str) -> Any:
 def open_scan(nfproto: Family, name: str, side: str, there: Namespace) -> Any:
     """Return the `TableScan` or `NftScan` of a table in the namespace *there*; *side* is what `side_in` returned."""
     if _kernels_side(side) == "legacy":
+        from .legacy.blob import TableScan
+
         return TableScan(nfproto, name, there)
     from .nft.reader import NftScan
 
@@ -116,6 +118,8 @@ def _decide(there: Namespace, given: str | None) -> tuple[str, bool]:
 
 
 def _warn(choice: str, other: str) -> None:
+    import warnings
+
     warnings.warn(f"{other} tables hold rules too: this program uses {choice} (IPTC_BACKEND or backend= say which)",
                   RuntimeWarning, stacklevel=2)  # fmt: skip
 
@@ -162,7 +166,10 @@ def _legacy_tables(nfproto: Family, there: Namespace) -> list[str]:
 
 def _legacy_chains(nfproto: Family, there: Namespace) -> Any:
     """(table, name, policy, whether it has rules) of each legacy chain; a table that may not be read is no answer."""
-    for table in _legacy_tables(nfproto, there):
+    tables = _legacy_tables(nfproto, there)
+    if tables:
+        from .legacy.blob import TableBlob
+    for table in tables:
         try:
             for name, policy, _, first, end in TableBlob(nfproto, table, there).chains:
                 yield table, name, policy, end > first
@@ -190,6 +197,8 @@ _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
 
 def _is_crowded(nfproto: Family, table: str, there: Namespace) -> bool:
     """Whether a legacy table surely holds something: one question, however large it is."""
+    from .legacy.blob import TableScan
+
     try:
         scan = TableScan(nfproto, table, there)
     except IPTCError as error:

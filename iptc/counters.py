@@ -9,12 +9,10 @@ import os
 import time
 import weakref
 
-from . import _core, backends, namespace, state
+from . import _core, backends, namespace
 from ._counts import place_slots
 from .errors import Conflict, ParameterError, ParameterTypeError, TransactionError
-from .legacy.settling import Settling
 from .lock import XTablesLock, mutex
-from .rule import Rule, Rule6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from ._core import Counters
     from ._counts import Counts
     from ._types import Family, Netns, Pair
+    from .rule import Rule
 
     _bytes = bytes
 
@@ -76,7 +75,7 @@ class CounterReader:
         self._layout: Callable[[], _Layout | None] = _nothing
         self.backend = backends.side_in(self._namespace, self.backend)
         self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
-        self._settling = Settling(self._scan)
+        self._settling: Any = None
 
     def read(self) -> Snapshot:
         """Return a `Snapshot` of the counters now."""
@@ -88,7 +87,7 @@ class CounterReader:
             if self._lock is None:
                 reading = self._scan.read()
                 if self._scan.doubt:
-                    reading = self._settling.settle(reading)
+                    reading = self._settled(reading)
                 counts, digest, policies = reading
             else:
                 with self._lock:
@@ -99,6 +98,14 @@ class CounterReader:
                 layout = _Layout(self._nfproto, digest, self._scan.chains, self._scan.identities, self)
                 self._layout = weakref.ref(layout)
         return Snapshot(counts, layout, policies, time.monotonic(), time.time())
+
+    def _settled(self, reading: Any) -> Any:
+        """A reading to rely on in place of *reading*, which is in doubt."""
+        if self._settling is None:
+            from .legacy.settling import Settling  # only legacy tables are ever in doubt
+
+            self._settling = Settling(self._scan)
+        return self._settling.settle(reading)
 
     def _entries(self, generation: int) -> list[bytes]:
         with self._mutex:
@@ -165,6 +172,8 @@ class _Layout:
         if self._rules is None:
             if self._reader is None:
                 raise Conflict("the rules of this snapshot were not looked at before it was pickled")
+            from .rule import Rule, Rule6  # whoever reads numbers alone needs no language
+
             entries = self._reader._entries(self.generation)
             cls = Rule if self.nfproto == _core.IPV4 else Rule6
             described = []

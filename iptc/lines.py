@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from . import _core
 from .errors import ParameterError
 from .language.words import split_words
@@ -16,7 +14,8 @@ _OTHER_COMMANDS = ("-I", "-D", "-R", "-C", "--insert", "--delete", "--replace", 
 BEGIN_OF_LINE = ("[", "-A", "--append", "-t", "--table", *_OTHER_COMMANDS)
 """What a line of iptables-save, or a command, begins with."""
 
-_LINE_COUNTERS = re.compile(r"\[(\d+):(\d+)\]")
+SHORT_OPTIONS = frozenset(("-p", "-s", "-d", "-i", "-o", "-m", "-j"))
+"""What most specifications begin with: where it is one of these, nobody need look for the others."""
 
 
 def without_command(specification: Any) -> tuple[Any, Any]:
@@ -33,7 +32,9 @@ def without_command(specification: Any) -> tuple[Any, Any]:
             return specification, None
         if not all(isinstance(word, str) for word in words):
             return words, None
-    counters = words and _LINE_COUNTERS.fullmatch(words[0])
+    first = words[0] if words else ""
+    counts = first[1:-1].split(":") if first[:1] == "[" and first[-1:] == "]" else []
+    counters = tuple(map(int, counts)) if len(counts) == 2 and all(map(str.isdecimal, counts)) else None
     rest = words[1:] if counters else words
     if rest[:1] in (["-t"], ["--table"]):
         rest = rest[2:]
@@ -47,4 +48,4 @@ def without_command(specification: Any) -> tuple[Any, Any]:
     _core.chain_label(chain)
     if chain[0] in "-!" or any(char.isspace() for char in chain):
         raise ParameterError(f"Invalid chain name `{chain}'")
-    return rest[2:], counters and tuple(map(int, counters.groups()))
+    return rest[2:], counters

@@ -5,13 +5,12 @@ from __future__ import annotations
 import weakref
 
 from . import _core
-from . import state as state_module
 from .errors import ParameterError, ParameterTypeError, XTablesError
 from .language import plugins, printing
 from .language.extension import Extension, new_match, new_verdict, pack, read_payloads
 from .language.specification import read_rule
 from .language.words import split_words
-from .lines import BEGIN_OF_LINE, without_command
+from .lines import BEGIN_OF_LINE, SHORT_OPTIONS, without_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +27,16 @@ _PROTOCOL_NAMES = {
     59: "none", 60: "dstopts", 103: "pim", 132: "sctp", 255: "raw",
 }  # fmt: skip
 _PROTOCOL_NUMBERS = {name: number for number, name in _PROTOCOL_NAMES.items()} | {"all": 0, "hopopts": 0}
-
-
 _VERDICTS = {name: _core.standard_target(name) for name in plugins.VERDICTS}
+_state: Any = None   # the module, once a target is made by its name: only that asks which tables are open
+
+
+def _load_state() -> Any:
+    global _state
+    from . import state
+
+    _state = state
+    return state
 
 
 class IPTCModule(Extension):
@@ -105,11 +111,11 @@ class Target(IPTCModule):
         name = _checked_name(name)
         if name in _VERDICTS:
             self._become_verdict(rule, _VERDICTS[name], bool(goto))
-        elif state_module.is_user_chain(rule.nfproto, name):
+        elif (_state or _load_state()).is_user_chain(rule.nfproto, name):
             self._become_verdict(rule, _core.standard_target(name), bool(goto))
         elif not goto and plugins.find_target(rule.nfproto, name, revision) is not None:
             self._begin(rule, True, name, revision)
-        elif state_module.is_user_chain(rule.nfproto, name, look_again=True):
+        elif (_state or _load_state()).is_user_chain(rule.nfproto, name, look_again=True):
             self._become_verdict(rule, _core.standard_target(name), bool(goto))
         else:
             raise XTablesError(f"goto '{name}' is not a chain" if goto else f"can't find target {name}")
@@ -252,7 +258,8 @@ class Rule(_core.RuleValue):
         do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
         """
         counters = None
-        if type(specification) is not str or specification.lstrip().startswith(BEGIN_OF_LINE):
+        if type(specification) is not str or (
+                specification[:2] not in SHORT_OPTIONS and specification.lstrip().startswith(BEGIN_OF_LINE)):
             specification, counters = without_command(specification)
         rule = read_rule(cls, specification)
         if counters is not None:

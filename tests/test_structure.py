@@ -184,11 +184,11 @@ HEAVY = {
 }  # fmt: skip
 
 
-def watched_import():
-    """What `import iptc` did in a fresh interpreter: (audited events, modules it brought in)."""
+def watched_import(then="pass"):
+    """What `import iptc`, and *then*, did in a fresh interpreter: (audited events, modules brought in)."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     # -S: what the site of this machine imports is not ours
-    command = [sys.executable, "-S", "-c", WATCHED_IMPORT]
+    command = [sys.executable, "-S", "-c", WATCHED_IMPORT.replace("import iptc", f"import iptc; {then}")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
     assert done.returncode == 0, done.stderr
     events, modules = done.stdout.splitlines()
@@ -199,8 +199,10 @@ def test_import_starts_no_process():
     assert watched_import()[0] == []
 
 
-def test_import_brings_no_heavy_module():
-    assert watched_import()[1] & HEAVY == set()
+@pytest.mark.parametrize("then", ["pass", "iptc.CounterReader, iptc.Table", "str(iptc.Rule.from_args('-p tcp -m limit -j LOG'))"])
+def test_import_brings_no_heavy_module(then):
+    events, brought = watched_import(then)
+    assert brought & HEAVY == set() and events == []
 
 
 UNPRIVILEGED = """
@@ -276,3 +278,12 @@ def test_compiled_modules_are_those_of_the_checkout():
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     for module in COMPILED:
         assert importlib.import_module(f"iptc.{module}").__file__.endswith(f"{module.replace('.', '/')}{suffix}")
+
+
+def test_what_is_built_for_users_has_nothing_that_only_debuggers_read(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    setup = importlib.import_module("setup")
+    monkeypatch.delenv("CFLAGS", raising=False)
+    assert setup.without_debug_information() == (["-g0"], ["-Wl,--strip-all"])
+    monkeypatch.setenv("CFLAGS", "-g -fsanitize=address")
+    assert setup.without_debug_information() == ([], [])

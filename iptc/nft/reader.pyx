@@ -29,7 +29,6 @@ from .._netlink cimport (
 )
 from .._netns cimport Namespace
 from .._core import HOOKS
-from .codec import decode_rules
 from ..errors import Conflict, KernelError, TransactionError, kernel_error
 
 cdef enum:
@@ -742,6 +741,8 @@ cdef class NftScan:
     cdef _entries(self, uint64_t digest):
         cdef list found = self._messages()
         cdef list entries = []
+        from .codec import decode_rules     # what is polled for numbers needs no rule
+
         if self.digest != digest:
             raise Conflict("the rules of this snapshot were not looked at before the ruleset changed")
         for _, _, _, messages in found:
