@@ -4,10 +4,12 @@ import contextlib
 import ctypes
 import functools
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
+import sys
 
 import pytest
 import specs
@@ -44,6 +46,30 @@ def batch_room():
 def preloading(library):
     """The environment in which *library* is loaded into a program first, but for what is loaded into this one already."""
     return {**os.environ, "LD_PRELOAD": " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))}
+
+
+AS_AT_A_TERMINAL = """
+import os, sys
+os.isatty = sys.stdout.isatty = sys.stderr.isatty = lambda *_: True
+"""
+
+
+def shown_at_a_terminal(code, *arguments, **options):
+    """Run Python's *code*; its exit status, and what it writes to the terminal that it has: where none can be had, to a pipe taken for one."""
+    try:
+        ours, theirs = pty.openpty()
+    except OSError as error:
+        print(f"no pseudo-terminal ({error}): a pipe that says it is one stands in for it")
+        ours, theirs = os.pipe()
+        code = AS_AT_A_TERMINAL + code
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=theirs, stderr=theirs, **options)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):      # that is how a terminal ends
+        while piece := os.read(ours, 4096):
+            seen += piece
+    os.close(ours)
+    return process.wait(), seen
 
 
 def tables_of(text):

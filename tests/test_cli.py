@@ -2,11 +2,11 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
 
 import pytest
+from conftest import shown_at_a_terminal
 
 import iptc
 
@@ -178,17 +178,8 @@ def test_a_terminal_sees_how_far_a_long_file_is(host, tmp_path):
     path.write_text("*filter\n" + "-A INPUT -m comment --comment \"%s\"\n" % ("x" * 250) * 20000 + "COMMIT\n")
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
     slow = "import iptc.cli, time; now = time.monotonic; time.monotonic = lambda: now() * 1000; iptc.cli.main()"
-    ours, theirs = pty.openpty()
-    done = subprocess.Popen([sys.executable, "-c", slow, "check", "--syntax", str(path)], env=environment, stderr=theirs)
-    os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            seen += os.read(ours, 4096)
-        except OSError:
-            break
-    os.close(ours)
-    assert done.wait() == 0 and b"100%" in seen and b"#" * 30 in seen and seen.endswith(b"\x1b[K")
+    status, seen = shown_at_a_terminal(slow, "check", "--syntax", str(path), env=environment)
+    assert status == 0 and b"100%" in seen and b"#" * 30 in seen and seen.endswith(b"\x1b[K")
 
 
 def test_list_ends_as_iptables_does_where_there_is_no_table(host, command, ipv6):

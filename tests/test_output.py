@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pty
 import resource
 import signal
 import socket
@@ -12,6 +11,7 @@ import sys
 import threading
 
 import pytest
+from conftest import shown_at_a_terminal
 
 import iptc
 from iptc.cli import files
@@ -348,17 +348,8 @@ def test_bytes_of_a_comment_are_kept_in_any_locale(shell, host):
 def test_a_terminal_gets_no_control_characters(host):
     host.restore('*filter\n-A INPUT -m comment --comment "a \x1b[31m\x07\u202e\x9b\xe9 \\" b" -j DROP\nCOMMIT\n')
     for command in ("save", "list", "counters"):
-        ours, theirs = pty.openpty()
-        done = subprocess.run([sys.executable, "-m", "iptc", command], env=environment(), stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        seen = b""
-        while True:
-            try:
-                seen += os.read(ours, 4096)
-            except OSError:
-                break
-        os.close(ours)
-        assert done.returncode == 0 and '--comment "a \\x1b[31m\\x07\\u202e\\x9b\xe9 \\" b"'.encode() in seen
+        status, seen = shown_at_a_terminal("import iptc.cli; iptc.cli.main()", command, env=environment())
+        assert status == 0 and '--comment "a \\x1b[31m\\x07\\u202e\\x9b\xe9 \\" b"'.encode() in seen
         assert all(byte >= 0x20 or byte in b"\r\n" for byte in seen)
 
 
