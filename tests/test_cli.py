@@ -177,7 +177,7 @@ def test_a_terminal_sees_how_far_a_long_file_is(host, tmp_path):
     path = tmp_path / "rules"
     path.write_text("*filter\n" + "-A INPUT -m comment --comment \"%s\"\n" % ("x" * 250) * 20000 + "COMMIT\n")
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
-    slow = "import iptc.cli, time; now = time.monotonic; time.monotonic = lambda: now() * 1000; iptc.cli.main()"
+    slow = "import sys, iptc.cli, time; now = time.monotonic; time.monotonic = lambda: now() * 1000; sys.exit(iptc.cli.main())"
     status, seen = shown_at_a_terminal(slow, "check", "--syntax", str(path), env=environment)
     assert status == 0 and b"100%" in seen and b"#" * 30 in seen and seen.endswith(b"\x1b[K")
 

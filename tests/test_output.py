@@ -348,7 +348,7 @@ def test_bytes_of_a_comment_are_kept_in_any_locale(shell, host):
 def test_a_terminal_gets_no_control_characters(host):
     host.restore('*filter\n-A INPUT -m comment --comment "a \x1b[31m\x07\u202e\x9b\xe9 \\" b" -j DROP\nCOMMIT\n')
     for command in ("save", "list", "counters"):
-        status, seen = shown_at_a_terminal("import iptc.cli; iptc.cli.main()", command, env=environment())
+        status, seen = shown_at_a_terminal("import sys, iptc.cli; sys.exit(iptc.cli.main())", command, env=environment())
         assert status == 0 and '--comment "a \\x1b[31m\\x07\\u202e\\x9b\xe9 \\" b"'.encode() in seen
         assert all(byte >= 0x20 or byte in b"\r\n" for byte in seen)
 
