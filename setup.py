@@ -40,7 +40,8 @@ def extension(name, libraries, extra_sources=(), macros=()):
         depends=[*glob.glob("iptc/language/*.h"), *glob.glob("iptc/**/*.pxd", recursive=True)],
         define_macros=list(macros),
         extra_compile_args=pkg_config("--cflags", "xtables")
-        + ["-O3", "-Wall", "-Werror=implicit-function-declaration", *compile_words],
+        + ["-O0" if "-fsanitize" in os.environ.get("CFLAGS", "") else "-O3"]
+        + ["-Wall", "-Werror=implicit-function-declaration", *compile_words],
         extra_link_args=(pkg_config("--libs", *libraries) if libraries else []) + link_words,
     )
 

@@ -13,6 +13,7 @@ from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from ._core cimport room_for
 from .errors import ParameterError
 
 cdef extern from "Python.h":
@@ -69,6 +70,7 @@ cdef class Counts:
         free(self.aside)
 
     cdef int _allocate(self, size_t rules) except -1:
+        # one more than there are: a walk over a legacy table writes the foot of a chain where the next rule comes to stand
         self.packet_row = <uint64_t *> malloc(2 * (rules + 1) * sizeof(uint64_t))
         if self.packet_row == NULL:
             raise MemoryError
@@ -169,7 +171,7 @@ cdef class Counts:
         if before is not None:
             self._check(before, slots)
         whole._allocate(self.rules)
-        whole.aside = <uint64_t *> malloc(2 * (self.rules + 1) * sizeof(uint64_t))
+        whole.aside = <uint64_t *> malloc(2 * room_for(self.rules + 1, self.rules) * sizeof(uint64_t))
         if whole.aside == NULL:
             raise MemoryError
         for i in range(self.rules):
@@ -236,7 +238,7 @@ def _restore_counts(bytes packets not None, bytes sizes not None, bytes aside=No
     memcpy(counts.packet_row, PyBytes_AS_STRING(packets), PyBytes_GET_SIZE(packets))
     memcpy(counts.byte_row, PyBytes_AS_STRING(sizes), PyBytes_GET_SIZE(sizes))
     if aside is not None:
-        counts.aside = <uint64_t *> malloc(PyBytes_GET_SIZE(aside) + 1)
+        counts.aside = <uint64_t *> malloc(room_for(PyBytes_GET_SIZE(aside) + 1, PyBytes_GET_SIZE(aside)))
         if counts.aside == NULL:
             raise MemoryError
         memcpy(counts.aside, PyBytes_AS_STRING(aside), PyBytes_GET_SIZE(aside))

@@ -11,6 +11,9 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
+cdef extern from "shim.h" nogil:
+    size_t room_for "shim_room"(size_t more, size_t needed)
+
 cdef enum:
     MOST = 512               # rows of a block
     FEWEST = 4               # for which room is made
@@ -58,20 +61,21 @@ cdef Block *_new_block(Rope *rope, uint32_t index, uint32_t room) noexcept nogil
     """An empty block before the one that is number *index*, or NULL."""
     cdef Block **blocks
     cdef Block *block
-    cdef uint32_t i
+    cdef uint32_t i, more
     if rope.block_count == rope.block_room:
         if not rope.block_count:
             rope.blocks = &rope.only
             rope.block_room = 1
         else:
-            blocks = <Block **> malloc(2 * (rope.block_room + 1) * sizeof(Block *))
+            more = room_for(2 * (rope.block_room + 1), rope.block_count + 1)
+            blocks = <Block **> malloc(more * sizeof(Block *))
             if blocks == NULL:
                 return NULL
             memcpy(blocks, rope.blocks, rope.block_count * sizeof(Block *))
             if rope.blocks != &rope.only:
                 free(rope.blocks)
             rope.blocks = blocks
-            rope.block_room = 2 * (rope.block_room + 1)
+            rope.block_room = more
     block = &rope.first
     if block.rows != NULL:
         block = <Block *> calloc(1, sizeof(Block))
@@ -129,14 +133,14 @@ cdef char *rope_insert(Rope *rope, size_t position) noexcept nogil:
     cdef char *rows
     cdef uint32_t room
     cdef size_t at
-    if not rope.block_count and _new_block(rope, 0, FEWEST) == NULL:
+    if not rope.block_count and _new_block(rope, 0, room_for(FEWEST, 1)) == NULL:
         return NULL
     _find(rope, position)
     block = rope.found
     at = position - rope.before
     if block.count == MOST:
         if at == MOST:
-            block = _new_block(rope, block.index + 1, MOST)
+            block = _new_block(rope, block.index + 1, room_for(MOST, 1))
             if block == NULL:
                 return NULL
         elif not _split(rope, block):
@@ -145,7 +149,7 @@ cdef char *rope_insert(Rope *rope, size_t position) noexcept nogil:
         block = rope.found
         at = position - rope.before
     elif block.count == block.room:
-        room = min(<uint32_t> MOST, 2 * block.room)
+        room = room_for(min(<uint32_t> MOST, 2 * block.room), block.count + 1)
         rows = <char *> realloc(block.rows, room * rope.item)
         if rows == NULL:
             return NULL
@@ -158,8 +162,8 @@ cdef char *rope_insert(Rope *rope, size_t position) noexcept nogil:
 
 
 cdef bint _split(Rope *rope, Block *block) noexcept nogil:
-    """Move the second half of a full block to a new one."""
-    cdef Block *second = _new_block(rope, block.index + 1, MOST)
+    """Move the second half of a full block to a new one, which has room for one row more."""
+    cdef Block *second = _new_block(rope, block.index + 1, room_for(MOST, MOST - MOST // 2 + 1))
     if second == NULL:
         return False
     block.count = MOST // 2

@@ -200,7 +200,7 @@ build() {
         module=${library##*/}
         [ -e "${library%/*}/${module%%.*}.pyx" ] || rm -f "$library"
     done < <(find "$SRC/iptc" -name '*.so')
-    if ! (cd "$SRC" && "$PY" setup.py -q build_ext --inplace "${force[@]}") >"$BUILD/build.log" 2>&1 </dev/null; then
+    if ! (cd "$SRC" && "$PY" setup.py -q build_ext --inplace -j "$(nproc)" "${force[@]}") >"$BUILD/build.log" 2>&1 </dev/null; then
         tail -n 60 "$BUILD/build.log" >&2
         die "the build failed; all that it said is in $BUILD/build.log"
     fi

@@ -46,12 +46,15 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 	return real(node, service, hints, found);
 }
 
+/* All of an entry is filled in, since a sanitizer reads it. */
+static char *no_aliases[] = {NULL};
+
 int getservbyname_r(const char *name, const char *protocol, struct servent *entry, char *buffer, size_t room, struct servent **found)
 {
 	REAL(int (*)(const char *, const char *, struct servent *, char *, size_t, struct servent **), "getservbyname_r");
 	if (is_slow(name)) {
 		block();
-		entry->s_port = 22 << 8;
+		*entry = (struct servent){.s_name = "ssh", .s_aliases = no_aliases, .s_port = 22 << 8, .s_proto = "tcp"};
 		*found = entry;
 		return 0;
 	}
@@ -63,7 +66,7 @@ int getprotobyname_r(const char *name, struct protoent *entry, char *buffer, siz
 	REAL(int (*)(const char *, struct protoent *, char *, size_t, struct protoent **), "getprotobyname_r");
 	if (is_slow(name)) {
 		block();
-		entry->p_proto = 6;
+		*entry = (struct protoent){.p_name = "tcp", .p_aliases = no_aliases, .p_proto = 6};
 		*found = entry;
 		return 0;
 	}

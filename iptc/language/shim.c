@@ -259,7 +259,7 @@ static ssize_t spill(void *cookie, const char *text, size_t size)
 	struct sink *sink = cookie;
 
 	if (sink->room - sink->length < size) {
-		size_t room = 2 * sink->room + size + sizeof(sink->buffer);
+		size_t room = shim_room(2 * sink->room + size + sizeof(sink->buffer), sink->length + size);
 		char *grown = realloc(sink->spilled, room);
 
 		if (grown == NULL) {
@@ -284,7 +284,7 @@ static int sink_open(struct sink *sink)
 		/* only the thread that holds the GIL writes to it */
 		__fsetlocking(sink->stream, FSETLOCKING_BYCALLER);
 	}
-	if (sink->length > KEPT) {
+	if (sink->length > shim_room(KEPT, 0)) {
 		/* once in a while a whole table was printed: its room is not kept for single rules */
 		free(sink->spilled);
 		sink->spilled = NULL;
@@ -296,19 +296,22 @@ static int sink_open(struct sink *sink)
 	return 0;
 }
 
+/* Spill the rest of a text that did not fit in the buffer, or where allocations are exact all of it, to an end that a
+ * sanitizer sees. */
+static void sink_close(struct sink *sink)
+{
+	if (sink->length > 0 || (__fpending(sink->stream) > 0 && !shim_room(1, 0)))
+		fflush_unlocked(sink->stream);
+}
+
 static const char *sink_text(struct sink *sink, size_t *length)
 {
 	if (sink->stream == NULL) {
 		*length = 0;
 		return "";
 	}
-	if (sink->length == 0) {
-		*length = __fpending(sink->stream);
-		return sink->buffer;
-	}
-	fflush(sink->stream);
-	*length = sink->length;
-	return sink->spilled;
+	*length = sink->length ? sink->length : __fpending(sink->stream);
+	return sink->length ? sink->spilled : sink->buffer;
 }
 
 int shim_capture(void (*body)(void *), void *arg)
@@ -326,6 +329,8 @@ int shim_capture(void (*body)(void *), void *arg)
 	failed = shim_guard(body, arg);
 	plugin_stdout = stdout;
 	plugin_stderr = stderr;
+	sink_close(&out);
+	sink_close(&err);
 	if (!failed && (out.lost || err.lost)) {
 		refused_with = SHIM_OUT_OF_MEMORY;
 		return -1;

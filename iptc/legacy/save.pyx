@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from .blob cimport ENTRIES_HEAD, TableBlob
-from .._core cimport STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, next_offset, os_encode, target_offset
+from .._core cimport STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, next_offset, os_encode, room_for, target_offset
 from ..language.plugins cimport Names, begin_names, end_names, print_text, printed_text, prints_by_mask, warn_of_what_was_said
 from ..language.printing cimport Printed, learn_plugins, print_captured, print_rule, put, put_counters
 from ..errors import KernelError
@@ -96,7 +96,7 @@ def save_rules(TableBlob table not None, bint counters, bytes head not None, byt
     saved.rule.by_mask = prints_by_mask()
     saved.rule.looked = &looked
     begin_names(&looked)
-    saved.chains = <Heading *> malloc((2 * saved.count + 1) * sizeof(Heading))
+    saved.chains = <Heading *> malloc(room_for(2 * saved.count + 1, 2 * saved.count) * sizeof(Heading))
     if saved.chains == NULL:
         raise MemoryError
     saved.by_offset = saved.chains + saved.count

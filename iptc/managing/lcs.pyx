@@ -11,6 +11,8 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
+from .._core cimport room_for
+
 cdef enum:
     EDITS_MOST = 2048        # to be counted one by one
     DEEPEST = 64             # cut so often, a piece is given up
@@ -28,11 +30,11 @@ def blocks(const uint32_t[::1] one not None, const uint32_t[::1] other not None,
     cdef uint32_t n = one.shape[0], m = other.shape[0], kinds = n + m, i
     cdef const uint32_t *first = &one[0] if n else NULL
     cdef const uint32_t *second = &other[0] if m else NULL
-    cdef uint32_t *kept_one = <uint32_t *> malloc((n + 1) * sizeof(uint32_t))
-    cdef uint32_t *kept_other = <uint32_t *> malloc((m + 1) * sizeof(uint32_t))
-    cdef uint32_t *place_one = <uint32_t *> malloc((n + 1) * sizeof(uint32_t))
-    cdef uint32_t *place_other = <uint32_t *> malloc((m + 1) * sizeof(uint32_t))
-    cdef char *seen = <char *> calloc(kinds + 1, 1)
+    cdef uint32_t *kept_one = <uint32_t *> malloc(room_for(n + 1, n) * sizeof(uint32_t))
+    cdef uint32_t *kept_other = <uint32_t *> malloc(room_for(m + 1, m) * sizeof(uint32_t))
+    cdef uint32_t *place_one = <uint32_t *> malloc(room_for(n + 1, n) * sizeof(uint32_t))
+    cdef uint32_t *place_other = <uint32_t *> malloc(room_for(m + 1, m) * sizeof(uint32_t))
+    cdef char *seen = <char *> calloc(room_for(kinds + 1, kinds), 1)
     cdef uint32_t start_one, start_other, length
     cdef bint bad = False
     cdef list found = []
@@ -106,8 +108,8 @@ cdef void _prepare(Problem *problem, const uint32_t *one, uint32_t n, const uint
     problem.forwards.length = problem.backwards.length = n
     problem.forwards.kinds = problem.backwards.kinds = kinds
     problem.other = other
-    problem.match = <int32_t *> malloc((m + 1) * sizeof(int32_t))
-    problem.lengths = <uint32_t *> malloc((n + 2) * sizeof(uint32_t))
+    problem.match = <int32_t *> malloc(room_for(m + 1, m) * sizeof(int32_t))
+    problem.lengths = <uint32_t *> malloc((n + 1) * sizeof(uint32_t))
     problem.failed = problem.match == NULL or problem.lengths == NULL
     if not problem.failed:
         for i in range(m):
@@ -136,8 +138,8 @@ cdef bint _index(Side *side, bint mirrored) noexcept nogil:
     if side.first != NULL:
         return True
     side.first = <uint32_t *> calloc(side.kinds + 2, sizeof(uint32_t))
-    side.positions = <uint32_t *> malloc((side.length + 1) * sizeof(uint32_t))
-    side.rows = <uint64_t **> calloc(side.kinds + 1, sizeof(uint64_t *))
+    side.positions = <uint32_t *> malloc(side.length * sizeof(uint32_t))
+    side.rows = <uint64_t **> calloc(side.kinds, sizeof(uint64_t *))
     side.state = <uint64_t *> malloc(words * sizeof(uint64_t))
     if side.first == NULL or side.positions == NULL or side.rows == NULL or side.state == NULL:
         return False
@@ -146,7 +148,7 @@ cdef bint _index(Side *side, bint mirrored) noexcept nogil:
     for kind in range(side.kinds):
         if side.first[kind + 2] > words:
             frequent += 1
-    side.words = <uint64_t *> calloc(frequent * words + 1, sizeof(uint64_t))
+    side.words = <uint64_t *> calloc(room_for(frequent * words + 1, frequent * words), sizeof(uint64_t))
     if side.words == NULL:
         return False
     row = side.words
@@ -353,11 +355,11 @@ cdef void _cut(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low
                int depth) noexcept nogil:
     """Cut both sequences at the numbers that each has once, as many as stand in the same order; or else in halves."""
     cdef uint32_t kinds = problem.forwards.kinds, i, count = 0, place, number, start, end, middle
-    cdef uint32_t *times = <uint32_t *> calloc(2 * <size_t> kinds + 1, sizeof(uint32_t))
-    cdef uint32_t *place_of = <uint32_t *> malloc((<size_t> kinds + 1) * sizeof(uint32_t))
+    cdef uint32_t *times = <uint32_t *> calloc(2 * <size_t> kinds, sizeof(uint32_t))
+    cdef uint32_t *place_of = <uint32_t *> malloc(<size_t> kinds * sizeof(uint32_t))
     cdef uint32_t length = other_high - other_low
-    cdef uint32_t *ends = <uint32_t *> malloc((<size_t> length + 1) * sizeof(uint32_t))
-    cdef int32_t *before = <int32_t *> malloc((<size_t> length + 1) * sizeof(int32_t))
+    cdef uint32_t *ends = <uint32_t *> malloc(<size_t> length * sizeof(uint32_t))
+    cdef int32_t *before = <int32_t *> malloc(<size_t> length * sizeof(int32_t))
     cdef int32_t at
     if times == NULL or place_of == NULL or ends == NULL or before == NULL:
         problem.failed = True

@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from .._core cimport Family, family_of
+from .._core cimport Family, family_of, room_for
 from ..errors import ParameterError
 from ..language import printing
 
@@ -45,11 +45,11 @@ def number(int nfproto, list one not None, list other not None):
     rows.mask = 1
     while rows.mask < 2 * rows.count:
         rows.mask *= 2
-    rows.data = <const char **> malloc((rows.count + 1) * sizeof(const char *))
-    rows.sizes = <uint32_t *> malloc((rows.count + 1) * sizeof(uint32_t))
+    rows.data = <const char **> malloc(room_for(rows.count + 1, rows.count) * sizeof(const char *))
+    rows.sizes = <uint32_t *> malloc(room_for(rows.count + 1, rows.count) * sizeof(uint32_t))
     rows.slots = <uint32_t *> calloc(rows.mask, sizeof(uint32_t))
-    numbers = <uint32_t *> malloc((rows.count + 1) * sizeof(uint32_t))
-    sides = <char *> calloc(rows.count + 1, 1)
+    numbers = <uint32_t *> malloc(room_for(rows.count + 1, rows.count) * sizeof(uint32_t))
+    sides = <char *> calloc(room_for(rows.count + 1, rows.count), 1)
     rows.mask -= 1
     try:
         if rows.data == NULL or rows.sizes == NULL or rows.slots == NULL or numbers == NULL or sides == NULL:
