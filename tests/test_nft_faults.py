@@ -119,7 +119,7 @@ print(attempts > 200, *sorted(raised))
 
 @pytest.mark.parametrize("times", ["once", "always"])
 def test_each_call_of_a_write_fails(run, times):
-    kinds = "KernelError NoneType PartialCommit" if times == "once" else "Conflict KernelError NoneType NotFound"
+    kinds = "KernelError NoneType PartialCommit" if times == "once" else "Conflict KernelError NoneType NotFound OutOfMemory"
     assert run(WRITES, times) == [f"True AccessDenied {kinds}"]
 
 
