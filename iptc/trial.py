@@ -74,7 +74,7 @@ def _send(there, before, program):
 
 def _named(there, before, program, refused):
     """*refused* with the first command without which it would not come; None where it may not be what the real place says."""
-    commands = program.commands()
+    commands = list(program.commands())
     passes, fails = 0, len(commands)
     while fails - passes > 1:
         middle = (passes + fails) // 2

@@ -188,8 +188,32 @@ def test_a_text_is_restored_as_by_the_draft(host, family, flush):
             start_again(family)
             table = family.Table("filter", backend=backend)
             said = outcome(lambda: table.restore(given, counters=True, flush=flush))
-            results.append((said and said[:2], host.save(ipv6=family.ipv6, counters=True)))
+            results.append((said, host.save(ipv6=family.ipv6, counters=True)))
         assert results[0] == results[1]
+
+
+MISTAKES = [
+    "-X INPUT", "-X two", "-X one", "-X nope", "-N one", "-E one two", "-E nope x", "-E INPUT x", "-E one ACCEPT", "-P one DROP", "-P INPUT FOO",
+    "-F nope", "-Z nope", "-Z one 9", "-D INPUT 9", "-D nope 1", "-D INPUT -j DROP", "-D nope -j DROP", "-R INPUT 9 -j DROP", "-R nope 1 -j DROP",
+    "-I INPUT 9 -j DROP", "-I nope -j DROP", "-A nope -j DROP", "-A INPUT -j nope", "-A nope -j nope", "-I INPUT 9 -j nope", "-D INPUT -j nope",
+    "-A INPUT -g ACCEPT", "-A INPUT -g nope", "-A INPUT -j OUTPUT", "-C INPUT -j DROP", ":one FOO", ":INPUT FOO [0:0]", ":one - [0:0]",
+    ":ACCEPT - [0:0]", "-A two -j DROP\n-A two -j ACCEPT\n-A two -j nope", "-A two -j DROP\n-A nope -j DROP",
+]  # fmt: skip
+
+
+def test_mistakes_of_a_text_are_refused_in_the_same_words(host, family):
+    """On both engines, and, where the text is sent later, by the table in memory already; but for where rules jump to."""
+    start_again(family)
+    tables = [family.Table("filter", backend=backend) for backend in ("legacy", "libiptc")]
+    for mistake in MISTAKES:
+        text = f"*filter\n:INPUT ACCEPT [0:0]\n:one - [0:0]\n:two - [0:0]\n-A two -j one\n{mistake}\nCOMMIT\n"
+        said = [outcome(lambda: table.restore(text, test=True)) for table in tables]
+        assert said[0] == said[1]
+        assert said[0][2].startswith(f"line {6 + mistake.count(chr(10))}"), (mistake, said)
+        if "nope'" not in said[0][2] and not any(word in mistake for word in ("ACCEPT", "-j OUTPUT", "-g nope", "-j nope")):
+            with pytest.raises(iptc.IPTCError) as refused, tables[0].transaction():
+                tables[0].restore(text)
+            assert str(refused.value) == said[0][2]
 
 
 def test_it_is_used_where_it_is_asked_for(host, monkeypatch):

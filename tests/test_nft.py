@@ -281,8 +281,8 @@ class Meddling(edits.Delete):
         super().__init__(chain, position)
         self.host, self.times = host, 0
 
-    def send(self, handle, replay):
-        super().send(handle, replay)
+    def do(self, handle, look):
+        super().do(handle, look)
         if self.times < 3:
             self.times += 1
             self.host.iptables("-I", "INPUT", "-s", f"10.0.0.{self.times}")

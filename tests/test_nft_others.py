@@ -200,8 +200,8 @@ class Deleting(edits.Append):
         super().__init__(*rest)
         self.host = host
 
-    def send(self, handle, replay):
-        super().send(handle, replay)
+    def do(self, handle, look):
+        super().do(handle, look)
         self.host.run("nft", "flush", "ruleset")
 
 

@@ -98,7 +98,7 @@ def same_tables(ours, theirs, before, text):
 DEFECTS_OF_NFT = re.compile(rb"^(-E|--rename-chain) |^-Z \w+ \d|^-R | --fr? ?", re.MULTILINE)
 # What iptables-nft-restore says of a line, and what we say.
 WORDS_OF_NFT = [
-    (r"line \d+: CHAIN_DEL failed \(Device or resource busy\): chain (?P<name>\S+)", "line {line} failed: (can't delete chain {name}: .*|Can't delete built-in chain)"),
+    (r"line \d+: CHAIN_DEL failed \(Device or resource busy\): chain (?P<name>\S+)", "line {line} failed: (Can't delete (built-in chain|chain with references left)|Chain is not empty)"),
     (r"line \d+: (?P<verb>\w+) failed \((?P<reason>.*)\): (?P<where>(rule in )?chain \S+)", "line {line} failed: {reason}: {verb} failed: {where}.*"),
     (r"(?P<said>(TCP|UDP) match requires '-p \w+')", r"line {line} failed: .*\({said}\)"),
     (r"`-f' is not supported in IPv6, .*", 'line {line}: unknown option "--fr[agments]*"'),

@@ -29,13 +29,17 @@ cdef class Program:
     cdef readonly uint32_t last_line     # of `COMMIT`
     cdef readonly size_t rules
     cdef readonly bint flush
+    cdef readonly bint nft               # whether it was read as iptables-nft-restore reads
     cdef char *memory
     cdef size_t used
     cdef size_t room
 
-# Commands `-A` of one chain that follow each other in a program: their records, and how many they are.
+# The rule of one command of a program, or those of commands `-A` that follow each other: their records, and how many.
 cdef class Run:
     cdef Program program
     cdef size_t start
     cdef size_t end
     cdef Py_ssize_t count
+
+cdef inline const Record *first_record(Run run) noexcept:
+    return <const Record *> (run.program.memory + run.start)

@@ -45,34 +45,48 @@ cdef class Program:
         return self.family.nfproto
 
     def commands(self, bint runs=False):
-        """Each command as (line, what, chain or None, number, entry or None, other, counters or None).
+        """Each command as (line, what, chain or None, number, entry or None, other, counters or None), one after the other.
 
         *what* is the letter of its option, `:` for a chain that is declared. *other* is the policy, the new name, or what the
-        rule jumps to; *number* counts from 1, 0: none. With *runs*, the commands `-A` of one chain that follow each other are one,
-        with a `Run` for its entry.
+        rule jumps to; *number* counts from 1, 0: none. With *runs*, rules are not bytes but a `Run`, and the commands `-A` that follow
+        each other are one, whatever their chains, and *other* of a rule is None.
         """
         cdef size_t at = 0
         cdef Record *record
+        cdef Record *previous = NULL
         cdef Run run
-        cdef list found = []
+        cdef str chain = None
         while at < self.used:
             record = <Record *> (self.memory + at)
-            entry = None
             if runs and record.command == APPEND:
-                run = _run_at(self, at)
-                found.append((record.line, "A", os_decode(record.chain), 0, run, None, None))
+                run = _run_at(self, at, False)
                 at = run.end
+                yield record.line, "A", None, 0, run, None, None
                 continue
+            entry = counters = other = None
             if record.entry_size:
-                entry = PyBytes_FromStringAndSize(<char *> (record + 1), record.entry_size)
-            counters = None
-            if not record.entry_size and record.counted:
+                entry = _rule_at(self, at) if runs else _bytes_of(record)
+            elif record.counted:
                 counters = record.counters.pcnt, record.counters.bcnt
-            found.append((record.line, _letter(record.command), os_decode(record.chain) or None, record.number, entry,
-                          os_decode(record.other), counters))
+            if previous == NULL or strcmp(previous.chain, record.chain):
+                chain = os_decode(record.chain) or None
+                previous = record
+            if not (runs and entry is not None):
+                other = os_decode(record.other)
+            at += record.size
+            yield record.line, _letter(record.command), chain, record.number, entry, other, counters
+
+    def declared(self):
+        """The names of the chains that lines `:CHAIN` declare."""
+        cdef size_t at = 0
+        cdef const Record *record
+        cdef set found = set()
+        while at < self.used:
+            record = <const Record *> (self.memory + at)
+            if record.command == DECLARE:
+                found.add(os_decode(record.chain))
             at += record.size
         return found
-
 
     def head(self, size_t most):
         """A program of its first *most* commands."""
@@ -86,13 +100,13 @@ cdef class Program:
             raise MemoryError
         memcpy(other.memory, self.memory, at)
         other.used = other.room = at
-        other.family, other.table, other.flush = self.family, self.table, self.flush
+        other.family, other.table, other.flush, other.nft = self.family, self.table, self.flush, self.nft
         other.line, other.last_line, other.rules = self.line, self.last_line, self.rules
         return other
 
 
 cdef class Run:
-    """Commands `-A` of one chain that follow each other."""
+    """The rule of a command, or those of commands `-A` that follow each other."""
 
     def __len__(self):
         return self.count
@@ -104,18 +118,61 @@ cdef class Run:
         cdef list found = []
         while at < self.end:
             record = <const Record *> (self.program.memory + at)
-            found.append((record.line, PyBytes_FromStringAndSize(<const char *> (record + 1), record.entry_size)))
+            found.append((record.line, _bytes_of(record)))
+            at += record.size
+        return found
+
+    def parts(self):
+        """(line of the first, chain, `Run`) of those of one chain that follow each other."""
+        cdef size_t at = self.start
+        cdef const Record *record
+        cdef Run part
+        cdef list found = []
+        while at < self.end:
+            record = <const Record *> (self.program.memory + at)
+            part = _run_at(self.program, at, True)
+            found.append((record.line, os_decode(record.chain), part))
+            at = part.end
+        return found
+
+    @property
+    def entry(self):
+        """The only rule, as bytes."""
+        return _bytes_of(first_record(self))
+
+    def each(self):
+        """(line, `Run` of this rule alone) of each."""
+        cdef size_t at = self.start
+        cdef const Record *record
+        cdef list found = []
+        while at < self.end:
+            record = <const Record *> (self.program.memory + at)
+            found.append((record.line, _rule_at(self.program, at)))
             at += record.size
         return found
 
 
-cdef Run _run_at(Program program, size_t at):
+cdef bytes _bytes_of(const Record *record):
+    return PyBytes_FromStringAndSize(<const char *> (record + 1), record.entry_size)
+
+
+cdef Run _rule_at(Program program, size_t at):
+    """The rule of one command."""
+    cdef Run run = Run.__new__(Run)
+    run.program = program
+    run.start = at
+    run.end = at + (<const Record *> (program.memory + at)).size
+    run.count = 1
+    return run
+
+
+cdef Run _run_at(Program program, size_t at, bint same_chain):
     cdef Run run = Run.__new__(Run)
     cdef const Record *first = <const Record *> (program.memory + at)
     cdef const Record *record = first
     run.program = program
     run.start = at
-    while at < program.used and record.command == APPEND and strcmp(record.chain, first.chain) == 0:
+    while at < program.used and record.command == APPEND and not (same_chain and strcmp(record.chain, first.chain)):
         at += record.size
         run.count += 1
         record = <const Record *> (program.memory + at)
@@ -635,6 +692,7 @@ cdef class Reader:
         program.last_line = self.reading.line
         program.rules = self.reading.rules
         program.flush = self.flush
+        program.nft = self.reading.nft
         program.memory = self.reading.memory
         program.used = self.reading.used
         program.room = self.reading.room

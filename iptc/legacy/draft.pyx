@@ -301,6 +301,14 @@ cdef class Draft:
             self._zero(&found.policy, &found.policy_read)
         self.changed = True
 
+    def zero_rule(self, chain, unsigned int position):
+        """Set the counters of the rule of *chain* at *position* to zero; what is counted from now on is kept."""
+        cdef DraftChain found = self._find(chain)
+        if position >= found.rules.count:
+            raise OSError(E2BIG, "no such position")
+        self.zero_row(found.row(position))
+        self.changed = True
+
     cdef void zero_row(self, RuleRow *row) noexcept:
         self._zero(&row.counters, <const xt_counters *> (row.entry + self.family.counters))
 
@@ -369,6 +377,20 @@ cdef class Draft:
             found.policy.place = NOWHERE
         self.changed = True
         return differs
+
+    # looking
+
+    def policy_of(self, chain):
+        """The policy of a chain, "" of a user chain, None where there is none."""
+        cdef DraftChain found = self.by_name.get(chain)
+        if found is None or found.hook == NF_INET_NUMHOOKS:
+            return None if found is None else ""
+        return "ACCEPT" if found.verdict == _VERDICTS["ACCEPT"] else "DROP"
+
+    def chain_names(self, of_users):
+        """The names of all chains, or of those of users."""
+        cdef DraftChain found
+        return [found.name for found in self.by_name.values() if not of_users or found.hook == NF_INET_NUMHOOKS]
 
     # sending
 

@@ -44,6 +44,7 @@ cdef extern from * nogil:
         const void *(*next_rule)(const void *previous, struct xtc_handle *h);
         const char *(*get_target)(const void *entry, struct xtc_handle *h);
         const char *(*get_policy)(const char *chain, struct xt_counters *counters, struct xtc_handle *h);
+        int (*is_chain)(const char *chain, struct xtc_handle *h);
         int (*append_entry)(const char *chain, const void *entry, struct xtc_handle *h);
         int (*insert_entry)(const char *chain, const void *entry, unsigned int position, struct xtc_handle *h);
         int (*replace_entry)(const char *chain, const void *entry, unsigned int position, struct xtc_handle *h);
@@ -65,7 +66,7 @@ cdef extern from * nogil:
     } libiptc_functions[] = {
     #define FUNCTION(name) {#name, offsetof(struct libiptc, name)}
         FUNCTION(init), FUNCTION(free), FUNCTION(first_chain), FUNCTION(next_chain), FUNCTION(first_rule), FUNCTION(next_rule),
-        FUNCTION(get_target), FUNCTION(get_policy), FUNCTION(append_entry), FUNCTION(insert_entry), FUNCTION(replace_entry),
+        FUNCTION(get_target), FUNCTION(get_policy), FUNCTION(is_chain), FUNCTION(append_entry), FUNCTION(insert_entry), FUNCTION(replace_entry),
         FUNCTION(delete_num_entry), FUNCTION(flush_entries), FUNCTION(zero_entries), FUNCTION(zero_counter),
         FUNCTION(create_chain), FUNCTION(delete_chain), FUNCTION(rename_chain), FUNCTION(set_policy), FUNCTION(commit),
         FUNCTION(strerror),
@@ -103,6 +104,7 @@ cdef extern from * nogil:
         const void *(*next_rule)(const void *previous, xtc_handle *h) noexcept nogil
         const char *(*get_target)(const void *entry, xtc_handle *h) noexcept nogil
         const char *(*get_policy)(const char *chain, xt_counters *counters, xtc_handle *h) noexcept nogil
+        int (*is_chain)(const char *chain, xtc_handle *h) noexcept nogil
         int (*append_entry)(const char *chain, const void *entry, xtc_handle *h) noexcept nogil
         int (*insert_entry)(const char *chain, const void *entry, unsigned int position, xtc_handle *h) noexcept nogil
         int (*replace_entry)(const char *chain, const void *entry, unsigned int position, xtc_handle *h) noexcept nogil
@@ -274,6 +276,34 @@ cdef class Handle:
             rules.append(entry_of(self.family, entry, target))
             entry = <const char *> self.functions.next_rule(entry, self.handle)
         return rules
+
+    def policy_of(self, chain):
+        """The policy of a chain, "" of a user chain, None where there is none."""
+        cdef bytes text = text_bytes(chain, "a chain name")
+        cdef const char *policy
+        cdef xt_counters counters
+        if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN or not self.functions.is_chain(self._label(text), self.handle):
+            return None
+        policy = self.functions.get_policy(self.label, &counters, self.handle)
+        return "" if policy == NULL else policy.decode()
+
+    def chain_names(self, of_users):
+        """The names of all chains, or of those of users."""
+        cdef xtc_handle *handle = self._open()
+        cdef const char *name = self.functions.first_chain(handle)
+        cdef xt_counters counters
+        cdef list found = []
+        while name != NULL:
+            if not of_users or self.functions.get_policy(name, &counters, handle) == NULL:
+                found.append(os_decode(name))
+            name = self.functions.next_chain(handle)
+        return found
+
+    def entries(self, chain):
+        """The rules of *chain*."""
+        if self.policy_of(chain) is None:
+            raise OSError(ENOENT, "no such chain")
+        return self._rules(self._chain(chain))
 
     # edits
 

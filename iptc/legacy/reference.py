@@ -9,12 +9,13 @@ import errno
 from .. import _core
 from .._applied import mark
 from ..errors import Conflict, IPTCError, PartialCommit
+from ..language import printing
 from ..model.edits import Replay
-from ..model.restoring import Restore
 from ..model.saved import text_of_view
 from ..model.views import ChainView, View
 from .blob import stored
 from .libiptc import Handle
+from .restore import checked
 
 _RETRIES = 16
 
@@ -30,16 +31,47 @@ class _Handle(Handle):
 
     def arrange(self, chain, order):
         """Make *chain* what *order* says, as `Draft.arrange` does: its rules are made anew, with the counters that were read."""
-        there = next((entries for name, *_, entries in self.chains() if name == chain), None)
-        if there is None or not all(isinstance(rule, bytes) or rule < len(there) for rule in order):
-            raise OSError(errno.ENOENT if there is None else errno.E2BIG, "no such chain or position")
+        there = self.entries(chain)
+        if not all(isinstance(rule, bytes) or rule < len(there) for rule in order):
+            raise OSError(errno.E2BIG, "no such position")
         self.flush(chain)
         for rule in order:
             self.append(chain, rule if isinstance(rule, bytes) else there[rule])
 
-    def restore(self, program):
-        """Do what a restored text says, one command after the other."""
-        Restore(program).send_each(self, self.view())
+    # what a restored text needs
+
+    line = None
+    """The line of the text that is being done."""
+
+    def begin(self, program):
+        """Take all rules and all user chains away, unless they are to stay."""
+        if program.flush:
+            self.clear()
+
+    def clear(self):
+        """Take all rules and all user chains away."""
+        for name in self.chain_names(False):
+            self.flush(name)
+        for name in self.chain_names(True):
+            self.delete_chain(name)
+
+    def take(self, rule):
+        """The bytes of a rule, once it is found that it can jump where it does."""
+        return checked(rule, self.policy_of)
+
+    def append_run(self, run):
+        """Commands `-A` that follow each other."""
+        for _, name, part in run.parts():
+            for self.line, rule in part.each():
+                self.append(name, self.take(rule))
+
+    def locate(self, name, rule):
+        """The position of the first rule that is the same as *rule*."""
+        entry = stored(self.nfproto, self.take(rule))
+        position = printing.find_like(self.nfproto, self.entries(name), entry)
+        if position < 0:
+            raise OSError(errno.ENOENT, "no such rule")
+        return position
 
 
 class LibiptcTable:
@@ -143,11 +175,7 @@ class LibiptcTable:
         """Make the table anew as *view* has it."""
         handle = self._open()
         try:
-            for chain in handle.view().chains.values():
-                handle.flush(chain.name)
-            for chain in handle.view().chains.values():
-                if chain.policy is None:
-                    handle.delete_chain(chain.name)
+            handle.clear()
             for chain in view.in_order():
                 if chain.policy is None:
                     handle.create_chain(chain.name)

@@ -1,75 +1,71 @@
 # cython: freethreading_compatible=False
-"""Does a restored text to the draft of a legacy table: each command as iptables does it, refused in iptables' words."""
+"""Does rules of a restored text to the draft of a legacy table: in one pass, and only where they can jump to what they name."""
 
 import warnings
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.errno cimport E2BIG, EEXIST, EINVAL, EMLINK, ENOENT, ENOTEMPTY
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EINVAL, ENOENT
 from libc.stdint cimport int32_t, uint16_t, uint32_t
 from libc.string cimport memcmp, strcmp
 
 from .._linux cimport IFNAMSIZ
-from .._core cimport NF_INET_NUMHOOKS, Family, next_offset, os_decode, target_offset, xt_counters, xt_entry_match
+from .._core cimport NF_INET_NUMHOOKS, Family, is_verdict_name, next_offset, os_decode, target_offset, xt_counters, xt_entry_match
 from .blob cimport shorten
 from .draft cimport (
     EXTENSION, FALL_THROUGH, NOWHERE, VERDICT, Draft, DraftChain, RuleRow,
 )
-from ..language.options cimport (
-    APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, FLUSH, INSERT, NEW_CHAIN, RENAME, REPLACE, SET_POLICY, ZERO, ZERO_NUM,
-)
 from ..language.plugins cimport PAYLOAD_HEADER
-from ..language.program cimport DECLARE, HAS_EXTENSION, ONLY_JUMP, Program, Record
+from ..language.program cimport HAS_EXTENSION, Program, Record, Run, first_record
 from .._rope cimport rope_free
 from .._core import standard_target
 from ..language.plugins import XTablesWarning
-from ..language.program import refused
-from ..errors import IPTCError, Missing, kernel_error
-
-cdef dict _REASONS = {
-    (INSERT, E2BIG): "Index of insertion too big", (REPLACE, E2BIG): "Index of replacement too big",
-    (DELETE_NUM, E2BIG): "Index of deletion too big", (ZERO_NUM, E2BIG): "Index of counter too big",
-    (DELETE, ENOENT): "Bad rule (does a matching rule exist in that chain?)",
-    (CHECK, ENOENT): "Bad rule (does a matching rule exist in that chain?)",
-    (NEW_CHAIN, EEXIST): "Chain already exists", (DELETE_CHAIN, EINVAL): "Can't delete built-in chain",
-    (DELETE_CHAIN, EMLINK): "Can't delete chain with references left", (DELETE_CHAIN, ENOTEMPTY): "Chain is not empty",
-    (SET_POLICY, ENOENT): "Bad built-in chain name", (SET_POLICY, EINVAL): "Bad policy name",
-}
-
+from ..errors import Missing, ParameterError
 
 class TableDraft(Draft):
     """A draft of a table to which restored texts are done too."""
 
-    def restore(self, program):
-        """Do what *program* says; where that raises, the draft is not to be sent."""
-        run(program, self)
+    line = None
+    """The line of the text that is being done."""
+
+    def begin(self, Program program not None):
+        """Begin with an empty table, unless the rules that are there are to stay."""
+        if program.flush:
+            _flush_all(self)
+        _keep(self, program)
+
+    def take(self, rule):
+        """The bytes of a rule of a text, once it is found that it can jump where it does."""
+        return checked(rule, self.policy_of)
+
+    def append_run(self, Run run not None):
+        """Commands `-A` that follow each other."""
+        cdef uint32_t line = 0
+        try:
+            _append_run(self, run, &line)
+        finally:
+            self.line = line
+
+    def locate(self, name, Run rule not None):
+        """The position of the first rule that is the same as *rule*, as libiptc compares."""
+        cdef Draft draft = self
+        cdef const Record *record = first_record(rule)
+        cdef RuleRow row
+        cdef DraftChain chain
+        cdef size_t position
+        _fill(draft, &row, record)
+        draft._let_go(&row)
+        chain = draft._find(name)
+        position = _find_same(draft.family, chain, &row, record)
+        if position == chain.rules.count:
+            raise OSError(ENOENT, "no such rule")
+        return position
 
 
-def run(Program program not None, Draft draft not None):
-    """Do what *program* says to *draft*; when it raises, the draft is not to be sent.
-
-    `KernelError` (`NotFound`, …) with the number of the line as `line` where the table does not allow it.
-    """
-    cdef size_t at = 0
-    cdef Record *record
-    if program.flush:
-        _flush_all(draft)
-    # rows point into the program
+cdef int _keep(Draft draft, Program program) except -1:
+    """Let rows point into *program*."""
     draft.kept.append(program)
     draft.changed = True
-    while at < program.used:
-        record = <Record *> (program.memory + at)
-        try:
-            _do(program, draft, record)
-        except OSError as error:
-            if isinstance(error, IPTCError):
-                raise
-            reason = _REASONS.get((record.command, error.errno))
-            if reason is None:
-                reason = "No chain/target/match by that name" if error.errno == ENOENT else error.strerror
-            failed = kernel_error(f"line {record.line} failed", error.errno, reason)
-            failed.line = record.line
-            raise failed from None
-        at += record.size
+    return 0
 
 
 cdef int _flush_all(Draft draft) except -1:
@@ -86,132 +82,27 @@ cdef int _flush_all(Draft draft) except -1:
     return 0
 
 
-cdef DraftChain _last_chain = None       # the one found last: commands of a chain follow each other
-
-
-cdef DraftChain _chain_of(Draft draft, const char *name):
-    global _last_chain
-    cdef DraftChain chain = _last_chain
-    if chain is not None and strcmp(PyBytes_AS_STRING(chain.label), name) == 0 and draft.by_name.get(chain.name) is chain:
-        return chain
-    _last_chain = draft._find(os_decode(name))
-    return _last_chain
-
-
-cdef int _do(Program program, Draft draft, Record *record) except -1:
-    """One command; `OSError` where the table does not allow it."""
-    cdef uint32_t command = record.command
-    cdef DraftChain chain
+cdef int _append_run(Draft draft, Run run, uint32_t *line) except -1:
+    """Append the rules of *run*; *line* is that of the one that was looked at last."""
+    cdef DraftChain chain = None
+    cdef const Record *record
     cdef RuleRow row
-    cdef size_t position
-    if command == APPEND:
+    cdef size_t at = run.start
+    while at < run.end:
+        record = <const Record *> (run.program.memory + at)
+        line[0] = record.line
         # the target first: of two names that are not there iptables reports that
         _fill(draft, &row, record)
-        chain = _chain_of(draft, record.chain)
+        if chain is None or strcmp(PyBytes_AS_STRING(chain.label), record.chain):
+            chain = draft._find(os_decode(record.chain))
         chain.make_room(chain.rules.count)[0] = row
-        return 0
-    if command == DECLARE:
-        return _declare(program, draft, record)
-    if command == ONLY_JUMP:
-        _fill(draft, &row, record)
-        return draft._let_go(&row)
-    if command in (FLUSH, ZERO, DELETE_CHAIN):
-        return _do_to_chains(draft, record)
-    name = os_decode(record.chain)
-    if command == NEW_CHAIN:
-        _create(draft, name)
-    elif command == RENAME:
-        if os_decode(record.other) in _VERDICTS:
-            raise OSError(EEXIST, "File exists")
-        draft.rename_chain(name, os_decode(record.other))
-    elif command == SET_POLICY:
-        draft.set_policy(name, os_decode(record.other),
-                         (record.counters.pcnt, record.counters.bcnt) if record.counted else None)
-    elif command == DELETE_NUM:
-        draft.delete(name, record.number - 1)
-    elif command == ZERO_NUM:
-        chain = draft._find(name)
-        if not 0 < record.number <= chain.rules.count:
-            raise OSError(E2BIG, "no such position")
-        draft.zero_row(chain.row(record.number - 1))
-    else:
-        _fill(draft, &row, record)
-        chain = draft._find(name)
-        if command == INSERT:
-            if record.number - 1 > chain.rules.count:
-                draft._let_go(&row)
-                raise OSError(E2BIG, "no such position")
-            chain.make_room(record.number - 1)[0] = row
-        elif command == REPLACE:
-            if record.number - 1 >= chain.rules.count:
-                draft._let_go(&row)
-                raise OSError(E2BIG, "no such position")
-            draft._let_go(chain.row(record.number - 1))
-            chain.row(record.number - 1)[0] = row
-        else:
-            # DELETE and CHECK only compare
-            draft._let_go(&row)
-            position = _find_same(draft.family, chain, &row, record)
-            if position == chain.rules.count:
-                raise OSError(ENOENT, "no such rule")
-            if command == DELETE:
-                draft.delete(name, position)
+        at += record.size
     return 0
 
 
-cdef int _do_to_chains(Draft draft, Record *record) except -1:
-    """`-F`, `-Z` and `-X`, of one chain or of all that there are."""
-    cdef DraftChain chain
-    cdef list names = []
-    if record.chain[0]:
-        names.append(os_decode(record.chain))
-    else:
-        for chain in draft.by_name.values():
-            if record.command != DELETE_CHAIN or chain.hook == NF_INET_NUMHOOKS:
-                names.append(chain.name)
-    for name in names:
-        if record.command == FLUSH:
-            draft.flush(name)
-        elif record.command == ZERO:
-            draft.zero(name)
-        else:
-            draft.delete_chain(name)
-    return 0
-
-
-cdef int _create(Draft draft, str name) except -1:
-    if name in draft.by_name or name in _VERDICTS:
-        raise OSError(EEXIST, "Chain already exists")
-    draft._new_chain(name)
-    return 0
-
-
-cdef int _declare(Program program, Draft draft, Record *record) except -1:
-    """`:CHAIN POLICY`: a new chain, or the policy of a builtin one; one that is there is emptied, where the table is not."""
-    cdef str name = os_decode(record.chain)
-    cdef DraftChain chain = draft.by_name.get(name)
-    if chain is None or chain.hook == NF_INET_NUMHOOKS:
-        if chain is not None and not program.flush:
-            draft.flush(name)
-        elif chain is not None or name in _VERDICTS:
-            raise refused(record.line, f"error creating chain '{name}':File exists")
-        else:
-            draft._new_chain(name)
-    if strcmp(record.other, b"-"):
-        try:
-            draft.set_policy(name, os_decode(record.other), (record.counters.pcnt, record.counters.bcnt))
-        except OSError as error:
-            reason = _REASONS[SET_POLICY, error.errno]
-            raise refused(record.line,
-                          f"Can't set policy `{os_decode(record.other)}' on `{name}' line {record.line}: {reason}",
-                          IPTCError.status) from None
-    return 0
-
-
-cdef int _fill(Draft draft, RuleRow *row, Record *record) except -1:
+cdef int _fill(Draft draft, RuleRow *row, const Record *record) except -1:
     """Make *row* the rule of *record*, which brings its own counters."""
     cdef const char *entry = <const char *> (record + 1)
-    cdef const char *name = record.other
     cdef bint extension = record.counted == HAS_EXTENSION
     cdef DraftChain chain
     if extension:
@@ -221,31 +112,22 @@ cdef int _fill(Draft draft, RuleRow *row, Record *record) except -1:
     row.verdict = 0
     row.counters.base = (<const xt_counters *> (entry + draft.family.counters))[0]
     row.counters.place = NOWHERE
-    if not name[0]:
+    if not record.other[0]:
         return 0
-    if not extension and _verdict_number(name, &row.verdict):
-        if entry[draft.family.flags] & draft.family.goto_flag:
-            raise refused(record.line, f"goto '{os_decode(name)}' is not a chain")
+    if not extension and not _is_goto(draft.family, entry) and _verdict_number(record.other, &row.verdict):
         row.jump = VERDICT
         return 0
-    chain = draft.by_name.get(os_decode(name))
-    if chain is None:
-        if extension:
-            row.jump = EXTENSION
-            return 0
-        if entry[draft.family.flags] & draft.family.goto_flag:
-            raise refused(record.line, f"goto '{os_decode(name)}' is not a chain", kind=Missing)
-        raise refused(record.line, f"Couldn't load target `{os_decode(name)}':No such file or directory", kind=Missing)
-    if chain.hook != NF_INET_NUMHOOKS:
-        raise OSError(EINVAL, "Invalid argument")
-    if extension:
-        row.entry = _as_jump(draft, entry, name)
+    chain = draft.by_name.get(os_decode(record.other))
+    if chain is None and extension:
+        row.jump = EXTENSION
+        return 0
+    if chain is None or chain.hook != NF_INET_NUMHOOKS or extension:
+        jump = _checked(draft.family, record, draft.policy_of)
+        draft.kept.append(jump)
+        row.entry = PyBytes_AS_STRING(jump)
     row.jump = chain.number
     chain.references += 1
     return 0
-
-
-cdef frozenset _VERDICTS = frozenset(("ACCEPT", "DROP", "QUEUE", "RETURN"))
 
 
 cdef bint _verdict_number(const char *name, int32_t *verdict) noexcept:
@@ -262,14 +144,45 @@ cdef bint _verdict_number(const char *name, int32_t *verdict) noexcept:
     return True
 
 
-cdef const char *_as_jump(Draft draft, const char *entry, const char *name) except NULL:
+# -------------------------------------------------------------- where a rule jumps to
+
+def checked(Run rule not None, policy_of):
+    """The bytes of *rule*, once it is found that it can jump where it does: policy_of(chain) says what is there.
+
+    What iptables finds out itself is refused in its words.
+    """
+    return _checked(rule.program.family, first_record(rule), policy_of)
+
+
+cdef bytes _checked(Family *family, const Record *record, policy_of):
+    cdef bytes entry = PyBytes_FromStringAndSize(<const char *> (record + 1), record.entry_size)
+    cdef bint extension = record.counted == HAS_EXTENSION
+    cdef bint goto = _is_goto(family, PyBytes_AS_STRING(entry))
+    if not record.other[0] or not extension and not goto and is_verdict_name(record.other):
+        return entry
+    name = os_decode(record.other)
+    if not extension and is_verdict_name(record.other):
+        raise ParameterError(f"goto '{name}' is not a chain")
+    policy = policy_of(name)
+    if policy:
+        raise OSError(EINVAL, "a jump to a builtin chain")
+    if policy is not None:
+        return _as_jump(family, entry, name) if extension else entry
+    if extension:
+        return entry
+    raise Missing(f"goto '{name}' is not a chain" if goto else f"Couldn't load target `{name}':No such file or directory")
+
+
+cdef inline bint _is_goto(Family *family, const char *entry) noexcept nogil:
+    return entry[family.flags] & family.goto_flag
+
+
+cdef bytes _as_jump(Family *family, bytes entry, str name):
     """*entry* with its target, an extension, replaced by the chain of the same name: iptables prefers the chain, and says so."""
-    cdef size_t target_at = target_offset(draft.family, entry)
-    cdef bytes jump = entry[:target_at] + standard_target(os_decode(name))
-    (<uint16_t *> (PyBytes_AS_STRING(jump) + draft.family.offsets))[1] = PyBytes_GET_SIZE(jump)
-    draft.kept.append(jump)
-    warnings.warn(f"Warning: using chain {os_decode(name)}, not extension", XTablesWarning, stacklevel=2)
-    return PyBytes_AS_STRING(jump)
+    cdef bytes jump = entry[:target_offset(family, PyBytes_AS_STRING(entry))] + standard_target(name)
+    (<uint16_t *> (PyBytes_AS_STRING(jump) + family.offsets))[1] = PyBytes_GET_SIZE(jump)
+    warnings.warn(f"Warning: using chain {name}, not extension", XTablesWarning, stacklevel=2)
+    return jump
 
 
 # -------------------------------------------------------- rules that are the same

@@ -284,7 +284,7 @@ class _Rework:
         """Look whether *view* is the table that it was made for."""
         self._check(view)
 
-    def send(self, handle: Any, replay: Any) -> None:
+    def do(self, handle: Any, look: Any) -> None:
         """Do it to a draft, or to a batch."""
         arrange: Callable[[Any, ChainDifference], None] = self._arrange
         if hasattr(handle, "is_at"):
@@ -294,9 +294,9 @@ class _Rework:
                     if chain.old is not None and chain.old.handles is not None and not chain.created:
                         handle.know(chain.name, chain.old.handles)
             else:
-                self._check(replay.view)
+                self._check(look())
         else:
-            self._check(replay.view)
+            self._check(look())
         for chain in self.chains:
             if chain.created and chain.new.policy is None:
                 handle.create_chain(chain.name)

@@ -232,7 +232,7 @@ class Ruleset:
             for chain in chains:
                 if chain not in view.chains:
                     check_new_name(nfproto, chain)
-                    view.add_chain(chain)
+                    view.create_chain(chain)
             for chain, rules in chains.items():
                 for rule in rules:
                     for entry in _entries_of(nfproto, rule):

@@ -1,28 +1,47 @@
-"""What an edit of a table means: operations over a view of it, recorded once and replayed as often as needed.
+"""The commands of iptables, one class each: what an edit of a table means, recorded once and done as often as needed.
 
-A `View` of `views` is where an edit shows before it is committed, and where it is found out whether it can be done. An operation names
-the rule that it means, by what the rule says; a bare position is never acted on unchecked.
+An edit is done to a *handle*: a table that can be edited. There are four kinds of it, with the same verbs: the `View` in memory,
+where an edit shows before it is committed; the draft of a legacy table; libiptc's handle; and the plan of a batch of nf_tables. A
+verb that cannot be done raises `OSError` with its errno, and the class of the edit has iptables' words for it.
+
+An edit names the rule that it means by what the rule says; a bare position is never acted on unchecked. Only a restored text is
+done by bare positions, as it is one operation of its own.
 """
 
 import errno as _errno
 from os import strerror
 
-from ..errors import Conflict, IPTCError, NotFound, ParameterError, kernel_error
+from ..errors import Conflict, IPTCError, ParameterError, at_line, kernel_error
 from ..language import plugins, printing
+from .views import refusal
 
 NO_CHAIN = "No chain/target/match by that name"
 _WORDS = {_errno.ENOENT: NO_CHAIN}
-BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
+_BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 
 
 class _Edit:
-    """One operation on a chain; *what* begins the messages about it, with the chain's name put in."""
+    """One operation on a chain; *what* begins the messages about it, with the chain's name put in.
+
+    do(handle, look) does it: *look* returns a `View` of the table that is edited, for those that must know what is there.
+    in_text(handle, program, …) does what a line of a text says, without an object for it: by bare positions, since a text is one
+    operation. Its arguments are those that `Program.commands` gives.
+    """
 
     __slots__ = ("chain",)
     chain: str
     what = ""
+    letter = None
+    """How a line of a text names the command, if it can."""
+
     words = {}
     """errno -> what iptables says, where that is not `_WORDS`."""
+
+    words_in_text = {}
+    """errno -> what is said of a line of a text, where that is another."""
+
+    of_all = None
+    """Which chains a line of a text is for that names none: all of them, or those of users."""
 
     changed = True
     """Whether there was anything to do, once it is done."""
@@ -35,11 +54,39 @@ class _Edit:
         try:
             return view.chains[self.chain]
         except KeyError:
-            raise self.refused(_errno.ENOENT) from None
+            raise refusal(_errno.ENOENT) from None
+
+    def apply(self, view):
+        """Do it to a table in memory; the exception is what `refused` says."""
+        perform(self, view, view.look)
+
+    def reason(self, errno):
+        """What iptables says where the operation fails with *errno*."""
+        return self.words.get(errno) or reason_of(errno)
+
+    @classmethod
+    def reason_in_text(cls, errno, number):
+        """What iptables says where a line of a text fails that names a rule by *number*, or by none (0)."""
+        return cls.words_in_text.get(errno) or cls.words.get(errno) or reason_of(errno)
 
     def refused(self, errno):
         """The exception that says why this operation cannot be done."""
-        return kernel_error(self.what.format(self.chain), errno, self.words.get(errno) or _WORDS.get(errno) or strerror(errno))
+        return kernel_error(self.what.format(self.chain), errno, self.reason(errno))
+
+
+def reason_of(errno):
+    """What iptables says of *errno*, whatever could not be done."""
+    return _WORDS.get(errno) or strerror(errno)
+
+
+def perform(operation, handle, look):
+    """Do *operation* to *handle*; where a verb cannot be done, raise it in the words of the operation."""
+    try:
+        operation.do(handle, look)
+    except OSError as error:
+        if isinstance(error, IPTCError):
+            raise
+        raise operation.refused(error.errno) from None
 
 
 class Append(_Edit):
@@ -47,24 +94,24 @@ class Append(_Edit):
 
     __slots__ = ("entry",)
     what = "can't append entry to chain {}"
+    letter = "A"
 
     def __init__(self, chain, entry):
         self.chain, self.entry = chain, entry
 
-    def apply(self, view):
-        chain = view.chains.get(self.chain)
-        if chain is None:
-            chain = self.find_chain(view)
-        chain.append(self.entry)
-
-    def send(self, handle, replay):
+    def do(self, handle, look):
         handle.append(self.chain, self.entry)
+
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.append_run(rule)
 
 
 class Insert(_Edit):
     """`iptables -I`: before the rule that stood at *position* when the edit was made."""
 
     what = "can't insert entry into chain {}"
+    letter = "I"
     words = {_errno.E2BIG: "Index of insertion too big"}
     binds = True
 
@@ -78,25 +125,17 @@ class Insert(_Edit):
         if chain is not None and 0 < self.position < len(chain):
             self.anchor = chain.anchor(self.position)
 
-    def _position(self, chain):
-        if self.anchor is not None:
-            position = chain.locate(self.anchor)
-            if position is None:
-                raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
-            return position
-        if self.position > len(chain):
-            raise self.refused(_errno.E2BIG)
-        return self.position
-
-    def apply(self, view):
-        chain = self.find_chain(view)
-        chain.insert(self._position(chain), self.entry)
-
-    def send(self, handle, replay):
+    def do(self, handle, look):
         position = self.position
         if self.anchor is not None:
-            position = self._position(self.find_chain(replay.view))
+            position = self.find_chain(look()).locate(self.anchor)
+            if position is None:
+                raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
         handle.insert(self.chain, self.entry, position)
+
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.insert(chain, handle.take(rule), number - 1)
 
 
 class EnsureRule(_Edit):
@@ -112,16 +151,11 @@ class EnsureRule(_Edit):
     def _is_missing(self, chain):
         self.changed = chain.find(self.entry) is None
         if self.changed and self.position is not None and self.position > len(chain):
-            raise self.refused(_errno.E2BIG)
+            raise refusal(_errno.E2BIG)
         return self.changed
 
-    def apply(self, view):
-        chain = self.find_chain(view)
-        if self._is_missing(chain):
-            chain.insert(len(chain) if self.position is None else self.position, self.entry)
-
-    def send(self, handle, replay):
-        if not self._is_missing(self.find_chain(replay.view)):
+    def do(self, handle, look):
+        if not self._is_missing(self.find_chain(look())):
             return
         if self.position is None:
             handle.append(self.chain, self.entry)
@@ -138,7 +172,6 @@ class _OfOneRule(_Edit):
     """An edit of a rule that is there: named by its position when the edit was made, or by what it says."""
 
     binds = True
-
     def __init__(self, chain, position=None, anchor=None):
         self.chain, self.position, self.anchor = chain, position, anchor
 
@@ -148,17 +181,15 @@ class _OfOneRule(_Edit):
         if chain is not None and self.anchor is None and self.position < len(chain):
             self.anchor = chain.anchor(self.position)
 
-    def find(self, view):
-        chain = self.find_chain(view)
+    def find(self, look):
+        """The position of the rule in the table that look() gives."""
         if self.anchor is None:
-            if self.position >= len(chain):
-                raise self.refused(_errno.E2BIG)
-            return chain, self.position
-        position = chain.locate(self.anchor)
+            return self.position
+        position = self.find_chain(look()).locate(self.anchor)
         if position is not None:
-            return chain, position
+            return position
         if self.position is None:
-            raise self.refused(_errno.ENOENT)
+            raise refusal(_errno.ENOENT)
         raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
 
 
@@ -166,55 +197,55 @@ class Replace(_OfOneRule):
     """`iptables -R`."""
 
     what = "can't replace entry in chain {}"
+    letter = "R"
     words = {_errno.E2BIG: "Index of replacement too big"}
 
     def __init__(self, chain, entry, position):
         super().__init__(chain, position)
         self.entry = entry
 
-    def apply(self, view):
-        chain, position = self.find(view)
-        chain.replace(position, self.entry)
+    def do(self, handle, look):
+        handle.replace(self.chain, self.entry, self.find(look))
 
-    def send(self, handle, replay):
-        handle.replace(self.chain, self.entry, self.find(replay.view)[1])
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.replace(chain, handle.take(rule), number - 1)
 
 
 class Delete(_OfOneRule):
     """`iptables -D`, by rule or by number; with *missing_ok* a rule that is not there is no error."""
 
     what = "can't delete entry from chain {}"
-    words = {_errno.ENOENT: BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
+    letter = "D"
+    words = {_errno.ENOENT: _BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
 
     def __init__(self, chain, position=None, anchor=None, missing_ok=False):
         super().__init__(chain, position, anchor)
         self.missing_ok = missing_ok
 
-    def refused(self, errno):
+    def reason(self, errno):
+        """What iptables says where the operation fails with *errno*."""
+        return self.reason_in_text(errno, self.position is not None)
+
+    @classmethod
+    def reason_in_text(cls, errno, number):
         """`iptables -D NOPE 1` says that there is no such chain, `-D NOPE` with a rule that there is no such rule."""
-        if self.position is not None and errno == _errno.ENOENT:
-            return kernel_error(self.what.format(self.chain), errno, _WORDS[errno])
-        return super().refused(errno)
+        return reason_of(errno) if number and errno == _errno.ENOENT else super().reason_in_text(errno, number)
 
-    def _look(self, view):
+    def do(self, handle, look):
+        self.changed = False
         try:
-            self.changed = True
-            return self.find(view)
-        except NotFound:
-            if not self.missing_ok:
-                raise
-            self.changed = False
-            return None, None
+            position = self.find(look)
+        except OSError as error:
+            if self.missing_ok and error.errno == _errno.ENOENT:
+                return
+            raise
+        handle.delete(self.chain, position)
+        self.changed = True
 
-    def apply(self, view):
-        chain, position = self._look(view)
-        if self.changed:
-            chain.delete(position)
-
-    def send(self, handle, replay):
-        _, position = self._look(replay.view)
-        if self.changed:
-            handle.delete(self.chain, position)
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.delete(chain, number - 1 if number else handle.locate(chain, rule))
 
 
 class DeleteRules(_Edit):
@@ -225,81 +256,64 @@ class DeleteRules(_Edit):
     def __init__(self, chain, chosen):
         self.chain, self.chosen = chain, chosen
 
-    def _positions(self, view):
-        """The positions of the rules, the last first."""
-        entries = self.find_chain(view).entries
+    def do(self, handle, look):
+        entries = self.find_chain(look()).entries
         positions = [position for position, entry in enumerate(entries) if self.chosen(entry)]
         self.changed = len(positions)
-        return positions[::-1]
-
-    def apply(self, view):
-        chain = self.find_chain(view)
-        for position in self._positions(view):
-            chain.delete(position)
-
-    def send(self, handle, replay):
-        for position in self._positions(replay.view):
+        for position in reversed(positions):
             handle.delete(self.chain, position)
 
 
-class Check(_OfOneRule):
-    """`iptables -C`: nothing but to see that the rule is there."""
+class Check(_Edit):
+    """`iptables -C`, in a text: nothing but to see that the rule is there."""
 
-    what = "can't check entry of chain {}"
-    words = {_errno.ENOENT: BAD_RULE}
+    letter = "C"
+    words = {_errno.ENOENT: _BAD_RULE}
 
-    def apply(self, view):
-        self.find(view)
-
-    def send(self, handle, replay):
-        self.find(replay.view)
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.locate(chain, rule)
 
 
-class ZeroRule(_OfOneRule):
-    """`iptables -Z CHAIN NUMBER`."""
+class _OfChain(_Edit):
+    """An edit that needs to know nothing but its chain."""
 
-    what = "can't zero entry of chain {}"
-    words = {_errno.E2BIG: "Index of counter too big"}
-
-    def apply(self, view):
-        chain, position = self.find(view)
-        chain.replace(position, printing.without_counters(view.nfproto, [chain.entry(position)])[0])
-
-    def send(self, handle, replay):
-        handle.zero_rule(self.chain, self.find(replay.view)[1])
+    def __init__(self, chain):
+        self.chain = chain
 
 
-class Flush(_Edit):
+class Flush(_OfChain):
     """`iptables -F CHAIN`."""
 
     what = "can't flush chain {}"
+    letter = "F"
+    of_all = "chains"
 
-    def __init__(self, chain):
-        self.chain = chain
-
-    def apply(self, view):
-        self.find_chain(view).clear()
-
-    def send(self, handle, replay):
+    def do(self, handle, look):
         handle.flush(self.chain)
 
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.flush(chain)
 
-class Zero(_Edit):
-    """`iptables -Z CHAIN`."""
+
+class Zero(_OfChain):
+    """`iptables -Z CHAIN`, and, in a text, `-Z CHAIN NUMBER`."""
 
     what = "can't zero chain {} counters"
+    letter = "Z"
+    words_in_text = {_errno.E2BIG: "Index of counter too big"}
+    of_all = "chains"
 
-    def __init__(self, chain):
-        self.chain = chain
-
-    def apply(self, view):
-        chain = self.find_chain(view)
-        if chain.policy is not None:
-            chain.counters = (0, 0)
-        chain.reset(printing.without_counters(view.nfproto, chain.entries))
-
-    def send(self, handle, replay):
+    def do(self, handle, look):
         handle.zero(self.chain)
+
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        if number:
+            handle.zero_rule(chain, number - 1)
+        else:
+            handle.zero(chain)
 
 
 def check_new_name(nfproto, name, declared=False):
@@ -312,116 +326,151 @@ def check_new_name(nfproto, name, declared=False):
         raise ParameterError("chain name may not clash with target name")
 
 
-class CreateChain(_Edit):
+class CreateChain(_OfChain):
     """`iptables -N`."""
 
     what = "can't create chain {}"
+    letter = "N"
     words = {_errno.EEXIST: "Chain already exists"}
 
-    def __init__(self, chain):
-        self.chain = chain
-
-    def apply(self, view):
-        if self.chain in view.chains:
-            raise self.refused(_errno.EEXIST)
-        view.add_chain(self.chain)
-
-    def send(self, handle, replay):
+    def do(self, handle, look):
         handle.create_chain(self.chain)
+
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.create_chain(chain)
 
 
 class EnsureChain(_Edit):
     """`iptables -N` where there is no such chain; with *empty* `-F` where there is one."""
 
     what = CreateChain.what
+    words = CreateChain.words
 
     def __init__(self, chain, empty=False):
         self.chain, self.empty = chain, empty
 
-    def _look(self, view):
-        """The chain; whether it is to be created or emptied."""
-        chain = view.chains.get(self.chain)
+    def do(self, handle, look):
+        chain = look().chains.get(self.chain)
         self.changed = chain is None or bool(self.empty and len(chain))
-        return chain
-
-    def apply(self, view):
-        chain = self._look(view)
-        if chain is None:
-            CreateChain(self.chain).apply(view)
-        elif self.changed:
-            chain.clear()
-
-    def send(self, handle, replay):
-        chain = self._look(replay.view)
         if chain is None:
             handle.create_chain(self.chain)
         elif self.changed:
             handle.flush(self.chain)
 
 
-class DeleteChain(_Edit):
+class DeleteChain(_OfChain):
     """`iptables -X CHAIN`."""
 
     what = "can't delete chain {}"
+    letter = "X"
+    of_all = "chains of users"
+    words_in_text = {
+        _errno.EINVAL: "Can't delete built-in chain",
+        _errno.EMLINK: "Can't delete chain with references left",
+        _errno.ENOTEMPTY: "Chain is not empty",
+    }
 
-    def __init__(self, chain):
-        self.chain = chain
-
-    def apply(self, view):
-        chain = self.find_chain(view)
-        if chain.policy is not None:
-            raise self.refused(_errno.EINVAL)
-        if view.is_referenced(self.chain):
-            raise self.refused(_errno.EMLINK)
-        if len(chain):
-            raise self.refused(_errno.ENOTEMPTY)
-        del view.chains[self.chain]
-
-    def send(self, handle, replay):
+    def do(self, handle, look):
         handle.delete_chain(self.chain)
+
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.delete_chain(chain)
 
 
 class RenameChain(_Edit):
     """`iptables -E`; jumps to the chain follow."""
 
     what = "can't rename chain {}"
+    letter = "E"
 
     def __init__(self, chain, new):
         self.chain, self.new = chain, new
 
-    def apply(self, view):
-        if self.new in view.chains:
-            raise self.refused(_errno.EEXIST)
-        chain = self.find_chain(view)
-        if chain.policy is not None:
-            raise self.refused(_errno.ENOENT)
-        view.rename_chain(self.chain, self.new)
-
-    def send(self, handle, replay):
+    def do(self, handle, look):
         handle.rename_chain(self.chain, self.new)
+
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.rename_chain(chain, other)
 
 
 class SetPolicy(_Edit):
     """`iptables -P`; counters stay as they are where none are given. `changed`: the policy or the counters were others."""
 
+    letter = "P"
     words = {_errno.ENOENT: "Bad built-in chain name", _errno.EINVAL: "Bad policy name"}
 
     def __init__(self, chain, policy, counters=None):
         self.chain, self.policy, self.counters = chain, policy, counters
         self.what = f"can't set policy {policy.replace('{', '{{').replace('}', '}}')} on chain {{}}"
 
-    def apply(self, view):
-        chain = self.find_chain(view)
-        if chain.policy is None:
-            raise self.refused(_errno.ENOENT)
-        if self.policy not in ("ACCEPT", "DROP"):
-            raise self.refused(_errno.EINVAL)
-        counters = tuple(chain.counters if self.counters is None else self.counters)
-        self.changed = (chain.policy, tuple(chain.counters)) != (self.policy, counters)
-        chain.policy, chain.counters = self.policy, counters
-
-    def send(self, handle, replay):
+    def do(self, handle, look):
         self.changed = handle.set_policy(self.chain, self.policy, self.counters)
+
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.set_policy(chain, other, counters)
+
+
+class Declare(_Edit):
+    """A line `:CHAIN POLICY [packets:bytes]` of a text."""
+
+    letter = ":"
+    words = SetPolicy.words
+
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        (_declare_on_nft if program.nft else _declare)(handle, program.flush, chain, other, counters)
+
+
+def _declare(handle, anew, chain, policy, counters):
+    """As iptables-legacy-restore does it; *anew*: the table was empty when the text began."""
+    there = handle.policy_of(chain)
+    if there == "" and not anew:
+        handle.flush(chain)
+    elif not there:
+        try:
+            handle.create_chain(chain)
+        except OSError as error:
+            if error.errno != _errno.EEXIST:
+                raise
+            raise ParameterError(f"error creating chain '{chain}':{strerror(error.errno)}") from None
+    if policy == "-":
+        return
+    try:
+        handle.set_policy(chain, policy, counters)
+    except OSError as error:
+        reason = SetPolicy.reason_in_text(error.errno, 0)
+        said = f"Can't set policy `{policy}' on `{chain}' line {handle.line}: {reason}"
+        raise at_line(ParameterError(said), handle.line, IPTCError.status) from None
+
+
+def _declare_on_nft(handle, anew, chain, policy, counters):
+    """As iptables-nft-restore does it: the policy of a user chain is not looked at."""
+    there = handle.policy_of(chain)
+    if there is None:
+        check_new_name(handle.nfproto, chain, declared=True)
+        handle.create_chain(chain)
+    elif not there:
+        handle.flush(chain)
+    elif counters is None:
+        raise ParameterError(f"invalid policy counters for chain '{chain}'")
+    else:
+        # flushed, the chain is made anew
+        same = "ACCEPT" if anew else there
+        handle.set_policy(chain, same if policy == "-" else policy, counters)
+
+
+class OnlyJump(_Edit):
+    """A rule of a text that is not for this family: nothing but to see that it can jump where it does."""
+
+    letter = "?"
+
+    @staticmethod
+    def in_text(handle, program, chain, number, rule, other, counters):
+        handle.take(rule)
 
 
 class Replay:
@@ -432,26 +481,19 @@ class Replay:
         self._read_view = read_view
         self._view = None
         self._operations = operations
-        self._sent = 0
+        self._done = 0
 
-    @property
-    def view(self):
+    def look(self):
         """The table as the operations so far have left it; read only if one of them must look."""
         if self._view is None:
             self._view = self._read_view()
-            for operation in self._operations[: self._sent]:
+            for operation in self._operations[: self._done]:
                 operation.apply(self._view)
         return self._view
 
     def run(self):
-        """Send all operations to the handle."""
-        handle = self._handle
-        for self._sent, operation in enumerate(self._operations):
-            try:
-                operation.send(handle, self)
-            except OSError as error:
-                if isinstance(error, IPTCError):
-                    raise
-                raise operation.refused(error.errno) from None
+        """Do all operations to the handle."""
+        for self._done, operation in enumerate(self._operations):
+            perform(operation, self._handle, self.look)
             if self._view is not None and operation is not self._operations[-1]:
                 operation.apply(self._view)

@@ -4,9 +4,9 @@ import errno
 import os
 
 from .. import _core
-from ..errors import IPTCError, KernelError, ParameterError, ParameterTypeError, at_line
+from ..errors import KernelError, ParameterError, ParameterTypeError, at_line
 from ..language.program import Reader, visible
-from . import edits
+from .commands import interpret
 
 _PIECE = 1 << 20
 
@@ -161,106 +161,10 @@ class Restore:
     def __init__(self, program):
         self.program = program
 
-    def send(self, handle, replay):
-        """Do it to a draft, or to a batch, in one pass."""
-        handle.restore(self.program)
+    def do(self, handle, look):
+        """Do it to a table that can be edited, whatever kind of it."""
+        interpret(self.program, handle)
 
     def apply(self, view):
-        """Do it to a view, command by command."""
-        if self.program.flush:
-            view.clear()
-        self._run(view, lambda edit: edit.apply(view))
-
-    def send_each(self, handle, view):
-        """Do it to a handle that has only the verbs of single edits; *view* is the table as the handle has it."""
-        if self.program.flush:
-            for name in list(view.chains):
-                handle.flush(name)
-            for chain in view.chains.values():
-                if chain.policy is None:
-                    handle.delete_chain(chain.name)
-            view.clear()
-        replay = edits.Replay(handle, lambda: view, ())
-
-        def send(edit):
-            try:
-                edit.send(handle, replay)
-            except OSError as error:
-                if isinstance(error, IPTCError):
-                    raise
-                raise edit.refused(error.errno) from None
-            edit.apply(view)
-
-        self._run(view, send)
-
-    def _run(self, view, do):
-        """Call do(edit) for each edit that the commands stand for, bound to *view*; an error gets the line of its command."""
-        for line, what, chain, number, entry, other, counters in self.program.commands(runs=True):
-            names = [chain] if chain else [c.name for c in view.in_order() if what != "X" or c.policy is None]
-            try:
-                for name in names:
-                    for edit in self._edits(view, what, name, number, entry, other, counters):
-                        if edit.binds:
-                            edit.bind(view)
-                        do(edit)
-            except IPTCError as error:
-                if isinstance(error, KernelError):
-                    error.message = f"line {line} failed: {error.message}"
-                raise at_line(error, line) from None
-
-    def _edits(self, view, what, chain, number, entry, other, counters):
-        """The edits of *chain* that one command stands for."""
-        if what == ":":
-            found = view.chains.get(chain)
-            if found is None or found.policy is None:
-                yield edits.Flush(chain) if found is not None and not self.program.flush else edits.CreateChain(chain)
-            if other != "-":
-                yield edits.SetPolicy(chain, other, counters)
-        elif what == "D" and number:
-            yield edits.Delete(chain, number - 1)
-        elif what == "Z" and number:
-            yield edits.ZeroRule(chain, number - 1)
-        elif what in "IR":
-            yield {"I": edits.Insert, "R": edits.Replace}[what](chain, entry, number - 1)
-        elif what in "DC":
-            anchor = edits.first_like(view.nfproto, entry)
-            yield edits.Delete(chain, anchor=anchor) if what == "D" else edits.Check(chain, anchor=anchor)
-        elif what == "A":
-            yield _AppendRun(chain, entry)
-        elif what == "?":
-            return
-        elif what == "E":
-            yield edits.RenameChain(chain, other)
-        elif what == "P":
-            yield edits.SetPolicy(chain, other, counters)
-        else:
-            yield {"F": edits.Flush, "Z": edits.Zero, "X": edits.DeleteChain, "N": edits.CreateChain}[what](chain)
-
-
-class _AppendRun(edits.Append):
-    """Commands `-A` of one chain that follow each other: nearly all that a text has."""
-
-    def apply(self, view):
-        chain = self.find_chain(view)
-        for _, entry in self.entry.rules():
-            chain.append(entry)
-
-    def send(self, handle, replay):
-        for _, entry in self.entry.rules():
-            handle.append(self.chain, entry)
-
-
-_REASONS = {
-    ("N", errno.EEXIST): "Chain already exists", ("P", errno.ENOENT): "Bad built-in chain name", ("P", errno.EINVAL): "Bad policy name",
-    (":", errno.EINVAL): "Bad policy name",
-    ("I", errno.E2BIG): "Index of insertion too big", ("R", errno.E2BIG): "Index of replacement too big",
-    ("D", errno.E2BIG): "Index of deletion too big", ("D", errno.ENOENT): edits.BAD_RULE, ("C", errno.ENOENT): edits.BAD_RULE,
-    ("Z", errno.E2BIG): "Index of counter too big", ("X", errno.EINVAL): "Can't delete built-in chain",
-}  # fmt: skip
-
-
-def reason_of(what, number, error):
-    """What iptables says where command *what* of a restore, of rule *number* or of none, cannot be done."""
-    if error == errno.ENOENT:
-        return _REASONS.get((what, error) if not number else None, edits.NO_CHAIN)
-    return _REASONS.get((what, error)) or os.strerror(error)
+        """Do it to a table in memory."""
+        interpret(self.program, view)

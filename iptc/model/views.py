@@ -1,5 +1,7 @@
 """A table in memory: its chains and their rules, and ways to find a rule by what it says."""
 
+import errno
+import os
 from weakref import ref
 
 from .._rope import Row, Sequence
@@ -280,8 +282,19 @@ def _chain_order(chain):
     return (1, chain.name.encode("utf-8", "surrogateescape")) if chain.policy is None else (0, b"")
 
 
+def refusal(error):
+    """What a verb raises that cannot be done with *error*, an errno; the edit has the words."""
+    return OSError(error, os.strerror(error))
+
+
 class View:
-    """A table as it was read, with pending edits applied. `chains` maps names to chains, in any order; `in_order` has theirs."""
+    """A table as it was read, with pending edits applied. `chains` maps names to chains, in any order; `in_order` has theirs.
+
+    It is edited by verbs as a draft is, and refuses what cannot be done: `OSError` with its errno.
+    """
+
+    line = None
+    """The line of the text that is being done to it."""
 
     def __init__(self, nfproto, chains, stored=None):
         self.nfproto = nfproto
@@ -297,15 +310,86 @@ class View:
             self._sorted = True
         return self.chains.values()
 
-    def add_chain(self, name):
-        """Add an empty user chain."""
+    def look(self):
+        """Itself: what an edit sees that is done to it."""
+        return self
+
+    def _chain(self, name):
+        chain = self.chains.get(name)
+        if chain is None:
+            raise refusal(errno.ENOENT)
+        return chain
+
+    # the verbs
+
+    def append(self, name, entry):
+        """`iptables -A`."""
+        self._chain(name).append(entry)
+
+    def insert(self, name, entry, position):
+        """`iptables -I`; *position* counts from 0."""
+        chain = self._chain(name)
+        if position > len(chain):
+            raise refusal(errno.E2BIG)
+        chain.insert(position, entry)
+
+    def replace(self, name, entry, position):
+        """`iptables -R`."""
+        self._chain_with(name, position).replace(position, entry)
+
+    def delete(self, name, position):
+        """`iptables -D`, by number."""
+        self._chain_with(name, position).delete(position)
+
+    def _chain_with(self, name, position):
+        """The chain, which has a rule at *position*."""
+        chain = self._chain(name)
+        if position >= len(chain):
+            raise refusal(errno.E2BIG)
+        return chain
+
+    def flush(self, name):
+        """`iptables -F CHAIN`."""
+        self._chain(name).clear()
+
+    def zero(self, name):
+        """`iptables -Z CHAIN`."""
+        chain = self._chain(name)
+        if chain.policy is not None:
+            chain.counters = (0, 0)
+        chain.reset(printing.without_counters(self.nfproto, chain.entries))
+
+    def zero_rule(self, name, position):
+        """`iptables -Z CHAIN NUMBER`."""
+        chain = self._chain_with(name, position)
+        chain.replace(position, printing.without_counters(self.nfproto, [chain.entry(position)])[0])
+
+    def create_chain(self, name):
+        """`iptables -N`."""
+        if name in self.chains:
+            raise refusal(errno.EEXIST)
         chain = self.chains[name] = ChainView(self.nfproto, name, stored=self._stored)
         self._sorted = False
         if self._jumps is not None:
             chain.tell(self._jumps)
 
+    def delete_chain(self, name):
+        """`iptables -X CHAIN`."""
+        chain = self._chain(name)
+        if chain.policy is not None:
+            raise refusal(errno.EINVAL)
+        if self._find_jumps().to(name):
+            raise refusal(errno.EMLINK)
+        if len(chain):
+            raise refusal(errno.ENOTEMPTY)
+        del self.chains[name]
+
     def rename_chain(self, name, new):
-        """Give user chain *name* another name, which jumps to it follow."""
+        """`iptables -E`; jumps to the chain follow."""
+        if new in self.chains:
+            raise refusal(errno.EEXIST)
+        if self._chain(name).policy is not None:
+            raise refusal(errno.ENOENT)
         for row, chain in self._find_jumps().to(name):
             chain.rename_target(row, name, new)
         chain = self.chains.pop(name)
@@ -313,15 +397,53 @@ class View:
         self.chains[new] = chain
         self._sorted = False
 
-    def clear(self):
-        """Take all rules and all user chains away."""
-        for chain in self.chains.values():
-            chain.clear()
-        self.chains = {name: chain for name, chain in self.chains.items() if chain.policy is not None}
+    def set_policy(self, name, policy, counters=None):
+        """`iptables -P`, and the counters if they are given; whether they were others."""
+        chain = self._chain(name)
+        if chain.policy is None:
+            raise refusal(errno.ENOENT)
+        if policy not in ("ACCEPT", "DROP"):
+            raise refusal(errno.EINVAL)
+        counters = tuple(chain.counters if counters is None else counters)
+        differs = (chain.policy, tuple(chain.counters)) != (policy, counters)
+        chain.policy, chain.counters = policy, counters
+        return differs
 
-    def is_referenced(self, name):
-        """Whether a rule of any chain jumps to *name*."""
-        return bool(self._find_jumps().to(name))
+    # what a restored text needs
+
+    def begin(self, program):
+        """Take all rules and all user chains away, unless they are to stay."""
+        if program.flush:
+            for chain in self.chains.values():
+                chain.clear()
+            self.chains = {name: chain for name, chain in self.chains.items() if chain.policy is not None}
+
+    def take(self, rule):
+        """The bytes of a rule; where it jumps to is looked at when it is sent."""
+        return rule.entry
+
+    def append_run(self, run):
+        """Commands `-A` that follow each other."""
+        for self.line, name, part in run.parts():
+            chain = self._chain(name)
+            for self.line, entry in part.rules():
+                chain.append(entry)
+
+    def locate(self, name, rule):
+        """The position of the first rule that is the same as *rule*."""
+        position = self._chain(name).find(rule.entry)
+        if position is None:
+            raise refusal(errno.ENOENT)
+        return position
+
+    def policy_of(self, name):
+        """The policy of a chain, "" of a user chain, None where there is none."""
+        chain = self.chains.get(name)
+        return None if chain is None else chain.policy or ""
+
+    def chain_names(self, of_users):
+        """The names of all chains, or of those of users."""
+        return [chain.name for chain in self.in_order() if not (of_users and chain.policy is not None)]
 
     def _find_jumps(self):
         if self._jumps is None:

@@ -1,15 +1,12 @@
 """Plans edits as messages of nf_tables: one batch for one or several tables."""
 
 import errno
-import os
 
 from .. import _core
 from .._rope import Row, Sequence
-from ..errors import IPTCError, ParameterError, at_line, kernel_error
+from ..errors import IPTCError
 from ..language import printing
-from ..model.edits import check_new_name, first_like
-from ..model.restoring import reason_of
-from ..model.views import ChainView, Jumps, View
+from ..model.views import ChainView, Jumps, View, refusal
 from . import codec
 from .reader import BUILTIN_CHAINS, NftScan
 from .restore import append_run
@@ -120,11 +117,6 @@ class _ChainPlan:
         return [rule for rule in self._head + self._tail + list(self._rules or ()) if not isinstance(rule, int)]
 
 
-def _refusal(error):
-    """What `Replay` words as the operation that cannot be done."""
-    return OSError(error, os.strerror(error))
-
-
 def _is_opaque(nfproto, entry):
     """Whether this is a rule of `nft`, which has no matches and targets: it may hold on to what no second rule can have."""
     target = _core.split_entry(nfproto, entry)[1][-1]
@@ -137,7 +129,7 @@ def _place(rule):
 
 
 class TablePlan:
-    """The verbs of `legacy.draft.Draft`, as messages of a batch. What was not read is not known, and is read when it is needed."""
+    """The verbs of `model.edits`, as messages of a batch. What was not read is not known, and is read when it is needed."""
 
     def __init__(self, socket, batch, steps, table):
         self._socket = socket
@@ -156,7 +148,8 @@ class TablePlan:
         self._jumps = None
         self._read = {}
         self._to_zero = []
-        self._line = None
+        self.line = None
+        """The line of the text that is being done."""
         self.depends = False
 
     def view(self):
@@ -240,7 +233,7 @@ class TablePlan:
         """The chain that the present operation is about."""
         chain = None if name is None else self._find(name)
         if chain is None:
-            raise _refusal(errno.ENOENT)
+            raise refusal(errno.ENOENT)
         return chain
 
     def _loaded(self, chain):
@@ -253,7 +246,7 @@ class TablePlan:
 
     def _noted(self, number, verb, chain, entry=None):
         """Say what message *number* is for, in the word that iptables has for it."""
-        self._steps.append((number, self.nfproto, self._line, verb, chain.name, entry))
+        self._steps.append((number, self.nfproto, self.line, verb, chain.name, entry))
         return number
 
     def _make_table(self):
@@ -335,7 +328,7 @@ class TablePlan:
             return
         rules = self._loaded(chain)
         if position > len(rules):
-            raise _refusal(errno.E2BIG)
+            raise refusal(errno.E2BIG)
         if position == len(rules):
             self.append(name, entry)
         else:
@@ -355,12 +348,12 @@ class TablePlan:
 
     def _check_position(self, chain, position):
         if position >= len(self._loaded(chain)):
-            raise _refusal(errno.E2BIG)
+            raise refusal(errno.E2BIG)
 
     def flush(self, name):
         """`iptables -F CHAIN`."""
         chain = self._chain(name)
-        if chain.handle:
+        if chain.handle and (chain.rules is None or len(chain.rules)):
             self._noted(self._batch.delete_rule(self.nfproto, self._label, chain.label), "RULE_FLUSH", chain)
         if self._jumps is not None:
             for rule in chain.new_rules():
@@ -405,7 +398,7 @@ class TablePlan:
         """`iptables -N`."""
         label = _core.chain_label(name)
         if name in self._builtins:
-            raise _refusal(errno.EEXIST)
+            raise refusal(errno.EEXIST)
         self._make_table()
         chain = self._chains[name] = _ChainPlan(name, label, None, _NEW, None, [])
         self._noted(self._batch.add_chain(self.nfproto, self._label, label), "CHAIN_USER_ADD", chain)
@@ -414,7 +407,7 @@ class TablePlan:
         """`iptables -X CHAIN`."""
         chain = self._chain(name)
         if chain.hook is not None:
-            raise _refusal(errno.EINVAL)
+            raise refusal(errno.EINVAL)
         self._renamed.pop(chain, None)
         self._drop_chain(chain)
 
@@ -438,14 +431,14 @@ class TablePlan:
         _core.chain_label(new)
         chain = self._chain(name)
         if new in self._builtins:
-            raise _refusal(errno.EEXIST)
+            raise refusal(errno.EEXIST)
         if chain.hook is not None:
-            raise _refusal(errno.ENOENT)
+            raise refusal(errno.ENOENT)
         if chain.handle == _NEW:
             self._rename_new(chain, name, new)
             return
         if self._find(new) is not None:
-            raise _refusal(errno.EEXIST)
+            raise refusal(errno.EEXIST)
         self.depends = True
         self._renamed[chain] = True
         self._chains[name], self._chains[new] = None, chain
@@ -473,91 +466,64 @@ class TablePlan:
 
     def set_policy(self, name, policy, counters=None):
         """`iptables -P`, and the counters if they are given; whether they were others."""
-        before = self._chain(name).policy
-        differs = policy != before or counters is not None and tuple(counters) != self._policy_counters(name)
-        self._set_policy(name, policy, counters)
-        return differs
-
-    def _set_policy(self, name, policy, counters):
         chain = self._chain(name)
         if chain.policy is None:
-            raise _refusal(errno.ENOENT)
+            raise refusal(errno.ENOENT)
         if policy not in _POLICIES:
-            raise _refusal(errno.EINVAL)
+            raise refusal(errno.EINVAL)
+        differs = policy != chain.policy
+        if counters is not None and self.line is None:
+            # of a text nobody asks
+            differs = differs or tuple(counters) != self._policy_counters(name)
         if counters is None and not chain.handle:
             counters = (0, 0)
         self._base(chain, policy, counters)
+        return differs
 
     def _policy_counters(self, name):
         """What the policy of a builtin chain has counted in the kernel."""
         self.depends = True
         return next((tuple(counters) for each, _, counters, *_ in self._scan.list_chains() if each == name), (0, 0))
 
-    # a restore
+    # what a restored text needs
 
-    def restore(self, program):
-        """What a text of iptables-save says, command by command. As with iptables-nft-restore, a builtin chain that a text does not
-        name is not there any more, unless the others are to stay: its policy goes with it."""
+    def begin(self, program):
+        """Begin with an empty table, unless the rules that are there are to stay. As with iptables-nft-restore, a builtin chain that
+        the text does not name is not there any more then: its policy goes with it."""
         listed = [(name, policy) for name, policy, _, handle, _ in self._scan.list_chains() if handle] if program.flush else []
         if listed:
             self.depends = True
-        commands = program.commands(runs=True)
-        named = {chain for _, what, chain, *_ in commands if what == ":"}
+        named = program.declared() if listed else ()
         for name, _ in listed:
             self.flush(name)
         for name, policy in listed:
             if name not in named:
                 self._drop_chain(self._chain(name))
-        for self._line, what, name, *rest in commands:
-            try:
-                self._command(program, what, name, *rest)
-            except ParameterError as error:
-                line = error.line or self._line
-                raise at_line(ParameterError(f"line {line}: {error}"), line) from None
-            except OSError as error:
-                if isinstance(error, IPTCError):
-                    raise
-                reason = reason_of(what, rest[0], error.errno)
-                raise at_line(kernel_error(f"line {self._line} failed", error.errno, reason), self._line) from None
-        self._line = None
 
-    def _append_run(self, name, run):
-        """Commands `-A` of one chain, one after the other: nearly all that a text has."""
+    def take(self, rule):
+        """The bytes of a rule; where it jumps to is looked at by the kernel."""
+        return rule.entry
+
+    def append_run(self, run):
+        """Commands `-A` that follow each other: nearly all that a text has."""
+        for self.line, name, part in run.parts():
+            self._append_part(name, part)
+
+    def _append_part(self, name, run):
+        """Those of one chain."""
         if self._renamed or self._jumps is not None:
-            for self._line, entry in run.rules():
+            for self.line, entry in run.rules():
                 self.append(name, entry)
             return
         chain = self._used(name)
-        first = append_run(self._batch, self._label, chain.label, run)
+        try:
+            first = append_run(self._batch, self._label, chain.label, run)
+        except IPTCError as error:
+            self.line = error.line or self.line
+            raise
         chain.append_run(self._noted(first, "RULE_APPEND", chain, run), run)
 
-    def _command(self, program, what, chain, number, entry, other, counters):
-        if what == "?":
-            return  # options without a command
-        if what == "A":
-            self._append_run(chain, entry)
-        elif what == ":":
-            self._declare(program, chain, other, counters)
-        elif what == "I":
-            self.insert(chain, entry, number - 1)
-        elif what == "R":
-            self.replace(chain, entry, number - 1)
-        elif what in "DC":
-            position = number - 1 if number else self._locate(chain, entry)
-            if what == "D":
-                self.delete(chain, position)
-        elif what == "Z" and number:
-            self.zero_rule(chain, number - 1)
-        elif what == "E":
-            self.rename_chain(chain, other)
-        elif what == "P":
-            self._set_policy(chain, other, counters)
-        else:
-            verb = {"F": self.flush, "Z": self.zero, "X": self.delete_chain, "N": self.create_chain}[what]
-            for name in [chain] if chain else self._all_chains(what == "X"):
-                verb(name)
-
-    def _all_chains(self, of_users):
+    def chain_names(self, of_users):
         """The names of the chains that are used, with what this batch has done so far."""
         self.depends = True
         moved = {chain.old_name for chain in self._renamed}
@@ -567,25 +533,14 @@ class TablePlan:
         return [name for name, chain in self._chains.items()
                 if chain is not None and chain.handle and not (of_users and chain.hook is not None)]  # fmt: skip
 
-    def _declare(self, program, name, policy, counters):
-        """A line `:CHAIN POLICY [packets:bytes]`; a policy of a user chain is not looked at."""
+    def policy_of(self, name):
+        """The policy of a chain, "" of a user chain, None where there is none."""
         chain = self._find(name)
-        if chain is None:
-            check_new_name(self.nfproto, name, declared=True)
-            self.create_chain(name)
-        elif chain.policy is None:
-            if chain.rules is None or len(chain.rules):
-                self.flush(name)
-        elif counters is None:
-            raise ParameterError(f"invalid policy counters for chain '{name}'")
-        else:
-            # flushed, the chain is made anew
-            same = "ACCEPT" if program.flush else chain.policy
-            self._set_policy(name, same if policy == "-" else policy, counters)
+        return None if chain is None else chain.policy or ""
 
-    def _locate(self, name, entry):
-        """The position of the first rule that is the same as *entry*."""
-        position = self._view_of(self._chain(name)).locate(first_like(self.nfproto, entry))
+    def locate(self, name, rule):
+        """The position of the first rule that is the same as *rule*."""
+        position = self._view_of(self._chain(name)).find(rule.entry)
         if position is None:
-            raise _refusal(errno.ENOENT)
+            raise refusal(errno.ENOENT)
         return position
