@@ -380,14 +380,14 @@ def _cidr(rule: Rule, which: int, text: str) -> str:
 def _parameters(extension: Match | Target) -> dict[str, Any]:
     if extension.opaque:
         return {_OPAQUE: extension._bytes().hex()}
-    return {name: _shortest(words) for name, words in extension.get_all_parameters().items()}
+    return {name: _shortest(extension, name, words) for name, words in extension.get_all_parameters().items()}
 
 
-def _shortest(words: list[str]) -> str | list[str]:
+def _shortest(extension: Match | Target, name: str, words: list[str]) -> str | list[str]:
     """[] -> "", ["x"] -> "x"; a list stays where text would be read as a negation."""
     if not words:
         return ""
-    if len(words) > 1 or words[0].startswith("!") and words != ["!"]:
+    if len(words) > 1 or extension._looks_negated(name, words):
         return words
     return words[0]
 

@@ -174,6 +174,38 @@ def test_values_of_a_dict():
     assert easy.decode_iptc_rule(easy.encode_iptc_rule(rule_d)) == rule_d
 
 
+@pytest.mark.parametrize(("words", "decoded"), [
+    ('-m comment --comment "!fw3" -j ACCEPT', "!fw3"), ('-m comment --comment "! fw3" -j ACCEPT', "! fw3"),
+    ('-m comment --comment "!" -j ACCEPT', "!"),
+    ('-j LOG --log-prefix "!x: "', "!x: "), ('-j NFLOG --nflog-prefix "!x"', "!x"),
+    # of these, text that begins so is a negation
+    ('-m string --string "!x" --algo bm -j ACCEPT', ["!x"]), ('-m string ! --string "!x" --algo bm -j ACCEPT', ["!", "!x"]),
+    ('-m string --string "!" --algo bm -j ACCEPT', ["!"]), ('-m string ! --string "!" --algo bm -j ACCEPT', ["!", "!"]),
+    ('-m string ! --string "x" --algo bm -j ACCEPT', ["!", "x"]),
+])  # fmt: skip
+def test_text_that_begins_as_a_negation_does(chain, ipv6, words, decoded):
+    rule = (iptc.Rule6 if ipv6 else iptc.Rule).from_args(words)
+    iptc.Chain((iptc.Table6 if ipv6 else iptc.Table)("filter"), chain).append_rule(rule)
+    (rule_d,) = easy.dump_chain("filter", chain, ipv6)
+    part = next(rule_d[key] for key in ("comment", "string", "target") if key in rule_d)
+    part = next(iter(part.values())) if "target" in rule_d and part is rule_d["target"] else part
+    name = next(name for name in ("comment", "string", "log-prefix", "nflog-prefix") if name in part)
+    assert part[name] == decoded
+    assert easy.has_rule("filter", chain, rule_d, ipv6) and str(easy.encode_iptc_rule(rule_d, ipv6)) == str(rule)
+    if decoded != "!":
+        # what stood in such dicts before
+        part[name] = [decoded] if isinstance(decoded, str) else decoded
+        assert easy.has_rule("filter", chain, rule_d, ipv6)
+
+
+def test_a_negation_of_what_cannot_be_negated_is_refused():
+    with pytest.raises(iptc.ParameterError):
+        easy.encode_iptc_rule({"comment": {"comment": ["!", "x"]}, "target": "ACCEPT"})
+    match = iptc.Rule().create_match("string")
+    match.algo, match.string = "bm", ["!"]
+    assert match.string == match.parameters["string"] == ["!"]
+
+
 def test_interleaved_matches_keep_their_order():
     rule = iptc.Rule()
     for name in ("mark", "comment", "mark"):

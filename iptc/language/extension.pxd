@@ -32,6 +32,7 @@ cdef class Extension:
     cdef bytes _saved(self)
     cdef list _entries(self)
     cdef object _joined(self, str name, list words)
+    cpdef bint _looks_negated(self, str name, list words) except -1
     cpdef bytes _bytes(self)
     cpdef bytes _packed_or_bytes(self)
     cpdef bytes _packed(self)

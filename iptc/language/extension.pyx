@@ -228,7 +228,8 @@ cdef class Extension:
             except TypeError as error:
                 raise ParameterTypeError(
                     f"a parameter value must be a string or a list of strings, not {type(value).__name__}") from error
-            if words and words[0] == b"!":
+            # an option that wants a value may have this one
+            if words and words[0] == b"!" and (len(words) > 1 or item.has_arg != 1):
                 negated = True
                 del words[0]
         if item.has_arg == 0:
@@ -445,14 +446,21 @@ cdef class Extension:
         """["!", "1", "2"] -> "!1 2"; a list where the text would be read in another way."""
         cdef bint negated = bool(words) and words[0] == "!"
         cdef list values = words[1:] if negated else words
-        cdef Option item
-        if not negated and values and values[0].startswith("!"):
-            item = self._option(name.partition("#")[0], False)
-            if item is None or self._strip_negation(item, b"!")[0]:
-                return words
+        if self._looks_negated(name, words):
+            return words
         if len(values) > 1 and any(not value or " " in value for value in values):
             return words
         return ("!" if negated else "") + " ".join(values)
+
+    cpdef bint _looks_negated(self, str name, list words) except -1:
+        """Whether *words* of parameter *name* are not negated, and would be if they were set as text."""
+        cdef Option item
+        if not words or not words[0].startswith("!"):
+            return False
+        item = self._option(name.partition("#")[0], False)
+        if words[0] == "!" and (len(words) > 1 or item is None or item.has_arg != 1):
+            return False                # they are
+        return item is None or self._strip_negation(item, b"!")[0]
 
     def reset(self):
         """Set all parameters back to their defaults."""
