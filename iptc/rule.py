@@ -42,6 +42,9 @@ def _load_state() -> Any:
 class IPTCModule(Extension):
     """What matches and targets have in common; a class of Python's, on which programs may set what they want."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_extension, (type(self), *self._base_state(), self._state())
+
 
 class Match(IPTCModule):
     """One match of a rule (`-m`). Every option of the extension is an attribute, `-` written as `_`.
@@ -81,9 +84,6 @@ class Match(IPTCModule):
 
     def __repr__(self) -> str:
         return f"<iptc.Match {self.name} {_shown(self)}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_extension, (type(self), *self._base_state(), self._state())
 
 
 class Target(IPTCModule):
@@ -134,6 +134,13 @@ class Target(IPTCModule):
         """The payload as bytes, `struct xt_entry_target` included."""
         return self._bytes()
 
+    @property
+    def expressions(self) -> list[str] | None:
+        """What a rule of `nft` that has no form in iptables consists of, `["meta", "lookup @set", …]`; None: it is not one."""
+        from .nft.codec import target_expressions
+
+        return target_expressions(self._bytes())
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Target):
             return NotImplemented
@@ -144,9 +151,6 @@ class Target(IPTCModule):
 
     def __repr__(self) -> str:
         return f"<iptc.Target {'goto ' if self.goto else ''}{self.name} {_shown(self)}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_extension, (type(self), *self._base_state(), self._state())
 
 
 def _restore_extension(cls: Any, nfproto: Family, header: bytes, state: Any) -> Match | Target:

@@ -157,7 +157,10 @@ def side_of(netns: Netns = None) -> str:
 
 
 def listing(chains: Iterable[ChainView], counters: bool = False) -> str:
-    """Return *chains* as `iptables -S` prints them; with *counters* as `iptables -S -v`."""
+    """Return *chains* as `iptables -S` prints them, with *counters* as `iptables -S -v`.
+
+    Behind a rule that only `nft` can read stands what it consists of.
+    """
     lines = []
     for chain in chains:
         count = " -c {} {}".format(*chain.counters or (0, 0)) if counters and chain.policy is not None else ""
@@ -165,12 +168,31 @@ def listing(chains: Iterable[ChainView], counters: bool = False) -> str:
     for chain in chains:
         for entry in chain.entries:
             lines.append(rule_line(chain, entry, counters))
+            expressions = expressions_of(chain, entry)
+            if expressions:
+                text = ", ".join(expressions)
+                # names in nf_tables may hold anything
+                text = text if text.isprintable() else ascii(text)[1:-1]
+                lines[-1] = f"{lines[-1][:-1].rstrip()} # {text}\n"
     return "".join(lines)
 
 
-def rules_of(chain: ChainView) -> list[tuple[Pair, str]]:
-    """Return [((packets, bytes), text)] for the rules of a chain of `chains`."""
-    return [(printing.counters_of(chain.nfproto, entry), printing.render(chain.nfproto, entry)) for entry in chain.entries]
+def rules_of(chain: ChainView) -> list[tuple[Pair, str, list[str] | None]]:
+    """Return [((packets, bytes), text, expressions)] for the rules of a chain of `chains`; see `expressions_of`."""
+    nfproto = chain.nfproto
+    return [
+        (printing.counters_of(nfproto, entry), printing.render(nfproto, entry), expressions_of(chain, entry))
+        for entry in chain.entries
+    ]
+
+
+def expressions_of(chain: ChainView, entry: bytes) -> list[str] | None:
+    """Return what a rule of `nft` consists of, as `Target.expressions` says it, or None."""
+    if b"nft\0" not in entry:
+        return None
+    from .nft.codec import entry_expressions
+
+    return entry_expressions(chain.nfproto, entry)
 
 
 def _checked_name(table: object) -> str | None:

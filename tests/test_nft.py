@@ -2,8 +2,10 @@
 
 import errno
 import io
+import json
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import socket
@@ -14,7 +16,7 @@ import pytest
 from conftest import Host, batch_room, enter_new_namespace, forget_tables
 
 import iptc
-from iptc import _core, _netlink
+from iptc import _core, _netlink, cli
 from iptc.language import extension, printing
 from iptc.model import edits
 from iptc.namespace import Place
@@ -419,6 +421,34 @@ def test_rules_of_others_are_listed_and_counted(foreign):
     snapshot = iptc.CounterReader().read()
     assert list(snapshot) == [(5, 6), (7, 8), (9, 10), (0, 0), (1, 2)]
     assert [rule.text for rule in snapshot.rules] == [str(rule) for rule in rules]
+
+
+def test_it_is_said_what_rules_of_others_consist_of(foreign, capfd):
+    foreign.run("nft", "add rule ip filter INPUT ct state new jump mine; add rule ip filter mine counter drop")
+    rules = iptc.Chain(iptc.Table("filter"), "INPUT").rules
+    said = [rule.target.expressions for rule in rules]
+    assert said[0] == ["payload", "lookup @known", "counter", "immediate accept"]
+    assert said[5] == ["ct", "bitwise", "cmp", "immediate jump mine"]
+    # a rule of iptables, and an extension that is not one
+    assert said[4] is iptc.Rule.from_args("-j LOG").target.expressions is None
+    assert pickle.loads(pickle.dumps(rules[0])).target.expressions == said[0]
+    assert cli.main(["list", "INPUT"]) == 0
+    shown = capfd.readouterr().out.splitlines()[1:]
+    expected = [str(rule) if texts is None else f"{str(rule).rstrip()} # {', '.join(texts)}" for rule, texts in zip(rules, said)]
+    assert shown == [f"-A INPUT {text}" for text in expected]
+    assert cli.main(["list", "--format", "json", "INPUT"]) == 0
+    described = json.loads(capfd.readouterr().out)["chains"][0]["rules"]
+    assert [rule.get("expressions") for rule in described] == said
+    # no shortened or changed target is read beyond its end
+    whole = rules[0].target.target
+    for length in range(32, len(whole)):
+        target = bytearray(whole[:length])
+        target[:2] = length.to_bytes(2, sys.byteorder)
+        assert codec.target_expressions(bytes(target)) is None or length > len(whole) - 8
+    for at in range(32, len(whole)):
+        for value in (0, 1, 3, 0x7F, 0xFF):
+            said = codec.target_expressions(whole[:at] + bytes([value]) + whole[at + 1 :])
+            assert said is None or all(isinstance(text, str) for text in said)
 
 
 def test_rules_of_others_can_be_deleted(foreign):

@@ -52,6 +52,11 @@ def _as_json(options, ipv6, chains):
         one = {"name": chain.name, "policy": chain.policy}
         if chain.policy is not None:
             one["packets"], one["bytes"] = chain.counters
-        one["rules"] = [{"packets": packets, "bytes": size, "rule": text} for (packets, size), text in ruleset.rules_of(chain)]
+        one["rules"] = []
+        for (packets, size), text, expressions in ruleset.rules_of(chain):
+            rule = {"packets": packets, "bytes": size, "rule": text}
+            if expressions is not None:
+                rule["expressions"] = expressions
+            one["rules"].append(rule)
         described.append(one)
     return json.dumps({"table": options.table, "ip_version": 6 if ipv6 else 4, "chains": described})

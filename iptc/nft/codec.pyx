@@ -16,11 +16,11 @@ from .._core cimport (
     TARGET_HEADER, Family, family_of, is_verdict, next_offset, payloads_ok, target_offset, xt_counters, xt_entry_match,
 )
 from .._netlink cimport (
-    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_QUOTA_CONSUMED, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE,
+    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_LIST_ELEM, NFTA_QUOTA_CONSUMED, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE,
     NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket, Writer, attribute_be64, attribute_next, attribute_scan,
     attribute_text, message_next, message_scan, nest, nest_end, put_be64, writer_reserve,
 )
-from .expressions cimport Fields, Open, expression_begin, expression_end, expression_next
+from .expressions cimport Fields, Open, expression_begin, expression_end, expression_next, expression_text
 from .parts cimport (
     ENTRY_MOST, Reading, add_target, count_transports, has_range, put_base, put_compat_protocol, put_matches, put_target, read_expressions,
     reading_begin,
@@ -138,6 +138,46 @@ cdef int _put_opaque(Writer *writer, Family *family, const char *entry, char *sc
             put_compat_protocol(writer, family, scratch)
             return 0
     return 0
+
+
+cdef list _expressions(const char *target, size_t room):
+    """The texts of the expressions that an opaque rule's target holds in *room* bytes; None: it does not hold any rule, or not all of it."""
+    cdef uint32_t length
+    cdef Attribute cursor, element
+    cdef list found = []
+    if room < TARGET_HEADER + OPAQUE_HEAD or not _is_opaque(<const xt_entry_match *> target):
+        return None
+    memcpy(&length, target + TARGET_HEADER, OPAQUE_HEAD)
+    if length > room - TARGET_HEADER - OPAQUE_HEAD:
+        return None
+    attribute_scan(&cursor, target + TARGET_HEADER + OPAQUE_HEAD, length)
+    while attribute_next(&cursor):
+        if cursor.kind != NFTA_RULE_EXPRESSIONS:
+            continue
+        attribute_scan(&element, cursor.data, cursor.length)
+        while attribute_next(&element):
+            if element.kind == NFTA_LIST_ELEM:
+                found.append(expression_text(&element))
+        if element.at != element.end:
+            return None
+    return found if cursor.at == cursor.end else None
+
+
+def target_expressions(bytes payload):
+    """Return the names of the expressions of an opaque rule, given its target, with the sets, chains and verdicts that they name.
+
+    None: it is no such target, or the rule was too long to be held.
+    """
+    return _expressions(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+
+
+def entry_expressions(int nfproto, bytes entry):
+    """Return what `target_expressions` does, given the whole entry."""
+    cdef Family *family = family_of(nfproto)
+    cdef const char *raw = PyBytes_AS_STRING(entry)
+    if not _adds_up(family, raw, PyBytes_GET_SIZE(entry)):
+        return None
+    return _expressions(raw + target_offset(family, raw), PyBytes_GET_SIZE(entry) - target_offset(family, raw))
 
 
 # ----------------------------------------------------------- whole rules

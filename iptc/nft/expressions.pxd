@@ -14,6 +14,7 @@ cdef extern from *:
     enum:
         NF_ACCEPT
         NF_DROP
+        NFT_BREAK
         NFT_CONTINUE
         NFT_GOTO
         NFT_JUMP
@@ -55,6 +56,8 @@ cdef extern from *:
         NFTA_CMP_SREG
         NFTA_DATA_VALUE
         NFTA_DATA_VERDICT
+        NFTA_DYNSET_SET_NAME
+        NFTA_FLOW_TABLE_NAME
         NFTA_IMMEDIATE_DATA
         NFTA_IMMEDIATE_DREG
         NFTA_LIMIT_BURST
@@ -68,12 +71,15 @@ cdef extern from *:
         NFTA_LOG_PREFIX
         NFTA_LOG_QTHRESHOLD
         NFTA_LOG_SNAPLEN
+        NFTA_LOOKUP_SET
         NFTA_MATCH_INFO
         NFTA_MATCH_NAME
         NFTA_MATCH_REV
         NFTA_META_DREG
         NFTA_META_KEY
         NFTA_META_SREG
+        NFTA_OBJREF_IMM_NAME
+        NFTA_OBJREF_SET_NAME
         NFTA_PAYLOAD_BASE
         NFTA_PAYLOAD_DREG
         NFTA_PAYLOAD_LEN
@@ -111,6 +117,7 @@ cdef struct Fields:
     uint32_t length[FIELDS]
 
 cdef bint expression_next(Attribute *cursor, Attribute *name, Fields *fields) noexcept nogil
+cdef str expression_text(const Attribute *element)
 cdef bint fields_read(Fields *fields, const char *data, size_t length) noexcept nogil
 cdef bint field_be32(const Fields *fields, int kind, uint32_t *number) noexcept nogil
 cdef bint field_be64(const Fields *fields, int kind, uint64_t *number) noexcept nogil

@@ -6,11 +6,12 @@ Nothing here knows of rules. A function that reads returns False for an expressi
 
 from libc.string cimport memcpy, memset
 
-from .._linux cimport IFNAMSIZ, htobe32, htobe64, htons
+from .._linux cimport IFNAMSIZ, htobe32, htobe64, htons, strnlen
 from .._netlink cimport (
     NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, Attribute, Writer, attribute_next, attribute_scan, nest, nest_end,
     put, put_be32, put_text,
 )
+from ..language.plugins cimport text_of
 
 cdef Open expression_begin(Writer *writer, const char *name) noexcept nogil:
     """Begin an expression, which `_end` ends."""
@@ -43,6 +44,64 @@ cdef bint expression_next(Attribute *cursor, Attribute *name, Fields *fields) no
                 break
         return True
     return False
+
+
+cdef dict _REFERENCES = {
+    # expression: ((the attribute that holds a name, what stands before it), …)
+    "lookup": ((NFTA_LOOKUP_SET, "@"),), "dynset": ((NFTA_DYNSET_SET_NAME, "@"),), "flow_offload": ((NFTA_FLOW_TABLE_NAME, "@"),),
+    "objref": ((NFTA_OBJREF_IMM_NAME, ""), (NFTA_OBJREF_SET_NAME, "@")),
+    "match": ((NFTA_MATCH_NAME, ""),), "target": ((NFTA_TARGET_NAME, ""),),
+}
+
+cdef dict _VERDICTS = {
+    NF_ACCEPT: "accept", NF_DROP: "drop", NFT_BREAK: "break", NFT_CONTINUE: "continue", NFT_GOTO: "goto", NFT_JUMP: "jump",
+    NFT_RETURN: "return",
+}
+
+
+cdef str expression_text(const Attribute *element):
+    """The name of an expression, and what it refers to by name: `cmp`, `lookup @set`, `immediate jump web`."""
+    cdef Attribute inner, name, data
+    cdef Fields fields
+    cdef str text, sign
+    cdef int kind
+    memset(&name, 0, sizeof(name))
+    memset(&data, 0, sizeof(data))
+    attribute_scan(&inner, element.data, element.length)
+    while attribute_next(&inner):
+        if inner.kind == NFTA_EXPR_NAME:
+            name = inner
+        elif inner.kind == NFTA_EXPR_DATA:
+            data = inner
+    text = _text_of(name.data, name.length)
+    fields_read(&fields, data.data, data.length)
+    if text == "immediate":
+        return text + _verdict_text(&fields)
+    for kind, sign in _REFERENCES.get(text, ()):
+        if fields.data[kind] != NULL:
+            text = f"{text} {sign}{_text_of(fields.data[kind], fields.length[kind])}"
+    return text
+
+
+cdef str _verdict_text(const Fields *immediate):
+    """The verdict of an `immediate` behind a space; nothing where it loads data."""
+    cdef Fields data, verdict
+    cdef uint32_t code
+    cdef str text
+    if not fields_read(&data, immediate.data[NFTA_IMMEDIATE_DATA], immediate.length[NFTA_IMMEDIATE_DATA]):
+        return ""
+    fields_read(&verdict, data.data[NFTA_DATA_VERDICT], data.length[NFTA_DATA_VERDICT])
+    if not field_be32(&verdict, NFTA_VERDICT_CODE, &code):
+        return ""
+    text = " " + _VERDICTS.get(<int> code, str(<int> code))
+    if verdict.data[NFTA_VERDICT_CHAIN] != NULL:
+        text += " " + _text_of(verdict.data[NFTA_VERDICT_CHAIN], verdict.length[NFTA_VERDICT_CHAIN])
+    return text
+
+
+cdef str _text_of(const char *text, uint32_t length):
+    """Text with or without its NUL; *text* may be NULL where there is none."""
+    return "" if length == 0 else text_of(text, strnlen(text, length))
 
 
 cdef bint fields_read(Fields *fields, const char *data, size_t length) noexcept nogil:
