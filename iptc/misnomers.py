@@ -187,7 +187,9 @@ def is_well_known(name: str) -> bool:
 
 def warn_of_option(extension: str | None, name: str, options: Iterable[str]) -> None:
     """Warn the caller of compiled code that it reads option *name*, which neither *extension* has nor any other."""
+    if extension is None:
+        return  # a target that is none, or an object that was never made whole: it has no options at all
     near = _nearest(name, options, 0.75)
     meant = "" if near is None else f"; probably meant is {near.replace('-', '_')!r}"
-    text = f"{extension or 'no target'} has no option --{name}, nor has any other extension here{meant}"
+    text = f"{extension} has no option --{name}, nor has any other extension here{meant}"
     warnings.warn(text, XTablesWarning, stacklevel=2)
