@@ -41,5 +41,7 @@ cdef class Run:
     cdef size_t end
     cdef Py_ssize_t count
 
-cdef inline const Record *first_record(Run run) noexcept:
+cdef inline const Record *first_record(Run run) except NULL:
+    if run.program is None or run.program.memory == NULL:
+        raise ValueError("this run has no rules")
     return <const Record *> (run.program.memory + run.start)
