@@ -7,9 +7,7 @@ import sys
 
 from setuptools import Extension, setup
 
-PACKAGES = (
-    "they are in libxtables-dev and pkg-config on Debian (iptables-devel and pkgconf-pkg-config on Fedora)"
-)
+PACKAGES = "they are in libxtables-dev and pkg-config on Debian (iptables-devel and pkgconf-pkg-config on Fedora)"
 
 
 def pkg_config(*arguments):
@@ -24,7 +22,8 @@ def pkg_config(*arguments):
 
 
 def without_debug_information():
-    """(compiler's, linker's words) that leave out what only a debugger reads, unless whoever builds asks for it by `-g` in CFLAGS."""
+    """(compiler's, linker's words) that leave out what only a debugger reads, unless whoever builds asks for it by `-g`
+    in CFLAGS."""
     if "-g" in os.environ.get("CFLAGS", "").split():
         return [], []
     return ["-g0"], ["-Wl,--strip-all"]
@@ -59,7 +58,12 @@ def extensions():
         extension("_counts", []),
         extension("_rope", []),
         extension("language.words", []),
-        extension("language.plugins", ["xtables"], ["iptc/language/shim.c", "iptc/language/division.c", "iptc/language/names.c"], guarded),
+        extension(
+            "language.plugins",
+            ["xtables"],
+            ["iptc/language/shim.c", "iptc/language/division.c", "iptc/language/names.c"],
+            guarded,
+        ),
         extension("language.extension", []),
         extension("language.printing", []),
         extension("language.options", ["xtables"]),

@@ -25,8 +25,8 @@ from harness import (
     workers,
 )
 from nftables import measure_nft
-from report import Table, micro, number, plot, ratio
 from plans import measure_plans
+from report import Table, micro, number, plot, ratio
 from slopes import measure_slopes
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
@@ -50,8 +50,9 @@ class Bench:
             self.python[THEIRS] = (options.theirs, None)
         self.has_reader = not subprocess.run(
             [options.ours, "-c", "import iptc; iptc.CounterReader"],
-            env=self._environment(options.ours_path), stderr=subprocess.DEVNULL,
-        ).returncode  # fmt: skip
+            env=self._environment(options.ours_path),
+            stderr=subprocess.DEVNULL,
+        ).returncode
 
     def _environment(self, path):
         return dict(os.environ, PYTHONPATH=path) if path else dict(os.environ)
@@ -91,7 +92,9 @@ def same(answers):
     names = list(answers)
     for name in names[1:]:
         if answers[name] != answers[names[0]]:
-            raise Failed(f"{name} and {names[0]} did not do the same: {answers[name]!r:.300} {answers[names[0]]!r:.300}")
+            raise Failed(
+                f"{name} and {names[0]} did not do the same: {answers[name]!r:.300} {answers[names[0]]!r:.300}"
+            )
 
 
 def versus(best, figure="ns"):
@@ -122,11 +125,16 @@ def measure_import(bench):
         'A fresh `python -c "import iptc"` less a fresh `python -c pass` of the same interpreter; ×1 is iptc.',
         ["", "ms over bare Python", "ratio", "to bare Python's own start", "processes started"],
         [
-            [name, number(cost[name] / 1e6), ratio(cost[name], cost[OURS]),
-             ratio(cost[name], ns[f"{name} bare"]), children[name]]
+            [
+                name,
+                number(cost[name] / 1e6),
+                ratio(cost[name], cost[OURS]),
+                ratio(cost[name], ns[f"{name} bare"]),
+                children[name],
+            ]
             for name in bench.python
         ],
-    )  # fmt: skip
+    )
 
 
 def started_processes(bench, name):
@@ -202,9 +210,7 @@ def measure_classic(bench):
 
 
 def asking(running, operation, budget):
-    return {
-        name: lambda worker=worker: worker.ask("measure", operation, budget) for name, worker in running.items()
-    }
+    return {name: lambda worker=worker: worker.ask("measure", operation, budget) for name, worker in running.items()}
 
 
 FLOOR, LIBIPTC, FIRST = "C floor", "libiptc in C", "libiptc in C, first poll"
@@ -247,7 +253,9 @@ def poll_all(bench, size):
                 answers |= {name: totals_of(command.output()) for name, command in commands.items()}
                 same(answers)
             samplers = {
-                name: lambda worker=worker, operation=competitors[name][1]: worker.ask("measure", operation, bench.budget)
+                name: lambda worker=worker, operation=competitors[name][1]: worker.ask(
+                    "measure", operation, bench.budget
+                )
                 for name, worker in running.items()
             }
             samplers[FIRST] = lambda: first_poll(bench)
@@ -297,8 +305,12 @@ def measure_counters(bench):
     for who, goal in ((BUFFERS, 1.03), (TUPLES, 1.15)):
         if worst[who]:
             value, where = max(worst[who])
-            bench.goal(f"{who} against the C floor, the worst from 1,000 rules on", f"≤ ×{goal}",
-                       f"×{value:.3f} ({where})", value <= goal)  # fmt: skip
+            bench.goal(
+                f"{who} against the C floor, the worst from 1,000 rules on",
+                f"≤ ×{goal}",
+                f"×{value:.3f} ({where})",
+                value <= goal,
+            )
 
 
 def blob_size():
@@ -328,9 +340,11 @@ def measure_memory(bench):
             if name == BUFFERS and size >= 100_000:
                 value = grown / (blob + 16 * size)
                 bench.goal(
-                    f"resident memory while polling {size:,} {kind} rules", "≤ ×1.10 of the blob + 16 bytes a rule",
-                    f"×{value:.2f}", value <= 1.1,
-                )  # fmt: skip
+                    f"resident memory while polling {size:,} {kind} rules",
+                    "≤ ×1.10 of the blob + 16 bytes a rule",
+                    f"×{value:.2f}",
+                    value <= 1.1,
+                )
         yield Table(
             f"Memory while polling {size:,} {kind} rules",
             f"The most that resident memory grew over 20 polls, from before the table was opened. The blob is "
@@ -362,7 +376,19 @@ def measure_commit(bench):
     """One more rule, and two hundred more, on a table of a thousand."""
     base = built_lines(1000)
     add = "iptables-legacy -A"
-    arguments = ["iptables-legacy", "-A", "FORWARD", "-s", "10.0.0.0", "-d", "192.168.7.0/24", "-i", "eth0", "-o", "eth1"]
+    arguments = [
+        "iptables-legacy",
+        "-A",
+        "FORWARD",
+        "-s",
+        "10.0.0.0",
+        "-d",
+        "192.168.7.0/24",
+        "-i",
+        "eth0",
+        "-o",
+        "eth1",
+    ]
     arguments += ["-p", "tcp", "-m", "tcp", "--dport", "1", "-m", "comment", "--comment", "rule 0", "-j", "ACCEPT"]
     for operation, times, title in (("append", 1, "One more rule"), ("batch200", 200, "200 more rules in one batch")):
         with workers(bench.both()) as running:
@@ -395,7 +421,12 @@ def measure_commit(bench):
 
 def measure_rulesets(bench):
     """Rulesets of mixed kinds, and single rules, as text."""
-    restore, test, save, fresh = "iptables-legacy-restore -c", "iptables-legacy-restore --test", "iptables-legacy-save -c", "fresh process"
+    restore, test, save, fresh = (
+        "iptables-legacy-restore -c",
+        "iptables-legacy-restore --test",
+        "iptables-legacy-save -c",
+        "fresh process",
+    )
     path = os.path.join(bench.options.programs, "mixed")
     os.environ["IPTC_BENCH_RULES"] = path
     python, ours_path = bench.python[OURS]
@@ -426,7 +457,9 @@ def measure_rulesets(bench):
             bench.goal(f"{ours}, {size:,} mixed rules, of `{theirs}`", f"≤ {most}", number(value), value <= most)
         value = best[fresh]["ns"] / best[restore]["ns"]
         if size >= 10_000:
-            bench.goal(f"restore in a fresh process, {size:,} mixed rules, of `{restore}`", "< 1", number(value), value < 1)
+            bench.goal(
+                f"restore in a fresh process, {size:,} mixed rules, of `{restore}`", "< 1", number(value), value < 1
+            )
         yield Table(
             f"Rulesets of {size:,} rules as text",
             "Rules of mixed kinds in chains of fifty, over the same table. `parse` is the text alone; the fresh process is a bare Python "
@@ -434,20 +467,34 @@ def measure_rulesets(bench):
             ["", "µs a rule", "ratio"],
             [
                 [name, micro(best[name]["ns"], size), ratio(best[name]["ns"], best[to]["ns"])]
-                for to, names in (("restore", ("restore", restore, fresh)), ("parse", ("parse", test)), ("save", ("save", save)))
+                for to, names in (
+                    ("restore", ("restore", restore, fresh)),
+                    ("parse", ("parse", test)),
+                    ("save", ("save", save)),
+                )
                 for name in names
             ],
         )
     with workers({OURS: bench.worker(OURS)}) as running:
         ask = running[OURS].ask
-        best = interleave({name: lambda name=name: ask("measure", name, bench.budget) for name in ("from_args", "to_text")},
-                          bench.rounds, bench.patience)  # fmt: skip
+        best = interleave(
+            {name: lambda name=name: ask("measure", name, bench.budget) for name in ("from_args", "to_text")},
+            bench.rounds,
+            bench.patience,
+        )
     bench.keep("single rules", best)
-    for name, what, most in (("from_args", "`Rule.from_args`, two matches", 1), ("to_text", "`str(rule)`, two matches", 0.6)):
+    for name, what, most in (
+        ("from_args", "`Rule.from_args`, two matches", 1),
+        ("to_text", "`str(rule)`, two matches", 0.6),
+    ):
         value = best[name]["ns"] / 1e6
         bench.goal(what, f"≤ {most} µs", f"{value:.2f} µs", value <= most)
-    yield Table("Single rules as text", "A rule with two matches, of text and to text.", ["", "µs"],
-                [[name, micro(found["ns"], 1000)] for name, found in best.items()])  # fmt: skip
+    yield Table(
+        "Single rules as text",
+        "A rule with two matches, of text and to text.",
+        ["", "µs"],
+        [[name, micro(found["ns"], 1000)] for name, found in best.items()],
+    )
 
 
 MEASURES = {
@@ -510,11 +557,15 @@ def sizes(text):
 
 def parse(argv):
     parser = argparse.ArgumentParser(prog="benchmarks/run", description="Ratios against the kernel and other tools.")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, and only up to 10,000 large rules in one chain")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer repeats, and only up to 10,000 large rules in one chain"
+    )
     parser.add_argument("--sizes", type=sizes, help="numbers of rules, with commas (100,1000,10000,100000)")
     parser.add_argument("--only", action="append", choices=MEASURES, help="this measure; may be given several times")
     parser.add_argument("--markdown", type=os.path.abspath, metavar="FILE", help="write the tables there as well")
-    parser.add_argument("--svg", type=os.path.abspath, metavar="FILE", help="draw the cost of a poll against the size there")
+    parser.add_argument(
+        "--svg", type=os.path.abspath, metavar="FILE", help="draw the cost of a poll against the size there"
+    )
     parser.add_argument("--json", type=os.path.abspath, metavar="FILE", help="write all figures there, in nanoseconds")
     for hidden in ("--ours", "--ours-path", "--theirs", "--programs"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)

@@ -9,7 +9,6 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "rulesets"))
-import generator  # noqa: E402, F401: of the tests' own rulesets
 
 
 class Failed(Exception):
@@ -119,7 +118,9 @@ def say(text):
 
 def load(lines, tool="iptables-legacy-restore"):
     """Make the filter table hold these lines of iptables-restore, counters included, and nothing else."""
-    text = "\n".join(["*filter", *(f":{chain} ACCEPT [0:0]" for chain in ("INPUT", "FORWARD", "OUTPUT")), *lines, "COMMIT", ""])
+    text = "\n".join(
+        ["*filter", *(f":{chain} ACCEPT [0:0]" for chain in ("INPUT", "FORWARD", "OUTPUT")), *lines, "COMMIT", ""]
+    )
     subprocess.run([tool, "-c"], input=text, text=True, check=True)
 
 

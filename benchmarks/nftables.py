@@ -10,8 +10,30 @@ from report import Table, micro, number, ratio
 
 FLOOR, OURS, SAVE = "C floor", "iptc", "iptables-nft-save -c"
 RESTORE, ADD = "iptables-nft-restore", "iptables-nft -A"
-RULE = ["-A", "FORWARD", "-s", "10.0.0.0", "-d", "192.168.7.0/24", "-i", "eth0", "-o", "eth1", "-p", "tcp", "-m", "tcp", "--dport", "1",
-        "-m", "comment", "--comment", "rule 0", "-j", "ACCEPT"]  # fmt: skip
+RULE = [
+    "-A",
+    "FORWARD",
+    "-s",
+    "10.0.0.0",
+    "-d",
+    "192.168.7.0/24",
+    "-i",
+    "eth0",
+    "-o",
+    "eth1",
+    "-p",
+    "tcp",
+    "-m",
+    "tcp",
+    "--dport",
+    "1",
+    "-m",
+    "comment",
+    "--comment",
+    "rule 0",
+    "-j",
+    "ACCEPT",
+]
 
 
 def empty():
@@ -23,7 +45,7 @@ def measure_nft(bench):
     """All of it, with the back end set for the workers."""
     with open("/proc/net/ip_tables_names") as file:
         if file.read():
-            load([])    # iptc warns of rules that stand on the other side
+            load([])  # iptc warns of rules that stand on the other side
     before, os.environ["IPTC_BACKEND"] = os.environ["IPTC_BACKEND"], "nft"
     try:
         yield from _counters(bench)
@@ -63,7 +85,9 @@ def _counters(bench):
             goals = {FLOOR: 1.15, SAVE: 0.4} if chains > 1 else {FLOOR: 1.15}
             for who, goal in goals.items():
                 value, size = worst[who]
-                bench.goal(f"nf_tables: `read()` against {who}, {where}", f"≤ ×{goal}", f"×{value:.2f} ({size})", value <= goal)
+                bench.goal(
+                    f"nf_tables: `read()` against {who}, {where}", f"≤ ×{goal}", f"×{value:.2f} ({size})", value <= goal
+                )
             yield Table(
                 f"Reading counters on nf_tables: {where}",
                 "`-p tcp --dport -m comment`. The C floor dumps chain by chain on a kept socket into a kept buffer, and sums.",
@@ -102,10 +126,16 @@ def _restore(bench):
             ns = bench.keep(f"nft restore {size}", interleave(samplers, bench.rounds, bench.patience))
         rows.append([f"{size:,}", *(micro(ns[name], size) for name in samplers), ratio(ns[OURS], ns[RESTORE])])
         value = ns[OURS] / ns[RESTORE]
-        bench.goal(f"nf_tables: restoring {size:,} mixed rules against {RESTORE}", "≤ ×0.6", f"×{value:.2f}", value <= 0.6)
+        bench.goal(
+            f"nf_tables: restoring {size:,} mixed rules against {RESTORE}", "≤ ×0.6", f"×{value:.2f}", value <= 0.6
+        )
     if rows:
-        yield Table("Restoring on nf_tables", "Rules of mixed kinds, into an empty ruleset. µs per rule.", ["rules", OURS, RESTORE, "ratio"],
-                    rows)  # fmt: skip
+        yield Table(
+            "Restoring on nf_tables",
+            "Rules of mixed kinds, into an empty ruleset. µs per rule.",
+            ["rules", OURS, RESTORE, "ratio"],
+            rows,
+        )
 
 
 def _rules_file(bench):
@@ -125,11 +155,15 @@ KINDS = {
 
 
 def _packets(bench):
-    """What a packet pays for a thousand rules that do not match it: those that iptc wrote, and those of iptables-nft."""
+    """What a packet pays for a thousand rules that do not match it: those that iptc wrote, and those of
+    iptables-nft."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     text = _rules_file(bench)
     rows, worst = [], (0, "")
-    sender, receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender, receiver = (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    )
     receiver.bind(("127.0.0.1", 0))
     there = receiver.getsockname()
 
@@ -145,7 +179,10 @@ def _packets(bench):
         for kind, rule in KINDS.items():
             say(f"nft: packets past {kind}")
             rules = [rule] if rule else [rule for rule in KINDS.values() if rule]
-            lines = ["-A OUTPUT " + rules[n % len(rules)].format(port=10_000 + n, high=n >> 8, low=n & 255) + " -j DROP" for n in range(1000)]
+            lines = [
+                "-A OUTPUT " + rules[n % len(rules)].format(port=10_000 + n, high=n >> 8, low=n & 255) + " -j DROP"
+                for n in range(1000)
+            ]
             with open(text, "w") as file:
                 file.write("\n".join(["*filter", *lines, "COMMIT", ""]))
 
@@ -162,10 +199,19 @@ def _packets(bench):
             rows.append([kind, *(f"{value:.1f}" for value in each), ratio(*each)])
             worst = max(worst, (each[0] / each[1], kind))
     # not more, but for what the clock of a machine with other work shows of two equal things
-    bench.goal("nf_tables: what a packet pays for a rule that iptc wrote, against iptables-nft's own", "≤ ×1.05",
-               f"×{worst[0]:.2f} ({worst[1]})", worst[0] <= 1.05)  # fmt: skip
-    yield Table("Packets on nf_tables", "A UDP packet over loopback past a thousand rules in OUTPUT that do not match it: ns per packet and rule, "
-                "above what it costs without rules.", ["rules", "written by iptc", "by iptables-nft", "ratio"], rows)  # fmt: skip
+    bench.goal(
+        "nf_tables: what a packet pays for a rule that iptc wrote, against iptables-nft's own",
+        "≤ ×1.05",
+        f"×{worst[0]:.2f} ({worst[1]})",
+        worst[0] <= 1.05,
+    )
+    yield Table(
+        "Packets on nf_tables",
+        "A UDP packet over loopback past a thousand rules in OUTPUT that do not match it: ns per packet and rule, "
+        "above what it costs without rules.",
+        ["rules", "written by iptc", "by iptables-nft", "ratio"],
+        rows,
+    )
 
 
 def _append(bench):
@@ -177,7 +223,12 @@ def _append(bench):
     value = ns[OURS] / ns[ADD]
     bench.goal(f"nf_tables: one more rule on 1,000 against {ADD}", "≤ ×0.5", f"×{value:.2f}", value <= 0.5)
     rows = [[name, number(took / 1000), ratio(took, ns[OURS])] for name, took in ns.items()]
-    yield Table("One more rule on nf_tables, on a table of 1,000", f"`{ADD}` is one process. ×1 is iptc.", ["", "µs", "ratio"], rows)
+    yield Table(
+        "One more rule on nf_tables, on a table of 1,000",
+        f"`{ADD}` is one process. ×1 is iptc.",
+        ["", "µs", "ratio"],
+        rows,
+    )
 
 
 DELETE, POLICY = "iptables-nft -D", "iptables-nft -P"
@@ -201,7 +252,13 @@ def _delete(bench):
             samplers = {OURS: lambda verb=verb: running[OURS].ask("measure", verb), tool: theirs}
             ns = bench.keep(f"nft {verb}", interleave(samplers, bench.rounds, bench.patience))
             value = ns[OURS] / ns[tool]
-            bench.goal(f"nf_tables: one {verb} on 1,000 rules against {tool}", f"≤ ×{goal}", f"×{value:.3f}", value <= goal)
+            bench.goal(
+                f"nf_tables: one {verb} on 1,000 rules against {tool}", f"≤ ×{goal}", f"×{value:.3f}", value <= goal
+            )
             rows.append([verb, number(ns[OURS] / 1000), number(ns[tool] / 1000), f"{value:.3f}"])
-    yield Table("One rule less, and another policy, on nf_tables with 1,000 rules", "The tool is one process. µs.",
-                ["", "iptc", "the tool", "ratio"], rows)  # fmt: skip
+    yield Table(
+        "One rule less, and another policy, on nf_tables with 1,000 rules",
+        "The tool is one process. µs.",
+        ["", "iptc", "the tool", "ratio"],
+        rows,
+    )

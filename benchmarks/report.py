@@ -14,7 +14,9 @@ class Table:
         widths = [max(map(len, column)) for column in zip(self.header, *self.rows)]
 
         def line(cells):
-            padded = [cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(zip(cells, widths))]
+            padded = [
+                cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(zip(cells, widths))
+            ]
             return f"| {' | '.join(padded)} |"
 
         rule = "|".join("-" * (width + 1) + (":" if n else "-") for n, width in enumerate(widths))
@@ -76,7 +78,9 @@ def plot(title, series):
         out.append(f'<text x="{across(x):.1f}" y="{_BOTTOM + 20}" text-anchor="middle">{x:,}</text>')
     middle = (_TOP + _BOTTOM) / 2
     out.append(f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 44}" text-anchor="middle">rules in the table</text>')
-    out.append(f'<text x="18" y="{middle}" text-anchor="middle" transform="rotate(-90 18 {middle})">µs per rule and poll</text>')
+    out.append(
+        f'<text x="18" y="{middle}" text-anchor="middle" transform="rotate(-90 18 {middle})">µs per rule and poll</text>'
+    )
     ends = _spread({name: up(line[max(line)]) for name, line in series.items()})
     for (name, line), colour in zip(series.items(), _COLOURS):
         places = [(across(x), up(y)) for x, y in sorted(line.items())]
@@ -84,7 +88,9 @@ def plot(title, series):
         out.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places]
         x, y = places[-1]
-        out.append(f'<path d="M{x:.1f} {y:.1f}L{_RIGHT + 10} {ends[name]:.1f}" stroke="{colour}" stroke-dasharray="2 3"/>')
+        out.append(
+            f'<path d="M{x:.1f} {y:.1f}L{_RIGHT + 10} {ends[name]:.1f}" stroke="{colour}" stroke-dasharray="2 3"/>'
+        )
         out.append(f'<text x="{_RIGHT + 15}" y="{ends[name] + 4:.1f}" fill="{colour}">{name}</text>')
     return "\n".join([*out, "</svg>", ""])
 

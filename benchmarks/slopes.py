@@ -1,4 +1,5 @@
-"""What an edit costs inside one commit against how much is there: every verb, by iptc in one transaction and by the host's tool in one text.
+"""What an edit costs inside one commit against how much is there: every verb, by iptc in one transaction and by the
+host's tool in one text.
 
 Run as a program it is the worker that does it with iptc.
 """
@@ -16,20 +17,47 @@ CHAINS = {
     "ensure_chain": ("nothing", lambda t, c, n, count: t.ensure_chain(f"c{n // 2}"), None),
     "delete_chain": ("chains", lambda t, c, n, count: t.delete_chain(f"c{n}"), lambda n, count: f"-X c{n}"),
     "rename": ("jumps", lambda t, c, n, count: t.rename_chain(f"c{n}", f"d{n}"), lambda n, count: f"-E c{n} d{n}"),
-    "table.flush()": ("jumps", lambda t, c, n, count: None if n else t.flush(), lambda n, count: ("-F", "-X")[n] if n < 2 else None),
+    "table.flush()": (
+        "jumps",
+        lambda t, c, n, count: None if n else t.flush(),
+        lambda n, count: ("-F", "-X")[n] if n < 2 else None,
+    ),
 }
 RULES = {
     "append_rule": ("nothing", lambda t, c, n, count: c.append_rule(rule(n)), lambda n, count: f"-A INPUT {words(n)}"),
-    "insert_rule, first": ("rules", lambda t, c, n, count: c.insert_rule(rule(n + count)), lambda n, count: f"-I INPUT {words(n + count)}"),
-    "insert_rule, anywhere": ("rules", lambda t, c, n, count: c.insert_rule(rule(n + count), place(n, count) - 1),
-                              lambda n, count: f"-I INPUT {place(n, count)} {words(n + count)}"),
-    "replace_rule": ("rules", lambda t, c, n, count: c.replace_rule(rule(n + count), n), lambda n, count: f"-R INPUT {n + 1} {words(n + count)}"),
-    "delete_rule, first": ("rules", lambda t, c, n, count: c.delete_rule(rule(n)), lambda n, count: f"-D INPUT {words(n)}"),
-    "delete_rule, last": ("rules", lambda t, c, n, count: c.delete_rule(rule(count - n - 1)), lambda n, count: f"-D INPUT {words(count - n - 1)}"),
-    "delete_rule_at": ("rules", lambda t, c, n, count: c.delete_rule_at((count - n) // 2), lambda n, count: f"-D INPUT {(count - n) // 2 + 1}"),
+    "insert_rule, first": (
+        "rules",
+        lambda t, c, n, count: c.insert_rule(rule(n + count)),
+        lambda n, count: f"-I INPUT {words(n + count)}",
+    ),
+    "insert_rule, anywhere": (
+        "rules",
+        lambda t, c, n, count: c.insert_rule(rule(n + count), place(n, count) - 1),
+        lambda n, count: f"-I INPUT {place(n, count)} {words(n + count)}",
+    ),
+    "replace_rule": (
+        "rules",
+        lambda t, c, n, count: c.replace_rule(rule(n + count), n),
+        lambda n, count: f"-R INPUT {n + 1} {words(n + count)}",
+    ),
+    "delete_rule, first": (
+        "rules",
+        lambda t, c, n, count: c.delete_rule(rule(n)),
+        lambda n, count: f"-D INPUT {words(n)}",
+    ),
+    "delete_rule, last": (
+        "rules",
+        lambda t, c, n, count: c.delete_rule(rule(count - n - 1)),
+        lambda n, count: f"-D INPUT {words(count - n - 1)}",
+    ),
+    "delete_rule_at": (
+        "rules",
+        lambda t, c, n, count: c.delete_rule_at((count - n) // 2),
+        lambda n, count: f"-D INPUT {(count - n) // 2 + 1}",
+    ),
     "ensure_rule": ("rules", lambda t, c, n, count: c.ensure_rule(rule(n + count // 2)), None),
     "delete_rule, missing": ("rules", lambda t, c, n, count: c.delete_rule(rule(n + count), missing_ok=True), None),
-}  # fmt: skip
+}
 VERBS = {**CHAINS, **RULES}
 
 
@@ -56,7 +84,9 @@ def there(what, count):
     return {
         "nothing": [],
         "chains": chains,
-        "jumps": chains + [f"-A FORWARD -s {address(n)} -j c{n}" for n in range(count)] + [f"-A c{n} -j ACCEPT" for n in range(count)],
+        "jumps": chains
+        + [f"-A FORWARD -s {address(n)} -j c{n}" for n in range(count)]
+        + [f"-A c{n} -j ACCEPT" for n in range(count)],
         "rules": [f"-A INPUT {words(n)}" for n in range(count)],
     }[what]
 
@@ -98,7 +128,8 @@ def worker():
 
 
 class _Curve:
-    """What one competitor takes for an edit, size by size, as long as the next is likely to take less than *budget* seconds."""
+    """What one competitor takes for an edit, size by size, as long as the next is likely to take less than *budget*
+    seconds."""
 
     def __init__(self, run, budget):
         self._run = run

@@ -1,7 +1,7 @@
 """A competitor written in Python, in a process of its own. See `harness.Worker` for the lines that it reads and writes.
 
-The same file runs for this library and for python-iptables: both are called `iptc` and have the same API. What only this
-library has (`CounterReader`) is asked for by the harness only there.
+The same file runs for this library and for python-iptables: both are called `iptc` and have the same API. What only
+this library has (`CounterReader`) is asked for by the harness only there.
 """
 
 import json
@@ -207,12 +207,12 @@ class Parameters(Once):
         self.table.refresh()
         for rule in iptc.Chain(self.table, "FORWARD").rules:
             for match in rule.matches:
-                match.parameters
+                str(match.parameters)
 
 
 # ---------------------------------------------------------------- rulesets
 
-RULES = os.environ.get("IPTC_BENCH_RULES")      # the path of a file of iptables-save
+RULES = os.environ.get("IPTC_BENCH_RULES")  # the path of a file of iptables-save
 
 
 @operation
@@ -288,7 +288,8 @@ def from_status(field):
 
 
 def memory(make, polls):
-    """How much resident memory grows, at its highest, from before the table is opened; what a poll gave is let go first."""
+    """How much resident memory grows, at its highest, from before the table is opened; what a poll gave is let go
+    first."""
     before = from_status("VmRSS:")
     with open("/proc/self/clear_refs", "w") as peak:
         peak.write("5")

@@ -66,8 +66,8 @@ _NAMES = {
         "backends": "backend",
         "counters": "ChainCounters CounterReader Delta RuleInfo Snapshot",
         "errors": "AccessDenied Conflict IPTCError KernelError LockTimeout Missing NotFound OutOfMemory ParameterError "
-                  "ParameterTypeError PartialCommit RolledBack TransactionError Unsupported XTablesError "
-                  "XTablesWarning",
+        "ParameterTypeError PartialCommit RolledBack TransactionError Unsupported XTablesError "
+        "XTablesWarning",
         "managing.difference": "Change Difference diff",
         "managing.planning": "Plan apply plan",
         "managing.rollback": "Pending safe_apply",
@@ -79,7 +79,7 @@ _NAMES = {
         "transactions": "Outcome Transaction transaction",
     }.items()
     for name in names.split()
-}  # fmt: skip
+}
 
 
 def __getattr__(name):
@@ -87,7 +87,7 @@ def __getattr__(name):
 
     if name in _NAMES:
         value = getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
-        globals()[name] = value     # from now on without this function
+        globals()[name] = value  # from now on without this function
         return value
     if name == "iptc":
         # python-iptables imports its own name

@@ -60,7 +60,8 @@ cdef int _tell(error, list marks, Py_ssize_t begin) except -1:
 
 
 def telling(function):
-    """Return *function* such that an exception out of it has `committed`, the names of the tables that it has changed by then."""
+    """Return *function* such that an exception out of it has `committed`, the names of the tables that it has changed
+    by then."""
 
     def call(*args, **kwargs):
         cdef list marks = _marks.get()
@@ -124,7 +125,8 @@ def telling_methods(cls):
         if name.startswith("_") and name not in ("__contains__", "__enter__", "__exit__"):
             continue
         if isinstance(value, property):
-            setattr(cls, name, property(telling(value.fget), value.fset and telling(value.fset), value.fdel, value.__doc__))
+            setattr(cls, name, property(telling(value.fget), value.fset and telling(value.fset), value.fdel,
+                                        value.__doc__))
         elif isinstance(value, FunctionType):
             setattr(cls, name, telling(value))
     return cls

@@ -34,7 +34,6 @@ cdef extern from "shim.h" nogil:
 
     size_t room_for "shim_room"(size_t more, size_t needed)
 
-
     struct xt_counters:
         uint64_t pcnt
         uint64_t bcnt
@@ -124,7 +123,8 @@ cdef enum:
     TARGET_HEADER = 32
     STANDARD_SIZE = 40
 
-# NFLOG's prefix: where it stands in struct xt_nflog_info, what is its room there and on nf_tables, and the sizes of the payloads.
+# NFLOG's prefix: where it stands in struct xt_nflog_info, what is its room there and on nf_tables, and the sizes of the
+# payloads.
 cdef enum:
     NFLOG_PREFIX = 12
     NFLOG_ROOM = 64

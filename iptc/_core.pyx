@@ -52,7 +52,8 @@ _ipv6.proto = <size_t> &(<ip6t_entry *> NULL).ipv6.proto
 _ipv6.flags = <size_t> &(<ip6t_entry *> NULL).ipv6.flags
 _ipv6.goto_flag = IP6T_F_GOTO
 
-HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")     # the builtin chains, by the number of their hook
+# the builtin chains, by the number of their hook
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 IPV4 = NFPROTO_IPV4
 IPV6 = NFPROTO_IPV6
 
@@ -108,8 +109,8 @@ cdef extern from "<sys/auxv.h>" nogil:
 
 
 def environment(str name not None):
-    """Return the environment's variable *name*, or None; it is not asked where this process has more rights than its user
-    (set-user-ID, file capabilities)."""
+    """Return the environment's variable *name*, or None; it is not asked where this process has more rights than its
+    user (set-user-ID, file capabilities)."""
     return None if getauxval(AT_SECURE) else os.environ.get(name)
 
 
@@ -123,6 +124,7 @@ def chain_label(name):
     return text
 
 # ------------------------------------------------------------------ the counters
+
 
 cdef extern from *:
     """
@@ -223,10 +225,11 @@ cdef class Base:
 
 
 cdef tuple _ATTRIBUTES = (
-    "protocol", "src", "dst", "in_interface", "out_interface", "target", "counters", "fragment", "chain", "_matches", "_target",
-    "_networks",
+    "protocol", "src", "dst", "in_interface", "out_interface", "target", "counters", "fragment", "chain",
+    "_matches", "_target", "_networks",
 )
-cdef PyObject *_attributes[12]          # the same: names of attributes are interned, so that a look at their addresses is enough
+# the same: names of attributes are interned, so that a look at their addresses is enough
+cdef PyObject *_attributes[12]
 for _place, _name in enumerate(_ATTRIBUTES):
     _attributes[_place] = <PyObject *> _name
 
@@ -567,7 +570,8 @@ cdef class RuleValue:
         try:
             packets, size = map(index, counters)
         except (TypeError, ValueError, OverflowError) as error:
-            raise ParameterTypeError(f"counters must be a pair of integers from 0 to 2**64-1, not {counters!r}") from error
+            what = f"counters must be a pair of integers from 0 to 2**64-1, not {counters!r}"
+            raise ParameterTypeError(what) from error
         cdef xt_counters *slot = <xt_counters *> (self._head() + self.family.counters)
         slot.pcnt = packets
         slot.bcnt = size
@@ -580,7 +584,8 @@ def load_rules(type cls, int nfproto, list entries, chain):
     cdef list rules = []
     cdef RuleValue rule
     cdef bytes entry
-    # each of these objects is known to the garbage collector, which would look through all of them again and again as they come
+    # each of these objects is known to the garbage collector, which would look through all of them again and again as
+    # they come
     cdef bint collecting = PyGC_Disable()
     try:
         for entry in entries:
@@ -626,8 +631,8 @@ def split_entry(int nfproto, bytes entry):
     return entry[:family.offsets - 4], payloads
 
 
-# A verdict or jump carries its name where the kernel has a number. The number is filled in when it is sent; until then its place says
-# what this is, since an extension may have a payload of the same size.
+# A verdict or jump carries its name where the kernel has a number. The number is filled in when it is sent; until then
+# its place says what this is, since an extension may have a payload of the same size.
 cdef const char *_MARK = b"\xffverdict"
 
 

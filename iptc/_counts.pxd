@@ -98,7 +98,8 @@ cdef extern from *:
 
     static inline uint64_t digest_finish(const struct digest *digest)
     {
-        return digest_mix(digest->a ^ DIGEST_K1, digest_mix(digest->b ^ DIGEST_K2, digest->c ^ DIGEST_K0)) | 1;   /* never 0 */
+        /* never 0 */
+        return digest_mix(digest->a ^ DIGEST_K1, digest_mix(digest->b ^ DIGEST_K2, digest->c ^ DIGEST_K0)) | 1;
     }
     """
     struct Digest "digest":

@@ -70,7 +70,8 @@ cdef class Counts:
         free(self.aside)
 
     cdef int _allocate(self, size_t rules) except -1:
-        # one more than there are: a walk over a legacy table writes the foot of a chain where the next rule comes to stand
+        # one more than there are: a walk over a legacy table writes the foot of a chain where the next rule comes to
+        # stand
         self.packet_row = <uint64_t *> malloc(2 * (rules + 1) * sizeof(uint64_t))
         if self.packet_row == NULL:
             raise MemoryError
@@ -127,7 +128,8 @@ cdef class Counts:
         return _sum(self.packet_row, start, stop), _sum(self.byte_row, start, stop)
 
     cdef int _check(self, Counts before, bytes slots) except -1:
-        """Raise unless *slots* says where each slot stands in *before*: an int32 for each, -1 for nowhere, or None for itself."""
+        """Raise unless *slots* says where each slot stands in *before*: an int32 for each, -1 for nowhere, or None for
+        itself."""
         cdef Py_ssize_t i
         cdef const int32_t *place = _places(slots)
         cdef bint sound = before.rules == self.rules if place == NULL else PyBytes_GET_SIZE(slots) == 4 * self.rules
@@ -277,12 +279,13 @@ cdef inline uint64_t _key(object chain, uint64_t identity) except? 0:
 cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, bytes identities_before):
     """Return where each slot stood before, an int32 for each, -1 for nowhere; None where all stand where they stood.
 
-    A rule is followed by its chain and its identity; those that are equal in that by their order. *chains* and *identities* are
-    as the back ends' readers have them.
+    A rule is followed by its chain and its identity; those that are equal in that by their order. *chains* and
+    *identities* are as the back ends' readers have them.
     """
     if identities == identities_before and chains == chains_before:
         return None
-    cdef Py_ssize_t count = PyBytes_GET_SIZE(identities) // 8, old = PyBytes_GET_SIZE(identities_before) // 8, slot, first, end
+    cdef Py_ssize_t count = PyBytes_GET_SIZE(identities) // 8, old = PyBytes_GET_SIZE(identities_before) // 8
+    cdef Py_ssize_t slot, first, end
     cdef const uint64_t *identity = <const uint64_t *> PyBytes_AS_STRING(identities_before)
     cdef bytes placed = PyBytes_FromStringAndSize(NULL, 4 * count)
     cdef int32_t *place = <int32_t *> PyBytes_AS_STRING(placed)

@@ -144,7 +144,8 @@ cdef extern from * nogil:
     int pthread_attr_init(pthread_attr_t *attributes)
     int pthread_attr_setstacksize(pthread_attr_t *attributes, size_t size)
     int pthread_attr_destroy(pthread_attr_t *attributes)
-    int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*work)(void *) noexcept nogil, void *context)
+    int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*work)(void *) noexcept nogil,
+                       void *context)
     int pthread_join(pthread_t thread, void **answer)
     int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
     int sigfillset(sigset_t *mask)

@@ -62,7 +62,8 @@ cdef class LockFile:
         return self.held.fd
 
     def take(self, bint shared, bint wait):
-        """Take the lock, with others if it is *shared*; whether it was had. To *wait* is to wait for ever, but a signal is handled."""
+        """Take the lock, with others if it is *shared*; whether it was had. To *wait* is to wait for ever, but a signal
+        is handled."""
         cdef int operation = (LOCK_SH if shared else LOCK_EX) | (0 if wait else LOCK_NB)
         cdef int failed
         while True:
@@ -79,7 +80,8 @@ cdef class LockFile:
         return True
 
     def release(self):
-        """Let go of the lock and close. A child that was forked meanwhile holds a copy of the descriptor: closing ours alone would not unlock."""
+        """Let go of the lock and close. A child that was forked meanwhile holds a copy of the descriptor: closing ours
+        alone would not unlock."""
         if self._locked and held_is_ours(&self.held):
             with nogil:
                 flock(self.held.fd, LOCK_UN)

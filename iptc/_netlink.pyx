@@ -216,7 +216,8 @@ cdef bint message_next(Message *cursor) noexcept nogil:
 
 
 cdef size_t message_begin(Writer *writer, int kind, int flags, int nfproto, uint32_t sequence) noexcept nogil:
-    """Begin a message of nf_tables, or with a negative *kind* one that every subsystem has; `message_end` takes what this returns."""
+    """Begin a message of nf_tables, or with a negative *kind* one that every subsystem has; `message_end` takes what
+    this returns."""
     cdef size_t start = writer.length
     cdef nlmsghdr *header
     cdef nfgenmsg *general
@@ -260,7 +261,8 @@ cdef int _prepare(Channel *channel, int fd) noexcept nogil:
 
 
 cdef int channel_open(Channel *channel, int netns) noexcept nogil:
-    """Open the socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an errno."""
+    """Open the socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an
+    errno."""
     cdef int fd = -1
     cdef int failed = socket_in(netns, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER, &fd)
     return failed or _prepare(channel, fd)
@@ -278,7 +280,8 @@ cdef bint channel_beside(Channel *channel, const Channel *other) noexcept nogil:
 
 
 cdef bint channel_is_ours(const Channel *channel) noexcept nogil:
-    """Whether the socket is open, and nobody has closed it behind our back: its number may be that of another file by now."""
+    """Whether the socket is open, and nobody has closed it behind our back: its number may be that of another file by
+    now."""
     return held_is_ours(&channel.held)
 
 
@@ -491,7 +494,8 @@ cdef class Socket:
         return ours
 
     def cookie(self, Namespace there=None):
-        """Return the cookie of the network namespace that the socket is in, which is *there*, or that of this thread."""
+        """Return the cookie of the network namespace that the socket is in, which is *there*, or that of this
+        thread."""
         self._open()
         return cookie_of_socket(self.channel.held.fd, -1 if there is None else there.where())
 
@@ -554,11 +558,12 @@ cdef class Socket:
             free(question.memory)
 
     def send(self, Batch batch not None, generation=None, bint test=False, list marks=None):
-        """Apply *batch* whole, or nothing of it: return [(message, errno, text)…] of what was refused, by the number of the message.
+        """Apply *batch* whole, or nothing of it: return [(message, errno, text)…] of what was refused, by the number of
+        the message.
 
         -1 stands for the batch as a whole: ERESTART if *generation* is given and is not the present one. With *test*
-        the kernel checks everything and applies nothing. `AnswerLost` if nobody knows; any other exception: it was not applied.
-        *marks* (`_applied.Mark`) say all of that before this returns, whatever it raises.
+        the kernel checks everything and applies nothing. `AnswerLost` if nobody knows; any other exception: it was not
+        applied. *marks* (`_applied.Mark`) say all of that before this returns, whatever it raises.
         """
         cdef Writer begin, end
         cdef iovec parts[3]
@@ -617,7 +622,8 @@ cdef class Socket:
             free(end.memory)
 
     cdef list _refusals(self, uint32_t last, list marks):
-        """What the kernel said of the batch that was just sent: nothing, if it is applied; *last* is its last message."""
+        """What the kernel said of the batch that was just sent: nothing, if it is applied; *last* is its last
+        message."""
         cdef list refused = []
         cdef Message message
         cdef ssize_t length
@@ -723,7 +729,8 @@ cdef class Batch:
 
     def add_base_chain(self, int nfproto, bytes table not None, bytes chain not None, int hook, bytes kind not None,
                        int priority, policy=None, counters=None):
-        """Create a base chain, or set its policy (0 drop, 1 accept) and its counters (packets, bytes) where they are given."""
+        """Create a base chain, or set its policy (0 drop, 1 accept) and its counters (packets, bytes) where they are
+        given."""
         cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, NLM_F_CREATE, nfproto, NFTA_CHAIN_TABLE, table)
         cdef size_t inner
         put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(chain))
@@ -771,7 +778,8 @@ cdef class Batch:
         return start
 
     def add_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None):
-        """Append *rule* (attributes, as `nft.codec.encode` makes them). Later messages know it by the number that this returns."""
+        """Append *rule* (attributes, as `nft.codec.encode` makes them). Later messages know it by the number that this
+        returns."""
         cdef size_t start = self.begin_appended(nfproto, table, chain)
         self._paste(rule)
         return self.end(start)
@@ -788,7 +796,8 @@ cdef class Batch:
         self._paste(rule)
         return self.end(start)
 
-    def replace_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None, uint64_t handle):
+    def replace_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None,
+                     uint64_t handle):
         """Put *rule* in the place of the rule with *handle*."""
         cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_REPLACE, nfproto, table, chain)
         put_be32(&self.writer, NFTA_RULE_ID, self.messages)

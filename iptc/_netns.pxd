@@ -1,8 +1,10 @@
-# Sockets and files of a network namespace, made there without a way into it, and descriptors that are closed by who opened them only.
+# Sockets and files of a network namespace, made there without a way into it, and descriptors that are closed by who
+# opened them only.
 
 from libc.stdint cimport uint64_t
 
-# A descriptor and the file that it was opened on: a program that closes all descriptors gives the number to another file.
+# A descriptor and the file that it was opened on: a program that closes all descriptors gives the number to another
+# file.
 cdef struct Held:
     int fd                           # -1: none
     uint64_t device

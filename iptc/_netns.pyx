@@ -58,7 +58,8 @@ cdef void held_set(Held *held, int fd) noexcept nogil:
 cdef bint held_is_ours(const Held *held) noexcept nogil:
     """Whether the descriptor is open on the file that it was opened on."""
     cdef struct_stat status
-    return held.fd >= 0 and fstat(held.fd, &status) == 0 and status.st_dev == held.device and status.st_ino == held.inode
+    return held.fd >= 0 and fstat(held.fd,
+                                  &status) == 0 and status.st_dev == held.device and status.st_ino == held.inode
 
 
 cdef void held_close(Held *held) noexcept nogil:
@@ -107,7 +108,7 @@ cdef void *_go(void *context) noexcept nogil:
 cdef void _go_and_return(Errand *errand) noexcept nogil:
     """Do it on this thread, which goes there and comes back."""
     cdef int here = c_open(b"/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
-    cdef int attempt
+    cdef int _attempt
     # may this thread come back? To go where it is takes the same right, and changes nothing
     if here < 0 or setns(here, CLONE_NEWNET) < 0 or setns(errand.netns, CLONE_NEWNET) < 0:
         errand.failed = errno_now
@@ -115,7 +116,7 @@ cdef void _go_and_return(Errand *errand) noexcept nogil:
             close(here)
         return
     _do(errand)
-    for attempt in range(PATIENCE):
+    for _attempt in range(PATIENCE):
         if setns(here, CLONE_NEWNET) == 0:
             break
     else:
@@ -127,7 +128,8 @@ cdef void _go_and_return(Errand *errand) noexcept nogil:
 
 
 cdef int _run(Errand *errand) noexcept nogil:
-    """Do the errand: 0, or an errno. Signals are for the threads of the program, and for those in their own namespace."""
+    """Do the errand: 0, or an errno. Signals are for the threads of the program, and for those in their own
+    namespace."""
     cdef pthread_attr_t attributes
     cdef pthread_t thread
     cdef sigset_t every, usual
@@ -153,7 +155,8 @@ cdef int _run(Errand *errand) noexcept nogil:
 
 
 cdef int call_in(int netns, Work work, void *context) noexcept nogil:
-    """Call work(context) in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an errno."""
+    """Call work(context) in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an
+    errno."""
     cdef Errand errand
     memset(&errand, 0, sizeof(errand))
     errand.netns, errand.work, errand.context = netns, work, context
@@ -161,7 +164,8 @@ cdef int call_in(int netns, Work work, void *context) noexcept nogil:
 
 
 cdef int socket_in(int netns, int domain, int kind, int protocol, int *fd) noexcept nogil:
-    """Make a socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an errno."""
+    """Make a socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an
+    errno."""
     cdef Errand errand
     memset(&errand, 0, sizeof(errand))
     errand.netns, errand.domain, errand.kind, errand.protocol = netns, domain, kind, protocol
@@ -188,8 +192,8 @@ cdef int socket_beside(int other, int domain, int kind, int protocol, int *fd) n
 
 
 cdef uint64_t cookie_of_socket(int fd, int netns) noexcept nogil:
-    """What tells the network namespace of a socket from all others. Before Linux 5.14 the number that the file of the namespace has:
-    that of descriptor *netns*, or with -1 that of this thread."""
+    """What tells the network namespace of a socket from all others. Before Linux 5.14 the number that the file of the
+    namespace has: that of descriptor *netns*, or with -1 that of this thread."""
     cdef uint64_t cookie = netns_cookie(fd)
     cdef struct_stat status
     if not cookie:
@@ -254,7 +258,8 @@ cdef class Namespace:
         return 0
 
     def file(self):
-        """Return the device and the inode of its file: no other has them while it lives. None for that of whichever thread asks."""
+        """Return the device and the inode of its file: no other has them while it lives. None for that of whichever
+        thread asks."""
         return (self.held.device, self.held.inode) if self.named else None
 
     def cookie(self):
@@ -313,7 +318,8 @@ def namespace_cookie():
 
 
 def leave_namespace():
-    """Move this thread into a new, empty network namespace, for good: the thread should end soon. `OSError` where that may not be."""
+    """Move this thread into a new, empty network namespace, for good: the thread should end soon. `OSError` where that
+    may not be."""
     cdef int failed
     with nogil:
         failed = errno_now if unshare(CLONE_NEWNET) < 0 else 0

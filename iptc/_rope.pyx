@@ -128,7 +128,8 @@ cdef char *rope_at(Rope *rope, size_t position) noexcept nogil:
 
 
 cdef char *rope_insert(Rope *rope, size_t position) noexcept nogil:
-    """Shift the rows from *position* on by one and return the empty row, to be filled at once; NULL: there is no memory."""
+    """Shift the rows from *position* on by one and return the empty row, to be filled at once; NULL: there is no
+    memory."""
     cdef Block *block
     cdef char *rows
     cdef uint32_t room
@@ -191,8 +192,8 @@ cdef void rope_delete(Rope *rope, size_t position) noexcept nogil:
 
 @cython.no_gc
 cdef class Row:
-    """A rule in a `Sequence`, which knows where it stands: its bytes, what tells it from others once that is known, and, of a rule
-    that a batch of nf_tables makes, the number of its message."""
+    """A rule in a `Sequence`, which knows where it stands: its bytes, what tells it from others once that is known,
+    and, of a rule that a batch of nf_tables makes, the number of its message."""
 
     def __init__(self, bytes entry not None, uint32_t number=0):
         self.entry = entry
@@ -200,7 +201,8 @@ cdef class Row:
 
 
 cdef class Sequence:
-    """Objects in an order: a list in which inserting and deleting stays cheap. `position` is for `Row`s, which are in one only."""
+    """Objects in an order: a list in which inserting and deleting stays cheap. `position` is for `Row`s, which are in
+    one only."""
 
     def __cinit__(self):
         self.rope.item = sizeof(PyObject *)

@@ -10,11 +10,21 @@ import os
 
 from . import _core
 from ._netns import Namespace
-from .errors import AccessDenied, IPTCError, KernelError, ParameterTypeError, Unsupported, is_absent, is_passing, kernel_error
+from .errors import (
+    AccessDenied,
+    IPTCError,
+    KernelError,
+    ParameterTypeError,
+    Unsupported,
+    is_absent,
+    is_passing,
+    kernel_error,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
     from ._types import Family
     from .namespace import Place
 
@@ -22,8 +32,11 @@ _SIDES = ("legacy", "nft")
 _CHOICES = (*_SIDES, "libiptc")
 """What a program may ask for. The back end libiptc is never chosen by itself; its tables are the legacy ones."""
 
-_PROC_NAMES = {_core.IPV4: b"/proc/thread-self/net/ip_tables_names", _core.IPV6: b"/proc/thread-self/net/ip6_tables_names"}
-_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")     # not on the PATH of cron and of ordinary users
+_PROC_NAMES = {
+    _core.IPV4: b"/proc/thread-self/net/ip_tables_names",
+    _core.IPV6: b"/proc/thread-self/net/ip6_tables_names",
+}
+_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on the PATH of cron and of ordinary users
 _KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
 _NFT_ORDER = ("mangle", "security", "raw", "filter", "nat")
@@ -36,11 +49,13 @@ _decided: dict[tuple[int, str | None], str] = {}
 
 
 def backend(choice: str | None = None) -> str:
-    """Return "legacy" or "nft", or "libiptc" where that was asked for: *choice*, else `IPTC_BACKEND`, else what this network namespace is found to use.
+    """Return "legacy" or "nft", or "libiptc" where that was asked for: *choice*, else `IPTC_BACKEND`, else what this
+    network namespace is found to use.
 
-    That is the side that alone holds rules; with both or none, the one that has kubelet's hint chains, else what the command
-    `iptables` is, else nf_tables if the kernel has it. Decided once for each namespace; warns if the other side holds rules too.
-    `AccessDenied` where there are legacy tables that may not be read, or nobody may know whether there are.
+    That is the side that alone holds rules; with both or none, the one that has kubelet's hint chains, else what the
+    command `iptables` is, else nf_tables if the kernel has it. Decided once for each namespace; warns if the other side
+    holds rules too. `AccessDenied` where there are legacy tables that may not be read, or nobody may know whether there
+    are.
     """
     return side_in(HERE, choice)
 
@@ -99,7 +114,8 @@ def _kernels_side(choice: str) -> str:
 
 
 def _decide(there: Namespace, given: str | None) -> tuple[str, bool]:
-    """(back end, whether that is certain): without the right to look at nf_tables, where there is no legacy table, it is a guess."""
+    """(back end, whether that is certain): without the right to look at nf_tables, where there is no legacy table, it
+    is a guess."""
     if given:
         return _checked(given), True
     holding = ["legacy"] if _holds_rules(there, "legacy") else []
@@ -120,21 +136,26 @@ def _decide(there: Namespace, given: str | None) -> tuple[str, bool]:
 def _warn(choice: str, other: str) -> None:
     import warnings
 
-    warnings.warn(f"{other} tables hold rules too: this program uses {choice} (IPTC_BACKEND or backend= say which)",
-                  RuntimeWarning, stacklevel=2)  # fmt: skip
+    warnings.warn(
+        f"{other} tables hold rules too: this program uses {choice} (IPTC_BACKEND or backend= say which)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 # ------------------------------------------------------- what each side holds
 
 
 def _heed(error: IPTCError) -> None:
-    """Raise *error* if it says nothing of what is there: the next answer may be another, and what is decided is kept."""
+    """Raise *error* if it says nothing of what is there: the next answer may be another, and what is decided is
+    kept."""
     if isinstance(error, AccessDenied) or is_passing(getattr(error, "errno", None)):
         raise error
 
 
 def tables_in_use(nfproto: Family, side: str, there: Namespace) -> list[str]:
-    """The names of the tables that there are in the namespace *there*, in the order in which iptables-save has them; looking creates none."""
+    """The names of the tables that there are in the namespace *there*, in the order in which iptables-save has them;
+    looking creates none."""
     if _kernels_side(side) == "legacy":
         return _legacy_tables(nfproto, there)
     from . import _netlink
@@ -160,7 +181,8 @@ def _legacy_tables(nfproto: Family, there: Namespace) -> list[str]:
     except OSError as error:
         if error.errno == errno.ENOENT:
             return []
-        # it belongs to root of the user namespace that the network namespace was made in: nobody, where users were mapped later
+        # it belongs to root of the user namespace that the network namespace was made in: nobody, where users were
+        # mapped later
         raise kernel_error(f"can't read {_PROC_NAMES[nfproto].decode()}", error.errno, error.strerror) from None
 
 
@@ -186,7 +208,7 @@ def _nft_chains(nfproto: Family, there: Namespace) -> Any:
     try:
         with _netlink.Socket(there) as socket:
             for table in BUILTIN_CHAINS:
-                for name, policy, _, handle, use in NftScan(nfproto, table, socket).list_chains():
+                for name, policy, _, _, use in NftScan(nfproto, table, socket).list_chains():
                     yield table, name, policy, use > 0
     except IPTCError as error:
         _heed(error)
@@ -217,14 +239,18 @@ def _holds_rules(there: Namespace, side: str) -> bool:
     ):
         return True
     return any(
-        used or policy != "ACCEPT" for nfproto in (_core.IPV4, _core.IPV6) for _, _, policy, used in _CHAINS[side](nfproto, there)
+        used or policy != "ACCEPT"
+        for nfproto in (_core.IPV4, _core.IPV6)
+        for _, _, policy, used in _CHAINS[side](nfproto, there)
     )
 
 
 def has_user_chain(nfproto: Family, name: str) -> bool:
     """Whether any table of the back end in use here has a user chain *name*, as far as we may look."""
     try:
-        return any(chain == name and policy is None for _, chain, policy, _ in _CHAINS[_kernels_side(backend())](nfproto, HERE))
+        return any(
+            chain == name and policy is None for _, chain, policy, _ in _CHAINS[_kernels_side(backend())](nfproto, HERE)
+        )
     except AccessDenied:
         return False  # making a rule needs no right
 
@@ -236,7 +262,9 @@ def _kubelets_choice(there: Namespace) -> Any:
     """The side that kubelet has marked, or None."""
     for side in ("nft", "legacy"):
         for nfproto in (_core.IPV4, _core.IPV6):
-            if any(table == "mangle" and name in _KUBELET_CHAINS for table, name, _, _ in _CHAINS[side](nfproto, there)):
+            if any(
+                table == "mangle" and name in _KUBELET_CHAINS for table, name, _, _ in _CHAINS[side](nfproto, there)
+            ):
                 return side
     return None
 
@@ -261,7 +289,11 @@ def _version_of(path: str) -> Any:
     import subprocess  # heavy, and seldom needed
 
     try:
-        printed = subprocess.run([path, "-V"], capture_output=True, timeout=10, check=False).stdout.decode(errors="replace").strip()
+        printed = (
+            subprocess.run([path, "-V"], capture_output=True, timeout=10, check=False)
+            .stdout.decode(errors="replace")
+            .strip()
+        )
     except OSError as error:
         if is_passing(error.errno):
             raise kernel_error(f"can't run {path}", error.errno, error.strerror) from None

@@ -84,7 +84,8 @@ class Chain:
         self._edit_each(rule, lambda name, entry: edits.Replace(name, entry, position))
 
     def delete_rule(self, rule: Rule, missing_ok: bool = False) -> bool:
-        """Delete the first rule that is the same as *rule*, the order of matches included (`iptables -D`), and return True.
+        """Delete the first rule that is the same as *rule*, the order of matches included (`iptables -D`), and return
+        True.
 
         Where there is none: `NotFound`, or False with *missing_ok*.
         """
@@ -123,14 +124,15 @@ class Chain:
     def ensure_rule(self, rule: Rule, position: int | None = None) -> bool:
         """Append *rule*, or insert it at *position*, unless the chain has it already; return whether it was added.
 
-        That is decided under the xtables lock, on the table as it is then: processes that ensure the same rule add it once.
+        That is decided under the xtables lock, on the table as it is then: processes that ensure the same rule add it
+        once.
         """
         position = None if position is None else checked_position(position)
         return self._edit_each(rule, lambda name, entry: edits.EnsureRule(name, entry, position))
 
     def has_rule(self, rule: Rule) -> bool:
-        """Whether there is the same rule, the order of matches included (`iptables -C`), as the table was last read; so does
-        `rule in chain`. At once, from the third question on."""
+        """Whether there is the same rule, the order of matches included (`iptables -C`), as the table was last read; so
+        does `rule in chain`. At once, from the third question on."""
         entries = self._entries(rule)
         with self.table._state.lock:
             chain = self.table._view().chains.get(self.name)
@@ -149,10 +151,12 @@ class Chain:
             return None if position is None else (position, self.table.create_rule(chain.entry(position), self))
 
     def _entries(self, rule: Rule) -> list[Any]:
-        """The bytes of *rule*, once it is whole and of this table's family: a list, of one entry for each pair of addresses."""
+        """The bytes of *rule*, once it is whole and of this table's family: a list, of one entry for each pair of
+        addresses."""
         if not isinstance(rule, Rule) or rule.nfproto != self.table._nfproto:
-            raise ParameterTypeError(f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, "
-                                     f"not {type(rule).__name__}")  # fmt: skip
+            raise ParameterTypeError(
+                f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, not {type(rule).__name__}"
+            )
         # nearly all rules have one address on a side, and building them is to be fast
         entries = (
             [extension.pack(rule, True)]
@@ -164,7 +168,8 @@ class Chain:
         return entries
 
     def _edit_each(self, rule: Rule, operation: Callable[[str, bytes], Any], adds: bool = True) -> bool:
-        """Do operation(name of the chain, entry) for each entry of *rule*, together; whether any of them changed anything.
+        """Do operation(name of the chain, entry) for each entry of *rule*, together; whether any of them changed
+        anything.
 
         *adds*: it puts them into this chain.
         """
@@ -202,8 +207,8 @@ class Chain:
         return self.table.get_policy(self.name)[0]
 
     def set_policy(self, policy: Policy | str, counters: Pair | None = None) -> bool:
-        """Set the policy, a `Policy` or its name (`iptables -P`), and its (packets, bytes) if they are given; return whether that
-        changed anything."""
+        """Set the policy, a `Policy` or its name (`iptables -P`), and its (packets, bytes) if they are given; return
+        whether that changed anything."""
         return self.table.set_policy(self.name, policy, counters)
 
     def is_builtin(self) -> bool:

@@ -41,15 +41,19 @@ class CounterReader:
     ...     snapshot = reader.read()
     ...     print(snapshot["INPUT"].policy, sum(snapshot.packets))
 
-    *lock*: False reads as `iptables-save` does, without a lock, and may see counters at zero for a moment while another writer
-    commits; True waits for the xtables lock (shared with other readers) for each read, a number waits that many seconds
-    and then raises `LockTimeout`. *netns* is a network namespace: a name, a path, a process id or an open descriptor.
-    *backend* is "legacy" or "nft", else what `iptc.backend()` says. One reader can be used by several threads. Raises `NotFound` for a table that is not
-    there, `AccessDenied` without CAP_NET_ADMIN and CAP_NET_RAW.
+    *lock*: False reads as `iptables-save` does, without a lock, and may see counters at zero for a moment while another
+    writer commits; True waits for the xtables lock (shared with other readers) for each read, a number waits that many
+    seconds and then raises `LockTimeout`. *netns* is a network namespace: a name, a path, a process id or an open
+    descriptor. *backend* is "legacy" or "nft", else what `iptc.backend()` says. One reader can be used by several
+    threads. Raises `NotFound` for a table that is not there, `AccessDenied` without CAP_NET_ADMIN and CAP_NET_RAW.
     """
 
     def __init__(
-        self, table: str = "filter", ipv6: bool = False, backend: str | None = None, netns: Netns = None,
+        self,
+        table: str = "filter",
+        ipv6: bool = False,
+        backend: str | None = None,
+        netns: Netns = None,
         lock: bool | float = False,
     ) -> None:
         if not isinstance(table, str):
@@ -80,7 +84,7 @@ class CounterReader:
     def read(self) -> Snapshot:
         """Return a `Snapshot` of the counters now."""
         if self._pid != os.getpid() and not self._closed:
-            self._open()        # the mutex of the parent may be held by a thread that is not here
+            self._open()  # the mutex of the parent may be held by a thread that is not here
         if self._mutex._is_owned():
             raise TransactionError("a read from within a read of the same reader, such as from the handler of a signal")
         with self._mutex:
@@ -148,8 +152,13 @@ class _Layout:
     __slots__ = ("nfproto", "generation", "chains", "identities", "_reader", "_rules", "_by_name", "__weakref__")
 
     def __init__(
-        self, nfproto: Family, generation: int, chains: tuple[Any, ...], identities: bytes,
-        reader: CounterReader | None, rules: tuple[RuleInfo, ...] | None = None,
+        self,
+        nfproto: Family,
+        generation: int,
+        chains: tuple[Any, ...],
+        identities: bytes,
+        reader: CounterReader | None,
+        rules: tuple[RuleInfo, ...] | None = None,
     ) -> None:
         self.nfproto = nfproto
         self.generation = generation
@@ -199,7 +208,7 @@ class RuleInfo:
         self.chain = chain
         self._rule = rule
         self._text: str | None = None
-        self._comment: Any = False      # not looked for yet
+        self._comment: Any = False  # not looked for yet
 
     @property
     def text(self) -> str:
@@ -239,7 +248,12 @@ class ChainCounters:
     __slots__ = ("_counts", "name", "policy", "policy_counters", "slots")
 
     def __init__(
-        self, counts: Counts, name: str, policy: str | None, policy_counters: Counters | None, slots: range,
+        self,
+        counts: Counts,
+        name: str,
+        policy: str | None,
+        policy_counters: Counters | None,
+        slots: range,
     ) -> None:
         self._counts = counts
         self.name = name
@@ -268,12 +282,14 @@ class ChainCounters:
         return iter(self._counts.pairs(self.slots.start, self.slots.stop))
 
     if TYPE_CHECKING:
+
         @overload
         def __getitem__(self, index: int) -> Counters: ...
         @overload
         def __getitem__(self, index: slice) -> list[Pair]: ...
         def __getitem__(self, index: int | slice) -> Any: ...
     else:
+
         def __getitem__(self, index: int | slice) -> Counters | list[Pair]:
             slots = self.slots[index]
             if isinstance(slots, range):
@@ -320,13 +336,15 @@ class _PerRule:
 class Snapshot(_PerRule):
     """The counters of a table at one moment. Does not change; a sequence of (packets, bytes), one slot a rule.
 
-    Slots are in the kernel's order. Indexing gives `Counters`, a loop plain tuples. `generation` is the same for the same ruleset, and differs when rules, chains or
-    policies do. `time` is (monotonic, wall clock) in seconds. `snapshot["INPUT"]` is the `ChainCounters` of a chain. It pickles.
+    Slots are in the kernel's order. Indexing gives `Counters`, a loop plain tuples. `generation` is the same for the
+    same ruleset, and differs when rules, chains or policies do. `time` is (monotonic, wall clock) in seconds.
+    `snapshot["INPUT"]` is the `ChainCounters` of a chain. It pickles.
     """
 
     __slots__ = ("_policies", "time", "_chains")
 
     if TYPE_CHECKING:
+
         @overload
         def __getitem__(self, key: int) -> Counters: ...
         @overload
@@ -356,7 +374,9 @@ class Snapshot(_PerRule):
         if self._chains is None:
             policies = iter(self._policies)
             self._chains = [
-                ChainCounters(self._counts, name, policy, None if policy is None else _named(next(policies)), range(first, end))
+                ChainCounters(
+                    self._counts, name, policy, None if policy is None else _named(next(policies)), range(first, end)
+                )
                 for name, policy, first, end in self._layout.chains
             ]
         return self._chains[:]
@@ -402,6 +422,7 @@ class Delta(_PerRule):
     __slots__ = ("_flags", "seconds")
 
     if TYPE_CHECKING:
+
         @overload
         def __getitem__(self, key: int) -> Counters: ...
         @overload

@@ -1,8 +1,9 @@
 """Functions in which tables and chains are names and rules are dicts.
 
 A rule: keys `src dst protocol in-interface out-interface fragment`, one key for each match, `target`, `counters`.
-A match is {parameter: value}; adjacent ones of a kind are a list, a later one stands under `name#2`. A value is text, "" for a
-flag, ["!", value] for a negation, a list for several words; integers are taken as text. `target` is a verdict, a chain,
+A match is {parameter: value}; adjacent ones of a kind are a list, a later one stands under `name#2`. A value is text,
+"" for a flag, ["!", value] for a negation, a list for several words; integers are taken as text. `target` is a verdict,
+a chain,
 {extension: {parameter: value}} or {"goto": chain}. All take `ipv6`. What cannot be encoded raises.
 """
 
@@ -20,15 +21,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, TypeVar
+
     from ._core import Counters
     from ._types import RuleDict
 
     _Result = TypeVar("_Result")
 
 _BASE = {
-    "src": "src", "dst": "dst", "protocol": "protocol",
-    "in-interface": "in_interface", "out-interface": "out_interface", "fragment": "fragment",
-}  # fmt: skip
+    "src": "src",
+    "dst": "dst",
+    "protocol": "protocol",
+    "in-interface": "in_interface",
+    "out-interface": "out_interface",
+    "fragment": "fragment",
+}
 _OPAQUE = "opaque"
 """Parameter under which the bytes of an extension without a plugin are kept, in hexadecimal."""
 
@@ -175,7 +181,11 @@ def delete_rule(table: str, chain: str, rule_d: RuleDict, ipv6: bool = False, ra
 
 
 def get_rule(
-    table: str, chain: str, position: int = 0, ipv6: bool = False, raise_exc: bool = True,
+    table: str,
+    chain: str,
+    position: int = 0,
+    ipv6: bool = False,
+    raise_exc: bool = True,
 ) -> Any:
     """Return all rules for *position* 0, else the n-th from 1, or from the end for a negative one."""
     if position == 0:
@@ -281,7 +291,10 @@ def batch_add_rules(table: str, batch_rules: Iterable[tuple[str, RuleDict, int]]
 
 
 def batch_delete_rules(
-    table: str, batch_rules: Iterable[tuple[str, RuleDict]], ipv6: bool = False, raise_exc: bool = True,
+    table: str,
+    batch_rules: Iterable[tuple[str, RuleDict]],
+    ipv6: bool = False,
+    raise_exc: bool = True,
 ) -> None:
     """Delete the rules (chain, rule_d), in one commit or not at all."""
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class IPTCError(Exception):
     """Root of everything that this package raises on purpose.
 
-    `line` is the number of the line of a restored text, or None. `status` is the exit status with which iptables' own tools end
-    for such a reason: 1 an error, 2 a line or parameter that makes no sense, 4 the lock, or a refusal by nf_tables.
+    `line` is the number of the line of a restored text, or None. `status` is the exit status with which iptables' own
+    tools end for such a reason: 1 an error, 2 a line or parameter that makes no sense, 4 the lock, or a refusal by
+    nf_tables.
     """
 
     line: int | None = None
@@ -27,7 +28,8 @@ class KernelError(IPTCError, OSError):
     """The kernel refused; `errno`, `strerror` and the sentence in `str()` and `args[0]`."""
 
     def __init__(self, message: str = "", errno: int | None = None, strerror: str | None = None) -> None:
-        # OSError fills errno and strerror from two arguments; the sentence is what people read, and what programs look at
+        # OSError fills errno and strerror from two arguments; the sentence is what people read, and what programs look
+        # at
         OSError.__init__(self, errno, strerror)
         self.message = message
 
@@ -64,7 +66,8 @@ class Conflict(KernelError):
 
 
 class LockTimeout(IPTCError, TimeoutError):
-    """The xtables lock was not obtained in the time given; `holders` are the (pid, name) of those that have it, if known."""
+    """The xtables lock was not obtained in the time given; `holders` are the (pid, name) of those that have it, if
+    known."""
 
     status = 4
 
@@ -81,8 +84,8 @@ class TransactionError(IPTCError):
 
 
 class PartialCommit(IPTCError):
-    """The tables in `committed` were changed, the others of the transaction not, and they could not be put back; or the kernel's
-    answer is lost, and those in `committed` may have been changed. The message says which."""
+    """The tables in `committed` were changed, the others of the transaction not, and they could not be put back; or the
+    kernel's answer is lost, and those in `committed` may have been changed. The message says which."""
 
     def __init__(self, message: str = "", committed: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -111,7 +114,8 @@ class ParameterTypeError(ParameterError, TypeError):
 
 
 class Missing(ParameterError, LookupError):
-    """What a function of `iptc.easy` was asked for is not there, or the chain that a rule of a restored text jumps to."""
+    """What a function of `iptc.easy` was asked for is not there, or the chain that a rule of a restored text jumps
+    to."""
 
 
 class Unsupported(IPTCError, NotImplementedError):
@@ -119,7 +123,8 @@ class Unsupported(IPTCError, NotImplementedError):
 
 
 class XTablesWarning(UserWarning):
-    """It goes on, but is probably not what was meant: what libxtables or a plugin printed, or an attribute that is none."""
+    """It goes on, but is probably not what was meant: what libxtables or a plugin printed, or an attribute that is
+    none."""
 
 
 _CLASSES = {
@@ -134,8 +139,14 @@ _CLASSES = {
 _ABSENT = {_errno.ENOENT, _errno.ENOPROTOOPT, _errno.EAFNOSUPPORT, _errno.EPROTONOSUPPORT}
 
 _PASSING = {
-    _errno.ENOMEM, _errno.ENOBUFS, _errno.EINTR, _errno.EAGAIN, _errno.EMFILE, _errno.ENFILE, _errno.EIO,
-}  # fmt: skip
+    _errno.ENOMEM,
+    _errno.ENOBUFS,
+    _errno.EINTR,
+    _errno.EAGAIN,
+    _errno.EMFILE,
+    _errno.ENFILE,
+    _errno.EIO,
+}
 
 
 def is_absent(error: object) -> bool:
@@ -144,12 +155,14 @@ def is_absent(error: object) -> bool:
 
 
 def is_passing(errno: int | None) -> bool:
-    """Whether *errno* says nothing of what was asked for: the next answer may be another, and this one is not to be kept."""
+    """Whether *errno* says nothing of what was asked for: the next answer may be another, and this one is not to be
+    kept."""
     return errno in _PASSING
 
 
 RESOURCE_PROBLEM = 4
-"""The exit status of iptables' tools where nf_tables refuses; on the legacy back end it is 1, as for any other error."""
+"""The exit status of iptables' tools where nf_tables refuses; on the legacy back end it is 1, as for any other
+error."""
 
 
 def kernel_error(what: str, errno: int | None, strerror: str | None, status: int = KernelError.status) -> KernelError:
@@ -161,9 +174,11 @@ def kernel_error(what: str, errno: int | None, strerror: str | None, status: int
 
 
 def at_line(error: _Error, line: int, status: int | None = None) -> _Error:
-    """Return *error* with the line of a text that it is about, and its *status* where that is another: to be raised at once.
+    """Return *error* with the line of a text that it is about, and its *status* where that is another: to be raised at
+    once.
 
-    A function that keeps in a variable what it raises makes a cycle: the exception knows its traceback, and that the variable.
+    A function that keeps in a variable what it raises makes a cycle: the exception knows its traceback, and that the
+    variable.
     """
     error.line = line
     if status is not None:

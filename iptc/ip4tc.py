@@ -8,8 +8,25 @@ from .table import Table, is_table_available
 from .util import find_libc, find_library, load_kernel
 from .xtables import XT_INV_PROTO, xt_align
 
-__all__ = ["Chain", "IPTCError", "IPTCModule", "Match", "NFPROTO_IPV4", "Policy", "Rule", "Table", "Target",
-           "XTablesError", "XT_INV_PROTO", "find_libc", "find_library", "iptc", "is_table_available", "load_kernel", "xt_align"]  # fmt: skip
+__all__ = [
+    "Chain",
+    "IPTCError",
+    "IPTCModule",
+    "Match",
+    "NFPROTO_IPV4",
+    "Policy",
+    "Rule",
+    "Table",
+    "Target",
+    "XTablesError",
+    "XT_INV_PROTO",
+    "find_libc",
+    "find_library",
+    "iptc",
+    "is_table_available",
+    "load_kernel",
+    "xt_align",
+]
 
 
 class iptc:  # noqa: N801

@@ -6,8 +6,19 @@ from .errors import IPTCError, XTablesError
 from .rule import Match, Policy, Rule6, Target
 from .table import Table6, is_table6_available
 
-__all__ = ["Chain", "IPTCError", "Match", "NFPROTO_IPV6", "Policy", "Rule6", "Table6", "Target", "XTablesError",
-           "ip6tc", "is_table6_available"]  # fmt: skip
+__all__ = [
+    "Chain",
+    "IPTCError",
+    "Match",
+    "NFPROTO_IPV6",
+    "Policy",
+    "Rule6",
+    "Table6",
+    "Target",
+    "XTablesError",
+    "ip6tc",
+    "is_table6_available",
+]
 
 
 class ip6tc:  # noqa: N801

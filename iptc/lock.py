@@ -19,7 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
-    from ._types import LockFile as LockFilePath, Wait
+
+    from ._types import LockFile as LockFilePath
+    from ._types import Wait
 
 _LOCK_FILE = "/run/xtables.lock"
 
@@ -64,15 +66,16 @@ def lock_path(path: LockFilePath = None) -> str | None:
 class XTablesLock:
     """The lock that every iptables writer takes (`XTABLES_LOCKFILE`, else /run/xtables.lock), as a context manager.
 
-    *wait* is how many seconds to wait, None for ever, False not at all; `LockTimeout` says that it was in vain. *shared*
-    lets other readers in, and no writer. *path* is another lock file, False for none. One object serves one thread at a time.
+    *wait* is how many seconds to wait, None for ever, False not at all; `LockTimeout` says that it was in vain.
+    *shared* lets other readers in, and no writer. *path* is another lock file, False for none. One object serves one
+    thread at a time.
     """
 
     def __init__(self, wait: Wait = None, shared: bool = False, path: LockFilePath = None) -> None:
         self.wait = wait
         self.path: LockFilePath = path
         self._shared = shared
-        self._file: Any = None      # the LockFile, while it is open
+        self._file: Any = None  # the LockFile, while it is open
         self._thread: int | None = None
 
     def __enter__(self) -> XTablesLock:
@@ -97,7 +100,9 @@ class XTablesLock:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None = None, error: BaseException | None = None,
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
         # no step up to the end of the lock needs memory, not even for a tuple of the arguments
@@ -106,7 +111,8 @@ class XTablesLock:
         self._drop()
 
     def seize(self) -> bool:
-        """Take the lock if it is free now; whether it was. OSError if there is no lock file, or it may not be opened."""
+        """Take the lock if it is free now; whether it was. OSError if there is no lock file, or it may not be
+        opened."""
         self.release()
         path = lock_path(self.path)
         if path is None:
@@ -149,15 +155,19 @@ class XTablesLock:
             raise KernelError(f"can't take lock {path}: {error.strerror}", error.errno, error.strerror) from None
         holders = _holders(self._file.fileno())
         by = ", ".join(f"{name} (pid {pid})" for pid, name in holders)
-        raise LockTimeout(f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders)
+        raise LockTimeout(
+            f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders
+        )
 
     def _check_not_ours(self, path: str) -> None:
         """Raise where this thread has the lock already: it would wait for itself."""
         for other in list(_held):
             file = other._file
             if other._thread == self._thread and file is not None and file.locked and file.file == self._file.file:
-                raise TransactionError(f"this thread holds the xtables lock {path} already: a call from within a call, such as from the "
-                                       "handler of a signal")  # fmt: skip
+                raise TransactionError(
+                    f"this thread holds the xtables lock {path} already: a call from within a call, such as from the "
+                    "handler of a signal"
+                )
 
 
 def mutex() -> Any:
@@ -195,7 +205,9 @@ class Locks:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None = None, error: BaseException | None = None,
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
         # the last one first; those that were not taken have nothing to let go
@@ -206,7 +218,8 @@ class Locks:
 
 
 def _mounted_device(fd: int) -> int:
-    """The device of the filesystem that *fd* is on, which the file itself may not say: an overlay shows that of a layer."""
+    """The device of the filesystem that *fd* is on, which the file itself may not say: an overlay shows that of a
+    layer."""
     with open(f"/proc/self/fdinfo/{fd}") as file:
         mount = next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
     with open("/proc/self/mountinfo") as file:
@@ -219,7 +232,10 @@ def _holders(fd: int) -> list[tuple[int, str]]:
     found = []
     try:
         status = os.fstat(fd)
-        files = {f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}" for device in (status.st_dev, _mounted_device(fd))}
+        files = {
+            f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
+            for device in (status.st_dev, _mounted_device(fd))
+        }
         with open("/proc/locks") as file:
             for line in file:
                 words = line.split()

@@ -28,9 +28,9 @@ _OTHER_NAMES = {
     "create_target(...)": "jump verdict",
     "create_target(..., goto=True)": "goto",
     "create_match(...)": "match",
-    "create_match(\"tcp\").sport": "srcport sourceport",
-    "create_match(\"tcp\").dport": "port dstport destport destinationport",
-}  # fmt: skip
+    'create_match("tcp").sport': "srcport sourceport",
+    'create_match("tcp").dport': "port dstport destport destinationport",
+}
 """What is there -> other words for it, without underscores."""
 
 _OPTIONS = """

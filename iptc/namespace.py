@@ -11,6 +11,7 @@ from .errors import KernelError, ParameterError, ParameterTypeError, kernel_erro
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
     from ._types import Netns
 
 _FOLDER = "/run/netns"
@@ -69,8 +70,8 @@ def _is_namespace(descriptor: int) -> bool:
 class Place:
     """The network namespace of a table: that of the thread which opened it, or one that was named.
 
-    `open` finds it again by what it was named by, and `check` finds out whether that is another namespace now. A descriptor must
-    stay open as long as it is used.
+    `open` finds it again by what it was named by, and `check` finds out whether that is another namespace now. A
+    descriptor must stay open as long as it is used.
     """
 
     def __init__(self, netns: Netns = None) -> None:
@@ -84,7 +85,10 @@ class Place:
         return open_namespace(self.netns)
 
     def check(self, cookie: int) -> None:
-        """Raise `KernelError` (ESTALE) if *cookie*, of what `run` has just read, says that this was another namespace."""
+        """Raise `KernelError` (ESTALE) if *cookie*, of what `run` has just read, says that this was another
+        namespace."""
         if cookie != self.cookie:
             where = "the network namespace of this thread" if self.netns is None else f"network namespace {self.netns}"
-            raise KernelError(f"{where} is not the one in which the table was opened", errno.ESTALE, os.strerror(errno.ESTALE))
+            raise KernelError(
+                f"{where} is not the one in which the table was opened", errno.ESTALE, os.strerror(errno.ESTALE)
+            )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-
 from . import _core
 from .errors import ParameterError, ParameterTypeError, XTablesError
 from .language import plugins, printing
@@ -11,6 +9,8 @@ from .language.extension import Extension, new_match, new_verdict, pack, read_pa
 from .language.specification import read_rule
 from .language.words import split_words
 from .lines import BEGIN_OF_LINE, SHORT_OPTIONS, without_command
+from .policy import Policy as Policy
+from .protocols import PROTOCOL_NAMES, PROTOCOL_NUMBERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,14 +21,8 @@ if TYPE_CHECKING:
 
     from ._types import Family
 
-_PROTOCOL_NAMES = {
-    0: "ip", 1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 8: "egp", 12: "pup", 17: "udp", 22: "idp", 29: "tp",
-    41: "ipv6", 43: "routing", 44: "fragment", 46: "rsvp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6",
-    59: "none", 60: "dstopts", 103: "pim", 132: "sctp", 255: "raw",
-}  # fmt: skip
-_PROTOCOL_NUMBERS = {name: number for number, name in _PROTOCOL_NAMES.items()} | {"all": 0, "hopopts": 0}
 _VERDICTS = {name: _core.standard_target(name) for name in plugins.VERDICTS}
-_state: Any = None   # the module, once a target is made by its name: only that asks which tables are open
+_state: Any = None  # the module, once a target is made by its name: only that asks which tables are open
 
 
 def _load_state() -> Any:
@@ -93,11 +87,29 @@ class Target(IPTCModule):
     *target* is the payload as bytes (`struct xt_entry_target`, a chain by its name).
     """
 
-    STANDARD_TARGETS = ["", "ACCEPT", "DROP", "REJECT", "RETURN", "REDIRECT", "SNAT", "DNAT", "MASQUERADE", "MIRROR",
-                        "TOS", "MARK", "QUEUE", "LOG"]  # fmt: skip
+    STANDARD_TARGETS = [
+        "",
+        "ACCEPT",
+        "DROP",
+        "REJECT",
+        "RETURN",
+        "REDIRECT",
+        "SNAT",
+        "DNAT",
+        "MASQUERADE",
+        "MIRROR",
+        "TOS",
+        "MARK",
+        "QUEUE",
+        "LOG",
+    ]
 
     def __init__(
-        self, rule: Rule, name: str | None = None, target: Any = None, revision: int | None = None,
+        self,
+        rule: Rule,
+        name: str | None = None,
+        target: Any = None,
+        revision: int | None = None,
         goto: bool | None = None,
     ) -> None:
         if name is None and target is None:
@@ -136,7 +148,8 @@ class Target(IPTCModule):
 
     @property
     def expressions(self) -> list[str] | None:
-        """What a rule of `nft` that has no form in iptables consists of, `["meta", "lookup @set", …]`; None: it is not one."""
+        """What a rule of `nft` that has no form in iptables consists of, `["meta", "lookup @set", …]`; None: it is not
+        one."""
         from .nft.codec import target_expressions
 
         return target_expressions(self._bytes())
@@ -189,7 +202,9 @@ def _shown(extension: Match | Target) -> Any:
         return extension.parameters
     # behind the size, the name and the revision
     content = extension._bytes()[32:]
-    return f"revision {extension.revision}, {len(content)} bytes {content[:16].hex()}{'...' if len(content) > 16 else ''}"
+    return (
+        f"revision {extension.revision}, {len(content)} bytes {content[:16].hex()}{'...' if len(content) > 16 else ''}"
+    )
 
 
 def _checked_name(name: object) -> str:
@@ -200,33 +215,6 @@ def _checked_name(name: object) -> str:
 
 def _payload(buffer: Any) -> bytes:
     return buffer if isinstance(buffer, bytes) else bytes(memoryview(buffer))
-
-
-class Policy:
-    """The verdict at the end of a builtin chain; one object per name. The kernel takes ACCEPT and DROP."""
-
-    ACCEPT = "ACCEPT"
-    DROP = "DROP"
-    QUEUE = "QUEUE"
-    RETURN = "RETURN"
-
-    name: str
-
-    _cache: weakref.WeakValueDictionary[str, Policy] = weakref.WeakValueDictionary()
-
-    def __new__(cls, name: str) -> Policy:
-        policy = cls._cache.get(name)
-        if policy is None:
-            policy = object.__new__(cls)
-            policy.name = name
-            cls._cache[name] = policy
-        return policy
-
-    def __getnewargs__(self) -> tuple[str]:
-        return (self.name,)
-
-    def __repr__(self) -> str:
-        return f"<iptc.Policy {self.name}>"
 
 
 class Rule(_core.RuleValue):
@@ -247,7 +235,7 @@ class Rule(_core.RuleValue):
 
     _target: Target | None
     _nfproto = _core.IPV4
-    protocols = _PROTOCOL_NAMES
+    protocols = PROTOCOL_NAMES
 
     @classmethod
     def from_args(cls, specification: str | Iterable[str]) -> Self:
@@ -256,14 +244,16 @@ class Rule(_core.RuleValue):
         >>> Rule.from_args("-s 10.0.0.0/8 -p tcp --dport 22 -j ACCEPT")
         <iptc.Rule -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT>
 
-        It may be a whole line of iptables-save, `[5:6] -A INPUT …`: its counters are those of the rule, and its chain is not looked at.
-        Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target that is no extension is
-        taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where it is added to a chain, as they
-        do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
+        It may be a whole line of iptables-save, `[5:6] -A INPUT …`: its counters are those of the rule, and its chain
+        is not looked at. Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target
+        that is no extension is taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where
+        it is added to a chain, as they do there: see `expand()`. `ParameterError` with iptables' own message for what
+        makes no rule.
         """
         counters = None
         if type(specification) is not str or (
-                specification[:2] not in SHORT_OPTIONS and specification.lstrip().startswith(BEGIN_OF_LINE)):
+            specification[:2] not in SHORT_OPTIONS and specification.lstrip().startswith(BEGIN_OF_LINE)
+        ):
             specification, counters = without_command(specification)
         rule = read_rule(cls, specification)
         if counters is not None:
@@ -299,12 +289,12 @@ class Rule(_core.RuleValue):
     def protocol(self) -> str:
         """Protocol by lower-case name, or by number where it has no common one; a leading `!` negates."""
         number, negated = self._get_proto()
-        return ("!" if negated else "") + _PROTOCOL_NAMES.get(number, str(number))
+        return ("!" if negated else "") + PROTOCOL_NAMES.get(number, str(number))
 
     @protocol.setter
     def protocol(self, value: str | int) -> None:
-        if value in _PROTOCOL_NUMBERS:
-            self._set_proto(_PROTOCOL_NUMBERS[value], False)
+        if value in PROTOCOL_NUMBERS:
+            self._set_proto(PROTOCOL_NUMBERS[value], False)
             return
         if not isinstance(value, (str, int)) or isinstance(value, bool):
             raise ParameterTypeError(f"a protocol must be a string or an integer, not {type(value).__name__}")
@@ -312,7 +302,7 @@ class Rule(_core.RuleValue):
         negated = text.startswith("!")
         if negated:
             text = text[1:].lstrip(" ")
-        number = _PROTOCOL_NUMBERS.get(text)
+        number = PROTOCOL_NUMBERS.get(text)
         if number is None:
             try:
                 number = plugins.parse_protocol(text) if text and not text.startswith("-") else -1
@@ -337,7 +327,8 @@ class Rule(_core.RuleValue):
     # matches and target
 
     def _decode(self) -> list[Match]:
-        """Make Match and Target objects of the bytes that were read, when they are first asked for; return the matches."""
+        """Make Match and Target objects of the bytes that were read, when they are first asked for; return the
+        matches."""
         read_payloads(Match, Target, self)
         matches: list[Match] = self._matches
         return matches
@@ -479,9 +470,13 @@ class Rule(_core.RuleValue):
             return _restore_rule, (type(self), self._whole(), None, None, self.counters, self._networks)
         target = self._target
         return _restore_rule, (
-            type(self), self._whole(), [match._state() for match in self._matches],
-            None if target is None else target._state(), self.counters, self._networks,
-        )  # fmt: skip
+            type(self),
+            self._whole(),
+            [match._state() for match in self._matches],
+            None if target is None else target._state(),
+            self.counters,
+            self._networks,
+        )
 
     # the accessors of python-iptables
 
@@ -547,7 +542,12 @@ class Rule(_core.RuleValue):
 
 
 def _restore_rule(
-    cls: Any, entry: bytes, matches: Any, target: Any, counters: tuple[int, int], networks: Any = None,
+    cls: Any,
+    entry: bytes,
+    matches: Any,
+    target: Any,
+    counters: tuple[int, int],
+    networks: Any = None,
 ) -> Rule:
     rule: Rule = cls(entry)
     rule.counters = counters

@@ -15,18 +15,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
+
     from ._types import Family, LockFile, Netns, Pair, Path, Source, Wait
     from .model.views import ChainView
 
-def save(
-    ipv6: bool = False, counters: bool = False, *, table: str | None = None, all_tables: bool = False,
-    backend: str | None = None, netns: Netns = None,
-) -> str:
-    """Return all tables of a family as text, as `iptables-save` writes them; with *counters* those of the rules too (`-c`).
 
-    Only tables that are in use, or that named *table* (`-t`): looking creates none. Each table is of one moment, the tables are
-    not of the same. With *all_tables* those that are not in use are in the text too, empty: to restore it takes away what has been
-    added to them since.
+def save(
+    ipv6: bool = False,
+    counters: bool = False,
+    *,
+    table: str | None = None,
+    all_tables: bool = False,
+    backend: str | None = None,
+    netns: Netns = None,
+) -> str:
+    """Return all tables of a family as text, as `iptables-save` writes them; with *counters* those of the rules too
+    (`-c`).
+
+    Only tables that are in use, or that named *table* (`-t`): looking creates none. Each table is of one moment, the
+    tables are not of the same. With *all_tables* those that are not in use are in the text too, empty: to restore it
+    takes away what has been added to them since.
     """
     nfproto = _family(ipv6)
     place = Place(netns)
@@ -41,15 +49,29 @@ def save(
 
 
 @telling
-def restore(source: Source | None = None, ipv6: bool = False, counters: bool = False, flush: bool = True, test: bool = False, *,
-            path: Path | None = None, table: str | None = None, backend: str | None = None, netns: Netns = None, wait: Wait = None, lock_file: LockFile = None, progress: Callable[[int], object] | None = None) -> int:  # fmt: skip
+def restore(
+    source: Source | None = None,
+    ipv6: bool = False,
+    counters: bool = False,
+    flush: bool = True,
+    test: bool = False,
+    *,
+    path: Path | None = None,
+    table: str | None = None,
+    backend: str | None = None,
+    netns: Netns = None,
+    wait: Wait = None,
+    lock_file: LockFile = None,
+    progress: Callable[[int], object] | None = None,
+) -> int:
     """Make the tables of a family what *source* says, as `iptables-restore`; return how many rules it has.
 
-    *source* is text (a string with a line break), a path or an open file, which is read in pieces; *path*, in its stead, is always
-    a path. Each table is sent where its `COMMIT` stands, so a mistake in a later one leaves those before it restored, and changes
-    nothing of its own; with *test* none is sent (`--test`). With *counters* the counters of the text are set (`-c`); without *flush*
-    the rules that are there stay (`--noflush`). Only *table* is restored, where one is named (`-T`). *backend*, *wait* and *lock_file* are as for `Table`.
-    progress(bytes) is called as the text is read.
+    *source* is text (a string with a line break), a path or an open file, which is read in pieces; *path*, in its
+    stead, is always a path. Each table is sent where its `COMMIT` stands, so a mistake in a later one leaves those
+    before it restored, and changes nothing of its own; with *test* none is sent (`--test`). With *counters* the
+    counters of the text are set (`-c`); without *flush* the rules that are there stay (`--noflush`). Only *table* is
+    restored, where one is named (`-T`). *backend*, *wait* and *lock_file* are as for `Table`. progress(bytes) is called
+    as the text is read.
 
     `ParameterError` or `KernelError` with the number of the line as `line`, and iptables' own message.
     """
@@ -64,12 +86,24 @@ def restore(source: Source | None = None, ipv6: bool = False, counters: bool = F
     return rules
 
 
-def check(source: Source | None = None, ipv6: bool = False, counters: bool = False, flush: bool = True, *,
-          path: Path | None = None, table: str | None = None, backend: str | None = None, netns: Netns = None, wait: Wait = None, lock_file: LockFile = None, progress: Callable[[int], object] | None = None) -> int:  # fmt: skip
+def check(
+    source: Source | None = None,
+    ipv6: bool = False,
+    counters: bool = False,
+    flush: bool = True,
+    *,
+    path: Path | None = None,
+    table: str | None = None,
+    backend: str | None = None,
+    netns: Netns = None,
+    wait: Wait = None,
+    lock_file: LockFile = None,
+    progress: Callable[[int], object] | None = None,
+) -> int:
     """Find out whether `restore` could do *source*, with the same arguments; return how many rules it has.
 
-    Beyond restore(test=True) the kernel is asked, in a network namespace of its own, for what it refuses only at COMMIT, where the
-    right to make one is there (CAP_SYS_ADMIN).
+    Beyond restore(test=True) the kernel is asked, in a network namespace of its own, for what it refuses only at
+    COMMIT, where the right to make one is there (CAP_SYS_ADMIN).
     """
     given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
@@ -87,7 +121,13 @@ class _Given:
     """Where a text is restored, and how: the arguments of `restore`."""
 
     def __init__(
-        self, ipv6: bool, table: str | None, backend: str | None, netns: Netns, wait: Wait, lock_file: LockFile,
+        self,
+        ipv6: bool,
+        table: str | None,
+        backend: str | None,
+        netns: Netns,
+        wait: Wait,
+        lock_file: LockFile,
     ) -> None:
         self._nfproto = _family(ipv6)
         self._only = _checked_name(table)
@@ -122,20 +162,29 @@ class _Given:
         return there.backend
 
     def programs(
-        self, source: Any, counters: bool, flush: bool, progress: Callable[[int], object] | None,
+        self,
+        source: Any,
+        counters: bool,
+        flush: bool,
+        progress: Callable[[int], object] | None,
     ) -> Any:
         """The programs of *source*, a table each."""
         return programs(self._nfproto, source, counters, flush, self._only, self._begun, self.rehearse, progress)
 
 
 def parse(
-    source: Source, ipv6: bool = False, counters: bool = False, flush: bool = True, table: str | None = None,
-    progress: Callable[[int], object] | None = None, backend: str | None = None,
+    source: Source,
+    ipv6: bool = False,
+    counters: bool = False,
+    flush: bool = True,
+    table: str | None = None,
+    progress: Callable[[int], object] | None = None,
+    backend: str | None = None,
 ) -> int:
     """Read *source* as `restore` does, without the kernel, and return how many rules it has.
 
-    What depends on a table is not found out: whether a chain is there, or a position. It is read as on *backend*, else on that in
-    use here.
+    What depends on a table is not found out: whether a chain is there, or a position. It is read as on *backend*, else
+    on that in use here.
     """
     table = _checked_name(table)
     try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from ._types import Family, LockFile, Wait
+    from ._types import LockFile, Wait
     from .namespace import Place
 
 
@@ -48,7 +48,8 @@ class _Notes:
 
 
 class TableState:
-    """One open table: what was read, and the edits that are not committed yet. Its users hold `lock` while they edit."""
+    """One open table: what was read, and the edits that are not committed yet. Its users hold `lock` while they
+    edit."""
 
     def __init__(self, table: Any, restoring: Any, trial: Any) -> None:
         self._table = table
@@ -121,7 +122,8 @@ class TableState:
         self._known_heads()
 
     def find_chain(self, name: str) -> Any:
-        """The `ChainView` or `ChainHead` of a chain, or None; rules are not read for it where the back end can do without."""
+        """The `ChainView` or `ChainHead` of a chain, or None; rules are not read for it where the back end can do
+        without."""
         heads = self._known_heads()
         return self.view.chains.get(name) if heads is None else heads.get(name)
 
@@ -129,6 +131,10 @@ class TableState:
         """Those of all chains, in order."""
         heads = self._known_heads()
         return self.view.in_order() if heads is None else heads.values()
+
+    def load(self) -> Any:
+        """Read the table from the kernel, where nothing is known of it yet; raise if that cannot be done."""
+        return self.view
 
     def _known_heads(self) -> Any:
         """The heads of the chains by name; None where the view is there to be asked."""
@@ -140,14 +146,14 @@ class TableState:
         if heads is None:
             heads = self._table.read_heads()
             if heads is None:
-                self.view
+                self.load()
                 return None
             heads = notes.heads = {head.name: head for head in heads}
         return heads
 
     def has_user_chain(self, name: str, look_again: bool) -> bool:
-        """Whether there is a user chain *name*: as far as was read, or, with *look_again*, now; without the pending edits where another
-        thread is at it."""
+        """Whether there is a user chain *name*: as far as was read, or, with *look_again*, now; without the pending
+        edits where another thread is at it."""
         if not look_again:
             notes = self._notes
             view, heads = notes.view, notes.heads
@@ -279,7 +285,9 @@ def _alone(work: Callable[[], Any]) -> Any:
     """Return work(), which sends; from within such work of the same thread nothing else can be sent."""
     busy = _sending.get(get_ident())
     if busy is not None and busy.open:
-        raise TransactionError("an edit from within an edit, such as the function that delete_rules was given, or the handler of a signal")
+        raise TransactionError(
+            "an edit from within an edit, such as the function that delete_rules was given, or the handler of a signal"
+        )
     busy = Session()
     try:
         _sending[get_ident()] = busy
@@ -370,6 +378,7 @@ def _renew_locks() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_locks)
+
 
 def opening() -> Any:
     """The lock under which it is decided that a table is open already."""

@@ -18,8 +18,8 @@ from .transactions import Batch, Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, Self
+
     from ._core import Counters
     from ._types import LockFile, Netns, Pair, Path, Source, Wait
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 class Table:
     """One IPv4 table; the same object for a name, and a *netns*, as long as the process lives.
 
-    With *autocommit* (the default) each change is sent at once, under the xtables lock, to the table as it is then. Without
-    it changes gather, show in `chains` and `rules`, and go to the kernel together with `commit()`.
-    *netns* is its network namespace: a name, a path, a process id or an open descriptor; else that of the calling thread.
-    A table stays bound to the namespace in which it was opened. *wait* is how long to wait for the xtables lock: seconds, None
-    for ever (the default), False not at all. *lock_file* is another file for it, False for no lock, None for the host's.
-    *backend* is "legacy" or "nft", else what `iptc.backend()` says; nf_tables needs no lock, and takes none.
+    With *autocommit* (the default) each change is sent at once, under the xtables lock, to the table as it is then.
+    Without it changes gather, show in `chains` and `rules`, and go to the kernel together with `commit()`. *netns* is
+    its network namespace: a name, a path, a process id or an open descriptor; else that of the calling thread. A table
+    stays bound to the namespace in which it was opened. *wait* is how long to wait for the xtables lock: seconds, None
+    for ever (the default), False not at all. *lock_file* is another file for it, False for no lock, None for the
+    host's. *backend* is "legacy" or "nft", else what `iptc.backend()` says; nf_tables needs no lock, and takes none.
     `IPTCError` if there is no such table, or the privilege (CAP_NET_ADMIN) is missing.
     """
 
@@ -54,8 +54,14 @@ class Table:
     _rule_class = Rule
 
     def __new__(
-        cls, name: str, autocommit: bool | None = None, *, backend: str | None = None, netns: Netns = None,
-        wait: Wait = UNSET, lock_file: LockFile = UNSET,
+        cls,
+        name: str,
+        autocommit: bool | None = None,
+        *,
+        backend: str | None = None,
+        netns: Netns = None,
+        wait: Wait = UNSET,
+        lock_file: LockFile = UNSET,
     ) -> Self:
         if not isinstance(name, str):
             raise ParameterTypeError(f"a table name must be a string, not {type(name).__name__}")
@@ -124,7 +130,8 @@ class Table:
 
     @property
     def lock_file(self) -> LockFile:
-        """The path of the lock file, None for the host's (`XTABLES_LOCKFILE`, else /run/xtables.lock), False for no lock."""
+        """The path of the lock file, None for the host's (`XTABLES_LOCKFILE`, else /run/xtables.lock), False for no
+        lock."""
         return self._state.lock_file
 
     @lock_file.setter
@@ -184,11 +191,12 @@ class Table:
             raise TransactionError(f"{what} of {self!r} inside its transaction, which is sent or dropped at its end")
 
     def refresh(self) -> None:
-        """Read the table again. Gathered changes are sent first with autocommit, and dropped without it; not in a transaction."""
+        """Read the table again. Gathered changes are sent first with autocommit, and dropped without it; not in a
+        transaction."""
         with self._state.lock:
             self._renew()
             if not self._state.gathering:
-                self._state.view
+                self._state.load()
 
     def _renew(self) -> None:
         """As `refresh`, but rules are read when they are asked for."""
@@ -226,26 +234,35 @@ class Table:
                     self.delete_chain(chain.name)
 
     def save(self, counters: bool = False) -> str:
-        """Return the table as text, as `iptables-save -t TABLE` writes it; with *counters* those of the rules too (`-c`)."""
+        """Return the table as text, as `iptables-save -t TABLE` writes it; with *counters* those of the rules too
+        (`-c`)."""
         with self._state.lock:
             self._flush_pending()
             return self._state.save(counters)
 
     def restore(
-        self, source: Source | None = None, counters: bool = False, flush: bool = True, test: bool = False, *,
+        self,
+        source: Source | None = None,
+        counters: bool = False,
+        flush: bool = True,
+        test: bool = False,
+        *,
         path: Path | None = None,
     ) -> int:
         """Make the table what *source* says, as `iptables-restore -T TABLE`; return how many rules it has.
 
-        *source* is text, a path or a file, *path* always a path; its other tables are passed over. With *counters* the counters of the text are
-        set (`-c`); without *flush* the rules that are there stay (`--noflush`); with *test* nothing is changed (`--test`).
-        `ParameterError` or `KernelError` with the number of the line as `line`; nothing is changed then.
+        *source* is text, a path or a file, *path* always a path; its other tables are passed over. With *counters* the
+        counters of the text are set (`-c`); without *flush* the rules that are there stay (`--noflush`); with *test*
+        nothing is changed (`--test`). `ParameterError` or `KernelError` with the number of the line as `line`; nothing
+        is changed then.
         """
         restoring = self._state.restoring
         source = restoring.one_source(source, path)
         rules = []
         with self._state.lock:
-            for program in restoring.programs(self._nfproto, source, counters, flush, self.name, lambda name: self.backend, self._rehearse):
+            for program in restoring.programs(
+                self._nfproto, source, counters, flush, self.name, lambda name: self.backend, self._rehearse
+            ):
                 if test:
                     self._rehearse(program)
                 else:
@@ -310,7 +327,8 @@ class Table:
         return Chain(self, name)
 
     def ensure_chain(self, chain: Chain | str) -> bool:
-        """Create user chain *chain* unless there is one, and return whether it was created. Decided under the xtables lock."""
+        """Create user chain *chain* unless there is one, and return whether it was created. Decided under the xtables
+        lock."""
         return bool(self._edit(edits.EnsureChain(self._own_chain_name(chain))))
 
     def clear_chain(self, chain: Chain | str) -> bool:
@@ -360,14 +378,14 @@ class Table:
         return Policy(found.policy), _core.Counters._make(found.counters)
 
     def set_policy(self, chain: Chain | str, policy: Policy | str, counters: Pair | None = None) -> bool:
-        """Set the policy of a builtin chain (`iptables -P`); its counters stay if none are given. Return whether any of them
-        were others: in the table as it is now, or as it is known where changes gather."""
+        """Set the policy of a builtin chain (`iptables -P`); its counters stay if none are given. Return whether any of
+        them were others: in the table as it is now, or as it is known where changes gather."""
         if isinstance(policy, Policy):
             policy = policy.name
         if not isinstance(policy, str):
             raise ParameterTypeError(f"a policy must be a Policy or a string, not {type(policy).__name__}")
         if not counters:
-            counters = None         # programs give 0 for none, which python-iptables takes
+            counters = None  # programs give 0 for none, which python-iptables takes
         else:
             probe = self._rule_class()
             probe.counters = counters
@@ -442,11 +460,12 @@ def _is_available(cls: type[Table], name: str) -> bool:
 
 
 def is_table_available(name: str) -> bool:
-    """Whether there is an IPv4 table *name* or it can be made here; remembered. Raises where it may not or cannot be read."""
+    """Whether there is an IPv4 table *name* or it can be made here; remembered. Raises where it may not or cannot be
+    read."""
     return _is_available(Table, name)
 
 
 def is_table6_available(name: str) -> bool:
-    """Whether there is an IPv6 table *name* or it can be made here; remembered. Raises where it may not or cannot be read."""
+    """Whether there is an IPv6 table *name* or it can be made here; remembered. Raises where it may not or cannot be
+    read."""
     return _is_available(Table6, name)
-

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator
     from types import TracebackType
     from typing import Any
+
     from iptc import Table
+
     from ._types import Wait
     from .state import TableState
 
@@ -43,10 +45,11 @@ os.register_at_fork(after_in_child=_renew_turn)
 
 @telling_methods
 class _Gathering:
-    """A context manager over a generator that stops at one `yield`, which returns whether to send what was gathered there.
+    """A context manager over a generator that stops at one `yield`, which returns whether to send what was gathered
+    there.
 
-    The generator holds the locks by `with` statements, and nothing but this object holds the generator: whatever interrupts
-    it, they are let go.
+    The generator holds the locks by `with` statements, and nothing but this object holds the generator: whatever
+    interrupts it, they are let go.
     """
 
     _begin: Callable[[], _Steps]
@@ -60,7 +63,10 @@ class _Gathering:
             raise
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         try:
             self._steps.send(kind is None)
@@ -71,7 +77,8 @@ class _Gathering:
 
 
 def _gather(face: Any, states: list[TableState], wait: Wait) -> _Steps:
-    """Let edits gather in *states*, whose locks are held, until the `yield` of *face*; return whether there were any."""
+    """Let edits gather in *states*, whose locks are held, until the `yield` of *face*; return whether there were
+    any."""
     session = state_module.Session()
     try:
         for state in states:
@@ -94,13 +101,15 @@ class Outcome:
 
 @telling_methods
 class Transaction(_Gathering):
-    """The edits that are made inside `with`, sent together at its end: each table is replaced once, under one xtables lock.
+    """The edits that are made inside `with`, sent together at its end: each table is replaced once, under one xtables
+    lock.
 
-    On an exception nothing is sent. Inside, `chains` and `rules` show the edits; other threads that use these tables wait.
-    Edits gathered with `autocommit=False` must be committed before.
+    On an exception nothing is sent. Inside, `chains` and `rules` show the edits; other threads that use these tables
+    wait. Edits gathered with `autocommit=False` must be committed before.
     """
 
     if TYPE_CHECKING:
+
         def __enter__(self) -> Outcome: ...
 
     def __init__(self, tables: Collection[Table], wait: Wait = UNSET) -> None:
@@ -116,7 +125,10 @@ class Transaction(_Gathering):
         return _in_turn(_turn, self._tables, self._wait)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if self._pid != os.getpid():
             self._steps.close()

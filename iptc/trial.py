@@ -25,8 +25,8 @@ _BOUND = {"set", "SET", "nfacct", "rateest", "CT"}
 def refusal(table, program):
     """Return the `KernelError` with which the kernel would refuse *program* for *table*, or None.
 
-    None also where that cannot be found out: without the right to make a network namespace (CAP_SYS_ADMIN), and where a rule
-    names something of its namespace, such as a set.
+    None also where that cannot be found out: without the right to make a network namespace (CAP_SYS_ADMIN), and where a
+    rule names something of its namespace, such as a set.
     """
     before = _as_it_is(table, program)
     if before is None:
@@ -45,7 +45,8 @@ def refusal(table, program):
 
 
 def name_rule(error, table, program):
-    """Say in *error*, which came of sending *program* to *table*, which rule it is about: the kernel refuses a legacy table as a whole."""
+    """Say in *error*, which came of sending *program* to *table*, which rule it is about: the kernel refuses a legacy
+    table as a whole."""
     if error.line != program.last_line or table.backend == "nft":
         return
     refused = refusal(table, program)
@@ -58,7 +59,11 @@ def _as_it_is(table, program):
     if program.flush:
         return []
     try:
-        return list(programs(table.nfproto, table.save(False), False, True, None, lambda name: table.backend, lambda partial: None))
+        return list(
+            programs(
+                table.nfproto, table.save(False), False, True, None, lambda name: table.backend, lambda partial: None
+            )
+        )
     except IPTCError:
         return None
 
@@ -73,7 +78,8 @@ def _send(there, before, program):
 
 
 def _named(there, before, program, refused):
-    """*refused* with the first command without which it would not come; None where it may not be what the real place says."""
+    """*refused* with the first command without which it would not come; None where it may not be what the real place
+    says."""
     commands = list(program.commands())
     passes, fails = 0, len(commands)
     while fails - passes > 1:

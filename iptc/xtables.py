@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .language.plugins import LIBRARY_MAJOR as xtables_version
 from .errors import ParameterError, XTablesError
+from .language.plugins import LIBRARY_MAJOR as xtables_version
 
 NFPROTO_UNSPEC = 0
 NFPROTO_IPV4 = 2
@@ -31,6 +31,25 @@ def xt_align(size: int) -> int:
     return (size + 7) & ~7
 
 
-__all__ = ["NFPROTO_ARP", "NFPROTO_BRIDGE", "NFPROTO_DECNET", "NFPROTO_IPV4", "NFPROTO_IPV6", "NFPROTO_UNSPEC", "ParameterError",
-           "XTF_DONT_LOAD", "XTF_DURING_LOAD", "XTF_LOAD_MUST_SUCCEED", "XTF_TRY_LOAD", "XTOPT_INVERT", "XTOPT_MAND",
-           "XTOPT_MULTI", "XTOPT_NBO", "XTOPT_PUT", "XT_INV_PROTO", "XTablesError", "xt_align", "xtables_version"]  # fmt: skip
+__all__ = [
+    "NFPROTO_ARP",
+    "NFPROTO_BRIDGE",
+    "NFPROTO_DECNET",
+    "NFPROTO_IPV4",
+    "NFPROTO_IPV6",
+    "NFPROTO_UNSPEC",
+    "ParameterError",
+    "XTF_DONT_LOAD",
+    "XTF_DURING_LOAD",
+    "XTF_LOAD_MUST_SUCCEED",
+    "XTF_TRY_LOAD",
+    "XTOPT_INVERT",
+    "XTOPT_MAND",
+    "XTOPT_MULTI",
+    "XTOPT_NBO",
+    "XTOPT_PUT",
+    "XT_INV_PROTO",
+    "XTablesError",
+    "xt_align",
+    "xtables_version",
+]

@@ -219,7 +219,7 @@ def demonstrate(peer, step, check):
     """Show one thing after the other."""
     import iptc
 
-    backend = iptc.backend()    # what the host's own `iptables` works on: its view is printed below
+    backend = iptc.backend()  # what the host's own `iptables` works on: its view is printed below
 
     step(f"Two hosts: the firewall {FIREWALL}, {FIREWALL6} and a client {CLIENT}, {CLIENT6}, joined by a cable.")
     run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", "veth-client")

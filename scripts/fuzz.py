@@ -12,16 +12,16 @@ warnings.simplefilter("ignore")
 import specs  # noqa: E402
 
 import iptc  # noqa: E402
+from iptc.language.plugins import find_match, find_target, library_dirs  # noqa: E402
+from iptc.language.program import Reader  # noqa: E402
 from iptc.legacy.blob import TableBlob  # noqa: E402
 from iptc.legacy.draft import Draft  # noqa: E402
 from iptc.legacy.restore import run  # noqa: E402
-from iptc.language.plugins import find_match, find_target, library_dirs  # noqa: E402
-from iptc.language.program import Reader  # noqa: E402
 from iptc.legacy.save import save_rules  # noqa: E402
 
 FAMILIES = {2: iptc.Rule, 10: iptc.Rule6}
 SPECS = [*specs.load(False), *specs.load(True), *specs.load_invalid()]
-TABLES = {}     # (family, name) -> TableBlob, as the namespace had it at first
+TABLES = {}  # (family, name) -> TableBlob, as the namespace had it at first
 
 
 def load_plugins():
@@ -33,7 +33,7 @@ def load_plugins():
                 if file.startswith(start) and file.endswith(".so"):
                     for find in (find_match, find_target):
                         try:
-                            found.append(find(nfproto, file[len(start):-3]))
+                            found.append(find(nfproto, file[len(start) : -3]))
                         except iptc.IPTCError:
                             pass
     return [plugin for plugin in found if plugin is not None]
@@ -63,7 +63,7 @@ def round_trip(cls, rule):
         return
     str(again)
     hash(again)
-    rule == again
+    assert rule == again
     cls.from_args(rule.to_args())
 
 
@@ -87,7 +87,7 @@ def set_parameters(cls, data):
             part.set_parameter(parameter, value.split("\t") if "\t" in value else value)
         except iptc.IPTCError:
             pass
-    part.parameters
+    str(part.parameters)
     str(rule)
     part.final_check()
 
@@ -164,7 +164,14 @@ def one(data):
 def do_one(cls, how, data):
     kind = how >> 1 & 7
     if kind >= 4:
-        read_file(cls, data, bool(how & 16), bool(how & 32), "filter" if how & 0xc0 == 0xc0 else None, how & 0xc0 == 0x80 and len(data) % 32 == 0)
+        read_file(
+            cls,
+            data,
+            bool(how & 16),
+            bool(how & 32),
+            "filter" if how & 0xC0 == 0xC0 else None,
+            how & 0xC0 == 0x80 and len(data) % 32 == 0,
+        )
     else:
         (read_rule, read_words, set_parameters, as_dict)[kind](cls, data)
 
@@ -194,11 +201,12 @@ def seeds(folder):
         v6, text = int(spec.ipv6), spec.text
         cases += [(v6, text), (v6 | 2, text.replace(" ", "\n")), (v6 | 6, text)]
         rule = f"{spec.chain} {text}"
-        cases.append((v6 | 0xb8, f"*{spec.table}\n:new - [0:0]\n[1:2] -A {rule}\n-D {rule}\n-I {rule}\nCOMMIT\n"))
+        cases.append((v6 | 0xB8, f"*{spec.table}\n:new - [0:0]\n[1:2] -A {rule}\n-D {rule}\n-I {rule}\nCOMMIT\n"))
         cases += [(v6 | 4, parameters) for parameters in _parameters(v6, text)]
     for number, (how, text) in enumerate(cases):
         with open(os.path.join(folder, str(number)), "wb") as file:
             file.write(bytes([how]) + text.encode("utf-8", "surrogateescape"))
+
 
 def _parameters(v6, text):
     """The inputs of `set_parameters` for each extension of a rule."""
@@ -207,7 +215,10 @@ def _parameters(v6, text):
     except iptc.IPTCError:
         return
     for sign, part in [*(("", match) for match in rule.matches), (">", rule.target)]:
-        lines = [f"{name}={value if isinstance(value, str) else chr(9).join(value)}" for name, value in part.parameters.items()]
+        lines = [
+            f"{name}={value if isinstance(value, str) else chr(9).join(value)}"
+            for name, value in part.parameters.items()
+        ]
         yield "\n".join([sign + part.name, *lines])
 
 

@@ -1,7 +1,9 @@
-"""Each public call, with one allocation after the other failing in it: the interpreter's, ours, and those of libxtables and its plugins.
+"""Each public call, with one allocation after the other failing in it: the interpreter's, ours, and those of libxtables
+and its plugins.
 
-`tests/test_allocations.py` runs this in a process of its own, with `allocations.c` preloaded. What is expected of a call is MemoryError or its
-result; the kernel has what was there before, or all that the call should do; its lock is free, nothing stays open, and the next call works.
+`tests/test_allocations.py` runs this in a process of its own, with `allocations.c` preloaded. What is expected of a
+call is MemoryError or its result; the kernel has what was there before, or all that the call should do; its lock is
+free, nothing stays open, and the next call works.
 """
 
 import copy
@@ -41,8 +43,13 @@ START = """*filter
 -A web -j DROP
 COMMIT
 """
-MORE = START.replace("-A web -j DROP", "-A web -m mark --mark 0x1 -j ACCEPT\n:other - [0:0]\n-A other -p tcp -m multiport --dports 1,2,3 -j REJECT")
-LINE = "-s 10.0.0.0/8 -p tcp -m tcp --dport 80 -m conntrack --ctstate NEW -m comment --comment words -j LOG --log-prefix x"
+MORE = START.replace(
+    "-A web -j DROP",
+    "-A web -m mark --mark 0x1 -j ACCEPT\n:other - [0:0]\n-A other -p tcp -m multiport --dports 1,2,3 -j REJECT",
+)
+LINE = (
+    "-s 10.0.0.0/8 -p tcp -m tcp --dport 80 -m conntrack --ctstate NEW -m comment --comment words -j LOG --log-prefix x"
+)
 
 
 def table():
@@ -130,7 +137,8 @@ LOST = "error return without exception set"
 
 
 def loses_exceptions():
-    """Whether this interpreter itself forgets an exception where it has no memory for its traceback, as CPython 3.11 does."""
+    """Whether this interpreter itself forgets an exception where it has no memory for its traceback, as CPython 3.11
+    does."""
 
     def innermost():
         raise ValueError
@@ -165,7 +173,11 @@ def opened():
 
 
 def _opened():
-    return sorted(os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{number}"))
+    return sorted(
+        os.readlink(f"/proc/self/fd/{number}")
+        for number in os.listdir("/proc/self/fd")
+        if os.path.exists(f"/proc/self/fd/{number}")
+    )
 
 
 def lock_is_free():

@@ -33,7 +33,8 @@ def enter_new_namespace():
 
 
 def batch_room():
-    """How many bytes a batch of nf_tables may have here: root of a user namespace cannot raise the limit of the machine."""
+    """How many bytes a batch of nf_tables may have here: root of a user namespace cannot raise the limit of the
+    machine."""
     sndbufforce, nfnetlink = 32, 12
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nfnetlink) as channel:
         try:
@@ -44,7 +45,8 @@ def batch_room():
 
 
 def preloading(library):
-    """The environment in which *library* is loaded into a program first, but for what is loaded into this one already."""
+    """The environment in which *library* is loaded into a program first, but for what is loaded into this one
+    already."""
     return {**os.environ, "LD_PRELOAD": " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))}
 
 
@@ -55,7 +57,8 @@ os.isatty = sys.stdout.isatty = sys.stderr.isatty = lambda *_: True
 
 
 def shown_at_a_terminal(code, *arguments, **options):
-    """Run Python's *code*; its exit status, and what it writes to the terminal that it has: where none can be had, to a pipe taken for one."""
+    """Run Python's *code*; its exit status, and what it writes to the terminal that it has: where none can be had, to a
+    pipe taken for one."""
     try:
         ours, theirs = pty.openpty()
     except OSError as error:
@@ -65,7 +68,7 @@ def shown_at_a_terminal(code, *arguments, **options):
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=theirs, stderr=theirs, **options)
     os.close(theirs)
     seen = b""
-    with contextlib.suppress(OSError):      # that is how a terminal ends
+    with contextlib.suppress(OSError):  # that is how a terminal ends
         while piece := os.read(ours, 4096):
             seen += piece
     os.close(ours)
@@ -74,8 +77,13 @@ def shown_at_a_terminal(code, *arguments, **options):
 
 def tables_of(text):
     """(name, lines) of each table of a text of iptables-save."""
-    return [(part.split("\n", 1)[0], [line for line in part.split("\n")[1:] if line and not line.startswith(("#", "COMMIT"))])
-            for part in re.split(r"^\*", text, flags=re.MULTILINE)[1:]]  # fmt: skip
+    return [
+        (
+            part.split("\n", 1)[0],
+            [line for line in part.split("\n")[1:] if line and not line.startswith(("#", "COMMIT"))],
+        )
+        for part in re.split(r"^\*", text, flags=re.MULTILINE)[1:]
+    ]
 
 
 @contextlib.contextmanager
@@ -135,7 +143,8 @@ class Host:
         return [line for line in self.save(ipv6, table=table) if line.startswith("-A ")]
 
     def restore(self, text, ipv6=False, arguments=()):
-        """Feed *text* to `iptables-restore`; bit by bit where iptables-nft could not send all of it, since it does not even ask for the room."""
+        """Feed *text* to `iptables-restore`; bit by bit where iptables-nft could not send all of it, since it does not
+        even ask for the room."""
         if self.backend == "legacy" or batch_room() >= 1 << 28:
             self.run(self.tool(ipv6, "-restore"), *arguments, text=text)
             return
@@ -159,20 +168,56 @@ def forget_tables():
 
 
 BOTH_BACKENDS = {
-    "test_args", "test_capture", "test_chain", "test_cli", "test_compat", "test_cost", "test_counters", "test_cycles", "test_defects", "test_docs", "test_easy", "test_extensions", "test_grammar",
-    "test_match", "test_memory", "test_names", "test_namespaces", "test_parity", "test_rule", "test_ruleset", "test_settling", "test_sockets", "test_table", "test_target", "test_traffic",
-    "test_transaction", "test_verbs", "test_writers",
-    "test_output", "test_same_rule", "test_statuses",
-    "test_interrupts", "test_reentry",
-    "test_bounds", "test_allocations", "test_half_made",
-    "test_managing", "test_managing_cli", "test_managing_rollback",
+    "test_args",
+    "test_capture",
+    "test_chain",
+    "test_cli",
+    "test_compat",
+    "test_cost",
+    "test_counters",
+    "test_cycles",
+    "test_defects",
+    "test_docs",
+    "test_easy",
+    "test_extensions",
+    "test_grammar",
+    "test_match",
+    "test_memory",
+    "test_names",
+    "test_namespaces",
+    "test_parity",
+    "test_rule",
+    "test_ruleset",
+    "test_settling",
+    "test_sockets",
+    "test_table",
+    "test_target",
+    "test_traffic",
+    "test_transaction",
+    "test_verbs",
+    "test_writers",
+    "test_output",
+    "test_same_rule",
+    "test_statuses",
+    "test_interrupts",
+    "test_reentry",
+    "test_bounds",
+    "test_allocations",
+    "test_half_made",
+    "test_managing",
+    "test_managing_cli",
+    "test_managing_rollback",
     "test_face",
-}  # fmt: skip
+}
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the tests marked `long` too, and all others as often as IPTC_STRESS says: 20, if it is not set")
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="the tests marked `long` too, and all others as often as IPTC_STRESS says: 20, if it is not set",
+    )
 
 
 def pytest_configure(config):
@@ -193,7 +238,9 @@ def pytest_generate_tests(metafunc):
         return
     mark = metafunc.definition.get_closest_marker("one_backend")
     both = metafunc.module.__name__ in BOTH_BACKENDS
-    metafunc.parametrize("backend", list(mark.args) if mark else ["legacy", "nft"] if both else ["legacy"], indirect=True)
+    metafunc.parametrize(
+        "backend", list(mark.args) if mark else ["legacy", "nft"] if both else ["legacy"], indirect=True
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Programs in processes of their own in which calls of the kernel fail: `faults.c` is preloaded, and fails the n-th call that it is told."""
+"""Programs in processes of their own in which calls of the kernel fail: `faults.c` is preloaded, and fails the n-th
+call that it is told."""
 
 import os
 import pathlib
@@ -34,7 +35,10 @@ def library(tmp_path_factory):
     """faults.c as a library to preload."""
     made = tmp_path_factory.mktemp("faults") / "faults.so"
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    subprocess.run([os.environ.get("CC") or compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", made, SOURCE, "-ldl"], check=True)
+    subprocess.run(
+        [os.environ.get("CC") or compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", made, SOURCE, "-ldl"],
+        check=True,
+    )
     return made
 
 

@@ -1,7 +1,8 @@
-"""Every class of the package, made by `__new__` alone, half initialised, closed and copied: each of its methods is called.
+"""Every class of the package, made by `__new__` alone, half initialised, closed and copied: each of its methods is
+called.
 
-`tests/test_half_made.py` runs this in a process of its own. What is expected is an exception or a result; a signal, a SystemError, or a
-descriptor of somebody else that is gone is a finding.
+`tests/test_half_made.py` runs this in a process of its own. What is expected is an exception or a result; a signal, a
+SystemError, or a descriptor of somebody else that is gone is a finding.
 """
 
 import copy
@@ -21,7 +22,16 @@ PACKAGE = pathlib.Path(iptc.__file__).parent
 SUFFIXES = {".pyx": "compiled", ".py": "plain"}
 VALUES = [b"x", "filter", 0, 1, -1, None, [], (b"", b""), 1 << 70]
 """What is given for an argument that no signature tells more of."""
-NEVER = {"__new__", "__class__", "__init_subclass__", "__subclasshook__", "__getattribute__", "__dir__", "__sizeof__", "__del__"}
+NEVER = {
+    "__new__",
+    "__class__",
+    "__init_subclass__",
+    "__subclasshook__",
+    "__getattribute__",
+    "__dir__",
+    "__sizeof__",
+    "__del__",
+}
 """Of no class of ours, or called by the interpreter itself."""
 
 
@@ -42,7 +52,11 @@ def classes(kind):
 def argument_lists(function):
     """Some lists of arguments for *function*: as many as it needs, and one for each kind of value."""
     try:
-        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        parameters = [
+            p
+            for p in inspect.signature(function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
     except (TypeError, ValueError):
         return [[], *([value] for value in VALUES), [0, 0], ["x", b"x"]]
     needed = sum(p.default is p.empty for p in parameters)
@@ -81,8 +95,26 @@ def use(make, name):
                 for value in VALUES:
                     attempt(setattr, thing, attribute, value)
                 attempt(delattr, thing, attribute)
-    for action in (copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it)), repr, str, hash, len, list, bool, memoryview, bytes, vars,
-                   lambda it: it == it, lambda it: it != 1, lambda it: it < it, lambda it: it[0], lambda it: it["x"], lambda it: 1 in it):  # fmt: skip
+    for action in (
+        copy.copy,
+        copy.deepcopy,
+        lambda it: pickle.loads(pickle.dumps(it)),
+        repr,
+        str,
+        hash,
+        len,
+        list,
+        bool,
+        memoryview,
+        bytes,
+        vars,
+        lambda it: it == it,
+        lambda it: it != 1,
+        lambda it: it < it,
+        lambda it: it[0],
+        lambda it: it["x"],
+        lambda it: 1 in it,
+    ):
         print("at", name, "copies and operators", flush=True)
         for thing in (make(), one):
             attempt(action, thing)
@@ -110,7 +142,11 @@ def closed(cls):
 
 def descriptors():
     """What this process has open, by number."""
-    return {number: os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{number}")}
+    return {
+        number: os.readlink(f"/proc/self/fd/{number}")
+        for number in os.listdir("/proc/self/fd")
+        if os.path.exists(f"/proc/self/fd/{number}")
+    }
 
 
 def main(kind):
@@ -123,7 +159,7 @@ def main(kind):
         try:
             cls.__new__(cls)
         except TypeError:
-            continue        # it cannot be made so, or it needs arguments that nobody has
+            continue  # it cannot be made so, or it needs arguments that nobody has
         before = descriptors()
         use(lambda: cls.__new__(cls), f"{name} new")
         use(lambda: half_initialised(cls), f"{name} half")

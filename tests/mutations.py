@@ -1,4 +1,5 @@
-"""Mutated specifications, read and printed: `python mutations.py SEED COUNT` in a process of its own, since a crash ends it.
+"""Mutated specifications, read and printed: `python mutations.py SEED COUNT` in a process of its own, since a crash
+ends it.
 
 Prints how many were accepted and how many refused. Anything but the package's own exceptions, and a descriptor more or
 less, is an error.
@@ -14,8 +15,10 @@ import specs
 import iptc
 from iptc.language.program import Reader
 
-WORDS = ("! - -- -s -d -p -i -o -j -g -m -c -f -4 -6 -A -D -N -E -t -w 0 -1 1: :1 2-1 65536 4294967296 18446744073709551616 / /0 /33 :: "
-         "1.2.3.4,5.6.7.8 %s%n \" \\ ' # | , =").split()  # fmt: skip
+WORDS = (
+    "! - -- -s -d -p -i -o -j -g -m -c -f -4 -6 -A -D -N -E -t -w 0 -1 1: :1 2-1 65536 4294967296 18446744073709551616 / /0 /33 :: "
+    "1.2.3.4,5.6.7.8 %s%n \" \\ ' # | , ="
+).split()
 
 
 class Mutator:
@@ -35,23 +38,23 @@ class Mutator:
             if change == 0:
                 words.insert(at, self.random.choice(self.words))
             elif change == 1:
-                words[at:at + 1] = [self.random.choice(self.words)]
+                words[at : at + 1] = [self.random.choice(self.words)]
             elif change == 2:
-                del words[at:at + 1]
+                del words[at : at + 1]
             elif change == 3:
                 words[at:at] = self.random.choice(self.texts).split(" ")[:3]
             else:
-                words[at:at + 1] = [self._characters(word) for word in words[at:at + 1]]
+                words[at : at + 1] = [self._characters(word) for word in words[at : at + 1]]
         return " ".join(words)
 
     def _characters(self, word):
         at = self.random.randrange(len(word) + 1)
         change = self.random.randrange(4)
         if change == 0:
-            return word[:at] + word[at + 1:]
+            return word[:at] + word[at + 1 :]
         if change == 1:
-            return word[:at] + word[at:at + 1] * self.random.choice((2, 20, 300)) + word[at:]
-        return word[:at] + self.random.choice("\x01\t\n\"'\\!,:/-+09aZé\udcff") + word[at + change - 2:]
+            return word[:at] + word[at : at + 1] * self.random.choice((2, 20, 300)) + word[at:]
+        return word[:at] + self.random.choice("\x01\t\n\"'\\!,:/-+09aZé\udcff") + word[at + change - 2 :]
 
 
 def read_rule(cls, text):
@@ -67,7 +70,9 @@ def read_words(cls, text):
 
 def read_file(cls, text):
     reader = Reader(cls._nfproto, True)
-    data = f"*filter\n:INPUT DROP [1:2]\n[3:4] -A INPUT {text}\n-D INPUT {text}\nCOMMIT\n".encode("utf-8", "surrogateescape")
+    data = f"*filter\n:INPUT DROP [1:2]\n[3:4] -A INPUT {text}\n-D INPUT {text}\nCOMMIT\n".encode(
+        "utf-8", "surrogateescape"
+    )
     for piece, last in ((data[:40], False), (data[40:], True)):
         for _, _, program in reader.feed(piece, last):
             if program is not None:
@@ -79,7 +84,9 @@ def main(seed, count):
     warnings.simplefilter("ignore")
     mutators = []
     for ipv6, cls in ((False, iptc.Rule), (True, iptc.Rule6)):
-        texts = [spec.text for spec in specs.load(ipv6)] + [spec.text for spec in specs.load_invalid() if spec.ipv6 == ipv6]
+        texts = [spec.text for spec in specs.load(ipv6)] + [
+            spec.text for spec in specs.load_invalid() if spec.ipv6 == ipv6
+        ]
         mutators.append((cls, Mutator(seed, texts)))
     descriptors = os.listdir("/proc/self/fd")
     accepted = refused = 0

@@ -13,8 +13,15 @@ from iptc.legacy.blob import stored
 pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 # Only a table knows: whether a chain is there, which interfaces it has, what nat is for.
-OF_A_TABLE = ("Can't use -", "Can't use --", "Couldn't load target", "is not a chain", "not intended for filtering",
-              "unable to initialize table", "can't initialize iptables table")  # fmt: skip
+OF_A_TABLE = (
+    "Can't use -",
+    "Can't use --",
+    "Couldn't load target",
+    "is not a chain",
+    "not intended for filtering",
+    "unable to initialize table",
+    "can't initialize iptables table",
+)
 
 
 @pytest.fixture
@@ -71,10 +78,13 @@ def all_sets():
     return host
 
 
-@pytest.mark.parametrize("words", [
-    ["-s", "10.0.0.0/8", "-p", "tcp", "--dport", "22", "-m", "comment", "--comment", "a b", "-j", "ACCEPT"],
-    ["-p", "tcp", "-m", "tcp", "--tcp-flags", "SYN,ACK", "SYN", "-j", "LOG", "--log-prefix", "x "],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-s", "10.0.0.0/8", "-p", "tcp", "--dport", "22", "-m", "comment", "--comment", "a b", "-j", "ACCEPT"],
+        ["-p", "tcp", "-m", "tcp", "--tcp-flags", "SYN,ACK", "SYN", "-j", "LOG", "--log-prefix", "x "],
+    ],
+)
 def test_words_and_text_are_the_same(words):
     rule = iptc.Rule.from_args(words)
     assert iptc.Rule.from_args(str(rule)) == rule
@@ -106,11 +116,42 @@ def test_abbreviations_are_unique_or_refused():
         iptc.Rule.from_args("-p tcp -m tcp --tcp 5")
 
 
-@pytest.mark.parametrize("specification", [
-    None, 5, [None], [b"-p"], "-p", "-p tcp --dport", "!", "! !", "x", "- x", "-- -p tcp", "-A", "--append", "-t nat",
-    "-p tcp\0", "-p \ud800", ["-j", ""], '-i ""', "-m", "-m nosuch", "-j " + "x" * 29, "-Q", "--nosuch",
-    "-6", "-s 1.2.3.4 -s 1.2.3.4", "! -j DROP", "! -m tcp", "-c", "-c 5", "-c x y", "-p tcp -f --fragments",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "specification",
+    [
+        None,
+        5,
+        [None],
+        [b"-p"],
+        "-p",
+        "-p tcp --dport",
+        "!",
+        "! !",
+        "x",
+        "- x",
+        "-- -p tcp",
+        "-A",
+        "--append",
+        "-t nat",
+        "-p tcp\0",
+        "-p \ud800",
+        ["-j", ""],
+        '-i ""',
+        "-m",
+        "-m nosuch",
+        "-j " + "x" * 29,
+        "-Q",
+        "--nosuch",
+        "-6",
+        "-s 1.2.3.4 -s 1.2.3.4",
+        "! -j DROP",
+        "! -m tcp",
+        "-c",
+        "-c 5",
+        "-c x y",
+        "-p tcp -f --fragments",
+    ],
+)
 def test_what_makes_no_rule_is_our_own_exception(specification):
     with pytest.raises(iptc.ParameterError):
         iptc.Rule.from_args(specification)
@@ -132,7 +173,11 @@ def test_several_addresses_are_as_many_rules(host, family):
     rule = family.Rule.from_args(text)
     assert len(rule.expand()) == 4 and family.Rule.from_args(str(rule)).expand() == rule.expand()
     chain = iptc.Chain(family.Table("filter"), "INPUT")
-    for options, edit in (("-A INPUT", chain.append_rule), ("-I INPUT", chain.insert_rule), ("-D INPUT", chain.delete_rule)):
+    for options, edit in (
+        ("-A INPUT", chain.append_rule),
+        ("-I INPUT", chain.insert_rule),
+        ("-D INPUT", chain.delete_rule),
+    ):
         host.iptables(*options.replace("INPUT", "FORWARD").split(), *text.split(), ipv6=family.ipv6)
         edit(rule)
         theirs = [line.replace("FORWARD", "INPUT") for line in host.rules(family.ipv6) if "FORWARD" in line]
@@ -151,17 +196,40 @@ def test_a_whole_line_of_iptables_save(host, family):
     plain.counters = 5, 6
     chain.append_rule(plain)
     (line,) = [line for line in host.save(family.ipv6, counters=True) if "-A INPUT" in line]
-    for given in (line, line.split("] ")[1], f"-t filter {line.split('] ')[1]}", ["-A", "nosuch", *plain.to_args()],
-                  ["[5:6]", "--append", "INPUT", *plain.to_args()], "-AINPUT " + str(plain)):  # fmt: skip
+    for given in (
+        line,
+        line.split("] ")[1],
+        f"-t filter {line.split('] ')[1]}",
+        ["-A", "nosuch", *plain.to_args()],
+        ["[5:6]", "--append", "INPUT", *plain.to_args()],
+        "-AINPUT " + str(plain),
+    ):
         rule = make(given)
         assert rule == plain and str(rule) == str(plain), given
         assert tuple(rule.counters) == ((5, 6) if given[0] in ("[", "[5:6]") else (0, 0))
     assert str(make("-A INPUT")) == str(make(""))
 
 
-@pytest.mark.parametrize("given", ["-A", "-A -p tcp", "-A ! -p tcp", "-A " + "x" * 40 + " -j ACCEPT", ["-A", "a b", "-j", "ACCEPT"], ["-A", ""],
-                                   "-D INPUT -j ACCEPT", "-I INPUT -j ACCEPT", "-I INPUT 1 -j ACCEPT", "-R INPUT 1 -j DROP", "[5:6] -D INPUT -j DROP",
-                                   "--delete INPUT 1", "[5:6] -j ACCEPT", "[5:x] -A INPUT -j ACCEPT", "-t filter -j ACCEPT"])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        "-A",
+        "-A -p tcp",
+        "-A ! -p tcp",
+        "-A " + "x" * 40 + " -j ACCEPT",
+        ["-A", "a b", "-j", "ACCEPT"],
+        ["-A", ""],
+        "-D INPUT -j ACCEPT",
+        "-I INPUT -j ACCEPT",
+        "-I INPUT 1 -j ACCEPT",
+        "-R INPUT 1 -j DROP",
+        "[5:6] -D INPUT -j DROP",
+        "--delete INPUT 1",
+        "[5:6] -j ACCEPT",
+        "[5:x] -A INPUT -j ACCEPT",
+        "-t filter -j ACCEPT",
+    ],
+)
 def test_no_other_line_makes_a_rule(given, family):
     with pytest.raises(iptc.errors.ParameterError):
         family.Rule.from_args(given)

@@ -76,7 +76,9 @@ def test_tables_of_two_back_ends_live_side_by_side(free):
 
 
 @pytest.mark.parametrize("side, ipv6", [(LEGACY, False), (LEGACY, True), (NFT, False), (NFT, True)])
-@pytest.mark.parametrize("change", ["-A OUTPUT -j ACCEPT", "-N web", "-P FORWARD DROP", "-t nat -A POSTROUTING -j MASQUERADE"])
+@pytest.mark.parametrize(
+    "change", ["-A OUTPUT -j ACCEPT", "-N web", "-P FORWARD DROP", "-t nat -A POSTROUTING -j MASQUERADE"]
+)
 def test_the_side_that_alone_holds_something(free, side, ipv6, change):
     other = NFT if side is LEGACY else LEGACY
     # tables that are there and hold nothing do not count
@@ -123,14 +125,26 @@ def test_it_does_not_warn_where_the_back_end_was_chosen(free, monkeypatch, capsy
     # and where it was not, the command says it in one line
     assert cli.main(["list", "INPUT"]) == 0
     said = capsys.readouterr().err
-    assert said.startswith("iptc: warning: ") and "tables hold rules too: this program uses " in said and said.count("\n") == 1
+    assert (
+        said.startswith("iptc: warning: ")
+        and "tables hold rules too: this program uses " in said
+        and said.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize("holding", [True, False])
-@pytest.mark.parametrize("link, says, expected", [
-    ("xtables-nft-multi", None, "nft"), ("xtables-legacy-multi", None, "legacy"), (None, "iptables v1.8.9 (nf_tables)", "nft"),
-    (None, "iptables v1.8.4 (legacy)", "legacy"), (None, "iptables v1.6.1", "legacy"), (None, "", "nft"), (None, None, "nft"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "link, says, expected",
+    [
+        ("xtables-nft-multi", None, "nft"),
+        ("xtables-legacy-multi", None, "legacy"),
+        (None, "iptables v1.8.9 (nf_tables)", "nft"),
+        (None, "iptables v1.8.4 (legacy)", "legacy"),
+        (None, "iptables v1.6.1", "legacy"),
+        (None, "", "nft"),
+        (None, None, "nft"),
+    ],
+)
 def test_what_the_command_iptables_is(free, tmp_path, monkeypatch, link, says, expected, holding):
     """Where both sides hold rules, and where none does: without such a command, what the kernel can do."""
     monkeypatch.setattr(backends, "_SYSTEM_FOLDERS", ())
@@ -166,8 +180,10 @@ def test_deciding_and_looking_leave_no_trace(free):
 def test_each_namespace_has_its_own(free):
     NFT.iptables("-A INPUT -j ACCEPT")
     assert quietly() == "nft"
-    other = subprocess.Popen(["unshare", "-n", "sh", "-c", "iptables-legacy -A INPUT -c 3 4; echo ready; exec sleep 60"],
-                             stdout=subprocess.PIPE)  # fmt: skip
+    other = subprocess.Popen(
+        ["unshare", "-n", "sh", "-c", "iptables-legacy -A INPUT -c 3 4; echo ready; exec sleep 60"],
+        stdout=subprocess.PIPE,
+    )
     try:
         other.stdout.readline()
         other.stdout.close()

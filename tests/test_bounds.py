@@ -1,4 +1,5 @@
-"""What a text says is never copied where it does not fit, and a line without end is not read to its end: refused as the host's tools refuse."""
+"""What a text says is never copied where it does not fit, and a line without end is not read to its end: refused as the
+host's tools refuse."""
 
 import io
 
@@ -13,15 +14,59 @@ BEFORE = "".join(f"-A c{number:03} -j ACCEPT\n" for number in range(209))
 """Commands that fill the room which the reader takes at first, so that the next one lies at its end."""
 
 LONG_NAMES = [
-    "-A {A} {other} -j ACCEPT", "-A {A} -j ACCEPT {other}", "-A {A} -j ACCEPT", "-I {A} {other} -j ACCEPT", "-D {A} {other} -j ACCEPT",
-    "-D {A} 1 {other}", "-D {A} 1", "-R {A} 1 -j ACCEPT", "-C {A} {other} -j ACCEPT", "-X {A} {other}", "-X {A}", "-Z {A} {other}", "-Z {A} 1 {other}",
-    "-Z {A}", "-F {A} {other}", "-F {B}", "-P {A} ACCEPT {other}", "-P {A} ACCEPT", "-P INPUT {A} {other}", "-P INPUT {A}", "-P INPUT {B}", "-N {A}",
-    "-N {C} {other}", "-E {A} newer {other}", "-E {A} newer", "-E new {A} {other}", "-E new {B} {other}", "-E new {A}", ":{A} - [0:0]", ":{C} - [0:0]",
-    ":INPUT {A} [0:0]", ":{A} {A} {A}", "-A new -t {A}", "-A new -j {A}", "-A new -g {B}", "-A new -i lo -j {C} {other}", "-A new -i {B}",
-    "-A new ! -o {A} {other}", "-A new -m {B}", "-A new -m {A} {other}", "-A new -p {A}", "-A new -s {A}", "-A new --{A} {other}",
-    "-A new -c {A} {A}", "-I new {A} -j ACCEPT", "-M {A} -A new", "-X new {other}", "-A NOPE {other} -j ACCEPT", "-F NOPE {other}", "-P INPUT DROP {other}",
-    "[{A}:{A}] -A new", "[1:2 -A {A}",
-]  # fmt: skip
+    "-A {A} {other} -j ACCEPT",
+    "-A {A} -j ACCEPT {other}",
+    "-A {A} -j ACCEPT",
+    "-I {A} {other} -j ACCEPT",
+    "-D {A} {other} -j ACCEPT",
+    "-D {A} 1 {other}",
+    "-D {A} 1",
+    "-R {A} 1 -j ACCEPT",
+    "-C {A} {other} -j ACCEPT",
+    "-X {A} {other}",
+    "-X {A}",
+    "-Z {A} {other}",
+    "-Z {A} 1 {other}",
+    "-Z {A}",
+    "-F {A} {other}",
+    "-F {B}",
+    "-P {A} ACCEPT {other}",
+    "-P {A} ACCEPT",
+    "-P INPUT {A} {other}",
+    "-P INPUT {A}",
+    "-P INPUT {B}",
+    "-N {A}",
+    "-N {C} {other}",
+    "-E {A} newer {other}",
+    "-E {A} newer",
+    "-E new {A} {other}",
+    "-E new {B} {other}",
+    "-E new {A}",
+    ":{A} - [0:0]",
+    ":{C} - [0:0]",
+    ":INPUT {A} [0:0]",
+    ":{A} {A} {A}",
+    "-A new -t {A}",
+    "-A new -j {A}",
+    "-A new -g {B}",
+    "-A new -i lo -j {C} {other}",
+    "-A new -i {B}",
+    "-A new ! -o {A} {other}",
+    "-A new -m {B}",
+    "-A new -m {A} {other}",
+    "-A new -p {A}",
+    "-A new -s {A}",
+    "-A new --{A} {other}",
+    "-A new -c {A} {A}",
+    "-I new {A} -j ACCEPT",
+    "-M {A} -A new",
+    "-X new {other}",
+    "-A NOPE {other} -j ACCEPT",
+    "-F NOPE {other}",
+    "-P INPUT DROP {other}",
+    "[{A}:{A}] -A new",
+    "[1:2 -A {A}",
+]
 
 
 def test_names_of_any_length_get_the_verdict_of_the_host(host, ipv6):
@@ -62,10 +107,18 @@ class Endless(io.RawIOBase):
         return found
 
 
-@pytest.mark.parametrize("first, byte, line, message", [
-    (b"", b"\0", 1, "NUL"), (b"", b"A", 1, "too long"), (b"*filter\n", b" ", 2, "too long"), (b"# ", b"x", 1, "too long"),
-    (b"*filter\n:INPUT ", b"x", 2, "too long"), (b"*filter\n[1:2", b"3", 2, "too long"), (b"*", b"f", 1, "too long"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "first, byte, line, message",
+    [
+        (b"", b"\0", 1, "NUL"),
+        (b"", b"A", 1, "too long"),
+        (b"*filter\n", b" ", 2, "too long"),
+        (b"# ", b"x", 1, "too long"),
+        (b"*filter\n:INPUT ", b"x", 2, "too long"),
+        (b"*filter\n[1:2", b"3", 2, "too long"),
+        (b"*", b"f", 1, "too long"),
+    ],
+)
 @pytest.mark.parametrize("piece", [100, 1 << 20])
 def test_a_line_without_end_is_refused(piece, first, byte, line, message, ipv6):
     source = Endless(byte, piece, first)

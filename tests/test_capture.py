@@ -1,4 +1,5 @@
-"""What plugins print, raise and read of the environment is theirs alone: the process's streams, signals and rights stay as they are."""
+"""What plugins print, raise and read of the environment is theirs alone: the process's streams, signals and rights stay
+as they are."""
 
 import ctypes
 import os
@@ -10,7 +11,6 @@ import sys
 import pytest
 from test_robustness import FOLDER, prints
 
-import iptc
 from iptc.language import plugins
 
 # --- the names that plugins print with ---------------------------------------------------------------------------
@@ -23,15 +23,23 @@ OURS = {
 """Names that reach the streams, the end or the environment of the process by themselves: each must lead to us."""
 LOOKED_UP = re.compile(r"(get|free)(addrinfo|nameinfo|(host|net|serv|proto|pw|gr)(by|nam|uid|gid|ent)\w*)(_r)?")
 """Names that ask for names, and may wait for the network: each must lead to us too."""
-GIVEN_A_STREAM = set("fprintf vfprintf fputs fputs_unlocked fputc fputc_unlocked putc putc_unlocked fwrite fwrite_unlocked fflush"
-                     " fclose fopen fopen64 fgets rewind fread getline fgetc getc feof ferror clearerr fileno setvbuf".split())  # fmt: skip
+GIVEN_A_STREAM = set(
+    "fprintf vfprintf fputs fputs_unlocked fputc fputc_unlocked putc putc_unlocked fwrite fwrite_unlocked fflush"
+    " fclose fopen fopen64 fgets rewind fread getline fgetc getc feof ferror clearerr fileno setvbuf".split()
+)
 """Names that use the stream that they are given."""
 TO_MEMORY = set("sprintf snprintf vsprintf vsnprintf asprintf vasprintf sscanf vsscanf remove rename".split())
 
 
 def declared_in_stdio():
     """The names of the functions and streams of <stdio.h>."""
-    text = subprocess.run(["gcc", "-E", "-P", "-D_GNU_SOURCE", "-"], input="#include <stdio.h>\n", capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        ["gcc", "-E", "-P", "-D_GNU_SOURCE", "-"],
+        input="#include <stdio.h>\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     return set(re.findall(r"^extern [^(;]*?\b(\w+)\s*[(;]", text, re.MULTILINE))
 
 
@@ -53,7 +61,8 @@ def references(path):
 
 
 def mappings():
-    """{path: (first address, ranges)} of the files that this process has mapped; what is zero at first follows without a name."""
+    """{path: (first address, ranges)} of the files that this process has mapped; what is zero at first follows without
+    a name."""
     found, last = {}, (None, 0)
     for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
         words = line.split(maxsplit=5)
@@ -97,7 +106,18 @@ def test_every_name_that_plugins_print_and_ask_with_leads_to_us():
                 value = ctypes.c_void_p.from_address(start + offset).value
                 assert any(low <= value < high for low, high in ours), f"{path} reaches {symbol}"
                 checked.add(name)
-    assert {"printf", "puts", "putchar", "stdout", "stderr", "perror", "exit", "getaddrinfo", "getpwnam", "getgrgid"} <= checked
+    assert {
+        "printf",
+        "puts",
+        "putchar",
+        "stdout",
+        "stderr",
+        "perror",
+        "exit",
+        "getaddrinfo",
+        "getpwnam",
+        "getgrgid",
+    } <= checked
 
 
 PLUGIN = r"""
@@ -152,17 +172,23 @@ static void __attribute__((constructor)) start(void) { xtables_register_match(&p
 """
 
 
-@pytest.fixture(scope="module", params=[["-O2", "-D_FORTIFY_SOURCE=2"], ["-O0", "-U_FORTIFY_SOURCE"]], ids=["fortified", "plain"])
+@pytest.fixture(
+    scope="module", params=[["-O2", "-D_FORTIFY_SOURCE=2"], ["-O0", "-U_FORTIFY_SOURCE"]], ids=["fortified", "plain"]
+)
 def noisy(request, tmp_path_factory):
     """The folders of plugins, one of them with a plugin that prints, divides and ends in every way."""
     folder = tmp_path_factory.mktemp("noisy")
     (folder / "noisy.c").write_text(PLUGIN)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-w", *request.param, "-o", folder / "libxt_noisy.so", folder / "noisy.c"], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-w", *request.param, "-o", folder / "libxt_noisy.so", folder / "noisy.c"],
+        check=True,
+    )
     return f"{folder}:{FOLDER}"
 
 
 def test_whatever_a_plugin_prints_with_is_caught(noisy):
-    assert prints("""
+    assert prints(
+        """
         import warnings, iptc
         match = iptc.Rule().create_match("noisy")
         with warnings.catch_warnings(record=True) as caught:
@@ -177,10 +203,15 @@ def test_whatever_a_plugin_prints_with_is_caught(noisy):
                 match.die = number
             except iptc.ParameterError as error:
                 print(error)
-    """, XTABLES_LIBDIR=noisy).splitlines() == [
+    """,
+        XTABLES_LIBDIR=noisy,
+    ).splitlines() == [
         "['one 1', 'two', '3', 'four: No such file or directory', 'five', 'six: No such file or directory']",
         repr("-m noisy 1 text line\nc fputsfp fwrite fprintf 5 pointer streamuv --divide 5 -j ACCEPT"),
-        "the extension gave up (abort)", "the extension gave up (exit status 3)", "no: the extension gave up (exit status 4)"]  # fmt: skip
+        "the extension gave up (abort)",
+        "the extension gave up (exit status 3)",
+        "no: the extension gave up (exit status 4)",
+    ]
 
 
 # --- others in the process ---------------------------------------------------------------------------------------
@@ -205,8 +236,11 @@ long talk_end(void) { ended = 1; pthread_join(thread, NULL); fflush(stdout); ret
 
 
 def test_a_c_thread_that_prints_beside_rules_and_saved_tables(host, tmp_path):
-    rules = ["-A INPUT -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT", "-A INPUT -p udp -m multiport --dports 53,123 -j DROP",
-             '-A INPUT -m comment --comment "a b" -j LOG --log-prefix "x "'] * 20  # fmt: skip
+    rules = [
+        "-A INPUT -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT",
+        "-A INPUT -p udp -m multiport --dports 53,123 -j DROP",
+        '-A INPUT -m comment --comment "a b" -j LOG --log-prefix "x "',
+    ] * 20
     host.restore("\n".join(["*filter", *rules, "COMMIT", ""]))
     (tmp_path / "talker.c").write_text(TALKER)
     subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", tmp_path / "talker.so", tmp_path / "talker.c"], check=True)
@@ -256,8 +290,11 @@ int gotten(void) { return got; }
 
 def test_the_programs_own_handler_of_sigfpe_stays(noisy, tmp_path):
     (tmp_path / "handler.c").write_text(HANDLER)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", tmp_path / "handler.so", tmp_path / "handler.c"], check=True)
-    assert prints(f"""
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-O2", "-o", tmp_path / "handler.so", tmp_path / "handler.c"], check=True
+    )
+    assert prints(
+        f"""
         import ctypes, os, signal, iptc
         handler = ctypes.CDLL({str(tmp_path / "handler.so")!r})
         def use():
@@ -291,13 +328,25 @@ def test_the_programs_own_handler_of_sigfpe_stays(noisy, tmp_path):
         use()
         os.kill(os.getpid(), signal.SIGFPE)
         print(len(got), handler.gotten())
-    """, XTABLES_LIBDIR=noisy).splitlines() == [
-        "1 1", *(refusals := ["the extension divided by zero or overflowed on these values 0"] * 2), "3 1", "4",
-        *refusals, "3 4", *refusals, "3 4"]  # fmt: skip
+    """,
+        XTABLES_LIBDIR=noisy,
+    ).splitlines() == [
+        "1 1",
+        *(refusals := ["the extension divided by zero or overflowed on these values 0"] * 2),
+        "3 1",
+        "4",
+        *refusals,
+        "3 4",
+        *refusals,
+        "3 4",
+    ]
 
 
 def test_sigfpe_that_nobody_handles_ends_the_process(noisy):
-    done = subprocess.run([sys.executable, "-c", "import iptc; iptc.Rule().create_match('noisy').kill = '1'"], env={**os.environ, "XTABLES_LIBDIR": noisy})
+    done = subprocess.run(
+        [sys.executable, "-c", "import iptc; iptc.Rule().create_match('noisy').kill = '1'"],
+        env={**os.environ, "XTABLES_LIBDIR": noisy},
+    )
     assert done.returncode == -8
 
 
@@ -311,19 +360,32 @@ from iptc.language import plugins
 found = [(name, plugins.find_match(2, name) or plugins.find_target(2, name)) for name in sys.argv[1:]]
 print([name for name, plugin in found if plugin and plugin.divides])
 """
-    names = {path.stem.partition("_")[2]: path for path in pathlib.Path(FOLDER).iterdir() if path.name.startswith(("libxt_", "libipt_"))}
+    names = {
+        path.stem.partition("_")[2]: path
+        for path in pathlib.Path(FOLDER).iterdir()
+        if path.name.startswith(("libxt_", "libipt_"))
+    }
     done = subprocess.run([sys.executable, "-c", traced, *names], capture_output=True, text=True, check=True)
-    code = {name: subprocess.run(["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True).stdout
-            for name, path in names.items()}
+    code = {
+        name: subprocess.run(
+            ["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
+        ).stdout
+        for name, path in names.items()
+    }
     dividing = [name for name, listing in code.items() if re.search(r"\si?div[bwlq]?\s", listing)]
     assert done.stdout.strip() == str(dividing) and 0 < len(dividing) < len(names) / 2
 
 
 # --- rights ------------------------------------------------------------------------------------------------------
 
-USES = ['iptc.Rule.from_args("-p tcp --dport 22")', 'str(iptc.Rule.from_args("-j ACCEPT"))', 'iptc.Rule().create_match("tcp")',
-        'iptc.easy.encode_iptc_rule({"tcp": {"dport": "22"}, "target": "ACCEPT"})', 'iptc.restore("*filter\\n-A INPUT -p tcp -j ACCEPT\\nCOMMIT\\n", test=True)',
-        'str(iptc.Chain(iptc.Table("filter"), "INPUT").rules[0])']  # fmt: skip
+USES = [
+    'iptc.Rule.from_args("-p tcp --dport 22")',
+    'str(iptc.Rule.from_args("-j ACCEPT"))',
+    'iptc.Rule().create_match("tcp")',
+    'iptc.easy.encode_iptc_rule({"tcp": {"dport": "22"}, "target": "ACCEPT"})',
+    'iptc.restore("*filter\\n-A INPUT -p tcp -j ACCEPT\\nCOMMIT\\n", test=True)',
+    'str(iptc.Chain(iptc.Table("filter"), "INPUT").rules[0])',
+]
 
 
 def test_a_real_user_who_is_not_the_effective_one(host):
@@ -361,8 +423,16 @@ print(plugins.library_dirs(), plugins.find_match(2, "noisy") is not None, lock_p
         environment = {**os.environ, "XTABLES_LOCKFILE": str(tmp_path / "lock"), name: noisy}
         for raised in (False, True):
             # of another effective group the kernel sets AT_SECURE, as for set-group-ID
-            done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True,
-                                  preexec_fn=(lambda: os.setegid(65534)) if raised else None)  # fmt: skip
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+                preexec_fn=(lambda: os.setegid(65534)) if raised else None,
+            )
             folders = [FOLDER] if raised else noisy.split(":")
-            assert done.stdout.strip() == f"{folders} {not raised} {'/run/xtables.lock' if raised else tmp_path / 'lock'}"
+            assert (
+                done.stdout.strip() == f"{folders} {not raised} {'/run/xtables.lock' if raised else tmp_path / 'lock'}"
+            )
             assert done.stderr == ""

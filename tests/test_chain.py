@@ -122,7 +122,9 @@ def test_a_rule_object_can_be_used_again(chain, family, host):
         made.create_target(target)
         chain.append_rule(made)
     assert host.rules(family.ipv6) == [
-        "-A web -i eth0 -m mark --mark 0x1 -j ACCEPT", "-A web -i eth1 -m mark --mark 0x1 -j DROP"]  # fmt: skip
+        "-A web -i eth0 -m mark --mark 0x1 -j ACCEPT",
+        "-A web -i eth1 -m mark --mark 0x1 -j DROP",
+    ]
 
 
 def test_flush_and_delete(chain, family, host):
@@ -236,7 +238,12 @@ def test_an_edit_of_a_rule_that_is_gone_is_a_conflict(chain, family, host):
     assert marks(chain) == [1]
 
 
-MEANINGLESS = [("filter", "INPUT", "-o"), ("mangle", "PREROUTING", "-o"), ("filter", "OUTPUT", "-i"), ("nat", "POSTROUTING", "-i")]
+MEANINGLESS = [
+    ("filter", "INPUT", "-o"),
+    ("mangle", "PREROUTING", "-o"),
+    ("filter", "OUTPUT", "-i"),
+    ("nat", "POSTROUTING", "-i"),
+]
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
@@ -253,10 +260,15 @@ def test_an_interface_that_packets_do_not_have_there_is_refused(host, family, au
     for text in ("{} eth0 -j ACCEPT", "! {} eth0 -j ACCEPT", "{} eth+ -j ACCEPT", "{} + -j ACCEPT", "! {} + -j ACCEPT"):
         rule = family.Rule.from_args(text.format(option))
         for attempt in (
-            lambda: chain.append_rule(rule), lambda: chain.insert_rule(rule), lambda: chain.replace_rule(rule),
-            lambda: chain.ensure_rule(rule), lambda: chain.ensure_rule(rule, 0), lambda: table.append_entry(name, rule.rule),
-            lambda: table.insert_entry(name, rule.rule, 0), lambda: table.replace_entry(chain, rule.rule, 0),
-        ):  # fmt: skip
+            lambda: chain.append_rule(rule),
+            lambda: chain.insert_rule(rule),
+            lambda: chain.replace_rule(rule),
+            lambda: chain.ensure_rule(rule),
+            lambda: chain.ensure_rule(rule, 0),
+            lambda: table.append_entry(name, rule.rule),
+            lambda: table.insert_entry(name, rule.rule, 0),
+            lambda: table.replace_entry(chain, rule.rule, 0),
+        ):
             with pytest.raises(iptc.ParameterError) as caught:
                 attempt()
             assert str(caught.value) == said
@@ -270,7 +282,9 @@ def test_an_interface_that_packets_do_not_have_there_is_refused(host, family, au
         with pytest.raises(iptc.ParameterError):
             iptc.easy.add_rule(table.name, name, iptc.easy.decode_iptc_rule(made), ipv6=family.ipv6)
         with pytest.raises(iptc.ParameterError):
-            iptc.easy.batch_add_rules(table.name, [(name, {"target": "DROP"}, 0), (name, iptc.easy.decode_iptc_rule(made), 0)], family.ipv6)
+            iptc.easy.batch_add_rules(
+                table.name, [(name, {"target": "DROP"}, 0), (name, iptc.easy.decode_iptc_rule(made), 0)], family.ipv6
+            )
     table.commit()
     assert host.rules(family.ipv6) == before
 

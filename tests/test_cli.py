@@ -35,7 +35,7 @@ def test_counters_as_a_table(host, command):
     ]
 
 
-@pytest.mark.one_backend("legacy")      # ip6tables-nft 1.8.9 does not heed -c
+@pytest.mark.one_backend("legacy")  # ip6tables-nft 1.8.9 does not heed -c
 def test_counters_as_json(host, command, ipv6):
     host.iptables("-A INPUT -c 12 345 -p tcp", ipv6=ipv6)
     code, out, _ = command("counters", "--format", "json", "--chain", "INPUT", *(["-6"] if ipv6 else []))
@@ -43,7 +43,9 @@ def test_counters_as_json(host, command, ipv6):
     said = json.loads(line)
     assert code == 0 and said["table"] == "filter" and said["ip_version"] == (6 if ipv6 else 4)
     assert [chain["name"] for chain in said["chains"]] == ["INPUT"]
-    assert said["chains"][0]["rules"] == [{"packets": 12, "bytes": 345, "rule": "-p tcp", "target": "", "comment": None}]
+    assert said["chains"][0]["rules"] == [
+        {"packets": 12, "bytes": 345, "rule": "-p tcp", "target": "", "comment": None}
+    ]
 
 
 def test_counters_again_and_again(host, command):
@@ -55,15 +57,18 @@ def test_counters_again_and_again(host, command):
     assert lines[2]["chains"][0]["rules"][0]["added_packets"] == 0
 
 
-@pytest.mark.parametrize("arguments, code, text", [
-    (["counters", "-t", "nope"], 1, "Table does not exist"),
-    (["counters", "--chain", "nope"], 1, "no chain nope"),
-    (["counters", "--netns", "nope"], 1, "network namespace nope"),
-    (["counters", "--interval=-1"], 2, "not negative"),
-    (["counters", "--count", "0"], 2, "at least 1"),
-    (["nope"], 2, "invalid choice"),
-    ([], 2, "COMMAND"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, code, text",
+    [
+        (["counters", "-t", "nope"], 1, "Table does not exist"),
+        (["counters", "--chain", "nope"], 1, "no chain nope"),
+        (["counters", "--netns", "nope"], 1, "network namespace nope"),
+        (["counters", "--interval=-1"], 2, "not negative"),
+        (["counters", "--count", "0"], 2, "at least 1"),
+        (["nope"], 2, "invalid choice"),
+        ([], 2, "COMMAND"),
+    ],
+)
 def test_errors_go_to_stderr_and_the_exit_code(command, arguments, code, text):
     done = command(*arguments)
     assert done[0] == code and done[1] == "" and text in done[2]
@@ -95,13 +100,20 @@ def test_list_is_what_iptables_prints(host, command, ipv6):
     # by our own hand: ip6tables-nft-restore 1.8.9 loses counters
     iptc.restore(RULES, ipv6, counters=True)
     family = ["-6"] if ipv6 else []
-    for arguments, theirs in (([], ["-S"]), (["-v"], ["-S", "-v"]), (["INPUT"], ["-S", "INPUT"]), (["-v", "web"], ["-S", "web", "-v"])):
+    for arguments, theirs in (
+        ([], ["-S"]),
+        (["-v"], ["-S", "-v"]),
+        (["INPUT"], ["-S", "INPUT"]),
+        (["-v", "web"], ["-S", "web", "-v"]),
+    ):
         code, out, err = command("list", *family, *arguments)
         assert (code, err) == (0, "") and out == host.iptables(*theirs, ipv6=ipv6)
     code, out, _ = command("list", *family, "--format", "json", "INPUT")
     (chain,) = json.loads(out)["chains"]
     assert (chain["policy"], chain["packets"], chain["bytes"]) == ("DROP", 1, 2)
-    assert chain["rules"] == [{"packets": 3, "bytes": 4, "rule": '-p tcp -m tcp --dport 80 -m comment --comment "a b" -j web'}]
+    assert chain["rules"] == [
+        {"packets": 3, "bytes": 4, "rule": '-p tcp -m tcp --dport 80 -m comment --comment "a b" -j web'}
+    ]
 
 
 def test_save_is_what_iptables_save_prints(host, command, ipv6):
@@ -134,17 +146,20 @@ def test_both_families_in_one_file(host, command, tmp_path):
     assert before == (host.save(counters=True), host.save(True, counters=True))
 
 
-@pytest.mark.parametrize("arguments, text, code, words", [
-    (["restore"], "*filter\n-A INPUT -p tcp --dport x\nCOMMIT\n", 2, "line 2: invalid port/service `x' specified"),
-    (["restore"], "*filter\n-A nosuch -j ACCEPT\nCOMMIT\n", 1, "line 2 failed: No chain/target/match by that name"),
-    (["check"], "*filter\n-A INPUT -j nosuch\nCOMMIT\n", 2, "line 2: Couldn't load target `nosuch'"),
-    (["check", "--syntax"], "*filter\n-A INPUT --nosuch\nCOMMIT\n", 2, 'line 2: unknown option "--nosuch"'),
-    (["restore", "--both"], "*filter\nCOMMIT\n", 2, "no line `# IPv4'"),
-    (["restore", "/nosuch"], "", 1, "Can't open /nosuch"),
-    (["save", "-t", "nosuch"], "", 1, "Table does not exist"),
-    (["save", "-f", "/nosuch/file"], "", 1, "can't write /nosuch/file"),
-    (["list", "nosuch"], "", 1, "No chain/target/match by that name."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, text, code, words",
+    [
+        (["restore"], "*filter\n-A INPUT -p tcp --dport x\nCOMMIT\n", 2, "line 2: invalid port/service `x' specified"),
+        (["restore"], "*filter\n-A nosuch -j ACCEPT\nCOMMIT\n", 1, "line 2 failed: No chain/target/match by that name"),
+        (["check"], "*filter\n-A INPUT -j nosuch\nCOMMIT\n", 2, "line 2: Couldn't load target `nosuch'"),
+        (["check", "--syntax"], "*filter\n-A INPUT --nosuch\nCOMMIT\n", 2, 'line 2: unknown option "--nosuch"'),
+        (["restore", "--both"], "*filter\nCOMMIT\n", 2, "no line `# IPv4'"),
+        (["restore", "/nosuch"], "", 1, "Can't open /nosuch"),
+        (["save", "-t", "nosuch"], "", 1, "Table does not exist"),
+        (["save", "-f", "/nosuch/file"], "", 1, "can't write /nosuch/file"),
+        (["list", "nosuch"], "", 1, "No chain/target/match by that name."),
+    ],
+)
 def test_mistakes_have_the_exit_codes_of_iptables(host, command, arguments, text, code, words):
     if host.backend == "nft" and "Couldn't load target" in words:
         words = "line 2 failed: Chain 'nosuch' does not exist"
@@ -156,8 +171,13 @@ def test_mistakes_have_the_exit_codes_of_iptables(host, command, arguments, text
 def test_syntax_alone_needs_no_privilege_and_no_table(host, command):
     code = f"{sys.executable} -m iptc check --syntax"
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
-    done = subprocess.run(["setpriv", "--bounding-set=-all", "--inh-caps=-all", *code.split()], env=environment, text=True,
-                          input=RULES.replace("INPUT", "elsewhere"), capture_output=True)  # fmt: skip
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *code.split()],
+        env=environment,
+        text=True,
+        input=RULES.replace("INPUT", "elsewhere"),
+        capture_output=True,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     with open("/proc/thread-self/net/ip_tables_names") as file:
         assert file.read() == ""
@@ -175,7 +195,7 @@ def test_a_part_and_a_trial(host, command):
 
 def test_a_terminal_sees_how_far_a_long_file_is(host, tmp_path):
     path = tmp_path / "rules"
-    path.write_text("*filter\n" + "-A INPUT -m comment --comment \"%s\"\n" % ("x" * 250) * 20000 + "COMMIT\n")
+    path.write_text("*filter\n" + '-A INPUT -m comment --comment "%s"\n' % ("x" * 250) * 20000 + "COMMIT\n")
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
     slow = "import sys, iptc.cli, time; now = time.monotonic; time.monotonic = lambda: now() * 1000; sys.exit(iptc.cli.main())"
     status, seen = shown_at_a_terminal(slow, "check", "--syntax", str(path), env=environment)
@@ -226,11 +246,22 @@ else:
 
 
 @pytest.mark.one_backend("legacy")
-@pytest.mark.parametrize("name, way", [("iptc.cli", "module"), ("iptc.cli.dispatch", "module"), ("iptc.cli.dispatch", "script"),
-                                       ("argparse", "script"), ("iptc.cli.save", "module"), ("iptc.ruleset", "script")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, way",
+    [
+        ("iptc.cli", "module"),
+        ("iptc.cli.dispatch", "module"),
+        ("iptc.cli.dispatch", "script"),
+        ("argparse", "script"),
+        ("iptc.cli.save", "module"),
+        ("iptc.ruleset", "script"),
+    ],
+)
 def test_an_interrupt_while_the_command_is_loaded(host, name, way):
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, name, way], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, name, way], env=environment, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
@@ -239,8 +270,14 @@ def test_all_tables_take_away_what_came_since(host, command, ipv6):
     host.iptables("-A INPUT -j ACCEPT", ipv6=ipv6)
     before = host.save(ipv6)
     code, text, _ = command("save", "--all-tables", *family)
-    assert code == 0 and host.save(ipv6) == before         # looking made no table
-    assert sorted(line for line in text.splitlines() if line.startswith("*")) == ["*filter", "*mangle", "*nat", "*raw", "*security"]
+    assert code == 0 and host.save(ipv6) == before  # looking made no table
+    assert sorted(line for line in text.splitlines() if line.startswith("*")) == [
+        "*filter",
+        "*mangle",
+        "*nat",
+        "*raw",
+        "*security",
+    ]
     assert iptc.save(ipv6).count("COMMIT") == 1 and iptc.save(ipv6, all_tables=True).count("COMMIT") == 5
     for table, chain in (("nat", "POSTROUTING"), ("mangle", "FORWARD"), ("raw", "OUTPUT"), ("security", "INPUT")):
         host.iptables(f"-t {table} -N since", ipv6=ipv6)

@@ -13,21 +13,21 @@ import iptc
 
 PATHS = {
     "iptc": "Table Table6 Chain Rule Rule6 Match Target Policy IPTCError XTablesError is_table_available is_table6_available "
-            "easy errors ip4tc ip6tc util version xtables",
+    "easy errors ip4tc ip6tc util version xtables",
     "iptc.ip4tc": "Table Chain Rule Match Target Policy IPTCError XTablesError IPTCModule is_table_available xt_align "
-                  "NFPROTO_IPV4 XT_INV_PROTO find_library find_libc load_kernel",
+    "NFPROTO_IPV4 XT_INV_PROTO find_library find_libc load_kernel",
     "iptc.ip6tc": "Rule6 Table6 is_table6_available IPTCError NFPROTO_IPV6",
     "iptc.xtables": "XTablesError xtables_version NFPROTO_IPV4 NFPROTO_IPV6 NFPROTO_UNSPEC XTF_TRY_LOAD XTF_LOAD_MUST_SUCCEED "
-                    "XTOPT_INVERT XTOPT_MULTI XT_INV_PROTO xt_align",
+    "XTOPT_INVERT XTOPT_MULTI XT_INV_PROTO xt_align",
     "iptc.errors": "XTablesError",
     "iptc.util": "load_kernel find_library find_libc",
     "iptc.version": "__version__ __pkgname__",
     "iptc.easy": "Rule Rule6 Table Table6 Chain IPTCError flush_all flush_table flush_chain zero_all zero_table zero_chain "
-                 "has_chain has_rule add_chain add_rule insert_rule delete_chain delete_rule get_tables get_chains get_rule "
-                 "replace_rule get_rule_counters get_rule_position test_rule test_match test_target get_policy set_policy "
-                 "dump_all dump_table dump_chain batch_begin batch_end batch_add_chains batch_delete_chains batch_add_rules "
-                 "batch_delete_rules encode_iptc_rule decode_iptc_rule",
-}  # fmt: skip
+    "has_chain has_rule add_chain add_rule insert_rule delete_chain delete_rule get_tables get_chains get_rule "
+    "replace_rule get_rule_counters get_rule_position test_rule test_match test_target get_policy set_policy "
+    "dump_all dump_table dump_chain batch_begin batch_end batch_add_chains batch_delete_chains batch_add_rules "
+    "batch_delete_rules encode_iptc_rule decode_iptc_rule",
+}
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -88,13 +88,15 @@ def raising(chain):
         f"can't append entry to chain NOPE: {no_chain}": lambda: gone.append_rule(drop),
         f"can't insert entry into chain NOPE: {no_chain}": lambda: gone.insert_rule(drop),
         f"can't replace entry in chain NOPE: {no_chain}": lambda: gone.replace_rule(drop),
-        "can't delete entry from chain NOPE: Bad rule (does a matching rule exist in that chain?)":
-            lambda: gone.delete_rule(drop),
+        "can't delete entry from chain NOPE: Bad rule (does a matching rule exist in that chain?)": lambda: (
+            gone.delete_rule(drop)
+        ),
         "can't insert entry into chain INPUT: Index of insertion too big": lambda: builtin.insert_rule(drop, 9),
         "can't replace entry in chain INPUT: Index of replacement too big": lambda: builtin.replace_rule(drop, 9),
-        "can't delete entry from chain INPUT: Bad rule (does a matching rule exist in that chain?)":
-            lambda: builtin.delete_rule(drop),
-    }  # fmt: skip
+        "can't delete entry from chain INPUT: Bad rule (does a matching rule exist in that chain?)": lambda: (
+            builtin.delete_rule(drop)
+        ),
+    }
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
@@ -133,8 +135,10 @@ except iptc.IPTCError as error:
 
 
 @pytest.mark.parametrize("catch", [ValueError, AttributeError, iptc.XTablesError, iptc.IPTCError])
-@pytest.mark.parametrize("name, parameter, value", [
-    ("tcp", "nosuch", "1"), ("tcp", "dport", "asdf"), ("limit", "nosuch", "1"), ("limit", "limit", "asdf")])
+@pytest.mark.parametrize(
+    "name, parameter, value",
+    [("tcp", "nosuch", "1"), ("tcp", "dport", "asdf"), ("limit", "nosuch", "1"), ("limit", "limit", "asdf")],
+)
 def test_each_way_to_catch_a_parameter_error(catch, name, parameter, value):
     match = iptc.Rule().create_match(name)
     with pytest.raises(catch):
@@ -150,7 +154,9 @@ def test_a_value_of_the_wrong_type_is_a_type_error():
 
 def test_loops_that_look_at_each_match(host, family):
     host.iptables("-A INPUT -p tcp -m tcp --dport 22 -m comment --comment x -j ACCEPT", ipv6=family.ipv6)
-    found = [rule for rule in iptc.Chain(family.Table("filter"), "INPUT").rules for m in rule.matches if m.comment == "x"]
+    found = [
+        rule for rule in iptc.Chain(family.Table("filter"), "INPUT").rules for m in rule.matches if m.comment == "x"
+    ]
     assert len(found) == 1
     assert found[0].matches[0].parameters["dport"] == "22"
 
@@ -248,8 +254,14 @@ def test_one_word_stands_for_both_words_of_an_option(host, family):
     rule = family.Rule()
     rule.protocol = "tcp"
     match = rule.create_match("tcp")
-    for value, read in (("SYN", "SYN SYN"), (["SYN"], "SYN SYN"), ("!SYN,ACK", "!SYN,ACK SYN,ACK"),
-                        (["!", "RST"], "!RST RST"), ("SYN,ACK SYN", "SYN,ACK SYN"), (["SYN,ACK", "SYN"], "SYN,ACK SYN")):  # fmt: skip
+    for value, read in (
+        ("SYN", "SYN SYN"),
+        (["SYN"], "SYN SYN"),
+        ("!SYN,ACK", "!SYN,ACK SYN,ACK"),
+        (["!", "RST"], "!RST RST"),
+        ("SYN,ACK SYN", "SYN,ACK SYN"),
+        (["SYN,ACK", "SYN"], "SYN,ACK SYN"),
+    ):
         match.tcp_flags = value
         assert match.tcp_flags == read
     made = iptc.easy.encode_iptc_rule({"protocol": "tcp", "tcp": {"tcp-flags": "SYN"}, "target": "DROP"}, family.ipv6)
@@ -301,8 +313,13 @@ def test_the_message_of_an_error_is_its_first_argument(host, family):
 
 
 def test_names_that_are_imported_unused():
-    for line in ("from iptc.ip6tc import ip6tc", "from iptc.ip4tc import iptc",
-                 "from iptc.ip4tc import Table as Table4, Chain", "from iptc.errors import *", "import iptc; import importlib; importlib.reload(iptc)"):  # fmt: skip
+    for line in (
+        "from iptc.ip6tc import ip6tc",
+        "from iptc.ip4tc import iptc",
+        "from iptc.ip4tc import Table as Table4, Chain",
+        "from iptc.errors import *",
+        "import iptc; import importlib; importlib.reload(iptc)",
+    ):
         exec(line, {})
     assert not hasattr(iptc.ip6tc.ip6tc, "iptc_init")
 

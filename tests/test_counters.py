@@ -14,8 +14,8 @@ import threading
 import pytest
 
 import iptc
-from iptc.legacy.blob import scan_bytes
 from iptc.counters import Delta
+from iptc.legacy.blob import scan_bytes
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def traffic(host):
     def send(port, count=1, ipv6=False):
         family, address = (socket.AF_INET6, "::1") if ipv6 else (socket.AF_INET, "127.0.0.1")
         with socket.socket(family, socket.SOCK_DGRAM) as sender, socket.socket(family, socket.SOCK_DGRAM) as receiver:
-            receiver.bind((address, port))      # or the kernel would answer with an error message, and count that
+            receiver.bind((address, port))  # or the kernel would answer with an error message, and count that
             for _ in range(count):
                 sender.sendto(bytes(100), (address, port))
 
@@ -50,15 +50,18 @@ def test_reads_what_iptables_save_shows(host, family, ipv6, traffic):
 
 
 def test_policy_counters_and_chains(host, traffic):
-    host.iptables("-P OUTPUT ACCEPT")       # before that iptables-nft has no counters of the policy
+    host.iptables("-P OUTPUT ACCEPT")  # before that iptables-nft has no counters of the policy
     host.iptables("-N web")
     host.iptables("-A OUTPUT -j web")
     host.iptables("-A web -p udp --dport 7 -j RETURN")
     traffic(7, 2)
     snapshot = iptc.CounterReader().read()
     assert [(chain.name, chain.policy, len(chain)) for chain in snapshot.chains] == [
-        ("INPUT", "ACCEPT", 0), ("FORWARD", "ACCEPT", 0), ("OUTPUT", "ACCEPT", 1), ("web", None, 1),
-    ]  # fmt: skip
+        ("INPUT", "ACCEPT", 0),
+        ("FORWARD", "ACCEPT", 0),
+        ("OUTPUT", "ACCEPT", 1),
+        ("web", None, 1),
+    ]
     assert snapshot["OUTPUT"].policy_counters == (2, 256)
     assert snapshot["web"].policy_counters is None
     assert snapshot["web"].sum() == (2, 256) == snapshot["web"][0]
@@ -96,9 +99,15 @@ def test_generation_changes_exactly_when_the_ruleset_does(host, traffic):
     traffic(1001, 2)
     host.iptables("-Z")
     assert reader.read().generation == seen[0] == iptc.CounterReader().read().generation
-    for change in ("-R OUTPUT 1 -p udp --dport 1002 -m comment --comment one", "-P INPUT DROP", "-N web",
-                   "-R OUTPUT 1 -p udp --dport 1002 -m comment --comment two", "-A OUTPUT", "-I OUTPUT",
-                   "-E web wed"):  # fmt: skip
+    for change in (
+        "-R OUTPUT 1 -p udp --dport 1002 -m comment --comment one",
+        "-P INPUT DROP",
+        "-N web",
+        "-R OUTPUT 1 -p udp --dport 1002 -m comment --comment two",
+        "-A OUTPUT",
+        "-I OUTPUT",
+        "-E web wed",
+    ):
         host.iptables(change)
         generation = reader.read().generation
         assert generation not in seen
@@ -125,9 +134,14 @@ def test_generation_is_steady_for_every_extension(host, ipv6, traffic):
 
     for line in SETS:
         host.run("ipset", *line.split())
-    specs = [spec for spec in accepted(ipv6, "legacy")
-             if spec.table == "filter" and "rateest" not in spec.text and "owner" not in spec.text
-             and not spec.text.endswith(("-j ACCEPT", "-j DROP", "-j RETURN"))]  # fmt: skip
+    specs = [
+        spec
+        for spec in accepted(ipv6, "legacy")
+        if spec.table == "filter"
+        and "rateest" not in spec.text
+        and "owner" not in spec.text
+        and not spec.text.endswith(("-j ACCEPT", "-j DROP", "-j RETURN"))
+    ]
     if host.backend == "legacy":
         lines = [f"-A {spec.chain} {spec.text}" for spec in specs]
         host.restore("\n".join(["*filter", ":web - [0:0]", ":log-drop - [0:0]", *lines, "COMMIT", ""]), ipv6)
@@ -139,7 +153,7 @@ def test_generation_is_steady_for_every_extension(host, ipv6, traffic):
         try:
             traffic(port, 5, ipv6)
         except OSError:
-            pass        # one of the rules refuses the traffic
+            pass  # one of the rules refuses the traffic
     later = reader.read()
     assert later.generation == first.generation
     assert sum(later.packets) > sum(first.packets)
@@ -150,7 +164,12 @@ def test_rules_are_described_once_for_each_generation(host):
     reader = iptc.CounterReader()
     snapshot = reader.read()
     rule = snapshot.rules[0]
-    assert (rule.chain, rule.text, rule.comment, rule.target) == ("INPUT", '-p tcp -m comment --comment "a b" -j DROP', "a b", "DROP")
+    assert (rule.chain, rule.text, rule.comment, rule.target) == (
+        "INPUT",
+        '-p tcp -m comment --comment "a b" -j DROP',
+        "a b",
+        "DROP",
+    )
     assert reader.read().rules is snapshot.rules
     host.iptables("-A INPUT -j ACCEPT")
     old = reader.read()
@@ -210,7 +229,9 @@ def test_since_a_reload_of_the_same_rules(host, traffic):
     reader = iptc.CounterReader()
     traffic(1001, 5)
     before = reader.read()
-    host.restore("*filter\n:web - [0:0]\n-A OUTPUT -p udp -m udp --dport 9\n-A OUTPUT -p udp -m udp --dport 1001\nCOMMIT\n")
+    host.restore(
+        "*filter\n:web - [0:0]\n-A OUTPUT -p udp -m udp --dport 9\n-A OUTPUT -p udp -m udp --dport 1001\nCOMMIT\n"
+    )
     traffic(1001, 2)
     delta = reader.read().since(before)
     assert [packets for packets, _ in delta["OUTPUT"]] == [0, 2]
@@ -325,7 +346,7 @@ def test_many_threads_share_a_reader_beside_a_writer(host):
 
 def test_a_forked_child_reads_too(host):
     reader = iptc.CounterReader()
-    reader._mutex.acquire()         # as if another thread was reading
+    reader._mutex.acquire()  # as if another thread was reading
     pid = os.fork()
     if pid == 0:
         os._exit(0 if len(reader.read()) == 0 else 1)
@@ -335,8 +356,10 @@ def test_a_forked_child_reads_too(host):
 
 
 def test_network_namespaces(host):
-    other = subprocess.Popen(["unshare", "-n", "sh", "-c", f"{host.tool()} -A INPUT -c 3 4; echo ready; exec sleep 60"],
-                             stdout=subprocess.PIPE)  # fmt: skip
+    other = subprocess.Popen(
+        ["unshare", "-n", "sh", "-c", f"{host.tool()} -A INPUT -c 3 4; echo ready; exec sleep 60"],
+        stdout=subprocess.PIPE,
+    )
     try:
         other.stdout.readline()
         other.stdout.close()
@@ -349,7 +372,7 @@ def test_network_namespaces(host):
     finally:
         other.kill()
         other.wait()
-    assert list(reader.read()) == [(3, 4)]      # its socket keeps the namespace
+    assert list(reader.read()) == [(3, 4)]  # its socket keeps the namespace
     with pytest.raises(iptc.NotFound):
         iptc.CounterReader(netns=other.pid)
 
@@ -398,7 +421,12 @@ def test_a_blob_that_does_not_add_up_is_an_error_and_nothing_else(host, ipv6):
         broken_info = bytearray(info)
         target = broken_info if number % 5 == 0 else broken
         at = random.randrange(0, len(target) - 4, 2)
-        struct.pack_into("I", target, at, random.choice((0, 1, 7, 8, 40, 112, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, random.getrandbits(32))))
+        struct.pack_into(
+            "I",
+            target,
+            at,
+            random.choice((0, 1, 7, 8, 40, 112, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, random.getrandbits(32))),
+        )
         try:
             scan_bytes(family, bytes(broken_info), bytes(broken))
         except iptc.IPTCError:

@@ -46,7 +46,10 @@ def failing(table, chain, tmp_path):
         return lambda: getattr(iptc.easy, function)("filter", "nope")
 
     yield "append", lambda: missing.append_rule(rule())
-    yield "append, refused by the kernel", lambda: chain.append_rule(rule("-p tcp -m tcp --dport 1 -j REJECT --reject-with tcp-reset -g x"))
+    yield (
+        "append, refused by the kernel",
+        lambda: chain.append_rule(rule("-p tcp -m tcp --dport 1 -j REJECT --reject-with tcp-reset -g x")),
+    )
     yield "append, refused at the commit", lambda: chain.append_rule(rule("-j MASQUERADE"))
     yield "insert", lambda: chain.insert_rule(rule(), 99)
     yield "replace", lambda: chain.replace_rule(rule(), 99)
@@ -70,7 +73,10 @@ def failing(table, chain, tmp_path):
     yield "policy, name", lambda: chain.set_policy("NOPE")
     yield "get_target", lambda: chain.get_target(iptc.Rule())
     yield "transaction", lambda: in_transaction(table, missing.flush)
-    yield "transaction, kernel", lambda: in_transaction(table, lambda: table.create_chain("a"), lambda: table.delete_chain("a"), missing.flush)
+    yield (
+        "transaction, kernel",
+        lambda: in_transaction(table, lambda: table.create_chain("a"), lambda: table.delete_chain("a"), missing.flush),
+    )
     yield "transaction, stopped", lambda: stop(table)
     yield "transaction of two", lambda: together(table)
     yield "transaction in another", lambda: in_transaction(table, lambda: in_transaction(table))
@@ -101,7 +107,10 @@ def failing(table, chain, tmp_path):
         yield f"easy.{function}", name(function)
     yield "easy.add_rule", lambda: iptc.easy.add_rule("filter", "nope", {"target": "ACCEPT"})
     yield "easy.add_rule, dict", lambda: iptc.easy.add_rule("filter", "INPUT", {"target": {"ACCEPT": 1}})
-    yield "easy.replace_rule", lambda: iptc.easy.replace_rule("filter", "INPUT", {"target": "DROP"}, {"target": "ACCEPT"})
+    yield (
+        "easy.replace_rule",
+        lambda: iptc.easy.replace_rule("filter", "INPUT", {"target": "DROP"}, {"target": "ACCEPT"}),
+    )
     yield "easy.delete_rule", lambda: iptc.easy.delete_rule("filter", "INPUT", {"target": "DROP"})
     yield "easy.batch", lambda: iptc.easy.batch_delete_rules("filter", [("nope", {"target": "DROP"})])
     yield "easy.dump_table", lambda: iptc.easy.dump_table("nope")

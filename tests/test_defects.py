@@ -28,8 +28,13 @@ def verdict(family, name="ACCEPT"):
 
 def alone(program):
     """What *program* prints in an interpreter of its own."""
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -83,8 +88,11 @@ def test_a_write_elsewhere_does_not_undo_another_programs_replacement(chain, fam
 
 
 def test_a_write_waits_for_the_xtables_lock(chain, family, host):
-    holder = subprocess.Popen(["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo locked; sleep 0.3; echo done"],
-                              stdout=subprocess.PIPE, text=True)  # fmt: skip
+    holder = subprocess.Popen(
+        ["flock", os.environ["XTABLES_LOCKFILE"], "sh", "-c", "echo locked; sleep 0.3; echo done"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     holder.stdout.readline()
     chain.append_rule(verdict(family))
     assert holder.stdout.readline() == "done\n"
@@ -102,7 +110,9 @@ def test_writers_in_parallel_lose_nothing(host):
             chain.append_rule(rule)
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    writers = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(n)], env=environment) for n in range(3)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(n)], env=environment) for n in range(3)
+    ]
     for number in range(25):
         host.run(host.tool(), "-w", "-A", "INPUT", "-m", "comment", "--comment", f"tool-{number}")
     assert [writer.wait() for writer in writers] == [0, 0, 0]
@@ -177,8 +187,9 @@ def test_a_negated_protocol_is_still_looked_at(chain, family, host):
     assert ours.entry == theirs.entry
 
 
-@pytest.mark.parametrize("name, parameter", [
-    ("mark", "mark"), ("connmark", "mark"), ("limit", "limit"), ("comment", "comment")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, parameter", [("mark", "mark"), ("connmark", "mark"), ("limit", "limit"), ("comment", "comment")]
+)
 def test_matches_of_one_extension_share_no_state(chain, family, host, name, parameter):
     values = {"mark": ("0x1", "0x2"), "limit": ("1/sec", "2/min"), "comment": ("a", "b")}[parameter]
     rule = verdict(family)
@@ -228,10 +239,16 @@ def test_a_rule_of_an_older_revision_is_read_right(host):
     assert easy.dump_chain("nat", "PREROUTING")[0]["target"] == {"DNAT": {"to-destination": "172.17.0.2:80"}}
 
 
-@pytest.mark.parametrize("name, parameter, first, second", [
-    ("tcp", "dport", "!80", "443"), ("mark", "mark", "!0x1", "0x2"), ("conntrack", "ctstate", "!NEW", "RELATED"),
-    ("iprange", "src_range", "!10.0.0.1-10.0.0.2", "10.0.0.3-10.0.0.4"), ("mac", "mac_source", "!00:11:22:33:44:55",
-                                                                         "00:11:22:33:44:66")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, parameter, first, second",
+    [
+        ("tcp", "dport", "!80", "443"),
+        ("mark", "mark", "!0x1", "0x2"),
+        ("conntrack", "ctstate", "!NEW", "RELATED"),
+        ("iprange", "src_range", "!10.0.0.1-10.0.0.2", "10.0.0.3-10.0.0.4"),
+        ("mac", "mac_source", "!00:11:22:33:44:55", "00:11:22:33:44:66"),
+    ],
+)
 def test_a_new_value_takes_the_negation_with_it(name, parameter, first, second):
     match = iptc.Rule().create_match(name)
     for value in (first, second, first):
@@ -333,12 +350,15 @@ def test_a_log_prefix_is_as_long_as_the_back_end_has_room_for(chain, family, hos
     spec = f"-p tcp -j NFLOG --nflog-prefix {prefix} --nflog-group 3"
     host.iptables(f"-A INPUT {spec}", ipv6=family.ipv6)
     theirs = host.rules(family.ipv6)
-    assert f"{prefix[:63 if host.backend == 'legacy' else 127]} --nflog-group" in theirs[0]
+    assert f"{prefix[: 63 if host.backend == 'legacy' else 127]} --nflog-group" in theirs[0]
     rule, made = family.Rule.from_args(spec), family.Rule()
     made.protocol = "tcp"
     target = made.create_target("NFLOG")
     target.nflog_prefix, target.nflog_group = prefix, "3"
-    assert rule == made == pickle.loads(pickle.dumps(made)) == family.Rule.from_args(str(made)) and target.nflog_prefix == prefix[:127]
+    assert (
+        rule == made == pickle.loads(pickle.dumps(made)) == family.Rule.from_args(str(made))
+        and target.nflog_prefix == prefix[:127]
+    )
     assert easy.encode_iptc_rule(easy.decode_iptc_rule(made), family.ipv6) == made
     chain.table.refresh()
     saved = iptc.save(ipv6=family.ipv6)
@@ -361,24 +381,32 @@ def test_a_log_prefix_is_as_long_as_the_back_end_has_room_for(chain, family, hos
 
 
 def test_osf_in_ipv6_does_not_hang():
-    assert alone("""
+    assert (
+        alone("""
         import iptc
         try:
             iptc.Rule6().create_match("osf").genre = "Linux"
         except iptc.IPTCError:
             pass
         print("alive")
-    """) == "alive\n"
+    """)
+        == "alive\n"
+    )
 
 
 # --- both families, the environment -------------------------------------------------------------------------------
 
 TARGETS = {
-    "DNAT": ("to_destination", "192.0.2.9", "2001:db8::9"), "SNAT": ("to_source", "192.0.2.9", "2001:db8::9"),
-    "MASQUERADE": ("random", "", ""), "REDIRECT": ("random", "", ""), "TCPMSS": ("set_mss", "1000", "1000"),
-    "TPROXY": ("on_port", "80", "80"), "TEE": ("gateway", "192.0.2.9", "2001:db8::9"), "DSCP": ("set_dscp", "0x01", "0x01"),
+    "DNAT": ("to_destination", "192.0.2.9", "2001:db8::9"),
+    "SNAT": ("to_source", "192.0.2.9", "2001:db8::9"),
+    "MASQUERADE": ("random", "", ""),
+    "REDIRECT": ("random", "", ""),
+    "TCPMSS": ("set_mss", "1000", "1000"),
+    "TPROXY": ("on_port", "80", "80"),
+    "TEE": ("gateway", "192.0.2.9", "2001:db8::9"),
+    "DSCP": ("set_dscp", "0x01", "0x01"),
     "HMARK": ("hmark_mod", "5", "5"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("order", [(False, True), (True, False)], ids=["ipv4 first", "ipv6 first"])
@@ -401,10 +429,13 @@ def test_targets_of_both_families_in_a_fresh_process(order):
 def test_both_families_can_be_dumped_in_one_process(host):
     for ipv6 in (False, True):
         host.iptables("-t nat -A POSTROUTING -o eth0 -j MASQUERADE", ipv6=ipv6)
-    assert alone("""
+    assert (
+        alone("""
         from iptc import easy
         print(easy.dump_table("nat")["POSTROUTING"] == easy.dump_table("nat", ipv6=True)["POSTROUTING"])
-    """) == "True\n"
+    """)
+        == "True\n"
+    )
 
 
 def test_the_second_option_of_an_extension_is_found_too():
@@ -434,7 +465,7 @@ def test_looking_for_a_chain_creates_no_table(chain, family, host):
 def test_no_socket_keeps_a_namespace_alive(chain, family):
     chain.append_rule(verdict(family))
     assert chain.rules
-    chain.table.close()     # nf_tables: until then it has one
+    chain.table.close()  # nf_tables: until then it has one
     for fd in os.listdir("/proc/self/fd"):
         if os.path.exists(f"/proc/self/fd/{fd}"):
             assert not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
@@ -461,7 +492,8 @@ def test_text_of_any_length_is_read_whole(chain, family, host):
 
 def test_descriptor_1_is_left_alone(host):
     host.iptables("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT")
-    assert alone("""
+    assert (
+        alone("""
         import os, sys, iptc
         before = os.fstat(1)
         rule = iptc.Chain(iptc.Table("filter"), "INPUT").rules[0]
@@ -469,7 +501,9 @@ def test_descriptor_1_is_left_alone(host):
         values = [rule.matches[0].parameters for _ in range(10)]
         assert os.fstat(1) == before
         os.write(1, str(values[0]).encode())
-    """) == "{'dport': '22'}"
+    """)
+        == "{'dport': '22'}"
+    )
 
 
 # --- the rest of the API ------------------------------------------------------------------------------------------
@@ -493,8 +527,11 @@ def test_the_policy_of_a_user_chain_is_none(host, ipv6):
 
 
 def test_repeated_parameters_are_all_kept(chain, family, host):
-    host.iptables("-t filter -A FORWARD -m policy --dir in --pol ipsec --strict --reqid 1 --proto esp --next --reqid 2 "
-                  "--next --reqid 3 --proto ah -j ACCEPT", ipv6=family.ipv6)  # fmt: skip
+    host.iptables(
+        "-t filter -A FORWARD -m policy --dir in --pol ipsec --strict --reqid 1 --proto esp --next --reqid 2 "
+        "--next --reqid 3 --proto ah -j ACCEPT",
+        ipv6=family.ipv6,
+    )
     (rule_d,) = easy.dump_chain("filter", "FORWARD", family.ipv6)
     easy.add_rule("filter", "FORWARD", rule_d, ipv6=family.ipv6)
     ours, theirs = host.rules(family.ipv6)
@@ -565,9 +602,14 @@ def test_commit_after_commit(chain, family, host):
     assert len(host.rules(family.ipv6)) == 3
 
 
-@pytest.mark.parametrize("match", [{"multiport": {"sports": "1", "dports": "2"}},
-                                   {"hashlimit": {"hashlimit-upto": "1/s", "hashlimit-above": "2/s", "hashlimit-name": "x"}},
-                                   {"conntrack": {"ctstate": "NEW", "ctstatus": "NONE", "ctproto": "tcp"}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "match",
+    [
+        {"multiport": {"sports": "1", "dports": "2"}},
+        {"hashlimit": {"hashlimit-upto": "1/s", "hashlimit-above": "2/s", "hashlimit-name": "x"}},
+        {"conntrack": {"ctstate": "NEW", "ctstatus": "NONE", "ctproto": "tcp"}},
+    ],
+)
 def test_options_that_cannot_stand_together_are_refused(match):
     rule_d = {"protocol": "tcp", **match, "target": "ACCEPT"}
     assert easy.test_rule(rule_d) is ("conntrack" in match)
@@ -587,7 +629,10 @@ def test_an_extension_whose_plugin_is_missing_hides_nothing(host):
     chain = iptc.Chain(iptc.Table("filter"), "INPUT")
     chain.append_rule(rule)
     chain.append_rule(rule)
-    done = subprocess.run([sys.executable, "-c", "from iptc import easy; print(len(easy.dump_chain('filter', 'INPUT')))"],
-                          capture_output=True, text=True, env={**os.environ, "XTABLES_LIBDIR": "/nosuch",
-                                                               "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "from iptc import easy; print(len(easy.dump_chain('filter', 'INPUT')))"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XTABLES_LIBDIR": "/nosuch", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert done.stdout == "2\n", done.stderr

@@ -16,7 +16,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def examples(page):
-    """Yield (line, code, what it prints or None) of each `python` block of *page*; a `text` block behind it is its output."""
+    """Yield (line, code, what it prints or None) of each `python` block of *page*; a `text` block behind it is its
+    output."""
     text = (ROOT / page).read_text()
     blocks = list(FENCE.finditer(text))
     for block, following in zip(blocks, [*blocks[1:], None]):
@@ -67,9 +68,7 @@ def test_readme_has_examples():
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
 def test_links_lead_to_files(path):
     missing = [
-        link
-        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
-        if not (path.parent / link).exists()
+        link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()) if not (path.parent / link).exists()
     ]
     assert missing == []
 
@@ -88,7 +87,9 @@ FIGURES = [
 def measured():
     """What docs/benchmarks.md has measured, by the name of the goal: the number alone."""
     goals = (ROOT / "docs/benchmarks.md").read_text().split("## Goals", 1)[1].split("\n## ", 1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in goals.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in goals.splitlines() if line.startswith("|")
+    ]
     return {row[0]: found[0] for row in rows if len(row) == 4 and (found := re.search(r"[\d.,]*\d", row[2]))}
 
 
@@ -98,7 +99,10 @@ def test_readme_quotes_what_was_measured():
 
 
 def test_the_worst_poll_on_nf_tables_is_that_of_one_chain():
-    floors = [float(measured()[f"nf_tables: `read()` against C floor, {chains}"]) for chains in ("a thousand chains", "one chain")]
+    floors = [
+        float(measured()[f"nf_tables: `read()` against C floor, {chains}"])
+        for chains in ("a thousand chains", "one chain")
+    ]
     assert floors[0] <= floors[1]
 
 

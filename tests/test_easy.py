@@ -161,28 +161,49 @@ def test_a_dump_can_be_loaded_again(host, ipv6):
 def test_the_form_of_a_dict(host):
     host.iptables("-N web")
     host.iptables("-A FORWARD -s 10.0.0.0/24 ! -d 10.1.0.1 ! -i eth0 -o eth+ -p tcp -f -m comment --comment x -g web")
-    assert easy.dump_chain("filter", "FORWARD") == [{
-        "src": "10.0.0.0/24", "dst": "!10.1.0.1/32", "protocol": "tcp", "in-interface": "!eth0", "out-interface": "eth+",
-        "fragment": True, "comment": {"comment": "x"}, "target": {"goto": "web"}, "counters": (0, 0),
-    }]  # fmt: skip
+    assert easy.dump_chain("filter", "FORWARD") == [
+        {
+            "src": "10.0.0.0/24",
+            "dst": "!10.1.0.1/32",
+            "protocol": "tcp",
+            "in-interface": "!eth0",
+            "out-interface": "eth+",
+            "fragment": True,
+            "comment": {"comment": "x"},
+            "target": {"goto": "web"},
+            "counters": (0, 0),
+        }
+    ]
 
 
 def test_values_of_a_dict():
-    rule_d = {"protocol": "tcp", "tcp": {"dport": ["!", "22"], "tcp-flags": ["SYN,ACK", "SYN"]},
-              "mark": [{"mark": "0x1"}, {"mark": ["!", "0x2"]}], "recent": {"set": "", "name": "x", "mask": "255.255.255.255",
-              "rsource": ""}, "target": {"REJECT": {"reject-with": "tcp-reset"}}, "counters": (5, 6)}  # fmt: skip
+    rule_d = {
+        "protocol": "tcp",
+        "tcp": {"dport": ["!", "22"], "tcp-flags": ["SYN,ACK", "SYN"]},
+        "mark": [{"mark": "0x1"}, {"mark": ["!", "0x2"]}],
+        "recent": {"set": "", "name": "x", "mask": "255.255.255.255", "rsource": ""},
+        "target": {"REJECT": {"reject-with": "tcp-reset"}},
+        "counters": (5, 6),
+    }
     assert easy.decode_iptc_rule(easy.encode_iptc_rule(rule_d)) == rule_d
 
 
-@pytest.mark.parametrize(("words", "decoded"), [
-    ('-m comment --comment "!fw3" -j ACCEPT', "!fw3"), ('-m comment --comment "! fw3" -j ACCEPT', "! fw3"),
-    ('-m comment --comment "!" -j ACCEPT', "!"),
-    ('-j LOG --log-prefix "!x: "', "!x: "), ('-j NFLOG --nflog-prefix "!x"', "!x"),
-    # of these, text that begins so is a negation
-    ('-m string --string "!x" --algo bm -j ACCEPT', ["!x"]), ('-m string ! --string "!x" --algo bm -j ACCEPT', ["!", "!x"]),
-    ('-m string --string "!" --algo bm -j ACCEPT', ["!"]), ('-m string ! --string "!" --algo bm -j ACCEPT', ["!", "!"]),
-    ('-m string ! --string "x" --algo bm -j ACCEPT', ["!", "x"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "decoded"),
+    [
+        ('-m comment --comment "!fw3" -j ACCEPT', "!fw3"),
+        ('-m comment --comment "! fw3" -j ACCEPT', "! fw3"),
+        ('-m comment --comment "!" -j ACCEPT', "!"),
+        ('-j LOG --log-prefix "!x: "', "!x: "),
+        ('-j NFLOG --nflog-prefix "!x"', "!x"),
+        # of these, text that begins so is a negation
+        ('-m string --string "!x" --algo bm -j ACCEPT', ["!x"]),
+        ('-m string ! --string "!x" --algo bm -j ACCEPT', ["!", "!x"]),
+        ('-m string --string "!" --algo bm -j ACCEPT', ["!"]),
+        ('-m string ! --string "!" --algo bm -j ACCEPT', ["!", "!"]),
+        ('-m string ! --string "x" --algo bm -j ACCEPT', ["!", "x"]),
+    ],
+)
 def test_text_that_begins_as_a_negation_does(chain, ipv6, words, decoded):
     rule = (iptc.Rule6 if ipv6 else iptc.Rule).from_args(words)
     iptc.Chain((iptc.Table6 if ipv6 else iptc.Table)("filter"), chain).append_rule(rule)
@@ -229,7 +250,8 @@ def test_the_match_dst_beside_the_address_dst():
 def test_integers_are_taken_as_text():
     rule_d = {"protocol": 6, "tcp": {"dport": 22}, "mark": {"mark": 5}, "target": {"MARK": {"set-mark": 1}}}
     assert str(easy.encode_iptc_rule(rule_d)) == (
-        "-p tcp -m tcp --dport 22 -m mark --mark 0x5 -j MARK --set-xmark 0x1/0xffffffff")  # fmt: skip
+        "-p tcp -m tcp --dport 22 -m mark --mark 0x5 -j MARK --set-xmark 0x1/0xffffffff"
+    )
 
 
 def test_the_callers_dict_is_not_changed():
@@ -238,13 +260,37 @@ def test_the_callers_dict_is_not_changed():
     assert rule_d == {"src": "10.0.0.1"}
 
 
-@pytest.mark.parametrize("wrong", [
-    {"dprot": "22"}, {"multiprot": {"dports": "1"}}, {"in_interface": "eth0"}, {"tcp": {"dprot": "22"}},
-    {"tcp": {"dport": 22.5}}, {"tcp": {"dport": None}}, {"tcp": {"dport": []}}, {"tcp": {"dport": "x"}}, {"tcp": None}, {"tcp": []}, {"src": None},
-    {"src": []}, {"src": ["10.0.0.1", "10.0.0.2"]}, {"src": "nowhere"}, {"protocol": None}, {"in-interface": None}, {5: 6},
-    {"target": None}, {"target": {}}, {"target": "NOPE"}, {"target": {"NOPE": {}}}, {"target": {"REJECT": "x"}},
-    {"target": {"DROP": {"x": "y"}}}, {"target": {"goto": "NOPE"}}, {"counters": {"packets": 1, "size": 2}}, {"comment": {"opaque": "zz"}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dprot": "22"},
+        {"multiprot": {"dports": "1"}},
+        {"in_interface": "eth0"},
+        {"tcp": {"dprot": "22"}},
+        {"tcp": {"dport": 22.5}},
+        {"tcp": {"dport": None}},
+        {"tcp": {"dport": []}},
+        {"tcp": {"dport": "x"}},
+        {"tcp": None},
+        {"tcp": []},
+        {"src": None},
+        {"src": []},
+        {"src": ["10.0.0.1", "10.0.0.2"]},
+        {"src": "nowhere"},
+        {"protocol": None},
+        {"in-interface": None},
+        {5: 6},
+        {"target": None},
+        {"target": {}},
+        {"target": "NOPE"},
+        {"target": {"NOPE": {}}},
+        {"target": {"REJECT": "x"}},
+        {"target": {"DROP": {"x": "y"}}},
+        {"target": {"goto": "NOPE"}},
+        {"counters": {"packets": 1, "size": 2}},
+        {"comment": {"opaque": "zz"}},
+    ],
+)
 def test_what_cannot_be_encoded_is_refused_and_nothing_is_added(host, ipv6, wrong):
     rule_d = {"protocol": "tcp", "target": "ACCEPT", **wrong}
     assert easy.test_rule(rule_d, ipv6) is False
@@ -257,7 +303,9 @@ def test_tests_of_parts(ipv6):
     assert easy.test_rule(SSH, ipv6) and not easy.test_rule(None, ipv6)
     assert easy.test_match("mark", {"mark": "1"}, ipv6) and not easy.test_match("mark", {"mark": "zzz"}, ipv6)
     assert not easy.test_match("nosuch", {}, ipv6)
-    assert easy.test_target("MARK", {"set-mark": "1"}, ipv6) and not easy.test_target("REJECT", {"reject-with": "x"}, ipv6)
+    assert easy.test_target("MARK", {"set-mark": "1"}, ipv6) and not easy.test_target(
+        "REJECT", {"reject-with": "x"}, ipv6
+    )
 
 
 def test_batches_of_chains(host, ipv6):
@@ -277,8 +325,9 @@ def test_batches_of_rules(chain, host, ipv6):
     assert len(host.rules(ipv6)) == 1
 
 
-@pytest.mark.parametrize("last", [
-    ("web", {"tcp": {"dport": "22"}, "target": "ACCEPT"}, 0), ("web", {"nosuch": {}}, 0), ("NOPE", SSH, 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "last", [("web", {"tcp": {"dport": "22"}, "target": "ACCEPT"}, 0), ("web", {"nosuch": {}}, 0), ("NOPE", SSH, 0)]
+)
 def test_a_batch_is_done_whole_or_not_at_all(chain, host, ipv6, last):
     before = host.save(ipv6)
     with pytest.raises(iptc.IPTCError):

@@ -13,8 +13,12 @@ import iptc
 
 # What iptables-save prints for these is refused by iptables-restore; only the rule itself can be written again.
 UNREADABLE = (
-    "--seconds -1 ", "--monthdays  ", "--weekdays  ", "--cluster-local-nodemask 0x80000000 ", "--hmark-src-prefix -1 ",
-)  # fmt: skip
+    "--seconds -1 ",
+    "--monthdays  ",
+    "--weekdays  ",
+    "--cluster-local-nodemask 0x80000000 ",
+    "--hmark-src-prefix -1 ",
+)
 
 
 def unreadable(rule):
@@ -36,8 +40,10 @@ def accepted(ipv6, backend):
     for table in iptc.Table.ALL:
         script += [f"{command} -t {table} -N web", f"{command} -t {table} -N log-drop"]
     restore = f"{command}-restore --noflush"
-    script += [f"printf '%s\\n' {shlex.quote(f'*{spec.table}')} {shlex.quote(f'-A {spec.chain} {spec.text}')} COMMIT | {restore} || echo {number}"
-               for number, spec in enumerate(known)]  # fmt: skip
+    script += [
+        f"printf '%s\\n' {shlex.quote(f'*{spec.table}')} {shlex.quote(f'-A {spec.chain} {spec.text}')} COMMIT | {restore} || echo {number}"
+        for number, spec in enumerate(known)
+    ]
     done = subprocess.run(["unshare", "-n", "sh"], input="\n".join(script), capture_output=True, text=True)
     refused = set(map(int, done.stdout.split()))
     assert len(refused) < len(known) / 20, done.stderr
@@ -103,8 +109,12 @@ def from_dict(rule):
 
 
 def test_text_is_what_iptables_save_prints(filled, ipv6):
-    ours = [f"-A {chain.name} {rule}".rstrip() for table in reversed(tables(ipv6)) for chain in table.chains
-            for rule in chain.rules]  # fmt: skip
+    ours = [
+        f"-A {chain.name} {rule}".rstrip()
+        for table in reversed(tables(ipv6))
+        for chain in table.chains
+        for rule in chain.rules
+    ]
     theirs = [line.rstrip() for line in filled.rules(ipv6)]
     assert sorted(ours) == sorted(theirs)
 
@@ -126,8 +136,13 @@ def test_a_rule_equals_its_copies(filled, ipv6):
 
 
 def test_iptables_itself_does_not_read_these_back(filled, ipv6):
-    found = [(table.name, f"-A {chain.name} {rule}") for table in tables(ipv6) for chain in table.chains
-             for rule in chain.rules if unreadable(rule)]  # fmt: skip
+    found = [
+        (table.name, f"-A {chain.name} {rule}")
+        for table in tables(ipv6)
+        for chain in table.chains
+        for rule in chain.rules
+        if unreadable(rule)
+    ]
     assert len(found) >= 3  # how many of them there are differs between releases
     for table, line in found:
         with pytest.raises(AssertionError):

@@ -77,7 +77,8 @@ def test_importing_loads_nothing_until_a_name_is_used():
 def test_a_rule_from_a_pickle_knows_its_tables(host):
     dumped = pickle.dumps(iptc.Rule())
     assert fresh(f"import pickle; print(*(table.name for table in pickle.loads({dumped!r}).tables))").split() == [
-        table.name for table in iptc.Rule().tables]  # fmt: skip
+        table.name for table in iptc.Rule().tables
+    ]
 
 
 # ------------------------------------------------------------ tables by chains
@@ -169,8 +170,7 @@ def test_names_that_another_extension_has_are_not(family):
     """Of extensions that are in use, that nothing has loaded yet, and that the other family has."""
     match = family.Rule().create_match("mark")
     names = ("comment", "icmp_type", "icmpv6_type", "hashlimit_upto", "tproxy_mark", "to_ports", "hl_set")
-    assert read_warned(match, *names) == (
-        [None] * 7, [])  # fmt: skip
+    assert read_warned(match, *names) == ([None] * 7, [])
 
 
 def test_a_match_without_a_plugin_is_asked_like_the_others(family):

@@ -1,4 +1,5 @@
-"""Every kernel call fails once, or for good, with every errno it may: what is raised is documented, nothing is changed or left.
+"""Every kernel call fails once, or for good, with every errno it may: what is raised is documented, nothing is changed
+or left.
 
 The calls that do not fail go to the real kernel; `faults.c` is preloaded into a process of its own.
 """
@@ -132,7 +133,8 @@ def test_what_cannot_be_put_back_is_named(run, ipv6):
     reason = "No buffer space available"
     assert run(PARTIAL) == [
         f"can't commit: {reason}; committed, and not put back: {first} (can't put table filter back: {reason})",
-        f"['{first}'] 2 0"]  # fmt: skip
+        f"['{first}'] 2 0",
+    ]
 
 
 FOR_EVER = """

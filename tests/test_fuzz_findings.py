@@ -35,13 +35,18 @@ def at_each_collection(action, call):
     return found
 
 
-@pytest.mark.parametrize("text, rules", [
-    ("-s 10.0.0.1/32 -j ACCEPT", ["-s 10.0.0.1/32 -j ACCEPT"]),
-    ("-s 10.0.0.1,10.0.0.2 -j DROP", ["-s 10.0.0.1/32 -j DROP", "-s 10.0.0.2/32 -j DROP"]),
-])
+@pytest.mark.parametrize(
+    "text, rules",
+    [
+        ("-s 10.0.0.1/32 -j ACCEPT", ["-s 10.0.0.1/32 -j ACCEPT"]),
+        ("-s 10.0.0.1,10.0.0.2 -j DROP", ["-s 10.0.0.1/32 -j DROP", "-s 10.0.0.2/32 -j DROP"]),
+    ],
+)
 def test_a_finalizer_may_read_rules_too(text, rules):
-    found = at_each_collection(lambda: iptc.Rule.from_args("-d 192.0.2.1,192.0.2.2,192.0.2.3 -p udp -j RETURN"),
-                               lambda: iptc.Rule.from_args(text))  # fmt: skip
+    found = at_each_collection(
+        lambda: iptc.Rule.from_args("-d 192.0.2.1,192.0.2.2,192.0.2.3 -p udp -j RETURN"),
+        lambda: iptc.Rule.from_args(text),
+    )
     assert [[str(one) for one in rule.expand()] for rule in found] == [rules] * len(found)
 
 

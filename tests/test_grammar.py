@@ -19,9 +19,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 # a failing list is long and slow to shrink, and names its rule anyway
 relaxed = settings(
-    max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate],
+    max_examples=80,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
     derandomize="IPTC_STRESS" not in os.environ,
-)  # fmt: skip
+)
 
 # iptables-nft writes `! --sport 0:5`, and so shows it, as `--sport 6:65535`
 NOT_FROM_ZERO = re.compile(r"! --[a-z]*port[= ]0?:")
@@ -60,7 +64,9 @@ def test_printed_it_is_what_iptables_save_prints(prepared, ipv6, data):
     cls = iptc.Rule6 if ipv6 else iptc.Rule
     lines = []
     made = data.draw(st.lists(rules(ipv6), min_size=1, max_size=25))
-    for text in appended(prepared, ipv6, [text for text in made if prepared.backend == "legacy" or not NOT_FROM_ZERO.search(text)]):
+    for text in appended(
+        prepared, ipv6, [text for text in made if prepared.backend == "legacy" or not NOT_FROM_ZERO.search(text)]
+    ):
         rule = cls.from_args(text)
         lines.append(f"[{rule.counters[0]}:{rule.counters[1]}] -A INPUT {rule}".rstrip())
     saved = [line.rstrip() for line in prepared.save(ipv6, counters=True, table="filter") if "-A INPUT" in line]
@@ -72,10 +78,82 @@ def test_printed_it_is_what_iptables_save_prints(prepared, ipv6, data):
 
 # Words in any order: nearly all of it is refused, in one way or another.
 WORDS = (
-    "!", "--", "-", "", "-s", "1.2.3.4", "a::1", "1.2.3.4,5.6.7.8", "-d", "-p", "tcp", "udp", "17", "0", "icmp", "icmpv6", "-i", "eth0", "-o", "+", "-f", "-c", "1", "2", "1,2", "-j", "-g", "ACCEPT", "LOG", "MARK", "web", "nosuch",
-    "-m", "tcp", "mark", "connmark", "comment", "limit", "multiport", "recent", "conntrack", "set", "--dport", "--sport", "22", "--syn", "--tcp-flags", "SYN", "--mark", "--set", "--comment", "--limit", "1/s", "--dports", "--name",
-    "--log-prefix", "--log-level", "--set-mark", "--source", "--src", "--de", "--pro", "--dport=5", "--mark=1", "--comment=", "-ptcp", "-fi", "-jLOG", "-mmark", "-m tcp", "--nosuch", "-q", "--set-counters", "--icmp-type", "8",
-)  # fmt: skip
+    "!",
+    "--",
+    "-",
+    "",
+    "-s",
+    "1.2.3.4",
+    "a::1",
+    "1.2.3.4,5.6.7.8",
+    "-d",
+    "-p",
+    "tcp",
+    "udp",
+    "17",
+    "0",
+    "icmp",
+    "icmpv6",
+    "-i",
+    "eth0",
+    "-o",
+    "+",
+    "-f",
+    "-c",
+    "1",
+    "2",
+    "1,2",
+    "-j",
+    "-g",
+    "ACCEPT",
+    "LOG",
+    "MARK",
+    "web",
+    "nosuch",
+    "-m",
+    "tcp",
+    "mark",
+    "connmark",
+    "comment",
+    "limit",
+    "multiport",
+    "recent",
+    "conntrack",
+    "set",
+    "--dport",
+    "--sport",
+    "22",
+    "--syn",
+    "--tcp-flags",
+    "SYN",
+    "--mark",
+    "--set",
+    "--comment",
+    "--limit",
+    "1/s",
+    "--dports",
+    "--name",
+    "--log-prefix",
+    "--log-level",
+    "--set-mark",
+    "--source",
+    "--src",
+    "--de",
+    "--pro",
+    "--dport=5",
+    "--mark=1",
+    "--comment=",
+    "-ptcp",
+    "-fi",
+    "-jLOG",
+    "-mmark",
+    "-m tcp",
+    "--nosuch",
+    "-q",
+    "--set-counters",
+    "--icmp-type",
+    "8",
+)
 
 
 @given(words=st.lists(st.sampled_from(WORDS), max_size=9))

@@ -1,4 +1,5 @@
-"""Objects that `__init__` never saw, or not to its end, that are closed or copied: each method of each class answers. See `half_made.py`."""
+"""Objects that `__init__` never saw, or not to its end, that are closed or copied: each method of each class answers.
+See `half_made.py`."""
 
 import copy
 import os

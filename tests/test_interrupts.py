@@ -1,4 +1,5 @@
-"""Exceptions out of handlers of signals, at each step of a commit: nothing is changed, or the exception says what is."""
+"""Exceptions out of handlers of signals, at each step of a commit: nothing is changed, or the exception says what
+is."""
 
 import os
 import subprocess

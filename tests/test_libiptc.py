@@ -1,4 +1,5 @@
-"""The legacy back end beside libiptc, its reference: the same edits leave the same table, and are refused with the same words."""
+"""The legacy back end beside libiptc, its reference: the same edits leave the same table, and are refused with the same
+words."""
 
 import os
 import sys
@@ -82,7 +83,9 @@ def but_for_policies(lines):
 
 
 def start_again(family):
-    family.Table("filter").restore("*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:one -\n:two -\n-A two -p tcp -j one\nCOMMIT\n")
+    family.Table("filter").restore(
+        "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:one -\n:two -\n-A two -p tcp -j one\nCOMMIT\n"
+    )
 
 
 @pytest.mark.parametrize("commits", ["each", "once"])
@@ -93,8 +96,10 @@ def test_the_draft_and_libiptc_do_the_same_and_refuse_the_same(host, family, com
         start_again(family)
         handle, said = make(), []
         for verb, *arguments in sequence:
-            arguments = [entry_of(family, *value) if isinstance(value, tuple) and isinstance(value[1], str) else value
-                         for value in arguments]  # fmt: skip
+            arguments = [
+                entry_of(family, *value) if isinstance(value, tuple) and isinstance(value[1], str) else value
+                for value in arguments
+            ]
             said.append(outcome(getattr(handle, verb), *arguments))
             if commits == "each":
                 said.append(outcome(handle.commit))
@@ -104,8 +109,12 @@ def test_the_draft_and_libiptc_do_the_same_and_refuse_the_same(host, family, com
         handle.close()
         return said, table_of(nfproto)
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize="IPTC_STRESS" not in os.environ,
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize="IPTC_STRESS" not in os.environ,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(edits)
     def same(sequence):
         ours = run(lambda: TableDraft(TableBlob(nfproto, "filter")), sequence)
@@ -116,6 +125,7 @@ def test_the_draft_and_libiptc_do_the_same_and_refuse_the_same(host, family, com
 
 def test_programs_do_the_same_on_both_engines(host, family):
     """Through the public face, each edit with a commit of its own, and all in one transaction."""
+
     def program(backend, together):
         start_again(family)
         table = family.Table("filter", backend=backend)
@@ -193,16 +203,49 @@ def test_a_text_is_restored_as_by_the_draft(host, family, flush):
 
 
 MISTAKES = [
-    "-X INPUT", "-X two", "-X one", "-X nope", "-N one", "-E one two", "-E nope x", "-E INPUT x", "-E one ACCEPT", "-P one DROP", "-P INPUT FOO",
-    "-F nope", "-Z nope", "-Z one 9", "-D INPUT 9", "-D nope 1", "-D INPUT -j DROP", "-D nope -j DROP", "-R INPUT 9 -j DROP", "-R nope 1 -j DROP",
-    "-I INPUT 9 -j DROP", "-I nope -j DROP", "-A nope -j DROP", "-A INPUT -j nope", "-A nope -j nope", "-I INPUT 9 -j nope", "-D INPUT -j nope",
-    "-A INPUT -g ACCEPT", "-A INPUT -g nope", "-A INPUT -j OUTPUT", "-C INPUT -j DROP", ":one FOO", ":INPUT FOO [0:0]", ":one - [0:0]",
-    ":ACCEPT - [0:0]", "-A two -j DROP\n-A two -j ACCEPT\n-A two -j nope", "-A two -j DROP\n-A nope -j DROP",
-]  # fmt: skip
+    "-X INPUT",
+    "-X two",
+    "-X one",
+    "-X nope",
+    "-N one",
+    "-E one two",
+    "-E nope x",
+    "-E INPUT x",
+    "-E one ACCEPT",
+    "-P one DROP",
+    "-P INPUT FOO",
+    "-F nope",
+    "-Z nope",
+    "-Z one 9",
+    "-D INPUT 9",
+    "-D nope 1",
+    "-D INPUT -j DROP",
+    "-D nope -j DROP",
+    "-R INPUT 9 -j DROP",
+    "-R nope 1 -j DROP",
+    "-I INPUT 9 -j DROP",
+    "-I nope -j DROP",
+    "-A nope -j DROP",
+    "-A INPUT -j nope",
+    "-A nope -j nope",
+    "-I INPUT 9 -j nope",
+    "-D INPUT -j nope",
+    "-A INPUT -g ACCEPT",
+    "-A INPUT -g nope",
+    "-A INPUT -j OUTPUT",
+    "-C INPUT -j DROP",
+    ":one FOO",
+    ":INPUT FOO [0:0]",
+    ":one - [0:0]",
+    ":ACCEPT - [0:0]",
+    "-A two -j DROP\n-A two -j ACCEPT\n-A two -j nope",
+    "-A two -j DROP\n-A nope -j DROP",
+]
 
 
 def test_mistakes_of_a_text_are_refused_in_the_same_words(host, family):
-    """On both engines, and, where the text is sent later, by the table in memory already; but for where rules jump to."""
+    """On both engines, and, where the text is sent later, by the table in memory already; but for where rules jump
+    to."""
     start_again(family)
     tables = [family.Table("filter", backend=backend) for backend in ("legacy", "libiptc")]
     for mistake in MISTAKES:
@@ -210,7 +253,9 @@ def test_mistakes_of_a_text_are_refused_in_the_same_words(host, family):
         said = [outcome(lambda: table.restore(text, test=True)) for table in tables]
         assert said[0] == said[1]
         assert said[0][2].startswith(f"line {6 + mistake.count(chr(10))}"), (mistake, said)
-        if "nope'" not in said[0][2] and not any(word in mistake for word in ("ACCEPT", "-j OUTPUT", "-g nope", "-j nope")):
+        if "nope'" not in said[0][2] and not any(
+            word in mistake for word in ("ACCEPT", "-j OUTPUT", "-g nope", "-j nope")
+        ):
             with pytest.raises(iptc.IPTCError) as refused, tables[0].transaction():
                 tables[0].restore(text)
             assert str(refused.value) == said[0][2]
@@ -271,11 +316,15 @@ print(iptc.Chain(table, "INPUT").rules[0])
 
 def test_where_the_libraries_are_not_there_only_this_engine_is_missing(host):
     listed = host.run("sh", "-c", "PATH=$PATH:/sbin:/usr/sbin ldconfig -p")
-    paths = [line.split(" => ")[1] for line in listed.splitlines() if "libip4tc.so.2" in line or "libip6tc.so.2" in line]
+    paths = [
+        line.split(" => ")[1] for line in listed.splitlines() if "libip4tc.so.2" in line or "libip6tc.so.2" in line
+    ]
     assert len(paths) >= 2
     # what is mounted over them is seen by this process alone
     hide = "; ".join(f"mount --bind /dev/null {os.path.realpath(path)}" for path in paths)
-    printed = host.run("unshare", "-m", "sh", "-c", f'{hide}; exec "$@"', "sh", sys.executable, "-c", WITHOUT).splitlines()
+    printed = host.run(
+        "unshare", "-m", "sh", "-c", f'{hide}; exec "$@"', "sh", sys.executable, "-c", WITHOUT
+    ).splitlines()
     assert printed == [
         "the back end libiptc needs libip4tc.so.2, which is not there: Debian's package libip4tc2 has it",
         "the back end libiptc needs libip6tc.so.2, which is not there: Debian's package libip6tc2 has it",
@@ -286,7 +335,10 @@ def test_where_the_libraries_are_not_there_only_this_engine_is_missing(host):
 def test_a_chain_is_arranged_as_by_the_draft(host, family):
     nfproto = IPV6 if family.ipv6 else IPV4
     results = []
-    for make in (lambda: TableDraft(TableBlob(nfproto, "filter")), lambda: LibiptcTable(nfproto, "filter", Place())._open()):
+    for make in (
+        lambda: TableDraft(TableBlob(nfproto, "filter")),
+        lambda: LibiptcTable(nfproto, "filter", Place())._open(),
+    ):
         start_again(family)
         for port in range(4):
             host.iptables(f"-A INPUT -p udp --dport {port + 1} -c {port} 9 -j ACCEPT", ipv6=family.ipv6)

@@ -107,7 +107,11 @@ def test_wait_is_kept_by_the_table_and_can_be_changed(host, family):
 def test_waits_of_a_transaction(host, family):
     table, other = family.Table("filter", wait=None), family.Table("mangle", wait=False)
     with Holder(lock_path()):
-        for transaction in (table.transaction(wait=False), iptc.transaction(table, other), iptc.transaction(table, wait=0.01)):
+        for transaction in (
+            table.transaction(wait=False),
+            iptc.transaction(table, other),
+            iptc.transaction(table, wait=0.01),
+        ):
             with pytest.raises(iptc.LockTimeout):
                 with transaction:
                     iptc.Chain(table, "INPUT").append_rule(drop(family))
@@ -213,13 +217,13 @@ def test_a_forked_child_neither_keeps_nor_drops_the_lock(host):
     with XTablesLock() as lock:
         child = os.fork()
         if child == 0:
-            lock.__exit__()          # as when the child leaves the parent's `with`
+            lock.__exit__()  # as when the child leaves the parent's `with`
             os.write(ready[1], b"x")
             os.read(go[0], 1)
             os._exit(0)
         os.read(ready[0], 1)
         assert not is_free()
-    assert is_free()                 # while the child still lives
+    assert is_free()  # while the child still lives
     os.write(go[1], b"x")
     os.waitpid(child, 0)
     for fd in ready + go:

@@ -108,11 +108,21 @@ def test_limit(value, text):
     assert match("limit", limit=value).limit == text
 
 
-@pytest.mark.parametrize("name, option, value", [
-    ("udp", "sport", "-1"), ("udp", "sport", "asdf"), ("udp", "dport", "!asdf"), ("mark", "mark", "0xffffffffff"),
-    ("mark", "mark", "1234:1233"), ("limit", "limit", "123/1"), ("limit", "limit", "!1/second"),
-    ("multiport", "dports", "1,2,x"), ("conntrack", "ctstate", "NEW,FOO"), ("icmp", "icmp_type", "nosuch"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, option, value",
+    [
+        ("udp", "sport", "-1"),
+        ("udp", "sport", "asdf"),
+        ("udp", "dport", "!asdf"),
+        ("mark", "mark", "0xffffffffff"),
+        ("mark", "mark", "1234:1233"),
+        ("limit", "limit", "123/1"),
+        ("limit", "limit", "!1/second"),
+        ("multiport", "dports", "1,2,x"),
+        ("conntrack", "ctstate", "NEW,FOO"),
+        ("icmp", "icmp_type", "nosuch"),
+    ],
+)
 def test_a_value_that_iptables_refuses(name, option, value):
     made = match(name, "udp")
     with pytest.raises((ValueError, iptc.XTablesError)) as caught:
@@ -128,10 +138,28 @@ def test_what_libxtables_says_is_what_iptables_says(host):
     assert str(caught.value) in said
 
 
-@pytest.mark.parametrize("text", [
-    "plain", "two words", "tab\there", "new\nline", "häß", "$x `y` ;z #", "%s%n", 'say "x"', "back\\slash", "don't",
-    "a -- b", "!bang", "!", "--starts", "-", " edge ", "c" * 255,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        "two words",
+        "tab\there",
+        "new\nline",
+        "häß",
+        "$x `y` ;z #",
+        "%s%n",
+        'say "x"',
+        "back\\slash",
+        "don't",
+        "a -- b",
+        "!bang",
+        "!",
+        "--starts",
+        "-",
+        " edge ",
+        "c" * 255,
+    ],
+)
 def test_text_goes_there_and_back(host, family, text):
     rule = family.Rule()
     rule.create_match("comment").comment = text
@@ -149,7 +177,7 @@ def test_text_goes_there_and_back(host, family, text):
 
 
 def test_text_is_stored_as_iptables_stores_it(host, family):
-    text = "it's \"so\" \\ !x"
+    text = 'it\'s "so" \\ !x'
     rule = family.Rule()
     rule.create_match("comment").comment = text
     rule.create_target("ACCEPT")

@@ -1,6 +1,7 @@
 """Memory stays flat: what is made a hundred thousand times is gone again, and so are descriptors.
 
-IPTC_MEMORY_FACTOR=10 makes a million of what is made a hundred thousand times by default. With `pytest -s` each test prints its growth.
+IPTC_MEMORY_FACTOR=10 makes a million of what is made a hundred thousand times by default. With `pytest -s` each test
+prints its growth.
 """
 
 import gc
@@ -64,7 +65,9 @@ def tcp_rule(port="80", ipv6=False):
 
 def fill(host, count, ipv6=False):
     """Write *count* rules into INPUT."""
-    lines = [f"-A INPUT -p tcp -m tcp --dport {port} -m comment --comment c{port} -j DROP" for port in range(1, count + 1)]
+    lines = [
+        f"-A INPUT -p tcp -m tcp --dport {port} -m comment --comment c{port} -j DROP" for port in range(1, count + 1)
+    ]
     host.restore("\n".join(["*filter", *lines, "COMMIT", ""]), ipv6)
 
 
@@ -82,8 +85,13 @@ def test_parses(without_gc):
 
 
 # By an old parser, by one that copies its value first, and by libxtables itself.
-REFUSED = [("tcp", "dport", "70000"), ("tcp", "tcp-flags", ["SYN", "NONSENSE"]), ("multiport", "dports", "1,2,x"),
-           ("mark", "mark", "x"), ("limit", "limit", "0/day")]  # fmt: skip
+REFUSED = [
+    ("tcp", "dport", "70000"),
+    ("tcp", "tcp-flags", ["SYN", "NONSENSE"]),
+    ("multiport", "dports", "1,2,x"),
+    ("mark", "mark", "x"),
+    ("limit", "limit", "0/day"),
+]
 
 
 @pytest.mark.parametrize("name, parameter, value", REFUSED)
@@ -103,8 +111,13 @@ def test_refused_parses(without_gc, name, parameter, value):
 
 
 def test_refused_specifications(without_gc):
-    texts = [f"-m iprange --src-range 192.0.2.1-{'x' * 60}", f"-p tcp --dport {'x' * 60}", f"-j NETMAP --to 192.0.2.1/{'x' * 60}",
-             f"-m conntrack --ctorigdstport {'x' * 60}", f"-p tcp -m multiport --dports 1,{'x' * 60}"]  # fmt: skip
+    texts = [
+        f"-m iprange --src-range 192.0.2.1-{'x' * 60}",
+        f"-p tcp --dport {'x' * 60}",
+        f"-j NETMAP --to 192.0.2.1/{'x' * 60}",
+        f"-m conntrack --ctorigdstport {'x' * 60}",
+        f"-p tcp -m multiport --dports 1,{'x' * 60}",
+    ]
 
     def refuse():
         for text in texts:
@@ -145,9 +158,16 @@ def test_parameters_that_displace_each_other(without_gc):
 def test_polls_beside_a_writer(host):
     fill(host, 20)
     # Rules come and go, so that buffers are too small and layouts are made anew.
-    writer = subprocess.Popen(["sh", "-c", """while :; do
+    writer = subprocess.Popen(
+        [
+            "sh",
+            "-c",
+            """while :; do
         $0 -w -A INPUT -p udp --dport 9 -j DROP; $0 -w -D INPUT 21; sleep 0.05
-    done""", host.tool()])  # fmt: skip
+    done""",
+            host.tool(),
+        ]
+    )
     generations = set()
     try:
         with iptc.CounterReader() as reader:
@@ -189,7 +209,7 @@ def test_commits(host, without_gc):
 def test_refused_commits(host, without_gc):
     table = iptc.Table("filter")
     rule = iptc.Rule()
-    rule.create_target("MASQUERADE")        # only in nat
+    rule.create_target("MASQUERADE")  # only in nat
 
     def refuse():
         with pytest.raises(iptc.IPTCError):

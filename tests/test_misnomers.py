@@ -14,16 +14,30 @@ from iptc import misnomers
 from iptc.language import plugins
 
 MEANT = {
-    "source": "rule.src", "destination": "rule.dst", "saddr": "rule.src", "dst_ip": "rule.dst",
-    "proto": "rule.protocol", "in_iface": "rule.in_interface", "out_iface": "rule.out_interface",
-    "interface": "rule.in_interface", "Src": "rule.src", "in-interface": "rule.in_interface",
-    "prottocol": "rule.protocol", "out_interfce": "rule.out_interface", "jump": "rule.create_target",
-    "dport": 'create_match("tcp").dport', "destination_port": 'create_match("tcp")',
-    "ctstate": 'create_match("conntrack").ctstate', "state": 'create_match("state")',
-    "mac_source": 'create_match("mac")', "limit_burst": 'create_match("limit")',
-    "to_destination": 'create_target("DNAT")', "reject_with": 'create_target("REJECT")',
-    "log_prefix": 'create_target("LOG")', "icmpv6_type": 'create_match("icmp6")',
-}  # fmt: skip
+    "source": "rule.src",
+    "destination": "rule.dst",
+    "saddr": "rule.src",
+    "dst_ip": "rule.dst",
+    "proto": "rule.protocol",
+    "in_iface": "rule.in_interface",
+    "out_iface": "rule.out_interface",
+    "interface": "rule.in_interface",
+    "Src": "rule.src",
+    "in-interface": "rule.in_interface",
+    "prottocol": "rule.protocol",
+    "out_interfce": "rule.out_interface",
+    "jump": "rule.create_target",
+    "dport": 'create_match("tcp").dport',
+    "destination_port": 'create_match("tcp")',
+    "ctstate": 'create_match("conntrack").ctstate',
+    "state": 'create_match("state")',
+    "mac_source": 'create_match("mac")',
+    "limit_burst": 'create_match("limit")',
+    "to_destination": 'create_target("DNAT")',
+    "reject_with": 'create_target("REJECT")',
+    "log_prefix": 'create_target("LOG")',
+    "icmpv6_type": 'create_match("icmp6")',
+}
 
 
 @pytest.mark.parametrize("name", MEANT)

@@ -1,4 +1,5 @@
-"""A name that has to be looked up stops the calling thread only, and the names that were found are those of the host."""
+"""A name that has to be looked up stops the calling thread only, and the names that were found are those of the
+host."""
 
 import pathlib
 import subprocess
@@ -57,8 +58,9 @@ def restored(text, **given):
 ACTIONS = {
     'str(iptc.Rule.from_args("-s slow.example -j ACCEPT"))': "-s 192.0.2.1/32 -j ACCEPT",
     'str(iptc.Rule6.from_args("-d slow.example -j ACCEPT"))': "-d 2001:db8::1/128 -j ACCEPT",
-    '[str(rule) for rule in iptc.Rule.from_args("-s slow.one,10.0.0.1,slow.two -p slowproto -m tcp --dport slowport -j ACCEPT").expand()]':
-        str([f"-s {a}/32 -p tcp -m tcp --dport 22 -j ACCEPT" for a in ("192.0.2.1", "10.0.0.1", "192.0.2.1")]),
+    '[str(rule) for rule in iptc.Rule.from_args("-s slow.one,10.0.0.1,slow.two -p slowproto -m tcp --dport slowport -j ACCEPT").expand()]': str(
+        [f"-s {a}/32 -p tcp -m tcp --dport 22 -j ACCEPT" for a in ("192.0.2.1", "10.0.0.1", "192.0.2.1")]
+    ),
     'str(iptc.Rule.from_args("-p tcp -m multiport --dports slow1,23,slow2 -j ACCEPT"))': "-p tcp -m multiport --dports 22,23,22 -j ACCEPT",
     'str(iptc.Rule.from_args("-m owner --uid-owner slowuser --gid-owner slowgroup"))': "-m owner --uid-owner 0 --gid-owner 0",
     'with_parameter("tcp", "dport", "slowservice")': str({"dport": "22"}),
@@ -66,9 +68,10 @@ ACTIONS = {
     'with_parameter("owner", "uid_owner", "slowother")': str({"uid_owner": "0"}),
     'with_protocol("slowproto2")': "tcp",
     'str(iptc.easy.encode_iptc_rule({"protocol": "tcp", "tcp": {"dport": "slow6"}, "target": "ACCEPT"}))': "-p tcp -m tcp --dport 22 -j ACCEPT",
-    'restored("*raw\\n-A OUTPUT -s slow.example -p tcp --dport slow5 -j ACCEPT\\n-A OUTPUT -d slow.other,slow.example -j ACCEPT\\nCOMMIT\\n")':
-        str(["-s 192.0.2.1/32 -p tcp -m tcp --dport 22 -j ACCEPT", "-d 192.0.2.1/32 -j ACCEPT", "-d 192.0.2.1/32 -j ACCEPT"]),
-}  # fmt: skip
+    'restored("*raw\\n-A OUTPUT -s slow.example -p tcp --dport slow5 -j ACCEPT\\n-A OUTPUT -d slow.other,slow.example -j ACCEPT\\nCOMMIT\\n")': str(
+        ["-s 192.0.2.1/32 -p tcp -m tcp --dport 22 -j ACCEPT", "-d 192.0.2.1/32 -j ACCEPT", "-d 192.0.2.1/32 -j ACCEPT"]
+    ),
+}
 PRINTED = {
     'str(iptc.Rule.from_args("-p 250 -j ACCEPT"))': "-p 250 -j ACCEPT",
     '[line for line in iptc.Table("nat").save().split("\\n") if "250" in line]': str(["-A OUTPUT -p 250 -j ACCEPT"]),
@@ -91,7 +94,13 @@ def test_a_look_up_stops_its_own_thread_only(host, blocking, tmp_path):
         host.iptables("-t nat -A OUTPUT -p 250 -j ACCEPT")
         actions.update(PRINTED)
     program = PROGRAM + "".join(f"print(beside(lambda: {action}))\n" for action in actions)
-    done = subprocess.run([sys.executable, "-c", program, tmp_path / "lock"], env=preloading(blocking), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "lock"],
+        env=preloading(blocking),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert dict(zip(actions, done.stdout.splitlines(), strict=True)) == actions
 
@@ -100,6 +109,13 @@ def test_names_are_the_hosts(family):
     for text in ("-p tcp --dport ssh", "-p udp --sport domain:bootps", "-m owner --uid-owner root --gid-owner daemon"):
         rule = family.Rule.from_args(text)
         assert family.Rule.from_args(str(rule)) == rule
-    for text in ("-p tcp --dport nosuch", "-p nosuch", "-s nosuch.invalid", "-m owner --uid-owner nosuch", "-s " + "x" * 5000, "-p " + "x" * 5000):
+    for text in (
+        "-p tcp --dport nosuch",
+        "-p nosuch",
+        "-s nosuch.invalid",
+        "-m owner --uid-owner nosuch",
+        "-s " + "x" * 5000,
+        "-p " + "x" * 5000,
+    ):
         with pytest.raises(iptc.ParameterError, match="nosuch|x{50}|too long"):
             family.Rule.from_args(text)

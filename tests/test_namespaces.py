@@ -119,8 +119,12 @@ def test_what_names_no_namespace(host, family, wrong):
 
 @pytest.mark.one_backend("legacy")
 def test_one_transaction_over_namespaces_and_families(host, other):
-    tables = [iptc.Table("filter"), iptc.Table6("filter"), iptc.Table("filter", netns=other.pid),
-              iptc.Table6("filter", netns=other.pid)]  # fmt: skip
+    tables = [
+        iptc.Table("filter"),
+        iptc.Table6("filter"),
+        iptc.Table("filter", netns=other.pid),
+        iptc.Table6("filter", netns=other.pid),
+    ]
     for bad in (None, 1, 3):
         with contextlib.ExitStack() as stack:
             if bad is not None:

@@ -1,4 +1,5 @@
-"""The nf_tables back end: what it leaves for iptables-nft and nft, what it does with what they leave, and with writers beside it."""
+"""The nf_tables back end: what it leaves for iptables-nft and nft, what it does with what they leave, and with writers
+beside it."""
 
 import errno
 import io
@@ -26,9 +27,7 @@ from iptc.nft.table import NftTable
 
 pytestmark = pytest.mark.one_backend("nft")
 
-BASE_CHAINS = [
-    (table, _core.HOOKS[hook]) for table, hooks in BUILTIN_CHAINS.items() for hook, _, _ in hooks
-]  # fmt: skip
+BASE_CHAINS = [(table, _core.HOOKS[hook]) for table, hooks in BUILTIN_CHAINS.items() for hook, _, _ in hooks]
 
 
 def entry(number=1, target="ACCEPT", ipv6=False, counters=(0, 0)):
@@ -71,7 +70,7 @@ def ruleset(host):
 
 @pytest.mark.parametrize("table, chain", BASE_CHAINS)
 def test_a_first_rule_leaves_what_iptables_leaves(host, ipv6, table, chain):
-    host.iptables("-t", table, "-P", chain, "ACCEPT", ipv6=ipv6)       # so that 1.8.9 makes the policy's counters, too
+    host.iptables("-t", table, "-P", chain, "ACCEPT", ipv6=ipv6)  # so that 1.8.9 makes the policy's counters, too
     host.iptables("-t", table, "-A", chain, "-j", "ACCEPT", ipv6=ipv6)
     theirs, printed = ruleset(host), host.save(ipv6, counters=True)
     enter_new_namespace()
@@ -128,19 +127,34 @@ def some_operation(rng, number, known):
     chain = rng.choice(CHAINS if rng.random() < 0.1 else known)
     position = rng.randrange(3)
     # no loops: where they are found differs between the kernels' two halves
-    targets = ["ACCEPT", "DROP", "", "LOG"] + [name for name in known if name in ("one", "two")] * (chain not in ("one", "two"))
+    targets = ["ACCEPT", "DROP", "", "LOG"] + [name for name in known if name in ("one", "two")] * (
+        chain not in ("one", "two")
+    )
     made = entry(number % 7, rng.choice(targets), counters=(number, rng.randrange(2)))
-    return rng.choice([
-        edits.Append(chain, made), edits.Append(chain, made), edits.Append(chain, made), edits.Insert(chain, made, 0),
-        edits.Insert(chain, made, position), edits.Replace(chain, made, position), edits.Replace(chain, made, position),
-        edits.Delete(chain, position), edits.Flush(chain), edits.Zero(chain), edits.CreateChain(rng.choice(CHAINS)), edits.DeleteChain(chain),
-        edits.RenameChain("three", "four"), edits.RenameChain("four", "three"), edits.SetPolicy(chain, rng.choice(["ACCEPT", "DROP"])),
-        edits.SetPolicy(chain, "ACCEPT", (number, number)),
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            edits.Append(chain, made),
+            edits.Append(chain, made),
+            edits.Append(chain, made),
+            edits.Insert(chain, made, 0),
+            edits.Insert(chain, made, position),
+            edits.Replace(chain, made, position),
+            edits.Replace(chain, made, position),
+            edits.Delete(chain, position),
+            edits.Flush(chain),
+            edits.Zero(chain),
+            edits.CreateChain(rng.choice(CHAINS)),
+            edits.DeleteChain(chain),
+            edits.RenameChain("three", "four"),
+            edits.RenameChain("four", "three"),
+            edits.SetPolicy(chain, rng.choice(["ACCEPT", "DROP"])),
+            edits.SetPolicy(chain, "ACCEPT", (number, number)),
+        ]
+    )
 
 
 def outcome_of(table, operations, lock):
-    """"done", or which exception came."""
+    """ "done", or which exception came."""
     view = table.read()
     try:
         for operation in operations:
@@ -170,14 +184,21 @@ def test_random_edits_do_the_same_as_on_the_legacy_back_end(host, seed):
             outcomes.append(outcome_of(table, operations, XTablesLock()))
         done += outcomes[0] == "done"
         assert outcomes[0] == outcomes[1]
-        assert saved_alike(host.save(counters=True)) == saved_alike(legacy.save(counters=True)), (seed, step, operations)
+        assert saved_alike(host.save(counters=True)) == saved_alike(legacy.save(counters=True)), (
+            seed,
+            step,
+            operations,
+        )
     assert done > 40
 
 
 def saved_alike(lines):
     """What both tools print: iptables-nft-save shows no table that nobody has used."""
-    return [line for line in lines if line not in ("*filter", "COMMIT", ":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]",
-                                                    ":OUTPUT ACCEPT [0:0]")]  # fmt: skip
+    return [
+        line
+        for line in lines
+        if line not in ("*filter", "COMMIT", ":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]")
+    ]
 
 
 # ------------------------------------------------------------ whole or not at all
@@ -216,36 +237,62 @@ def test_the_first_of_very_many_errors_is_named(host):
 
 def test_a_jump_to_nowhere(host):
     operation = edits.Append("INPUT", entry(1, "web"))
-    with pytest.raises(iptc.NotFound, match="Chain 'web' does not exist: RULE_APPEND failed: rule in chain INPUT: .*-j web"):
+    with pytest.raises(
+        iptc.NotFound, match="Chain 'web' does not exist: RULE_APPEND failed: rule in chain INPUT: .*-j web"
+    ):
         commit(operation)
 
 
 def test_a_loop(host):
-    commit(edits.CreateChain("one"), edits.CreateChain("two"), edits.Append("one", entry(1, "two")), edits.Append("INPUT", entry(1, "one")))
+    commit(
+        edits.CreateChain("one"),
+        edits.CreateChain("two"),
+        edits.Append("one", entry(1, "two")),
+        edits.Append("INPUT", entry(1, "one")),
+    )
     with pytest.raises(iptc.KernelError, match="Too many links: RULE_APPEND failed: rule in chain two") as refused:
         commit(edits.Append("two", entry(1, "one")))
     assert refused.value.errno == errno.EMLINK
 
 
-@pytest.mark.parametrize("operations, errno_, said", [
-    ([edits.Append("none", entry())], errno.ENOENT, "can't append entry to chain none: No chain/target/match by that name"),
-    ([edits.CreateChain("web")], errno.EEXIST, "can't create chain web: Chain already exists"),
-    ([edits.CreateChain("INPUT")], errno.EEXIST, "can't create chain INPUT: Chain already exists"),
-    ([edits.DeleteChain("other")], errno.ENOTEMPTY, "can't delete chain other: Directory not empty"),
-    ([edits.DeleteChain("web")], errno.EMLINK, "can't delete chain web: Too many links"),
-    ([edits.DeleteChain("INPUT")], errno.EINVAL, "can't delete chain INPUT: Invalid argument"),
-    ([edits.DeleteChain("none")], errno.ENOENT, "can't delete chain none: No chain/target/match by that name"),
-    ([edits.RenameChain("web", "INPUT")], errno.EEXIST, "can't rename chain web: File exists"),
-    ([edits.RenameChain("web", "other")], errno.EEXIST, "can't rename chain web: File exists"),
-    ([edits.RenameChain("INPUT", "new")], errno.ENOENT, "can't rename chain INPUT: No chain/target/match by that name"),
-    ([edits.SetPolicy("web", "DROP")], errno.ENOENT, "can't set policy DROP on chain web: Bad built-in chain name"),
-    ([edits.SetPolicy("INPUT", "RETURN")], errno.EINVAL, "can't set policy RETURN on chain INPUT: Bad policy name"),
-    ([edits.Insert("web", entry(), 5)], errno.E2BIG, "can't insert entry into chain web: Index of insertion too big"),
-    ([edits.Replace("web", entry(), 5)], errno.E2BIG, "can't replace entry in chain web: Index of replacement too big"),
-    ([edits.Delete("web", 5)], errno.E2BIG, "can't delete entry from chain web: Index of deletion too big"),
-    ([edits.Flush("none")], errno.ENOENT, "can't flush chain none: No chain/target/match by that name"),
-    ([edits.Zero("none")], errno.ENOENT, "can't zero chain none counters: No chain/target/match by that name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "operations, errno_, said",
+    [
+        (
+            [edits.Append("none", entry())],
+            errno.ENOENT,
+            "can't append entry to chain none: No chain/target/match by that name",
+        ),
+        ([edits.CreateChain("web")], errno.EEXIST, "can't create chain web: Chain already exists"),
+        ([edits.CreateChain("INPUT")], errno.EEXIST, "can't create chain INPUT: Chain already exists"),
+        ([edits.DeleteChain("other")], errno.ENOTEMPTY, "can't delete chain other: Directory not empty"),
+        ([edits.DeleteChain("web")], errno.EMLINK, "can't delete chain web: Too many links"),
+        ([edits.DeleteChain("INPUT")], errno.EINVAL, "can't delete chain INPUT: Invalid argument"),
+        ([edits.DeleteChain("none")], errno.ENOENT, "can't delete chain none: No chain/target/match by that name"),
+        ([edits.RenameChain("web", "INPUT")], errno.EEXIST, "can't rename chain web: File exists"),
+        ([edits.RenameChain("web", "other")], errno.EEXIST, "can't rename chain web: File exists"),
+        (
+            [edits.RenameChain("INPUT", "new")],
+            errno.ENOENT,
+            "can't rename chain INPUT: No chain/target/match by that name",
+        ),
+        ([edits.SetPolicy("web", "DROP")], errno.ENOENT, "can't set policy DROP on chain web: Bad built-in chain name"),
+        ([edits.SetPolicy("INPUT", "RETURN")], errno.EINVAL, "can't set policy RETURN on chain INPUT: Bad policy name"),
+        (
+            [edits.Insert("web", entry(), 5)],
+            errno.E2BIG,
+            "can't insert entry into chain web: Index of insertion too big",
+        ),
+        (
+            [edits.Replace("web", entry(), 5)],
+            errno.E2BIG,
+            "can't replace entry in chain web: Index of replacement too big",
+        ),
+        ([edits.Delete("web", 5)], errno.E2BIG, "can't delete entry from chain web: Index of deletion too big"),
+        ([edits.Flush("none")], errno.ENOENT, "can't flush chain none: No chain/target/match by that name"),
+        ([edits.Zero("none")], errno.ENOENT, "can't zero chain none counters: No chain/target/match by that name"),
+    ],
+)
 def test_refusals_in_the_words_of_iptables(host, operations, errno_, said):
     host.iptables("-N web")
     host.iptables("-N other")
@@ -262,7 +309,9 @@ def test_refusals_in_the_words_of_iptables(host, operations, errno_, said):
 def test_a_dry_run_changes_nothing_and_says_what_is_wrong(host):
     commit(edits.Append("INPUT", entry(1)))
     before = ruleset(host), generation()
-    table_of().rehearse([edits.Append("INPUT", entry(2)), edits.CreateChain("web"), edits.SetPolicy("OUTPUT", "DROP")], None)
+    table_of().rehearse(
+        [edits.Append("INPUT", entry(2)), edits.CreateChain("web"), edits.SetPolicy("OUTPUT", "DROP")], None
+    )
     with pytest.raises(iptc.KernelError, match="the bad one"):
         table_of().rehearse([edits.Append("INPUT", bad_entry())], None)
     assert (ruleset(host), generation()) == before
@@ -326,11 +375,21 @@ for number in range(100):
 def test_nothing_is_lost_beside_iptables_and_nft(host):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     beside = [
-        subprocess.Popen(["sh", "-c", "i=0; while :; do iptables-nft -A FORWARD -m comment --comment $i || exit 1; i=$((i+1)); done"]),
-        subprocess.Popen(["sh", "-c", "nft add table ip other; nft add chain ip other c; while :; do nft add rule ip other c accept; done"]),
-    ]  # fmt: skip
+        subprocess.Popen(
+            ["sh", "-c", "i=0; while :; do iptables-nft -A FORWARD -m comment --comment $i || exit 1; i=$((i+1)); done"]
+        ),
+        subprocess.Popen(
+            [
+                "sh",
+                "-c",
+                "nft add table ip other; nft add chain ip other c; while :; do nft add rule ip other c accept; done",
+            ]
+        ),
+    ]
     try:
-        writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(number)], env=environment) for number in range(4)]
+        writers = [
+            subprocess.Popen([sys.executable, "-c", WRITER, str(number)], env=environment) for number in range(4)
+        ]
         assert [writer.wait() for writer in writers] == [0] * 4
         assert [other.poll() for other in beside] == [None, None]
     finally:
@@ -375,7 +434,10 @@ def test_a_snapshot_is_never_torn(host):
                 assert len(snapshot["INPUT"]) == 900 and len(snapshot["web"]) == 300
                 seen.add(snapshot.generation)
             view = table_of().read()
-            first = [_core.load_rules(iptc.Rule, _core.IPV4, [e], None)[0].matches[0].comment for e in view.chains["web"].entries]
+            first = [
+                _core.load_rules(iptc.Rule, _core.IPV4, [e], None)[0].matches[0].comment
+                for e in view.chains["web"].entries
+            ]
             assert first in ([f"rule {n}" for n in range(300)], [f"rule {n}" for n in range(1000, 1300)])
         assert len(seen) == 2
     finally:
@@ -434,7 +496,9 @@ def test_it_is_said_what_rules_of_others_consist_of(foreign, capfd):
     assert pickle.loads(pickle.dumps(rules[0])).target.expressions == said[0]
     assert cli.main(["list", "INPUT"]) == 0
     shown = capfd.readouterr().out.splitlines()[1:]
-    expected = [str(rule) if texts is None else f"{str(rule).rstrip()} # {', '.join(texts)}" for rule, texts in zip(rules, said)]
+    expected = [
+        str(rule) if texts is None else f"{str(rule).rstrip()} # {', '.join(texts)}" for rule, texts in zip(rules, said)
+    ]
     assert shown == [f"-A INPUT {text}" for text in expected]
     assert cli.main(["list", "--format", "json", "INPUT"]) == 0
     described = json.loads(capfd.readouterr().out)["chains"][0]["rules"]
@@ -469,8 +533,13 @@ def test_rules_of_others_survive_zeroing_renaming_and_edits_beside_them(foreign)
     iptc.Chain(table, "INPUT").insert_rule(iptc.Rule(entry(2)), 2)
     table.zero_entries("INPUT")
     found = [line.strip() for line in ruleset(foreign).splitlines()]
-    zero = [" ".join("0" if word.isdigit() and before in ("packets", "bytes") else word
-                     for before, word in zip(["", *line.split()], line.split())) for line in expected]  # fmt: skip
+    zero = [
+        " ".join(
+            "0" if word.isdigit() and before in ("packets", "bytes") else word
+            for before, word in zip(["", *line.split()], line.split())
+        )
+        for line in expected
+    ]
     # numbers of ports aside, which nft prints as sets
     for line in zero:
         assert line in found, line
@@ -487,7 +556,9 @@ def test_chains_that_iptables_does_not_know_are_left_alone(foreign):
 
 
 def test_a_chain_with_a_name_of_iptables_and_another_hook(host):
-    host.run("nft", "-f", "-", text="table ip filter { chain INPUT { type filter hook input priority 5; counter accept; }; }")
+    host.run(
+        "nft", "-f", "-", text="table ip filter { chain INPUT { type filter hook input priority 5; counter accept; }; }"
+    )
     before = ruleset(host)
     chain = iptc.Chain(iptc.Table("filter"), "INPUT")
     assert chain.rules == [] and chain.get_policy().name == "ACCEPT"
@@ -520,19 +591,25 @@ def test_counters_are_those_that_iptables_prints(host, ipv6):
     operations = [edits.CreateChain(f"c{number}") for number in range(40)]
     for number in range(600):
         chain = f"c{rng.randrange(40)}" if number % 3 else rng.choice(["INPUT", "FORWARD", "OUTPUT"])
-        operations.append(edits.Append(chain, entry(number, ipv6=ipv6, counters=(rng.getrandbits(40), rng.getrandbits(60)))))
+        operations.append(
+            edits.Append(chain, entry(number, ipv6=ipv6, counters=(rng.getrandbits(40), rng.getrandbits(60))))
+        )
     NftTable(family, "filter", Place()).commit(operations, None)
     snapshot = iptc.CounterReader(ipv6=ipv6).read()
     saved = [line for line in host.save(ipv6, counters=True) if line.startswith("[")]
     ours = [f"[{packets}:{size}] -A {chain.name}" for chain in snapshot.chains for packets, size in chain]
     assert ours == [" ".join(line.split()[:3]) for line in saved]
-    assert [chain.name for chain in snapshot.chains] == [line.split()[0][1:] for line in host.save(ipv6) if line.startswith(":")]
+    assert [chain.name for chain in snapshot.chains] == [
+        line.split()[0][1:] for line in host.save(ipv6) if line.startswith(":")
+    ]
 
 
 def sockets():
     """How many descriptors of this process are sockets."""
-    return sum(os.path.exists(f"/proc/self/fd/{fd}") and os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
-               for fd in os.listdir("/proc/self/fd"))  # fmt: skip
+    return sum(
+        os.path.exists(f"/proc/self/fd/{fd}") and os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+        for fd in os.listdir("/proc/self/fd")
+    )
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere", "one core"])
@@ -540,8 +617,14 @@ def test_much_is_read_on_two_sockets(host, where):
     """If there is a core for each; both are in the namespace that the reader is of, wherever this thread is."""
     commit(*(edits.CreateChain(f"c{number:02}") for number in range(40)))
     for first in range(0, 1500, 500):
-        commit(*(edits.Append(f"c{number % 40:02}" if number % 5 else "INPUT", entry(number, counters=(number, number << 20)))
-                 for number in range(first, first + 500)))  # fmt: skip
+        commit(
+            *(
+                edits.Append(
+                    f"c{number % 40:02}" if number % 5 else "INPUT", entry(number, counters=(number, number << 20))
+                )
+                for number in range(first, first + 500)
+            )
+        )
     saved = [line.split()[:3] for line in host.save(counters=True) if line.startswith("[")]
     cores, before = os.sched_getaffinity(0), sockets()
     reader = iptc.CounterReader()
@@ -615,14 +698,21 @@ def test_a_socket_that_is_closed(host):
     channel.close()
     channel.close()
     assert channel.closed
-    for use in (channel.generation, lambda: channel.get(4, 2), lambda: channel.dump(4, 2), lambda: channel.send(_netlink.Batch())):
+    for use in (
+        channel.generation,
+        lambda: channel.get(4, 2),
+        lambda: channel.dump(4, 2),
+        lambda: channel.send(_netlink.Batch()),
+    ):
         with pytest.raises(iptc.KernelError, match="closed"):
             use()
 
 
 def test_without_privilege(host):
     code = "import iptc\ntry: iptc.Table('filter')\nexcept iptc.AccessDenied as error: print(error.errno)"
-    assert host.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code) == f"{errno.EPERM}\n"
+    assert (
+        host.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code) == f"{errno.EPERM}\n"
+    )
 
 
 TOO_MUCH = """
@@ -643,8 +733,11 @@ def test_more_than_a_user_may_send(host):
         assert host.run(sys.executable, "-c", TOO_MUCH).splitlines() == ["50000"]
         return
     lines = host.run("unshare", "-Urn", sys.executable, "-c", TOO_MUCH).splitlines()
-    assert re.fullmatch(r"line 50002 failed: can't commit: a batch of \d+ bytes is more than this process may send "
-                        rf"\(net\.core\.wmem_max\) {errno.EMSGSIZE}", lines[0])  # fmt: skip
+    assert re.fullmatch(
+        r"line 50002 failed: can't commit: a batch of \d+ bytes is more than this process may send "
+        rf"\(net\.core\.wmem_max\) {errno.EMSGSIZE}",
+        lines[0],
+    )
     assert lines[1:] == ["0"]
 
 
@@ -654,7 +747,9 @@ def test_long_chains(host):
     commit(edits.Insert("INPUT", entry(-1), count // 2), edits.Delete("INPUT", count))
     snapshot = iptc.CounterReader().read()
     assert len(snapshot) == count
-    assert [rule.comment for rule in snapshot.rules[count // 2 - 1 : count // 2 + 2]] == [f"rule {n}" for n in (count // 2 - 1, -1, count // 2)]
+    assert [rule.comment for rule in snapshot.rules[count // 2 - 1 : count // 2 + 2]] == [
+        f"rule {n}" for n in (count // 2 - 1, -1, count // 2)
+    ]
 
 
 # ----------------------------------------------------------- whole rulesets
@@ -685,7 +780,15 @@ COMMIT
 def test_a_restore_leaves_what_iptables_leaves(host, flush, counters):
     # iptables-nft-restore 1.8.9 counts the rules that it has flushed itself
     text = TEXT if flush else TEXT.replace("-I web 2 ", "-A web ").replace("-D web 4", "-D web -p icmp -j ACCEPT")
-    before = ["-N old", "-A old -j ACCEPT", "-A OUTPUT -j old", "-N web", "-A web -j LOG", "-P INPUT ACCEPT", "-A FORWARD -p udp -j DROP"]
+    before = [
+        "-N old",
+        "-A old -j ACCEPT",
+        "-A OUTPUT -j old",
+        "-N web",
+        "-A web -j LOG",
+        "-P INPUT ACCEPT",
+        "-A FORWARD -p udp -j DROP",
+    ]
     left = []
     arguments = ["-c"] * counters + ["--noflush"] * (not flush)
     for restore in (
@@ -707,7 +810,10 @@ def test_a_builtin_chain_that_a_text_does_not_name_is_as_if_it_had_never_been_us
     """So what was saved while a chain was not in use comes back, policies and all."""
     host.iptables("-A INPUT -j ACCEPT", ipv6=family.ipv6)
     before, saved = host.save(family.ipv6, counters=True), iptc.save(ipv6=family.ipv6, counters=True)
-    for restore in (lambda: host.restore(saved, family.ipv6, ["--counters"]), lambda: iptc.restore(saved, ipv6=family.ipv6, counters=True)):
+    for restore in (
+        lambda: host.restore(saved, family.ipv6, ["--counters"]),
+        lambda: iptc.restore(saved, ipv6=family.ipv6, counters=True),
+    ):
         for line in ("-P OUTPUT DROP", "-A FORWARD -j DROP", "-P FORWARD DROP"):
             host.iptables(line, ipv6=family.ipv6)
         restore()
@@ -717,17 +823,38 @@ def test_a_builtin_chain_that_a_text_does_not_name_is_as_if_it_had_never_been_us
     iptc.restore("*filter\n-A FORWARD -j ACCEPT\nCOMMIT\n", ipv6=family.ipv6, flush=False)
     assert ":FORWARD DROP [0:0]" in host.save(family.ipv6)
     iptc.restore("*filter\n-A FORWARD -j ACCEPT\nCOMMIT\n", ipv6=family.ipv6)
-    assert host.save(family.ipv6)[1:] == [":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", "-A FORWARD -j ACCEPT", "COMMIT"]
+    assert host.save(family.ipv6)[1:] == [
+        ":INPUT ACCEPT [0:0]",
+        ":FORWARD ACCEPT [0:0]",
+        ":OUTPUT ACCEPT [0:0]",
+        "-A FORWARD -j ACCEPT",
+        "COMMIT",
+    ]
 
 
-@pytest.mark.parametrize("text", [
-    "-A INPUT -j DROP\nCOMMIT", ":new DROP\nCOMMIT\n", ":new - x y\nCOMMIT\n", ":new - [x:y]\n-A new -j DROP\nCOMMIT\n", ":INPUT - [5:6]\nCOMMIT\n", ":INPUT -\nCOMMIT\n", ":INPUT DROP\nCOMMIT\n",
-    ":INPUT DROP [5:y]\nCOMMIT\n", ":LOG - [0:0]\n-A INPUT -j LOG\nCOMMIT\n", f":{'x' * 29} - [0:0]\nCOMMIT\n", "-A INPUT -m udp --dport 5 -j DROP\nCOMMIT\n",
-    "-A INPUT -g DROP\nCOMMIT\n", "-6 -A INPUT -g DROP\n-A INPUT -j DROP\nCOMMIT\n", "-A INPUT -I FORWARD\nCOMMIT\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-A INPUT -j DROP\nCOMMIT",
+        ":new DROP\nCOMMIT\n",
+        ":new - x y\nCOMMIT\n",
+        ":new - [x:y]\n-A new -j DROP\nCOMMIT\n",
+        ":INPUT - [5:6]\nCOMMIT\n",
+        ":INPUT -\nCOMMIT\n",
+        ":INPUT DROP\nCOMMIT\n",
+        ":INPUT DROP [5:y]\nCOMMIT\n",
+        ":LOG - [0:0]\n-A INPUT -j LOG\nCOMMIT\n",
+        f":{'x' * 29} - [0:0]\nCOMMIT\n",
+        "-A INPUT -m udp --dport 5 -j DROP\nCOMMIT\n",
+        "-A INPUT -g DROP\nCOMMIT\n",
+        "-6 -A INPUT -g DROP\n-A INPUT -j DROP\nCOMMIT\n",
+        "-A INPUT -I FORWARD\nCOMMIT\n",
+    ],
+)
 @pytest.mark.parametrize("flush", [True, False])
 def test_what_only_iptables_nft_restore_takes_or_refuses(host, text, flush):
-    """Counters of user chains are not looked at, and the last line needs no line feed; what is refused is refused in its words."""
+    """Counters of user chains are not looked at, and the last line needs no line feed; what is refused is refused in
+    its words."""
     text, arguments = f"*filter\n{text}", ["--counters", *([] if flush else ["--noflush"])]
     host.iptables("-P INPUT DROP -c 1 2")
     before = host.save(counters=True)
@@ -745,14 +872,23 @@ def test_what_only_iptables_nft_restore_takes_or_refuses(host, text, flush):
     assert host.save(counters=True) == expected
 
 
-@pytest.mark.parametrize("bad, said", [
-    (":INPUT LOG [0:0]", "line 8 failed: Bad policy name"), (":ACCEPT - [0:0]", "line 8: chain name may not clash with target name"),
-    (":-x - [0:0]", "line 8: chain name not allowed to start with `-'"), ("-A INPUT -g nowhere", "line 8 failed: Chain 'nowhere' does not exist"),
-    ('-A "" -j ACCEPT', "line 8 failed: No chain/target/match by that name"),
-    ("-A INPUT -j MASQUERADE", "line 8 failed: Invalid argument: RULE_APPEND failed: rule in chain INPUT: -j MASQUERADE"),
-    ("-A nowhere -j ACCEPT", "line 8 failed: No chain/target/match by that name"), ("-D web 9", "line 8 failed: Index of deletion too big"),
-    ("-D web -p esp", "line 8 failed: Bad rule (does a matching rule exist in that chain?)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (":INPUT LOG [0:0]", "line 8 failed: Bad policy name"),
+        (":ACCEPT - [0:0]", "line 8: chain name may not clash with target name"),
+        (":-x - [0:0]", "line 8: chain name not allowed to start with `-'"),
+        ("-A INPUT -g nowhere", "line 8 failed: Chain 'nowhere' does not exist"),
+        ('-A "" -j ACCEPT', "line 8 failed: No chain/target/match by that name"),
+        (
+            "-A INPUT -j MASQUERADE",
+            "line 8 failed: Invalid argument: RULE_APPEND failed: rule in chain INPUT: -j MASQUERADE",
+        ),
+        ("-A nowhere -j ACCEPT", "line 8 failed: No chain/target/match by that name"),
+        ("-D web 9", "line 8 failed: Index of deletion too big"),
+        ("-D web -p esp", "line 8 failed: Bad rule (does a matching rule exist in that chain?)"),
+    ],
+)
 def test_a_bad_line_of_a_restore_is_named_and_changes_nothing(host, bad, said):
     commit(edits.Append("INPUT", entry(1)))
     before = ruleset(host)

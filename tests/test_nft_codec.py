@@ -26,8 +26,10 @@ pytestmark = [
 
 TABLES = ("raw", "mangle", "nat", "filter", "security")  # rate estimators are made in raw, and used in the others
 SETS = (
-    "create specset hash:ip", "create specset6 hash:ip family inet6", "create specports bitmap:port range 0-65535",
-)  # fmt: skip
+    "create specset hash:ip",
+    "create specset6 hash:ip family inet6",
+    "create specports bitmap:port range 0-65535",
+)
 NFTA_LIST_ELEM, NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 1, 2
 NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA = 1, 2, 3, 4, 7
 NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
@@ -42,8 +44,9 @@ LOST_IN_EXPRESSIONS = ("--dport 22 -m tcp --sport 23", "--nflog-range")
 WRITTEN_OTHERWISE = (
     "! --sport 1 ! --dport 2",  # up to 1.8.9 as `not both`, which lets packets pass that one of them should stop
     "-i + ",  # up to 1.8.9 with a load that nothing looks at
-    "-c ", "--set-counters ",  # ip6tables up to 1.8.9 begins to count at 0
-)  # fmt: skip
+    "-c ",
+    "--set-counters ",  # ip6tables up to 1.8.9 begins to count at 0
+)
 # A prefix longer than an address, of which some releases of the plugin make what memory had.
 LEFT_TO_CHANCE = ("--connlimit-mask 33", "--hmark-src-prefix 33")
 
@@ -102,7 +105,9 @@ class Codec:
         return lines
 
     def dump(self, table, chain):
-        wanted = _netlink.attribute(NFTA_RULE_TABLE, f"{table}\0".encode()) + _netlink.attribute(NFTA_RULE_CHAIN, f"{chain}\0".encode())
+        wanted = _netlink.attribute(NFTA_RULE_TABLE, f"{table}\0".encode()) + _netlink.attribute(
+            NFTA_RULE_CHAIN, f"{chain}\0".encode()
+        )
         return self.socket.dump(NFT_MSG_GETRULE, self.nfproto, wanted)[0]
 
     def read(self, table, chain):
@@ -157,7 +162,8 @@ def codec(host, ipv6):
 
 
 def makes_one_rule(codec, spec):
-    """Neither several addresses nor a name that this host resolves to several. What we refuse is left to iptables to refuse."""
+    """Neither several addresses nor a name that this host resolves to several. What we refuse is left to iptables to
+    refuse."""
     try:
         return len(codec.Rule.from_args(spec.text).expand()) == 1
     except iptc.ParameterError:
@@ -166,7 +172,8 @@ def makes_one_rule(codec, spec):
 
 @pytest.fixture
 def filled(codec, ipv6):
-    """All specifications that make one rule and that iptables-nft takes, written by it; by table and chain, in their order."""
+    """All specifications that make one rule and that iptables-nft takes, written by it; by table and chain, in their
+    order."""
     known = [spec for spec in specs.load(ipv6) if makes_one_rule(codec, spec)]
     refused = codec.feed([(spec, f"-A {spec.chain} {spec.text}") for spec in known])
     assert len(refused) < len(known) / 20
@@ -189,8 +196,12 @@ def write_all(codec, compat=None):
 
 def test_every_rule_of_iptables_nft_is_read(filled):
     saved = filled.save()
-    assert {where: len(lines) for where, lines in saved.items()} == {where: len(known) for where, known in filled.specs.items()}
-    ours = {(table, chain): [filled.text(chain, entry) for entry in filled.read(table, chain)] for table, chain in saved}
+    assert {where: len(lines) for where, lines in saved.items()} == {
+        where: len(known) for where, known in filled.specs.items()
+    }
+    ours = {
+        (table, chain): [filled.text(chain, entry) for entry in filled.read(table, chain)] for table, chain in saved
+    }
     assert ours == saved
 
 
@@ -209,14 +220,22 @@ def test_every_rule_that_we_write_is_what_iptables_nft_would_leave(filled, compa
     for where, known in filled.specs.items():
         assert len(ours[where]) == len(known)
         for spec, our, their in zip(known, ours[where], theirs[where]):
-            assert our == their or is_listed(spec, LOST_BY_IPTABLES + (LOST_IN_EXPRESSIONS if compat else ())), (spec, our, their)
+            assert our == their or is_listed(spec, LOST_BY_IPTABLES + (LOST_IN_EXPRESSIONS if compat else ())), (
+                spec,
+                our,
+                their,
+            )
 
 
 def test_the_expressions_are_those_of_iptables_nft(filled):
     theirs = {where: filled.raw(*where) for where in filled.specs}
     write_all(filled)
-    different = [spec for where, known in filled.specs.items()
-                 for spec, our, their in zip(known, filled.raw(*where), theirs[where]) if our != their]  # fmt: skip
+    different = [
+        spec
+        for where, known in filled.specs.items()
+        for spec, our, their in zip(known, filled.raw(*where), theirs[where])
+        if our != their
+    ]
     assert [spec for spec in different if not is_listed(spec, LOST_BY_IPTABLES + WRITTEN_OTHERWISE)] == []
 
 
@@ -225,7 +244,8 @@ def test_what_we_wrote_reads_as_it_was_meant(filled, compat):
     write_all(filled, compat)
     for (table, chain), known in filled.specs.items():
         for spec, entry in zip(known, filled.read(table, chain)):
-            # matches stay as they are in the older form, so nothing but the mark that no text shows is lost: ip6's of `-p all`
+            # matches stay as they are in the older form, so nothing but the mark that no text shows is lost: ip6's of
+            # `-p all`
             meant = filled.entry(re.sub("-p (all|0) ", "", spec.text)) if compat else filled.stored(spec.text)
             key, wanted = (printing.compare_key(filled.nfproto, one) for one in (entry, meant))
             assert key == wanted, (spec, filled.text("", entry))
@@ -235,8 +255,9 @@ def test_what_we_wrote_reads_as_it_was_meant(filled, compat):
 def test_iptables_nft_deletes_what_we_wrote(filled):
     write_all(filled)
     counters = re.compile(r"(^| )(-c|--set-counters) \d+ \d+")
-    refused = filled.feed([(spec, f"-D {spec.chain} {counters.sub('', spec.text)}")
-                           for known in filled.specs.values() for spec in known])  # fmt: skip
+    refused = filled.feed(
+        [(spec, f"-D {spec.chain} {counters.sub('', spec.text)}") for known in filled.specs.values() for spec in known]
+    )
     # several matches of tcp are one when 1.8.11 looks for them, in its own rules too
     assert [spec for spec in refused if not is_listed(spec, LOST_BY_IPTABLES + ("--dport 22 -m tcp --sport 23",))] == []
     assert sum(map(len, filled.save().values())) == len(refused)
@@ -251,11 +272,16 @@ def test_the_installed_release_decides_how_a_rule_is_written(codec):
 
 
 CHECKED = (
-    "-p tcp -m tcp --dport 22 -j ACCEPT", "-p tcp -m tcp --sport 1:2 --dport 3:65535 -j DROP", "-p udp -m udp ! --sport 5 -j RETURN",
-    "-p tcp -m tcp --tcp-flags SYN,ACK SYN", "! -i eth0 -o tun+ -j web", "-m mark --mark 0x5/0xff -g web",
-    "-m limit --limit 3/min --limit-burst 7 -j NFLOG --nflog-group 3 --nflog-prefix a", "-m comment --comment x -j TRACE",
+    "-p tcp -m tcp --dport 22 -j ACCEPT",
+    "-p tcp -m tcp --sport 1:2 --dport 3:65535 -j DROP",
+    "-p udp -m udp ! --sport 5 -j RETURN",
+    "-p tcp -m tcp --tcp-flags SYN,ACK SYN",
+    "! -i eth0 -o tun+ -j web",
+    "-m mark --mark 0x5/0xff -g web",
+    "-m limit --limit 3/min --limit-burst 7 -j NFLOG --nflog-group 3 --nflog-prefix a",
+    "-m comment --comment x -j TRACE",
     "-m conntrack --ctstate ESTABLISHED -j REJECT",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("text", CHECKED)
@@ -266,10 +292,13 @@ def test_iptables_nft_checks_for_what_we_wrote(codec, text):
 
 
 STORED_OTHERWISE = (
-    "-p tcp -m tcp --dport 22 -m tcp --sport 23 -j ACCEPT", "-p tcp --sport 80 -m tcp", "-p udp --dport 1 -m udp ! --sport 2",
-    "-p tcp --syn -m comment --comment x -m tcp --dport 1 -j web", "-p tcp -m tcp --dport 1:9 -m tcp ! --dport 5 -m tcp --sport 3",
+    "-p tcp -m tcp --dport 22 -m tcp --sport 23 -j ACCEPT",
+    "-p tcp --sport 80 -m tcp",
+    "-p udp --dport 1 -m udp ! --sport 2",
+    "-p tcp --syn -m comment --comment x -m tcp --dport 1 -j web",
+    "-p tcp -m tcp --dport 1:9 -m tcp ! --dport 5 -m tcp --sport 3",
     "-j NFLOG --nflog-range 5 --nflog-prefix a",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("text", STORED_OTHERWISE)
@@ -280,7 +309,10 @@ def test_a_rule_of_which_nf_tables_has_another_form_is_found_by_both(codec, fami
     chain.append_rule(rule)
     assert codec.raw("filter", "INPUT") == codec.raw("filter", "FORWARD")
     # iptables-nft 1.8.11 does not find some of these, its own included
-    theirs, ours = (codec.host.iptables(f"-C {name} {text}", ipv6=family.ipv6, check=False).returncode for name in ("FORWARD", "INPUT"))
+    theirs, ours = (
+        codec.host.iptables(f"-C {name} {text}", ipv6=family.ipv6, check=False).returncode
+        for name in ("FORWARD", "INPUT")
+    )
     assert ours == theirs
     if theirs:
         chain.delete_rule(rule)
@@ -299,7 +331,8 @@ def test_two_conditions_on_one_port_are_both_kept(codec):
     """iptables-nft writes both, and shows the second alone."""
     codec.host.run(codec.tool, *"-A FORWARD -p tcp -m tcp --dport 1:9 -m tcp ! --dport 5".split())
     assert [codec.text("FORWARD", entry) for entry in codec.read("filter", "FORWARD")] == [
-        "-A FORWARD -p tcp -m tcp --dport 1:9 -m tcp ! --dport 5"]  # fmt: skip
+        "-A FORWARD -p tcp -m tcp --dport 1:9 -m tcp ! --dport 5"
+    ]
 
 
 def test_more_conditions_on_a_port_than_are_read_are_written_as_they_are(codec):
@@ -328,7 +361,9 @@ def be32(kind, number):
 
 
 def expression(name, *attributes):
-    inner = _netlink.attribute(NFTA_EXPR_NAME, f"{name}\0".encode()) + _netlink.attribute(NFTA_EXPR_DATA, b"".join(attributes))
+    inner = _netlink.attribute(NFTA_EXPR_NAME, f"{name}\0".encode()) + _netlink.attribute(
+        NFTA_EXPR_DATA, b"".join(attributes)
+    )
     return _netlink.attribute(NFTA_LIST_ELEM, inner)
 
 
@@ -341,8 +376,14 @@ def meta(key, register=1):
 
 
 def bitwise(mask, xor=None, source=1, register=1):
-    return expression("bitwise", be32(1, source), be32(2, register), be32(3, len(mask)), _netlink.attribute(4, data(mask)),
-                      _netlink.attribute(5, data(xor or bytes(len(mask)))))  # fmt: skip
+    return expression(
+        "bitwise",
+        be32(1, source),
+        be32(2, register),
+        be32(3, len(mask)),
+        _netlink.attribute(4, data(mask)),
+        _netlink.attribute(5, data(xor or bytes(len(mask)))),
+    )
 
 
 def compare(relation, value, register=1):
@@ -350,7 +391,9 @@ def compare(relation, value, register=1):
 
 
 def counter(packets, size):
-    return expression("counter", _netlink.attribute(1, struct.pack("!Q", size)), _netlink.attribute(2, struct.pack("!Q", packets)))
+    return expression(
+        "counter", _netlink.attribute(1, struct.pack("!Q", size)), _netlink.attribute(2, struct.pack("!Q", packets))
+    )
 
 
 def verdict(code, chain=None):
@@ -373,25 +416,53 @@ TCP = meta(L4PROTO) + compare(EQ, b"\6")
 
 OLD_FORMS = {
     "a host with a mask of ones": (
-        [payload(NETWORK, 12, 4), bitwise(b"\xff" * 4), compare(EQ, bytes([1, 2, 3, 4])), counter(0, 0), verdict(ACCEPT)],
-        None, "-s 1.2.3.4/32 -j ACCEPT"),
+        [
+            payload(NETWORK, 12, 4),
+            bitwise(b"\xff" * 4),
+            compare(EQ, bytes([1, 2, 3, 4])),
+            counter(0, 0),
+            verdict(ACCEPT),
+        ],
+        None,
+        "-s 1.2.3.4/32 -j ACCEPT",
+    ),
     "a network with its mask": (
         [payload(NETWORK, 16, 4), bitwise(b"\xff\xff\0\0"), compare(NEQ, bytes([10, 1, 0, 0])), counter(0, 0)],
-        None, "! -d 10.1.0.0/16"),
+        None,
+        "! -d 10.1.0.0/16",
+    ),
     "a network by its length": (
-        [payload(NETWORK, 12, 1), compare(EQ, b"\x0a"), counter(0, 0), verdict(JUMP, "web")], None, "-s 10.0.0.0/8 -j web"),
+        [payload(NETWORK, 12, 1), compare(EQ, b"\x0a"), counter(0, 0), verdict(JUMP, "web")],
+        None,
+        "-s 10.0.0.0/8 -j web",
+    ),
     "any interface, as a name that nothing looks at": (
-        [meta(IIFNAME), TCP, counter(0, 0), verdict(GOTO, "web")], None, "-p tcp -g web"),
-    "no interface": ([meta(IIFNAME), compare(EQ, b"INVAL/D\0"), counter(0, 0), verdict(RETURN)], None, "! -i + -j RETURN"),
+        [meta(IIFNAME), TCP, counter(0, 0), verdict(GOTO, "web")],
+        None,
+        "-p tcp -g web",
+    ),
+    "no interface": (
+        [meta(IIFNAME), compare(EQ, b"INVAL/D\0"), counter(0, 0), verdict(RETURN)],
+        None,
+        "! -i + -j RETURN",
+    ),
     "a comment in the user data": (
-        [TCP, counter(0, 0), verdict(ACCEPT)], comment("a b"), '-p tcp -m comment --comment "a b" -j ACCEPT'),
-    "user data of another kind before it": (
-        [counter(0, 0)], b"\5\2xx" + comment("c"), "-m comment --comment c"),
+        [TCP, counter(0, 0), verdict(ACCEPT)],
+        comment("a b"),
+        '-p tcp -m comment --comment "a b" -j ACCEPT',
+    ),
+    "user data of another kind before it": ([counter(0, 0)], b"\5\2xx" + comment("c"), "-m comment --comment c"),
     "both ports inverted at once": (
-        [TCP, payload(TRANSPORT, 0, 4), compare(NEQ, b"\0\1\0\2"), counter(0, 0)], None, "-p tcp -m tcp ! --sport 1 ! --dport 2"),
+        [TCP, payload(TRANSPORT, 0, 4), compare(NEQ, b"\0\1\0\2"), counter(0, 0)],
+        None,
+        "-p tcp -m tcp ! --sport 1 ! --dport 2",
+    ),
     "ports above one": (
-        [TCP, payload(TRANSPORT, 2, 2), compare(4, b"\3\xff"), counter(0, 0)], None, "-p tcp -m tcp --dport 1024:65535"),
-}  # fmt: skip
+        [TCP, payload(TRANSPORT, 2, 2), compare(4, b"\3\xff"), counter(0, 0)],
+        None,
+        "-p tcp -m tcp --dport 1024:65535",
+    ),
+}
 
 
 @pytest.mark.parametrize("form", OLD_FORMS)
@@ -440,24 +511,43 @@ READABLE = {
     'ip saddr 1.1.1.1 accept comment "hello world"': '-s 1.1.1.1/32 -m comment --comment "hello world" -j ACCEPT',
     "counter packets 5 bytes 500 goto web": "-g web",
     "return": "-j RETURN",
-}  # fmt: skip
+}
 
 # iptables-nft reads some of these as another rule, and refuses the table for others.
 UNREADABLE = (
-    "tcp dport { 22, 80 } accept", "ct state established,related accept", "reject", "reject with tcp reset", "log prefix \"abc\"",
-    "log group 5 accept", "icmp code 3 accept", "limit rate over 3/minute accept", "limit rate 10 kbytes/second accept",
-    "ip saddr 1.2.3.4 ip saddr 1.2.3.5 drop", "ip saddr 1.2.3.4-1.2.3.9 drop", "ip saddr | 1.0.0.0 == 10.0.1.0 drop",
-    "udp dport 5 udp sport 6 udp length 8 counter", "ip dscp 5 counter", "th dport 53 drop",
-    "meta mark set meta mark | 7", "meta nftrace set 0", "numgen random mod 2 0 drop", "quota 500 bytes drop", "ip ttl > 300-400",
-    "jump a-chain-whose-name-is-much-too-long-for-iptables", "meta l4proto { tcp, udp } counter packets 7 bytes 70 drop",
-)  # fmt: skip
+    "tcp dport { 22, 80 } accept",
+    "ct state established,related accept",
+    "reject",
+    "reject with tcp reset",
+    'log prefix "abc"',
+    "log group 5 accept",
+    "icmp code 3 accept",
+    "limit rate over 3/minute accept",
+    "limit rate 10 kbytes/second accept",
+    "ip saddr 1.2.3.4 ip saddr 1.2.3.5 drop",
+    "ip saddr 1.2.3.4-1.2.3.9 drop",
+    "ip saddr | 1.0.0.0 == 10.0.1.0 drop",
+    "udp dport 5 udp sport 6 udp length 8 counter",
+    "ip dscp 5 counter",
+    "th dport 53 drop",
+    "meta mark set meta mark | 7",
+    "meta nftrace set 0",
+    "numgen random mod 2 0 drop",
+    "quota 500 bytes drop",
+    "ip ttl > 300-400",
+    "jump a-chain-whose-name-is-much-too-long-for-iptables",
+    "meta l4proto { tcp, udp } counter packets 7 bytes 70 drop",
+)
 
 
 @pytest.fixture
 def nft(host):
     """A table and chain that `nft` writes into."""
-    host.run("nft", "add table ip filter; add chain ip filter INPUT; add chain ip filter web; "
-                    "add chain ip filter a-chain-whose-name-is-much-too-long-for-iptables")  # fmt: skip
+    host.run(
+        "nft",
+        "add table ip filter; add chain ip filter INPUT; add chain ip filter web; "
+        "add chain ip filter a-chain-whose-name-is-much-too-long-for-iptables",
+    )
     codec = Codec(host, False)
     yield codec
     codec.socket.close()
@@ -473,7 +563,11 @@ def test_rules_of_nft_are_read_where_iptables_can_say_the_same(nft):
 
 def foreign(nft):
     """The rules that only nft can write and this kernel takes, in the chain, and their entries."""
-    taken = [rule for rule in UNREADABLE if not nft.host.run("nft", f"add rule ip filter INPUT {rule}", check=False).returncode]
+    taken = [
+        rule
+        for rule in UNREADABLE
+        if not nft.host.run("nft", f"add rule ip filter INPUT {rule}", check=False).returncode
+    ]
     assert len(taken) >= len(UNREADABLE) - 2
     return taken, nft.read("filter", "INPUT")
 
@@ -484,7 +578,9 @@ def test_other_rules_of_nft_are_opaque(nft):
     for rule, entry in zip(rules, entries):
         assert re.fullmatch(r"-j nft \[\d+ bytes of unknown data\] ?", printing.render(_core.IPV4, entry)), rule
         assert _core.split_entry(_core.IPV4, entry)[1][-1][2:6] == b"nft\0"
-    assert counters_of(_core.IPV4, entries[rules.index("meta l4proto { tcp, udp } counter packets 7 bytes 70 drop")]) == (7, 70)
+    assert counters_of(
+        _core.IPV4, entries[rules.index("meta l4proto { tcp, udp } counter packets 7 bytes 70 drop")]
+    ) == (7, 70)
 
 
 def test_an_opaque_rule_is_written_back_as_it_was(nft):
@@ -580,13 +676,18 @@ def mutated(rule, other, chance):
             cut = chance.randrange(len(other) + 1) & ~3
             rule[at & ~3 : at & ~3] = other[cut : cut + 4 * chance.randrange(1, 30)]
         else:
-            rule[at & ~3 : (at & ~3) + 4] = struct.pack("=HH", chance.choice((0, 3, 4, 5, 8, 36, 0xFFFF)), chance.randrange(40))
+            rule[at & ~3 : (at & ~3) + 4] = struct.pack(
+                "=HH", chance.choice((0, 3, 4, 5, 8, 36, 0xFFFF)), chance.randrange(40)
+            )
     return bytes(rule)
 
 
 def test_any_bytes_are_read_as_a_rule_that_is_written_the_same(filled):
-    rules = [_netlink.attribute(NFTA_RULE_EXPRESSIONS, expressions) for where in filled.specs
-             for expressions, _ in filled.raw(*where)]  # fmt: skip
+    rules = [
+        _netlink.attribute(NFTA_RULE_EXPRESSIONS, expressions)
+        for where in filled.specs
+        for expressions, _ in filled.raw(*where)
+    ]
     chance = random.Random(6)
     opaque = 0
     for _ in range(20000):
@@ -596,7 +697,9 @@ def test_any_bytes_are_read_as_a_rule_that_is_written_the_same(filled):
         for compat in (False, True):
             again = decode(filled.nfproto, encode(filled.nfproto, entry, compat))
             # bytes behind a structure that fill it up are not written in expressions
-            assert again == entry or printing.compare_key(filled.nfproto, again) == printing.compare_key(filled.nfproto, entry), rule.hex()
+            assert again == entry or printing.compare_key(filled.nfproto, again) == printing.compare_key(
+                filled.nfproto, entry
+            ), rule.hex()
     assert 2000 < opaque < 18000
 
 
@@ -651,7 +754,9 @@ def test_revisions_are_those_of_nf_tables_where_there_is_no_ip_tables(host, tmp_
     printed = []
     for preload in ("", str(tmp_path / "shim.so")):
         environment = {**preloading(preload), "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run([sys.executable, "-c", REVISIONS_OF_EVERY_RULE], env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", REVISIONS_OF_EVERY_RULE], env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout.splitlines())
     assert printed[0][0] == printed[1][0]

@@ -1,4 +1,5 @@
-"""Every netlink call fails once, or for good, with every errno it may: what was asked for is done once, or not at all and said so.
+"""Every netlink call fails once, or for good, with every errno it may: what was asked for is done once, or not at all
+and said so.
 
 The calls that do not fail go to the real kernel; `faults.c` is preloaded into a process of its own.
 """
@@ -119,7 +120,11 @@ print(attempts > 200, *sorted(raised))
 
 @pytest.mark.parametrize("times", ["once", "always"])
 def test_each_call_of_a_write_fails(run, times):
-    kinds = "KernelError NoneType PartialCommit" if times == "once" else "Conflict KernelError NoneType NotFound OutOfMemory"
+    kinds = (
+        "KernelError NoneType PartialCommit"
+        if times == "once"
+        else "Conflict KernelError NoneType NotFound OutOfMemory"
+    )
     assert run(WRITES, times) == [f"True AccessDenied {kinds}"]
 
 
@@ -287,8 +292,10 @@ def test_what_the_kernel_says_is_lost(run):
     assert said[0] == "KernelError True"
     assert said[1].startswith("line 3 failed: Invalid argument: RULE_APPEND failed: rule in chain INPUT: -j MASQUERADE")
     assert said[1].endswith(" True")
-    assert said[2] == ("PartialCommit can't zero rules of nft: No buffer space available; committed but for that: IPv4 table filter"
-                       " ['IPv4 table filter'] [(0, 0), (0, 0), (0, 0), (5, 6)]")  # fmt: skip
+    assert said[2] == (
+        "PartialCommit can't zero rules of nft: No buffer space available; committed but for that: IPv4 table filter"
+        " ['IPv4 table filter'] [(0, 0), (0, 0), (0, 0), (5, 6)]"
+    )
 
 
 GARBAGE = """

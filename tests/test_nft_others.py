@@ -1,4 +1,5 @@
-"""The nf_tables back end in bad company: writers that never stop, signals, tables that go away, things of others under iptables' names."""
+"""The nf_tables back end in bad company: writers that never stop, signals, tables that go away, things of others under
+iptables' names."""
 
 import multiprocessing
 import signal
@@ -157,9 +158,13 @@ def test_a_very_long_chain(host):
 
 def _come_and_go(stop, begun):
     """Make a whole table, and delete it, each at once."""
-    rules = "".join(f"add rule ip filter web ip saddr 10.0.0.{n} counter packets {n} bytes {n} accept\n" for n in range(1, 201))
-    made = ("add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\n"
-            "add chain ip filter web\nadd rule ip filter INPUT counter jump web\n" + rules)  # fmt: skip
+    rules = "".join(
+        f"add rule ip filter web ip saddr 10.0.0.{n} counter packets {n} bytes {n} accept\n" for n in range(1, 201)
+    )
+    made = (
+        "add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\n"
+        "add chain ip filter web\nadd rule ip filter INPUT counter jump web\n" + rules
+    )
     while not stop.is_set():
         for commands in (made, "delete table ip filter\n"):
             subprocess.run(["nft", "-f", "-"], input=commands, text=True, check=True)
@@ -178,7 +183,9 @@ def test_a_table_that_comes_and_goes_is_read_whole_or_not_at_all(host):
             assert counts in ([], whole)
             view = NftTable(_core.IPV4, "filter", Place()).read()
             assert {name: len(chain.entries) for name, chain in view.chains.items()} in (
-                {"INPUT": 0, "FORWARD": 0, "OUTPUT": 0}, {"INPUT": 1, "FORWARD": 0, "OUTPUT": 0, "web": 200})  # fmt: skip
+                {"INPUT": 0, "FORWARD": 0, "OUTPUT": 0},
+                {"INPUT": 1, "FORWARD": 0, "OUTPUT": 0, "web": 200},
+            )
             # listed with its chains, and gone when they are read: an empty one
             assert len(without_remarks(iptc.save())) in (0, 5, 207)
             seen.add(len(counts))
@@ -233,11 +240,14 @@ def test_a_table_that_is_deleted_while_a_transaction_gathers(host):
 
 # ------------------------------------------- things of others under iptables' names
 
-OTHER_FAMILIES = "".join(
-    f"table {family} filter {{\n chain INPUT {{\n type filter hook input priority 0; policy drop;\n counter accept\n }}\n"
-    " chain web {\n counter drop\n }\n}\n"
-    for family in ("inet", "bridge", "arp", "ip6")
-) + "table netdev filter {\n chain web {\n counter drop\n }\n}\n"  # fmt: skip
+OTHER_FAMILIES = (
+    "".join(
+        f"table {family} filter {{\n chain INPUT {{\n type filter hook input priority 0; policy drop;\n counter accept\n }}\n"
+        " chain web {\n counter drop\n }\n}\n"
+        for family in ("inet", "bridge", "arp", "ip6")
+    )
+    + "table netdev filter {\n chain web {\n counter drop\n }\n}\n"
+)
 
 
 def change_everything(table):
@@ -313,7 +323,12 @@ def test_sets_maps_objects_and_chains_of_others_in_the_table(host):
 
 
 def test_a_chain_that_a_map_needs_is_not_deleted(host):
-    host.run("nft", "-f", "-", text=OBJECTS.replace(": drop", ": jump web").replace("    map", "    chain web {\n    }\n\n    map") + "}\n")
+    host.run(
+        "nft",
+        "-f",
+        "-",
+        text=OBJECTS.replace(": drop", ": jump web").replace("    map", "    chain web {\n    }\n\n    map") + "}\n",
+    )
     before = host.run("nft", "list", "ruleset")
     with pytest.raises(iptc.KernelError, match="can't commit: Device or resource busy: CHAIN_DEL failed: chain web"):
         iptc.restore(text_of(3))
@@ -323,25 +338,42 @@ def test_a_chain_that_a_map_needs_is_not_deleted(host):
 
 
 def test_a_table_that_sleeps(host):
-    host.run("nft", "-f", "-", text="table ip filter {\n flags dormant\n chain INPUT {\n type filter hook input priority 0; policy drop;\n"
-             " counter packets 1 bytes 2 accept\n }\n}\n")  # fmt: skip
+    host.run(
+        "nft",
+        "-f",
+        "-",
+        text="table ip filter {\n flags dormant\n chain INPUT {\n type filter hook input priority 0; policy drop;\n"
+        " counter packets 1 bytes 2 accept\n }\n}\n",
+    )
     table = Table("filter")
-    assert [rule.get_counters() for rule in Chain(table, "INPUT").rules] == [(1, 2)] == list(iptc.CounterReader().read())
+    assert (
+        [rule.get_counters() for rule in Chain(table, "INPUT").rules] == [(1, 2)] == list(iptc.CounterReader().read())
+    )
     change_everything(table)
     assert numbers(host) == ["0"] and "flags dormant" in host.run("nft", "list", "ruleset")
 
 
 def test_a_table_that_belongs_to_another_process(host):
     with subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
-        owner.stdin.write("add table ip filter { flags owner; }\nadd chain ip filter INPUT { type filter hook input priority 0; }\n"
-                          "add rule ip filter INPUT counter packets 3 bytes 4 accept\nlist tables\n")  # fmt: skip
+        owner.stdin.write(
+            "add table ip filter { flags owner; }\nadd chain ip filter INPUT { type filter hook input priority 0; }\n"
+            "add rule ip filter INPUT counter packets 3 bytes 4 accept\nlist tables\n"
+        )
         owner.stdin.flush()
         assert "table ip filter" in owner.stdout.readline()
         before = host.run("nft", "list", "ruleset")
         table = Table("filter")
-        assert [rule.get_counters() for rule in Chain(table, "INPUT").rules] == [(3, 4)] == list(iptc.CounterReader().read())
-        for change in (lambda: Chain(table, "INPUT").append_rule(rule(1)), lambda: Chain(table, "INPUT").delete_rule_at(0),
-                       lambda: table.create_chain("web"), lambda: iptc.restore(text_of(3))):  # fmt: skip
+        assert (
+            [rule.get_counters() for rule in Chain(table, "INPUT").rules]
+            == [(3, 4)]
+            == list(iptc.CounterReader().read())
+        )
+        for change in (
+            lambda: Chain(table, "INPUT").append_rule(rule(1)),
+            lambda: Chain(table, "INPUT").delete_rule_at(0),
+            lambda: table.create_chain("web"),
+            lambda: iptc.restore(text_of(3)),
+        ):
             with pytest.raises(iptc.AccessDenied, match="can't commit: Operation not permitted"):
                 change()
         assert host.run("nft", "list", "ruleset") == before

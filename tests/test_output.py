@@ -66,8 +66,16 @@ def test_a_file_is_replaced_and_keeps_its_mode_owner_and_attributes(folder):
     os.chown(path, NOBODY, NOBODY)
     path.chmod(0o440)
     # user::r-- group::r-- user 12345:rw- mask::rw- other::---
-    entries = [(0x01, 4, 0xFFFFFFFF), (0x02, 6, 12345), (0x04, 4, 0xFFFFFFFF), (0x10, 6, 0xFFFFFFFF), (0x20, 0, 0xFFFFFFFF)]
-    acl = b"\2\0\0\0" + b"".join(tag.to_bytes(2, "little") + perm.to_bytes(2, "little") + who.to_bytes(4, "little") for tag, perm, who in entries)
+    entries = [
+        (0x01, 4, 0xFFFFFFFF),
+        (0x02, 6, 12345),
+        (0x04, 4, 0xFFFFFFFF),
+        (0x10, 6, 0xFFFFFFFF),
+        (0x20, 0, 0xFFFFFFFF),
+    ]
+    acl = b"\2\0\0\0" + b"".join(
+        tag.to_bytes(2, "little") + perm.to_bytes(2, "little") + who.to_bytes(4, "little") for tag, perm, who in entries
+    )
     attributes = {"user.origin": b"here", "system.posix_acl_access": acl}
     for name, value in attributes.items():
         try:
@@ -77,7 +85,7 @@ def test_a_file_is_replaced_and_keeps_its_mode_owner_and_attributes(folder):
     before, had = path.stat(), {name: os.getxattr(path, name) for name in os.listxattr(path)}
     with open(path) as reader:
         files.write_file(str(path), NEW)
-        assert reader.read() == OLD         # whoever reads the old one reads it to its end
+        assert reader.read() == OLD  # whoever reads the old one reads it to its end
     after = path.stat()
     assert contents(folder) == {"rules": NEW}
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, NOBODY, NOBODY)
@@ -206,8 +214,14 @@ def test_what_is_no_file_is_refused(folder):
     (folder / "loop").symlink_to("loop")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "socket"))
-    for name, reason in ((".", "Is a directory"), ("new/", "No such file"), ("loop", "Too many levels"), ("no/where", "No such file"),
-                         ("socket", "No such device"), ("rules/x", "Not a directory")):  # fmt: skip
+    for name, reason in (
+        (".", "Is a directory"),
+        ("new/", "No such file"),
+        ("loop", "Too many levels"),
+        ("no/where", "No such file"),
+        ("socket", "No such device"),
+        ("rules/x", "Not a directory"),
+    ):
         with pytest.raises(iptc.IPTCError, match=reason):
             files.write_file(f"{folder}/{name}", NEW)
     assert sorted(os.listdir(folder)) == ["loop", "rules", "socket"]
@@ -221,8 +235,12 @@ def test_a_signal_that_ends_a_command_is_its_exit_status(host, folder):
     host.restore(f"*filter\n{LONG}COMMIT\n")
     os.mkfifo(folder / "pipe")
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        writer = subprocess.Popen([sys.executable, "-m", "iptc", "save", "-f", str(folder / "pipe")], env=environment(),
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        writer = subprocess.Popen(
+            [sys.executable, "-m", "iptc", "save", "-f", str(folder / "pipe")],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         with open(folder / "pipe", "rb") as reader:
             # it has begun, and cannot end
             assert reader.read(1)
@@ -249,9 +267,11 @@ def shell(host):
     host.iptables("-A INPUT -p tcp -j ACCEPT")
 
     def run(line, more=()):
-        line = f"iptc() {{ {sys.executable} -m iptc \"$@\"; }}; {line}"
+        line = f'iptc() {{ {sys.executable} -m iptc "$@"; }}; {line}'
         command = ["bash", "-c", line]
-        done = subprocess.run(command, env={**environment(), **dict(more)}, capture_output=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, env={**environment(), **dict(more)}, capture_output=True, stdin=subprocess.DEVNULL
+        )
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -262,8 +282,16 @@ COMMANDS = ["save", "list", "list --format json", "counters", "--help", "save --
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_output_that_cannot_be_written_is_one_line_and_an_exit_status(shell, command):
-    for redirected, reason in ((">&-", "Bad file descriptor"), ("> /dev/full", "No space left on device"), ("1< /dev/null", "Bad file descriptor")):
-        assert shell(f"iptc {command} {redirected}") == (1, b"", f"iptc: can't write to standard output: {reason}\n".encode())
+    for redirected, reason in (
+        (">&-", "Bad file descriptor"),
+        ("> /dev/full", "No space left on device"),
+        ("1< /dev/null", "Bad file descriptor"),
+    ):
+        assert shell(f"iptc {command} {redirected}") == (
+            1,
+            b"",
+            f"iptc: can't write to standard output: {reason}\n".encode(),
+        )
 
 
 def test_a_reader_that_goes_away_ends_it_silently(shell):
@@ -300,7 +328,9 @@ def test_nothing_gets_the_number_of_a_closed_stream(shell, tmp_path):
 def test_input_that_does_not_wait_is_waited_for(host, command):
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    reader = subprocess.Popen([sys.executable, "-m", "iptc", *command.split()], env=environment(), stdin=theirs, stderr=subprocess.PIPE)
+    reader = subprocess.Popen(
+        [sys.executable, "-m", "iptc", *command.split()], env=environment(), stdin=theirs, stderr=subprocess.PIPE
+    )
     theirs.close()
     wait_until_it_waits(reader)
     both = ["# IPv6\n", "*filter\nCOMMIT\n"] if "--both" in command else []
@@ -316,7 +346,9 @@ def test_output_that_does_not_wait_is_waited_for(host):
     host.restore(f"*filter\n{LONG}COMMIT\n")
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    writer = subprocess.Popen([sys.executable, "-m", "iptc", "save"], env=environment(), stdout=theirs, stderr=subprocess.PIPE)
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "iptc", "save"], env=environment(), stdout=theirs, stderr=subprocess.PIPE
+    )
     theirs.close()
     with ours.makefile() as file:
         text = file.read(1)
@@ -348,7 +380,9 @@ def test_bytes_of_a_comment_are_kept_in_any_locale(shell, host):
 def test_a_terminal_gets_no_control_characters(host):
     host.restore('*filter\n-A INPUT -m comment --comment "a \x1b[31m\x07\u202e\x9b\xe9 \\" b" -j DROP\nCOMMIT\n')
     for command in ("save", "list", "counters"):
-        status, seen = shown_at_a_terminal("import sys, iptc.cli; sys.exit(iptc.cli.main())", command, env=environment())
+        status, seen = shown_at_a_terminal(
+            "import sys, iptc.cli; sys.exit(iptc.cli.main())", command, env=environment()
+        )
         assert status == 0 and '--comment "a \\x1b[31m\\x07\\u202e\\x9b\xe9 \\" b"'.encode() in seen
         assert all(byte >= 0x20 or byte in b"\r\n" for byte in seen)
 

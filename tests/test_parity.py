@@ -1,4 +1,5 @@
-"""Rule specifications side by side with iptables: the same verdict, the same message, the same line of iptables-save."""
+"""Rule specifications side by side with iptables: the same verdict, the same message, the same line of
+iptables-save."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 # What -A takes and a file does not, or the other way round: the words of no oracle.
 OF_A_FILE = (
-    "Parameter too long!", "Parser cannot handle more arguments", "from iptables-restore", "from ip6tables-restore", "option cannot be used in",
-    "initialize iptables table", "initialize ip6tables table", '"(null)"',
-)  # fmt: skip
+    "Parameter too long!",
+    "Parser cannot handle more arguments",
+    "from iptables-restore",
+    "from ip6tables-restore",
+    "option cannot be used in",
+    "initialize iptables table",
+    "initialize ip6tables table",
+    '"(null)"',
+)
 # What iptables-nft says where it makes messages of rules, as for legacy the kernel does.
 OF_THE_KERNEL = r"RULE_\w+ failed|^Chain '.*' does not exist|^(TCP|UDP) match requires"
 # Its own name in a message, and that it knows -f in IPv6 too, which makes an abbreviation ambiguous.
@@ -30,9 +37,9 @@ LOST_BY_NFT = ("--dport 1 -m tcp --dport 2",)
 class Verdict:
     """What iptables said of a specification."""
 
-    refusal: str = ""                            # its parser's message
-    kernel: str = ""                             # or the kernel's
-    rules: list = field(default_factory=list)    # or the rules that are there, as `iptables -S` prints them
+    refusal: str = ""  # its parser's message
+    kernel: str = ""  # or the kernel's
+    rules: list = field(default_factory=list)  # or the rules that are there, as `iptables -S` prints them
 
 
 def verdict_of(done):
@@ -41,7 +48,9 @@ def verdict_of(done):
         # a rule may hold line feeds
         return Verdict(rules=[f"-A {text}".rstrip() for text in f"\n{done.stdout}".split("\n-A ")[1:]])
     text = re.split(r"^(?:Error occurred at line: \d+|Try `ip6?tables.*)\n", done.stderr, flags=re.MULTILINE)[0]
-    said = re.search(r"^ip6?tables(?:-nft)?(?:-restore)? v\S+ \((?:legacy|nf_tables)\): (.*)", text, re.MULTILINE | re.DOTALL)
+    said = re.search(
+        r"^ip6?tables(?:-nft)?(?:-restore)? v\S+ \((?:legacy|nf_tables)\): (.*)", text, re.MULTILINE | re.DOTALL
+    )
     if said and re.search(OF_THE_KERNEL, said[1]):
         return Verdict(kernel=said[1].strip())
     if said:
@@ -54,7 +63,16 @@ def verdict_of(done):
 
 def ask(host, spec):
     """Append *spec* to its chain, alone, with iptables-restore."""
-    lines = [f"*{spec.table}", f"-F {spec.chain}", f"-A {spec.chain} {spec.text}", "COMMIT", f"*{spec.table}", f"-S {spec.chain}", "COMMIT", ""]
+    lines = [
+        f"*{spec.table}",
+        f"-F {spec.chain}",
+        f"-A {spec.chain} {spec.text}",
+        "COMMIT",
+        f"*{spec.table}",
+        f"-S {spec.chain}",
+        "COMMIT",
+        "",
+    ]
     return verdict_of(host.run(host.tool(spec.ipv6, "-restore"), "--noflush", text="\n".join(lines), check=False))
 
 
@@ -62,7 +80,9 @@ def ask_with(host, spec, words):
     """Append *words*, which no line of a file can hold, to the chain of *spec*."""
     host.iptables("-t", spec.table, "-F", spec.chain, ipv6=spec.ipv6)
     done = host.iptables("-t", spec.table, "-A", spec.chain, *words, ipv6=spec.ipv6, check=False)
-    return verdict_of(done if done.returncode else host.iptables("-t", spec.table, "-S", spec.chain, ipv6=spec.ipv6, check=False))
+    return verdict_of(
+        done if done.returncode else host.iptables("-t", spec.table, "-S", spec.chain, ipv6=spec.ipv6, check=False)
+    )
 
 
 def difference(host, verdict, spec, specification):

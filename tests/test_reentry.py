@@ -1,4 +1,5 @@
-"""Calls from within a call: from the handler of a signal, or from the function that delete_rules was given. They work or raise, and end."""
+"""Calls from within a call: from the handler of a signal, or from the function that delete_rules was given. They work
+or raise, and end."""
 
 import fcntl
 import os

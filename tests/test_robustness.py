@@ -17,8 +17,12 @@ FOLDER = subprocess.run(["pkg-config", "--variable=xtlibdir", "xtables"], captur
 def python(program, **environment):
     """Run *program* in an interpreter of its own, in this namespace, and return how it ended."""
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, errors="surrogateescape",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment})  # fmt: skip
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+    )
 
 
 def prints(program, **environment):
@@ -39,19 +43,28 @@ def test_wrong_names_of_tables_chains_and_extensions(host, family, value):
     table = family.Table("filter")
     before = host.save(family.ipv6)
     for action in (
-        lambda: family.Table(value), lambda: iptc.Chain(table, value).delete(), lambda: table.delete_chain(value),
-        lambda: table.rename_chain("INPUT", value), lambda: table.set_policy("INPUT", value), lambda: table.zero_entries(value),
-        lambda: iptc.Match(family.Rule(), value), lambda: family.Rule().create_match(value),
-        lambda: iptc.Match(value, "tcp"), lambda: iptc.Target(value, "DROP"), lambda: iptc.easy.dump_chain("filter", value),
-        lambda: iptc.easy.dump_chain(value, "INPUT"), lambda: iptc.Target(family.Rule(), value or "nosuch"),
-    ):  # fmt: skip
+        lambda: family.Table(value),
+        lambda: iptc.Chain(table, value).delete(),
+        lambda: table.delete_chain(value),
+        lambda: table.rename_chain("INPUT", value),
+        lambda: table.set_policy("INPUT", value),
+        lambda: table.zero_entries(value),
+        lambda: iptc.Match(family.Rule(), value),
+        lambda: family.Rule().create_match(value),
+        lambda: iptc.Match(value, "tcp"),
+        lambda: iptc.Target(value, "DROP"),
+        lambda: iptc.easy.dump_chain("filter", value),
+        lambda: iptc.easy.dump_chain(value, "INPUT"),
+        lambda: iptc.Target(family.Rule(), value or "nosuch"),
+    ):
         with pytest.raises((iptc.IPTCError, TypeError)):
             action()
     assert host.save(family.ipv6) == before
 
 
-@pytest.mark.parametrize("name", [
-    "", "\0", "a\0b", "\ud800", "x" * 29, "é" * 15, "a b", "a\tb", "-a", "!a", "DROP", "REJECT", None, 5])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["", "\0", "a\0b", "\ud800", "x" * 29, "é" * 15, "a b", "a\tb", "-a", "!a", "DROP", "REJECT", None, 5]
+)
 def test_names_that_no_chain_can_have(host, family, name):
     table = family.Table("filter")
     with pytest.raises((ValueError, TypeError)):
@@ -71,15 +84,21 @@ def test_names_that_a_chain_can_have(host, family, name):
     table.commit()
     table.refresh()
     assert chain in table.chains and iptc.Chain(table, "INPUT").rules[0].target.name == name
-    assert f":{name} - [0:0]".encode("utf-8", "surrogateescape") in "\n".join(
-        host.save(family.ipv6)).encode("utf-8", "surrogateescape")  # fmt: skip
+    assert f":{name} - [0:0]".encode("utf-8", "surrogateescape") in "\n".join(host.save(family.ipv6)).encode(
+        "utf-8", "surrogateescape"
+    )
     with pytest.raises(iptc.IPTCError):
         table.set_policy(name, name)
 
 
 BASE = ["src", "dst", "protocol", "in_interface", "out_interface", "counters", "target"]
-TAKEN_BY_BASE = [("protocol", 5), ("in_interface", None), ("out_interface", None), ("in_interface", "\udcff"),
-                 ("out_interface", "\udcff")]  # fmt: skip
+TAKEN_BY_BASE = [
+    ("protocol", 5),
+    ("in_interface", None),
+    ("out_interface", None),
+    ("in_interface", "\udcff"),
+    ("out_interface", "\udcff"),
+]
 
 
 @pytest.mark.parametrize("attribute", BASE)
@@ -99,10 +118,35 @@ TAKEN = [("tcp", "80:"), ("mark", "99999"), ("limit", "80:"), ("limit", "80-90")
 """What iptables takes, some of it surprisingly."""
 
 
-@pytest.mark.parametrize("value", [
-    None, 5, 1.5, b"80", [], [None], ["!"], {}, object(), "", "!", "a\0b", "\ud800", "9" * 100_000, ["1", "2"],
-    ["80", "extra"], "-1", "80:", "99999", "80-90"], ids=lambda v: ascii(v)[:12])  # fmt: skip
-@pytest.mark.parametrize("name, parameter", [("tcp", "dport"), ("multiport", "dports"), ("mark", "mark"), ("limit", "limit")])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        5,
+        1.5,
+        b"80",
+        [],
+        [None],
+        ["!"],
+        {},
+        object(),
+        "",
+        "!",
+        "a\0b",
+        "\ud800",
+        "9" * 100_000,
+        ["1", "2"],
+        ["80", "extra"],
+        "-1",
+        "80:",
+        "99999",
+        "80-90",
+    ],
+    ids=lambda v: ascii(v)[:12],
+)
+@pytest.mark.parametrize(
+    "name, parameter", [("tcp", "dport"), ("multiport", "dports"), ("mark", "mark"), ("limit", "limit")]
+)
 def test_wrong_values_of_parameters(name, parameter, value):
     rule = iptc.Rule()
     rule.protocol = "tcp"
@@ -116,8 +160,10 @@ def test_wrong_values_of_parameters(name, parameter, value):
         assert match.parameters == before
 
 
-@pytest.mark.parametrize("parameter", [
-    "", "nosuch", "\0", "\ud800", "x" * 100_000, "dport#", "dport#0", "dport#x", "dport#\u00b2", "--dport", None, 5])  # fmt: skip
+@pytest.mark.parametrize(
+    "parameter",
+    ["", "nosuch", "\0", "\ud800", "x" * 100_000, "dport#", "dport#0", "dport#x", "dport#\u00b2", "--dport", None, 5],
+)
 def test_wrong_names_of_parameters(parameter):
     match = iptc.Rule().create_match("tcp")
     with pytest.raises((iptc.ParameterError, TypeError)):
@@ -137,7 +183,9 @@ def test_wrong_positions(host, family, position):
         assert chain.rules == []
 
 
-@pytest.mark.parametrize("counters", [None, 5, (1,), (1, 2, 3), (-1, 0), (0, 2**64), ("1", "2"), (1.5, 2), (None, None)])
+@pytest.mark.parametrize(
+    "counters", [None, 5, (1,), (1, 2, 3), (-1, 0), (0, 2**64), ("1", "2"), (1.5, 2), (None, None)]
+)
 def test_wrong_counters(host, family, counters):
     with pytest.raises((iptc.ParameterError, TypeError)):
         family.Rule().counters = counters
@@ -147,12 +195,19 @@ def test_wrong_counters(host, family, counters):
     assert iptc.Chain(family.Table("filter"), "INPUT").get_policy().name == "ACCEPT"
 
 
-@pytest.mark.parametrize("entry", [b"", b"x", bytes(112), bytes(168), b"\xff" * 400, 5, 10**12, "text", [1, 300], object()])
+@pytest.mark.parametrize(
+    "entry", [b"", b"x", bytes(112), bytes(168), b"\xff" * 400, 5, 10**12, "text", [1, 300], object()]
+)
 def test_wrong_bytes(host, family, entry):
     table = family.Table("filter")
-    for action in (lambda: family.Rule(entry), lambda: table.append_entry("INPUT", entry), lambda: table.get_target(entry),
-                   lambda: iptc.Match(family.Rule(), match=entry), lambda: iptc.Target(family.Rule(), target=entry),
-                   lambda: table.next_rule(entry)):  # fmt: skip
+    for action in (
+        lambda: family.Rule(entry),
+        lambda: table.append_entry("INPUT", entry),
+        lambda: table.get_target(entry),
+        lambda: iptc.Match(family.Rule(), match=entry),
+        lambda: iptc.Target(family.Rule(), target=entry),
+        lambda: table.next_rule(entry),
+    ):
         with pytest.raises((iptc.ParameterError, TypeError)):
             action()
     assert host.rules(family.ipv6) == []
@@ -231,9 +286,18 @@ def test_use_after_close(host, family):
     rule = family.Rule()
     rule.create_target("DROP")
     table.close()
-    for action in (lambda: table.chains, lambda: chain.rules, lambda: chain.append_rule(rule), lambda: chain.delete_rule(rule),
-                   lambda: table.create_chain("web"), table.commit, lambda: table.get_policy("INPUT"), table.flush,
-                   lambda: table.is_chain("INPUT"), lambda: table.first_rule("INPUT")):  # fmt: skip
+    for action in (
+        lambda: table.chains,
+        lambda: chain.rules,
+        lambda: chain.append_rule(rule),
+        lambda: chain.delete_rule(rule),
+        lambda: table.create_chain("web"),
+        table.commit,
+        lambda: table.get_policy("INPUT"),
+        table.flush,
+        lambda: table.is_chain("INPUT"),
+        lambda: table.first_rule("INPUT"),
+    ):
         try:
             action()
         except iptc.IPTCError as error:
@@ -371,8 +435,10 @@ def test_threads_of_both_families(host):
             iptc.Chain(table, "INPUT").append_rule(rule)
             assert iptc.Chain(table, "INPUT").rules[-1] == rule
 
-    in_threads(lambda: work(iptc.Rule, iptc.Table("filter"), "192.0.2.1"),
-               lambda: work(iptc.Rule6, iptc.Table6("filter"), "2001:db8::1"))  # fmt: skip
+    in_threads(
+        lambda: work(iptc.Rule, iptc.Table("filter"), "192.0.2.1"),
+        lambda: work(iptc.Rule6, iptc.Table6("filter"), "2001:db8::1"),
+    )
     assert len(host.rules()) == len(host.rules(ipv6=True)) == 30
 
 
@@ -460,7 +526,8 @@ def test_nothing_is_written_to_the_descriptors_of_the_process(host):
 
 def test_a_process_without_standard_descriptors(host):
     host.iptables("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT")
-    assert python("""
+    assert (
+        python("""
         import os, sys, iptc
         for fd in (0, 1, 2):
             os.close(fd)
@@ -471,7 +538,9 @@ def test_a_process_without_standard_descriptors(host):
         except ValueError:
             pass
         os._exit(0 if rule.matches[0].parameters == {"dport": "22"} else 1)
-    """).returncode == 0
+    """).returncode
+        == 0
+    )
 
 
 def test_output_of_other_threads_goes_where_it_belongs(host):
@@ -555,7 +624,8 @@ def plugins(tmp_path):
 
 def test_a_plugin_of_another_version_is_refused(plugins):
     folder = plugins("elder", '"libxtables.so.9"')
-    assert prints("""
+    assert prints(
+        """
         import iptc
         for _ in range(2):
             try:
@@ -563,24 +633,32 @@ def test_a_plugin_of_another_version_is_refused(plugins):
             except iptc.XTablesError as error:
                 print(error)
         print(iptc.Rule().create_match("tcp").name)
-    """, XTABLES_LIBDIR=folder).splitlines()[::2] == [
-        'can\'t load elder: match "elder" has version "libxtables.so.9", but "libxtables.so.12" is required', "tcp"]  # fmt: skip
+    """,
+        XTABLES_LIBDIR=folder,
+    ).splitlines()[::2] == [
+        'can\'t load elder: match "elder" has version "libxtables.so.9", but "libxtables.so.12" is required',
+        "tcp",
+    ]
 
 
 def test_a_plugin_that_is_no_library_is_refused(plugins):
     (plugins.folder / "libxt_broken.so").write_text("not a library")
-    assert "can't load broken" in prints("""
+    assert "can't load broken" in prints(
+        """
         import iptc
         try:
             iptc.Match(iptc.Rule(), "broken")
         except iptc.XTablesError as error:
             print(error)
-    """, XTABLES_LIBDIR=str(plugins.folder))  # fmt: skip
+    """,
+        XTABLES_LIBDIR=str(plugins.folder),
+    )
 
 
 def test_a_plugin_that_calls_exit_or_warns(plugins):
     folder = plugins("quitter")
-    assert prints("""
+    assert prints(
+        """
         import warnings, iptc
         match = iptc.Rule().create_match("quitter")
         for action in (lambda: setattr(match, "quit", "it"), lambda: setattr(match, "crowd", "two"), lambda: match.parameters,
@@ -593,17 +671,26 @@ def test_a_plugin_that_calls_exit_or_warns(plugins):
             warnings.simplefilter("always")
             match.warn = "x"
         print(caught[0].message)
-    """, XTABLES_LIBDIR=folder).splitlines() == [
-        "giving up on it: the extension gave up (exit status 1)", "a crowd of two", "the extension gave up (exit status 1)",
-        "careful"]  # fmt: skip
+    """,
+        XTABLES_LIBDIR=folder,
+    ).splitlines() == [
+        "giving up on it: the extension gave up (exit status 1)",
+        "a crowd of two",
+        "the extension gave up (exit status 1)",
+        "careful",
+    ]
 
 
 @pytest.fixture
 def without(tmp_path, host):
     """Fill a chain with rules of all kinds, and return a folder without some of the plugins."""
     for ipv6 in (False, True):
-        for line in ("-m quota --quota 5 -j ACCEPT", "-p tcp -m tcp --dport 22 -m mark --mark 1 -j ACCEPT",
-                     "-j LOG --log-prefix x", "-m quota --quota 6 -m mark --mark 2 -j LOG"):  # fmt: skip
+        for line in (
+            "-m quota --quota 5 -j ACCEPT",
+            "-p tcp -m tcp --dport 22 -m mark --mark 1 -j ACCEPT",
+            "-j LOG --log-prefix x",
+            "-m quota --quota 6 -m mark --mark 2 -j LOG",
+        ):
             host.iptables(f"-A INPUT {line}", ipv6=ipv6)
     folder = tmp_path / "few"
     folder.mkdir()
@@ -616,7 +703,8 @@ def without(tmp_path, host):
 def test_what_has_no_plugin_is_listed_and_written_again(host, without, ipv6):
     table = "Table6" if ipv6 else "Table"
     before = host.save(ipv6)
-    printed = prints(f"""
+    printed = prints(
+        f"""
         import copy, pickle, iptc
         chain = iptc.Chain(iptc.{table}("filter"), "INPUT")
         rules = chain.rules
@@ -637,7 +725,9 @@ def test_what_has_no_plugin_is_listed_and_written_again(host, without, ipv6):
             rules[0].matches[0].quota = "7"
         except iptc.XTablesError as error:
             print(error)
-    """, XTABLES_LIBDIR=without)
+    """,
+        XTABLES_LIBDIR=without,
+    )
     assert host.save(ipv6) == before
     assert printed.splitlines() == [
         "[('quota', True, {})] ACCEPT False",
@@ -659,21 +749,43 @@ REVISIONS = [
     ("both", "filter", "INPUT", None, "socket", 2, {"transparent": ""}),
     ("both", "filter", "INPUT", None, "bpf", 0, {"bytecode": "1,6 0 0 0"}),
     ("both", "filter", "INPUT", None, "cgroup", 0, {"cgroup": "5"}),
-    ("both", "filter", "INPUT", None, "hashlimit", 1,
-     {"hashlimit_upto": "5/sec", "hashlimit_burst": "5", "hashlimit_name": "one"}),
-    ("both", "filter", "INPUT", None, "hashlimit", 2,
-     {"hashlimit_upto": "5/sec", "hashlimit_burst": "5", "hashlimit_name": "two"}),
+    (
+        "both",
+        "filter",
+        "INPUT",
+        None,
+        "hashlimit",
+        1,
+        {"hashlimit_upto": "5/sec", "hashlimit_burst": "5", "hashlimit_name": "one"},
+    ),
+    (
+        "both",
+        "filter",
+        "INPUT",
+        None,
+        "hashlimit",
+        2,
+        {"hashlimit_upto": "5/sec", "hashlimit_burst": "5", "hashlimit_name": "two"},
+    ),
     ("ipv4", "nat", "PREROUTING", "tcp", "DNAT", 0, {"to_destination": "172.17.0.2:80"}),
     ("ipv6", "nat", "PREROUTING", "tcp", "DNAT", 1, {"to_destination": "[2001:db8::2]:80"}),
     ("ipv4", "nat", "POSTROUTING", "tcp", "SNAT", 0, {"to_source": "172.17.0.2:80"}),
     ("both", "mangle", "PREROUTING", None, "CONNMARK", 1, {"set_xmark": "0x1/0xffffffff"}),
-    ("ipv4", "mangle", "PREROUTING", "tcp", "TPROXY", 0, {"on_port": "80", "on_ip": "0.0.0.0", "tproxy_mark": "0x0/0x0"}),
+    (
+        "ipv4",
+        "mangle",
+        "PREROUTING",
+        "tcp",
+        "TPROXY",
+        0,
+        {"on_port": "80", "on_ip": "0.0.0.0", "tproxy_mark": "0x0/0x0"},
+    ),
     ("both", "filter", "INPUT", None, "NFQUEUE", 0, {"queue_num": "3"}),
     ("both", "filter", "INPUT", None, "NFQUEUE", 1, {"queue_balance": "0:3"}),
     ("both", "filter", "INPUT", None, "NFQUEUE", 2, {"queue_num": "3", "queue_bypass": ""}),
     ("both", "raw", "PREROUTING", None, "CT", 0, {"notrack": ""}),
     ("both", "raw", "PREROUTING", None, "CT", 1, {"notrack": ""}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("family_name, table, chain, protocol, name, revision, parameters", REVISIONS)
@@ -715,7 +827,7 @@ def test_words_that_look_like_an_option_need_not_be_text():
     rule = iptc.Rule()
     match = rule.create_match("recent")
     match.set_parameter("set", "")
-    match.set_parameter("name", "x --\udcff")       # printed without quotes
+    match.set_parameter("name", "x --\udcff")  # printed without quotes
     rule.create_target("DROP")
     assert "\udcff" in iptc.Rule(entry=rule.rule).matches[0].parameters
 
@@ -731,8 +843,7 @@ def test_opaque_payloads_of_one_size_are_not_the_same(family):
         rule.create_target("ACCEPT")
         rules.append(rule)
     assert str(rules[0]) == str(rules[1]) and rules[0] != rules[1]
-    from iptc.model import edits
-    from iptc.model import views
+    from iptc.model import edits, views
 
     chain = views.ChainView(rules[0].nfproto, "INPUT", read=lambda: [rules[0].rule])
     for _ in range(2):

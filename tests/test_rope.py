@@ -8,7 +8,8 @@ from iptc._rope import Row, Sequence
 
 
 def edited(count, choose, seed=3):
-    """A sequence and the list that it must equal, edited *count* times at random: in a region that wanders, and everywhere."""
+    """A sequence and the list that it must equal, edited *count* times at random: in a region that wanders, and
+    everywhere."""
     dice = random.Random(seed)
     sequence, model = Sequence(), []
     for step in range(count):
@@ -60,7 +61,12 @@ def test_rows_know_where_they_stand():
 
 def test_what_is_not_there_is_refused():
     sequence = Sequence("abc")
-    for wrong in (lambda: sequence[3], lambda: sequence.pop(3), lambda: sequence.insert(4, "d"), lambda: Sequence().pop(0)):
+    for wrong in (
+        lambda: sequence[3],
+        lambda: sequence.pop(3),
+        lambda: sequence.insert(4, "d"),
+        lambda: Sequence().pop(0),
+    ):
         with pytest.raises(IndexError):
             wrong()
     with pytest.raises(IndexError):

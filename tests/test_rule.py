@@ -35,21 +35,34 @@ def test_a_fresh_rule_says_nothing(family):
     assert rule.nfproto == (10 if family.ipv6 else 2)
 
 
-@pytest.mark.parametrize("given, read", [
-    ("10.0.0.1", "10.0.0.1/255.255.255.255"), ("192.168.1.77/24", "192.168.1.0/255.255.255.0"),
-    ("10.1.2.3/255.0.255.0", "10.0.2.0/255.0.255.0"), ("!10.0.0.0/8", "!10.0.0.0/255.0.0.0"),
-    ("0.0.0.0/0", "0.0.0.0/0.0.0.0"), ("127.0.0.1/255.0.0.0", "127.0.0.0/255.0.0.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, read",
+    [
+        ("10.0.0.1", "10.0.0.1/255.255.255.255"),
+        ("192.168.1.77/24", "192.168.1.0/255.255.255.0"),
+        ("10.1.2.3/255.0.255.0", "10.0.2.0/255.0.255.0"),
+        ("!10.0.0.0/8", "!10.0.0.0/255.0.0.0"),
+        ("0.0.0.0/0", "0.0.0.0/0.0.0.0"),
+        ("127.0.0.1/255.0.0.0", "127.0.0.0/255.0.0.0"),
+    ],
+)
 def test_ipv4_addresses(given, read):
     rule = iptc.Rule()
     rule.src = rule.dst = given
     assert rule.src == rule.get_src() == rule.dst == rule.get_dst() == read
 
 
-@pytest.mark.parametrize("given, read", [
-    ("::1", "::1/128"), ("2001:db8::1/64", "2001:db8::1/64"), ("!2001::1/48", "!2001::1/48"), ("::/128", "::/128"),
-    ("::1/ffff::", "::1/16"), ("::1/ffff:0:ffff::", "::1/ffff:0:ffff::"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, read",
+    [
+        ("::1", "::1/128"),
+        ("2001:db8::1/64", "2001:db8::1/64"),
+        ("!2001::1/48", "!2001::1/48"),
+        ("::/128", "::/128"),
+        ("::1/ffff::", "::1/16"),
+        ("::1/ffff:0:ffff::", "::1/ffff:0:ffff::"),
+    ],
+)
 def test_ipv6_addresses(given, read):
     rule = iptc.Rule6()
     rule.set_src(given)
@@ -57,10 +70,27 @@ def test_ipv6_addresses(given, read):
     assert rule.src == rule.dst == read
 
 
-@pytest.mark.parametrize("address", [
-    "127.0.0.1/-5", "127.0.0.1/33", "127.0.0.1/255.255", "127.0.0", "127.0.0.1.5", "256.0.0.1", "asdf", "", "!", "/8",
-    "127.0.0.1/", "127.0.0.1/255.255.255.256", "localhost", "10.0.0.1,10.0.0.2", "127.0.0.1 ", "::1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1/-5",
+        "127.0.0.1/33",
+        "127.0.0.1/255.255",
+        "127.0.0",
+        "127.0.0.1.5",
+        "256.0.0.1",
+        "asdf",
+        "",
+        "!",
+        "/8",
+        "127.0.0.1/",
+        "127.0.0.1/255.255.255.256",
+        "localhost",
+        "10.0.0.1,10.0.0.2",
+        "127.0.0.1 ",
+        "::1",
+    ],
+)
 def test_addresses_that_are_none_in_ipv4(address):
     rule = iptc.Rule()
     rule.src = "10.0.0.1"
@@ -69,18 +99,48 @@ def test_addresses_that_are_none_in_ipv4(address):
     assert rule.src == "10.0.0.1/255.255.255.255"
 
 
-@pytest.mark.parametrize("address", [
-    "2001:fg::/::", "2001/ffff::", "2001::/-1", "2001::/129", "::1/ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff:", "1.2.3.4", ""])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "2001:fg::/::",
+        "2001/ffff::",
+        "2001::/-1",
+        "2001::/129",
+        "::1/ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff:",
+        "1.2.3.4",
+        "",
+    ],
+)
 def test_addresses_that_are_none_in_ipv6(address):
     with pytest.raises(ValueError):
         iptc.Rule6().dst = address
 
 
-@pytest.mark.parametrize("given, read", [
-    ("tcp", "tcp"), ("TCP", "tcp"), ("!UDP", "!udp"), ("! udp", "!udp"), ("AH", "ah"), (6, "tcp"), ("6", "tcp"), (33, "33"),
-    ("!33", "!33"), (255, "raw"), ("all", "ip"), ("ip", "ip"), (0, "ip"), ("icmpv6", "icmpv6"), ("gre", "gre"),
-    ("dccp", "33"), ("udplite", "136"), ("ipv6-icmp", "icmpv6"), ("mh", "135"), ("vrrp", "112"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, read",
+    [
+        ("tcp", "tcp"),
+        ("TCP", "tcp"),
+        ("!UDP", "!udp"),
+        ("! udp", "!udp"),
+        ("AH", "ah"),
+        (6, "tcp"),
+        ("6", "tcp"),
+        (33, "33"),
+        ("!33", "!33"),
+        (255, "raw"),
+        ("all", "ip"),
+        ("ip", "ip"),
+        (0, "ip"),
+        ("icmpv6", "icmpv6"),
+        ("gre", "gre"),
+        ("dccp", "33"),
+        ("udplite", "136"),
+        ("ipv6-icmp", "icmpv6"),
+        ("mh", "135"),
+        ("vrrp", "112"),
+    ],
+)
 def test_protocols(family, given, read):
     rule = family.Rule()
     rule.protocol = given
@@ -93,10 +153,17 @@ def test_protocols_that_are_none(family, protocol):
         family.Rule().protocol = protocol
 
 
-@pytest.mark.parametrize("given, text", [
-    ("eth0", "-i eth0"), ("eth+", "-i eth+"), ("!eth0", "! -i eth0"), ("! eth0", "! -i eth0"),
-    ("interface-name1", "-i interface-name1"), ("interface-nam+", "-i interface-nam+"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ("eth0", "-i eth0"),
+        ("eth+", "-i eth+"),
+        ("!eth0", "! -i eth0"),
+        ("! eth0", "! -i eth0"),
+        ("interface-name1", "-i interface-name1"),
+        ("interface-nam+", "-i interface-nam+"),
+    ],
+)
 def test_interfaces(chain, family, host, given, text):
     rule = family.Rule()
     rule.in_interface = given
@@ -125,8 +192,20 @@ def test_interfaces_that_are_none(family, name):
         family.Rule().in_interface = name
 
 
-@pytest.mark.parametrize("given, read", [
-    ("1", True), ("true", True), ("asdf", True), (1, True), (True, True), (0, False), ("", False), (None, False), ("!", "!")])
+@pytest.mark.parametrize(
+    "given, read",
+    [
+        ("1", True),
+        ("true", True),
+        ("asdf", True),
+        (1, True),
+        (True, True),
+        (0, False),
+        ("", False),
+        (None, False),
+        ("!", "!"),
+    ],
+)
 def test_fragment(given, read):
     rule = iptc.Rule()
     rule.fragment = given
@@ -216,7 +295,12 @@ def test_equality_is_what_the_rule_says(family):
     assert full(family) == full(family)
     assert not full(family) != full(family)
     assert hash(full(family)) == hash(full(family))
-    for name, value in {"src": "!" + family.address, "protocol": "!tcp", "in_interface": "eth0", "out_interface": "lo"}.items():
+    for name, value in {
+        "src": "!" + family.address,
+        "protocol": "!tcp",
+        "in_interface": "eth0",
+        "out_interface": "lo",
+    }.items():
         other = full(family)
         setattr(other, name, value)
         assert other != full(family)
@@ -357,4 +441,4 @@ def test_an_extension_without_a_plugin_shows_its_bytes(ipv6):
     target = iptc.Target(rule, target=head.replace(b"nosuch", b"NOSUCH")[:32] + content)
     assert repr(target) == f"<iptc.Target NOSUCH revision 3, 24 bytes {content[:16].hex()}...>"
     rule.add_match(match)
-    assert "[24 bytes of unknown data]" in str(rule) and "0001" not in str(rule)      # as iptables-save prints it
+    assert "[24 bytes of unknown data]" in str(rule) and "0001" not in str(rule)  # as iptables-save prints it

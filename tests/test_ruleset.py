@@ -1,4 +1,5 @@
-"""Whole rulesets, saved and restored side by side with iptables-save and iptables-restore: the same tables, the same words."""
+"""Whole rulesets, saved and restored side by side with iptables-save and iptables-restore: the same tables, the same
+words."""
 
 import io
 import re
@@ -41,7 +42,11 @@ def host_says(host, text, arguments, ipv6):
     line = re.search(r"^Error occurred at line: (\d+)|line:? (\d+)", done.stderr, re.MULTILINE)
     said = re.split(r"^(?:Error occurred at line: \d+|Try `ip6?tables.*)\n", done.stderr, flags=re.MULTILINE)[0]
     said = re.sub(r"^(?:Warning|WARNING|Notice).*\n", "", said, flags=re.MULTILINE)
-    said = re.sub(r"^(?:.*\n(?=.*\((?:legacy|nf_tables)\): ))?(?:ip6?tables(?:-nft)?-restore(?: v\S+ \((?:legacy|nf_tables)\))?: )*", "", said)
+    said = re.sub(
+        r"^(?:.*\n(?=.*\((?:legacy|nf_tables)\): ))?(?:ip6?tables(?:-nft)?-restore(?: v\S+ \((?:legacy|nf_tables)\))?: )*",
+        "",
+        said,
+    )
     # what was left in errno where it may not make its buffer larger
     said = re.sub(r"^(line \d+ failed): Permission denied \(you must be root\)\.$", r"\1", said.strip())
     # we name a carriage return
@@ -62,7 +67,11 @@ def same_words(ours, theirs):
     if ours is None or theirs is None:
         return ours is theirs
     ours, theirs = ours.removesuffix("."), theirs.removesuffix(".")
-    return bool(re.fullmatch(r"line \d+ failed", theirs)) or "(null)" in theirs or ours.endswith((theirs, theirs.split("\n")[0]))
+    return (
+        bool(re.fullmatch(r"line \d+ failed", theirs))
+        or "(null)" in theirs
+        or ours.endswith((theirs, theirs.split("\n")[0]))
+    )
 
 
 def policies(lines):
@@ -77,7 +86,8 @@ def policies(lines):
 
 
 def same_tables(ours, theirs, before, text):
-    """Whether the lines are the same; but libiptc zeroes the counters of policies, and we keep those that were there or were set."""
+    """Whether the lines are the same; but libiptc zeroes the counters of policies, and we keep those that were there or
+    were set."""
     if len(ours) != len(theirs):
         return False
     known, table = policies(before), ""
@@ -93,20 +103,31 @@ def same_tables(ours, theirs, before, text):
     return True
 
 
-# Where iptables-nft-restore is of another opinion, and why ours is kept: a renamed chain has its old name until COMMIT, and a builtin one is renamed to no effect;
-# a rule that is not there is zeroed; a rule of the same file cannot be replaced, and nothing is said of it; --fragment of IPv6 is known, and makes shorter words ambiguous.
+# Where iptables-nft-restore is of another opinion, and why ours is kept: a renamed chain has its old name until COMMIT,
+# and a builtin one is renamed to no effect; a rule that is not there is zeroed; a rule of the same file cannot be
+# replaced, and nothing is said of it; --fragment of IPv6 is known, and makes shorter words ambiguous.
 DEFECTS_OF_NFT = re.compile(rb"^(-E|--rename-chain) |^-Z \w+ \d|^-R | --fr? ?", re.MULTILINE)
 # What iptables-nft-restore says of a line, and what we say.
 WORDS_OF_NFT = [
-    (r"line \d+: CHAIN_DEL failed \(Device or resource busy\): chain (?P<name>\S+)", "line {line} failed: (Can't delete (built-in chain|chain with references left)|Chain is not empty)"),
-    (r"line \d+: (?P<verb>\w+) failed \((?P<reason>.*)\): (?P<where>(rule in )?chain \S+)", "line {line} failed: {reason}: {verb} failed: {where}.*"),
+    (
+        r"line \d+: CHAIN_DEL failed \(Device or resource busy\): chain (?P<name>\S+)",
+        "line {line} failed: (Can't delete (built-in chain|chain with references left)|Chain is not empty)",
+    ),
+    (
+        r"line \d+: (?P<verb>\w+) failed \((?P<reason>.*)\): (?P<where>(rule in )?chain \S+)",
+        "line {line} failed: {reason}: {verb} failed: {where}.*",
+    ),
     (r"(?P<said>(TCP|UDP) match requires '-p \w+')", r"line {line} failed: .*\({said}\)"),
     (r"`-f' is not supported in IPv6, .*", 'line {line}: unknown option "--fr[agments]*"'),
     (r"line \d+ table name '(?P<name>.*)' invalid", "line {line}: .* unable to initialize table '{name}'"),
     # a chain that the text has flushed is there to us, and has no such rule
-    (r"line \d+ failed: (?P<said>.*)\.", "line {line} failed: (.*{said}|Index of (deletion|replacement|counter) too big)"),
+    (
+        r"line \d+ failed: (?P<said>.*)\.",
+        "line {line} failed: (.*{said}|Index of (deletion|replacement|counter) too big)",
+    ),
 ]
-# It names the line of COMMIT; to us a chain that is made later is missing, too, and a rule that jumps nowhere is a bad one.
+# It names the line of COMMIT; to us a chain that is made later is missing, too, and a rule that jumps nowhere is a bad
+# one.
 MISSING = r".*(Chain '{0}' does not exist.*|No chain/target/match by that name: RULE_APPEND failed: rule in chain INPUT: -j {0}|Bad rule \(does a matching rule exist in that chain\?\))"
 
 
@@ -114,21 +135,32 @@ def excused(case, ours, our_line, theirs, their_line):
     """Whether iptables-nft-restore is known to say *theirs* where we say *ours*."""
     if ours is None or theirs is None:
         # nothing is asked of the kernel in a test
-        return bool(DEFECTS_OF_NFT.search(case.text)) or case.test and theirs is None and ours.startswith(f"line {our_line} failed: ")
+        return (
+            bool(DEFECTS_OF_NFT.search(case.text))
+            or case.test
+            and theirs is None
+            and ours.startswith(f"line {our_line} failed: ")
+        )
     missing = re.fullmatch(r"Chain '(.*)' does not exist", theirs)
     if missing:
-        return our_line <= their_line and re.fullmatch(MISSING.format(re.escape(missing[1])), ours, re.DOTALL) is not None
+        return (
+            our_line <= their_line and re.fullmatch(MISSING.format(re.escape(missing[1])), ours, re.DOTALL) is not None
+        )
     theirs = theirs.split("\n")[0].replace("No such file or directory", "No chain/target/match by that name")
     for pattern, words in WORDS_OF_NFT:
         found = re.fullmatch(pattern, theirs)
         if found:
             parts = {name: re.escape(part) for name, part in found.groupdict().items()}
-            return our_line == their_line and re.fullmatch(words.format(line=our_line, **parts), ours, re.DOTALL) is not None
+            return (
+                our_line == their_line
+                and re.fullmatch(words.format(line=our_line, **parts), ours, re.DOTALL) is not None
+            )
     return theirs == 'unknown option "--f"' and our_line == their_line and b" --f" in case.text
 
 
 def same_in_nft(host, ours, theirs, before, text, ipv6):
-    """`same_tables`, of tables of nf_tables: iptables-nft-restore deletes those of which a text says nothing, and the host's tool may not know counters of rules."""
+    """`same_tables`, of tables of nf_tables: iptables-nft-restore deletes those of which a text says nothing, and the
+    host's tool may not know counters of rules."""
     ours, theirs = ("".join(f"{line}\n" for line in lines) for lines in (ours, theirs))
     for unused in re.findall(r"^\*.*\n(?::[A-Z]+ ACCEPT \[0:0\]\n)*COMMIT\n", ours, re.MULTILINE):
         if f"{unused.split()[0]}\n" not in theirs:
@@ -183,7 +215,8 @@ def report(found, asked):
 
 
 def test_every_file_does_what_it_does_with_iptables_restore(host, ipv6):
-    chosen = cases.CASES if host.backend == "legacy" else cases.CASES[::6]  # it is slower, and legacy's is the parser of both
+    # it is slower, and legacy's is the parser of both
+    chosen = cases.CASES if host.backend == "legacy" else cases.CASES[::6]
     report(differing(host, chosen, ipv6, of_family(cases.BEFORE.encode(), ipv6).decode()), len(chosen))
 
 
@@ -192,7 +225,9 @@ def test_every_specification_in_a_file(prepared, ipv6):
     known = [*specs.load_parity(ipv6, "base"), *(spec for spec in specs.load_invalid() if spec.ipv6 == ipv6)]
     # -h and -V end iptables-restore
     known = [spec for spec in known if not re.search(r"(^| )-(f?h|V)|--(he|ver)", spec.text)]
-    chosen = [cases.Case(f"*{spec.table}\n-A {spec.chain} {spec.text}\nCOMMIT\n".encode(), flush=False) for spec in known]
+    chosen = [
+        cases.Case(f"*{spec.table}\n-A {spec.chain} {spec.text}\nCOMMIT\n".encode(), flush=False) for spec in known
+    ]
     chosen = chosen if prepared.backend == "legacy" else chosen[::12]
     before = "\n".join(prepared.save(ipv6, counters=True)) + "\n"
     report(differing(prepared, chosen, ipv6, before), len(chosen))
@@ -223,8 +258,19 @@ def test_a_line_may_be_longer_than_iptables_restore_reads(host, ipv6):
         assert host.rules(ipv6) == ["-A INPUT -j ACCEPT"]
 
 
-@pytest.mark.parametrize("text", ["\0", "\0\n", "*filter\n\0\nCOMMIT\n", "*filter\n-A INPUT\0 -j NOSUCH\nCOMMIT\n", "*filter\n-A INPUT -j ACCEPT\0\nCOMMIT\n",
-                                  "*fil\0ter\nCOMMIT\n", "*filter\n:x -\0 [0:0]\nCOMMIT\n", "*filter\nCOMMIT\0\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\0",
+        "\0\n",
+        "*filter\n\0\nCOMMIT\n",
+        "*filter\n-A INPUT\0 -j NOSUCH\nCOMMIT\n",
+        "*filter\n-A INPUT -j ACCEPT\0\nCOMMIT\n",
+        "*fil\0ter\nCOMMIT\n",
+        "*filter\n:x -\0 [0:0]\nCOMMIT\n",
+        "*filter\nCOMMIT\0\n",
+    ],
+)
 def test_a_zero_byte_is_refused_with_its_line(host, text):
     with pytest.raises(iptc.ParameterError) as caught:
         iptc.restore(io.StringIO(text))
@@ -242,7 +288,10 @@ def test_a_line_that_lists_is_refused_and_does_not_end_the_program(host, ipv6, l
 # ---------------------------------------------------------------- hosts
 
 
-@pytest.fixture(params=[(six, name) for six, names in rulesets.HOSTS.items() for name in names], ids=lambda param: f"{param[1]}-{6 if param[0] else 4}")
+@pytest.fixture(
+    params=[(six, name) for six, names in rulesets.HOSTS.items() for name in names],
+    ids=lambda param: f"{param[1]}-{6 if param[0] else 4}",
+)
 def ruleset(request, host):
     """(family, text) of the ruleset of a real kind of host, and what it needs."""
     ipv6, name = request.param
@@ -321,10 +370,20 @@ class Dripping(io.RawIOBase):
         return len(piece)
 
 
-@pytest.mark.parametrize("given", [
-    lambda folder: SMALL, lambda folder: Dripping(SMALL.encode()), lambda folder: io.StringIO(SMALL), lambda folder: io.BytesIO(SMALL.encode()), lambda folder: folder / "rules",
-    lambda folder: str(folder / "rules"), lambda folder: open(folder / "rules"), lambda folder: open(folder / "rules", "rb"),
-], ids=["text", "dripping", "StringIO", "BytesIO", "Path", "name", "file", "binary file"])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda folder: SMALL,
+        lambda folder: Dripping(SMALL.encode()),
+        lambda folder: io.StringIO(SMALL),
+        lambda folder: io.BytesIO(SMALL.encode()),
+        lambda folder: folder / "rules",
+        lambda folder: str(folder / "rules"),
+        lambda folder: open(folder / "rules"),
+        lambda folder: open(folder / "rules", "rb"),
+    ],
+    ids=["text", "dripping", "StringIO", "BytesIO", "Path", "name", "file", "binary file"],
+)
 def test_text_a_path_or_a_file(host, ipv6, tmp_path, given):
     (tmp_path / "rules").write_text(SMALL)
     iptc.restore(given(tmp_path), ipv6=ipv6, counters=True)
@@ -367,8 +426,17 @@ class Failing:
         raise self.error
 
 
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), TimeoutError("timed out"), ValueError("I/O operation on closed file"),
-                                   EOFError("ended early"), TypeError("underlying read() gave None")], ids=lambda error: type(error).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        TimeoutError("timed out"),
+        ValueError("I/O operation on closed file"),
+        EOFError("ended early"),
+        TypeError("underlying read() gave None"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_a_file_that_fails_while_it_is_read_changes_nothing(host, ipv6, error):
     host.iptables("-A INPUT -p udp -j ACCEPT", ipv6=ipv6)
     before = host.save(ipv6)
@@ -381,8 +449,11 @@ def test_a_file_that_fails_while_it_is_read_changes_nothing(host, ipv6, error):
 
 @pytest.mark.parametrize("table", [3, b"filter", ["filter"], True])
 def test_a_table_that_is_no_name_is_refused(host, ipv6, table):
-    for function in (lambda: iptc.restore("*filter\nCOMMIT\n", ipv6, table=table), lambda: iptc.save(ipv6, table=table),
-                     lambda: iptc.ruleset.parse("*filter\nCOMMIT\n", ipv6, table=table)):  # fmt: skip
+    for function in (
+        lambda: iptc.restore("*filter\nCOMMIT\n", ipv6, table=table),
+        lambda: iptc.save(ipv6, table=table),
+        lambda: iptc.ruleset.parse("*filter\nCOMMIT\n", ipv6, table=table),
+    ):
         with pytest.raises(iptc.errors.ParameterTypeError, match="a table name must be a string, not "):
             function()
 
@@ -432,7 +503,10 @@ def test_nothing_of_a_table_is_applied_where_one_line_is_wrong(host, ipv6):
     host.restore(SMALL, ipv6, ["--counters"])
     before = host.save(ipv6, counters=True, table="filter")
     with pytest.raises((iptc.ParameterError, iptc.KernelError)):
-        iptc.restore("*mangle\n-A INPUT -j ACCEPT\nCOMMIT\n*filter\n:new - [0:0]\n-A INPUT -j DROP\n-A INPUT -j nosuch\nCOMMIT\n", ipv6=ipv6)
+        iptc.restore(
+            "*mangle\n-A INPUT -j ACCEPT\nCOMMIT\n*filter\n:new - [0:0]\n-A INPUT -j DROP\n-A INPUT -j nosuch\nCOMMIT\n",
+            ipv6=ipv6,
+        )
     assert host.save(ipv6, counters=True, table="filter") == before
     assert host.rules(ipv6, "mangle") == ["-A INPUT -j ACCEPT"]
 

@@ -1,4 +1,5 @@
-"""Which rule is meant: `has_rule`, `delete_rule`, `ensure_rule` and `-D` in texts find what `iptables -C` and `-D` of that back end find."""
+"""Which rule is meant: `has_rule`, `delete_rule`, `ensure_rule` and `-D` in texts find what `iptables -C` and `-D` of
+that back end find."""
 
 import copy
 
@@ -9,7 +10,13 @@ import iptc
 
 pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
-MATCHES = ["-m limit --limit 1/sec", "-m mark --mark 0x1", "-m comment --comment a", "-m recent --set --name n", "-m quota --quota 1000"]
+MATCHES = [
+    "-m limit --limit 1/sec",
+    "-m mark --mark 0x1",
+    "-m comment --comment a",
+    "-m recent --set --name n",
+    "-m quota --quota 1000",
+]
 """Each pair of them is asked for in both orders."""
 
 DETAILS = """
@@ -77,8 +84,11 @@ def pairs(family):
     found += [(one, one) for one, _ in found]
     found += [tuple(part.strip() for part in line.split(" | ")) for line in DETAILS.strip().split("\n")]
     net = "2001:db8::/32" if family.ipv6 else "10.0.0.0/8"
-    found += [(f"-s {net} -j ACCEPT", f"-d {net} -j ACCEPT"), (f"-s {net} -j ACCEPT", f"! -s {net} -j ACCEPT"),
-              (f"-s {net} -j ACCEPT", f"-s {net.replace('::', '::9') if family.ipv6 else '10.1.2.3/8'} -j ACCEPT")]  # fmt: skip
+    found += [
+        (f"-s {net} -j ACCEPT", f"-d {net} -j ACCEPT"),
+        (f"-s {net} -j ACCEPT", f"! -s {net} -j ACCEPT"),
+        (f"-s {net} -j ACCEPT", f"-s {net.replace('::', '::9') if family.ipv6 else '10.1.2.3/8'} -j ACCEPT"),
+    ]
     for spec in specs.load(family.ipv6):
         if spec.table != "filter" or "RATEEST" in spec.text or "rateest" in spec.text:
             continue
@@ -98,16 +108,22 @@ def is_taken(family, text):
 
 @pytest.fixture
 def asked(prepared, family):
-    """[(chain, text that is asked for)] of a table in which the host has put the first rule of each pair into a chain of its own."""
-    found = [(f"c{number}", *pair) for number, pair in enumerate(pairs(family)) if all(is_taken(family, text) for text in pair)]
+    """[(chain, text that is asked for)] of a table in which the host has put the first rule of each pair into a chain
+    of its own."""
+    found = [
+        (f"c{number}", *pair)
+        for number, pair in enumerate(pairs(family))
+        if all(is_taken(family, text) for text in pair)
+    ]
     lines = [f":{chain} - [0:0]" for chain, _, _ in found] + [f"-A {chain} {there}" for chain, there, _ in found]
     prepared.restore("\n".join(["*filter", *lines, "COMMIT", ""]), family.ipv6, ["--noflush"])
     return [(chain, text) for chain, _, text in found]
 
 
 def answers_of(host, family, asked, guesses):
-    """What `iptables -C` says, of those that are thought to be there all at once. Of legacy what `-D` says: `ip6tables-legacy -C` of
-    1.8.9 finds rules that its own `-D` does not, since it does not look at the options of their matches."""
+    """What `iptables -C` says, of those that are thought to be there all at once. Of legacy what `-D` says:
+    `ip6tables-legacy -C` of 1.8.9 finds rules that its own `-D` does not, since it does not look at the options of
+    their matches."""
     verb, arguments = ("-D", ["--noflush", "--test"]) if host.backend == "legacy" else ("-C", ["--noflush"])
 
     def finds(*some):
@@ -152,7 +168,9 @@ def test_texts_delete_the_rule_that_delete_rule_deletes(prepared, family):
     """Legacy texts compare rows of a draft under masks, everything else compares keys: both are one relation."""
     known = [pair for pair in pairs(family) if all(is_taken(family, text) and "-c " not in text for text in pair)]
     lines = [f"-A {name} {there}" for name in ("a", "b") for there, _ in known]
-    prepared.restore("\n".join(["*filter", ":a - [0:0]", ":b - [0:0]", *lines, "COMMIT", ""]), family.ipv6, ["--noflush"])
+    prepared.restore(
+        "\n".join(["*filter", ":a - [0:0]", ":b - [0:0]", *lines, "COMMIT", ""]), family.ipv6, ["--noflush"]
+    )
     table = family.Table("filter")
     asked = [text for _, text in reversed(known)] + [text for text, _ in known[::2]]
     with table.transaction():
@@ -220,7 +238,9 @@ def test_other_names_for_it(host, family, number):
 
 def test_counters_follow_the_rule_that_counted(host, family):
     chain = iptc.Chain(family.Table("filter"), "INPUT")
-    rules = [family.Rule.from_args(f"-c {count} {100 * count} {order} -j ACCEPT") for count, order in zip((10, 20), ORDERS)]
+    rules = [
+        family.Rule.from_args(f"-c {count} {100 * count} {order} -j ACCEPT") for count, order in zip((10, 20), ORDERS)
+    ]
     for rule in rules:
         chain.append_rule(rule)
     with iptc.CounterReader("filter", ipv6=family.ipv6) as reader:

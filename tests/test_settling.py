@@ -44,14 +44,20 @@ while True:
 def counted(host):
     """A rule with a million packets, one that counts datagrams, and a function that sends some."""
     host.run("ip", "link", "set", "lo", "up")
-    host.restore(f"*filter\n:INPUT ACCEPT [5:500]\n[{KNOWN}:{60 * KNOWN}] -A INPUT -p tcp --dport 22 -j ACCEPT\n"
-                 "[0:0] -A OUTPUT -p udp --dport 7\nCOMMIT\n", arguments=["--counters"])  # fmt: skip
+    host.restore(
+        f"*filter\n:INPUT ACCEPT [5:500]\n[{KNOWN}:{60 * KNOWN}] -A INPUT -p tcp --dport 22 -j ACCEPT\n"
+        "[0:0] -A OUTPUT -p udp --dport 7\nCOMMIT\n",
+        arguments=["--counters"],
+    )
 
     def send(count):
         for _ in range(count):
             sender.sendto(bytes(100), ("127.0.0.1", 7))
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+    ):
         receiver.bind(("127.0.0.1", 7))
         yield send
 

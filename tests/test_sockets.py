@@ -1,8 +1,8 @@
-"""Sockets and other descriptors: made in their namespace whatever the system refuses, owned from the first moment, ours alone."""
+"""Sockets and other descriptors: made in their namespace whatever the system refuses, owned from the first moment, ours
+alone."""
 
 import os
 import subprocess
-import sys
 
 import pytest
 from conftest import Host
@@ -230,7 +230,10 @@ def test_a_socket_is_kept_as_long_as_a_table_is_open(start, other):
 @pytest.mark.one_backend("nft")
 def test_sockets_of_few_namespaces_are_kept(host, monkeypatch):
     monkeypatch.setattr("iptc.nft.sockets._NAMESPACES_MOST", 2)
-    others = [subprocess.Popen(["unshare", "-n", "sh", "-c", "echo ready; exec sleep 1000"], stdout=subprocess.PIPE) for _ in range(5)]
+    others = [
+        subprocess.Popen(["unshare", "-n", "sh", "-c", "echo ready; exec sleep 1000"], stdout=subprocess.PIPE)
+        for _ in range(5)
+    ]
     try:
         for process in others:
             process.stdout.readline()

@@ -11,7 +11,8 @@ from iptc import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning", "ignore::RuntimeWarning")
 
-# Left out: lines that only list, which are refused here; and `-E` of a chain that the same text makes, which iptables-nft cannot do.
+# Left out: lines that only list, which are refused here; and `-E` of a chain that the same text makes, which
+# iptables-nft cannot do.
 TEXTS = {
     "unknown table": "*nope\nCOMMIT\n",
     "table cr": "*filter\r\nCOMMIT\r\n",
@@ -149,7 +150,7 @@ TEXTS = {
     "no command": "*filter\n-j DROP\nCOMMIT\n",
     "-t in line": "*filter\n-A INPUT -t nat\nCOMMIT\n",
     "-A no chain": "*filter\n-A\nCOMMIT\n",
-    "quote": "*filter\n-A INPUT -m comment --comment \"x\nCOMMIT\n",
+    "quote": '*filter\n-A INPUT -m comment --comment "x\nCOMMIT\n',
     "counters bad": "*filter\n[x -A INPUT\nCOMMIT\n",
     "counters bad2": "*filter\n[1] -A INPUT\nCOMMIT\n",
     "counters": "*filter\n[1:2] -A INPUT\nCOMMIT\n",
@@ -196,18 +197,35 @@ def test_the_exit_status_is_that_of_iptables_restore(host, ipv6, ended):
     assert different == {}
 
 
-@pytest.mark.parametrize("line, words", [
-    ("\ufeff*filter", "line 1 failed: a byte order mark (BOM)"), (" *filter", "line 1 failed: blanks in front of `*' or `#'"),
-    ("\t# x", "line 1 failed: blanks in front of `*' or `#'"), ("\r", "line 1 failed: an empty line has no blanks and no carriage return"),
-    ("  ", "line 1 failed: an empty line has no"), ("COMMIT", "line 1 failed: COMMIT of no table"),
-    ("*filter\nCOMMIT\n COMMIT", "line 3 failed: COMMIT of no table: one ends the table already, or none has begun"),
-    ("-A INPUT", "line 1 failed: a chain or rule of no table: a line such as `*filter' comes first"),
-    (":INPUT ACCEPT", "line 1 failed: a chain or rule of no table"), ("[1:2] -A INPUT", "line 1 failed: a chain or rule of no table"),
-    ("hello", "line 1 failed: neither `*TABLE' nor a comment (`#')"),
-    ("*filter\r", "unable to initialize table 'filter\\r'"), ("*filter\n-A INPUT -j ACCEPT\r", "ACCEPT\\r'"),
-    ("*filter\n COMMIT", "line 2: COMMIT stands alone at the start of its line, and a line feed ends it: Bad argument `COMMIT'"),
-    ("*filter\nCOMMIT\r", "COMMIT stands alone at the start of its line, and a line feed ends it: Bad argument `COMMIT\\r'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("\ufeff*filter", "line 1 failed: a byte order mark (BOM)"),
+        (" *filter", "line 1 failed: blanks in front of `*' or `#'"),
+        ("\t# x", "line 1 failed: blanks in front of `*' or `#'"),
+        ("\r", "line 1 failed: an empty line has no blanks and no carriage return"),
+        ("  ", "line 1 failed: an empty line has no"),
+        ("COMMIT", "line 1 failed: COMMIT of no table"),
+        (
+            "*filter\nCOMMIT\n COMMIT",
+            "line 3 failed: COMMIT of no table: one ends the table already, or none has begun",
+        ),
+        ("-A INPUT", "line 1 failed: a chain or rule of no table: a line such as `*filter' comes first"),
+        (":INPUT ACCEPT", "line 1 failed: a chain or rule of no table"),
+        ("[1:2] -A INPUT", "line 1 failed: a chain or rule of no table"),
+        ("hello", "line 1 failed: neither `*TABLE' nor a comment (`#')"),
+        ("*filter\r", "unable to initialize table 'filter\\r'"),
+        ("*filter\n-A INPUT -j ACCEPT\r", "ACCEPT\\r'"),
+        (
+            "*filter\n COMMIT",
+            "line 2: COMMIT stands alone at the start of its line, and a line feed ends it: Bad argument `COMMIT'",
+        ),
+        (
+            "*filter\nCOMMIT\r",
+            "COMMIT stands alone at the start of its line, and a line feed ends it: Bad argument `COMMIT\\r'",
+        ),
+    ],
+)
 def test_the_message_says_what_is_wrong(host, line, words):
     with pytest.raises(iptc.IPTCError) as refused:
         iptc.restore(f"{line}\nCOMMIT\n")
@@ -220,7 +238,10 @@ def test_a_jump_to_a_chain_that_is_not_there_is_one_class(host, ipv6):
         for test in (False, True):
             with pytest.raises(iptc.errors.Missing) as refused:
                 iptc.restore(f"*filter\n-A INPUT {option} nosuch\nCOMMIT\n", ipv6, test=test)
-            assert isinstance(refused.value, (iptc.ParameterError, LookupError)) and refused.value.line == refused.value.status == 2
+            assert (
+                isinstance(refused.value, (iptc.ParameterError, LookupError))
+                and refused.value.line == refused.value.status == 2
+            )
     assert host.rules(ipv6) == []
 
 
@@ -259,7 +280,12 @@ def test_the_rule_that_the_kernel_refuses_is_named(host, ended):
     for command in ("restore", "check"):
         for arguments in ((), ("-n",)):
             code, said = ended(text, command, *arguments)
-            assert code == (4 if host.backend == "nft" else 1) and "INPUT" in said and "-j MASQUERADE" in said and "line 41" in said
+            assert (
+                code == (4 if host.backend == "nft" else 1)
+                and "INPUT" in said
+                and "-j MASQUERADE" in said
+                and "line 41" in said
+            )
     assert host.rules() == []
 
 

@@ -15,8 +15,11 @@ import iptc
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "iptc"
+
+
 def modules(suffix):
-    """The modules of the package whose files end in *suffix*: `table`, `legacy.blob`, …; a folder's `__init__` is not one."""
+    """The modules of the package whose files end in *suffix*: `table`, `legacy.blob`, …; a folder's `__init__` is not
+    one."""
     paths = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob(f"*{suffix}"))
     return sorted(".".join(path.parts) for path in paths if path.name != "__init__" or len(path.parts) == 1)
 
@@ -39,9 +42,12 @@ SOURCES = sorted(
 
 
 def level_table():
-    """The (level, module) pairs of the table in CONTRIBUTING.md, in its order; `cli` stands for all modules of that folder."""
+    """The (level, module) pairs of the table in CONTRIBUTING.md, in its order; `cli` stands for all modules of that
+    folder."""
     rows = re.findall(r"^\| *(\d+) *\| *(`[^|]*`) *\|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-    return [(int(level), module.replace("/", ".")) for level, names in rows for module in re.findall(r"`([\w/]+)`", names)]
+    return [
+        (int(level), module.replace("/", ".")) for level, names in rows for module in re.findall(r"`([\w/]+)`", names)
+    ]
 
 
 ROWS = level_table()
@@ -90,10 +96,13 @@ def test_levels_rise():
 
 @pytest.mark.parametrize("module", COMPILED + PLAIN)
 def test_imports_come_from_above_in_the_table(module):
-    """From lower levels, or from its own folder, higher up in the table: two folders of one level know nothing of each other."""
+    """From lower levels, or from its own folder, higher up in the table: two folders of one level know nothing of each
+    other."""
     row = row_of(module)
     level = dict((name, level) for level, name in ROWS)[row]
-    files = [path for suffix in (".py", ".pyx", ".pxd") if (path := PACKAGE / f"{module.replace('.', '/')}{suffix}").exists()]
+    files = [
+        path for suffix in (".py", ".pyx", ".pxd") if (path := PACKAGE / f"{module.replace('.', '/')}{suffix}").exists()
+    ]
     assert files
     for path in files:
         for other in imported(path) - {module}:
@@ -102,7 +111,10 @@ def test_imports_come_from_above_in_the_table(module):
                 continue
             its_level, its_place = next((level, place) for place, (level, name) in enumerate(ROWS) if name == its_row)
             same_folder = other.rpartition(".")[0] == module.rpartition(".")[0]
-            assert its_level < level or its_level == level and same_folder and its_place < LISTED.index(row), (path.name, other)
+            assert its_level < level or its_level == level and same_folder and its_place < LISTED.index(row), (
+                path.name,
+                other,
+            )
 
 
 def test_the_back_ends_do_not_know_each_other():
@@ -178,10 +190,36 @@ print(*sorted(set(sys.modules) - before))
 """
 
 HEAVY = {
-    "argparse", "asyncio", "concurrent", "ctypes", "dataclasses", "datetime", "distutils", "email", "enum",
-    "importlib.metadata", "inspect", "ipaddress", "json", "logging", "multiprocessing", "pathlib", "pkg_resources", "random", "re",
-    "select", "setuptools", "shlex", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "typing",
-}  # fmt: skip
+    "argparse",
+    "asyncio",
+    "concurrent",
+    "ctypes",
+    "dataclasses",
+    "datetime",
+    "distutils",
+    "email",
+    "enum",
+    "importlib.metadata",
+    "inspect",
+    "ipaddress",
+    "json",
+    "logging",
+    "multiprocessing",
+    "pathlib",
+    "pkg_resources",
+    "random",
+    "re",
+    "select",
+    "setuptools",
+    "shlex",
+    "shutil",
+    "signal",
+    "socket",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "typing",
+}
 
 
 def watched_import(then="pass"):
@@ -199,7 +237,9 @@ def test_import_starts_no_process():
     assert watched_import()[0] == []
 
 
-@pytest.mark.parametrize("then", ["pass", "iptc.CounterReader, iptc.Table", "str(iptc.Rule.from_args('-p tcp -m limit -j LOG'))"])
+@pytest.mark.parametrize(
+    "then", ["pass", "iptc.CounterReader, iptc.Table", "str(iptc.Rule.from_args('-p tcp -m limit -j LOG'))"]
+)
 def test_import_brings_no_heavy_module(then):
     events, brought = watched_import(then)
     assert brought & HEAVY == set() and events == []
@@ -265,13 +305,18 @@ def test_every_compiled_module_says_what_it_gives():
 
 
 def test_no_list_is_built_in_the_way_that_frees_an_item_twice():
-    """Cython 3.3.1 drops the item of a list comprehension, and of a list with a `*`, twice where the list cannot grow."""
+    """Cython 3.3.1 drops the item of a list comprehension, and of a list with a `*`, twice where the list cannot
+    grow."""
     for source in GENERATED:
         there = ""
-        for place, call in re.findall(r'/\* "([^"]+":\d+)|(__Pyx_ListComp_AppendAndDecref)\(__pyx_t', source.read_text()):
+        for place, call in re.findall(
+            r'/\* "([^"]+":\d+)|(__Pyx_ListComp_AppendAndDecref)\(__pyx_t', source.read_text()
+        ):
             there = place or there
             # Cython's own memoryviews are not ours to change, and we hand out none
-            assert not call or not there.startswith("iptc/"), f"{there}: use append, list(map(...)) or list(filter(...))"
+            assert not call or not there.startswith("iptc/"), (
+                f"{there}: use append, list(map(...)) or list(filter(...))"
+            )
 
 
 def test_compiled_modules_are_those_of_the_checkout():

@@ -66,7 +66,9 @@ def source_order(module):
             order.append((None, current))
         elif found := re.match(r"(?:def|cpdef(?: \w+)?) (\w+)\(", line) or re.match(r"([A-Z][A-Z0-9_]*) = ", line):
             order.append((None, found[1]))
-        elif found := re.match(r"    (?:def|cpdef(?: \w+)?) (\w+)\(", line) or re.match(r"    (\w+) = property\(", line):
+        elif found := re.match(r"    (?:def|cpdef(?: \w+)?) (\w+)\(", line) or re.match(
+            r"    (\w+) = property\(", line
+        ):
             if (current, found[1]) not in order:
                 order.append((current, found[1]))
     return order
@@ -102,12 +104,17 @@ def test_names_for_the_package_itself_exist(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_parameters_are_those_of_the_functions(module):
     checked = 0
-    for owner, names in [(None, stub(module)), *((name, stub_names(node.body)) for name, node in stub_classes(module).items())]:
+    for owner, names in [
+        (None, stub(module)),
+        *((name, stub_names(node.body)) for name, node in stub_classes(module).items()),
+    ]:
         container = compiled(module) if owner is None else getattr(compiled(module), owner)
         for name, node in names.items():
             if not isinstance(node, ast.FunctionDef) or decorators(node) or name.startswith("__"):
                 continue
-            signature = inspect.signature(inspect.getattr_static(container, name) if owner else getattr(container, name))
+            signature = inspect.signature(
+                inspect.getattr_static(container, name) if owner else getattr(container, name)
+            )
             real = [
                 (parameter.name, parameter.default is not parameter.empty)
                 for parameter in signature.parameters.values()
@@ -121,8 +128,12 @@ def test_parameters_are_those_of_the_functions(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_properties_can_be_set_where_the_stub_says_so(module):
     for name, node in stub_classes(module).items():
-        setters = {item.name for item in node.body if isinstance(item, ast.FunctionDef) and "setter" in decorators(item)}
-        readers = {item.name for item in node.body if isinstance(item, ast.FunctionDef) and "property" in decorators(item)}
+        setters = {
+            item.name for item in node.body if isinstance(item, ast.FunctionDef) and "setter" in decorators(item)
+        }
+        readers = {
+            item.name for item in node.body if isinstance(item, ast.FunctionDef) and "property" in decorators(item)
+        }
         for property_name in readers:
             descriptor = inspect.getattr_static(getattr(compiled(module), name), property_name)
             if isinstance(descriptor, property):

@@ -25,7 +25,12 @@ def filled(family):
 
 def test_names_of_tables():
     assert [iptc.Table.FILTER, iptc.Table.NAT, iptc.Table.MANGLE, iptc.Table.RAW, iptc.Table.SECURITY] == [
-        "filter", "nat", "mangle", "raw", "security"]  # fmt: skip
+        "filter",
+        "nat",
+        "mangle",
+        "raw",
+        "security",
+    ]
     assert iptc.Table.ALL == iptc.Table6.ALL == ["filter", "mangle", "raw", "nat", "security"]
     assert issubclass(iptc.Table6, iptc.Table)
 
@@ -119,7 +124,12 @@ def test_flush_empties_all_chains_and_keeps_policies(host, family):
     table.set_policy("FORWARD", "DROP")
     table.flush()
     assert host.save(family.ipv6) == [
-        "*filter", ":INPUT ACCEPT [0:0]", ":FORWARD DROP [0:0]", ":OUTPUT ACCEPT [0:0]", "COMMIT"]  # fmt: skip
+        "*filter",
+        ":INPUT ACCEPT [0:0]",
+        ":FORWARD DROP [0:0]",
+        ":OUTPUT ACCEPT [0:0]",
+        "COMMIT",
+    ]
 
 
 def test_policy_and_its_counters(host, family):
@@ -273,7 +283,10 @@ def test_a_restore_is_an_edit_like_others(host, family):
     host.iptables("-A", "INPUT", "-j", "DROP", ipv6=family.ipv6)
     text = "*filter\n:INPUT DROP [5:6]\n:web - [0:0]\n-A INPUT -j web\n-I web -p tcp -j DROP\n-P FORWARD DROP\n-A web -g web2\nCOMMIT\n"
     text = text.replace("-A web -g", ":web2 -\n:gone -\n-N made\n-E made renamed\n-F gone\n-X gone\n-Z\n-A web -g")
-    text = text.replace("COMMIT", "-R INPUT 1 -p udp -j web\n-C INPUT -p udp -j web\n-A web -j RETURN\n-D web 1\n-D web -j RETURN\n-Z web 1\nCOMMIT")
+    text = text.replace(
+        "COMMIT",
+        "-R INPUT 1 -p udp -j web\n-C INPUT -p udp -j web\n-A web -j RETURN\n-D web 1\n-D web -j RETURN\n-Z web 1\nCOMMIT",
+    )
     table = family.Table("filter", autocommit=False)
     before = host.save(family.ipv6)
     assert table.restore(text) == 5
@@ -291,7 +304,9 @@ def test_a_restore_is_an_edit_like_others(host, family):
         table.restore(text)
         assert host.save(family.ipv6) == before
     after = host.save(family.ipv6, counters=True)
-    assert [line for line in seen.splitlines() if not line.startswith("#")] == host.save(family.ipv6) and "-A web -g web2" in seen
+    assert [line for line in seen.splitlines() if not line.startswith("#")] == host.save(
+        family.ipv6
+    ) and "-A web -g web2" in seen
     table.restore("\n".join([*after, ""]), counters=True)
     assert host.save(family.ipv6, counters=True) == after
     with pytest.raises(iptc.ParameterError, match="no table filter"):
@@ -301,16 +316,30 @@ def test_a_restore_is_an_edit_like_others(host, family):
 def test_setting_a_policy_says_whether_anything_changed(host, family):
     table = family.Table("filter")
     chain = iptc.Chain(table, "INPUT")
-    steps = [(("DROP",), True), (("DROP",), False), (("DROP", (1, 2)), True), (("DROP", (1, 2)), False), (("DROP", (1, 3)), True),
-             (("ACCEPT", (1, 3)), True), (("ACCEPT",), False)]  # fmt: skip
+    steps = [
+        (("DROP",), True),
+        (("DROP",), False),
+        (("DROP", (1, 2)), True),
+        (("DROP", (1, 2)), False),
+        (("DROP", (1, 3)), True),
+        (("ACCEPT", (1, 3)), True),
+        (("ACCEPT",), False),
+    ]
     for arguments, changed in steps:
         assert chain.set_policy(*arguments) is changed, arguments
     assert ":INPUT ACCEPT [1:3]" in host.save(family.ipv6, counters=True)
     assert table.set_policy("INPUT", iptc.Policy("DROP")) is True
     with table.transaction():
-        assert [chain.set_policy(*arguments) for arguments, _ in steps] == [False, *(changed for _, changed in steps[1:])]
+        assert [chain.set_policy(*arguments) for arguments, _ in steps] == [
+            False,
+            *(changed for _, changed in steps[1:]),
+        ]
     table.autocommit = False
-    assert [chain.set_policy("DROP"), chain.set_policy("DROP", (1, 3)), chain.set_policy("DROP", (0, 0))] == [True, False, True]
+    assert [chain.set_policy("DROP"), chain.set_policy("DROP", (1, 3)), chain.set_policy("DROP", (0, 0))] == [
+        True,
+        False,
+        True,
+    ]
     table.commit()
     table.autocommit = True
     # decided on the table as it is now, not as it was read

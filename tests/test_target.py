@@ -78,33 +78,53 @@ def test_standard_target_turns_it_into_that(host):
     assert str(rule) == "-j DROP"
 
 
-@pytest.mark.parametrize("name, protocol, given, read", [
-    ("MARK", None, {"set_mark": "0x123"}, {"set_xmark": "0x123/0xffffffff"}),
-    ("REJECT", None, {}, {"reject_with": "icmp-port-unreachable"}),
-    ("REJECT", "tcp", {"reject_with": "tcp-reset"}, {"reject_with": "tcp-reset"}),
-    ("DNAT", "tcp", {"to_destination": "1.2.3.4:80"}, {"to_destination": "1.2.3.4:80"}),
-    ("DNAT", "tcp", {"to_destination": "1.2.3.4:80-90", "random": "1", "persistent": "1"},
-     {"to_destination": "1.2.3.4:80-90", "random": "", "persistent": ""}),
-    ("SNAT", None, {"to_source": "1.2.3.4-1.2.3.9"}, {"to_source": "1.2.3.4-1.2.3.9"}),
-    ("MASQUERADE", "tcp", {"to_ports": "1234-2345"}, {"to_ports": "1234-2345"}),
-    ("REDIRECT", "tcp", {"to_ports": "1234"}, {"to_ports": "1234"}),
-    ("TOS", None, {"set_tos": "Minimize-Delay"}, {"set_tos": "0x10/0x3f"}),
-    ("TOS", None, {"and_tos": "0x04"}, {"set_tos": "0x00/0xfb"}),
-    ("CT", None, {"notrack": "true"}, {"notrack": ""}),
-    ("LOG", None, {"log_prefix": 'a "b" ', "log_level": "4"}, {"log_prefix": 'a "b" '}),
-    ("NFQUEUE", None, {"queue_num": "3", "queue_bypass": ""}, {"queue_num": "3", "queue_bypass": ""}),
-    ("CONNMARK", None, {"nfmask": "0xdeadbeef", "ctmask": "0xfefefefe", "save_mark": ""},
-     {"nfmask": "0xdeadbeef", "ctmask": "0xfefefefe", "save_mark": ""}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, protocol, given, read",
+    [
+        ("MARK", None, {"set_mark": "0x123"}, {"set_xmark": "0x123/0xffffffff"}),
+        ("REJECT", None, {}, {"reject_with": "icmp-port-unreachable"}),
+        ("REJECT", "tcp", {"reject_with": "tcp-reset"}, {"reject_with": "tcp-reset"}),
+        ("DNAT", "tcp", {"to_destination": "1.2.3.4:80"}, {"to_destination": "1.2.3.4:80"}),
+        (
+            "DNAT",
+            "tcp",
+            {"to_destination": "1.2.3.4:80-90", "random": "1", "persistent": "1"},
+            {"to_destination": "1.2.3.4:80-90", "random": "", "persistent": ""},
+        ),
+        ("SNAT", None, {"to_source": "1.2.3.4-1.2.3.9"}, {"to_source": "1.2.3.4-1.2.3.9"}),
+        ("MASQUERADE", "tcp", {"to_ports": "1234-2345"}, {"to_ports": "1234-2345"}),
+        ("REDIRECT", "tcp", {"to_ports": "1234"}, {"to_ports": "1234"}),
+        ("TOS", None, {"set_tos": "Minimize-Delay"}, {"set_tos": "0x10/0x3f"}),
+        ("TOS", None, {"and_tos": "0x04"}, {"set_tos": "0x00/0xfb"}),
+        ("CT", None, {"notrack": "true"}, {"notrack": ""}),
+        ("LOG", None, {"log_prefix": 'a "b" ', "log_level": "4"}, {"log_prefix": 'a "b" '}),
+        ("NFQUEUE", None, {"queue_num": "3", "queue_bypass": ""}, {"queue_num": "3", "queue_bypass": ""}),
+        (
+            "CONNMARK",
+            None,
+            {"nfmask": "0xdeadbeef", "ctmask": "0xfefefefe", "save_mark": ""},
+            {"nfmask": "0xdeadbeef", "ctmask": "0xfefefefe", "save_mark": ""},
+        ),
+    ],
+)
 def test_parameters(name, protocol, given, read):
     assert target(name, protocol=protocol, **given).parameters == read
 
 
-@pytest.mark.parametrize("name, option, value", [
-    ("REDIRECT", "to_ports", "1234567"), ("REDIRECT", "to_ports", "2345-1234"), ("MASQUERADE", "to_ports", "asdf"),
-    ("TOS", "and_tos", "0x1234"), ("TOS", "set_tos", "Minimize-Bullshit"), ("DNAT", "to_destination", "asdf"),
-    ("REJECT", "reject_with", "nosuch"), ("MARK", "set_mark", "0xfffffffff"), ("CLUSTERIP", "hashmode", "asdf"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, option, value",
+    [
+        ("REDIRECT", "to_ports", "1234567"),
+        ("REDIRECT", "to_ports", "2345-1234"),
+        ("MASQUERADE", "to_ports", "asdf"),
+        ("TOS", "and_tos", "0x1234"),
+        ("TOS", "set_tos", "Minimize-Bullshit"),
+        ("DNAT", "to_destination", "asdf"),
+        ("REJECT", "reject_with", "nosuch"),
+        ("MARK", "set_mark", "0xfffffffff"),
+        ("CLUSTERIP", "hashmode", "asdf"),
+    ],
+)
 def test_a_value_that_iptables_refuses(name, option, value):
     made = target(name, protocol="tcp")
     with pytest.raises(iptc.XTablesError) as caught:
@@ -166,11 +186,16 @@ def test_notrack_is_known_by_its_name(host, family):
 
 
 NAT = {
-    "DNAT": {"to_destination": ("192.0.2.9", "2001:db8::9")}, "SNAT": {"to_source": ("192.0.2.9", "2001:db8::9")},
-    "MASQUERADE": {"random": ("", "")}, "REDIRECT": {"random": ("", "")}, "TCPMSS": {"set_mss": ("1000", "1000")},
-    "TPROXY": {"on_port": ("80", "80")}, "TEE": {"gateway": ("192.0.2.9", "2001:db8::9")}, "DSCP": {"set_dscp": ("1", "1")},
+    "DNAT": {"to_destination": ("192.0.2.9", "2001:db8::9")},
+    "SNAT": {"to_source": ("192.0.2.9", "2001:db8::9")},
+    "MASQUERADE": {"random": ("", "")},
+    "REDIRECT": {"random": ("", "")},
+    "TCPMSS": {"set_mss": ("1000", "1000")},
+    "TPROXY": {"on_port": ("80", "80")},
+    "TEE": {"gateway": ("192.0.2.9", "2001:db8::9")},
+    "DSCP": {"set_dscp": ("1", "1")},
     "HMARK": {"hmark_mod": ("5", "5"), "hmark_sport_mask": ("255", "255")},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0), (1, 0, 1)])

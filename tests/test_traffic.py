@@ -1,4 +1,5 @@
-"""Counters before and after a commit, while packets pass: nothing that the kernel counted is lost, nor counted twice."""
+"""Counters before and after a commit, while packets pass: nothing that the kernel counted is lost, nor counted
+twice."""
 
 import contextlib
 import os
@@ -31,7 +32,8 @@ socket.create_connection((to[0], 10)).close()
 
 @contextlib.contextmanager
 def traffic(host, ipv6):
-    """UDP packets that arrive over a veth pair from another namespace, as fast as they can be sent, until the function that it gives is called."""
+    """UDP packets that arrive over a veth pair from another namespace, as fast as they can be sent, until the function
+    that it gives is called."""
     neighbour = subprocess.Popen(["unshare", "-n", "sleep", "1000"])
     sender = None
     try:
@@ -92,7 +94,7 @@ def edits(table, family):
 def test_what_passes_during_commits_is_counted_once(host, family):
     iptables = lambda words: host.iptables(words, ipv6=family.ipv6)  # noqa: E731
     # what is counted independently: in a table that nobody commits meanwhile
-    iptables("-P INPUT ACCEPT")     # before that iptables-nft has no counters of the policy
+    iptables("-P INPUT ACCEPT")  # before that iptables-nft has no counters of the policy
     iptables("-t raw -A PREROUTING -p udp -m comment --comment all")
     iptables("-A INPUT -p udp -m comment --comment counted")
     iptables("-A INPUT ! -p udp -j ACCEPT")
@@ -113,14 +115,14 @@ def test_what_passes_during_commits_is_counted_once(host, family):
 def test_what_passes_while_a_table_is_put_back_is_counted_once(host, family):
     """The second table of a transaction is refused after the first one was replaced, again and again."""
     iptables = lambda words: host.iptables(words, ipv6=family.ipv6)  # noqa: E731
-    iptables("-P INPUT ACCEPT")     # before that iptables-nft has no counters of the policy
+    iptables("-P INPUT ACCEPT")  # before that iptables-nft has no counters of the policy
     iptables("-t raw -A PREROUTING -p udp -m comment --comment all")
     iptables("-A INPUT -p udp -m comment --comment counted")
     iptables("-A INPUT ! -p udp -j ACCEPT")
     table, other = family.Table("filter"), family.Table("mangle")
     chain = iptc.Chain(table, "INPUT")
     bad = family.Rule()
-    bad.create_match("tcp").dport = "80"         # without -p tcp
+    bad.create_match("tcp").dport = "80"  # without -p tcp
     bad.create_target("ACCEPT")
     refused = 0
     with traffic(host, family.ipv6) as end:
@@ -152,18 +154,26 @@ def test_zeroing_loses_nothing_that_comes_after(host, family):
     assert seen(host, family, "filter", "counted") == seen(host, family, "filter", ":INPUT")
 
 
-@pytest.mark.parametrize("edit", [
-    lambda table: iptc.Chain(table, "OUTPUT").append_rule(rule(type("F", (), {"Rule": table._rule_class}), "new")),
-    lambda table: table.create_chain("web"),
-    lambda table: iptc.Chain(table, "INPUT").set_policy("ACCEPT"),
-    lambda table: iptc.Chain(table, "FORWARD").set_policy("DROP"),
-], ids=["append", "create", "policy", "other policy"])  # fmt: skip
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda table: iptc.Chain(table, "OUTPUT").append_rule(rule(type("F", (), {"Rule": table._rule_class}), "new")),
+        lambda table: table.create_chain("web"),
+        lambda table: iptc.Chain(table, "INPUT").set_policy("ACCEPT"),
+        lambda table: iptc.Chain(table, "FORWARD").set_policy("DROP"),
+    ],
+    ids=["append", "create", "policy", "other policy"],
+)
 def test_counters_are_the_same_before_and_after(host, family, edit):
     host.restore(
         "*filter\n:INPUT DROP [11:22]\n:FORWARD ACCEPT [33:44]\n:OUTPUT ACCEPT [18446744073709551000:55]\n:user - [0:0]\n"
-        "[66:77] -A INPUT -j user\n[88:99] -A user -p tcp\nCOMMIT\n", family.ipv6, ["-c"])  # fmt: skip
+        "[66:77] -A INPUT -j user\n[88:99] -A user -p tcp\nCOMMIT\n",
+        family.ipv6,
+        ["-c"],
+    )
     counted = lambda: [  # noqa: E731
-        re.search(r"\[(\d+):(\d+)\]", line).groups() for line in host.save(family.ipv6, True, "filter") if "[" in line]  # fmt: skip
+        re.search(r"\[(\d+):(\d+)\]", line).groups() for line in host.save(family.ipv6, True, "filter") if "[" in line
+    ]
     before = counted()
     edit(family.Table("filter"))
     assert [pair for pair in counted() if pair != ("0", "0")] == [pair for pair in before if pair != ("0", "0")]

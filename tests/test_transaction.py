@@ -22,7 +22,7 @@ def rule(table, target="ACCEPT", source=None):
 def refused(table):
     """A rule that passes every check here and that the kernel refuses."""
     made = rule(table)
-    made.create_match("tcp").dport = "80"       # without -p tcp
+    made.create_match("tcp").dport = "80"  # without -p tcp
     return made
 
 
@@ -108,7 +108,9 @@ def test_several_tables_of_both_families(tables):
 
 @pytest.mark.parametrize("bad", [0, 1, 2])
 def test_a_table_that_is_refused_leaves_the_others_as_they_were(tables, bad):
-    counted = "*filter\n:INPUT DROP [11:22]\n:web - [0:0]\n[33:44] -A INPUT -j web\n[55:66] -A web -p tcp -j DROP\nCOMMIT\n"
+    counted = (
+        "*filter\n:INPUT DROP [11:22]\n:web - [0:0]\n[33:44] -A INPUT -j web\n[55:66] -A web -p tcp -j DROP\nCOMMIT\n"
+    )
     for ipv6 in (False, True):
         tables.host.restore(counted, ipv6, ["-c"])
         tables.host.restore(counted.replace("filter", "mangle"), ipv6, ["-c"])
@@ -162,9 +164,16 @@ def test_a_transaction_begins_with_what_is_there(host, family):
     assert not transaction.changed
 
 
-@pytest.mark.parametrize("inner", [
-    lambda table: table.transaction(), lambda table: iptc.transaction(table), lambda table: iptc.transaction(iptc.Table("mangle")),
-    lambda table: iptc.transaction(table, iptc.Table6("mangle"))], ids=["same", "function", "other", "both"])  # fmt: skip
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda table: table.transaction(),
+        lambda table: iptc.transaction(table),
+        lambda table: iptc.transaction(iptc.Table("mangle")),
+        lambda table: iptc.transaction(table, iptc.Table6("mangle")),
+    ],
+    ids=["same", "function", "other", "both"],
+)
 def test_one_inside_another_is_refused(host, family, inner):
     table = family.Table("filter")
     with table.transaction():
@@ -230,7 +239,9 @@ def test_functions_of_easy_take_part(host, family):
             iptc.easy.add_chain("filter", "web", family.ipv6)
             iptc.easy.batch_add_rules("filter", [("web", {"target": "ACCEPT"}, 0)] * 3, family.ipv6)
             assert len(iptc.easy.dump_chain("filter", "web", family.ipv6)) == 3
-            iptc.easy.batch_add_rules("filter", [("web", {"target": "ACCEPT"}, 0), ("web", {"target": "NOSUCH"}, 0)], family.ipv6)
+            iptc.easy.batch_add_rules(
+                "filter", [("web", {"target": "ACCEPT"}, 0), ("web", {"target": "NOSUCH"}, 0)], family.ipv6
+            )
     assert host.save(family.ipv6) == before
     with family.Table("filter").transaction():
         iptc.easy.add_chain("filter", "web", family.ipv6)
@@ -316,7 +327,7 @@ def test_a_child_that_is_forked_inside_sends_nothing(host, family):
             child = os.fork()
     except iptc.TransactionError:
         os.write(write, b"refused")
-        table.create_chain("child")              # it goes on with tables of its own
+        table.create_chain("child")  # it goes on with tables of its own
         os._exit(0)
     if child == 0:
         os._exit(1)

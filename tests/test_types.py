@@ -39,8 +39,15 @@ def file_of(module):
 
 
 def test_stubs_say_what_is_there():
-    said = run("mypy.stubtest", "iptc", "--allowlist", "tests/stubtest.txt", "--ignore-disjoint-bases",
-               "--mypy-config-file", "pyproject.toml")  # fmt: skip
+    said = run(
+        "mypy.stubtest",
+        "iptc",
+        "--allowlist",
+        "tests/stubtest.txt",
+        "--ignore-disjoint-bases",
+        "--mypy-config-file",
+        "pyproject.toml",
+    )
     assert re.match(r"Success: no issues found in \d+ modules", said)
 
 

@@ -66,7 +66,10 @@ def run(command, code, check=True):
 @pytest.mark.one_backend("legacy", "nft")
 def test_without_descriptors_every_look_raises_and_none_is_remembered(host, start, ipv6):  # noqa: F811
     host.iptables("-A INPUT -j ACCEPT", ipv6=ipv6)
-    lines = start(FULL_TABLES + LOOKING + """
+    lines = start(
+        FULL_TABLES
+        + LOOKING
+        + """
 for label, action in actions.items():
     for table in cls._cache.values():
         table.close()
@@ -74,7 +77,9 @@ for label, action in actions.items():
     print(label, name(without_descriptors(action)))
 for label in ("is_table_available", "get_tables", "dump_all", "flush_all"):
     print(label, actions[label]() if label != "dump_all" else len(actions[label]()))
-""", "ipv6" if ipv6 else "ipv4")  # fmt: skip
+""",
+        "ipv6" if ipv6 else "ipv4",
+    )
     *failed, available, tables, dumped, flushed = lines
     assert len(failed) == 9 and {line.split(" ", 1)[1] for line in failed} == {"KernelError EMFILE"}
     assert available == "is_table_available True" and dumped == "dump_all 5"
@@ -86,12 +91,15 @@ for label in ("is_table_available", "get_tables", "dump_all", "flush_all"):
 @pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EPERM"])
 def test_a_socket_that_cannot_be_had_raises_each_time_and_is_not_remembered(host, start, error):  # noqa: F811
     host.iptables("-A INPUT -j ACCEPT")
-    lines = start(LOOKING + f"""
+    lines = start(
+        LOOKING
+        + f"""
 for label, action in actions.items():
     cls._cache.clear()
     print(label, name(attempt(action, "socket", 0, errno.{error}, True)[0]))
 print(actions["is_table_available"](), len(actions["get_tables"]()))
-""")  # fmt: skip
+"""
+    )
     expected = {"EPERM": "AccessDenied", "ENOMEM": "OutOfMemory"}.get(error, "KernelError")
     assert {line.split(" ", 1)[1] for line in lines[:-1]} == {f"{expected} {error}"}
     assert lines[-1] == "True 5"
@@ -120,14 +128,17 @@ for label, action in actions.items():
 @pytest.mark.one_backend("legacy", "nft")
 def test_what_is_absent_is_no_error(host, start):  # noqa: F811
     """A table that the kernel does not have, for it alone."""
-    lines = start(LOOKING + """
+    lines = start(
+        LOOKING
+        + """
 for error in (errno.ENOENT, errno.ENOPROTOOPT):
     cls._cache.clear()
     print(attempt(actions["get_tables"], "info", 0, error)[0])
 cls.existing_table_names.clear()
 cls._cache.clear()
 print(attempt(actions["is_table_available"], "info", 0, errno.ENOENT)[0], iptc.is_table_available("nope"))
-""")  # fmt: skip
+"""
+    )
     if host.backend == "legacy":
         assert lines == [str(list(iptc.Table.ALL[1:]))] * 2 + ["False False"]
     else:
@@ -139,13 +150,27 @@ print(attempt(actions["is_table_available"], "info", 0, errno.ENOENT)[0], iptc.i
 def test_legacy_tables_that_may_not_be_read_decide_nothing(unmarked, missing, looked_for):
     LEGACY.iptables("-A INPUT -j ACCEPT", ipv6=looked_for)
     dropped = ["setpriv", f"--bounding-set=-{missing}", "--inh-caps=-all"]
-    for use in ("iptc.backend()", "iptc.Table('filter')", "iptc.CounterReader()", "iptc.save()", "iptc.easy.has_chain('filter', 'web')"):
-        done = run(dropped, f"import iptc, iptc.easy\ntry:\n    {use}\nexcept iptc.AccessDenied as error:\n    print(error)")
+    for use in (
+        "iptc.backend()",
+        "iptc.Table('filter')",
+        "iptc.CounterReader()",
+        "iptc.save()",
+        "iptc.easy.has_chain('filter', 'web')",
+    ):
+        done = run(
+            dropped, f"import iptc, iptc.easy\ntry:\n    {use}\nexcept iptc.AccessDenied as error:\n    print(error)"
+        )
         assert "CAP_NET_RAW" in done.stdout, (use, done)
     assert run(dropped, "import iptc; print(iptc.backend('nft'))").stdout == "nft\n"
     assert run([*dropped, "env", "IPTC_BACKEND=nft"], "import iptc; print(iptc.backend())").stdout == "nft\n"
     if missing == "net_raw":
-        assert run([*dropped, "env", "IPTC_BACKEND=nft"], "import iptc; print(iptc.Chain(iptc.Table('filter'), 'INPUT').rules)").stdout == "[]\n"
+        assert (
+            run(
+                [*dropped, "env", "IPTC_BACKEND=nft"],
+                "import iptc; print(iptc.Chain(iptc.Table('filter'), 'INPUT').rules)",
+            ).stdout
+            == "[]\n"
+        )
     # making a rule needs no right
     made = run(dropped, "import iptc; print(iptc.Rule.from_args('-p tcp -m comment --comment x -j ACCEPT'))")
     assert made.stdout == "-p tcp -m comment --comment x -j ACCEPT\n"
@@ -164,7 +189,7 @@ for error in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.EIO):
 print(attempt(iptc.backend, "open names", 0, errno.ENOENT, True)[0])
 os.environ["IPTC_BACKEND"] = "nft"
 print(attempt(iptc.backend, "open names", 0, errno.EACCES, True)[0])
-""")  # fmt: skip
+""")
     denied, passing = ["AccessDenied True True"] * 6 + ["nft", "''"], ["KernelError True True"] * 6 + ["nft", "''"]
     assert lines == [*denied, *denied, *passing, *passing, "nft", "nft"]
 
@@ -179,7 +204,9 @@ def test_what_is_guessed_without_the_right_to_look_is_not_remembered(unmarked):
 def test_a_tool_that_cannot_be_started_for_now_is_asked_again(unmarked, start):  # noqa: F811
     LEGACY.iptables("-A INPUT -j ACCEPT")
     Host("nft").iptables("-A INPUT -j ACCEPT")
-    lines = start(FULL_TABLES + """
+    lines = start(
+        FULL_TABLES
+        + """
 import tempfile, warnings
 warnings.simplefilter("ignore")
 import iptc.backends as backends
@@ -190,19 +217,23 @@ with tempfile.TemporaryDirectory() as folder:
     os.environ["PATH"] = folder + ":" + os.environ["PATH"]
     failed = without_descriptors(lambda: backends._version_of(f"{folder}/iptables"))
     print(type(failed).__name__, failed.errno == errno.EMFILE, iptc.backend())
-""")  # fmt: skip
+"""
+    )
     assert lines == ["KernelError True legacy"]
 
 
 def test_an_extension_that_cannot_be_looked_for_is_looked_for_again(host, start):  # noqa: F811
-    lines = start(FULL_TABLES + """
+    lines = start(
+        FULL_TABLES
+        + """
 iptc.Rule       # a name is loaded when it is first used, and Python cannot do that without descriptors
 def make():
     return str(iptc.Rule.from_args("-p udp -m string --string x --algo bm -j LOG"))
 failed = without_descriptors(make)
 print(isinstance(failed, iptc.IPTCError), make())
-""")  # fmt: skip
-    assert lines == ["True -p udp -m string --string \"x\" --algo bm -j LOG"]
+"""
+    )
+    assert lines == ['True -p udp -m string --string "x" --algo bm -j LOG']
 
 
 @pytest.mark.one_backend("nft")
@@ -222,7 +253,9 @@ def test_a_table_of_nf_tables_is_saved_as_soon_as_it_is_there(host, table, ipv6)
     host.run("nft", "add", "table", family, table)
     assert same() == [table]
     host.run("nft", "add", "set", family, table, "s", "{ type inet_service; }")
-    host.run("nft", "add", "chain", family, table, "foreign", "{ type filter hook prerouting priority 17; policy drop; }")
+    host.run(
+        "nft", "add", "chain", family, table, "foreign", "{ type filter hook prerouting priority 17; policy drop; }"
+    )
     assert same() == [table]
     host.run("nft", "add", "chain", family, table, "web")
     host.run("nft", "add", "rule", family, table, "web", "counter")

@@ -1,4 +1,5 @@
-"""Verbs that can be repeated: they say whether anything changed, and decide on the table as it is, not as it was read."""
+"""Verbs that can be repeated: they say whether anything changed, and decide on the table as it is, not as it was
+read."""
 
 import os
 import subprocess
@@ -64,7 +65,8 @@ def test_what_is_ensured_is_looked_for_in_the_table_as_it_is(host, family, chain
 def test_nothing_is_sent_where_there_is_nothing_to_do(host, family, chain):
     chain.append_rule(rule(family, 1))
     chain.table.commit()
-    # a replacement of the table would give the foot of a user chain new counters; the digest of a snapshot stays as it is
+    # a replacement of the table would give the foot of a user chain new counters; the digest of a snapshot stays as it
+    # is
     host.iptables("-N web", ipv6=family.ipv6)
     before = os.stat("/proc/self/ns/net")
     chain.ensure_rule(rule(family, 1))
@@ -85,9 +87,16 @@ def test_counters_tell_no_rule_from_another(host, family, chain):
 
 def test_has_rule_is_as_iptables_check(host, family, chain):
     chain.table.autocommit = True
-    texts = ["-p tcp --dport 1 -j ACCEPT", "-p tcp -m tcp --dport 1 -m comment --comment x -j ACCEPT", "-p tcp -j DROP",
-             "-j REJECT", "-p udp -m multiport --dports 1,2 -j ACCEPT", "-i eth+ -j DROP", "! -p tcp -j DROP",
-             "-m limit --limit 5/min -j LOG --log-prefix x"]  # fmt: skip
+    texts = [
+        "-p tcp --dport 1 -j ACCEPT",
+        "-p tcp -m tcp --dport 1 -m comment --comment x -j ACCEPT",
+        "-p tcp -j DROP",
+        "-j REJECT",
+        "-p udp -m multiport --dports 1,2 -j ACCEPT",
+        "-i eth+ -j DROP",
+        "! -p tcp -j DROP",
+        "-m limit --limit 5/min -j LOG --log-prefix x",
+    ]
     for text in texts[::2]:
         host.iptables(f"-A INPUT {text}", ipv6=family.ipv6)
     chain.table.refresh()
@@ -116,7 +125,8 @@ def test_has_rule_follows_every_edit(host, family, chain):
 
 
 def test_rules_that_differ_in_unused_bytes_only_are_equal_but_not_the_same(host, family, chain):
-    """Plugins may leave in bytes that nobody reads what their text does not show: `==` lets the text decide, `iptables -C` does not."""
+    """Plugins may leave in bytes that nobody reads what their text does not show: `==` lets the text decide, `iptables
+    -C` does not."""
     text = "-p tcp -m tcp --dport 1 -m recent --set --name x -j ACCEPT"
     host.iptables(f"-A INPUT {text}", ipv6=family.ipv6)
     made = family.Rule.from_args(text)
@@ -203,7 +213,10 @@ def test_ensure_and_clear_chain(host, family, chain):
         with pytest.raises(iptc.ParameterError):
             table.ensure_chain(wrong)
     table.commit()
-    assert [line for line in host.save(family.ipv6) if line.startswith(":") and " - " in line] == [":new - [0:0]", ":web - [0:0]"]
+    assert [line for line in host.save(family.ipv6) if line.startswith(":") and " - " in line] == [
+        ":new - [0:0]",
+        ":web - [0:0]",
+    ]
     assert host.rules(family.ipv6) == []
 
 
@@ -243,7 +256,9 @@ def test_processes_that_ensure_the_same_leave_it_once(host, family):
 def test_lookup_among_many_is_not_by_comparing_with_each(host, family, monkeypatch):
     """Asked twice, a chain is not printed or taken apart again, whether the rule is there or not."""
     host.restore(
-        "*filter\n" + "".join(f"-A INPUT -p tcp -m tcp --dport {n} -j ACCEPT\n" for n in range(1, 2001)) + "COMMIT\n", family.ipv6)
+        "*filter\n" + "".join(f"-A INPUT -p tcp -m tcp --dport {n} -j ACCEPT\n" for n in range(1, 2001)) + "COMMIT\n",
+        family.ipv6,
+    )
     chain = iptc.Chain(family.Table("filter"), "INPUT")
     for number in (3000, 3001):
         assert rule(family, number) not in chain

@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 
-import iptc
 from conftest import Host
-from iptc.lock import lock_path
-from iptc.nft import sockets
 from test_memory import resident
 from test_namespaces import Other
+
+import iptc
+from iptc.lock import lock_path
+from iptc.nft import sockets
 
 STRESS = int(os.environ.get("IPTC_STRESS", "1"))
 
@@ -27,7 +28,9 @@ STRESS = int(os.environ.get("IPTC_STRESS", "1"))
 def start(program, *arguments):
     """A Python process that waits for a byte on its standard input before it begins."""
     head = "import sys, iptc\nfrom iptc import Chain, Rule, Rule6, Table, Table6\nsys.stdin.read(1)\n"
-    return subprocess.Popen([sys.executable, "-c", head + program, *map(str, arguments)], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", head + program, *map(str, arguments)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def run_together(processes):
@@ -70,11 +73,11 @@ def test_eight_writers_beside_the_hosts_tools(host, family):
     count = 10 * STRESS
     ours = [start(APPENDER, 6 if family.ipv6 else 4, f"p{who}", count) for who in range(8)]
     add = f"{tool(family, '')} -w -A INPUT -m comment --comment $1-$n -j DROP"
-    theirs = [
-        shell(f"set -- t{who}; for n in $(seq 0 {count - 1}); do {add}; done") for who in range(2)
-    ]  # fmt: skip
-    restore = (f"for n in $(seq 0 {count - 1}); do printf '*filter\\n-A INPUT -m comment --comment r-%s -j DROP\\nCOMMIT\\n' $n"
-               f" | {tool(family, '-restore')} -w --noflush; done")  # fmt: skip
+    theirs = [shell(f"set -- t{who}; for n in $(seq 0 {count - 1}); do {add}; done") for who in range(2)]
+    restore = (
+        f"for n in $(seq 0 {count - 1}); do printf '*filter\\n-A INPUT -m comment --comment r-%s -j DROP\\nCOMMIT\\n' $n"
+        f" | {tool(family, '-restore')} -w --noflush; done"
+    )
     errors = run_together([*ours, *theirs, shell(restore)])
     assert [re.sub("Another app is currently holding.*\n", "", error) for error in errors] == [""] * 11
     expected = {f"{who}-{n}" for who in [*(f"p{i}" for i in range(8)), "t0", "t1", "r"] for n in range(count)}
@@ -111,12 +114,18 @@ for version in range(int(count)):
 def test_writers_that_keep_the_number_of_rules(host, family):
     count = 20 * STRESS
     writers = 5
-    host.restore("*filter\n" + "".join(f"-A INPUT -m comment --comment p{who}-0 -j ACCEPT\n" for who in range(writers))
-                 + "-A INPUT -m comment --comment r-0 -j ACCEPT\nCOMMIT\n", family.ipv6)  # fmt: skip
+    host.restore(
+        "*filter\n"
+        + "".join(f"-A INPUT -m comment --comment p{who}-0 -j ACCEPT\n" for who in range(writers))
+        + "-A INPUT -m comment --comment r-0 -j ACCEPT\nCOMMIT\n",
+        family.ipv6,
+    )
     ours = [start(REPLACER, 6 if family.ipv6 else 4, f"p{who}", count) for who in range(writers)]
     rule = "INPUT -m comment --comment r-%s -j ACCEPT"
-    theirs = shell(f"for n in $(seq 0 {count - 1}); do printf '*filter\\n-D {rule}\\n-A {rule}\\nCOMMIT\\n' $n $((n + 1))"
-                   f" | {tool(family, '-restore')} -w --noflush; done")  # fmt: skip
+    theirs = shell(
+        f"for n in $(seq 0 {count - 1}); do printf '*filter\\n-D {rule}\\n-A {rule}\\nCOMMIT\\n' $n $((n + 1))"
+        f" | {tool(family, '-restore')} -w --noflush; done"
+    )
     errors = run_together([*ours, theirs])
     assert [re.sub("Another app is currently holding.*\n", "", error) for error in errors] == [""] * (writers + 1)
     there = sorted(re.search("--comment (\\S+)", line)[1] for line in host.rules(family.ipv6))
@@ -141,7 +150,8 @@ for number in range(int(count)):
 
 
 def test_a_writer_that_takes_no_lock_is_noticed(host, family):
-    """EAGAIN: the number of entries changed between our read and our commit; the edit is done again on what is there."""
+    """EAGAIN: the number of entries changed between our read and our commit; the edit is done again on what is
+    there."""
     count = 100 * STRESS
     names = ["locks", "none"]
     writers = [start(LOCKLESS, 6 if family.ipv6 else 4, name, count) for name in names]
@@ -221,7 +231,10 @@ class Workers:
     def run(self, rounds, works):
         """Until each of *works* was done *rounds* times; who is ready first goes on, to be in the way of the others."""
         parts = [threading.Semaphore(0) for _ in works]
-        threads = [threading.Thread(target=self._loop, args=(work, part, rounds)) for work, part in zip(works, parts, strict=True)]
+        threads = [
+            threading.Thread(target=self._loop, args=(work, part, rounds))
+            for work, part in zip(works, parts, strict=True)
+        ]
         for thread in threads:
             thread.start()
         for part in parts:
@@ -285,14 +298,22 @@ def test_threads_poll_while_others_edit(host):
                 # ip6tables-nft-restore 1.8.9 does not heed -c
                 iptc.restore(FIXED, ipv6, counters=True, netns=netns)
         tables = [cls("filter", netns=netns) for cls in (iptc.Table, iptc.Table6) for netns in (None, other.pid)]
-        readers = [iptc.CounterReader("filter", ipv6, netns=netns, lock=True) for ipv6 in (False, True) for netns in (None, other.pid)]
+        readers = [
+            iptc.CounterReader("filter", ipv6, netns=netns, lock=True)
+            for ipv6 in (False, True)
+            for netns in (None, other.pid)
+        ]
         # readers of rules take no lock: they look where nobody writes
         still = [cls("mangle", netns=other.pid) for cls in (iptc.Table, iptc.Table6)]
         for ipv6 in (False, True):
             iptc.restore(FIXED.replace("filter", "mangle"), ipv6, counters=True, netns=other.pid)
-        works = [*(lambda reader=reader: poll(reader) for reader in readers * 2),
-                 *(lambda table=table: look(table) for table in still),
-                 lambda: edit(tables[0]), lambda: edit(tables[3]), lambda: edit(random.choice(tables))]  # fmt: skip
+        works = [
+            *(lambda reader=reader: poll(reader) for reader in readers * 2),
+            *(lambda table=table: look(table) for table in still),
+            lambda: edit(tables[0]),
+            lambda: edit(tables[3]),
+            lambda: edit(random.choice(tables)),
+        ]
         warm = Workers()
         warm.run(3, works)
         gc.collect()
@@ -309,4 +330,6 @@ def test_threads_poll_while_others_edit(host):
     finally:
         other.end()
     assert [line for line in host.save(counters=True) if "fixed" in line][1:] == [
-        "[7:70] -A fixed -p tcp -j DROP", "[9:90] -A fixed -p udp -j DROP"]  # fmt: skip
+        "[7:70] -A fixed -p tcp -j DROP",
+        "[9:90] -A fixed -p udp -j DROP",
+    ]

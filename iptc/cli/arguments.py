@@ -10,7 +10,8 @@ HEADINGS = {False: "# IPv4", True: "# IPv6"}
 
 
 def add_command(commands, name, run, both=False, **words):
-    """Add the command *name*, done by `run(options)`, with the options that all have; *both*: it takes two families at once.
+    """Add the command *name*, done by `run(options)`, with the options that all have; *both*: it takes two families at
+    once.
 
     *words* are what argparse takes for a parser: `help`, `description`.
     """
@@ -21,7 +22,9 @@ def add_command(commands, name, run, both=False, **words):
     if both:
         text = f"both, under the headings `{HEADINGS[False]}' and `{HEADINGS[True]}'"
         family.add_argument("-a", "--both", dest="family", action="store_const", const="both", help=text)
-    command.add_argument("--netns", metavar="NAME", type=netns, help="network namespace: a name, a path or a process id")
+    command.add_argument(
+        "--netns", metavar="NAME", type=netns, help="network namespace: a name, a path or a process id"
+    )
     text = "legacy xtables or nf_tables (IPTC_BACKEND, else found out)"
     command.add_argument("--backend", choices=["legacy", "nft", "libiptc"], help=text)
     command.set_defaults(run=run, family="4")
@@ -30,7 +33,9 @@ def add_command(commands, name, run, both=False, **words):
 
 def add_wait(command, default, text):
     """Add `-w`, which without a number waits for ever."""
-    command.add_argument("-w", "--wait", nargs="?", type=seconds, const=True, default=default, metavar="SECONDS", help=text)
+    command.add_argument(
+        "-w", "--wait", nargs="?", type=seconds, const=True, default=default, metavar="SECONDS", help=text
+    )
 
 
 def wait_of(options):

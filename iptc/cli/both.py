@@ -16,8 +16,8 @@ _HEADING = re.compile(rb"^(%s)\n" % b"|".join(HEADINGS[ipv6].encode() for ipv6 i
 class Both:
     """The parts of the text of *source*: (ipv6, a file to read from) of each family, in the order of the text.
 
-    A part is read to its end, or not at all, before the next one is asked for. So what is wrong in a part is found without reading on.
-    The second time the parts are what was read the first time.
+    A part is read to its end, or not at all, before the next one is asked for. So what is wrong in a part is found
+    without reading on. The second time the parts are what was read the first time.
     """
 
     def __init__(self, source):
@@ -64,7 +64,8 @@ class Part:
 
 
 def _texts(pieces):
-    """(ipv6, text) for all lines of *pieces* that are no heading, many lines in one text; None for ipv6 before the first heading."""
+    """(ipv6, text) for all lines of *pieces* that are no heading, many lines in one text; None for ipv6 before the
+    first heading."""
     ipv6 = None
     rest = b""
     for piece in itertools.chain(pieces, [None]):

@@ -7,11 +7,16 @@ from .sources import Progress, add_source, sources
 def add(commands):
     """Describe the command."""
     check = add_command(
-        commands, "check", run, both=True,
+        commands,
+        "check",
+        run,
+        both=True,
         help="find out whether a file could be restored",
         description="Read FILE as `restore' would, change nothing, and say what is wrong with it, if anything is.",
-    )  # fmt: skip
-    check.add_argument("--syntax", action="store_true", help="look at the lines alone: needs no privilege and no kernel table")
+    )
+    check.add_argument(
+        "--syntax", action="store_true", help="look at the lines alone: needs no privilege and no kernel table"
+    )
     add_source(check, "look at the counters of the file too", "for a file that is added to the rules that are there")
 
 

@@ -10,12 +10,17 @@ from .output import write
 def add(commands):
     """Describe the command."""
     counters = add_command(
-        commands, "counters", run,
+        commands,
+        "counters",
+        run,
         help="packet and byte counters of a table",
-        description="Print the packet and byte counters of one table; with --interval again and again, with what was added.",
-    )  # fmt: skip
+        description="Print the packet and byte counters of one table; with --interval again and again, "
+        "with what was added.",
+    )
     counters.add_argument("-t", "--table", default="filter", help="table (filter)")
-    counters.add_argument("--chain", action="append", metavar="NAME", help="only this chain; may be given several times")
+    counters.add_argument(
+        "--chain", action="append", metavar="NAME", help="only this chain; may be given several times"
+    )
     counters.add_argument("--format", choices=["table", "json"], default="table", help="json: one object a line")
     counters.add_argument("--interval", type=seconds, metavar="SECONDS", help="repeat, this far apart")
     counters.add_argument("--count", type=positive, metavar="N", help="with --interval: end after N times")
@@ -96,5 +101,12 @@ def _as_json(options, snapshot, previous):
                 one["added_packets"], one["added_bytes"] = more_packets, more_bytes
             described["rules"].append(one)
         chains.append(described)
-    return json.dumps({"table": options.table, "ip_version": 6 if options.family == "6" else 4, "time": snapshot.time[1],
-                       "generation": snapshot.generation, "chains": chains})  # fmt: skip
+    return json.dumps(
+        {
+            "table": options.table,
+            "ip_version": 6 if options.family == "6" else 4,
+            "time": snapshot.time[1],
+            "generation": snapshot.generation,
+            "chains": chains,
+        }
+    )

@@ -7,13 +7,16 @@ from .rulesets import DIFFERENT, SAME, TROUBLE, add_format, family_of, ruleset_o
 def add(commands):
     """Describe the command."""
     diff = add_command(
-        commands, "diff", run, both=True,
+        commands,
+        "diff",
+        run,
+        both=True,
         help="print what two rulesets differ in",
         description="Print what must change for A to be B. Each is a file in the format of iptables-save, `-' for "
-                    "standard input, `live' for what the kernel has, or `live:NETNS' for another network namespace. "
-                    "Beside a file, only the tables that the file has are compared.",
+        "standard input, `live' for what the kernel has, or `live:NETNS' for another network namespace. "
+        "Beside a file, only the tables that the file has are compared.",
         epilog="Exit status: 0 both say the same, 1 they differ, 2 trouble.",
-    )  # fmt: skip
+    )
     diff.add_argument("a", metavar="A", help="file, - or live[:NETNS]")
     diff.add_argument("b", metavar="B", help="file, - or live[:NETNS]")
     add_format(diff)

@@ -13,8 +13,8 @@ from .output import complain, hold_standard_streams, write
 from .signals import stoppable
 from .status import BAD_USAGE, status_of
 
-# A command is a module of this folder with this name. Its `add(commands)` describes the arguments, and names the function
-# that runs it, which returns the exit status.
+# A command is a module of this folder with this name. Its `add(commands)` describes the arguments, and names the
+# function that runs it, which returns the exit status.
 COMMANDS = (
     "save",
     "restore",
@@ -26,6 +26,7 @@ COMMANDS = (
     "apply",
     "confirm",
 )
+
 
 def main(arguments=None):
     """Run the command with *arguments* (`sys.argv`) and return its exit status."""

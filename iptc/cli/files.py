@@ -22,9 +22,9 @@ _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 def write_file(path, text):
     """Write *text* to the file *path*; where that fails, what stood there stays, and nothing else is left behind.
 
-    A regular file is replaced at once by a new one with the owner, mode, ACL and extended attributes of the old one. It is
-    written in place where it has several names, or where no such file can be put there. A link stays a link. A device or pipe is
-    written to. A new file is its owner's alone.
+    A regular file is replaced at once by a new one with the owner, mode, ACL and extended attributes of the old one. It
+    is written in place where it has several names, or where no such file can be put there. A link stays a link. A
+    device or pipe is written to. A new file is its owner's alone.
     """
     try:
         _write(path, text)
@@ -65,7 +65,8 @@ def _opened(path, regular):
 
 
 def _is_a_descriptor(path):
-    """Whether *path* leads to a descriptor that somebody has open, as /dev/stdout does: what it writes to must stay there."""
+    """Whether *path* leads to a descriptor that somebody has open, as /dev/stdout does: what it writes to must stay
+    there."""
     for _ in range(40):
         if os.path.realpath(os.path.dirname(path)).startswith("/proc/"):
             return True
@@ -153,7 +154,8 @@ def _attributes(file):
 
 
 def _overwrite(file, data):
-    """Write *data* over the open *file*: its room is reserved first, and if writing fails, what stood there is put back."""
+    """Write *data* over the open *file*: its room is reserved first, and if writing fails, what stood there is put
+    back."""
     size = os.fstat(file).st_size
     before = _contents(file, size)
     try:

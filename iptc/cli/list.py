@@ -9,10 +9,13 @@ from .status import NO_TABLE
 def add(commands):
     """Describe the command."""
     shown = add_command(
-        commands, "list", run, both=True,
+        commands,
+        "list",
+        run,
+        both=True,
         help="print the rules as iptables -S does",
         description="Print the chains and rules of one table as `iptables -S' does.",
-    )  # fmt: skip
+    )
     shown.add_argument("chain", nargs="?", metavar="CHAIN", help="only this chain")
     shown.add_argument("-t", "--table", default="filter", help="table (filter)")
     shown.add_argument("-v", "--verbose", action="store_true", help="with counters")

@@ -1,7 +1,7 @@
 """What a command prints: to standard output, and errors in one line to standard error.
 
-Bytes are written to the descriptor itself. So an error is found where it happens, and nothing is left in a buffer that Python
-would try to write once more when it ends.
+Bytes are written to the descriptor itself. So an error is found where it happens, and nothing is left in a buffer that
+Python would try to write once more when it ends.
 """
 
 import errno
@@ -15,7 +15,8 @@ _ALWAYS_PLAIN = re.compile(r"[\n\x20-\x7e]*")
 
 
 def write(text):
-    """Write *text* to standard output at once, as the bytes that it stands for; a terminal gets no control characters."""
+    """Write *text* to standard output at once, as the bytes that it stands for; a terminal gets no control
+    characters."""
     try:
         put(sys.stdout, text)
     except BrokenPipeError:
@@ -33,7 +34,8 @@ def complain(text, prefix="iptc"):
 
 
 def hold_standard_streams():
-    """Open the null device where a standard stream is closed, so that no file or socket gets its number and is written to."""
+    """Open the null device where a standard stream is closed, so that no file or socket gets its number and is written
+    to."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -42,7 +44,8 @@ def hold_standard_streams():
 
 
 def put(stream, text, raw=False):
-    """Write *text* to a standard stream, all of it; OSError where that fails, and where the stream was closed from the start.
+    """Write *text* to a standard stream, all of it; OSError where that fails, and where the stream was closed from the
+    start.
 
     With *raw* a terminal may obey it.
     """
@@ -59,7 +62,8 @@ def put(stream, text, raw=False):
 
 
 def write_all(number, text, raw=False):
-    """Write *text* to the descriptor *number*; it waits where the descriptor takes nothing now and does not wait itself."""
+    """Write *text* to the descriptor *number*; it waits where the descriptor takes nothing now and does not wait
+    itself."""
     if not raw and os.isatty(number):
         text = printable(text)
     rest = memoryview(encoded(text))

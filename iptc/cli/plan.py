@@ -8,12 +8,15 @@ from .sources import read_text
 def add(commands):
     """Describe the command."""
     plan = add_command(
-        commands, "plan", run, both=True,
+        commands,
+        "plan",
+        run,
+        both=True,
         help="print what `iptc apply' would do",
         description="Print what must change for the tables to be what FILE says, in the format of iptables-save; "
-                    "change nothing. FILE is of one family, or has the lines `# IPv4' and `# IPv6'.",
+        "change nothing. FILE is of one family, or has the lines `# IPv4' and `# IPv6'.",
         epilog="Exit status: 0 nothing to do, 1 there are changes, 2 trouble.",
-    )  # fmt: skip
+    )
     plan.add_argument("file", metavar="FILE", help="- for standard input")
     add_scope(plan)
     add_format(plan)

@@ -7,10 +7,13 @@ from .sources import Progress, add_source, sources
 def add(commands):
     """Describe the command."""
     restore = add_command(
-        commands, "restore", run, both=True,
+        commands,
+        "restore",
+        run,
+        both=True,
         help="make the rules what a file says, as iptables-restore does",
         description="Make the rules what FILE, in the format of iptables-save, says: table by table, each at once.",
-    )  # fmt: skip
+    )
     restore.add_argument("-t", "--test", action="store_true", help="change nothing")
     add_source(restore, "set the counters of the file too", "keep the rules that are there")
 
@@ -27,5 +30,7 @@ def run(options):
             ruleset.check(source, ipv6, options.counters, not options.noflush, **settings)
     for ipv6, source in found:
         with Progress(source) as progress:
-            ruleset.restore(source, ipv6, options.counters, not options.noflush, options.test, progress=progress, **settings)
+            ruleset.restore(
+                source, ipv6, options.counters, not options.noflush, options.test, progress=progress, **settings
+            )
     return 0

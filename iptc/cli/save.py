@@ -8,14 +8,21 @@ from .output import write
 def add(commands):
     """Describe the command."""
     save = add_command(
-        commands, "save", run, both=True,
+        commands,
+        "save",
+        run,
+        both=True,
         help="print the rules as iptables-save does",
         description="Print all tables that are in use, or one, in the format of iptables-save.",
-    )  # fmt: skip
+    )
     save.add_argument("-t", "--table", help="only this table")
-    save.add_argument("--all-tables", action="store_true", help="with those that are not in use, so that restoring empties them")
+    save.add_argument(
+        "--all-tables", action="store_true", help="with those that are not in use, so that restoring empties them"
+    )
     save.add_argument("-c", "--counters", action="store_true", help="with the counters of the rules")
-    save.add_argument("-f", "--file", metavar="FILE", help="write to FILE, which is whole or not there, instead of printing")
+    save.add_argument(
+        "-f", "--file", metavar="FILE", help="write to FILE, which is whole or not there, instead of printing"
+    )
 
 
 def run(options):
@@ -26,7 +33,11 @@ def run(options):
     for ipv6 in FAMILIES[options.family]:
         if options.family == "both":
             parts.append(f"{HEADINGS[ipv6]}\n")
-        parts.append(ruleset.save(ipv6, options.counters, netns=options.netns, table=options.table, all_tables=options.all_tables))
+        parts.append(
+            ruleset.save(
+                ipv6, options.counters, netns=options.netns, table=options.table, all_tables=options.all_tables
+            )
+        )
     text = "".join(parts)
     if options.file is None:
         write(text)

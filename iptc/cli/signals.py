@@ -16,7 +16,8 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stoppable():
-    """Within this, a signal that ends programs raises `Stopped`; one that is ignored, or that has a handler, is left alone."""
+    """Within this, a signal that ends programs raises `Stopped`; one that is ignored, or that has a handler, is left
+    alone."""
     plain = (signal.SIG_DFL, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in _ENDING}
     ours = [number for number in _ENDING if before[number] in plain]

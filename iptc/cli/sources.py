@@ -22,7 +22,8 @@ def add_source(command, counters, noflush):
 
 
 def sources(options):
-    """(ipv6, where its text comes from) for the families that were asked for; can be gone through twice where those are both."""
+    """(ipv6, where its text comes from) for the families that were asked for; can be gone through twice where those are
+    both."""
     source = _standard_input() if options.file in (None, "-") else _opened(options.file)
     if options.family != "both":
         return [(options.family == "6", source)]

@@ -560,7 +560,8 @@ cdef set _known_options = set()     # names that were asked for, and are options
 cdef int _check_option(Extension extension, str asked) except -1:
     """Warn where *asked*, which was read and is not set, cannot be the name of an option at all.
 
-    Programs ask every match for what one of them may have, such as its comment: a name that any extension has is no mistake.
+    Programs ask every match for what one of them may have, such as its comment: a name that any extension has is no
+    mistake.
     """
     cdef str name = asked.partition("#")[0].replace("_", "-")
     cdef dict options = {} if extension.plugin is None else extension.plugin.options()
@@ -629,7 +630,8 @@ def read_payloads(type match_class, type target_class, RuleValue rule not None):
 
 
 def pack(RuleValue rule not None, bint checked):
-    """Return the whole entry of *rule* as bytes, or None without a target; unchecked, half-built parts are as they are."""
+    """Return the whole entry of *rule* as bytes, or None without a target; unchecked, half-built parts are as they
+    are."""
     cdef list payloads = []
     cdef Extension part
     if checked and rule._networks is not None:

@@ -43,10 +43,12 @@ def _list_base_options(rows):
 
 cdef dict _INTERNED = {}         # keeps the names alive
 _list_base_options([
-    ("append", 1, "A"), ("delete", 1, "D"), ("check", 1, "C"), ("insert", 1, "I"), ("replace", 1, "R"), ("list", 2, "L"),
+    ("append", 1, "A"), ("delete", 1, "D"), ("check", 1, "C"), ("insert", 1, "I"), ("replace", 1, "R"), ("list", 2,
+                                                                                                         "L"),
     ("list-rules", 2, "S"), ("flush", 2, "F"), ("zero", 2, "Z"), ("new-chain", 1, "N"), ("delete-chain", 2, "X"),
     ("rename-chain", 1, "E"), ("policy", 1, "P"), ("source", 1, "s"), ("destination", 1, "d"), ("src", 1, "s"),
-    ("dst", 1, "d"), ("protocol", 1, "p"), ("in-interface", 1, "i"), ("jump", 1, "j"), ("table", 1, "t"), ("match", 1, "m"),
+    ("dst", 1, "d"), ("protocol", 1, "p"), ("in-interface", 1, "i"), ("jump", 1, "j"), ("table", 1, "t"), ("match", 1,
+                                                                                                           "m"),
     ("numeric", 0, "n"), ("out-interface", 1, "o"), ("verbose", 0, "v"), ("wait", 2, "w"), ("wait-interval", 2, "W"),
     ("exact", 0, "x"), ("fragments", 0, "f"), ("version", 0, "V"), ("help", 2, "h"), ("line-numbers", 0, "0"),
     ("modprobe", 1, "M"), ("set-counters", 1, "c"), ("goto", 1, "g"), ("ipv4", 0, "4"), ("ipv6", 0, "6"),
@@ -71,7 +73,8 @@ cdef uint8_t _inverse[12]
 _short_names[:] = [b"-n", b"-s", b"-d", b"-p", b"-j", b"-v", b"-x", b"-i", b"-o", b"-0", b"-c", b"-f"]
 _long_names[:] = [b"--numeric", b"--source", b"--destination", b"--protocol", b"--jump", b"--verbose", b"--exact",
                   b"--in-interface", b"--out-interface", b"--line-numbers", b"--set-counters", b"--fragments"]
-_inverse[:] = [0, IPT_INV_SRCIP, IPT_INV_DSTIP, IPT_INV_PROTO, 0, 0, 0, IPT_INV_VIA_IN, IPT_INV_VIA_OUT, 0, 0, IPT_INV_FRAG]
+_inverse[:] = [0, IPT_INV_SRCIP, IPT_INV_DSTIP, IPT_INV_PROTO, 0, 0, 0, IPT_INV_VIA_IN, IPT_INV_VIA_OUT, 0, 0,
+               IPT_INV_FRAG]
 
 
 cdef const char *option_name(Spec *spec, unsigned int option) noexcept nogil:
@@ -86,7 +89,8 @@ cdef void set_option(Spec *spec, unsigned int option) noexcept nogil:
     """An option is given once, and negated only where that means something."""
     cdef size_t i = 0
     if spec.options & option:
-        xtables_error(PARAMETER_PROBLEM, b"multiple %s %s not allowed", option_name(spec, option), b"flags" if spec.old else b"options")
+        xtables_error(PARAMETER_PROBLEM, b"multiple %s %s not allowed", option_name(spec, option), b"flags"
+                      if spec.old else b"options")
     spec.options |= option
     if spec.negated:
         while (1u << i) != option:
@@ -261,5 +265,6 @@ cdef void set_command(Spec *spec, unsigned int command) noexcept nogil:
     if spec.negated:
         xtables_error(PARAMETER_PROBLEM, b"unexpected '!' flag")
     if spec.command:
-        xtables_error(PARAMETER_PROBLEM, b"Cannot use -%c with -%c", <int> _command_letter(command), <int> _command_letter(spec.command))
+        xtables_error(PARAMETER_PROBLEM, b"Cannot use -%c with -%c", <int> _command_letter(command),
+                      <int> _command_letter(spec.command))
     spec.command = command

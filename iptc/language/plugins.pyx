@@ -30,8 +30,8 @@ from .._core cimport (
 from .._core import environment
 from .words import split_words
 from .._netlink cimport (
-    NLMSG_ERROR, Channel, Message, channel_close, channel_open, message_begin, message_end, message_next, message_scan, put_be32,
-    put_text,
+    NLMSG_ERROR, Channel, Message, channel_close, channel_open, message_begin, message_end, message_next,
+    message_scan, put_be32, put_text,
 )
 from ..errors import AccessDenied, ParameterError, XTablesError, XTablesWarning, is_passing, kernel_error
 
@@ -86,8 +86,8 @@ cdef int use_family(int nfproto) except -1:
         if _family_now == -1:
             failed = shim_init()
             if failed == SHIM_IDS_DIFFER:
-                raise AccessDenied("libxtables refuses to work for a program whose real user is not its effective one", EPERM,
-                                   "Operation not permitted")
+                what = "libxtables refuses to work for a program whose real user is not its effective one"
+                raise AccessDenied(what, EPERM, "Operation not permitted")
             if failed:
                 raise XTablesError(f"libxtables could not be set up: {said()}")
         xtables_set_nfproto(nfproto)
@@ -100,7 +100,8 @@ cdef str text_of(const char *text, size_t length):
 
 
 cdef str said():
-    """Why the last guarded call failed: libxtables' message, else what was printed to stderr before it gave up; `MemoryError` if that was why."""
+    """Why the last guarded call failed: libxtables' message, else what was printed to stderr before it gave up;
+    `MemoryError` if that was why."""
     cdef size_t length
     cdef const char *printed = shim_err(&length)
     cdef const char *message = shim_message()
@@ -121,8 +122,8 @@ cdef int refused_with() noexcept nogil:
 cdef int captured(void (*body)(void *) noexcept nogil, void *arg, Names *looked) noexcept nogil:
     """Run *body* guarded and captured: 0, or -1 with the reason in `said`.
 
-    With `looked.wanted` the reason is a name that *looked* does not know: `look_up` makes it known, then *body* is to be run again
-    on what it was given at first.
+    With `looked.wanted` the reason is a name that *looked* does not know: `look_up` makes it known, then *body* is to
+    be run again on what it was given at first.
     """
     cdef int failed
     names_use(looked)
@@ -172,7 +173,8 @@ cdef void expect_fault() noexcept nogil:
 
 
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1:
-    """Run *body*, which may be run several times, guarded and captured; its refusal is a ParameterError, its warnings are Python's."""
+    """Run *body*, which may be run several times, guarded and captured; its refusal is a ParameterError, its warnings
+    are Python's."""
     _run(body, arg)
     return warn_of_what_was_said()
 
@@ -835,7 +837,8 @@ cdef bint fits(const PluginRow *row, const xt_entry_match *payload) noexcept nog
 
 
 cdef bint _has_long_prefix(const PluginRow *row) noexcept nogil:
-    """Whether this is NFLOG as it is since 1.8.8: it leaves the prefix in its `udata`, as long as nf_tables has room for."""
+    """Whether this is NFLOG as it is since 1.8.8: it leaves the prefix in its `udata`, as long as nf_tables has room
+    for."""
     return row.size == NFLOG_SIZE and row.c.udata_size == NFLOG_LONG_ROOM and strcmp(row.c.name, b"NFLOG") == 0
 
 
@@ -879,7 +882,8 @@ def parse_protocol(str name):
 
 
 cdef const char *protocol_name(int proto, bint ask) noexcept nogil:
-    """Inside `captured`: the name that libxtables has for a protocol, or with *ask* the one that the host has; NULL: none."""
+    """Inside `captured`: the name that libxtables has for a protocol, or with *ask* the one that the host has; NULL:
+    none."""
     cdef size_t i = 0
     cdef protoent *found
     while xtables_chain_protos[i].name != NULL:
@@ -900,7 +904,8 @@ cdef int prints_by_mask() except -1:
     """Whether this host's iptables prints interfaces from their masks and protocols from /etc/protocols (1.8.9)."""
     global _by_mask
     if _by_mask < 0:
-        use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)      # before it the library's symbols are not seen
+        # before it the library's symbols are not seen
+        use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)
         _by_mask = _old_library()
     return _by_mask
 

@@ -13,18 +13,19 @@ from .._core cimport (
     is_verdict_name, target_offset, xt_counters, xt_entry_match,
 )
 from .plugins cimport (
-    PAYLOAD_HEADER, Plugin, PluginRow, captured, expect_division, find_for_payload, fits, known, learn, look_up, Names, begin_names,
-    end_names, print_text, printed_text, prints_by_mask, protocol_name,
-    said, use_family, warn_of_what_was_said,
+    PAYLOAD_HEADER, Plugin, PluginRow, captured, expect_division, find_for_payload, fits, known, learn, look_up,
+    Names, begin_names, end_names, print_text, printed_text, prints_by_mask, protocol_name, said, use_family,
+    warn_of_what_was_said,
 )
 from .._core import split_entry, standard_target
 from ..errors import ParameterError
 
 # --------------------------------------------------------------- comparing
 
+
 def compare_key(int nfproto, bytes entry):
-    """Return what makes a rule *the same* as another, as `iptables -C` and `-D` compare: its matches in their order; no counters,
-    no kernel-private bytes."""
+    """Return what makes a rule *the same* as another, as `iptables -C` and `-D` compare: its matches in their order; no
+    counters, no kernel-private bytes."""
     header, payloads = split_entry(nfproto, entry)
     header = _plain_header(nfproto, header)
     cdef list keys = []
@@ -51,7 +52,8 @@ def equal_hash(int nfproto, bytes entry):
 
 
 cdef tuple _equal_key(int nfproto, bytes entry):
-    """`compare_key` in one order of the matches, and without IPv6's mark that `-p all` was given, which has no effect."""
+    """`compare_key` in one order of the matches, and without IPv6's mark that `-p all` was given, which has no
+    effect."""
     cdef Family *family = family_of(nfproto)
     cdef bytearray plain
     header, matches, target = compare_key(nfproto, entry)
@@ -64,7 +66,8 @@ cdef tuple _equal_key(int nfproto, bytes entry):
 
 cdef bint marks_any_protocol(Family *family, const char *header) noexcept nogil:
     """Whether this has IPv6's mark that `-p all` was given."""
-    return (family.nfproto != NFPROTO_IPV4 and header[family.flags] & IP6T_F_PROTO and not header[family.flags + 1] & IPT_INV_PROTO
+    return (family.nfproto != NFPROTO_IPV4 and header[family.flags] & IP6T_F_PROTO and not header[family.flags
+                                                                                                  + 1] & IPT_INV_PROTO
             and (<const uint16_t *> (header + family.proto))[0] == 0)
 
 
@@ -107,7 +110,8 @@ def is_readable(int nfproto, bytes entry not None):
 
 
 def find_like(int nfproto, list entries not None, bytes entry not None):
-    """Return the position of the first of *entries* that is the same rule as *entry*, or -1: what is sought once needs no keys."""
+    """Return the position of the first of *entries* that is the same rule as *entry*, or -1: what is sought once needs
+    no keys."""
     cdef Family *family = family_of(nfproto)
     cdef tuple key = compare_key(nfproto, entry)
     cdef bytes other
@@ -299,7 +303,8 @@ cdef char *put_counters(char *at, Printed *rule, char between) noexcept nogil:
     return _put_number(at + 1, counters.bcnt)
 
 
-cdef inline PluginRow *_row_of(Family *family, bint is_target, const xt_entry_match *payload, bint *unknown) noexcept nogil:
+cdef inline PluginRow *_row_of(Family *family, bint is_target, const xt_entry_match *payload,
+                               bint *unknown) noexcept nogil:
     """What prints *payload*; NULL: nothing does, or nobody has looked for it yet."""
     cdef PluginRow *row = NULL
     cdef char name[30]
@@ -322,7 +327,8 @@ cdef void _name_protocol(void *arg) noexcept nogil:
 
 
 cdef int learn_plugins(Printed *rule) except -1:
-    """Look up what prints the parts of *rule*, and the name of its protocol: what nobody has looked for yet; return how many."""
+    """Look up what prints the parts of *rule*, and the name of its protocol: what nobody has looked for yet; return how
+    many."""
     cdef size_t at = rule.family.header
     cdef const xt_entry_match *payload
     cdef const char *label
@@ -424,7 +430,8 @@ cdef str _text_of(Printed *rule):
 
 
 def render(int nfproto, bytes entry not None, bint counted=False):
-    """Return *entry* as `iptables-save` prints it, without `-A CHAIN` in front; *counted*: as `iptables -S -v`, with `-c`."""
+    """Return *entry* as `iptables-save` prints it, without `-A CHAIN` in front; *counted*: as `iptables -S -v`, with
+    `-c`."""
     cdef Printed rule
     split_entry(nfproto, entry)
     rule.family = family_of(nfproto)

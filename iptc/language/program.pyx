@@ -20,8 +20,8 @@ from .options cimport (
     APPEND, CHECK, DELETE, INSERT, NAME_ROOM, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE, WITH_RULE, Spec, flags_of,
 )
 from .plugins cimport (
-    OTHER_PROBLEM, PARAMETER_PROBLEM, PAYLOAD_HEADER, Names, captured, look_up, begin_names, end_names, refused_with, said,
-    warn_of_what_was_said, warned, xtables_error,
+    OTHER_PROBLEM, PARAMETER_PROBLEM, PAYLOAD_HEADER, Names, captured, look_up, begin_names, end_names,
+    refused_with, said, warn_of_what_was_said, warned, xtables_error,
 )
 from .specification cimport check_length, free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
 from .words cimport MOST_WORDS, add, clear, make_room, split
@@ -45,11 +45,12 @@ cdef class Program:
         return self.family.nfproto
 
     def commands(self, bint runs=False):
-        """Each command as (line, what, chain or None, number, entry or None, other, counters or None), one after the other.
+        """Each command as (line, what, chain or None, number, entry or None, other, counters or None), one after the
+        other.
 
-        *what* is the letter of its option, `:` for a chain that is declared. *other* is the policy, the new name, or what the
-        rule jumps to; *number* counts from 1, 0: none. With *runs*, rules are not bytes but a `Run`, and the commands `-A` that follow
-        each other are one, whatever their chains, and *other* of a rule is None.
+        *what* is the letter of its option, `:` for a chain that is declared. *other* is the policy, the new name, or
+        what the rule jumps to; *number* counts from 1, 0: none. With *runs*, rules are not bytes but a `Run`, and the
+        commands `-A` that follow each other are one, whatever their chains, and *other* of a rule is None.
         """
         cdef size_t at = 0
         cdef Record *record
@@ -368,9 +369,11 @@ cdef void _emit(Reading *reading) noexcept nogil:
 
 
 cdef void _put_name(char *room, const char *name) noexcept nogil:
-    """Copy *name* into the NAME_ROOM bytes at *room*: the only place where a name of a text gets into a buffer of a fixed size.
+    """Copy *name* into the NAME_ROOM bytes at *room*: the only place where a name of a text gets into a buffer of a
+    fixed size.
 
-    Nothing that there is has a name that is too long for it. What is kept of such a name has a blank in it, and so names nothing.
+    Nothing that there is has a name that is too long for it. What is kept of such a name has a blank in it, and so
+    names nothing.
     """
     cdef size_t length = strlen(name)
     memset(room, 0, NAME_ROOM)
@@ -491,7 +494,8 @@ cdef void _check_commit(const char *line, size_t length) noexcept nogil:
     while at < length and line[at] in b" \t":
         at += 1
     if 6 <= length - at <= 7 and memcmp(line + at, b"COMMIT\r", length - at) == 0:
-        xtables_error(PARAMETER_PROBLEM, b"COMMIT stands alone at the start of its line, and a line feed ends it: Bad argument `%.*s'",
+        xtables_error(PARAMETER_PROBLEM,
+                      b"COMMIT stands alone at the start of its line, and a line feed ends it: Bad argument `%.*s'",
                       <int> (length - at), line + at)
 
 
@@ -539,7 +543,8 @@ cdef void _read_body(void *arg) noexcept nogil:
                 _copy(reading, line, length)
             _read_line_of_table(reading, line, length)
         elif reading.only == NULL or strcmp(reading.only, reading.table) == 0:
-            xtables_error(OTHER_PROBLEM, b"%s: line %u failed: %s", reading.program, reading.line, _misplaced(line, length))
+            xtables_error(OTHER_PROBLEM, b"%s: line %u failed: %s", reading.program, reading.line, _misplaced(line,
+                                                                                                              length))
         reading.at += length
     if reading.event == ALL_READ and reading.at < reading.length:
         reading.event = WARNED
@@ -553,7 +558,8 @@ cdef inline void _copy(Reading *reading, const char *line, size_t length) noexce
 cdef class Reader:
     """Reads the text of one family in pieces: `feed` them in their order, then `finish`.
 
-    With *counters* those of the text are set; without *flush* the tables' own rules stay. *only* names the one table that is read.
+    With *counters* those of the text are set; without *flush* the tables' own rules stay. *only* names the one table
+    that is read.
     """
 
     cdef Reading reading
@@ -704,7 +710,8 @@ cdef class Reader:
         """Raise if the text ended inside a table."""
         if self.reading.in_table:
             program = (<bytes> self.reading.program).decode()
-            raise refused(self.reading.line + 1, f"{program}: COMMIT expected at line {self.reading.line + 1}", OTHER_PROBLEM)
+            raise refused(self.reading.line + 1, f"{program}: COMMIT expected at line {self.reading.line + 1}",
+                          OTHER_PROBLEM)
 
 
 def refused(uint32_t line, str message, int status=PARAMETER_PROBLEM, kind=ParameterError):

@@ -22,16 +22,18 @@ from .._core cimport (
     xt_counters, xt_entry_match,
 )
 from .options cimport (
-    APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, ENDED, ENTRY_ROOM, FLUSH, INSERT, LIST, LIST_RULES, MOST_PARTS, NAME_ROOM, NEW_CHAIN, NO_OPTION,
-    OF_EXTENSION, OPT_COUNTERS, OPT_DESTINATION, OPT_EXPANDED, OPT_FRAGMENT, OPT_JUMP, OPT_LINENUMBERS, OPT_NUMERIC,
-    OPT_PROTOCOL, OPT_SOURCE, OPT_VERBOSE, OPT_VIANAMEIN, OPT_VIANAMEOUT, RENAME, REPLACE, SCRATCH_ROOM, SET_POLICY, WITH_RULE,
-    ZERO, ZERO_NUM, Part, Spec, check_options, flags_of, has_word, next_option, next_word, option_name, set_command, set_option,
+    APPEND, CHECK, DELETE, DELETE_CHAIN, DELETE_NUM, ENDED, ENTRY_ROOM, FLUSH, INSERT, LIST, LIST_RULES, MOST_PARTS,
+    NAME_ROOM, NEW_CHAIN, NO_OPTION, OF_EXTENSION, OPT_COUNTERS, OPT_DESTINATION, OPT_EXPANDED, OPT_FRAGMENT,
+    OPT_JUMP, OPT_LINENUMBERS, OPT_NUMERIC, OPT_PROTOCOL, OPT_SOURCE, OPT_VERBOSE, OPT_VIANAMEIN, OPT_VIANAMEOUT,
+    RENAME, REPLACE, SCRATCH_ROOM, SET_POLICY, WITH_RULE, ZERO, ZERO_NUM, Part, Spec, check_options, flags_of,
+    has_word, next_option, next_word, option_name, set_command, set_option,
 )
 from .plugins cimport (
-    PARAMETER_PROBLEM, PREFERRED, DataCall, Names, ParseCall, PluginRow, begin_names, captured, check_body, end_names, expect_division,
-    known, learn, look_up, parse_body, payload_room, prints_by_mask, protocol_name, said, take_long_prefix, use_family, wants_check,
-    warn_of_what_was_said, warn_text, xt_option_call, xtables_error, xtables_ip6parse_multiple,
-    xtables_ipparse_multiple, xtables_match, xtables_parse_protocol, xtables_strtoui,
+    PARAMETER_PROBLEM, PREFERRED, DataCall, Names, ParseCall, PluginRow, begin_names, captured, check_body,
+    end_names, expect_division, known, learn, look_up, parse_body, payload_room, prints_by_mask, protocol_name,
+    said, take_long_prefix, use_family, wants_check, warn_of_what_was_said, warn_text, xt_option_call,
+    xtables_error, xtables_ip6parse_multiple, xtables_ipparse_multiple, xtables_match, xtables_parse_protocol,
+    xtables_strtoui,
 )
 from .words cimport add, add_copy, clear, make_room, split
 from .words import split_words
@@ -70,8 +72,9 @@ cdef PluginRow *plugin_of(Spec *spec, bint is_target, const char *name) noexcept
             if strcmp(spec.hidden + NAME_ROOM * i, name) == 0:
                 return NULL
     if strlen(name) >= XT_EXTENSION_MAXNAMELEN:
-        xtables_error(PARAMETER_PROBLEM, b"Invalid %s name \"%s\" (%u chars max)", b"target" if is_target else b"match", name,
-                    <unsigned int> (XT_EXTENSION_MAXNAMELEN - 1))
+        xtables_error(PARAMETER_PROBLEM, b"Invalid %s name \"%s\" (%u chars max)",
+                      b"target" if is_target else b"match", name,
+                      <unsigned int> (XT_EXTENSION_MAXNAMELEN - 1))
     if not known(is_target, spec.family.nfproto, name, PREFERRED, &row):
         spec.wanted = True
         spec.wanted_is_target = is_target
@@ -203,7 +206,8 @@ cdef void _feed(Spec *spec, Part *part) noexcept nogil:
 
 
 cdef bint _other_option(Spec *spec, int c) noexcept nogil:
-    """An option of an extension, or what is none; False: an implied match was loaded, and the word is to be read again."""
+    """An option of an extension, or what is none; False: an implied match was loaded, and the word is to be read
+    again."""
     cdef Part *part
     cdef char unknown[3]
     if c == OF_EXTENSION:
@@ -275,7 +279,8 @@ cdef const char *_target_name(const char *name) noexcept nogil:
     if not name[0]:
         xtables_error(PARAMETER_PROBLEM, b"Invalid target name (too short)")
     if strlen(name) >= XT_EXTENSION_MAXNAMELEN:
-        xtables_error(PARAMETER_PROBLEM, b"Invalid target name `%s' (%u chars max)", name, <unsigned int> (XT_EXTENSION_MAXNAMELEN - 1))
+        xtables_error(PARAMETER_PROBLEM, b"Invalid target name `%s' (%u chars max)", name,
+                      <unsigned int> (XT_EXTENSION_MAXNAMELEN - 1))
     while at[0]:
         if isspace(<unsigned char> at[0]):
             xtables_error(PARAMETER_PROBLEM, b"Invalid target name `%s'", name)
@@ -397,7 +402,8 @@ cdef void set_network(Spec *spec, int which, unsigned int i) noexcept nogil:
 cdef void check_length(const char *chain) noexcept nogil:
     """Refuse a name that is too long for a chain."""
     if strlen(chain) >= XT_EXTENSION_MAXNAMELEN:
-        xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", chain, <unsigned int> XT_EXTENSION_MAXNAMELEN)
+        xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", chain,
+                      <unsigned int> XT_EXTENSION_MAXNAMELEN)
 
 
 cdef void check_new_name(Spec *spec, const char *name) noexcept nogil:
@@ -635,7 +641,8 @@ cdef void read_command(Spec *spec) noexcept nogil:
     if (spec.table != NULL and strcmp(spec.table, b"nat") == 0
             and (spec.other != NULL and spec.command == SET_POLICY and strcmp(spec.other, b"DROP") == 0
                  or spec.jump != NULL and strcmp(spec.jump, b"DROP") == 0)):
-        xtables_error(PARAMETER_PROBLEM, b"The \"nat\" table is not intended for filtering, the use of DROP is therefore inhibited.")
+        xtables_error(PARAMETER_PROBLEM,
+                      b"The \"nat\" table is not intended for filtering, the use of DROP is therefore inhibited.")
     if spec.wait_interval and not spec.wait:
         xtables_error(PARAMETER_PROBLEM, b"--wait-interval only makes sense with --wait\n")
     for i in range(spec.count):
@@ -681,7 +688,8 @@ cdef unsigned int _meaningless(const char *chain) noexcept nogil:
 
 
 def refuse_meaningless(int nfproto, str chain not None, bytes entry not None):
-    """Refuse *entry* as a rule of *chain* where it asks for an interface that packets do not have there, as `iptables -A` does."""
+    """Refuse *entry* as a rule of *chain* where it asks for an interface that packets do not have there, as `iptables
+    -A` does."""
     cdef bytes label
     cdef unsigned int option
     cdef size_t name
@@ -757,9 +765,9 @@ def read_rule(type cls, specification):
     >>> Rule.from_args("-s 10.0.0.0/8 -p tcp --dport 22 -j ACCEPT")
     <iptc.Rule -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT>
 
-    Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target that is no extension is
-    taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where it is added to a chain, as they
-    do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
+    Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target that is no extension
+    is taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where it is added to a chain, as
+    they do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
     """
     cdef TextCall call
     cdef Names looked
@@ -841,7 +849,8 @@ cdef list _words_of(specification):
         words = [None]
     for i, word in enumerate(words):
         if not isinstance(word, str):
-            raise ParameterTypeError(f"{_SPECIFICATION} must be a string or a list of strings, not {type(word).__name__}")
+            what = f"{_SPECIFICATION} must be a string or a list of strings, not {type(word).__name__}"
+            raise ParameterTypeError(what)
         words[i] = c_text(word, "a word of a rule specification")
     return words
 

@@ -64,7 +64,8 @@ _kinds[b' '] = _kinds[b'\t'] = _kinds[b'\n'] = SPACE
 
 
 cdef const char *split(Words *words, const char *line, size_t length, bint limited) noexcept nogil:
-    """Add the words of *line*; the end of a quote ends a word. NULL, or what iptables-restore says of a *limited* line."""
+    """Add the words of *line*; the end of a quote ends a word. NULL, or what iptables-restore says of a *limited*
+    line."""
     cdef char *at = words.end
     cdef char *word
     cdef const char *end = line + length

@@ -35,7 +35,8 @@ cdef enum:
     IS_UNSURE
     IS_FALLEN
 
-# What to think of a read: differences from it add up to what was counted; there is nothing to compare it with; a counter fell.
+# What to think of a read: differences from it add up to what was counted; there is nothing to compare it with; a
+# counter fell.
 SOUND, UNSURE, FALLEN = IS_SOUND, IS_UNSURE, IS_FALLEN
 
 cdef dict _VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", XT_RETURN: "RETURN"}
@@ -54,9 +55,9 @@ def table_strerror(int error):
 
 cdef int _get_info(Family *family, int fd, const char *table, ipt_getinfo *info) noexcept nogil:
     """`IPT_SO_GET_INFO`: 0, or an errno."""
-    cdef int attempt
+    cdef int _attempt
     cdef socklen_t length
-    for attempt in range(ATTEMPTS):
+    for _attempt in range(ATTEMPTS):
         length = sizeof(info[0])
         memset(info, 0, sizeof(info[0]))
         memcpy(info.name, table, strlen(table))
@@ -69,10 +70,10 @@ cdef int _get_info(Family *family, int fd, const char *table, ipt_getinfo *info)
 
 cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Buffer *buffer) noexcept nogil:
     """`IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` into *buffer*, which grows if it must: 0, or an errno."""
-    cdef int attempt, failed
+    cdef int _attempt, failed
     cdef socklen_t length
     cdef ipt_get_entries *request
-    for attempt in range(ATTEMPTS):
+    for _attempt in range(ATTEMPTS):
         failed = _get_info(family, fd, table, info)
         if failed:
             return failed
@@ -92,8 +93,8 @@ cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Bu
     return EAGAIN
 
 
-# Memory that is given back to the system costs a page fault each page when it is taken again: what tables of ordinary size were
-# read into or are written from is kept for the next one. Guarded by the GIL.
+# Memory that is given back to the system costs a page fault each page when it is taken again: what tables of ordinary
+# size were read into or are written from is kept for the next one. Guarded by the GIL.
 cdef Buffer _spare[2]
 
 
@@ -121,7 +122,7 @@ cdef void _grow(Buffer *buffer, size_t size) noexcept nogil:
 
 cdef void give_back(Buffer *buffer) noexcept:
     """Keep the memory of *buffer* in the place of less, or free it."""
-    cdef int i, smaller = 0 if _spare[0].room <= _spare[1].room else 1
+    cdef int smaller = 0 if _spare[0].room <= _spare[1].room else 1
     if buffer.room > _spare[smaller].room and buffer.room <= room_for(SPARE_MOST, 0):
         free(_spare[smaller].memory)
         _spare[smaller] = buffer[0]
@@ -131,8 +132,10 @@ cdef void give_back(Buffer *buffer) noexcept:
 
 
 cdef int open_socket(Family *family, int netns, int *fd) noexcept nogil:
-    """Open a socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: what `socket_in` returns."""
-    return socket_in(netns, AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW, fd)
+    """Open a socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: what `socket_in`
+    returns."""
+    return socket_in(netns, AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC,
+                     IPPROTO_RAW, fd)
 
 
 cdef bytes table_label(str table):
@@ -150,7 +153,8 @@ cdef bint shorten(Family *family, char *entry) noexcept:
     if not is_long_nflog(target):
         return False
     target.u.match_size = NFLOG_SIZE
-    memset(<char *> target.data + NFLOG_PREFIX + NFLOG_ROOM - 1, 0, NFLOG_SIZE - TARGET_HEADER - NFLOG_PREFIX - NFLOG_ROOM + 1)
+    memset(<char *> target.data + NFLOG_PREFIX + NFLOG_ROOM - 1, 0,
+           NFLOG_SIZE - TARGET_HEADER - NFLOG_PREFIX - NFLOG_ROOM + 1)
     (<uint16_t *> (entry + family.offsets))[1] = target_offset(family, entry) + NFLOG_SIZE
     return True
 
@@ -160,8 +164,10 @@ cpdef bytes stored(int nfproto, bytes entry):
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
     cdef bytes cut
-    if (PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER or next_offset(family, raw) != PyBytes_GET_SIZE(entry)
-            or not payloads_ok(family, raw) or not is_long_nflog(<const xt_entry_match *> (raw + target_offset(family, raw)))):
+    if (PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER
+            or next_offset(family, raw) != PyBytes_GET_SIZE(entry)
+            or not payloads_ok(family, raw)
+            or not is_long_nflog(<const xt_entry_match *> (raw + target_offset(family, raw)))):
         return entry
     cut = PyBytes_FromStringAndSize(raw, PyBytes_GET_SIZE(entry))
     shorten(family, PyBytes_AS_STRING(cut))
@@ -324,7 +330,8 @@ cdef str _verdict_name(Family *family, const char *blob, uint32_t at, dict heads
 
 
 cdef bytes entry_of(Family *family, const char *entry, const char *target):
-    """*entry*, as the kernel has it, as bytes; *target* is the name of its verdict or chain, NULL if its target is an extension.
+    """*entry*, as the kernel has it, as bytes; *target* is the name of its verdict or chain, NULL if its target is an
+    extension.
 
     What the kernel and libiptc keep in an entry for themselves is zero in these bytes.
     """
@@ -396,7 +403,8 @@ cdef class TableBlob:
             raise kernel_error(f"can't initialize {table}", failed, table_strerror(failed))
         try:
             with nogil:
-                failed = _walk(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, &self.info, &walk, NULL, NULL, 0)
+                failed = _walk(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, &self.info, &walk,
+                               NULL, NULL, 0)
             if failed:
                 _raise_walk(failed, &walk)
             self._collect(&walk)
@@ -429,7 +437,8 @@ cdef class TableBlob:
         return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, first, end, self.heads)
 
     def entries_like(self, uint32_t first, uint32_t end, bytes entry not None):
-        """Return [(position, entry)…] of those among them that may say the same as *entry*: its addresses and protocol are theirs."""
+        """Return [(position, entry)…] of those among them that may say the same as *entry*: its addresses and protocol
+        are theirs."""
         cdef Family *family = self.family
         cdef const char *blob = self.buffer.memory + ENTRIES_HEAD
         cdef const char *wanted = PyBytes_AS_STRING(entry)
@@ -441,7 +450,8 @@ cdef class TableBlob:
         while first < end:
             size = next_offset(family, blob + first) if first + family.header <= self.info.size else 0
             if size < family.header or size > self.info.size - first:
-                raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL, "Invalid argument")
+                raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL,
+                                  "Invalid argument")
             if (memcmp(blob + first, wanted, 4 * family.address) == 0
                     and memcmp(blob + first + family.proto, wanted + family.proto, 2) == 0):
                 found.append((position, self.chain_entries(first, first + size)[0]))
@@ -587,9 +597,9 @@ cdef class TableScan:
     cdef int _judge(self, Counts counts) except -1:
         """What to think of *counts*, which were just read, by what was known before.
 
-        The kernel replaces a table by one whose counters are all zero, and the writer adds the old ones in a second step. A read
-        between the two shows what was counted after the first. So where no counter is lower than it was, and any had
-        counted, it was not between them, or does no harm: differences add up to what was counted.
+        The kernel replaces a table by one whose counters are all zero, and the writer adds the old ones in a second
+        step. A read between the two shows what was counted after the first. So where no counter is lower than it was,
+        and any had counted, it was not between them, or does no harm: differences add up to what was counted.
         """
         cdef int found
         cdef ChainRow *chain
@@ -628,7 +638,8 @@ cdef class TableScan:
                 self.known_policies[self.walk.chains[i].hook] = self.walk.chains[i].policy
 
     def with_aside(self, Counts counts not None, list policies not None):
-        """Return *counts* and *policies*, which `read` returned last, with what was known before added: a writer holds it aside."""
+        """Return *counts* and *policies*, which `read` returned last, with what was known before added: a writer holds
+        it aside."""
         if self.known is None:
             return counts.with_aside(None, None), policies
         cdef list whole = []

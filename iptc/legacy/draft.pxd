@@ -36,7 +36,8 @@ cdef enum:
     VERDICT = -3
     NOWHERE = 0xffffffff     # the place of a rule that was not in the table that was read
 
-# Where the counters of an entry come from: what they are set to, and what the entry at `origin` of the old table had at its end.
+# Where the counters of an entry come from: what they are set to, and what the entry at `origin` of the old table had at
+# its end.
 cdef struct Origin:
     xt_counters base
     uint32_t place
@@ -81,7 +82,8 @@ cdef class Draft:
 
     cdef void _free(self) noexcept
     cdef int _collect(self) except -1
-    cdef int _read_row(self, DraftChain chain, const char *entries, uint32_t at, uint32_t place, dict by_offset) except -1
+    cdef int _read_row(self, DraftChain chain, const char *entries, uint32_t at, uint32_t place,
+                       dict by_offset) except -1
     cdef DraftChain _new_chain(self, str name)
     cdef int _check_new(self, chain) except -1
     cdef DraftChain _find(self, name)
@@ -98,7 +100,8 @@ cdef class Draft:
     cdef uint32_t _write_error(self, char *entry, const char *label, size_t length) noexcept
     cdef int _commit(self) noexcept nogil
     cdef int _undo(self, Replace *request, const xt_counters *last, AddCounters *add) noexcept nogil
-    cdef void _begin(self, Replace *request, uint32_t entries, uint32_t size, uint32_t counters, xt_counters *last) noexcept
+    cdef void _begin(self, Replace *request, uint32_t entries, uint32_t size, uint32_t counters,
+                     xt_counters *last) noexcept
     cdef bint _replace(self, const Replace *request) noexcept nogil
     cdef int _add_counters(self, AddCounters *add, uint32_t entries) noexcept nogil
     cdef int _prepare(self) except -1

@@ -60,8 +60,8 @@ cdef class DraftChain:
 cdef class Draft:
     """A private copy of the table that *blob* was read from, to be edited and sent with `commit`.
 
-    Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done raises
-    `OSError` with its errno; whoever calls knows the words.
+    Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done
+    raises `OSError` with its errno; whoever calls knows the words.
     """
 
     def __cinit__(self):
@@ -115,14 +115,14 @@ cdef class Draft:
         cdef uint32_t at = 0, first, foot, place = 0
         cdef dict by_offset = {}
         order = sorted(self.blob.chains, key=_by_offset)
-        for name, policy, counters, first, foot in order:
+        for name, policy, counters, first, _foot in order:
             chain = self._new_chain(name)
             by_offset[first] = chain
             if policy is not None:
                 chain.hook = HOOKS.index(name)
                 chain.verdict = _VERDICTS[policy]
                 chain.policy_read.pcnt, chain.policy_read.bcnt = counters
-        for name, policy, counters, first, foot in order:
+        for _name, _policy, _counters, first, foot in order:
             chain = by_offset[first]
             while at < first:        # the head of a user chain
                 place += 1
@@ -136,7 +136,8 @@ cdef class Draft:
             at += next_offset(self.family, entries + at)
         return 0
 
-    cdef int _read_row(self, DraftChain chain, const char *entries, uint32_t at, uint32_t place, dict by_offset) except -1:
+    cdef int _read_row(self, DraftChain chain, const char *entries, uint32_t at, uint32_t place,
+                       dict by_offset) except -1:
         cdef const char *entry = entries + at
         cdef const char *target = entry + target_offset(self.family, entry)
         cdef RuleRow *row = chain.make_room(chain.rules.count)
@@ -156,7 +157,8 @@ cdef class Draft:
         else:
             other = by_offset.get(row.verdict)
             if other is None:
-                raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL, "Invalid argument")
+                raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL,
+                                  "Invalid argument")
             row.jump = other.number
             other.references += 1
         return 0
@@ -263,8 +265,8 @@ cdef class Draft:
         self.changed = True
 
     def arrange(self, chain, list order not None):
-        """Make *chain* what *order* says: an integer is the rule that is there at this position, with its counters; bytes are a new
-        one. What is not named is deleted, and none can be named twice."""
+        """Make *chain* what *order* says: an integer is the rule that is there at this position, with its counters;
+        bytes are a new one. What is not named is deleted, and none can be named twice."""
         cdef DraftChain found = self._find(chain)
         cdef DraftChain arranged = DraftChain.__new__(DraftChain)
         cdef char *taken = <char *> calloc(found.rules.count + 1, 1)
@@ -357,7 +359,8 @@ cdef class Draft:
         self.changed = True
 
     def set_policy(self, chain, policy, counters=None):
-        """Set the policy of a builtin chain, and its counters where *counters* is a (packets, bytes) pair; whether they were others."""
+        """Set the policy of a builtin chain, and its counters where *counters* is a (packets, bytes) pair; whether they
+        were others."""
         cdef DraftChain found = self._find(chain)
         cdef xt_counters now
         cdef bint differs
@@ -498,7 +501,8 @@ cdef class Draft:
         return self.family.header + ERROR_SIZE
 
     def commit(self):
-        """Send everything, once. When it raises, `undo` puts back what was replaced already: counters may be refused later."""
+        """Send everything, once. When it raises, `undo` puts back what was replaced already: counters may be refused
+        later."""
         self._prepare()
         failed = self._send()
         if failed:
@@ -520,7 +524,8 @@ cdef class Draft:
         return 0
 
     cdef int _send(self) noexcept:
-        """Send what is laid out: 0, or an errno where nothing is changed; below 0 the table is replaced, and its counters were refused."""
+        """Send what is laid out: 0, or an errno where nothing is changed; below 0 the table is replaced, and its
+        counters were refused."""
         cdef int failed
         if not self.changed:
             return 0
@@ -547,7 +552,8 @@ cdef class Draft:
         return -<int> i
 
     cdef int _put_back(self) noexcept:
-        """After `send`, put the table back as it was read, with what its rules have counted in all: as `send` returns."""
+        """After `send`, put the table back as it was read, with what its rules have counted in all: as `send`
+        returns."""
         if not self.committed:
             return 0
         cdef uint32_t before = self.blob.info.num_entries, now = (<Replace *> self.request).num_entries
@@ -583,7 +589,8 @@ cdef class Draft:
                 add.counters[place].bcnt += last[i].bcnt - given[i].bcnt
         return -self._add_counters(add, request.num_entries)
 
-    cdef void _begin(self, Replace *request, uint32_t entries, uint32_t size, uint32_t counters, xt_counters *last) noexcept:
+    cdef void _begin(self, Replace *request, uint32_t entries, uint32_t size, uint32_t counters,
+                     xt_counters *last) noexcept:
         memset(request, 0, sizeof(Replace))
         memcpy(request.name, self.blob.info.name, sizeof(request.name))
         request.valid_hooks = self.blob.info.valid_hooks
@@ -593,14 +600,15 @@ cdef class Draft:
         request.counters = last
 
     cdef bint _replace(self, const Replace *request) noexcept nogil:
-        return setsockopt(self.fd, self.family.level, self.family.so_set_replace, request, sizeof(Replace) + request.size) == 0
+        return setsockopt(self.fd, self.family.level, self.family.so_set_replace, request, sizeof(Replace)
+                          + request.size) == 0
 
     cdef int _add_counters(self, AddCounters *add, uint32_t entries) noexcept nogil:
         """0 or an errno. The table is the new one already, so what may pass is tried again."""
-        cdef int attempt
+        cdef int _attempt
         memcpy(add.name, self.blob.info.name, sizeof(add.name))
         add.num_counters = entries
-        for attempt in range(ADD_ATTEMPTS):
+        for _attempt in range(ADD_ATTEMPTS):
             if setsockopt(self.fd, self.family.level, self.family.so_set_add_counters, add,
                           sizeof(AddCounters) + entries * sizeof(xt_counters)) == 0:
                 return 0
@@ -625,7 +633,8 @@ def send_together(list drafts not None):
     cdef list problems = []
     for draft in drafts:
         draft._prepare()
-    # from here to the end no Python runs until all that is done is noted, so that no handler of a signal can come between
+    # from here to the end no Python runs until all that is done is noted, so that no handler of a signal can come
+    # between
     for number in range(len(drafts)):
         draft = drafts[number]
         failed = draft._send()
@@ -645,7 +654,8 @@ def send_together(list drafts not None):
         for number in range(refused, -1, -1):
             draft = drafts[number]
             if draft.mark.state != NOTHING:
-                problems.append((number, draft._refusal(left[number] if left != NULL else ENOMEM, f"can't put table {draft.blob.name} back")))
+                problems.append((number, draft._refusal(left[number] if left != NULL else ENOMEM,
+                                                        f"can't put table {draft.blob.name} back")))
         draft = drafts[refused]
         return draft._refusal(failed, "can't commit"), problems
     finally:

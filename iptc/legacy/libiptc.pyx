@@ -1,12 +1,13 @@
 # cython: freethreading_compatible=False
 """libiptc: the library that `iptables` itself reads and writes legacy tables with, bound for both families.
 
-`libip4tc` and `libip6tc` have the same functions under other names. They are loaded when the first table is opened, and looked up
-once into one table of function pointers for each family. A `Handle` is a table that was read (`iptc_init`), is edited in memory,
-and replaces the table in the kernel with `commit`. Its verbs are those of `legacy.draft.Draft`, and so are its errors.
+`libip4tc` and `libip6tc` have the same functions under other names. They are loaded when the first table is opened, and
+looked up once into one table of function pointers for each family. A `Handle` is a table that was read (`iptc_init`),
+is edited in memory, and replaces the table in the kernel with `commit`. Its verbs are those of `legacy.draft.Draft`,
+and so are its errors.
 
-libiptc loses two things that a draft keeps: a commit zeroes the counters of the policies, and what rules count while the table is
-replaced is not given back exactly.
+libiptc loses two things that a draft keeps: a commit zeroes the counters of the policies, and what rules count while
+the table is replaced is not given back exactly.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -16,7 +17,8 @@ from libc.string cimport memcpy, memset
 
 from .._linux cimport errno_now
 from .._core cimport (
-    NFPROTO_IPV4, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN, Family, family_of, next_offset, os_decode, payloads_ok, target_offset, xt_counters,
+    NFPROTO_IPV4, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN, Family, family_of, next_offset, os_decode, payloads_ok,
+    target_offset, xt_counters,
 )
 from .._applied cimport APPLIED, Mark
 from .._netns cimport Namespace, call_in, cookie_of_socket
@@ -65,8 +67,9 @@ cdef extern from * nogil:
         size_t place;
     } libiptc_functions[] = {
     #define FUNCTION(name) {#name, offsetof(struct libiptc, name)}
-        FUNCTION(init), FUNCTION(free), FUNCTION(first_chain), FUNCTION(next_chain), FUNCTION(first_rule), FUNCTION(next_rule),
-        FUNCTION(get_target), FUNCTION(get_policy), FUNCTION(is_chain), FUNCTION(append_entry), FUNCTION(insert_entry), FUNCTION(replace_entry),
+        FUNCTION(init), FUNCTION(free), FUNCTION(first_chain), FUNCTION(next_chain), FUNCTION(first_rule),
+        FUNCTION(next_rule), FUNCTION(get_target), FUNCTION(get_policy), FUNCTION(is_chain), FUNCTION(append_entry),
+        FUNCTION(insert_entry), FUNCTION(replace_entry),
         FUNCTION(delete_num_entry), FUNCTION(flush_entries), FUNCTION(zero_entries), FUNCTION(zero_counter),
         FUNCTION(create_chain), FUNCTION(delete_chain), FUNCTION(rename_chain), FUNCTION(set_policy), FUNCTION(commit),
         FUNCTION(strerror),
@@ -160,8 +163,8 @@ cdef void _init(void *context) noexcept nogil:
 cdef class Handle:
     """A table as libiptc has read it, to be edited and sent with `commit`.
 
-    Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done raises `OSError`
-    with its errno; whoever calls knows the words.
+    Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done
+    raises `OSError` with its errno; whoever calls knows the words.
     """
 
     cdef Family *family
@@ -220,7 +223,8 @@ cdef class Handle:
         return self.handle
 
     cdef const char *_chain(self, chain) except NULL:
-        """The name of *chain*, which is there already, in a buffer as libiptc wants it; it is good until the next call."""
+        """The name of *chain*, which is there already, in a buffer as libiptc wants it; it is good until the next
+        call."""
         cdef bytes text = text_bytes(chain, "a chain name")
         if not 0 < PyBytes_GET_SIZE(text) < XT_EXTENSION_MAXNAMELEN:
             raise OSError(ENOENT, "no such chain")
@@ -250,7 +254,8 @@ cdef class Handle:
     # reading
 
     def chains(self):
-        """Each chain as (name, policy or None, (packets, bytes) or None, entries): builtin chains first, then the others by name."""
+        """Each chain as (name, policy or None, (packets, bytes) or None, entries): builtin chains first, then the
+        others by name."""
         cdef xtc_handle *handle = self._open()
         cdef const char *name = self.functions.first_chain(handle)
         cdef const char *policy
@@ -282,7 +287,8 @@ cdef class Handle:
         cdef bytes text = text_bytes(chain, "a chain name")
         cdef const char *policy
         cdef xt_counters counters
-        if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN or not self.functions.is_chain(self._label(text), self.handle):
+        if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN or not self.functions.is_chain(self._label(text),
+                                                                                            self.handle):
             return None
         policy = self.functions.get_policy(self.label, &counters, self.handle)
         return "" if policy == NULL else policy.decode()

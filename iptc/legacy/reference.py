@@ -1,7 +1,7 @@
 """The back end "libiptc": legacy tables, read and written by the library that `iptables` itself uses.
 
-It is the reference that the draft of `legacy.draft` is compared with, and is used only where it is asked for. Each commit sets the
-counters of the policies to zero, as each commit of `iptables` does.
+It is the reference that the draft of `legacy.draft` is compared with, and is used only where it is asked for. Each
+commit sets the counters of the policies to zero, as each commit of `iptables` does.
 """
 
 import errno
@@ -26,11 +26,18 @@ class _Handle(Handle):
     def view(self):
         """The table with the edits that were made so far, as a `View`."""
         nfproto = self.nfproto
-        return View(nfproto, [ChainView(nfproto, name, policy, counters, entries.copy, stored)
-                              for name, policy, counters, entries in self.chains()], stored)  # fmt: skip
+        return View(
+            nfproto,
+            [
+                ChainView(nfproto, name, policy, counters, entries.copy, stored)
+                for name, policy, counters, entries in self.chains()
+            ],
+            stored,
+        )
 
     def arrange(self, chain, order):
-        """Make *chain* what *order* says, as `Draft.arrange` does: its rules are made anew, with the counters that were read."""
+        """Make *chain* what *order* says, as `Draft.arrange` does: its rules are made anew, with the counters that were
+        read."""
         there = self.entries(chain)
         if not all(isinstance(rule, bytes) or rule < len(there) for rule in order):
             raise OSError(errno.E2BIG, "no such position")

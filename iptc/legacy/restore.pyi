@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-from .draft import Draft
 from ..language.program import Program, Run
-
+from .draft import Draft
 
 class TableDraft(Draft):
     line: int | None
@@ -12,6 +11,5 @@ class TableDraft(Draft):
     def take(self, rule: Run) -> bytes: ...
     def append_run(self, run: Run) -> None: ...
     def locate(self, name: str, rule: Run) -> int: ...
-
 
 def checked(rule: Run, policy_of: Callable[[str], str | None]) -> bytes: ...

@@ -1,5 +1,6 @@
 # cython: freethreading_compatible=False
-"""Does rules of a restored text to the draft of a legacy table: in one pass, and only where they can jump to what they name."""
+"""Does rules of a restored text to the draft of a legacy table: in one pass, and only where they can jump to what they
+name."""
 
 import warnings
 
@@ -9,7 +10,9 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t
 from libc.string cimport memcmp, strcmp
 
 from .._linux cimport IFNAMSIZ
-from .._core cimport NF_INET_NUMHOOKS, Family, is_verdict_name, next_offset, os_decode, target_offset, xt_counters, xt_entry_match
+from .._core cimport (
+    NF_INET_NUMHOOKS, Family, is_verdict_name, next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
+)
 from .blob cimport shorten
 from .draft cimport (
     EXTENSION, FALL_THROUGH, NOWHERE, VERDICT, Draft, DraftChain, RuleRow,
@@ -20,6 +23,7 @@ from .._rope cimport rope_free
 from .._core import standard_target
 from ..language.plugins import XTablesWarning
 from ..errors import Missing, ParameterError
+
 
 class TableDraft(Draft):
     """A draft of a table to which restored texts are done too."""
@@ -170,7 +174,8 @@ cdef bytes _checked(Family *family, const Record *record, policy_of):
         return _as_jump(family, entry, name) if extension else entry
     if extension:
         return entry
-    raise Missing(f"goto '{name}' is not a chain" if goto else f"Couldn't load target `{name}':No such file or directory")
+    raise Missing(f"goto '{name}' is not a chain" if goto
+                  else f"Couldn't load target `{name}':No such file or directory")
 
 
 cdef inline bint _is_goto(Family *family, const char *entry) noexcept nogil:
@@ -178,7 +183,8 @@ cdef inline bint _is_goto(Family *family, const char *entry) noexcept nogil:
 
 
 cdef bytes _as_jump(Family *family, bytes entry, str name):
-    """*entry* with its target, an extension, replaced by the chain of the same name: iptables prefers the chain, and says so."""
+    """*entry* with its target, an extension, replaced by the chain of the same name: iptables prefers the chain, and
+    says so."""
     cdef bytes jump = entry[:target_offset(family, PyBytes_AS_STRING(entry))] + standard_target(name)
     (<uint16_t *> (PyBytes_AS_STRING(jump) + family.offsets))[1] = PyBytes_GET_SIZE(jump)
     warnings.warn(f"Warning: using chain {name}, not extension", XTablesWarning, stacklevel=2)
@@ -198,7 +204,8 @@ cdef size_t _find_same(Family *family, DraftChain chain, const RuleRow *wanted, 
 
 
 cdef bint _is_same(Family *family, const RuleRow *row, const RuleRow *wanted, const char *mask) noexcept nogil:
-    """As libiptc compares: addresses, interfaces under their masks, protocol and flags, then each payload under *mask*."""
+    """As libiptc compares: addresses, interfaces under their masks, protocol and flags, then each payload under
+    *mask*."""
     cdef const char *one = row.entry
     cdef const char *other = wanted.entry
     cdef size_t at = 4 * family.address, i, size

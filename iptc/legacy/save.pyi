@@ -2,5 +2,4 @@
 
 from .blob import TableBlob
 
-
 def save_rules(table: TableBlob, counters: bool, head: bytes, foot: bytes) -> str: ...

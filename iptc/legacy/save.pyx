@@ -10,7 +10,9 @@ from libc.string cimport memcpy, memset, strlen
 
 from .blob cimport ENTRIES_HEAD, TableBlob
 from .._core cimport STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, next_offset, os_encode, room_for, target_offset
-from ..language.plugins cimport Names, begin_names, end_names, print_text, printed_text, prints_by_mask, warn_of_what_was_said
+from ..language.plugins cimport (
+    Names, begin_names, end_names, print_text, printed_text, prints_by_mask, warn_of_what_was_said,
+)
 from ..language.printing cimport Printed, learn_plugins, print_captured, print_rule, put, put_counters
 from ..errors import KernelError
 
@@ -77,7 +79,8 @@ cdef void _save_body(void *arg) noexcept nogil:
 
 
 def save_rules(TableBlob table not None, bint counters, bytes head not None, bytes foot not None):
-    """Return *head*, the `-A` lines of *table* as `iptables-save` (`-c` with *counters*) prints them, and *foot*, as text."""
+    """Return *head*, the `-A` lines of *table* as `iptables-save` (`-c` with *counters*) prints them, and *foot*, as
+    text."""
     cdef Saved saved
     cdef Names looked
     cdef size_t length, i

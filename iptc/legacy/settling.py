@@ -40,7 +40,7 @@ class Settling:
         pause = 0.0002
         unsure = scan.doubt == UNSURE
         looks, lock = 0, None
-        wanted = _LOOKS[_ABSENT] + 1    # until the lock was had once, or is known not to be there
+        wanted = _LOOKS[_ABSENT] + 1  # until the lock was had once, or is known not to be there
         while True:
             if scan.doubt != FALLEN:
                 scan.rely_on(reading[0])

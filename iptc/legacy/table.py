@@ -16,8 +16,8 @@ _RETRIES = 16
 class LegacyTable:
     """Read and write one table of one family in one network namespace; the edits themselves are in `edits`.
 
-    What stands above knows a back end by `backend`, `nfproto`, `name`, `place`, `read`, `save`, `require`, `rehearse`, `commit` and
-    `commit_together`.
+    What stands above knows a back end by `backend`, `nfproto`, `name`, `place`, `read`, `save`, `require`, `rehearse`,
+    `commit` and `commit_together`.
     """
 
     backend = "legacy"
@@ -47,8 +47,15 @@ class LegacyTable:
         return View(self.nfproto, [self._chain(blob, *row) for row in blob.chains], stored)
 
     def _chain(self, blob, name, policy, counters, first, end):
-        return ChainView(self.nfproto, name, policy, counters, lambda: blob.chain_entries(first, end), stored,
-                         read_like=lambda entry: blob.entries_like(first, end, entry))
+        return ChainView(
+            self.nfproto,
+            name,
+            policy,
+            counters,
+            lambda: blob.chain_entries(first, end),
+            stored,
+            read_like=lambda entry: blob.entries_like(first, end, entry),
+        )
 
     def read_heads(self):
         """Return None: a legacy table is read as a whole."""
@@ -86,8 +93,8 @@ class LegacyTable:
     def commit_together(parts, lock):
         """Commit several [(table, operations)] under one *lock*: each with one replacement, all of them or none.
 
-        The kernel replaces one table at a time. Where it refuses a later one, those before are put back as they were, with
-        what was counted; `PartialCommit` says where even that was refused.
+        The kernel replaces one table at a time. Where it refuses a later one, those before are put back as they were,
+        with what was counted; `PartialCommit` says where even that was refused.
         """
         with lock:
             for left in range(_RETRIES, 0, -1):
@@ -111,8 +118,8 @@ class LegacyTable:
 
 
 def _attempt(parts, again):
-    """Send [(table, operations)] to the tables as they are now; False where a writer that takes no lock came between, and that may be
-    tried *again*."""
+    """Send [(table, operations)] to the tables as they are now; False where a writer that takes no lock came between,
+    and that may be tried *again*."""
     drafts = []
     try:
         for table, operations in parts:

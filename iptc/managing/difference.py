@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Literal, NamedTuple
+
     from .._types import Family
     from .value import Ruleset, TableValue
 
@@ -19,6 +20,7 @@ _COMPARED = 2500
 """So many pairs of rules in one place are compared by their words."""
 
 if TYPE_CHECKING:
+
     class Change(NamedTuple):
         kind: str
         ip_version: Literal[4, 6]
@@ -116,7 +118,11 @@ class ChainDifference:
         """Yield each difference as a `Change`."""
 
         def change(
-            kind: str, position: int | None, old_position: int | None, rule: str | None, old_rule: str | None,
+            kind: str,
+            position: int | None,
+            old_position: int | None,
+            rule: str | None,
+            old_rule: str | None,
         ) -> Change:
             number, old_number = (None if place is None else place + 1 for place in (position, old_position))
             return Change(kind, self.ip_version, self.table, self.name, number, old_number, rule, old_rule)
@@ -147,7 +153,10 @@ def _hunks(before: Any, after: Any) -> list[tuple[int, int, int, int]]:
 
 
 def _paired(
-    removed: list[int], added: list[int], before: Callable[[int], str], after: Callable[[int], str],
+    removed: list[int],
+    added: list[int],
+    before: Callable[[int], str],
+    after: Callable[[int], str],
 ) -> list[tuple[int, int]]:
     """[(old position, new position)]: as many as there can be in their order, those with the most words in common."""
     if len(removed) == len(added):
@@ -160,7 +169,10 @@ def _paired(
 
 
 def _paired_each(
-    few: list[int], many: list[int], few_rules: Callable[[int], str], many_rules: Callable[[int], str],
+    few: list[int],
+    many: list[int],
+    few_rules: Callable[[int], str],
+    many_rules: Callable[[int], str],
 ) -> list[tuple[int, int]]:
     """Give each of *few* a partner among *many*."""
     words = [set(many_rules(position).split()) for position in many]
@@ -261,7 +273,10 @@ class Difference:
         return ", ".join(parts)
 
     def text(
-        self, names: tuple[str, str] = ("a", "b"), context: int = 3, colour: bool | Callable[[str], str] | None = None,
+        self,
+        names: tuple[str, str] = ("a", "b"),
+        context: int = 3,
+        colour: bool | Callable[[str], str] | None = None,
     ) -> str:
         """It as a unified diff of what `iptables-save` prints, with *context* lines around each difference.
 

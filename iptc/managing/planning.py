@@ -23,10 +23,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
+
     from .._types import Family, LockFile, Netns, Source, Wait
     from ..errors import KernelError
     from ..model.views import View
-    from .difference import Change, ChainDifference
+    from .difference import ChainDifference, Change
     from .value import ChainValue, TableValue
 
 _STEPS_MOST = 100_000_000
@@ -110,7 +111,9 @@ class Plan:
         return self.text()
 
     def text(
-        self, names: tuple[str, str] = ("live", "wanted"), context: int = 3,
+        self,
+        names: tuple[str, str] = ("live", "wanted"),
+        context: int = 3,
         colour: bool | Callable[[str], str] | None = None,
     ) -> str:
         """What will be different, as a unified diff; behind it the chains that stay though they are not wanted."""
@@ -141,8 +144,13 @@ class Plan:
 
 
 def plan(
-    target: Ruleset | Source, *, only: str | Iterable[str] = (), keep: str | Iterable[str] = (),
-    ipv6: bool | None = None, backend: str | None = None, netns: Netns = None,
+    target: Ruleset | Source,
+    *,
+    only: str | Iterable[str] = (),
+    keep: str | Iterable[str] = (),
+    ipv6: bool | None = None,
+    backend: str | None = None,
+    netns: Netns = None,
 ) -> Plan:
     """Return the `Plan` that leads from what is there to *target*: a `Ruleset`, or what `Ruleset.read` takes. Nothing
     is changed.
@@ -222,7 +230,12 @@ def _staying(live: TableValue, wanted: TableValue, scope: Scope) -> set[str]:
 
 
 def _check_jumps(
-    nfproto: Family, live: TableValue, wanted: TableValue, stay: set[str], chains: list[ChainDifference], scope: Scope,
+    nfproto: Family,
+    live: TableValue,
+    wanted: TableValue,
+    stay: set[str],
+    chains: list[ChainDifference],
+    scope: Scope,
 ) -> None:
     """Refuse what would jump to a chain that will not be there."""
     there = stay | {chain.name for chain in live if chain.policy is None}
@@ -261,8 +274,14 @@ class _Rework:
     changed = True
 
     def __init__(
-        self, nfproto: Family, table: str, chains: list[ChainDifference], expected: dict[str, ChainValue], plan: Plan,
-        unused: list[str], empty: bool,
+        self,
+        nfproto: Family,
+        table: str,
+        chains: list[ChainDifference],
+        expected: dict[str, ChainValue],
+        plan: Plan,
+        unused: list[str],
+        empty: bool,
     ) -> None:
         self.nfproto = nfproto
         self.table = table
@@ -413,8 +432,14 @@ class _Rework:
 
 @telling
 def apply(
-    target: Plan | Ruleset | Source, *, only: str | Iterable[str] = (), keep: str | Iterable[str] = (),
-    ipv6: bool | None = None, backend: str | None = None, netns: Netns = None, wait: Wait = None,
+    target: Plan | Ruleset | Source,
+    *,
+    only: str | Iterable[str] = (),
+    keep: str | Iterable[str] = (),
+    ipv6: bool | None = None,
+    backend: str | None = None,
+    netns: Netns = None,
+    wait: Wait = None,
     lock_file: LockFile = None,
 ) -> Plan:
     """Make what is there *target*, with the fewest edits; return the `Plan` that was done.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Any
+
     from .._types import LockFile, Netns, Path, Source, Wait
     from .planning import Plan
 
@@ -254,8 +255,12 @@ class safe_apply:
     """
 
     def __init__(
-        self, target: Plan | Ruleset | Source, *, timeout: float = 30,
-        check: Callable[[], object] | str | None = None, **settings: Any,
+        self,
+        target: Plan | Ruleset | Source,
+        *,
+        timeout: float = 30,
+        check: Callable[[], object] | str | None = None,
+        **settings: Any,
     ) -> None:
         if check is not None and not callable(check) and not isinstance(check, str):
             raise ParameterTypeError(f"check must be a function or a command, not {type(check).__name__}")
@@ -272,7 +277,10 @@ class safe_apply:
         return self._pending
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         with self._pending:
             if kind is not None:

@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Literal, Self
+
     from .._types import Family, Netns, Pair, Path, Source
 
 _ATTEMPTS = 1024
@@ -40,8 +41,14 @@ class ChainValue:
     __slots__ = ("nfproto", "name", "policy", "counters", "entries", "handles", "absent", "_rules", "_keys")
 
     def __init__(
-        self, nfproto: Family, name: str, policy: str | None = None, counters: Pair | None = None,
-        entries: Sequence[bytes] = (), handles: list[int] | None = None, absent: bool = False,
+        self,
+        nfproto: Family,
+        name: str,
+        policy: str | None = None,
+        counters: Pair | None = None,
+        entries: Sequence[bytes] = (),
+        handles: list[int] | None = None,
+        absent: bool = False,
     ) -> None:
         self.nfproto = nfproto
         self.name = name
@@ -182,7 +189,10 @@ class Ruleset:
     """
 
     def __init__(
-        self, tables: Iterable[TableValue] = (), backend: str = "legacy", generation: int | None = None,
+        self,
+        tables: Iterable[TableValue] = (),
+        backend: str = "legacy",
+        generation: int | None = None,
     ) -> None:
         self.backend = backend
         self.generation = generation
@@ -200,8 +210,14 @@ class Ruleset:
 
     @classmethod
     def read(
-        cls, source: Source | None = None, ipv6: bool | None = None, *, path: Path | None = None,
-        backend: str | None = None, netns: Netns = None, table: str | None = None,
+        cls,
+        source: Source | None = None,
+        ipv6: bool | None = None,
+        *,
+        path: Path | None = None,
+        backend: str | None = None,
+        netns: Netns = None,
+        table: str | None = None,
     ) -> Ruleset:
         """Return what *source*, in the format of iptables-save, would make of empty tables: text (a string with a line
         break), a path or an open file; *path*, in its stead, is always a path.
@@ -214,8 +230,12 @@ class Ruleset:
 
     @classmethod
     def built(
-        cls, tables: Mapping[str, Mapping[str, Iterable[Rule | str]]],
-        policies: Mapping[tuple[str, str], str] | None = None, ipv6: bool = False, *, backend: str | None = None,
+        cls,
+        tables: Mapping[str, Mapping[str, Iterable[Rule | str]]],
+        policies: Mapping[tuple[str, str], str] | None = None,
+        ipv6: bool = False,
+        *,
+        backend: str | None = None,
         netns: Netns = None,
     ) -> Self:
         """Return a value made of {table: {chain: [rule, ...]}}: a rule is a `Rule`, or a text as `iptables -A CHAIN`
@@ -441,7 +461,9 @@ def _entries_of(nfproto: Family, rule: Rule | str) -> list[Any]:
 
 
 def read_live(
-    families: Iterable[Family], place: Place, backend: str | None = None,
+    families: Iterable[Family],
+    place: Place,
+    backend: str | None = None,
     tables: Collection[tuple[int, str]] | None = None,
 ) -> Ruleset:
     """The `Ruleset` of *place*: all tables that are there, or those of [(family, name)]."""

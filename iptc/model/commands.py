@@ -1,4 +1,5 @@
-"""Does the commands of a restored text to a table, one after the other: the one interpreter of them, for every kind of table."""
+"""Does the commands of a restored text to a table, one after the other: the one interpreter of them, for every kind of
+table."""
 
 from ..errors import IPTCError, ParameterError, at_line, kernel_error
 from ..language.program import visible
@@ -10,11 +11,13 @@ _BY_LETTER = {kind.letter: kind for kind in vars(edits).values() if getattr(kind
 def interpret(program, handle):
     """Do what *program* says to *handle*: a view, a draft, a handle of libiptc or the plan of a batch.
 
-    Beside the verbs of single edits a handle has `begin(program)`; `take(rule)`, which checks where a rule jumps to and returns its
-    bytes; `append_run(run)`; `locate(chain, rule)`; `policy_of(chain)`, "" for a user chain and None for none;
-    `chain_names(of_users)`; and `line`, the line of the text that is being done, with which `append_run` counts on.
+    Beside the verbs of single edits a handle has `begin(program)`; `take(rule)`, which checks where a rule jumps to and
+    returns its bytes; `append_run(run)`; `locate(chain, rule)`; `policy_of(chain)`, "" for a user chain and None for
+    none; `chain_names(of_users)`; and `line`, the line of the text that is being done, with which `append_run` counts
+    on.
 
-    What cannot be done is raised in iptables' words, with the number of the line as `line`; what was done so far is not to be sent.
+    What cannot be done is raised in iptables' words, with the number of the line as `line`; what was done so far is not
+    to be sent.
     """
     handle.begin(program)
     for line, letter, chain, number, rule, other, counters in program.commands(runs=True):

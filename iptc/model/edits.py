@@ -1,11 +1,12 @@
 """The commands of iptables, one class each: what an edit of a table means, recorded once and done as often as needed.
 
-An edit is done to a *handle*: a table that can be edited. There are four kinds of it, with the same verbs: the `View` in memory,
-where an edit shows before it is committed; the draft of a legacy table; libiptc's handle; and the plan of a batch of nf_tables. A
-verb that cannot be done raises `OSError` with its errno, and the class of the edit has iptables' words for it.
+An edit is done to a *handle*: a table that can be edited. There are four kinds of it, with the same verbs: the `View`
+in memory, where an edit shows before it is committed; the draft of a legacy table; libiptc's handle; and the plan of a
+batch of nf_tables. A verb that cannot be done raises `OSError` with its errno, and the class of the edit has iptables'
+words for it.
 
-An edit names the rule that it means by what the rule says; a bare position is never acted on unchecked. Only a restored text is
-done by bare positions, as it is one operation of its own.
+An edit names the rule that it means by what the rule says; a bare position is never acted on unchecked. Only a restored
+text is done by bare positions, as it is one operation of its own.
 """
 
 import errno as _errno
@@ -23,9 +24,9 @@ _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 class _Edit:
     """One operation on a chain; *what* begins the messages about it, with the chain's name put in.
 
-    do(handle, look) does it: *look* returns a `View` of the table that is edited, for those that must know what is there.
-    in_text(handle, program, …) does what a line of a text says, without an object for it: by bare positions, since a text is one
-    operation. Its arguments are those that `Program.commands` gives.
+    do(handle, look) does it: *look* returns a `View` of the table that is edited, for those that must know what is
+    there. in_text(handle, program, …) does what a line of a text says, without an object for it: by bare positions,
+    since a text is one operation. Its arguments are those that `Program.commands` gives.
     """
 
     __slots__ = ("chain",)
@@ -130,7 +131,9 @@ class Insert(_Edit):
         if self.anchor is not None:
             position = self.find_chain(look()).locate(self.anchor)
             if position is None:
-                raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
+                raise Conflict(
+                    f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone"
+                )
         handle.insert(self.chain, self.entry, position)
 
     @staticmethod
@@ -172,6 +175,7 @@ class _OfOneRule(_Edit):
     """An edit of a rule that is there: named by its position when the edit was made, or by what it says."""
 
     binds = True
+
     def __init__(self, chain, position=None, anchor=None):
         self.chain, self.position, self.anchor = chain, position, anchor
 
@@ -317,7 +321,8 @@ class Zero(_OfChain):
 
 
 def check_new_name(nfproto, name, declared=False):
-    """Refuse what `iptables -N` refuses as the name of a chain, or, *declared*, a line of a text: an extension's is free there."""
+    """Refuse what `iptables -N` refuses as the name of a chain, or, *declared*, a line of a text: an extension's is
+    free there."""
     if name[0] in "-!":
         raise ParameterError(f"chain name not allowed to start with `{name[0]}'")
     if any(c in " \t\n\v\f\r" for c in name):
@@ -397,7 +402,8 @@ class RenameChain(_Edit):
 
 
 class SetPolicy(_Edit):
-    """`iptables -P`; counters stay as they are where none are given. `changed`: the policy or the counters were others."""
+    """`iptables -P`; counters stay as they are where none are given. `changed`: the policy or the counters were
+    others."""
 
     letter = "P"
     words = {_errno.ENOENT: "Bad built-in chain name", _errno.EINVAL: "Bad policy name"}
@@ -493,7 +499,7 @@ class Replay:
 
     def run(self):
         """Do all operations to the handle."""
-        for self._done, operation in enumerate(self._operations):
+        for self._done, operation in enumerate(self._operations):  # noqa: B020
             perform(operation, self._handle, self.look)
             if self._view is not None and operation is not self._operations[-1]:
                 operation.apply(self._view)

@@ -26,15 +26,17 @@ class _File:
 def one_source(source, path):
     """What is to be read: *source*, or the file at *path*, of which the caller was given one."""
     if (source is None) == (path is None):
-        raise ParameterTypeError("a ruleset is read from a source or from path=" + ("" if path is None else ", not from both"))
+        raise ParameterTypeError(
+            "a ruleset is read from a source or from path=" + ("" if path is None else ", not from both")
+        )
     return source if path is None else _File(path)
 
 
 def pieces(source):
     """Yield the text of *source* in pieces of bytes.
 
-    A string with a line break, or an empty one, is the text itself; any other string, or an `os.PathLike`, is the path of a
-    file; an object with `read` is read, whether it gives text or bytes; bytes are the text.
+    A string with a line break, or an empty one, is the text itself; any other string, or an `os.PathLike`, is the path
+    of a file; an object with `read` is read, whether it gives text or bytes; bytes are the text.
     """
     if isinstance(source, str) and ("\n" in source or not source):
         source = _encoded(source)
@@ -46,8 +48,9 @@ def pieces(source):
             file = open(source, "rb")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise KernelError(f"Can't open {os.fspath(source)!r}: {reason}", getattr(error, "errno", errno.EINVAL),
-                              reason) from None  # fmt: skip
+            raise KernelError(
+                f"Can't open {os.fspath(source)!r}: {reason}", getattr(error, "errno", errno.EINVAL), reason
+            ) from None
         with file:
             while piece := _read(file):
                 yield piece
@@ -61,7 +64,8 @@ def pieces(source):
 
 
 def _read(file):
-    """The next piece of *file*, empty at its end; a failure is an `IPTCError`, and what the file said is the cause of it."""
+    """The next piece of *file*, empty at its end; a failure is an `IPTCError`, and what the file said is the cause of
+    it."""
     while True:
         try:
             piece = file.read(_PIECE)
@@ -99,9 +103,9 @@ def _encoded(text):
 def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=None):
     """Yield a `Program` for each table of *source*, or for that named *only*.
 
-    begun(table) is called where a table begins: it returns the name of its back end, and raises if there is no such table;
-    rehearse(program) does a table that breaks off to a draft: of two mistakes the one that comes first in the text is
-    reported. progress(bytes) is called after each piece.
+    begun(table) is called where a table begins: it returns the name of its back end, and raises if there is no such
+    table; rehearse(program) does a table that breaks off to a draft: of two mistakes the one that comes first in the
+    text is reported. progress(bytes) is called after each piece.
     """
     reader = Reader(nfproto, counters, flush, only)
     try:

@@ -22,14 +22,25 @@ class ChainHead:
 class ChainView:
     """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for.
 
-    *stored*, of the back end, says what an entry will be once it is there; read_like(entry) is quicker where only (position, entry) of
-    the rules with its addresses and protocol are wanted.
+    *stored*, of the back end, says what an entry will be once it is there; read_like(entry) is quicker where only
+    (position, entry) of the rules with its addresses and protocol are wanted.
     """
 
     __slots__ = (
-        "name", "policy", "counters", "_nfproto", "_read", "_entries", "_rows", "_index", "_asked", "_stored", "_jumps", "_read_like",
+        "name",
+        "policy",
+        "counters",
+        "_nfproto",
+        "_read",
+        "_entries",
+        "_rows",
+        "_index",
+        "_asked",
+        "_stored",
+        "_jumps",
+        "_read_like",
         "__weakref__",
-    )  # fmt: skip
+    )
 
     def __init__(self, nfproto, name, policy=None, counters=None, read=list, stored=None, read_like=None):
         self.name = name
@@ -39,7 +50,8 @@ class ChainView:
         self._read = read
         self._stored = stored
         self._read_like = read_like
-        # a list as long as rules are read and appended; rows once they are edited at other places, and the list of them when asked for
+        # a list as long as rules are read and appended; rows once they are edited at other places, and the list of them
+        # when asked for
         self._entries = None
         self._rows = None
         self._index = None
@@ -169,7 +181,8 @@ class ChainView:
         return self._index
 
     def find(self, entry):
-        """The position of the first rule that is the same as *entry*, as `iptables -C` finds out, or None; at once, from the third time on."""
+        """The position of the first rule that is the same as *entry*, as `iptables -C` finds out, or None; at once,
+        from the third time on."""
         return self._first(self._as_stored(entry))
 
     def anchor(self, position):
@@ -177,7 +190,11 @@ class ChainView:
         if not self._asked and self._rows is None:
             self._asked = True
             entry = self.entries[position]
-            return entry, printing.compare_key(self._nfproto, entry), printing.count_like(self._nfproto, self.entries, position)
+            return (
+                entry,
+                printing.compare_key(self._nfproto, entry),
+                printing.count_like(self._nfproto, self.entries, position),
+            )
         index = self._indexed()
         row = self._rows[position]
         return row.entry, row.key, index.count_before(row)
@@ -288,7 +305,8 @@ def refusal(error):
 
 
 class View:
-    """A table as it was read, with pending edits applied. `chains` maps names to chains, in any order; `in_order` has theirs.
+    """A table as it was read, with pending edits applied. `chains` maps names to chains, in any order; `in_order` has
+    theirs.
 
     It is edited by verbs as a draft is, and refuses what cannot be done: `OSError` with its errno.
     """

@@ -16,14 +16,15 @@ from .._core cimport (
     TARGET_HEADER, Family, family_of, is_verdict, next_offset, payloads_ok, target_offset, xt_counters, xt_entry_match,
 )
 from .._netlink cimport (
-    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_LIST_ELEM, NFTA_QUOTA_CONSUMED, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE,
-    NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket, Writer, attribute_be64, attribute_next, attribute_scan,
-    attribute_text, message_next, message_scan, nest, nest_end, put_be64, writer_reserve,
+    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_LIST_ELEM, NFTA_QUOTA_CONSUMED, NFTA_RULE_EXPRESSIONS,
+    NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket, Writer, attribute_be64,
+    attribute_next, attribute_scan, attribute_text, message_next, message_scan, nest, nest_end, put_be64,
+    writer_reserve,
 )
 from .expressions cimport Fields, Open, expression_begin, expression_end, expression_next, expression_text
 from .parts cimport (
-    ENTRY_MOST, Reading, add_target, count_transports, has_range, put_base, put_compat_protocol, put_matches, put_target, read_expressions,
-    reading_begin,
+    ENTRY_MOST, Reading, add_target, count_transports, has_range, put_base, put_compat_protocol, put_matches,
+    put_target, read_expressions, reading_begin,
 )
 from ..language.printing cimport marks_any_protocol
 from ..language.plugins cimport prints_by_mask, reads_compat_only
@@ -69,7 +70,8 @@ cdef bint _is_opaque(const xt_entry_match *target) noexcept nogil:
 
 
 cdef bint _add_opaque(Reading *reading, const Attribute *expressions, const Attribute *userdata) noexcept nogil:
-    """Make the entry one that stands for these attributes, as they are but for their numbers. False: it holds a part of them."""
+    """Make the entry one that stands for these attributes, as they are but for their numbers. False: it holds a part of
+    them."""
     cdef const Attribute *parts[2]
     cdef const Attribute *part
     cdef size_t length = 0, at = reading.family.header, whole
@@ -110,7 +112,8 @@ cdef inline size_t _whole(const Attribute *attribute) noexcept nogil:
 
 
 cdef int _put_opaque(Writer *writer, Family *family, const char *entry, char *scratch) except -1:
-    """Write the attributes that an opaque rule holds, with the counters of its entry; *scratch* has room for an entry."""
+    """Write the attributes that an opaque rule holds, with the counters of its entry; *scratch* has room for an
+    entry."""
     cdef const char *target = entry + target_offset(family, entry)
     cdef uint32_t length
     cdef size_t room = (<const uint16_t *> target)[0] - TARGET_HEADER
@@ -141,7 +144,8 @@ cdef int _put_opaque(Writer *writer, Family *family, const char *entry, char *sc
 
 
 cdef list _expressions(const char *target, size_t room):
-    """The texts of the expressions that an opaque rule's target holds in *room* bytes; None: it does not hold any rule, or not all of it."""
+    """The texts of the expressions that an opaque rule's target holds in *room* bytes; None: it does not hold any rule,
+    or not all of it."""
     cdef uint32_t length
     cdef Attribute cursor, element
     cdef list found = []
@@ -164,7 +168,8 @@ cdef list _expressions(const char *target, size_t room):
 
 
 def target_expressions(bytes payload):
-    """Return the names of the expressions of an opaque rule, given its target, with the sets, chains and verdicts that they name.
+    """Return the names of the expressions of an opaque rule, given its target, with the sets, chains and verdicts that
+    they name.
 
     None: it is no such target, or the rule was too long to be held.
     """
@@ -227,10 +232,11 @@ cdef int write_rule(Writer *writer, Family *family, const char *entry, size_t si
 
 
 def encode(int nfproto, bytes entry, compat=None):
-    """Return the attributes of a rule for `NFT_MSG_NEWRULE`: expressions with the entry's counters, protocol, user data.
+    """Return the attributes of a rule for `NFT_MSG_NEWRULE`: expressions with the entry's counters, protocol, user
+    data.
 
-    *compat*: as iptables-nft older than 1.8.8 reads it; None: if that is the installed one. `ParameterError` and `Unsupported` say
-    what has no form in nf_tables.
+    *compat*: as iptables-nft older than 1.8.8 reads it; None: if that is the installed one. `ParameterError` and
+    `Unsupported` say what has no form in nf_tables.
     """
     cdef Writer writer
     memset(&writer, 0, sizeof(writer))
@@ -243,11 +249,11 @@ def encode(int nfproto, bytes entry, compat=None):
 
 
 def stored(int nfproto, bytes entry):
-    """Return what an entry that is no opaque rule is once it is stored, which is what is to be looked for: *entry* itself, unless
-    nf_tables has no place for all of what it says.
+    """Return what an entry that is no opaque rule is once it is stored, which is what is to be looked for: *entry*
+    itself, unless nf_tables has no place for all of what it says.
 
-    Several matches of tcp or udp become one, as far as they say different things; `--nflog-range` is gone, and so is the mark of
-    IPv6 that `-p all` was given.
+    Several matches of tcp or udp become one, as far as they say different things; `--nflog-range` is gone, and so is
+    the mark of IPv6 that `-p all` was given.
     """
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
@@ -258,7 +264,8 @@ def stored(int nfproto, bytes entry):
 
 
 cdef void _find_comment(Reading *reading, const Attribute *userdata) noexcept nogil:
-    """The comment in a rule's user data, where iptables-nft 1.8.2 and nft write it: kind, length and text of each part."""
+    """The comment in a rule's user data, where iptables-nft 1.8.2 and nft write it: kind, length and text of each
+    part."""
     cdef const unsigned char *at = <const unsigned char *> userdata.data
     cdef uint32_t left = userdata.length
     while left >= 2 and at[1] <= left - 2:
@@ -270,7 +277,8 @@ cdef void _find_comment(Reading *reading, const Attribute *userdata) noexcept no
         at += 2 + at[1]
 
 
-cdef bytes _read_rule(Family *family, const char *attributes, size_t length, char *room, uint64_t *handle, int names_from):
+cdef bytes _read_rule(Family *family, const char *attributes, size_t length, char *room, uint64_t *handle,
+                      int names_from):
     """The entry of a rule; *room* has ENTRY_MOST bytes."""
     cdef Reading reading
     cdef Attribute cursor, expressions, userdata

@@ -48,14 +48,15 @@ cdef bint expression_next(Attribute *cursor, Attribute *name, Fields *fields) no
 
 cdef dict _REFERENCES = {
     # expression: ((the attribute that holds a name, what stands before it), …)
-    "lookup": ((NFTA_LOOKUP_SET, "@"),), "dynset": ((NFTA_DYNSET_SET_NAME, "@"),), "flow_offload": ((NFTA_FLOW_TABLE_NAME, "@"),),
+    "lookup": ((NFTA_LOOKUP_SET, "@"),), "dynset": ((NFTA_DYNSET_SET_NAME,
+                                                     "@"),), "flow_offload": ((NFTA_FLOW_TABLE_NAME, "@"),),
     "objref": ((NFTA_OBJREF_IMM_NAME, ""), (NFTA_OBJREF_SET_NAME, "@")),
     "match": ((NFTA_MATCH_NAME, ""),), "target": ((NFTA_TARGET_NAME, ""),),
 }
 
 cdef dict _VERDICTS = {
-    NF_ACCEPT: "accept", NF_DROP: "drop", NFT_BREAK: "break", NFT_CONTINUE: "continue", NFT_GOTO: "goto", NFT_JUMP: "jump",
-    NFT_RETURN: "return",
+    NF_ACCEPT: "accept", NF_DROP: "drop", NFT_BREAK: "break", NFT_CONTINUE: "continue", NFT_GOTO: "goto",
+    NFT_JUMP: "jump", NFT_RETURN: "return",
 }
 
 
@@ -178,14 +179,17 @@ cdef Register *register_of(Register *registers, const Fields *fields, int kind) 
 
 
 cdef bint register_settled(const Register *register) noexcept nogil:
-    """Whether nothing is lost when the register is forgotten. iptables-nft loads a name for `-i +`, and looks at nothing."""
+    """Whether nothing is lost when the register is forgotten. iptables-nft loads a name for `-i +`, and looks at
+    nothing."""
     if register.holding == META and not register.compared:
         return register.key == NFT_META_IIFNAME or register.key == NFT_META_OIFNAME
     return register.holding != PAYLOAD or register.compared
 
 
-cdef Register *register_load(Register *registers, const Fields *fields, int kind, Holding holding, uint32_t length) noexcept nogil:
-    """The register that an expression fills with *length* bytes, empty, and those that it overlaps with it; NULL: not so."""
+cdef Register *register_load(Register *registers, const Fields *fields, int kind, Holding holding,
+                             uint32_t length) noexcept nogil:
+    """The register that an expression fills with *length* bytes, empty, and those that it overlaps with it; NULL: not
+    so."""
     cdef Register *register = register_of(registers, fields, kind)
     cdef Register *other
     cdef uint32_t slot
@@ -242,7 +246,7 @@ cdef bint load_meta(Register *registers, const Fields *fields) noexcept nogil:
     if not field_be32(fields, NFTA_META_KEY, &key):
         return False
     register = register_load(registers, fields, NFTA_META_DREG, META,
-                     IFNAMSIZ if key == NFT_META_IIFNAME or key == NFT_META_OIFNAME else 4)
+                             IFNAMSIZ if key == NFT_META_IIFNAME or key == NFT_META_OIFNAME else 4)
     if register == NULL:
         return False
     register.key = key

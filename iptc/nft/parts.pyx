@@ -17,7 +17,8 @@ from .._core cimport (
     xt_entry_match,
 )
 from .._netlink cimport (
-    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_RULE_COMPAT, attribute_scan, attribute_text, nest, nest_end, put, put_be32, put_be64, put_text,
+    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_RULE_COMPAT, attribute_scan, attribute_text, nest, nest_end, put,
+    put_be32, put_be64, put_text,
 )
 from .expressions cimport (
     DATA, META, NFTA_CMP_DATA, NFTA_CMP_OP, NFTA_CMP_SREG, NFTA_DATA_VERDICT, NFTA_IMMEDIATE_DATA, NFTA_IMMEDIATE_DREG,
@@ -77,7 +78,8 @@ cdef inline uint32_t _source_at(Family *family) noexcept nogil:
 
 
 cdef void put_base(Writer *writer, Family *family, const char *entry, bint compat, bint old) noexcept nogil:
-    """The conditions of the base part, in the order of the iptables that is installed: up to 1.8.9 (*old*), or later."""
+    """The conditions of the base part, in the order of the iptables that is installed: up to 1.8.9 (*old*), or
+    later."""
     cdef int which
     if not old:
         for which in range(2):
@@ -112,8 +114,8 @@ cdef void _put_address(Writer *writer, Family *family, const char *entry, int wh
         whole_bytes = whole_bytes and mask[i] == 0
     if any_address and not inverted:
         return
-    # for `! -s 0/0` no byte is compared, as by iptables-nft, and the kernel refuses that; iptables older than 1.8.7 does not read
-    # a network from the length that is compared
+    # for `! -s 0/0` no byte is compared, as by iptables-nft, and the kernel refuses that; iptables older than 1.8.7
+    # does not read a network from the length that is compared
     if any_address or whole_bytes and (ones == length or not compat):
         put_payload(writer, NFT_PAYLOAD_NETWORK_HEADER, offset, ones)
         put_cmp(writer, equality(inverted), address, ones)
@@ -123,7 +125,8 @@ cdef void _put_address(Writer *writer, Family *family, const char *entry, int wh
         put_cmp(writer, equality(inverted), address, length)
 
 
-cdef bint _read_address(Reading *reading, int which, const unsigned char *address, const unsigned char *mask, uint32_t length,
+cdef bint _read_address(Reading *reading, int which, const unsigned char *address, const unsigned char *mask,
+                        uint32_t length,
                         bint inverted) noexcept nogil:
     """The first *length* bytes of an address; *mask* is NULL where all their bits count."""
     if reading.seen & SEEN_SRC << which:
@@ -240,7 +243,8 @@ cdef void _put_fragment(Writer *writer, Family *family, const char *entry) noexc
         put_cmp(writer, equality(not flags[1] & IPT_INV_FRAG), &zero, 2)
 
 
-cdef bint _read_fragment(Reading *reading, const Register *register, const unsigned char *data, bint inverted) noexcept nogil:
+cdef bint _read_fragment(Reading *reading, const Register *register, const unsigned char *data,
+                         bint inverted) noexcept nogil:
     if reading.seen & SEEN_FRAGMENT or not register.masked or register.length != 2 or register.bits[0] != 0x1f \
             or register.bits[1] != 0xff or data[0] or data[1]:
         return False
@@ -357,7 +361,8 @@ cdef bint _put_tcp(Writer *writer, const xt_tcp *match) noexcept nogil:
     cdef uint8_t inverted = match.invflags
     if inverted & ~(XT_TCP_INV_SRCPT | XT_TCP_INV_DSTPT | XT_TCP_INV_FLAGS) or match.option:
         return False
-    if not match.flg_mask and (match.flg_cmp or inverted & XT_TCP_INV_FLAGS or _any_port(<const xt_udp *> match) and not inverted):
+    if not match.flg_mask and (match.flg_cmp or inverted & XT_TCP_INV_FLAGS or _any_port(<const xt_udp *> match)
+                               and not inverted):
         return False
     if match.flg_mask:
         put_payload(writer, NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
@@ -368,8 +373,8 @@ cdef bint _put_tcp(Writer *writer, const xt_tcp *match) noexcept nogil:
 
 
 cdef xt_tcp *_transport(Reading *reading, int what, int unless) noexcept nogil:
-    """The match for the ports or flags that expressions of this rule compare: the first of which *unless* was not read, where
-    *what* is now noted. NULL where the rule can have none.
+    """The match for the ports or flags that expressions of this rule compare: the first of which *unless* was not read,
+    where *what* is now noted. NULL where the rule can have none.
 
     So several matches that say different things are read as one, as iptables-nft reads them, and no condition is lost.
     """
@@ -436,10 +441,11 @@ cdef bint _read_range(Reading *reading, const Fields *fields) noexcept nogil:
     cdef const unsigned char *low = field_data(fields, NFTA_RANGE_FROM_DATA, &low_length)
     cdef const unsigned char *high = field_data(fields, NFTA_RANGE_TO_DATA, &high_length)
     if register == NULL or low == NULL or high == NULL or low_length != 2 or high_length != 2 \
-            or not field_be32(fields, NFTA_RANGE_OP, &relation) or relation != NFT_RANGE_EQ and relation != NFT_RANGE_NEQ:
+            or not field_be32(fields, NFTA_RANGE_OP,
+                              &relation) or relation != NFT_RANGE_EQ and relation != NFT_RANGE_NEQ:
         return False
-    if register.holding != PAYLOAD or register.key != NFT_PAYLOAD_TRANSPORT_HEADER or register.masked or register.length != 2 \
-            or register.offset != 0 and register.offset != 2:
+    if register.holding != PAYLOAD or register.key != NFT_PAYLOAD_TRANSPORT_HEADER or register.masked \
+            or register.length != 2 or register.offset != 0 and register.offset != 2:
         return False
     register.compared = True
     return _read_port(reading, register.offset != 0, low[0] << 8 | low[1], high[0] << 8 | high[1],
@@ -465,7 +471,8 @@ cdef bint _read_icmp(Reading *reading, const unsigned char *data, uint32_t lengt
     cdef ipt_icmp *match
     if data[0] == 0xff or length > 2:
         return False
-    match = <ipt_icmp *> _add_match(reading, b"icmp" if reading.family.nfproto == NFPROTO_IPV4 else b"icmp6", 0, sizeof(ipt_icmp))
+    match = <ipt_icmp *> _add_match(reading, b"icmp" if reading.family.nfproto == NFPROTO_IPV4 else b"icmp6", 0,
+                                    sizeof(ipt_icmp))
     if match == NULL:
         return False
     match.type = data[0]
@@ -475,7 +482,8 @@ cdef bint _read_icmp(Reading *reading, const unsigned char *data, uint32_t lengt
     return True
 
 
-cdef bint _read_transport(Reading *reading, const Register *register, int relation, const unsigned char *data) noexcept nogil:
+cdef bint _read_transport(Reading *reading, const Register *register, int relation,
+                          const unsigned char *data) noexcept nogil:
     """A comparison with the header of the protocol that was compared before."""
     cdef uint16_t protocol = _protocol(reading.family, reading.entry)[0]
     cdef bint inverted = relation == NFT_CMP_NEQ
@@ -527,7 +535,8 @@ cdef bint _put_mark(Writer *writer, const xt_mark_mtinfo1 *match) noexcept nogil
     return True
 
 
-cdef bint _read_mark(Reading *reading, const Register *register, const unsigned char *data, bint inverted) noexcept nogil:
+cdef bint _read_mark(Reading *reading, const Register *register, const unsigned char *data,
+                     bint inverted) noexcept nogil:
     cdef xt_mark_mtinfo1 *match = <xt_mark_mtinfo1 *> _add_match(reading, b"mark", 1, sizeof(xt_mark_mtinfo1))
     if match == NULL:
         return False
@@ -554,7 +563,8 @@ cdef uint64_t _limit_period(uint32_t average) noexcept nogil:
     cdef int i
     for i in range(3):
         shorter = 3600 if i == 0 else 60 if i == 1 else 1
-        if average > shorter * XT_LIMIT_SCALE or shorter * XT_LIMIT_SCALE // average < shorter * XT_LIMIT_SCALE % average:
+        if (average > shorter * XT_LIMIT_SCALE
+                or shorter * XT_LIMIT_SCALE // average < shorter * XT_LIMIT_SCALE % average):
             break
         period = shorter
     return period
@@ -649,7 +659,8 @@ cdef bint _read_immediate(Reading *reading, const Fields *fields) noexcept nogil
         if register != NULL:
             memcpy(register.bits, value, length)
         return register != NULL
-    if not field_be32(fields, NFTA_IMMEDIATE_DREG, &code) or code != NFT_REG_VERDICT or fields.data[NFTA_IMMEDIATE_DATA] == NULL \
+    if not field_be32(fields, NFTA_IMMEDIATE_DREG,
+                      &code) or code != NFT_REG_VERDICT or fields.data[NFTA_IMMEDIATE_DATA] == NULL \
             or not fields_read(&data, fields.data[NFTA_IMMEDIATE_DATA], fields.length[NFTA_IMMEDIATE_DATA]) \
             or data.data[NFTA_DATA_VERDICT] == NULL \
             or not fields_read(&verdict, data.data[NFTA_DATA_VERDICT], data.length[NFTA_DATA_VERDICT]) \
@@ -755,7 +766,8 @@ cdef bint _read_log(Reading *reading, const Fields *fields) noexcept nogil:
         if length >= NFLOG_LONG_ROOM:
             return False
     target = <xt_nflog_info *> add_target(
-        reading, b"NFLOG", 5, 0, sizeof(xt_nflog_info) if length < sizeof(target.prefix) else NFLOG_LONG_SIZE - TARGET_HEADER)
+        reading, b"NFLOG", 5, 0,
+        sizeof(xt_nflog_info) if length < sizeof(target.prefix) else NFLOG_LONG_SIZE - TARGET_HEADER)
     if target == NULL:
         return False
     target.group = group
@@ -812,9 +824,10 @@ cdef void put_compat_protocol(Writer *writer, Family *family, const char *entry)
 
 # -------------------------------------- expressions, one after the other
 
-cdef void _put_match(Writer *writer, uint16_t protocol, const xt_entry_match *match, bint compat, bint as_port) noexcept nogil:
-    """A match in expressions where they can say it and *compat* is not asked for, else as it is; not *as_port*: those of tcp and
-    udp as they are."""
+cdef void _put_match(Writer *writer, uint16_t protocol, const xt_entry_match *match, bint compat,
+                     bint as_port) noexcept nogil:
+    """A match in expressions where they can say it and *compat* is not asked for, else as it is; not *as_port*: those
+    of tcp and udp as they are."""
     cdef bint is_tcp = _is_named(match, b"tcp", 0, sizeof(xt_tcp))
     cdef bint is_udp = _is_named(match, b"udp", 0, sizeof(xt_udp))
     cdef bint done = False

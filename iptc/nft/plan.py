@@ -21,12 +21,14 @@ _POLICIES = {"DROP": 0, "ACCEPT": 1}
 
 
 def entries_of(nfproto, messages, socket=None):
-    """The rules in *messages* of the kernel, as bytes; interfaces by their names where *socket* is, else where this thread is."""
+    """The rules in *messages* of the kernel, as bytes; interfaces by their names where *socket* is, else where this
+    thread is."""
     return [entry for _, entry in codec.decode_rules(nfproto, messages, socket)]
 
 
 def step_of(steps, number):
-    """What message *number* of the batch is for: (family, line of a text, verb, chain, entry); None where nothing was noted."""
+    """What message *number* of the batch is for: (family, line of a text, verb, chain, entry); None where nothing was
+    noted."""
     for first, *step, entry in reversed(steps):
         if first > number:
             continue
@@ -40,9 +42,23 @@ def step_of(steps, number):
 
 
 class _ChainPlan:
-    """One chain while a batch is made. A rule that the kernel has is known by its handle, one that this batch makes is a `Row`."""
+    """One chain while a batch is made. A rule that the kernel has is known by its handle, one that this batch makes is
+    a `Row`."""
 
-    __slots__ = ("name", "old_name", "label", "handle", "policy", "hook", "view", "_rules", "_head", "_tail", "_runs", "__weakref__")
+    __slots__ = (
+        "name",
+        "old_name",
+        "label",
+        "handle",
+        "policy",
+        "hook",
+        "view",
+        "_rules",
+        "_head",
+        "_tail",
+        "_runs",
+        "__weakref__",
+    )
 
     def __init__(self, name, label, policy, handle, hook, rules=None):
         self.name = self.old_name = name
@@ -118,7 +134,8 @@ class _ChainPlan:
 
 
 def _is_opaque(nfproto, entry):
-    """Whether this is a rule of `nft`, which has no matches and targets: it may hold on to what no second rule can have."""
+    """Whether this is a rule of `nft`, which has no matches and targets: it may hold on to what no second rule can
+    have."""
     target = _core.split_entry(nfproto, entry)[1][-1]
     return target[2:6] == b"nft\0" and target != _core.standard_target("nft")
 
@@ -129,7 +146,8 @@ def _place(rule):
 
 
 class TablePlan:
-    """The verbs of `model.edits`, as messages of a batch. What was not read is not known, and is read when it is needed."""
+    """The verbs of `model.edits`, as messages of a batch. What was not read is not known, and is read when it is
+    needed."""
 
     def __init__(self, socket, batch, steps, table):
         self._socket = socket
@@ -138,8 +156,9 @@ class TablePlan:
         self.nfproto = table.nfproto
         self._label = table.name.encode()
         self._scan = NftScan(table.nfproto, table.name, socket)
-        self._builtins = {_core.HOOKS[hook]: (hook, kind.encode(), priority)
-                          for hook, kind, priority in BUILTIN_CHAINS[table.name]}  # fmt: skip
+        self._builtins = {
+            _core.HOOKS[hook]: (hook, kind.encode(), priority) for hook, kind, priority in BUILTIN_CHAINS[table.name]
+        }
         self._chains = {}
         self._listed = None
         self._made = False
@@ -156,11 +175,18 @@ class TablePlan:
         """The table as it is in the kernel; rules are read when they are asked for."""
         self.depends = True
         rows = self._scan.list_chains()
-        return View(self.nfproto, [ChainView(self.nfproto, name, policy, counters, lambda name=name: self._entries(name), codec.stored)
-                                   for name, policy, counters, *_ in rows], codec.stored)  # fmt: skip
+        return View(
+            self.nfproto,
+            [
+                ChainView(self.nfproto, name, policy, counters, lambda name=name: self._entries(name), codec.stored)
+                for name, policy, counters, *_ in rows
+            ],
+            codec.stored,
+        )
 
     def is_at(self, generation):
-        """Whether the ruleset is what it was at *generation*; what is planned on it holds as long as nobody changes any."""
+        """Whether the ruleset is what it was at *generation*; what is planned on it holds as long as nobody changes
+        any."""
         self.depends = True
         return self._socket.generation() == generation
 
@@ -172,13 +198,16 @@ class TablePlan:
             chain.load(list(handles))
 
     def current(self, name, positions):
-        """{position: rule} of the rules at *positions* of chain *name*, as the kernel has them now: bytes with their counters."""
+        """{position: rule} of the rules at *positions* of chain *name*, as the kernel has them now: bytes with their
+        counters."""
         if len(positions) > _FEW:
             entries = self._entries(name)
             return {position: entries[position] for position in positions}
         chain = self._chain(name)
-        messages = {position: self._socket.get_rule(self.nfproto, self._label, chain.label, self._loaded(chain)[position])
-                    for position in positions}  # fmt: skip
+        messages = {
+            position: self._socket.get_rule(self.nfproto, self._label, chain.label, self._loaded(chain)[position])
+            for position in positions
+        }
         return {position: entries_of(self.nfproto, message, self._socket)[0] for position, message in messages.items()}
 
     def lacks(self, name):
@@ -191,7 +220,9 @@ class TablePlan:
         for chain in self._renamed:
             label = _core.chain_label(chain.name)
             if label != chain.label:
-                self._noted(self._batch.rename_chain(self.nfproto, self._label, chain.handle, label), "CHAIN_RENAME", chain)
+                self._noted(
+                    self._batch.rename_chain(self.nfproto, self._label, chain.handle, label), "CHAIN_RENAME", chain
+                )
 
     def finish(self, socket):
         """What can be done only once the batch is applied: zero the rules that cannot be replaced."""
@@ -258,8 +289,9 @@ class TablePlan:
         """Create a base chain, or change it."""
         self._make_table()
         hook, kind, priority = chain.hook
-        number = self._batch.add_base_chain(self.nfproto, self._label, chain.label, hook, kind, priority, _POLICIES[policy],
-                                            counters)  # fmt: skip
+        number = self._batch.add_base_chain(
+            self.nfproto, self._label, chain.label, hook, kind, priority, _POLICIES[policy], counters
+        )
         self._noted(number, "CHAIN_UPDATE" if chain.handle else "CHAIN_ADD", chain)
         chain.policy = policy
         if not chain.handle:
@@ -310,7 +342,9 @@ class TablePlan:
 
     def _delete(self, chain, rule):
         self._gone(rule)
-        self._noted(self._batch.delete_rule(self.nfproto, self._label, chain.label, **_place(rule)), "RULE_DELETE", chain)
+        self._noted(
+            self._batch.delete_rule(self.nfproto, self._label, chain.label, **_place(rule)), "RULE_DELETE", chain
+        )
 
     # the verbs
 
@@ -378,8 +412,14 @@ class TablePlan:
         """The `ChainView` of a chain, with what this batch has done so far."""
         rules = self._loaded(chain)
         if chain.view is None:
-            there = dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0], self._socket)) if chain.handle != _NEW else {}
-            entries = [there[rule] if isinstance(rule, int) else codec.stored(self.nfproto, rule.entry) for rule in rules]
+            there = (
+                dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0], self._socket))
+                if chain.handle != _NEW
+                else {}
+            )
+            entries = [
+                there[rule] if isinstance(rule, int) else codec.stored(self.nfproto, rule.entry) for rule in rules
+            ]
             chain.view = ChainView(self.nfproto, chain.name, read=lambda: entries, stored=codec.stored)
         return chain.view
 
@@ -414,7 +454,9 @@ class TablePlan:
     def _drop_chain(self, chain):
         """Delete a chain that is empty; a builtin one is made again when it is used."""
         self._noted(self._batch.delete_chain(self.nfproto, self._label, chain.label), "CHAIN_DEL", chain)
-        self._chains[chain.name] = None if chain.hook is None else _ChainPlan(chain.name, chain.label, "ACCEPT", 0, chain.hook, [])
+        self._chains[chain.name] = (
+            None if chain.hook is None else _ChainPlan(chain.name, chain.label, "ACCEPT", 0, chain.hook, [])
+        )
 
     def drop_chain(self, name):
         """Delete a builtin chain that is empty, so that it is as if nobody had used it."""
@@ -451,7 +493,9 @@ class TablePlan:
             self.append(new, row.entry)
         for row, other in self._find_jumps().to(name):
             if other is not chain:
-                self._replace(other, self._loaded(other).position(row), printing.retarget(self.nfproto, row.entry, name, new))
+                self._replace(
+                    other, self._loaded(other).position(row), printing.retarget(self.nfproto, row.entry, name, new)
+                )
         self.flush(name)
         self.delete_chain(name)
 
@@ -488,15 +532,19 @@ class TablePlan:
     # what a restored text needs
 
     def begin(self, program):
-        """Begin with an empty table, unless the rules that are there are to stay. As with iptables-nft-restore, a builtin chain that
-        the text does not name is not there any more then: its policy goes with it."""
-        listed = [(name, policy) for name, policy, _, handle, _ in self._scan.list_chains() if handle] if program.flush else []
+        """Begin with an empty table, unless the rules that are there are to stay. As with iptables-nft-restore, a
+        builtin chain that the text does not name is not there any more then: its policy goes with it."""
+        listed = (
+            [(name, policy) for name, policy, _, handle, _ in self._scan.list_chains() if handle]
+            if program.flush
+            else []
+        )
         if listed:
             self.depends = True
         named = program.declared() if listed else ()
         for name, _ in listed:
             self.flush(name)
-        for name, policy in listed:
+        for name, _ in listed:
             if name not in named:
                 self._drop_chain(self._chain(name))
 
@@ -530,8 +578,11 @@ class TablePlan:
         for name, *_ in self._scan.list_chains():
             if name not in self._chains and name not in moved:
                 self._find(name)
-        return [name for name, chain in self._chains.items()
-                if chain is not None and chain.handle and not (of_users and chain.hook is not None)]  # fmt: skip
+        return [
+            name
+            for name, chain in self._chains.items()
+            if chain is not None and chain.handle and not (of_users and chain.hook is not None)
+        ]
 
     def policy_of(self, name):
         """The policy of a chain, "" of a user chain, None where there is none."""

@@ -43,8 +43,8 @@ cdef struct Ruleset:
     bint keep                   # the messages of the rules as well
     uint32_t generation         # that all this is of; 0: of no single one
 
-# What one socket reads: the rules of chains that follow each other. All that two of them have read is in the first one's rows of
-# slots at last; messages stay where they are.
+# What one socket reads: the rules of chains that follow each other. All that two of them have read is in the first
+# one's rows of slots at last; messages stay where they are.
 cdef struct Lane:
     Ruleset *ruleset
     Channel *channel

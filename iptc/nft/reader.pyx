@@ -19,13 +19,13 @@ from .._linux cimport (
 from .._counts cimport Counts, Digest, digest_absorb, digest_begin, digest_finish
 from .._core cimport c_text, family_of, os_decode
 from .._netlink cimport (
-    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS, NFTA_CHAIN_HANDLE,
-    NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_CHAIN_USE,
-    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY,
-    NFTA_QUOTA_CONSUMED, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, Attribute,
-    Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next, attribute_scan, attribute_text,
-    channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours, message_next, message_scan,
-    put_text, writer_reserve,
+    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS,
+    NFTA_CHAIN_HANDLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
+    NFTA_CHAIN_USE, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HOOK_HOOKNUM,
+    NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE,
+    NFTA_RULE_USERDATA, Attribute, Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next,
+    attribute_scan, attribute_text, channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours,
+    message_next, message_scan, put_text, writer_reserve,
 )
 from .._netns cimport Namespace
 from .._core import HOOKS
@@ -410,7 +410,8 @@ cdef void *_read_lane(void *context) noexcept nogil:
 
 
 cdef size_t _half(const Lane *lane) noexcept nogil:
-    """How many chains the first of two lanes should read, so that both have as much to do; all of them if that is little."""
+    """How many chains the first of two lanes should read, so that both have as much to do; all of them if that is
+    little."""
     cdef Ruleset *ruleset = lane.ruleset
     cdef size_t i, count = _row_count(&ruleset.chains), work = 0, done = 0
     for i in range(count):
@@ -448,7 +449,8 @@ cdef bint _join(Writer *first, const Writer *second) noexcept nogil:
 
 
 cdef int _read_all(Lane *lanes, bint unchanged) noexcept nogil:
-    """The rules of all chains: much of them on two sockets at a time, since the kernel makes a dump on the core that asks for it."""
+    """The rules of all chains: much of them on two sockets at a time, since the kernel makes a dump on the core that
+    asks for it."""
     cdef Ruleset *ruleset = lanes[0].ruleset
     cdef size_t i, shift, count = _row_count(&ruleset.chains)
     cdef pthread_t thread
@@ -561,7 +563,8 @@ cdef class NftScan:
         self.digest = 0
 
     def __init__(self, int nfproto, str table not None, Socket socket=None, Namespace there=None):
-        """Ask on *socket*, or on one of its own in the network namespace *there*; `NotFound` for a table that iptables does not know."""
+        """Ask on *socket*, or on one of its own in the network namespace *there*; `NotFound` for a table that iptables
+        does not know."""
         self._begin()
         try:
             self._prepare(nfproto, table)
@@ -617,7 +620,8 @@ cdef class NftScan:
         self._free()
 
     def close(self):
-        """Free the buffers, and close the socket if it is its own; from within another call of this scan, once that has ended."""
+        """Free the buffers, and close the socket if it is its own; from within another call of this scan, once that has
+        ended."""
         if self.busy:
             self.to_close = True
         else:
@@ -760,14 +764,14 @@ cdef class NftScan:
             self._end()
 
     cdef _list_chains(self):
-        cdef int failed, attempt
+        cdef int failed, _attempt
         cdef size_t i
         cdef ChainRow *row
         cdef list found = []
         self._check_open()
         with nogil:
             self.ruleset.generation = 0
-            for attempt in range(ATTEMPTS):
+            for _attempt in range(ATTEMPTS):
                 failed = _list_chains(&self.socket.channel, &self.ruleset, &self.ruleset.chains)
                 if failed != EINTR:
                     break
@@ -781,7 +785,8 @@ cdef class NftScan:
         """Whether the table is there, with chains or without."""
         cdef int failed
         with nogil:
-            failed = channel_get(&self.socket.channel, NFT_MSG_GETTABLE, self.ruleset.nfproto, self.ruleset.filter.memory,
+            failed = channel_get(&self.socket.channel, NFT_MSG_GETTABLE, self.ruleset.nfproto,
+                                 self.ruleset.filter.memory,
                                  self.ruleset.filter.length, _ignore, NULL)
         if failed == ENOENT and self.socket.channel.answered:
             return False

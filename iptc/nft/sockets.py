@@ -35,7 +35,8 @@ class Sockets:
         self._pid = os.getpid()
 
     def lend(self, place):
-        """Return what gives, in a `with` statement, a socket in the namespace of *place*; `KernelError` where that is another one now."""
+        """Return what gives, in a `with` statement, a socket in the namespace of *place*; `KernelError` where that is
+        another one now."""
         return _Loan(self, place)
 
     def take(self, place):

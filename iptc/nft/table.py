@@ -75,6 +75,7 @@ class NftTable:
 
     def _chain(self, name, policy, counters, rules):
         """A chain of the view: *rules* are the kernel's messages, or entries."""
+
         def read():
             return rules if isinstance(rules, list) else entries_of(self.nfproto, rules)
 
@@ -99,12 +100,13 @@ class NftTable:
 
     @staticmethod
     def commit_together(parts, lock, test=False):
-        """Commit several [(table, operations)] of one namespace, of whatever families, in one batch: all of them or none.
+        """Commit several [(table, operations)] of one namespace, of whatever families, in one batch: all of them or
+        none.
 
         The kernel refuses a batch that was planned on a ruleset that has changed since; it is planned anew then, and
-        `Conflict` is raised only after very many times. So *lock* is not needed, and, like iptables-nft, not taken. With *test*
-        the kernel checks everything and nothing is changed. `PartialCommit` where the kernel's answer is lost, and nothing else tells
-        whether the batch was applied.
+        `Conflict` is raised only after very many times. So *lock* is not needed, and, like iptables-nft, not taken.
+        With *test* the kernel checks everything and nothing is changed. `PartialCommit` where the kernel's answer is
+        lost, and nothing else tells whether the batch was applied.
         """
         place = parts[0][0].place
         if any(table.place.cookie != place.cookie for table, _ in parts):
@@ -183,8 +185,8 @@ def _finish(socket, handle, parts):
 
 
 def _diagnose(parts, handles, by_kernel):
-    """Raise what keeps one of the operations from being done, as far as it can be seen in the tables; *by_kernel*: iptables-nft
-    leaves it to the kernel to refuse that."""
+    """Raise what keeps one of the operations from being done, as far as it can be seen in the tables; *by_kernel*:
+    iptables-nft leaves it to the kernel to refuse that."""
     for handle, (_, operations) in zip(handles, parts):
         view = handle.view()
         try:
@@ -242,6 +244,8 @@ def _refused(error, explanation, step, handles):
     if missing and line is not None and missing not in _core.HOOKS:
         refused = Missing(f"line {line} failed: {reason}")
     else:
-        refused = kernel_error("can't commit" if line is None else f"line {line} failed", error, reason, RESOURCE_PROBLEM)
+        refused = kernel_error(
+            "can't commit" if line is None else f"line {line} failed", error, reason, RESOURCE_PROBLEM
+        )
     refused.line = line
     return refused

@@ -7,8 +7,13 @@ from rulesets import generator
 FOLDER = pathlib.Path(__file__).parent
 
 # what fail2ban.rules names
-SETS = ("create f2b-sshd hash:ip", "create f2b-web hash:ip", "create blocked hash:net", "create admins hash:ip",
-        "create ports bitmap:port range 0-65535")  # fmt: skip
+SETS = (
+    "create f2b-sshd hash:ip",
+    "create f2b-web hash:ip",
+    "create blocked hash:net",
+    "create admins hash:ip",
+    "create ports bitmap:port range 0-65535",
+)
 
 HOSTS = {
     False: ("docker", "libvirt", "ufw", "fail2ban", "kube-proxy", "shorewall", "mixed"),

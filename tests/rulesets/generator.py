@@ -17,7 +17,11 @@ BUILTIN = {
 
 def address(number, ipv6=False):
     """The *number*th host."""
-    return f"2001:db8:{(number >> 16) + 1:x}::{number % 65535 + 1:x}/128" if ipv6 else f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"
+    return (
+        f"2001:db8:{(number >> 16) + 1:x}::{number % 65535 + 1:x}/128"
+        if ipv6
+        else f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"
+    )
 
 
 def bare(number, ipv6=False):
@@ -72,18 +76,28 @@ def mixed(size, ipv6=False, chain_of=50):
     """*size* rules of mixed kinds, in the filter table, in chains of *chain_of* rules that one chain calls."""
     names = [f"zone{number:05}" for number in range(-(-size // (chain_of + 1)))]
     values = {
-        "icmp": "ipv6-icmp" if ipv6 else "icmp", "unreachable": "icmp6-port-unreachable" if ipv6 else "icmp-port-unreachable",
+        "icmp": "ipv6-icmp" if ipv6 else "icmp",
+        "unreachable": "icmp6-port-unreachable" if ipv6 else "icmp-port-unreachable",
         "mask": "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff" if ipv6 else "255.255.255.255",
-    }  # fmt: skip
+    }
 
     def rules():
         for number, name in enumerate(names):
             yield f"{counters(number)} -A FORWARD -i eth{number} -j {name}"
         for n in range(size - len(names)):
             rule = _KINDS[n % len(_KINDS)].format(
-                a=address(n, ipv6), b=address(n * 31 & 0xFFFFFF, ipv6), n=n, i=n // 16 % 250, burst=6 + n % 90, j=n // 7 % 250 + 1, port=1 + n % 60_000,
-                mark=(n & 255) << 8, first=bare(n, ipv6), last=bare(n + 9, ipv6), **values,
-            )  # fmt: skip
+                a=address(n, ipv6),
+                b=address(n * 31 & 0xFFFFFF, ipv6),
+                n=n,
+                i=n // 16 % 250,
+                burst=6 + n % 90,
+                j=n // 7 % 250 + 1,
+                port=1 + n % 60_000,
+                mark=(n & 255) << 8,
+                first=bare(n, ipv6),
+                last=bare(n + 9, ipv6),
+                **values,
+            )
             yield f"{counters(n)} -A {names[n // chain_of]} {rule}"
 
     yield from table("filter", names, rules())
@@ -99,7 +113,8 @@ def _hashed(kind, *parts):
 
 
 def kube_proxy(size, ipv6=False):
-    """A node of a cluster with about *size* rules: services, one in five without endpoints, the others with one to six."""
+    """A node of a cluster with about *size* rules: services, one in five without endpoints, the others with one to
+    six."""
     services = max(1, size // 9)
     nat, chains, closed = [], {"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ"}, []
     behind = []
@@ -110,58 +125,86 @@ def kube_proxy(size, ipv6=False):
         virtual, port = address(0xC00000 + number, ipv6), 80 + number % 9000
         endpoints = number % 7 if number % 5 else 0
         if not endpoints:
-            closed.append(f'[0:0] -A KUBE-SERVICES -d {virtual} -p tcp -m comment --comment "{name} has no endpoints" -m tcp --dport {port} -j REJECT --reject-with '
-                          f"{'icmp6' if ipv6 else 'icmp'}-port-unreachable")  # fmt: skip
+            closed.append(
+                f'[0:0] -A KUBE-SERVICES -d {virtual} -p tcp -m comment --comment "{name} has no endpoints" -m tcp --dport {port} -j REJECT --reject-with '
+                f"{'icmp6' if ipv6 else 'icmp'}-port-unreachable"
+            )
             continue
         service = _hashed("SVC", name, "tcp")
         chains.add(service)
-        nat.append(f'{counters(number)} -A KUBE-SERVICES -d {virtual} -p tcp -m comment --comment "{name} cluster IP" -m tcp --dport {port} -j {service}')
+        nat.append(
+            f'{counters(number)} -A KUBE-SERVICES -d {virtual} -p tcp -m comment --comment "{name} cluster IP" -m tcp --dport {port} -j {service}'
+        )
         if number % 4 == 0:
             outside = _hashed("EXT", name, "tcp")
             chains.add(outside)
-            nat.append(f"{counters(number)} -A KUBE-NODEPORTS -p tcp -m comment --comment {label} -m tcp --dport {30000 + number % 2768} -j {outside}")
-            behind.append(f'[0:0] -A {outside} -m comment --comment "masquerade traffic for {name} external destinations" -j KUBE-MARK-MASQ')
+            nat.append(
+                f"{counters(number)} -A KUBE-NODEPORTS -p tcp -m comment --comment {label} -m tcp --dport {30000 + number % 2768} -j {outside}"
+            )
+            behind.append(
+                f'[0:0] -A {outside} -m comment --comment "masquerade traffic for {name} external destinations" -j KUBE-MARK-MASQ'
+            )
             behind.append(f"[0:0] -A {outside} -j {service}")
-        behind.append(f'{counters(number)} -A {service} ! -s {pods} -d {virtual} -p tcp -m comment --comment "{name} cluster IP" -m tcp --dport {port} -j KUBE-MARK-MASQ')
+        behind.append(
+            f'{counters(number)} -A {service} ! -s {pods} -d {virtual} -p tcp -m comment --comment "{name} cluster IP" -m tcp --dport {port} -j KUBE-MARK-MASQ'
+        )
         for endpoint in range(endpoints):
             pod = address(number * 8 + endpoint, ipv6)
             to = f"[{pod.split('/')[0]}]:8080" if ipv6 else f"{pod.split('/')[0]}:8080"
             chain = _hashed("SEP", name, "tcp", to)
             chains.add(chain)
-            share = f" -m statistic --mode random --probability {round(2**31 / (endpoints - endpoint)) / 2**31:.11f}" if endpoint + 1 < endpoints else ""
-            behind.append(f'{counters(number + endpoint)} -A {service} -m comment --comment "{name} -> {to}"{share} -j {chain}')
+            share = (
+                f" -m statistic --mode random --probability {round(2**31 / (endpoints - endpoint)) / 2**31:.11f}"
+                if endpoint + 1 < endpoints
+                else ""
+            )
+            behind.append(
+                f'{counters(number + endpoint)} -A {service} -m comment --comment "{name} -> {to}"{share} -j {chain}'
+            )
             behind.append(f"[0:0] -A {chain} -s {pod} -m comment --comment {label} -j KUBE-MARK-MASQ")
             if number % 6 == 0:
-                behind.append(f"{counters(number)} -A {chain} -p tcp -m comment --comment {label} -m tcp -m recent --set --name {chain} --mask "
-                              f"{'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff' if ipv6 else '255.255.255.255'} --rsource -j DNAT --to-destination {to}")  # fmt: skip
+                behind.append(
+                    f"{counters(number)} -A {chain} -p tcp -m comment --comment {label} -m tcp -m recent --set --name {chain} --mask "
+                    f"{'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff' if ipv6 else '255.255.255.255'} --rsource -j DNAT --to-destination {to}"
+                )
             else:
-                behind.append(f"{counters(number)} -A {chain} -p tcp -m comment --comment {label} -m tcp -j DNAT --to-destination {to}")
-    yield from table("filter", ["KUBE-EXTERNAL-SERVICES", "KUBE-FIREWALL", "KUBE-FORWARD", "KUBE-SERVICES", "KUBE-PROXY-FIREWALL"], [
-        '[120:7200] -A INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL',
-        '[120:7200] -A INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals" -j KUBE-EXTERNAL-SERVICES',
-        "[99999:9999999] -A INPUT -j KUBE-FIREWALL",
-        '[7:420] -A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD',
-        '[7:420] -A FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
-        '[88:5280] -A OUTPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
-        "[99999:9999999] -A OUTPUT -j KUBE-FIREWALL",
-        '[0:0] -A KUBE-FIREWALL -m comment --comment "kubernetes firewall for dropping marked packets" -m mark --mark 0x8000/0x8000 -j DROP',
-        "[2:120] -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP",
-        '[0:0] -A KUBE-FORWARD -m comment --comment "kubernetes forwarding rules" -m mark --mark 0x4000/0x4000 -j ACCEPT',
-        '[5:300] -A KUBE-FORWARD -m comment --comment "kubernetes forwarding conntrack rule" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT',
-        *closed,
-    ])  # fmt: skip
-    yield from table("nat", chains, [
-        '[500:30000] -A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
-        '[800:48000] -A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
-        '[900:54000] -A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING',
-        "[0:0] -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0xffffffff",
-        "[890:53400] -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN",
-        "[10:600] -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0",
-        '[10:600] -A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully',
-        *nat,
-        '[12:720] -A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS',
-        *behind,
-    ])  # fmt: skip
+                behind.append(
+                    f"{counters(number)} -A {chain} -p tcp -m comment --comment {label} -m tcp -j DNAT --to-destination {to}"
+                )
+    yield from table(
+        "filter",
+        ["KUBE-EXTERNAL-SERVICES", "KUBE-FIREWALL", "KUBE-FORWARD", "KUBE-SERVICES", "KUBE-PROXY-FIREWALL"],
+        [
+            '[120:7200] -A INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL',
+            '[120:7200] -A INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals" -j KUBE-EXTERNAL-SERVICES',
+            "[99999:9999999] -A INPUT -j KUBE-FIREWALL",
+            '[7:420] -A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD',
+            '[7:420] -A FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
+            '[88:5280] -A OUTPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
+            "[99999:9999999] -A OUTPUT -j KUBE-FIREWALL",
+            '[0:0] -A KUBE-FIREWALL -m comment --comment "kubernetes firewall for dropping marked packets" -m mark --mark 0x8000/0x8000 -j DROP',
+            "[2:120] -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP",
+            '[0:0] -A KUBE-FORWARD -m comment --comment "kubernetes forwarding rules" -m mark --mark 0x4000/0x4000 -j ACCEPT',
+            '[5:300] -A KUBE-FORWARD -m comment --comment "kubernetes forwarding conntrack rule" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT',
+            *closed,
+        ],
+    )
+    yield from table(
+        "nat",
+        chains,
+        [
+            '[500:30000] -A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
+            '[800:48000] -A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
+            '[900:54000] -A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING',
+            "[0:0] -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0xffffffff",
+            "[890:53400] -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN",
+            "[10:600] -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0",
+            '[10:600] -A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully',
+            *nat,
+            '[12:720] -A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS',
+            *behind,
+        ],
+    )
 
 
 # ---------------------------------------------------------------- shorewall
@@ -173,7 +216,13 @@ def shorewall(size, ipv6=False):
     names = [f"z{number:02}" for number in range(zones)]
     pairs = [(a, b) for a in names for b in names if a != b]
     shared = ["dynamic", "logdrop", "logreject", "reject", "smurfs", "tcpflags", "sha-lh-rate", "%dynamic"]
-    chains = [*(f"{a}-{b}" for a, b in pairs), *(f"{a}_frwd" for a in names), *(f"{a}-fw" for a in names), *(f"fw-{a}" for a in names), *shared]
+    chains = [
+        *(f"{a}-{b}" for a, b in pairs),
+        *(f"{a}_frwd" for a in names),
+        *(f"{a}-fw" for a in names),
+        *(f"fw-{a}" for a in names),
+        *shared,
+    ]
     unreachable = "icmp6-adm-prohibited" if ipv6 else "icmp-admin-prohibited"
 
     def rules():
@@ -182,7 +231,11 @@ def shorewall(size, ipv6=False):
             yield f"{counters(number)} -A FORWARD -i eth{number}.{number + 100} -j {a}_frwd"
             yield f"{counters(number)} -A OUTPUT -o eth{number}.{number + 100} -j fw-{a}"
         yield "[5:300] -A INPUT -i lo -j ACCEPT"
-        yield '[1:60] -A INPUT -m addrtype --dst-type BROADCAST -j DROP' if not ipv6 else "[1:60] -A INPUT -d ff00::/8 -j DROP"
+        yield (
+            "[1:60] -A INPUT -m addrtype --dst-type BROADCAST -j DROP"
+            if not ipv6
+            else "[1:60] -A INPUT -d ff00::/8 -j DROP"
+        )
         yield '[1:60] -A INPUT -m hashlimit --hashlimit-upto 1/sec --hashlimit-burst 10 --hashlimit-mode srcip --hashlimit-name lograte -j LOG --log-prefix "INPUT REJECT " --log-level 6'
         yield "[1:60] -A INPUT -g reject"
         for number, (a, b) in enumerate(pairs):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """objects.py COMMAND...: run COMMAND in a network and mount namespace of its own
 which has the objects objects.txt names."""
+
 import ctypes
 import os
 import socket
@@ -34,17 +35,24 @@ def accounting(name):
 
 
 def timeout_policy(name, family, proto):
-    nfnetlink(8, 0, attr(1, name.encode() + b"\0") + attr(2, struct.pack("!H", family))
-              + attr(3, struct.pack("B", proto)) + attr(4, attr(3, struct.pack("!I", 100)), True))
+    nfnetlink(
+        8,
+        0,
+        attr(1, name.encode() + b"\0")
+        + attr(2, struct.pack("!H", family))
+        + attr(3, struct.pack("B", proto))
+        + attr(4, attr(3, struct.pack("!I", 100)), True),
+    )
 
 
 def pinned_program(path):
     subprocess.run(["mount", "-t", "bpf", "bpf", BPF_DIR], check=True)
     libc = ctypes.CDLL(None, use_errno=True)
-    code = ctypes.create_string_buffer(struct.pack("BBhi", 0xb7, 0, 0, 1) + struct.pack("BBhi", 0x95, 0, 0, 0))
+    code = ctypes.create_string_buffer(struct.pack("BBhi", 0xB7, 0, 0, 1) + struct.pack("BBhi", 0x95, 0, 0, 0))
     licence = ctypes.create_string_buffer(b"GPL")
-    load = ctypes.create_string_buffer(struct.pack(
-        "IIQQIIQ", 1, 2, ctypes.addressof(code), ctypes.addressof(licence), 0, 0, 0).ljust(120, b"\0"))
+    load = ctypes.create_string_buffer(
+        struct.pack("IIQQIIQ", 1, 2, ctypes.addressof(code), ctypes.addressof(licence), 0, 0, 0).ljust(120, b"\0")
+    )
     fd = libc.syscall(321, 5, load, 120)  # x86-64: bpf(BPF_PROG_LOAD), socket filter
     if fd < 0:
         raise OSError(ctypes.get_errno(), "BPF_PROG_LOAD")

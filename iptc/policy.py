@@ -1,0 +1,32 @@
+"""Policy: what happens to a packet at the end of a builtin chain."""
+
+from __future__ import annotations
+
+import weakref
+
+
+class Policy:
+    """The verdict at the end of a builtin chain; one object per name. The kernel takes ACCEPT and DROP."""
+
+    ACCEPT = "ACCEPT"
+    DROP = "DROP"
+    QUEUE = "QUEUE"
+    RETURN = "RETURN"
+
+    name: str
+
+    _cache: weakref.WeakValueDictionary[str, Policy] = weakref.WeakValueDictionary()
+
+    def __new__(cls, name: str) -> Policy:
+        policy = cls._cache.get(name)
+        if policy is None:
+            policy = object.__new__(cls)
+            policy.name = name
+            cls._cache[name] = policy
+        return policy
+
+    def __getnewargs__(self) -> tuple[str]:
+        return (self.name,)
+
+    def __repr__(self) -> str:
+        return f"<iptc.Policy {self.name}>"
