@@ -357,8 +357,9 @@ cdef class Handle:
 
     def rename_chain(self, chain, new):
         """`iptc_rename_chain`."""
-        cdef const char *name = self._chain(chain)
-        cdef bytes label = chain_label(new) + bytes(LABEL_ROOM)
+        cdef bytes old = text_bytes(chain, "a chain name"), label = chain_label(new) + bytes(LABEL_ROOM)
+        # libiptc looks at the new name first: no chain has the name that is empty
+        cdef const char *name = self._label(old if PyBytes_GET_SIZE(old) < XT_EXTENSION_MAXNAMELEN else b"")
         self._done(self.functions.rename_chain(name, label, self.handle))
 
     def set_policy(self, chain, policy, counters=None):
