@@ -88,7 +88,7 @@ def ask_with(host, spec, words):
 def difference(host, verdict, spec, specification):
     """Say where `Rule.from_args` is not of iptables' opinion; None where it is."""
     first = next(iter(specification.split() if isinstance(specification, str) else specification), "")
-    if re.match(r"-[ADIR]|--(append|delete|insert|replace)\b", first):
+    if re.match(r"-[ACDIR]|--(append|check|delete|insert|replace)\b", first):
         return None  # a whole line, of which the tool has had a command already; tests/test_args.py has these
     if any(part in verdict.refusal for part in OF_A_FILE + (OF_NFT if host.backend == "nft" else ())):
         return None
