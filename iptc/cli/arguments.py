@@ -9,9 +9,9 @@ HEADINGS = {False: "# IPv4", True: "# IPv6"}
 """The line before the rules of a family, where a text has both; the key says whether it is IPv6."""
 
 
-def add_command(commands, name, run, both=False, **words):
+def add_command(commands, name, run, both=False, many=False, **words):
     """Add the command *name*, done by `run(options)`, with the options that all have; *both*: it takes two families at
-    once.
+    once; *many*: several network namespaces.
 
     *words* are what argparse takes for a parser: `help`, `description`.
     """
@@ -20,11 +20,16 @@ def add_command(commands, name, run, both=False, **words):
     family.add_argument("-4", "--ipv4", dest="family", action="store_const", const="4", help="IPv4 (the default)")
     family.add_argument("-6", "--ipv6", dest="family", action="store_const", const="6", help="IPv6")
     if both:
-        text = f"both, under the headings `{HEADINGS[False]}' and `{HEADINGS[True]}'"
+        text = "both" if many else f"both, under the headings `{HEADINGS[False]}' and `{HEADINGS[True]}'"
         family.add_argument("-a", "--both", dest="family", action="store_const", const="both", help=text)
-    command.add_argument(
-        "--netns", metavar="NAME", type=netns, help="network namespace: a name, a path or a process id"
-    )
+    text = "network namespace: a name, a path or a process id"
+    if many:
+        command.add_argument(
+            "--netns", metavar="NAME", type=netns, action="append", default=[], help=f"{text}; repeatable"
+        )
+        command.add_argument("--all-netns", action="store_true", help="all network namespaces that have a name")
+    else:
+        command.add_argument("--netns", metavar="NAME", type=netns, help=text)
     text = "legacy xtables or nf_tables (IPTC_BACKEND, else found out)"
     command.add_argument("--backend", choices=["legacy", "nft", "libiptc"], help=text)
     command.set_defaults(run=run, family="4")

@@ -1,0 +1,32 @@
+"""The arguments of the commands that watch counters: which tables, chains and rules."""
+
+from .arguments import FAMILIES
+
+
+def add_selection(command, tables):
+    """Add the arguments that choose; *tables* says which tables it is where none is chosen."""
+    command.add_argument(
+        "-t", "--table", action="append", metavar="TABLE", help=f"only this table; repeatable ({tables})"
+    )
+    command.add_argument(
+        "--chain", action="append", default=[], metavar="GLOB", help="only chains of such a name; repeatable"
+    )
+    command.add_argument(
+        "--comment", action="append", default=[], metavar="GLOB", help="only rules with such a comment; repeatable"
+    )
+    command.add_argument(
+        "--rule",
+        action="append",
+        default=[],
+        metavar="REGEX",
+        help="only rules in whose text, as iptables-save prints it, this is found; repeatable",
+    )
+
+
+def sources_of(options, lock=False):
+    """The `Sources` that *options* say."""
+    from ..monitoring.selection import Selection
+    from ..monitoring.sources import Sources
+
+    selection = Selection(options.table, options.chain, options.comment, options.rule, FAMILIES[options.family])
+    return Sources(selection, options.netns, options.all_netns, options.backend, lock)

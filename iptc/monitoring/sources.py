@@ -1,0 +1,185 @@
+"""The tables that are polled: a kept reader for each, opened when the table comes, closed when it goes.
+
+A namespace or a table may go and come back while a program runs; that ends nothing here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .. import _core, backends, namespace
+from ..counters import CounterReader
+from ..errors import IPTCError, is_absent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from .._types import Netns
+    from ..counters import Snapshot
+    from .selection import Selection
+
+_NAMES = "/run/netns"
+
+
+class Reading:
+    """What one look at a table gave: a `snapshot`, or the `error` that kept it from being read.
+
+    `netns` is the name of its network namespace where several may be read, else None. `table` is None where it could
+    not even be found out which tables there are. `key` stands for the same table from one poll to the next; `reopened`
+    says that it may be another one than the last time: the namespace of that name is a new one.
+    """
+
+    __slots__ = ("netns", "ipv6", "table", "backend", "snapshot", "error", "reopened")
+
+    def __init__(
+        self,
+        netns: str | None,
+        ipv6: bool,
+        table: str | None,
+        backend: str | None,
+        snapshot: Snapshot | None,
+        error: BaseException | None,
+        reopened: bool = False,
+    ) -> None:
+        self.netns = netns
+        self.ipv6 = ipv6
+        self.table = table
+        self.backend = backend
+        self.snapshot = snapshot
+        self.error = error
+        self.reopened = reopened
+
+    @property
+    def key(self) -> tuple[str | None, bool, str | None]:
+        """(netns, ipv6, table)."""
+        return self.netns, self.ipv6, self.table
+
+
+class Sources:
+    """All tables that a `Selection` wants, in one or several network namespaces.
+
+    *netns* is a list of namespaces, *all_named* adds all that have a name when they are polled; without either it is
+    that of the thread that polls. *lock* and *backend* are what `CounterReader` takes.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        netns: Iterable[Netns] = (),
+        all_named: bool = False,
+        backend: str | None = None,
+        lock: bool | float = False,
+    ) -> None:
+        self.selection = selection
+        self._netns = list(netns)
+        self._all_named = all_named
+        self._options: dict[str, Any] = {"backend": backend, "lock": lock}
+        self._places: dict[Netns, _Place] = {}
+
+    def poll(self) -> list[Reading]:
+        """Read every table once."""
+        readings: list[Reading] = []
+        there = self._names()
+        for name in [name for name in self._places if name not in there]:
+            self._places.pop(name).close()
+        for name, label in there.items():
+            if name not in self._places:
+                self._places[name] = _Place(name, label, self.selection, self._options)
+            readings += self._places[name].poll()
+        return readings
+
+    def _names(self) -> dict[Netns, str | None]:
+        """{namespace: the name that it is shown with}."""
+        if not self._netns and not self._all_named:
+            return {None: None}
+        names = [*self._netns, *(named() if self._all_named else ())]
+        return {name: str(name) for name in names}
+
+    def close(self) -> None:
+        """Close all readers."""
+        while self._places:
+            self._places.popitem()[1].close()
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def named() -> list[str]:
+    """The names of network namespaces as `ip netns` knows them."""
+    try:
+        return sorted(os.listdir(_NAMES))
+    except FileNotFoundError:
+        return []
+
+
+class _Place:
+    """One network namespace and the readers in it."""
+
+    def __init__(self, netns: Netns, label: str | None, selection: Selection, options: dict[str, Any]) -> None:
+        self.netns = netns
+        self.label = label
+        self.selection = selection
+        self.options = options
+        self.readers: dict[tuple[bool, str], CounterReader] = {}
+        self.file: tuple[int, int] | None = None
+
+    def poll(self) -> list[Reading]:
+        readings: list[Reading] = []
+        try:
+            with namespace.open_namespace(self.netns) as there:
+                reopened = self._follow(there.file())
+                wanted = []
+                for ipv6 in self.selection.families:
+                    # asked for by name, a table is read even where that creates it
+                    tables: Iterable[str] | None = self.selection.tables
+                    if tables is None:
+                        side = backends.side_in(there, self.options["backend"])
+                        tables = backends.tables_in_use(_core.IPV6 if ipv6 else _core.IPV4, side, there)
+                    wanted += [(ipv6, table) for table in tables]
+        except (IPTCError, OSError) as error:
+            self.close()
+            return [self._failed(ipv6, None, error) for ipv6 in self.selection.families]
+        for key in [key for key in self.readers if key not in wanted]:
+            self.readers.pop(key).close()
+        for ipv6, table in wanted:
+            readings.append(self._read(ipv6, table, reopened))
+        return readings
+
+    def _follow(self, file: tuple[int, int] | None) -> bool:
+        """Close the readers of a namespace that is not the one of that name any more; whether it is another one."""
+        if file == self.file:
+            return False
+        known, self.file = self.file, file
+        self.close()
+        return known is not None
+
+    def _read(self, ipv6: bool, table: str, reopened: bool) -> Reading:
+        reader = self.readers.get((ipv6, table))
+        try:
+            if reader is None:
+                reader = CounterReader(table, ipv6, netns=self.netns, **self.options)
+                self.readers[ipv6, table] = reader
+            return Reading(self.label, ipv6, table, reader.backend, reader.read(), None, reopened)
+        except (IPTCError, OSError) as error:
+            if reader is not None:
+                del self.readers[ipv6, table]
+                reader.close()
+            return self._failed(ipv6, table, error)
+
+    def _failed(self, ipv6: bool, table: str | None, error: BaseException) -> Reading:
+        # a traceback would keep all that it saw
+        return Reading(self.label, ipv6, table, None, None, error.with_traceback(None))
+
+    def close(self) -> None:
+        while self.readers:
+            self.readers.popitem()[1].close()
+
+
+def is_gone(reading: Reading) -> bool:
+    """Whether a reading failed because there is no such namespace or table."""
+    return reading.error is not None and is_absent(reading.error)
