@@ -7,6 +7,8 @@ _Rule = TypeVar("_Rule", bound=RuleValue)
 # ---------------------------------------------------------- the family table
 
 HOOKS: tuple[str, ...]
+VERDICT_NUMBERS: dict[str, int]
+VERDICTS: frozenset[str]
 IPV4: Final = 2
 IPV6: Final = 10
 

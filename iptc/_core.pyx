@@ -18,6 +18,7 @@ from ._linux cimport (
     AF_INET, AF_INET6, IFNAMSIZ, IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SO_NETNS_COOKIE, getsockopt, in6_addr,
     in_addr, inet_ntop, inet_pton, socklen_t,
 )
+from ._verdicts cimport VERDICT_COUNT, verdict_named, verdict_table
 from .errors import ParameterError, ParameterTypeError
 
 # ---------------------------------------------------------- the family table
@@ -54,6 +55,20 @@ _ipv6.goto_flag = IP6T_F_GOTO
 
 # the builtin chains, by the number of their hook
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+
+
+cdef dict _numbers_of_verdicts():
+    cdef dict numbers = {}
+    cdef size_t i
+    for i in range(VERDICT_COUNT):
+        numbers[verdict_table[i].name.decode()] = verdict_table[i].number
+    return numbers
+
+
+# the verdicts by name, with the numbers that the kernel has for them in a legacy table
+VERDICT_NUMBERS = _numbers_of_verdicts()
+# the names that a target may have without being an extension or a chain; "": no target
+VERDICTS = frozenset(VERDICT_NUMBERS) | {""}
 IPV4 = NFPROTO_IPV4
 IPV6 = NFPROTO_IPV6
 
@@ -649,8 +664,7 @@ cdef bint is_long_nflog(const xt_entry_match *payload) noexcept nogil:
 
 
 cdef bint is_verdict_name(const char *name) noexcept nogil:
-    return (name[0] == 0 or strcmp(name, b"ACCEPT") == 0 or strcmp(name, b"DROP") == 0
-            or strcmp(name, b"RETURN") == 0 or strcmp(name, b"QUEUE") == 0)
+    return name[0] == 0 or verdict_named(name) != NULL
 
 
 def standard_target(name):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ._types import Family
 
-_VERDICTS = {name: _core.standard_target(name) for name in plugins.VERDICTS}
+_VERDICTS = {name: _core.standard_target(name) for name in _core.VERDICTS}
 _state: Any = None  # the module, once a target is made by its name: only that asks which tables are open
 
 

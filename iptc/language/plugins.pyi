@@ -1,7 +1,6 @@
 """What `language.plugins` gives to the rest of the package."""
 
 LIBRARY_MAJOR: int
-VERDICTS: frozenset[str]
 
 # ------------------------------------------------------------------- the plugins
 

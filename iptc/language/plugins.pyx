@@ -70,7 +70,6 @@ cdef extern from "division.h" nogil:
     bint division_in(const char *path)
 
 LIBRARY_MAJOR = XTABLES_VERSION_CODE
-VERDICTS = frozenset(("", "ACCEPT", "DROP", "QUEUE", "RETURN"))
 
 
 # ------------------------------------------------------------------- the guard

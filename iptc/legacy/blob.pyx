@@ -14,13 +14,14 @@ from posix.unistd cimport close
 
 from .._linux cimport AF_INET, AF_INET6, IPPROTO_RAW, SOCK_CLOEXEC, SOCK_RAW, errno_now, getsockopt, socklen_t, strnlen
 from .._core cimport (
-    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, XT_RETURN,
+    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE,
     Family, c_text, family_of, ipt_get_entries, ipt_getinfo, is_long_nflog, mark_verdict, next_offset, os_decode,
     os_encode, payloads_ok, room_for, target_offset, xt_entry_match,
 )
 from .._counts cimport FELL, Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish, place_slots
 from .._netns cimport Held, Namespace, cookie_of_socket, held_close, held_is_ours, held_set, socket_in
 from .._core import HOOKS
+from .._verdicts cimport Verdict, verdict_numbered
 from ..errors import Conflict, KernelError, ParameterError, TransactionError, kernel_error
 
 cdef enum:
@@ -38,8 +39,6 @@ cdef enum:
 # What to think of a read: differences from it add up to what was counted; there is nothing to compare it with; a
 # counter fell.
 SOUND, UNSURE, FALLEN = IS_SOUND, IS_UNSURE, IS_FALLEN
-
-cdef dict _VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", XT_RETURN: "RETURN"}
 
 
 def table_strerror(int error):
@@ -319,13 +318,17 @@ cdef str _verdict_name(Family *family, const char *blob, uint32_t at, dict heads
     cdef const char *entry = blob + at
     cdef uint32_t target_at = target_offset(family, entry)
     cdef int32_t verdict
+    cdef const Verdict *named
     if next_offset(family, entry) - target_at == STANDARD_SIZE:
         verdict = (<const int32_t *> (entry + target_at + TARGET_HEADER))[0]
         if verdict == <int32_t> (at + next_offset(family, entry)):
             return ""
-        name = heads.get(verdict) if verdict >= 0 else _VERDICTS.get(verdict)
-        if name is not None:
-            return name
+        if verdict < 0:
+            named = verdict_numbered(verdict)
+            if named != NULL:
+                return named.name.decode()
+        elif verdict in heads:
+            return heads[verdict]
     raise KernelError(f"the table that the kernel returned does not add up at offset {at}", EINVAL, "Invalid argument")
 
 

@@ -23,14 +23,14 @@ from .._applied cimport APPLIED, NOTHING, Mark
 from .._netns cimport Namespace
 from .._rope cimport rope_at, rope_delete, rope_free, rope_insert, rope_move
 from .blob import table_strerror
-from .._core import HOOKS, chain_label
+from .._core import HOOKS, VERDICT_NUMBERS, chain_label
 from ..errors import KernelError, ParameterError, kernel_error
 
 cdef enum:
     ERROR_SIZE = 64          # struct xt_error_target
     ADD_ATTEMPTS = 16
 
-cdef dict _VERDICTS = {"DROP": -1, "ACCEPT": -2, "QUEUE": -4, "RETURN": XT_RETURN}
+cdef dict _VERDICTS = VERDICT_NUMBERS
 
 cdef class DraftChain:
     """One chain of a draft: its rules as rows that point at their bytes."""

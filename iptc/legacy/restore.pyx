@@ -6,7 +6,7 @@ import warnings
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EINVAL, ENOENT
-from libc.stdint cimport int32_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcmp, strcmp
 
 from .._linux cimport IFNAMSIZ
@@ -20,6 +20,7 @@ from .draft cimport (
 from ..language.plugins cimport PAYLOAD_HEADER
 from ..language.program cimport HAS_EXTENSION, Program, Record, Run, first_record
 from .._rope cimport rope_free
+from .._verdicts cimport Verdict, verdict_named
 from .._core import standard_target
 from ..language.plugins import XTablesWarning
 from ..errors import Missing, ParameterError
@@ -108,6 +109,7 @@ cdef int _fill(Draft draft, RuleRow *row, const Record *record) except -1:
     """Make *row* the rule of *record*, which brings its own counters."""
     cdef const char *entry = <const char *> (record + 1)
     cdef bint extension = record.counted == HAS_EXTENSION
+    cdef const Verdict *verdict
     cdef DraftChain chain
     if extension:
         shorten(draft.family, <char *> entry)
@@ -118,9 +120,12 @@ cdef int _fill(Draft draft, RuleRow *row, const Record *record) except -1:
     row.counters.place = NOWHERE
     if not record.other[0]:
         return 0
-    if not extension and not _is_goto(draft.family, entry) and _verdict_number(record.other, &row.verdict):
-        row.jump = VERDICT
-        return 0
+    if not extension and not _is_goto(draft.family, entry):
+        verdict = verdict_named(record.other)
+        if verdict != NULL:
+            row.jump = VERDICT
+            row.verdict = verdict.number
+            return 0
     chain = draft.by_name.get(os_decode(record.other))
     if chain is None and extension:
         row.jump = EXTENSION
@@ -132,20 +137,6 @@ cdef int _fill(Draft draft, RuleRow *row, const Record *record) except -1:
     row.jump = chain.number
     chain.references += 1
     return 0
-
-
-cdef bint _verdict_number(const char *name, int32_t *verdict) noexcept:
-    if strcmp(name, b"ACCEPT") == 0:
-        verdict[0] = -2
-    elif strcmp(name, b"DROP") == 0:
-        verdict[0] = -1
-    elif strcmp(name, b"RETURN") == 0:
-        verdict[0] = -5
-    elif strcmp(name, b"QUEUE") == 0:
-        verdict[0] = -4
-    else:
-        return False
-    return True
 
 
 # -------------------------------------------------------------- where a rule jumps to

@@ -9,11 +9,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from .blob cimport ENTRIES_HEAD, TableBlob
-from .._core cimport STANDARD_SIZE, TARGET_HEADER, XT_RETURN, Family, next_offset, os_encode, room_for, target_offset
+from .._core cimport STANDARD_SIZE, TARGET_HEADER, Family, next_offset, os_encode, room_for, target_offset
 from ..language.plugins cimport (
     Names, begin_names, end_names, print_text, printed_text, prints_by_mask, warn_of_what_was_said,
 )
 from ..language.printing cimport Printed, learn_plugins, print_captured, print_rule, put, put_counters
+from .._verdicts cimport Verdict, verdict_numbered
 from ..errors import KernelError
 
 
@@ -22,14 +23,16 @@ cdef const char *_verdict_of(Saved *saved, uint32_t at) noexcept nogil:
     cdef const char *entry = saved.entries + at
     cdef Family *family = saved.rule.family
     cdef int32_t verdict
+    cdef const Verdict *named
     cdef size_t low = 0, high = saved.count, middle
     if next_offset(family, entry) - target_offset(family, entry) == STANDARD_SIZE:
         verdict = (<const int32_t *> (entry + target_offset(family, entry) + TARGET_HEADER))[0]
         if verdict == <int32_t> (at + next_offset(family, entry)):
             return b""
         if verdict < 0:
-            return (b"ACCEPT" if verdict == -2 else b"DROP" if verdict == -1 else b"RETURN" if verdict == XT_RETURN
-                    else b"QUEUE")
+            named = verdict_numbered(verdict)
+            if named != NULL:
+                return named.name
         while low < high:
             middle = (low + high) // 2
             if saved.by_offset[middle].first < <uint32_t> verdict:

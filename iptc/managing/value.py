@@ -117,9 +117,9 @@ def jump_of(nfproto: Family, entry: bytes) -> str | None:
     """The chain that *entry* jumps to, or None."""
     target = _core.split_entry(nfproto, entry)[1][-1]
     label = target[2:31].partition(b"\0")[0]
-    if not label or label in (b"ACCEPT", b"DROP", b"QUEUE", b"RETURN"):
-        return None
     name = label.decode("utf-8", "surrogateescape")
+    if name in _core.VERDICTS:
+        return None
     return name if target == _core.standard_target(name) else None
 
 

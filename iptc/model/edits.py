@@ -12,6 +12,7 @@ text is done by bare positions, as it is one operation of its own.
 import errno as _errno
 from os import strerror
 
+from .. import _core
 from ..errors import Conflict, IPTCError, ParameterError, at_line, kernel_error
 from ..language import plugins, printing
 from .views import refusal
@@ -327,7 +328,7 @@ def check_new_name(nfproto, name, declared=False):
         raise ParameterError(f"chain name not allowed to start with `{name[0]}'")
     if any(c in " \t\n\v\f\r" for c in name):
         raise ParameterError(f"Invalid chain name `{name}'")
-    if name in plugins.VERDICTS or not declared and plugins.find_target(nfproto, name) is not None:
+    if name in _core.VERDICTS or not declared and plugins.find_target(nfproto, name) is not None:
         raise ParameterError("chain name may not clash with target name")
 
 

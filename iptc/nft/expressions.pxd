@@ -12,13 +12,10 @@ cdef extern from *:
     #include <linux/netfilter/nf_tables_compat.h>
     """
     enum:
-        NF_ACCEPT
-        NF_DROP
         NFT_BREAK
         NFT_CONTINUE
         NFT_GOTO
         NFT_JUMP
-        NFT_RETURN
         NFT_REG_1
         NFT_REG_4
         NFT_REG32_00

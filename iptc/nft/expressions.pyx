@@ -4,6 +4,7 @@
 Nothing here knows of rules. A function that reads returns False for an expression that it does not know.
 """
 
+from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
 from .._linux cimport IFNAMSIZ, htobe32, htobe64, htons, strnlen
@@ -11,6 +12,7 @@ from .._netlink cimport (
     NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, Attribute, Writer, attribute_next, attribute_scan, nest, nest_end,
     put, put_be32, put_text,
 )
+from .._verdicts cimport Verdict, verdict_coded
 from ..language.plugins cimport text_of
 
 cdef Open expression_begin(Writer *writer, const char *name) noexcept nogil:
@@ -54,10 +56,8 @@ cdef dict _REFERENCES = {
     "match": ((NFTA_MATCH_NAME, ""),), "target": ((NFTA_TARGET_NAME, ""),),
 }
 
-cdef dict _VERDICTS = {
-    NF_ACCEPT: "accept", NF_DROP: "drop", NFT_BREAK: "break", NFT_CONTINUE: "continue", NFT_GOTO: "goto",
-    NFT_JUMP: "jump", NFT_RETURN: "return",
-}
+# what else `nft` writes for the code of a verdict
+cdef dict _CODES = {NFT_BREAK: "break", NFT_CONTINUE: "continue", NFT_GOTO: "goto", NFT_JUMP: "jump"}
 
 
 cdef str expression_text(const Attribute *element):
@@ -87,6 +87,7 @@ cdef str expression_text(const Attribute *element):
 cdef str _verdict_text(const Fields *immediate):
     """The verdict of an `immediate` behind a space; nothing where it loads data."""
     cdef Fields data, verdict
+    cdef const Verdict *known
     cdef uint32_t code
     cdef str text
     if not fields_read(&data, immediate.data[NFTA_IMMEDIATE_DATA], immediate.length[NFTA_IMMEDIATE_DATA]):
@@ -94,7 +95,8 @@ cdef str _verdict_text(const Fields *immediate):
     fields_read(&verdict, data.data[NFTA_DATA_VERDICT], data.length[NFTA_DATA_VERDICT])
     if not field_be32(&verdict, NFTA_VERDICT_CODE, &code):
         return ""
-    text = " " + _VERDICTS.get(<int> code, str(<int> code))
+    known = verdict_coded(<int32_t> code)
+    text = " " + (known.name.decode().lower() if known != NULL else _CODES.get(<int> code, str(<int> code)))
     if verdict.data[NFTA_VERDICT_CHAIN] != NULL:
         text += " " + _text_of(verdict.data[NFTA_VERDICT_CHAIN], verdict.length[NFTA_VERDICT_CHAIN])
     return text

@@ -20,6 +20,7 @@ from .._netlink cimport (
     NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_RULE_COMPAT, attribute_scan, attribute_text, nest, nest_end, put,
     put_be32, put_be64, put_text,
 )
+from .._verdicts cimport VERDICT_NO_CODE, Verdict, verdict_coded, verdict_named
 from .expressions cimport (
     DATA, META, NFTA_CMP_DATA, NFTA_CMP_OP, NFTA_CMP_SREG, NFTA_DATA_VERDICT, NFTA_IMMEDIATE_DATA, NFTA_IMMEDIATE_DREG,
     NFTA_LIMIT_BURST, NFTA_LIMIT_FLAGS, NFTA_LIMIT_RATE, NFTA_LIMIT_TYPE, NFTA_LIMIT_UNIT, NFTA_LOG_GROUP,
@@ -29,8 +30,8 @@ from .expressions cimport (
     NFTA_TARGET_REV, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, NFT_CMP_EQ, NFT_CMP_GT, NFT_CMP_GTE, NFT_CMP_LT,
     NFT_CMP_LTE, NFT_CMP_NEQ, NFT_GOTO, NFT_JUMP, NFT_LIMIT_PKTS, NFT_META_IIF, NFT_META_IIFNAME, NFT_META_L4PROTO,
     NFT_META_MARK, NFT_META_NFTRACE, NFT_META_OIF, NFT_META_OIFNAME, NFT_META_PKTTYPE, NFT_PAYLOAD_NETWORK_HEADER,
-    NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RANGE_EQ, NFT_RANGE_NEQ, NFT_REG32_01, NFT_REG_1, NFT_REG_VERDICT, NFT_RETURN,
-    NFT_RULE_COMPAT_F_INV, NF_ACCEPT, NF_DROP, PAYLOAD, Open, equality, expression_begin, expression_end,
+    NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RANGE_EQ, NFT_RANGE_NEQ, NFT_REG32_01, NFT_REG_1, NFT_REG_VERDICT,
+    NFT_RULE_COMPAT_F_INV, PAYLOAD, Open, equality, expression_begin, expression_end,
     expression_next, field_be16, field_be32, field_be64, field_data, fields_read, load_masked, load_meta, load_payload,
     put_cmp, put_data, put_mask, put_meta, put_payload, register_load, register_of, register_settled,
 )
@@ -650,6 +651,7 @@ cdef void _put_verdict(Writer *writer, int32_t code, const char *chain) noexcept
 cdef bint _read_immediate(Reading *reading, const Fields *fields) noexcept nogil:
     """A verdict, or data for the target that comes next."""
     cdef Fields data, verdict
+    cdef const Verdict *known
     cdef Register *register
     cdef uint32_t code, length
     cdef char chain[XT_EXTENSION_MAXNAMELEN]
@@ -666,12 +668,9 @@ cdef bint _read_immediate(Reading *reading, const Fields *fields) noexcept nogil
             or not fields_read(&verdict, data.data[NFTA_DATA_VERDICT], data.length[NFTA_DATA_VERDICT]) \
             or not field_be32(&verdict, NFTA_VERDICT_CODE, &code):
         return False
-    if <int32_t> code == NF_ACCEPT:
-        return _add_verdict(reading, b"ACCEPT")
-    if <int32_t> code == NF_DROP:
-        return _add_verdict(reading, b"DROP")
-    if <int32_t> code == NFT_RETURN:
-        return _add_verdict(reading, b"RETURN")
+    known = verdict_coded(<int32_t> code)
+    if known != NULL:
+        return _add_verdict(reading, known.name)
     if <int32_t> code != NFT_JUMP and <int32_t> code != NFT_GOTO or verdict.data[NFTA_VERDICT_CHAIN] == NULL:
         return False
     length = strnlen(verdict.data[NFTA_VERDICT_CHAIN], verdict.length[NFTA_VERDICT_CHAIN])
@@ -874,6 +873,7 @@ cdef void put_target(Writer *writer, Family *family, const char *entry, bint com
     cdef const xt_entry_match *target = <const xt_entry_match *> (entry + target_offset(family, entry))
     cdef bint is_goto = _flags(family, entry)[0] & family.goto_flag
     cdef const char *name = <const char *> target.u.user.name
+    cdef const Verdict *verdict = verdict_named(name)
     cdef char chain[XT_EXTENSION_MAXNAMELEN]
     if not is_verdict(target):
         if strcmp(name, b"TRACE") == 0:
@@ -881,13 +881,9 @@ cdef void put_target(Writer *writer, Family *family, const char *entry, bint com
         elif compat and not is_long_nflog(target) or not _is_named(target, b"NFLOG", 0, NFLOG_PREFIX) \
                 or not _put_log(writer, <const xt_nflog_info *> target.data, target.u.match_size - TARGET_HEADER):
             _put_compat(writer, True, target)
-    elif strcmp(name, b"ACCEPT") == 0:
-        _put_verdict(writer, NF_ACCEPT, NULL)
-    elif strcmp(name, b"DROP") == 0:
-        _put_verdict(writer, NF_DROP, NULL)
-    elif strcmp(name, b"RETURN") == 0:
-        _put_verdict(writer, NFT_RETURN, NULL)
-    elif strcmp(name, b"QUEUE") == 0:
+    elif verdict != NULL and verdict.code != VERDICT_NO_CODE:
+        _put_verdict(writer, verdict.code, NULL)
+    elif verdict != NULL:
         _put_compat(writer, True, target)        # the kernel has no such target, and says so
     elif name[0]:
         memset(chain, 0, sizeof(chain))

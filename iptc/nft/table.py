@@ -22,7 +22,6 @@ from ..errors import (
     kernel_error,
 )
 from ..language import printing
-from ..language.plugins import VERDICTS
 from ..model.edits import Replay
 from ..model.saved import text_of_view
 from ..model.views import ChainHead, ChainView, View
@@ -205,7 +204,7 @@ def _missing_chain(step, handles):
         return None
     target = _core.split_entry(nfproto, entry)[1][-1]
     name = _name_of(target)
-    if name in VERDICTS or target != _core.standard_target(name):
+    if name in _core.VERDICTS or target != _core.standard_target(name):
         return None
     return name if all(handle.lacks(name) for handle in handles if handle.nfproto == nfproto) else None
 
