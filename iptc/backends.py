@@ -217,6 +217,11 @@ def _nft_chains(nfproto: Family, there: Namespace) -> Any:
 _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
 
 
+def chains_of(side: str, nfproto: Family, there: Namespace) -> Any:
+    """(table, name, policy, whether it has rules) of each chain on one side; looking creates no table."""
+    return _CHAINS[_kernels_side(side)](nfproto, there)
+
+
 def _is_crowded(nfproto: Family, table: str, there: Namespace) -> bool:
     """Whether a legacy table surely holds something: one question, however large it is."""
     from .legacy.blob import TableScan
@@ -270,12 +275,23 @@ def _kubelets_choice(there: Namespace) -> Any:
 
 
 def _tools_choice() -> Any:
-    """What the command `iptables`, as a shell of root finds it, works on; None if there is none or it does not say."""
+    """What the command `iptables` works on; None if there is none or it does not say."""
+    path = find_tool("iptables")
+    return None if path is None else side_of_tool(path)
+
+
+def find_tool(name: str) -> str | None:
+    """The path of a command as a shell of root finds it, or None."""
     for folder in [*os.get_exec_path(), *_SYSTEM_FOLDERS]:
-        path = os.path.join(folder, "iptables")
+        path = os.path.join(folder, name)
         if os.access(path, os.X_OK) and not os.path.isdir(path):
-            return _side_of(os.path.basename(os.path.realpath(path))) or _side_of(_version_of(path))
+            return path
     return None
+
+
+def side_of_tool(path: str) -> Any:
+    """The side that a command of iptables works on, or None where it does not say."""
+    return _side_of(os.path.basename(os.path.realpath(path))) or _side_of(_named_side(version_of_tool(path)))
 
 
 def _side_of(text: str) -> Any:
@@ -284,23 +300,24 @@ def _side_of(text: str) -> Any:
     return "legacy" if "legacy" in text else None
 
 
-def _version_of(path: str) -> Any:
-    """What `iptables -V` prints; it names its side since 1.8.0, and before that there was but one."""
+def _named_side(printed: str) -> str:
+    """What `iptables -V` has printed names its side since 1.8.0; before that there was but one."""
+    return printed if "(" in printed or not printed else "legacy"
+
+
+def version_of_tool(path: str) -> str:
+    """What `iptables -V` prints; "" where it cannot be run."""
     import subprocess  # heavy, and seldom needed
 
     try:
-        printed = (
-            subprocess.run([path, "-V"], capture_output=True, timeout=10, check=False)
-            .stdout.decode(errors="replace")
-            .strip()
-        )
+        done = subprocess.run([path, "-V"], capture_output=True, timeout=10, check=False)
     except OSError as error:
         if is_passing(error.errno):
             raise kernel_error(f"can't run {path}", error.errno, error.strerror) from None
         return ""
     except subprocess.SubprocessError:
         return ""
-    return printed if "(" in printed or not printed else "legacy"
+    return done.stdout.decode(errors="replace").strip()
 
 
 def _kernels_choice(there: Namespace) -> Any:

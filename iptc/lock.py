@@ -153,10 +153,10 @@ class XTablesLock:
                 pause = min(pause * 2, 0.005)
         except OSError as error:
             raise KernelError(f"can't take lock {path}: {error.strerror}", error.errno, error.strerror) from None
-        holders = _holders(self._file.fileno())
-        by = ", ".join(f"{name} (pid {pid})" for pid, name in holders)
+        by_whom = holders(self._file.fileno())
+        by = ", ".join(f"{name} (pid {pid})" for pid, name in by_whom)
         raise LockTimeout(
-            f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), holders
+            f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), by_whom
         )
 
     def _check_not_ours(self, path: str) -> None:
@@ -227,7 +227,7 @@ def _mounted_device(fd: int) -> int:
     return os.makedev(*map(int, numbers.split(":")))
 
 
-def _holders(fd: int) -> list[tuple[int, str]]:
+def holders(fd: int) -> list[tuple[int, str]]:
     """[(pid, name)] of the processes that hold the lock of the file that *fd* is open on, as far as can be seen."""
     found = []
     try:

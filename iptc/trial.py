@@ -31,7 +31,7 @@ def refusal(table, program):
     before = _as_it_is(table, program)
     if before is None:
         return None
-    with _elsewhere() as place:
+    with private_place() as place:
         if place is None:
             return None
         there = backends.open_table(table.nfproto, table.name, place, "nft" if table.backend == "nft" else "legacy")
@@ -101,7 +101,7 @@ def _names(nfproto, entry):
 
 
 @contextlib.contextmanager
-def _elsewhere():
+def private_place():
     """The `Place` of a new network namespace, or None where none can be made."""
     found = []
     done = allocate_lock()

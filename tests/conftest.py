@@ -208,6 +208,7 @@ BOTH_BACKENDS = {
     "test_managing_cli",
     "test_managing_rollback",
     "test_face",
+    "test_doctor",
 }
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 

@@ -10,7 +10,7 @@ from test_structure import PACKAGE, PLAIN, ROOT
 
 import iptc
 
-BEHIND = re.compile(r"cli\b|legacy\.|model\.|nft\.|state$|trial$|managing\.(flows|watchdog)$|__main__$")
+BEHIND = re.compile(r"cli\b|doctor\.|legacy\.|model\.|nft\.|state$|trial$|managing\.(flows|watchdog)$|__main__$")
 """The modules in Python that programs do not import."""
 
 PUBLIC = [name for name in PLAIN if not BEHIND.match(name)]

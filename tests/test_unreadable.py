@@ -215,7 +215,7 @@ with tempfile.TemporaryDirectory() as folder:
         file.write("#!/bin/sh\\necho 'iptables v1.8.9 (legacy)'\\n")
     os.chmod(f"{folder}/iptables", 0o755)
     os.environ["PATH"] = folder + ":" + os.environ["PATH"]
-    failed = without_descriptors(lambda: backends._version_of(f"{folder}/iptables"))
+    failed = without_descriptors(lambda: backends.version_of_tool(f"{folder}/iptables"))
     print(type(failed).__name__, failed.errno == errno.EMFILE, iptc.backend())
 """
     )

@@ -25,6 +25,7 @@ COMMANDS = (
     "plan",
     "apply",
     "confirm",
+    "doctor",
 )
 
 

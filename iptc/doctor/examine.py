@@ -1,0 +1,90 @@
+"""Puts the kinds of findings together: for the host, for one network namespace or all of them, and for a ruleset."""
+
+from .. import _core
+from ..errors import AccessDenied, IPTCError, is_absent
+from ..namespace import open_namespace
+from . import conntrack, kernel, locking, needs, places, plugins, rights, sides, versions
+from .finding import ERROR, INFO, WARNING, Finding, told
+
+
+def examine(netns=None, everywhere=False, texts=()):
+    """Return ("legacy", "nft", "libiptc" or None, [`Finding`]).
+
+    *netns* is the namespace to look into instead of our own, *everywhere* looks into all of them; *texts* are (ipv6,
+    bytes) of rulesets to compare with what this kernel can do.
+    """
+    findings = []
+    with open_namespace(netns) as there:
+        side, _ = sides.ours(there)
+        host_side = sides.host_side()
+        found = plugins.Plugins(plugins.folders())
+        machine = kernel.Kernel(there)
+        for part in (
+            versions.of_versions,
+            versions.of_namesakes,
+            rights.of_process,
+            plugins.of_library,
+            lambda: plugins.of_plugins(found, plugins.library()[1]),
+            locking.of_lock,
+            sides.of_tools,
+            lambda: kernel.of_kernel(machine, side, host_side),
+            lambda: _of_place(there),
+        ):
+            findings += _tried(part)
+        for ipv6, text in texts:
+            findings += _of_text(machine, side, ipv6, text, found)
+    if everywhere:
+        for place, name in places.all_places():
+            findings += _of_other(place, name)
+    return side, findings
+
+
+def _of_place(there):
+    yield from rights.of_place(there)
+    yield from sides.of_place(there)
+    yield from conntrack.of_place(there)
+
+
+def _of_other(place, name):
+    """What is found in another network namespace, whose *name* stands before each sentence."""
+    try:
+        with open_namespace(place) as there:
+            found = _tried(lambda: _of_place(there))
+    except (IPTCError, OSError) as error:
+        if is_absent(error):
+            # it ended meanwhile
+            return
+        level = WARNING if isinstance(error, AccessDenied) else ERROR
+        do = "Run it as root" if level == WARNING else ""
+        found = [Finding(level, f"It cannot be entered: {told(error)}.", do)]
+    for finding in found:
+        yield finding._replace(text=f"{name[:1].upper()}{name[1:]}: {finding.text}")
+
+
+def _of_text(machine, side, ipv6, text, found):
+    tables, needed = needs.needs_of(text)
+
+    def has_plugin(nfproto, need):
+        # without any plugin another finding says so
+        known = found.has(nfproto == _core.IPV6, need.name) or found.has(nfproto == _core.IPV6, need.kernels_name)
+        return known or not found.files
+
+    nfproto = _core.IPV6 if ipv6 else _core.IPV4
+    chosen = side or sides.host_side() or "nft"
+    return _tried(lambda: kernel.of_ruleset(machine, chosen, nfproto, tables, needed, has_plugin))
+
+
+def _tried(part):
+    """The findings of one part; what keeps it from looking is one too."""
+    found = []
+    try:
+        for finding in part():
+            found.append(finding)
+    except (IPTCError, OSError) as error:
+        found.append(Finding(ERROR, f"It could not be looked at: {told(error)}.", "Look into dmesg, and try it again"))
+    return found
+
+
+def is_well(findings):
+    """Whether there is nothing to do."""
+    return all(finding.level == INFO for finding in findings)

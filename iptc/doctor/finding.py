@@ -1,0 +1,22 @@
+"""One thing that was found out about the host, and how serious it is."""
+
+from collections import namedtuple
+
+INFO, WARNING, ERROR = "info", "warning", "error"
+LEVELS = (INFO, WARNING, ERROR)
+"""From the lightest to the most serious one."""
+
+
+Finding = namedtuple("Finding", "level text do", defaults=[""])
+Finding.__doc__ = """How serious it is, a sentence, and what to do about it, "" for nothing."""
+
+
+def told(error):
+    """What *error* says, as the end of a sentence."""
+    return str(error) or type(error).__name__
+
+
+def listed(names):
+    """*names* as an enumeration: `a, b and c`."""
+    *some, last = names
+    return f"{', '.join(some)} and {last}" if some else last

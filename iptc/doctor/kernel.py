@@ -1,0 +1,244 @@
+"""What this kernel can do: legacy tables, nf_tables and its compatibility layer, and what a ruleset needs."""
+
+import errno
+
+from .. import _core
+from .._netlink import Socket
+from ..errors import AccessDenied, IPTCError, KernelError, is_absent
+from .finding import ERROR, INFO, WARNING, Finding, listed, told
+from .modules import ABSENT, HERE, KEPT_OUT, LOADABLE, UNKNOWN, Modules
+
+_FAMILIES = {_core.IPV4: ("ip", "ipt", "IP"), _core.IPV6: ("ip6", "ip6t", "IP6")}
+_NATIVE = {"match": {"tcp", "udp", "limit", "mark", "comment"}, "target": {"NFLOG", "TRACE"}}
+"""What iptables writes on nf_tables in expressions of its own, at least in part: no compatibility layer is needed."""
+
+_IN_THE_CORE = {"match": {"tcp", "udp", "icmp", "icmp6"}, "target": {"ERROR"}}
+"""What comes with the tables themselves, and has no symbol in the kernel's configuration."""
+
+_SYMBOLS = {
+    ("match", "set"): ("NETFILTER_XT_SET",),
+    ("target", "SET"): ("NETFILTER_XT_SET",),
+    ("target", "SNAT"): ("NETFILTER_XT_NAT",),
+    ("target", "DNAT"): ("NETFILTER_XT_NAT",),
+    ("match", "mark"): ("NETFILTER_XT_MARK",),
+    ("target", "MARK"): ("NETFILTER_XT_MARK",),
+    ("match", "connmark"): ("NETFILTER_XT_CONNMARK",),
+    ("target", "CONNMARK"): ("NETFILTER_XT_CONNMARK",),
+    ("target", "TOS"): ("NETFILTER_XT_TARGET_DSCP",),
+    ("match", "tos"): ("NETFILTER_XT_MATCH_DSCP",),
+    ("match", "ttl"): ("NETFILTER_XT_MATCH_HL",),
+    ("target", "TTL"): ("NETFILTER_XT_TARGET_HL",),
+    ("match", "udplite"): ("NETFILTER_XTABLES",),
+    ("match", "ipv6header"): ("IP6_NF_MATCH_IPV6HEADER",),
+    ("match", "dst"): ("IP6_NF_MATCH_OPTS",),
+    ("match", "hbh"): ("IP6_NF_MATCH_OPTS",),
+}
+_TABLE_SYMBOLS = {"filter": "FILTER", "nat": "NAT", "mangle": "MANGLE", "raw": "RAW", "security": "SECURITY"}
+_EXTRA = "kernel-modules-extra (Fedora, RHEL), linux-modules-extra-{release} (Ubuntu)"
+
+
+class Kernel:
+    """The kernel as the network namespace *there* shows it."""
+
+    def __init__(self, there, modules=None):
+        self.there = there
+        self.modules = modules or Modules()
+        self._listed = {}
+
+    # --------------------------------------------------- nf_tables and legacy
+
+    def has_nf_tables(self):
+        """Whether nf_tables answers; None where that may not be asked."""
+        try:
+            with Socket(self.there) as socket:
+                socket.generation()
+        except AccessDenied:
+            return None
+        except KernelError as error:
+            if not is_absent(error) and error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
+
+    def compat(self):
+        """(state, module, why) of the layer through which nf_tables uses matches and targets of xtables."""
+        # the kernel asks for it by these aliases, which a blacklist stops
+        return self.modules.state(["nft_compat", "nft-expr-match"], ["NFT_COMPAT"])
+
+    def legacy(self, nfproto):
+        """(state, module, why) of the legacy tables of a family."""
+        prefix, _, symbol = _FAMILIES[nfproto]
+        if self._has_file(f"{prefix}_tables_names"):
+            return HERE, f"{prefix}_tables", ""
+        return self.modules.state([f"{prefix}_tables"], [f"{symbol}_NF_IPTABLES_LEGACY"])
+
+    def _has_file(self, name):
+        try:
+            self.there.read_file(f"/proc/thread-self/net/{name}".encode())
+        except OSError as error:
+            return error.errno != errno.ENOENT
+        return True
+
+    # ------------------------------------------------------- what a rule needs
+
+    def table(self, nfproto, name):
+        """(state, module, why) of a legacy table."""
+        prefix, _, symbol = _FAMILIES[nfproto]
+        if name in (self._lines(f"{prefix}_tables_names") or ()):
+            return HERE, f"{prefix}table_{name}", ""
+        if not self.modules.can_load and name in _TABLE_SYMBOLS:
+            there = _opens_elsewhere(nfproto, name)
+            if there is not None:
+                why = "" if there else "the kernel refuses it"
+                return HERE if there else ABSENT, f"{prefix}table_{name}", why
+        symbols = [f"{symbol}_NF_{_TABLE_SYMBOLS[name]}"] if name in _TABLE_SYMBOLS else []
+        return self.modules.state([f"{prefix}table_{name}"], symbols)
+
+    def extension(self, nfproto, kind, name):
+        """(state, module, why) of a match or target."""
+        prefix, start, symbol = _FAMILIES[nfproto]
+        listed = self._lines(f"{prefix}_tables_{kind}{'es' if kind == 'match' else 's'}")
+        if listed is not None and name in listed:
+            return HERE, name, ""
+        kinds = [f"NETFILTER_XT_{kind.upper()}_{name.upper()}", f"{symbol}_NF_{kind.upper()}_{name.upper()}"]
+        if name in _IN_THE_CORE[kind]:
+            kinds = [f"{symbol}_NF_IPTABLES", "NETFILTER_XTABLES"]
+        symbols = [*_SYMBOLS.get((kind, name), ()), *kinds]
+        state, module, why = self.modules.state([f"{start}_{name}", f"xt_{name}"], symbols)
+        if module.startswith(start) and state in (ABSENT, UNKNOWN):
+            module = f"xt_{name}"
+        if listed is not None and state == HERE and not self.modules.can_load:
+            # a list that does not have it is to be believed where nothing can be added to it
+            return ABSENT, module, "the kernel does not list it"
+        return state, module, why
+
+    def _lines(self, name):
+        """What the kernel lists in a file of its own; None where that is not to be had."""
+        if name not in self._listed:
+            try:
+                found = set(self.there.read_file(f"/proc/thread-self/net/{name}".encode()).decode().split())
+            except OSError:
+                found = None
+            self._listed[name] = found
+        return self._listed[name]
+
+
+def _opens_elsewhere(nfproto, name):
+    """Whether the kernel opens a legacy table in a network namespace that is made for it and is gone afterwards; None
+    where that cannot be tried."""
+    try:
+        from .. import trial
+        from ..legacy.blob import TableScan
+    except ImportError:
+        # without libxtables nothing can be tried out
+        return None
+    with trial.private_place() as place:
+        if place is None:
+            return None
+        try:
+            with place.open() as there:
+                TableScan(nfproto, name, there).close()
+        except AccessDenied:
+            return None
+        except IPTCError as error:
+            return False if is_absent(error) else None
+    return True
+
+
+# ---------------------------------------------------------------- findings
+
+
+def of_kernel(kernel, side, host_side):
+    """What the kernel has of both back ends; *side* is ours and *host_side* that of the host's tools."""
+    release = kernel.modules.release
+    legacy = {nfproto: kernel.legacy(nfproto) for nfproto in _FAMILIES}
+    gone = [words for nfproto, words in _FAMILIES.items() if legacy[nfproto][0] in (ABSENT, KEPT_OUT)]
+    if gone:
+        level = WARNING if "legacy" in (side, host_side) or side == "libiptc" else INFO
+        names = listed([f"{prefix}_tables" for prefix, _, _ in gone])
+        text = f"Linux {release} has no legacy tables here ({names}: {_reasons(legacy.values())})."
+        do = "Use nf_tables: update-alternatives --set iptables /usr/sbin/iptables-nft; IPTC_BACKEND=nft"
+        yield Finding(level, text, do if level != INFO else "")
+    try:
+        has_nft = kernel.has_nf_tables()
+    except IPTCError as error:
+        yield Finding(ERROR, f"nf_tables does not answer: {told(error)}.", "Look into dmesg")
+        return
+    if has_nft is False:
+        level = WARNING if "nft" in (side, host_side) else INFO
+        do = "Use legacy tables: IPTC_BACKEND=legacy; or load it: modprobe nf_tables"
+        yield Finding(level, f"Linux {release} has no nf_tables here.", do if level != INFO else "")
+        return
+    state, _, why = kernel.compat()
+    if state in (ABSENT, KEPT_OUT):
+        text = (
+            f"nf_tables has no compatibility layer here (nft_compat: {why}): rules with other matches and targets than "
+            "ports, limit, mark, comment and NFLOG are refused."
+        )
+        yield Finding(WARNING if "nft" in (side, host_side) else INFO, text, _way_to(kernel, "nft_compat", state, why))
+    if not gone and has_nft and state in (HERE, LOADABLE):
+        yield Finding(INFO, f"Linux {release} has legacy tables, nf_tables and its compatibility layer.")
+
+
+def _reasons(states):
+    return listed(list(dict.fromkeys(why or "not there" for state, _, why in states if state in (ABSENT, KEPT_OUT))))
+
+
+def of_ruleset(kernel, side, nfproto, tables, needs, has_plugin):
+    """What this kernel cannot do of what a ruleset needs; *has_plugin* tells whether libxtables has an extension."""
+    family = "IPv6" if nfproto == _core.IPV6 else "IPv4"
+    wrong = []
+    if side != "nft":
+        for table, line in tables.items():
+            wrong += _judged(kernel, kernel.table(nfproto, table), f"line {line}: {family} table {table}")
+    compat = kernel.compat() if side == "nft" else (HERE, "", "")
+    behind = []
+    for need in needs:
+        name = f"line {need.line}: {family} {need}"
+        if need.name and not has_plugin(nfproto, need):
+            do = "Look at its spelling; install the package that has the plugin (iptables, or one of its extensions)"
+            wrong.append(Finding(ERROR, f"{_capital(name)} is unknown to libxtables: there is no plugin.", do))
+            continue
+        native = side == "nft" and need.kernels_name in _NATIVE[need.kind]
+        if native:
+            continue
+        if compat[0] in (ABSENT, KEPT_OUT):
+            behind.append(need)
+            continue
+        wrong += _judged(kernel, kernel.extension(nfproto, need.kind, need.kernels_name), name)
+    if behind:
+        names = listed([f"{need} (line {need.line})" for need in behind])
+        text = f"{family}: without nft_compat ({compat[2]}) nf_tables cannot do {names}."
+        wrong.append(Finding(ERROR, text, _way_to(kernel, "nft_compat", compat[0], compat[2])))
+    yield from wrong
+    if not wrong:
+        extensions = f"all {len(needs)} matches and targets" if needs else "everything"
+        yield Finding(INFO, f"This kernel has {extensions} that the {family} ruleset needs.")
+
+
+def _judged(kernel, answer, name):
+    """The findings about one thing that is needed."""
+    state, module, why = answer
+    if state in (HERE, LOADABLE):
+        return []
+    if state == UNKNOWN:
+        text = f"{_capital(name)}: whether this kernel has it cannot be seen from here (module {module})."
+        where = "" if kernel.modules.has_folder else " where the kernel's modules are, outside of the container"
+        return [Finding(WARNING, text, f"Load it{where}: modprobe {module}")]
+    text = f"{_capital(name)} is not to be had: module {module}, {why}."
+    return [Finding(ERROR, text, _way_to(kernel, module, state, why))]
+
+
+def _way_to(kernel, module, state, why):
+    """What to do about a module that is not there."""
+    if state == KEPT_OUT:
+        if " /" in why:
+            return f"Load it: modprobe {module}; or take it out of that file"
+        return "Let it be loaded at boot (/etc/modules-load.d), before modules are closed off"
+    if not kernel.modules.is_modular:
+        return "Use a kernel that was built with it"
+    return f"Install the package that has it: {_EXTRA.format(release=kernel.modules.release)}"
+
+
+def _capital(text):
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,57 @@
+"""Who holds the xtables lock."""
+
+import os
+import stat
+import time
+
+from .. import lock
+from .finding import ERROR, INFO, WARNING, Finding, listed, told
+
+_LOOKS = 8
+_PAUSE = 0.025
+
+
+def of_lock(pause=time.sleep):
+    """Who is on the lock: looked at several times, since whoever commits a change holds it for a moment."""
+    path = lock.lock_path()
+    try:
+        # neither read nor written: that needs no right, and creates nothing
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield Finding(INFO, f"There is no lock file {path} yet: the first who writes rules creates it.")
+        return
+    except OSError as error:
+        text = f"The lock file {path} cannot be looked at: {told(error.strerror)}."
+        yield Finding(WARNING, text, "Run it as root, or set XTABLES_LOCKFILE to a file of your own")
+        return
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            text = f"The lock file {path} is no regular file: no program can lock it."
+            yield Finding(ERROR, text, f"Remove it: rm {path}")
+            return
+        yield _holders(path, descriptor, pause)
+    finally:
+        os.close(descriptor)
+
+
+def _holders(path, descriptor, pause):
+    staying = first = set(lock.holders(descriptor))
+    for _ in range(_LOOKS):
+        if not staying:
+            break
+        pause(_PAUSE)
+        staying = staying & set(lock.holders(descriptor))
+    if staying:
+        text = f"The xtables lock {path} is held by {_named(staying)}: whoever writes legacy rules waits."
+        return Finding(WARNING, text, f"Wait for it, or find out what it does: ps -fp {','.join(_pids(staying))}")
+    if first:
+        return Finding(INFO, f"The xtables lock {path} was held by {_named(first)} for a moment.")
+    return Finding(INFO, f"Nobody holds the xtables lock {path}.")
+
+
+def _named(holders):
+    return listed([f"{name} (pid {pid})" for pid, name in sorted(holders)])
+
+
+def _pids(holders):
+    return [str(pid) for pid, _ in sorted(holders)]

@@ -1,0 +1,116 @@
+"""Which modules of netfilter this kernel has, as its files say it: nothing is loaded to find out."""
+
+import glob
+import gzip
+import os
+
+HERE, LOADABLE, KEPT_OUT, ABSENT, UNKNOWN = "here", "loadable", "kept out", "absent", "unknown"
+"""A module is in the kernel; is loaded when it is first needed; would be, if the host's configuration let it; is not
+there; nobody can tell."""
+
+
+class Modules:
+    """The modules of the kernel that runs, read from the folder of its release and its configuration."""
+
+    def __init__(self, root="", release=None):
+        self.release = release or os.uname().release
+        self._root = root
+        self.folder = f"{root}/lib/modules/{self.release}"
+        self.has_folder = os.path.isdir(self.folder)
+        self.is_modular = os.path.exists(f"{root}/proc/modules")
+        self.is_closed = self._line("/proc/sys/kernel/modules_disabled") == "1"
+        self._loaded = {line.split(" ", 1)[0] for line in self._lines("/proc/modules")}
+        self._built_in = {_module(line) for line in self._lines(f"/lib/modules/{self.release}/modules.builtin")}
+        files = (line.partition(":")[0] for line in self._lines(f"/lib/modules/{self.release}/modules.dep"))
+        self._files = {_module(file) for file in files}
+        self._aliases = self._read_aliases()
+        self._kept_out = self._read_kept_out()
+        self.config = self._read_config()
+
+    @property
+    def can_load(self):
+        """Whether the kernel may load a module at all."""
+        return self.is_modular and not self.is_closed
+
+    def state(self, names, symbols=()):
+        """(state, module, why) of the first module that answers to one of *names*; *symbols* are what the kernel's
+        configuration calls it."""
+        found = (UNKNOWN, names[0], "")
+        for name in names:
+            for module in [*self._aliases.get(_plain(name), ()), _plain(name)]:
+                if module in self._built_in or module in self._loaded:
+                    return HERE, module, ""
+                if module in self._files:
+                    why = self._kept_out.get(module) or self._kept_out.get(_plain(name))
+                    if why is None and self.can_load:
+                        return LOADABLE, module, ""
+                    found = KEPT_OUT, module, why or "the kernel loads no modules any more"
+        if found[0] == KEPT_OUT:
+            return found
+        set_to = [self.config[symbol] for symbol in symbols if symbol in self.config]
+        if "y" in set_to:
+            return HERE, names[0], ""
+        if self.has_folder and (self._files or self._built_in):
+            return ABSENT, names[0], "this kernel's modules do not have it"
+        if self.config and "m" not in set_to:
+            return ABSENT, names[0], "this kernel was built without it"
+        return UNKNOWN, names[0], ""
+
+    def _lines(self, path):
+        try:
+            with open(self._root + path, errors="replace") as file:
+                return file.read().splitlines()
+        except OSError:
+            return []
+
+    def _line(self, path):
+        return "".join(self._lines(path)[:1])
+
+    def _read_aliases(self):
+        """{alias: [module]}, of the modules that can be loaded and of those that are built in."""
+        found = {}
+        for line in self._lines(f"/lib/modules/{self.release}/modules.alias"):
+            words = line.split()
+            if len(words) == 3 and words[0] == "alias":
+                found.setdefault(_plain(words[1]), []).append(_plain(words[2]))
+        # module.alias=name, each with a zero behind it
+        for line in "\n".join(self._lines(f"/lib/modules/{self.release}/modules.builtin.modinfo")).split("\0"):
+            module, _, said = line.partition(".")
+            if said.startswith("alias="):
+                found.setdefault(_plain(said[6:]), []).append(_plain(module))
+        return found
+
+    def _read_kept_out(self):
+        """{module: why the host's configuration does not let it be loaded}."""
+        found = {}
+        for folder in ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"):
+            for path in sorted(glob.glob(f"{glob.escape(self._root + folder)}/*.conf")):
+                path = path[len(self._root) :]
+                for line in self._lines(path):
+                    words = line.split()
+                    if words[:1] == ["blacklist"] and len(words) == 2:
+                        found.setdefault(_plain(words[1]), f"it is on the blacklist in {path}")
+                    elif words[:1] == ["install"] and len(words) > 2 and words[2] in ("/bin/false", "/bin/true"):
+                        found.setdefault(_plain(words[1]), f"{path} forbids to load it")
+        return found
+
+    def _read_config(self):
+        """{symbol: "y" or "m"} of the kernel's configuration; empty where it is not known."""
+        for path in ("/proc/config.gz", f"/boot/config-{self.release}", f"/lib/modules/{self.release}/config"):
+            try:
+                with (gzip.open if path.endswith(".gz") else open)(self._root + path, "rt", errors="replace") as file:
+                    pairs = [line.strip().split("=", 1) for line in file if line.startswith("CONFIG_")]
+            except OSError:
+                continue
+            return {name.removeprefix("CONFIG_"): value for name, value in pairs}
+        return {}
+
+
+def _plain(name):
+    """The name of a module or alias as the kernel compares it."""
+    return name.replace("-", "_")
+
+
+def _module(path):
+    """The name of the module in a file: `kernel/net/netfilter/xt_LOG.ko.xz`."""
+    return _plain(os.path.basename(path).partition(".ko")[0])

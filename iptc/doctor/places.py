@@ -1,0 +1,45 @@
+"""The network namespaces of this host: those with a name, and those that only processes are in."""
+
+import os
+
+_FOLDER = "/run/netns"
+
+
+def all_places():
+    """[(what `netns=` takes, what to call it)] of each network namespace but the one that this process is in."""
+    seen = {_identity("/proc/self/ns/net")}
+    found = []
+    for name in sorted(_names(_FOLDER)):
+        identity = _identity(f"{_FOLDER}/{name}")
+        if identity is not None and identity not in seen:
+            seen.add(identity)
+            found.append((name, f"network namespace {name}"))
+    for pid in sorted(int(name) for name in _names("/proc") if name.isdigit()):
+        identity = _identity(f"/proc/{pid}/ns/net")
+        if identity is not None and identity not in seen:
+            seen.add(identity)
+            found.append((pid, f"network namespace of process {pid} ({_command(pid)})"))
+    return found
+
+
+def _names(folder):
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _identity(path):
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _command(pid):
+    try:
+        with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return "?"
