@@ -81,6 +81,8 @@ def extensions():
         extension("nft.reader", []),
         extension("managing.lcs", []),
         extension("managing.numbering", []),
+        extension("monitoring.series", []),
+        extension("monitoring.passwords", []),
     ]
     from Cython.Build import cythonize
 

@@ -177,13 +177,17 @@ class _Layout:
             self._by_name = {chain[0]: number for number, chain in enumerate(self.chains)}
         return self._by_name
 
+    def entries(self) -> list[bytes]:
+        """The bytes of each rule; `Conflict` if the reader has read another ruleset since."""
+        if self._reader is None:
+            raise Conflict("the rules of this snapshot were not looked at before it was pickled")
+        return self._reader._entries(self.generation)
+
     def rules(self) -> tuple[RuleInfo, ...]:
         if self._rules is None:
-            if self._reader is None:
-                raise Conflict("the rules of this snapshot were not looked at before it was pickled")
             from .rule import Rule, Rule6  # whoever reads numbers alone needs no language
 
-            entries = self._reader._entries(self.generation)
+            entries = self.entries()
             cls = Rule if self.nfproto == _core.IPV4 else Rule6
             described = []
             rules = iter(_core.load_rules(cls, self.nfproto, entries, None))

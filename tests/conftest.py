@@ -209,6 +209,8 @@ BOTH_BACKENDS = {
     "test_managing_rollback",
     "test_face",
     "test_doctor",
+    "test_monitoring",
+    "test_exporter",
 }
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "check",
     "list",
     "counters",
+    "exporter",
     "diff",
     "plan",
     "apply",

@@ -24,21 +24,22 @@ _NAMES = "/run/netns"
 
 
 class Reading:
-    """What one look at a table gave: a `snapshot`, or the `error` that kept it from being read.
+    """What one look at a table gave: a `snapshot` and the `reader` that it is of, or the `error` that kept it from
+    being read.
 
     `netns` is the name of its network namespace where several may be read, else None. `table` is None where it could
     not even be found out which tables there are. `key` stands for the same table from one poll to the next; `reopened`
     says that it may be another one than the last time: the namespace of that name is a new one.
     """
 
-    __slots__ = ("netns", "ipv6", "table", "backend", "snapshot", "error", "reopened")
+    __slots__ = ("netns", "ipv6", "table", "backend", "reader", "snapshot", "error", "reopened")
 
     def __init__(
         self,
         netns: str | None,
         ipv6: bool,
         table: str | None,
-        backend: str | None,
+        reader: CounterReader | None,
         snapshot: Snapshot | None,
         error: BaseException | None,
         reopened: bool = False,
@@ -46,7 +47,8 @@ class Reading:
         self.netns = netns
         self.ipv6 = ipv6
         self.table = table
-        self.backend = backend
+        self.backend = None if reader is None else reader.backend
+        self.reader = reader
         self.snapshot = snapshot
         self.error = error
         self.reopened = reopened
@@ -164,7 +166,7 @@ class _Place:
             if reader is None:
                 reader = CounterReader(table, ipv6, netns=self.netns, **self.options)
                 self.readers[ipv6, table] = reader
-            return Reading(self.label, ipv6, table, reader.backend, reader.read(), None, reopened)
+            return Reading(self.label, ipv6, table, reader, reader.read(), None, reopened)
         except (IPTCError, OSError) as error:
             if reader is not None:
                 del self.readers[ipv6, table]

@@ -1,0 +1,286 @@
+"""What a scrape says: the metrics of all tables that are watched, in the text formats of Prometheus and OpenMetrics."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from .. import __version__
+from ..errors import Conflict, IPTCError
+from .labels import Dictionary, Naming, chain_series, rule_series, written
+from .monotonic import Totals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .._counts import Counts
+    from .._types import Pair
+    from .labels import Words
+    from .selection import Selection
+    from .series import Series
+    from .sources import Reading, Sources
+
+logger = logging.getLogger("iptc")
+
+MOST_RULES = 100_000
+"""How many rules have series of their own, if nothing else was said."""
+
+_PACKETS, _BYTES = 0, 1
+_ATTEMPTS = 5
+_MOST_TABLES = 1000
+"""How many tables that are gone may be remembered, should they come back."""
+
+
+class Family:
+    """A metric: its name without `_total`, its kind, what it is, its unit; and its samples as parts of text."""
+
+    def __init__(self, name: str, kind: str, text: str, unit: str = "") -> None:
+        self.kind = kind
+        self.text = text
+        self.unit = unit
+        self.name = name
+        self.samples: list[bytes] = []
+
+    @property
+    def sample_name(self) -> bytes:
+        """What a sample of it begins with."""
+        return f"{self.name}_total".encode() if self.kind == "counter" else self.name.encode()
+
+    def add(self, labels: bytes, value: float) -> None:
+        """Add one sample."""
+        braced = b"{%s}" % labels if labels else b""
+        number = str(value) if isinstance(value, int) else repr(float(value))
+        self.samples.append(b"%s%s %s\n" % (self.sample_name, braced, number.encode()))
+
+    def parts(self, openmetrics: bool) -> Iterator[bytes]:
+        """The text of the metric; none where it has no sample."""
+        if not any(self.samples):
+            return
+        # a counter is called by its whole name in the one format, and without the ending in the other
+        name = self.name if openmetrics else self.sample_name.decode()
+        yield f"# HELP {name} {self.text}\n# TYPE {name} {self.kind}\n".encode()
+        if openmetrics and self.unit:
+            yield f"# UNIT {name} {self.unit}\n".encode()
+        yield from self.samples
+
+
+class Scrape:
+    """The metrics of one look at all tables. `complete` says whether all could be read."""
+
+    def __init__(self, families: list[Family], complete: bool) -> None:
+        self._families = families
+        self.complete = complete
+
+    def text(self, openmetrics: bool = False) -> bytes:
+        """The metrics as text; the line that ends one of OpenMetrics is left to the caller."""
+        return b"".join(part for family in self._families for part in family.parts(openmetrics))
+
+
+class Scraper:
+    """Reads the tables of *sources*, and makes of each look at them a `Scrape`.
+
+    *monotonic*: totals that never go back, whatever happens to the kernel's counters. *limit*: how many rules, and how
+    many chains, have series. *retailnext*: the names that retailnext's exporter gives to the counters of policies.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        naming: Naming | None = None,
+        monotonic: bool = False,
+        limit: int = MOST_RULES,
+        retailnext: bool = False,
+    ) -> None:
+        self._sources = sources
+        self._naming = naming or Naming()
+        self._monotonic = monotonic
+        self._limit = limit
+        self._policy = "iptables_default" if retailnext else "iptables_chain"
+        self._tables: dict[tuple[str | None, bool, str | None], _Table] = {}
+        self._troubles: dict[tuple[str | None, bool, str | None], str] = {}
+        self._said_limit = False
+
+    def close(self) -> None:
+        """Close all readers."""
+        self._sources.close()
+
+    def scrape(self) -> Scrape:
+        """Read every table once, and say what is there."""
+        started = time.perf_counter()
+        metrics = _Metrics(self._policy)
+        room = [self._limit, self._limit]
+        left_out = 0
+        complete = True
+        readings = self._sources.poll()
+        for reading in readings:
+            if reading.error is None:
+                left_out += self._add(metrics, reading, room)
+            self._note(reading)
+            labels = _labels_of(reading)
+            metrics.read.add(labels, int(reading.error is None))
+            complete = complete and reading.error is None
+        self._tidy(readings)
+        self._say_limit(left_out)
+        metrics.left_out.add(b"", left_out)
+        metrics.info.add(written([("version", __version__)]), 1)
+        metrics.success.add(b"", int(complete))
+        metrics.duration.add(b"", time.perf_counter() - started)
+        return Scrape(metrics.all, complete)
+
+    def _add(self, metrics: _Metrics, reading: Reading, room: list[int]) -> int:
+        """Add what one table has counted; how many of its rules and chains there was no *room* for."""
+        labels = _labels_of(reading)
+        table = self._tables.get(reading.key)
+        if table is None:
+            table = self._tables[reading.key] = _Table(labels, self._monotonic)
+        try:
+            table.follow(reading, self._sources.selection, self._naming, room)
+        except IPTCError as error:
+            reading.error = error.with_traceback(None)
+            return 0
+        snapshot = reading.snapshot
+        assert snapshot is not None
+        rules, chains, policies = table.values(reading)
+        for family, series, counts, row in (
+            (metrics.rule_packets, table.rules, rules, _PACKETS),
+            (metrics.rule_bytes, table.rules, rules, _BYTES),
+            (metrics.chain_packets, table.chains, chains, _PACKETS),
+            (metrics.chain_bytes, table.chains, chains, _BYTES),
+        ):
+            family.samples.append(series.write(family.sample_name, counts, row))
+        for chain in self._sources.selection.chains_of(snapshot):
+            if chain.policy is not None:
+                of_chain = b"%s,%s" % (labels, written([("chain", chain.name), ("policy", chain.policy)]))
+                metrics.policy_packets.add(of_chain, policies[chain.name][_PACKETS])
+                metrics.policy_bytes.add(of_chain, policies[chain.name][_BYTES])
+        metrics.rules.add(labels, len(snapshot))
+        metrics.chains.add(labels, len(snapshot._layout.chains))
+        metrics.backend.add(b"%s,%s" % (labels, written([("backend", reading.backend or "")])), 1)
+        return table.left_out
+
+    def _note(self, reading: Reading) -> None:
+        """Say once what cannot be read, and that it can be read again."""
+        if reading.error is None:
+            # a table is read: it can be found out again which there are, too
+            for key in (reading.key, (*reading.key[:2], None)):
+                if self._troubles.pop(key, None) is not None:
+                    logger.warning("%s can be read again", _name_of(*key))
+        elif str(reading.error) != self._troubles.get(reading.key):
+            self._troubles[reading.key] = str(reading.error)
+            logger.warning("%s cannot be read: %s", _name_of(*reading.key), reading.error)
+
+    def _tidy(self, readings: list[Reading]) -> None:
+        """Forget tables that are gone; with totals to keep, only when they are many."""
+        there = {reading.key for reading in readings}
+        for key in [key for key in self._troubles if key not in there]:
+            del self._troubles[key]  # nobody asks for it any more, or there is nothing to read
+        gone = [key for key in self._tables if key not in there]
+        for key in gone[: max(0, len(gone) - _MOST_TABLES)] if self._monotonic else gone:
+            del self._tables[key]
+
+    def _say_limit(self, left_out: int) -> None:
+        if left_out and not self._said_limit:
+            logger.warning("%d rules or chains have no series: there are more than %d", left_out, self._limit)
+        self._said_limit = bool(left_out)
+
+
+class _Table:
+    """What is known of one table from scrape to scrape."""
+
+    def __init__(self, labels: bytes, monotonic: bool) -> None:
+        self._labels = labels + b","
+        self._dictionary = Dictionary()
+        self._made_for: tuple[int, int, int] | None = None
+        self._totals = Totals() if monotonic else None
+        self.rules: Series
+        self.chains: Series
+        self.left_out = 0
+
+    def follow(self, reading: Reading, selection: Selection, naming: Naming, room: list[int]) -> None:
+        """Make the series of the ruleset that *reading* found, unless they are made."""
+        if reading.reopened and self._totals is not None:
+            self._totals.forget_counters()
+        words = self._words(reading)
+        snapshot = reading.snapshot
+        assert snapshot is not None
+        if not self._fit(snapshot.generation, room):
+            self.rules, rules_left = rule_series(snapshot, words, selection, naming, self._labels, room[0])
+            self.chains, chains_left = chain_series(snapshot, selection, self._labels, room[1])
+            self.left_out = rules_left + chains_left
+            self._made_for = snapshot.generation, room[0], room[1]
+        room[0] -= len(self.rules)
+        room[1] -= len(self.chains)
+
+    def _fit(self, generation: int, room: list[int]) -> bool:
+        """Whether the series that were made are those of this ruleset, with so much room for them."""
+        if self._made_for is None or self._made_for[0] != generation:
+            return False
+        enough = len(self.rules) <= room[0] and len(self.chains) <= room[1]
+        return self._made_for[1:] == tuple(room) or not self.left_out and enough
+
+    def _words(self, reading: Reading) -> list[Words]:
+        for left in range(_ATTEMPTS, 0, -1):
+            assert reading.snapshot is not None and reading.reader is not None
+            try:
+                return self._dictionary.words(reading.snapshot)
+            except Conflict:
+                # somebody has changed the rules since they were counted
+                if left == 1:
+                    raise
+                reading.snapshot = reading.reader.read()
+        raise AssertionError
+
+    def values(self, reading: Reading) -> tuple[Counts, Counts, Mapping[str, Pair]]:
+        """The numbers of `rules`, of `chains`, and of the policies."""
+        snapshot = reading.snapshot
+        assert snapshot is not None
+        if self._totals is not None:
+            return self._totals.advance(snapshot, self.rules, self.chains)
+        policies = {chain.name: chain.policy_counters for chain in snapshot.chains if chain.policy_counters is not None}
+        return self.rules.sums(snapshot._counts), self.chains.sums(snapshot._counts), policies
+
+
+class _Metrics:
+    """The metrics of a scrape, in the order in which they are said."""
+
+    def __init__(self, policy: str) -> None:
+        self.rule_packets = Family("iptables_rule_packets", "counter", "Packets that a rule has matched.")
+        self.rule_bytes = Family("iptables_rule_bytes", "counter", "Bytes that a rule has matched.", "bytes")
+        text = "that the rules of a chain have matched, all of them together."
+        self.chain_packets = Family("iptables_chain_rules_packets", "counter", f"Packets {text}")
+        self.chain_bytes = Family("iptables_chain_rules_bytes", "counter", f"Bytes {text}", "bytes")
+        text = "that the policy of a builtin chain has decided."
+        self.policy_packets = Family(f"{policy}_packets", "counter", f"Packets {text}")
+        self.policy_bytes = Family(f"{policy}_bytes", "counter", f"Bytes {text}", "bytes")
+        self.rules = Family("iptables_rules", "gauge", "Rules of a table.")
+        self.chains = Family("iptables_chains", "gauge", "Chains of a table.")
+        self.left_out = Family("iptables_series_left_out", "gauge", "Rules and chains without a series: too many.")
+        self.backend = Family("iptables_backend_info", "gauge", "The back end that a table is on.")
+        self.info = Family("iptables_exporter_build_info", "gauge", "The release of iptc.")
+        self.read = Family("iptables_read_success", "gauge", "Whether a table could be read.")
+        self.success = Family("iptables_scrape_success", "gauge", "Whether all tables could be read.")
+        self.duration = Family(
+            "iptables_scrape_duration_seconds", "gauge", "How long it took to read all tables.", "seconds"
+        )
+
+    @property
+    def all(self) -> list[Family]:
+        return list(vars(self).values())
+
+
+def _labels_of(reading: Reading) -> bytes:
+    """The labels that all metrics of a table have."""
+    return written(
+        [
+            ("netns", reading.netns or ""),
+            ("ip_version", "6" if reading.ipv6 else "4"),
+            ("table", reading.table or ""),
+        ]
+    )
+
+
+def _name_of(netns: str | None, ipv6: bool, table: str | None) -> str:
+    where = "" if netns is None else f" of network namespace {netns}"
+    what = "the tables" if table is None else f"table {table}"
+    return f"IPv{6 if ipv6 else 4}: {what}{where}"

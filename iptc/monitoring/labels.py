@@ -1,0 +1,165 @@
+"""What each rule is called: its text, comment and target, looked up once for each rule, and the labels made of them."""
+
+from __future__ import annotations
+
+import array
+
+from .. import _core
+from ..language import printing
+from .series import Series
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from ..counters import Snapshot
+    from .selection import Selection
+
+_COMMENT = b"comment\0"
+
+
+class Words:
+    """What a rule says: its `text` as iptables-save prints it, its `comment` or None, its `target` or ""."""
+
+    __slots__ = ("text", "comment", "target")
+
+    def __init__(self, text: str, comment: str | None, target: str) -> None:
+        self.text = text
+        self.comment = comment
+        self.target = target
+
+
+def words_of(nfproto: Any, entry: bytes) -> Words:
+    """Return the `Words` of a rule's bytes."""
+    payloads = _core.split_entry(nfproto, entry)[1]
+    target = _text(payloads[-1][2:31])
+    comment = next((_text(match[32:]) for match in payloads[:-1] if match[2:].startswith(_COMMENT)), None)
+    text = printing.render(nfproto, entry)
+    if target == "nft":
+        # what iptables-nft did not write, and only nft can read
+        from ..nft.codec import entry_expressions
+
+        expressions = entry_expressions(nfproto, entry)
+        if expressions:
+            text = ", ".join(expressions)
+    return Words(text, comment, target)
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+class Dictionary:
+    """The `Words` of the rules of one table. Only rules that were not there before are looked up."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes], Words] = {}
+        self._words: list[Words] = []
+        self._generation: int | None = None
+
+    def words(self, snapshot: Snapshot) -> list[Words]:
+        """Return the `Words` of each slot of *snapshot*; `Conflict` where its reader has read another ruleset since."""
+        if snapshot.generation != self._generation:
+            self._read(snapshot)
+        return self._words
+
+    def _read(self, snapshot: Snapshot) -> None:
+        layout = snapshot._layout
+        identities = layout.identities
+        known: dict[tuple[str, bytes], Words] = {}
+        words: list[Words] = []
+        entries: list[bytes] | None = None
+        for name, _, first, end in layout.chains:
+            for slot in range(first, end):
+                key = name, identities[8 * slot : 8 * slot + 8]
+                found = self._known.get(key) or known.get(key)
+                if found is None:
+                    if entries is None:
+                        entries = layout.entries()
+                    found = words_of(layout.nfproto, entries[slot])
+                known[key] = found
+                words.append(found)
+        self._known, self._words, self._generation = known, words, snapshot.generation
+
+
+class Naming:
+    """How labels are made: *rule* and *details* say whether the text of a rule, and its comment and target, are among
+    them; *fixed* are labels that all have."""
+
+    def __init__(self, rule: bool = True, details: bool = True) -> None:
+        self.rule = rule
+        self.details = details
+
+    def of_rule(self, chain: str, words: Words) -> list[tuple[str, str]]:
+        """The (name, value) of the labels of a rule, but for those that its table has."""
+        found = [("chain", chain)]
+        if self.rule:
+            found.append(("rule", words.text))
+        if self.details:
+            found += [("comment", words.comment or ""), ("target", words.target)]
+        return found
+
+
+def rule_series(
+    snapshot: Snapshot, words: list[Words], selection: Selection, naming: Naming, table: bytes, limit: int
+) -> tuple[Series, int]:
+    """Return the `Series` of the rules that are wanted, and how many rules *limit* has left out.
+
+    *table* begins each label. Rules that say the same are told apart by their order in the chain; where the text of a
+    rule is no label, rules with the same labels are one series.
+    """
+    places = array.array("i", bytes(4 * len(snapshot)))
+    found: dict[bytes, int] = {}
+    seen: dict[bytes, int] = {}
+    bare: dict[tuple[str, int], bytes] = {}
+    left_out = 0
+    for chain, _, first, end in snapshot._layout.chains:
+        wanted = selection.wants_chain(chain)
+        for slot in range(first, end):
+            places[slot] = -1
+            said = words[slot]
+            if not wanted or not selection.wants_rule(said.text, said.comment):
+                continue
+            label = bare.get((chain, id(said)))
+            if label is None:
+                label = bare[chain, id(said)] = table + written(naming.of_rule(chain, said))
+            if naming.rule:
+                number = seen[label] = seen.get(label, 0) + 1
+                if number > 1:
+                    label += b',duplicate="%d"' % number
+            if label not in found:
+                if len(found) >= limit:
+                    left_out += 1
+                    continue
+                found[label] = len(found)
+            places[slot] = found[label]
+    return Series([b"{%s}" % label for label in found], places.tobytes(), len(snapshot)), left_out
+
+
+def chain_series(snapshot: Snapshot, selection: Selection, table: bytes, limit: int) -> tuple[Series, int]:
+    """Return the `Series` of the sums of the chains that are wanted, and how many chains *limit* has left out."""
+    places = array.array("i", [-1]) * len(snapshot)
+    labels: list[bytes] = []
+    left_out = 0
+    for chain, _, first, end in snapshot._layout.chains:
+        if not selection.wants_chain(chain):
+            continue
+        if len(labels) >= limit:
+            left_out += 1
+            continue
+        places[first:end] = array.array("i", [len(labels)]) * (end - first)
+        labels.append(b"{%s%s}" % (table, written([("chain", chain)])))
+    return Series(labels, places.tobytes(), len(snapshot)), left_out
+
+
+def written(labels: Iterable[tuple[str, str]]) -> bytes:
+    """Return labels as the text formats of Prometheus have them; those without a value are left out."""
+    return b",".join(b'%s="%s"' % (name.encode(), _escaped(value)) for name, value in labels if value)
+
+
+def _escaped(value: str) -> bytes:
+    r"""*value* between quotes; a byte that is no UTF-8 as the four characters `\xff`."""
+    if not value.isprintable():
+        value = "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in value)
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").encode()

@@ -1,0 +1,3 @@
+"""What `monitoring.passwords` gives to the rest of the package."""
+
+def hashed(password: bytes, setting: bytes) -> bytes: ...
