@@ -171,6 +171,7 @@ BOTH_BACKENDS = {
     "test_args",
     "test_capture",
     "test_chain",
+    "test_chain_names",
     "test_cli",
     "test_compat",
     "test_cost",

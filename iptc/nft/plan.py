@@ -3,11 +3,12 @@
 import errno
 
 from .. import _core
-from .._rope import Row, Sequence
+from .._rope import Row
 from ..errors import IPTCError
 from ..language import printing
 from ..model.views import ChainView, Jumps, View, refusal
 from . import codec
+from .chains import ChainPlan
 from .reader import BUILTIN_CHAINS, NftScan
 from .restore import append_run
 
@@ -41,98 +42,6 @@ def step_of(steps, number):
     return None
 
 
-class _ChainPlan:
-    """One chain while a batch is made. A rule that the kernel has is known by its handle, one that this batch makes is
-    a `Row`."""
-
-    __slots__ = (
-        "name",
-        "old_name",
-        "label",
-        "handle",
-        "policy",
-        "hook",
-        "view",
-        "_rules",
-        "_head",
-        "_tail",
-        "_runs",
-        "__weakref__",
-    )
-
-    def __init__(self, name, label, policy, handle, hook, rules=None):
-        self.name = self.old_name = name
-        self.label = label
-        self.policy = policy
-        self.handle = handle
-        self.hook = hook
-        self.view = None
-        """A `ChainView` of the rules, kept in step with them once one was needed."""
-        self._rules = None if rules is None else Sequence(rules)
-        self._head, self._tail, self._runs = [], [], []
-
-    @property
-    def rules(self):
-        """All of them: handles and `Row`s; None if the kernel's are not known."""
-        self._settle()
-        return self._rules
-
-    def _settle(self):
-        """Take apart what was noted as a whole."""
-        runs, self._runs = self._runs, []
-        for first, run in runs:
-            for number, (_, entry) in enumerate(run.rules()):
-                (self._tail if self._rules is None else self._rules).append(Row(entry, first + number))
-
-    def load(self, handles):
-        """Take the *handles* that the kernel has, around which the rules of this batch stand."""
-        self._rules = Sequence(self._head[::-1] + handles + self._tail)
-
-    def append(self, row):
-        """Note a rule at the end."""
-        rules = self.rules
-        (self._tail if rules is None else rules).append(row)
-        if self.view is not None:
-            self.view.append(row.entry)
-
-    def append_run(self, first, run):
-        """Note the rules of *run* at the end, made by message *first* and those that follow."""
-        self._runs.append((first, run))
-
-    def insert(self, position, row):
-        """Note a rule at *position*, of rules that are known, or at the head."""
-        rules = self.rules
-        if rules is None:
-            self._head.append(row)
-        else:
-            rules.insert(position, row)
-        if self.view is not None:
-            self.view.insert(position, row.entry)
-
-    def replace(self, position, row):
-        """Note a rule in the place of another."""
-        self.rules[position] = row
-        if self.view is not None:
-            self.view.replace(position, row.entry)
-
-    def delete(self, position):
-        """Note that a rule is gone, and return it."""
-        if self.view is not None:
-            self.view.delete(position)
-        return self.rules.pop(position)
-
-    def clear(self):
-        """Note that there are no rules."""
-        self._rules = Sequence()
-        self._head, self._tail, self._runs = [], [], []
-        self.view = None
-
-    def new_rules(self):
-        """The rules that this batch makes."""
-        self._settle()
-        return [rule for rule in self._head + self._tail + list(self._rules or ()) if not isinstance(rule, int)]
-
-
 def _is_opaque(nfproto, entry):
     """Whether this is a rule of `nft`, which has no matches and targets: it may hold on to what no second rule can
     have."""
@@ -163,7 +72,8 @@ class TablePlan:
         self._listed = None
         self._made = False
         self._renamed = {}
-        """The chains that get another name, in the order in which they first did; a dict is an ordered set."""
+        """The chains that get another name, by the one that the kernel knows until the batch is applied; in the order
+        in which they first did."""
         self._jumps = None
         self._read = {}
         self._to_zero = []
@@ -217,9 +127,9 @@ class TablePlan:
 
     def seal(self):
         """What must stand at the end of the batch: chains get the names that they have at last."""
-        for chain in self._renamed:
+        for old, chain in self._renamed.items():
             label = _core.chain_label(chain.name)
-            if label != chain.label:
+            if chain.name != old:
                 self._noted(
                     self._batch.rename_chain(self.nfproto, self._label, chain.handle, label), "CHAIN_RENAME", chain
                 )
@@ -250,14 +160,14 @@ class TablePlan:
         return self._listed.get(name)
 
     def _find(self, name):
-        """The `_ChainPlan` of *name*, or None where there is none."""
+        """The `ChainPlan` of *name*, or None where there is none."""
         if name not in self._chains:
             label, hook = _core.text_bytes(name, "a chain name"), self._builtins.get(name)
             found = self._look(name)
             if found is not None:
-                self._chains[name] = _ChainPlan(name, label, *found, hook)
+                self._chains[name] = ChainPlan(name, label, *found, hook)
             else:
-                self._chains[name] = None if hook is None else _ChainPlan(name, label, "ACCEPT", 0, hook, [])
+                self._chains[name] = None if hook is None else ChainPlan(name, label, "ACCEPT", 0, hook, [])
         return self._chains[name]
 
     def _chain(self, name):
@@ -308,11 +218,25 @@ class TablePlan:
     def _encoded(self, entry):
         if self._renamed:
             # the kernel knows a chain by its old name until the batch is applied
-            name = printing.jump_of(self.nfproto, entry).decode("utf-8", "surrogateescape")
+            name = self._jump_of(entry)
             chain = self._chains.get(name)
-            if chain in self._renamed:
+            if chain is not None and self._renamed.get(chain.old_name) is chain:
                 entry = printing.retarget(self.nfproto, entry, name, chain.old_name)
         return codec.encode(self.nfproto, entry)
+
+    def _jump_of(self, entry):
+        """The name of the chain that *entry* jumps to, or ""."""
+        return printing.jump_of(self.nfproto, entry).decode("utf-8", "surrogateescape")
+
+    def _decoded(self, chain):
+        """{handle: rule} of the rules that the kernel has in *chain*, which jump to chains by the names that these have
+        by now."""
+        there = dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0], self._socket))
+        for handle, entry in there.items() if self._renamed else ():
+            moved = self._renamed.get(self._jump_of(entry))
+            if moved is not None:
+                there[handle] = printing.retarget(self.nfproto, entry, moved.old_name, moved.name)
+        return there
 
     def _new(self, chain, number, verb, entry):
         """The row of a rule that message *number* makes."""
@@ -386,7 +310,9 @@ class TablePlan:
 
     def flush(self, name):
         """`iptables -F CHAIN`."""
-        chain = self._chain(name)
+        self._flush(self._chain(name))
+
+    def _flush(self, chain):
         if chain.handle and (chain.rules is None or len(chain.rules)):
             self._noted(self._batch.delete_rule(self.nfproto, self._label, chain.label), "RULE_FLUSH", chain)
         if self._jumps is not None:
@@ -412,11 +338,7 @@ class TablePlan:
         """The `ChainView` of a chain, with what this batch has done so far."""
         rules = self._loaded(chain)
         if chain.view is None:
-            there = (
-                dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0], self._socket))
-                if chain.handle != _NEW
-                else {}
-            )
+            there = self._decoded(chain) if chain.handle != _NEW else {}
             entries = [
                 there[rule] if isinstance(rule, int) else codec.stored(self.nfproto, rule.entry) for rule in rules
             ]
@@ -439,8 +361,9 @@ class TablePlan:
         label = _core.chain_label(name)
         if name in self._builtins:
             raise refusal(errno.EEXIST)
+        self._vacate(name)
         self._make_table()
-        chain = self._chains[name] = _ChainPlan(name, label, None, _NEW, None, [])
+        chain = self._chains[name] = ChainPlan(name, label, None, _NEW, None, [])
         self._noted(self._batch.add_chain(self.nfproto, self._label, label), "CHAIN_USER_ADD", chain)
 
     def delete_chain(self, name):
@@ -448,14 +371,14 @@ class TablePlan:
         chain = self._chain(name)
         if chain.hook is not None:
             raise refusal(errno.EINVAL)
-        self._renamed.pop(chain, None)
+        self._renamed.pop(chain.old_name, None)
         self._drop_chain(chain)
 
     def _drop_chain(self, chain):
         """Delete a chain that is empty; a builtin one is made again when it is used."""
         self._noted(self._batch.delete_chain(self.nfproto, self._label, chain.label), "CHAIN_DEL", chain)
         self._chains[chain.name] = (
-            None if chain.hook is None else _ChainPlan(chain.name, chain.label, "ACCEPT", 0, chain.hook, [])
+            None if chain.hook is None else ChainPlan(chain.name, chain.label, "ACCEPT", 0, chain.hook, [])
         )
 
     def drop_chain(self, name):
@@ -476,28 +399,61 @@ class TablePlan:
             raise refusal(errno.EEXIST)
         if chain.hook is not None:
             raise refusal(errno.ENOENT)
+        if self._find(new) is not None:
+            raise refusal(errno.EEXIST)
+        if new != chain.old_name:
+            self._vacate(new)
         if chain.handle == _NEW:
             self._rename_new(chain, name, new)
             return
-        if self._find(new) is not None:
-            raise refusal(errno.EEXIST)
         self.depends = True
-        self._renamed[chain] = True
+        if new == chain.old_name:
+            del self._renamed[new]
+        else:
+            self._renamed[chain.old_name] = chain
+        for row, other in self._find_jumps().to(name):
+            self._jumps.forget(row)
+            row.entry = printing.retarget(self.nfproto, row.entry, name, new)
+            self._jumps.note(row, other)
+        for other in filter(None, self._chains.values()):
+            other.view = None
         self._chains[name], self._chains[new] = None, chain
         chain.name = new
 
     def _rename_new(self, chain, name, new):
-        """A chain that this batch makes has no handle to be renamed by: another one takes its place."""
+        """A chain that this batch makes has no handle to be renamed by."""
+        jumps = [(other, self._loaded(other).position(row), row.entry) for row, other in self._find_jumps().to(name)]
+        self._supplant(chain, new, [row.entry for row in chain.rules], jumps)
+
+    def _vacate(self, label):
+        """Let no chain of the kernel have the name *label*: one that has got another name has it until the batch is
+        applied, in the way of whatever else is to have it."""
+        chain = self._renamed.get(label)
+        if chain is None:
+            return
+        name = chain.name
+        entries = self._view_of(chain).entries
+        jumps = []
+        for other in map(self._find, self.chain_names(False)):
+            for position, entry in enumerate(self._view_of(other).entries):
+                if self._jump_of(entry) == name:
+                    jumps.append((other, position, entry))
+        del self._renamed[label]
+        chain.name = label
+        self._supplant(chain, name, entries, jumps)
+
+    def _supplant(self, chain, new, entries, jumps):
+        """Let another chain, with the name *new* and these rules, take the place of *chain*; *jumps*: chain, position
+        and bytes of the rules that jump to it."""
+        name = chain.name
         self.create_chain(new)
-        for row in chain.rules:
-            self.append(new, row.entry)
-        for row, other in self._find_jumps().to(name):
+        for entry in entries:
+            self.append(new, printing.retarget(self.nfproto, entry, name, new) or entry)
+        for other, position, entry in jumps:
             if other is not chain:
-                self._replace(
-                    other, self._loaded(other).position(row), printing.retarget(self.nfproto, row.entry, name, new)
-                )
-        self.flush(name)
-        self.delete_chain(name)
+                self._replace(other, position, printing.retarget(self.nfproto, entry, name, new) or entry)
+        self._flush(chain)
+        self._drop_chain(chain)
 
     def _find_jumps(self):
         """Where the rules of this batch jump to."""
@@ -574,9 +530,8 @@ class TablePlan:
     def chain_names(self, of_users):
         """The names of the chains that are used, with what this batch has done so far."""
         self.depends = True
-        moved = {chain.old_name for chain in self._renamed}
         for name, *_ in self._scan.list_chains():
-            if name not in self._chains and name not in moved:
+            if name not in self._chains and name not in self._renamed:
                 self._find(name)
         return [
             name
