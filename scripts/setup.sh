@@ -50,7 +50,7 @@ missing_packages() {
         pkg-config --exists "${name%:*}" 2>/dev/null || echo "${name#*:}"
     done
     for name in iptables-legacy:iptables ip6tables-legacy-save:iptables iptables-nft:iptables nft:nftables ip:iproute2 ipset:ipset \
-        unshare:util-linux flock:util-linux strace:strace; do
+        unshare:util-linux flock:util-linux strace:strace openssl:openssl; do
         command -v "${name%:*}" >/dev/null || echo "${name#*:}"
     done
 }

@@ -106,7 +106,7 @@ class _Endpoint:
         context = self._web.context()
         servers = []
         for each in sockets:
-            options: dict[str, Any] = {"ssl": context}
+            options: dict[str, Any] = {"ssl": context, "backlog": listening.BACKLOG}
             if context is not None:
                 options |= {"ssl_handshake_timeout": _FOR_REQUEST, "ssl_shutdown_timeout": 1}
             servers.append(await asyncio.start_server(self._client, sock=each, limit=_LONGEST_REQUEST, **options))

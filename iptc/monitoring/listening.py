@@ -10,7 +10,8 @@ from ..errors import IPTCError, ParameterError
 _FIRST = 3
 """The first descriptor that systemd hands over."""
 
-_BACKLOG = 1024
+BACKLOG = 1024
+"""How many connections may wait to be taken."""
 
 
 def open_sockets(address: str) -> list[socket.socket]:
@@ -51,7 +52,7 @@ def _bound(address: str) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listening.bind(where)
-            listening.listen(_BACKLOG)
+            listening.listen(BACKLOG)
             listening.setblocking(False)
     except OSError as error:
         for listening in sockets:

@@ -19,39 +19,44 @@ def write(path: str, text: bytes) -> None:
     left."""
     folder, name = os.path.split(os.path.abspath(path))
     # hidden, and with another ending: the collector reads *.prom
-    draft = os.path.join(folder, f".{name}.iptc")
+    draft = f".{name}.iptc"
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)  # of one that was killed
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            file = _make(folder, draft)
-            try:
-                rest = memoryview(text)
-                while rest:
-                    rest = rest[os.write(file, rest) :]
-                os.fchmod(file, _MODE)
-                _give_name(file, draft)
-            finally:
-                os.close(file)
-            os.rename(draft, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
-            raise
+            _replace(place, draft, name, text)
+        finally:
+            os.close(place)
     except OSError as error:
         raise IPTCError(f"can't write {path}: {error.strerror}") from None
 
 
-def _make(folder: str, draft: str) -> int:
+def _replace(place: int, draft: str, name: str, text: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft, dir_fd=place)  # of one that was killed
+    try:
+        file = _make(place, draft)
+        try:
+            rest = memoryview(text)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            os.fchmod(file, _MODE)
+            if os.fstat(file).st_nlink == 0:
+                os.link(f"/proc/self/fd/{file}", draft, src_dir_fd=place, dst_dir_fd=place, follow_symlinks=True)
+        finally:
+            os.close(file)
+        os.rename(draft, name, src_dir_fd=place, dst_dir_fd=place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft, dir_fd=place)
+        raise
+
+
+def _make(place: int, draft: str) -> int:
     """A new file, open for writing; without a name, where the file system can do that."""
     try:
-        return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=place)
     except OSError as error:
         if error.errno not in _NO_NAMELESS_FILE:
             raise
-    return os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _give_name(file: int, draft: str) -> None:
-    if os.fstat(file).st_nlink == 0:
-        os.link(f"/proc/self/fd/{file}", draft, follow_symlinks=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(draft, flags, 0o600, dir_fd=place)

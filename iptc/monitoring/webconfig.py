@@ -83,7 +83,9 @@ class WebConfig:
         # a name that there is not takes as long as one that there is
         wanted = self.users.get(name.decode("utf-8", "replace"))
         against = wanted or next(iter(self.users.values()))
-        right = hmac.compare_digest(hashed(password, against.encode()), against.encode()) and wanted is not None
+        # crypt() would read up to the NUL only
+        same = hmac.compare_digest(hashed(password.replace(b"\0", b"?"), against.encode()), against.encode())
+        right = same and wanted is not None and b"\0" not in password
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         self._known[_digest(given)] = right
