@@ -8,7 +8,7 @@
 
 SELF=$(basename -- "$0")
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
-PIP_NEEDS=('Cython>=3.3,<3.4' 'setuptools>=77' pytest hypothesis 'mypy>=1.18' 'prometheus_client>=0.20')
+PIP_NEEDS=('Cython>=3.3,<3.4' 'setuptools>=77' pytest 'pytest-xdist>=3.6' hypothesis 'mypy>=1.18' 'prometheus_client>=0.20')
 
 # An ordinary user's PATH on Debian lacks the folders where ip and iptables are.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -136,7 +136,7 @@ copy_sources() {
 environment_is_complete() { # VENV
     usable_python "$1/bin/python" && "$1/bin/python" -c 'import sys
 from importlib.metadata import version
-for name in ("pytest", "hypothesis", "mypy", "prometheus_client"):
+for name in ("pytest", "pytest-xdist", "hypothesis", "mypy", "prometheus_client"):
     version(name)
 sys.exit(version("Cython").split(".")[:2] != ["3", "3"] or int(version("setuptools").split(".")[0]) < 77)' >/dev/null 2>&1
 }

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+import sharing
 import specs
 
 import iptc
@@ -19,9 +20,18 @@ from iptc import state
 
 CLONE_NEWNET = 0x40000000
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell starts what goes on in the background so, and every program that a test interrupts would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+PATIENCE = 600
+"""Seconds after which what was to come has not: much more than a machine takes that is busy with other things."""
+
+for number, usual in {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGQUIT: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGTERM: signal.SIG_DFL,
+}.items():
+    if signal.getsignal(number) is signal.SIG_IGN:
+        # a shell starts what goes on in the background so, and nohup, and every program that a test ends would inherit it
+        signal.signal(number, usual)
 
 
 def enter_new_namespace():
@@ -230,11 +240,28 @@ def pytest_configure(config):
         os.environ.setdefault("IPTC_STRESS", "20")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    return sharing.processes(config)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_place(request, tmp_path_factory):
+    """What processes that share the tests do not share: each has a network namespace, and a lock file for those that
+    do not take `host`."""
+    if hasattr(request.config, "workerinput"):
+        enter_new_namespace()
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        os.environ["XTABLES_LOCKFILE"] = str(tmp_path_factory.mktemp("lock") / "xtables.lock")
+
+
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--long"):
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in set(long)]
+    if hasattr(config, "workerinput"):
+        sharing.longest_first(items)
 
 
 def pytest_generate_tests(metafunc):

@@ -8,17 +8,18 @@ import sys
 import sysconfig
 
 import pytest
-from conftest import preloading
+from conftest import PATIENCE, preloading
 
 SOURCE = pathlib.Path(__file__).with_name("faults.c")
 
-HEAD = """
+HEAD = f"""
 import ctypes, errno, gc, os, subprocess, sys
-import iptc
+sys.path.append({os.path.dirname(os.path.abspath(__file__))!r})
+import iptc, residence
 faults = ctypes.CDLL(None)
 
 def left():
-    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))
+    return sorted(os.readlink("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + fd))
 
 def attempt(action, name, nth, number, for_ever=False):
     'What action raised or returned while a call failed, and how many calls of that name there were.'
@@ -48,7 +49,7 @@ def start(host, library):
 
     def run(program, *arguments):
         command = [sys.executable, "-c", HEAD + program, *arguments]
-        done = subprocess.run(command, env=preloading(library), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=preloading(library), capture_output=True, text=True, timeout=PATIENCE)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
         return done.stdout.splitlines()
 

@@ -9,6 +9,7 @@ import textwrap
 import threading
 
 import pytest
+from conftest import PATIENCE
 
 import iptc
 from iptc import easy
@@ -32,7 +33,7 @@ def alone(program):
         [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr

@@ -185,10 +185,6 @@ def test_each_call_of_a_read_fails_once(run):
 
 
 MEMORY = """
-def resident():
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
-
 def transaction():
     with iptc.transaction(table, other):
         iptc.Chain(other, "INPUT").append_rule(rule)
@@ -203,11 +199,8 @@ def rounds(count):
 for number in range(300):
     iptc.Chain(table, "OUTPUT").append_rule(rule) if number % 100 == 0 else None
 rounds(100)
-gc.collect()
-start = resident()
-rounds(600)
-gc.collect()
-print(resident() - start < 2**20, resident() - start)
+grown = residence.growth(lambda: (rounds(600), gc.collect()), 2**20)
+print(grown < 2**20, grown)
 """
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import preloading
+from conftest import PATIENCE, preloading
 
 import iptc
 
@@ -99,7 +99,7 @@ def test_a_look_up_stops_its_own_thread_only(host, blocking, tmp_path):
         env=preloading(blocking),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert dict(zip(actions, done.stdout.splitlines(), strict=True)) == actions

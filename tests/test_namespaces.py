@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from conftest import CLONE_NEWNET, Host, enter_new_namespace
+from conftest import CLONE_NEWNET, PATIENCE, Host, enter_new_namespace
 
 import iptc
 from iptc import _netns
@@ -252,7 +252,7 @@ def test_closed_tables_keep_no_dead_namespace_alive(host, family):
     table.close()
     kept.close()
     other.end()
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE
     while "v0" in host.run("ip", "-o", "link") and time.monotonic() < end:
         time.sleep(0.02)
     assert "v0" not in host.run("ip", "-o", "link")

@@ -229,10 +229,6 @@ def test_a_read_on_two_sockets_fails(run):
 
 
 MEMORY = """
-def resident():
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
-
 def transaction():
     with iptc.transaction(table, other, six):
         Chain(table, "INPUT").flush()
@@ -247,11 +243,8 @@ def rounds(count):
 
 before = saved()
 rounds(50)
-gc.collect()
-start = resident()
-rounds(300)
-gc.collect()
-print(resident() - start < 2**20, saved() == before, resident() - start)
+grown = residence.growth(lambda: (rounds(300), gc.collect()), 2**20)
+print(grown < 2**20, saved() == before, grown)
 """
 
 

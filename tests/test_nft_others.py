@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import batch_room
+from conftest import PATIENCE, batch_room
 from test_writers import STRESS
 
 import iptc
@@ -64,7 +64,7 @@ class Beside:
         self.stop, begun = context.Event(), context.Event()
         self.process = context.Process(target=work, args=(self.stop, begun))
         self.process.start()
-        assert begun.wait(20)
+        assert begun.wait(PATIENCE)
 
     def __enter__(self):
         return self

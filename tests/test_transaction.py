@@ -414,7 +414,7 @@ for _ in range(int(sys.argv[1])):
         done.clear()
         thread = threading.Thread(target=from_another_thread, daemon=True)
         thread.start()
-        thread.join(30)
+        thread.join(600)
         assert done
 # how many moments were those of a commit is a matter of luck here; test_interrupts tries each of them
 print(bool(done), len(os.listdir("/proc/self/fd")) - before)
