@@ -27,6 +27,9 @@ Counters
     ChainCounters           the counters of one chain in a snapshot
     RuleInfo                one rule of a snapshot: its place and its text
     Counters                (packets, bytes), a tuple with names
+    Sampler, Samples        the rates of all rules again and again, for `for` and `async for`; one run of it
+    Sample, TableSample     what one interval brought, and of one table
+    Event                   what happened to a rule or a table meanwhile
 
 Errors
     IPTCError               the root of all of them
@@ -72,6 +75,8 @@ _NAMES = {
         "managing.planning": "Plan apply plan",
         "managing.rollback": "Pending safe_apply",
         "managing.value": "Ruleset",
+        "monitoring.events": "Event",
+        "monitoring.sampler": "Sample Sampler Samples TableSample",
         "ruleset": "check restore save",
         "rule": "Match Policy Rule Rule6 Target",
         "chain": "Chain",

@@ -40,6 +40,11 @@ from .managing.planning import plan as plan
 from .managing.rollback import Pending as Pending
 from .managing.rollback import safe_apply as safe_apply
 from .managing.value import Ruleset as Ruleset
+from .monitoring.events import Event as Event
+from .monitoring.sampler import Sample as Sample
+from .monitoring.sampler import Sampler as Sampler
+from .monitoring.sampler import Samples as Samples
+from .monitoring.sampler import TableSample as TableSample
 from .rule import Match as Match
 from .rule import Policy as Policy
 from .rule import Rule as Rule

@@ -119,6 +119,9 @@ class CounterReader:
     def close(self) -> None:
         """Close the socket; what was read stays readable. Reading after that raises."""
         self._closed = True
+        if self._pid != os.getpid():
+            # a thread of the parent that is not here may hold the other one
+            self._mutex = mutex()
         with self._mutex:
             self._scan.close()
             self._namespace.close()
@@ -409,9 +412,13 @@ class Snapshot(_PerRule):
             raise ParameterTypeError(f"since() takes a Snapshot, not {type(previous).__name__}")
         if previous._layout.nfproto != self._layout.nfproto:
             raise ParameterError("these are snapshots of different families")
-        slots = None if self._layout is previous._layout else self._layout.slots_in(previous._layout)
-        counts, flags = self._counts.since(previous._counts, slots)
+        counts, flags = self._counts.since(previous._counts, self.places_in(previous))
         return Delta(counts, flags, self._layout, self.time[0] - previous.time[0])
+
+    def places_in(self, previous: Snapshot) -> _bytes | None:
+        """Return where each rule stood in *previous*: an int32 for each slot, -1 for nowhere; None where all stand
+        where they stood."""
+        return None if self._layout is previous._layout else self._layout.slots_in(previous._layout)
 
     def __repr__(self) -> str:
         return f"<iptc.Snapshot {len(self)} rules in {len(self._layout.chains)} chains>"
@@ -463,6 +470,21 @@ class Delta(_PerRule):
         if self.seconds <= 0:
             return [(0.0, 0.0)] * len(self)
         return [(packets / self.seconds, size / self.seconds) for packets, size in self]
+
+    def after(self, earlier: Delta) -> Delta:
+        """Return the `Delta` over both times, where this one begins at the snapshot that *earlier* ends at.
+
+        What a rule counted before it was deleted is not in it. A rule is `RESET` if it was in either of them.
+        """
+        slots = None if self._layout is earlier._layout else self._layout.slots_in(earlier._layout)
+        counts = self._counts.with_aside(earlier._counts, slots)
+        flags = self._flags
+        if any(earlier._flags):
+            places = range(len(self)) if slots is None else memoryview(slots).cast("i")
+            flags = bytes(
+                flag if flag or place < 0 else earlier._flags[place] for flag, place in zip(self._flags, places)
+            )
+        return Delta(counts, flags, self._layout, self.seconds + earlier.seconds)
 
     def _chain(self, number: int) -> list[Pair]:
         _, _, first, end = self._layout.chains[number]

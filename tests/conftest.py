@@ -220,6 +220,7 @@ BOTH_BACKENDS = {
     "test_managing_rollback",
     "test_face",
     "test_doctor",
+    "test_sampler",
     "test_monitoring",
     "test_exporter",
 }

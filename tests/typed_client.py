@@ -161,6 +161,32 @@ def counters() -> None:
     assert_type(delta.resets, list[int])
 
 
+def samples() -> None:
+    with iptc.Sampler(0.5, ["filter"], netns="blue", ipv6=False, backend="nft") as sampler:
+        assert_type(iter(sampler), iptc.Samples)
+        assert_type(next(sampler), iptc.Sample)
+        for sample in sampler:
+            assert_type(sample, iptc.Sample)
+            assert_type(sample.tables, tuple[iptc.TableSample, ...])
+            assert_type(sample["filter", True].delta, Delta)
+            assert_type(sample["filter"].rates, list[tuple[float, float]])
+            assert_type(sample.seconds, float)
+            assert_type(sample.polls, int)
+            for rule, packets, size in sample["filter"]:
+                assert_type(rule, RuleInfo)
+                assert_type(packets + size, float)
+            for event in sample.events:
+                assert_type(event, iptc.Event)
+                assert_type(event.rule, RuleInfo | None)
+                assert_type(event.position, int | None)
+
+
+async def asynchronous_samples() -> None:
+    async for sample in iptc.Sampler():
+        assert_type(sample, iptc.Sample)
+    assert_type(await anext(iptc.Sampler()), iptc.Sample)
+
+
 def rulesets() -> None:
     assert_type(iptc.save(ipv6=True, table="nat"), str)
     assert_type(iptc.restore("*filter\nCOMMIT\n", flush=False, progress=print), int)
