@@ -223,6 +223,7 @@ BOTH_BACKENDS = {
     "test_sampler",
     "test_monitoring",
     "test_exporter",
+    "test_formats",
 }
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 

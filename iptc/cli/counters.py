@@ -1,10 +1,14 @@
-"""`iptc counters`: print the packet and byte counters of a table, once or again and again."""
+"""`iptc counters`: print the packet and byte counters of tables, once or again and again."""
 
 import time
 
 from ..errors import IPTCError
 from .arguments import add_command, add_wait, positive, seconds
-from .output import write
+from .asked import SIGNALS, asking
+from .output import complain, write
+from .selecting import add_selection, sources_of
+
+FORMATS = ("table", "json", "jsonl", "csv", "influx", "prometheus")
 
 
 def add(commands):
@@ -13,100 +17,200 @@ def add(commands):
         commands,
         "counters",
         run,
-        help="packet and byte counters of a table",
-        description="Print the packet and byte counters of one table; with --interval again and again, "
-        "with what was added.",
+        both=True,
+        many=True,
+        help="packet and byte counters of tables",
+        description="Print the packet and byte counters of tables; with --interval again and again, with what was "
+        "added; with --signal whenever somebody asks.",
     )
-    counters.add_argument("-t", "--table", default="filter", help="table (filter)")
+    add_selection(counters, "filter")
+    counters.add_argument("--all-tables", action="store_true", help="all tables that are in use")
     counters.add_argument(
-        "--chain", action="append", metavar="NAME", help="only this chain; may be given several times"
+        "--format",
+        choices=FORMATS,
+        default="table",
+        help="json: one object a table; jsonl, csv, influx: one line a rule; prometheus: as `iptc exporter'",
     )
-    counters.add_argument("--format", choices=["table", "json"], default="table", help="json: one object a line")
-    counters.add_argument("--interval", type=seconds, metavar="SECONDS", help="repeat, this far apart")
-    counters.add_argument("--count", type=positive, metavar="N", help="with --interval: end after N times")
+    again = counters.add_mutually_exclusive_group()
+    again.add_argument("--interval", type=seconds, metavar="SECONDS", help="repeat, this far apart")
+    again.add_argument(
+        "--signal",
+        choices=SIGNALS,
+        help="for telegraf's execd: print for each line of standard input (STDIN), or each such signal",
+    )
+    counters.add_argument("--count", type=positive, metavar="N", help="with --interval or --signal: end after N times")
     add_wait(counters, False, "read under the xtables lock, so that no commit is seen half done")
 
 
 def run(options):
     """Print the counters that *options* say."""
-    from ..counters import CounterReader
-
-    show = _as_json if options.format == "json" else _as_table
-    previous = None
-    done = 0
-    with CounterReader(options.table, options.family == "6", netns=options.netns, lock=options.wait) as reader:
-        due = time.monotonic()
-        while True:
-            snapshot = reader.read()
-            write(show(options, snapshot, previous) + "\n")
-            done += 1
-            if options.interval is None or done == options.count:
-                return 0
-            previous = snapshot
-            due += options.interval
-            time.sleep(max(0, due - time.monotonic()))
+    if options.all_tables:
+        options.table = None
+    elif not options.table:
+        options.table = ["filter"]
+    printer = _Metrics(options) if options.format == "prometheus" else _Tables(options)
+    try:
+        for number, _ in enumerate(_times(options), 1):
+            write(printer.text())
+            if number == options.count:
+                break
+    finally:
+        printer.close()
+    return printer.status
 
 
-def _chosen(options, snapshot):
-    """The chains that were asked for."""
-    if not options.chain:
-        return snapshot.chains
-    chains = []
-    for name in options.chain:
-        try:
-            chains.append(snapshot[name])
-        except KeyError:
-            raise IPTCError(f"table {options.table} has no chain {name}") from None
-    return chains
+def _times(options):
+    """Go through this once for each time that the counters are to be printed."""
+    if options.signal not in (None, "none"):
+        yield from asking(options.signal)
+        return
+    due = time.monotonic()
+    yield
+    while options.interval is not None:
+        due += options.interval
+        time.sleep(max(0, due - time.monotonic()))
+        yield
 
 
-def _rows(options, snapshot, previous):
-    """(chain, [(packets, bytes, added packets, added bytes, rule)]) for each chain."""
-    delta = None if previous is None else snapshot.since(previous)
-    rules = snapshot.rules
-    for chain in _chosen(options, snapshot):
-        added = [(None, None)] * len(chain) if delta is None else delta[chain.name]
-        yield chain, [(*now, *more, rules[slot]) for now, more, slot in zip(chain, added, chain.slots)]
+class _Metrics:
+    """The counters as a scrape of `iptc exporter`."""
+
+    def __init__(self, options):
+        from ..monitoring.exposition import Scraper
+
+        self._scraper = Scraper(sources_of(options, options.wait))
+        self.status = 0
+
+    def text(self):
+        """What is printed now."""
+        scrape = self._scraper.scrape()
+        self.status = 0 if scrape.complete else 1
+        return scrape.text().decode()
+
+    def close(self):
+        """Close all readers."""
+        self._scraper.close()
 
 
-def _as_table(options, snapshot, previous):
-    lines = []
-    for chain, rows in _rows(options, snapshot, previous):
-        title = f"Chain {chain.name}"
-        if chain.policy is not None:
-            title += f" (policy {chain.policy} {chain.policy_counters[0]} packets, {chain.policy_counters[1]} bytes)"
-        lines.append(title)
-        heads = ["pkts", "bytes"] if previous is None else ["pkts", "bytes", "+pkts", "+bytes"]
-        cells = [[str(n) for n in row[: len(heads)]] for row in rows]
-        widths = [max(8, len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(heads)]
-        lines.append(" ".join(head.rjust(width) for head, width in zip(heads, widths)) + " rule")
-        for row, (*_, rule) in zip(cells, rows):
-            lines.append(" ".join(cell.rjust(width) for cell, width in zip(row, widths)) + f" {rule.text}".rstrip())
-        lines.append("")
-    return "\n".join(lines)
+class _Tables:
+    """The counters of all tables, each in the format that was asked for."""
+
+    def __init__(self, options):
+        from ..monitoring import lines
+
+        formats = {"table": _Text, "json": _Objects, "jsonl": lines.Json, "csv": lines.Csv, "influx": lines.Influx}
+        self._format = formats[options.format]()
+        self._chains = options.chain
+        self._sources = sources_of(options, options.wait)
+        self._tables = {}
+        self._head = self._format.head()
+        self.status = 0
+
+    def text(self):
+        """What is printed now."""
+        readings = self._sources.poll()
+        self._complain(readings)
+        read = [reading for reading in readings if reading.error is None]
+        self._check_chains(read)
+        head, self._head = self._head, ""
+        self._format.several = len(readings) > 1
+        return head + "".join([self._of_table(reading) for reading in read])
+
+    def _complain(self, readings):
+        """Raise where nothing could be read, and name what could not be read."""
+        failed = [reading for reading in readings if reading.error is not None]
+        if failed and len(failed) == len(readings):
+            raise failed[0].error
+        self.status = 1 if failed else 0
+        for reading in failed:
+            complain(str(reading.error))
+
+    def _check_chains(self, readings):
+        """Raise for the name of a chain, which is no pattern, that no table has."""
+        there = {chain.name for reading in readings for chain in reading.snapshot.chains}
+        for name in self._chains:
+            if readings and not set(name) & set("*?[") and name not in there:
+                tables = ", ".join(dict.fromkeys(reading.table for reading in readings))
+                raise IPTCError(f"table {tables} has no chain {name}")
+
+    def _of_table(self, reading):
+        from ..monitoring.labels import Dictionary
+        from ..monitoring.lines import Counted
+
+        known = self._tables.setdefault(reading.key, [Dictionary(), None])
+        words = known[0].words(reading)
+        previous, known[1] = known[1], reading.snapshot
+        delta = None if previous is None or reading.reopened else reading.snapshot.since(previous)
+        return self._format.write(Counted(reading, words, self._sources.selection, delta))
+
+    def close(self):
+        """Close all readers."""
+        self._sources.close()
 
 
-def _as_json(options, snapshot, previous):
-    import json
+class _Text:
+    """Tables for people."""
 
-    chains = []
-    for chain, rows in _rows(options, snapshot, previous):
-        described = {"name": chain.name, "policy": chain.policy}
-        if chain.policy is not None:
-            described["packets"], described["bytes"] = chain.policy_counters
-        described["rules"] = []
-        for packets, size, more_packets, more_bytes, rule in rows:
-            one = {"packets": packets, "bytes": size, "rule": rule.text, "target": rule.target, "comment": rule.comment}
-            if previous is not None:
-                one["added_packets"], one["added_bytes"] = more_packets, more_bytes
-            described["rules"].append(one)
-        chains.append(described)
-    return json.dumps(
-        {
-            "table": options.table,
-            "ip_version": 6 if options.family == "6" else 4,
-            "time": snapshot.time[1],
-            "generation": snapshot.generation,
-            "chains": chains,
-        }
-    )
+    several = False
+
+    def head(self):
+        """What stands before all tables."""
+        return ""
+
+    def write(self, table):
+        """One table."""
+        reading = table.reading
+        lines = []
+        if self.several:
+            where = "" if reading.netns is None else f" of network namespace {reading.netns}"
+            lines += [f"Table {reading.table} of IPv{6 if reading.ipv6 else 4}{where}", ""]
+        for chain, rows in table.chains():
+            title = f"Chain {chain.name}"
+            if chain.policy is not None:
+                packets, size = chain.policy_counters
+                title += f" (policy {chain.policy} {packets} packets, {size} bytes)"
+            lines.append(title)
+            heads = ["pkts", "bytes"] if table.delta is None else ["pkts", "bytes", "+pkts", "+bytes"]
+            cells = [[str(n) for n in table.numbers(row)] for row in rows]
+            widths = [max(8, len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(heads)]
+            lines.append(" ".join(head.rjust(width) for head, width in zip(heads, widths)) + " rule")
+            for line, row in zip(cells, rows):
+                numbers = " ".join(cell.rjust(width) for cell, width in zip(line, widths))
+                lines.append(f"{numbers} {row.words.text}".rstrip())
+            lines.append("")
+        return "\n".join([*lines, ""])
+
+
+class _Objects:
+    """One JSON object a table."""
+
+    several = False
+
+    def head(self):
+        """What stands before all tables."""
+        return ""
+
+    def write(self, table):
+        """One table."""
+        import json
+
+        reading, snapshot = table.reading, table.snapshot
+        chains = []
+        for chain, rows in table.chains():
+            described = {"name": chain.name, "policy": chain.policy}
+            if chain.policy is not None:
+                described["packets"], described["bytes"] = chain.policy_counters
+            described["rules"] = []
+            for row in rows:
+                packets, size, *added = table.numbers(row)
+                one = {"packets": packets, "bytes": size, "rule": row.words.text}
+                one |= {"target": row.words.target, "comment": row.words.comment}
+                if added:
+                    one["added_packets"], one["added_bytes"] = added
+                described["rules"].append(one)
+            chains.append(described)
+        whole = {"table": reading.table, "ip_version": 6 if reading.ipv6 else 4}
+        if reading.netns is not None:
+            whole["netns"] = reading.netns
+        whole |= {"time": snapshot.time[1], "generation": snapshot.generation, "chains": chains}
+        return json.dumps(whole) + "\n"

@@ -6,7 +6,7 @@ import logging
 import time
 
 from .. import __version__
-from ..errors import Conflict, IPTCError
+from ..errors import IPTCError
 from .labels import Dictionary, Naming, chain_series, rule_series, written
 from .monotonic import Totals
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from .._counts import Counts
     from .._types import Pair
-    from .labels import Words
     from .selection import Selection
     from .series import Series
     from .sources import Reading, Sources
@@ -27,7 +26,6 @@ MOST_RULES = 100_000
 """How many rules have series of their own, if nothing else was said."""
 
 _PACKETS, _BYTES = 0, 1
-_ATTEMPTS = 5
 _MOST_TABLES = 1000
 """How many tables that are gone may be remembered, should they come back."""
 
@@ -201,7 +199,7 @@ class _Table:
         """Make the series of the ruleset that *reading* found, unless they are made."""
         if reading.reopened and self._totals is not None:
             self._totals.forget_counters()
-        words = self._words(reading)
+        words = self._dictionary.words(reading)
         snapshot = reading.snapshot
         assert snapshot is not None
         if not self._fit(snapshot.generation, room):
@@ -218,18 +216,6 @@ class _Table:
             return False
         enough = len(self.rules) <= room[0] and len(self.chains) <= room[1]
         return self._made_for[1:] == tuple(room) or not self.left_out and enough
-
-    def _words(self, reading: Reading) -> list[Words]:
-        for left in range(_ATTEMPTS, 0, -1):
-            assert reading.snapshot is not None and reading.reader is not None
-            try:
-                return self._dictionary.words(reading.snapshot)
-            except Conflict:
-                # somebody has changed the rules since they were counted
-                if left == 1:
-                    raise
-                reading.snapshot = reading.reader.read()
-        raise AssertionError
 
     def values(self, reading: Reading) -> tuple[Counts, Counts, Mapping[str, Pair]]:
         """The numbers of `rules`, of `chains`, and of the policies."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 
 from .. import _core
+from ..errors import Conflict
 from ..language import printing
 from .series import Series
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
     from ..counters import Snapshot
     from .selection import Selection
+    from .sources import Reading
 
+_ATTEMPTS = 5
 _COMMENT = b"comment\0"
 
 
@@ -58,10 +61,19 @@ class Dictionary:
         self._words: list[Words] = []
         self._generation: int | None = None
 
-    def words(self, snapshot: Snapshot) -> list[Words]:
-        """Return the `Words` of each slot of *snapshot*; `Conflict` where its reader has read another ruleset since."""
-        if snapshot.generation != self._generation:
-            self._read(snapshot)
+    def words(self, reading: Reading) -> list[Words]:
+        """Return the `Words` of each slot of the snapshot of *reading*, which is read again if the rules have changed
+        since; `Conflict` if they change again and again."""
+        for left in range(_ATTEMPTS, 0, -1):
+            assert reading.snapshot is not None and reading.reader is not None
+            if reading.snapshot.generation == self._generation:
+                break
+            try:
+                self._read(reading.snapshot)
+            except Conflict:
+                if left == 1:
+                    raise
+                reading.snapshot = reading.reader.read()
         return self._words
 
     def _read(self, snapshot: Snapshot) -> None:
@@ -159,7 +171,12 @@ def written(labels: Iterable[tuple[str, str]]) -> bytes:
 
 
 def _escaped(value: str) -> bytes:
-    r"""*value* between quotes; a byte that is no UTF-8 as the four characters `\xff`."""
-    if not value.isprintable():
-        value = "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in value)
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").encode()
+    """*value* as it stands between quotes."""
+    return readable(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").encode()
+
+
+def readable(value: str) -> str:
+    r"""*value* with a byte that is no UTF-8 as the four characters `\xff`."""
+    if value.isprintable():
+        return value
+    return "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in value)
