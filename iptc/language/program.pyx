@@ -194,6 +194,7 @@ cdef enum:
     LINE_ROOM = 1 << 12      # for a line, to begin with
     LONGEST_LINE = 1 << 20   # all words that a line may have need a quarter of it
     TABLE_ROOM = 256
+    RECORDS_FOR_TEXT = 12    # how many bytes of records a byte of text makes, at most as a rule
 
 # Where the reading of a text stands.
 cdef struct Reading:
@@ -241,7 +242,10 @@ cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
     cdef char *grown
     cdef Record *record
     if reading.room - reading.used < size:
-        room = room_for(2 * reading.room + size + 65536, reading.used + size)
+        # Room that is not written to costs nothing. A piece that is as large as all others together, once it was
+        # given back, lets the C library keep what is given back: else each restore would pay a page fault for each page.
+        room = 2 * reading.room if reading.room else RECORDS_FOR_TEXT * (reading.length - reading.at)
+        room = room_for(room + size + 4096, reading.used + size)
         grown = <char *> realloc(reading.memory, room)
         if grown == NULL:
             xtables_error(PARAMETER_PROBLEM, b"out of memory")
