@@ -1,4 +1,4 @@
-"""Build the extension modules against the system's libxtables."""
+"""Build the extension modules, with the headers of libxtables."""
 
 import glob
 import os
@@ -18,7 +18,7 @@ def pkg_config(*arguments):
     except FileNotFoundError:
         sys.exit(f"iptc needs pkg-config and the headers of libxtables to build: {PACKAGES}.")
     except subprocess.CalledProcessError:
-        sys.exit(f"iptc needs the headers and libraries of {' and '.join(arguments[1:])} to build: {PACKAGES}.")
+        sys.exit(f"iptc needs the headers of {' and '.join(arguments[1:])} to build: {PACKAGES}.")
 
 
 def without_debug_information():
@@ -29,60 +29,55 @@ def without_debug_information():
     return ["-g0"], ["-Wl,--strip-all"]
 
 
-def extension(name, libraries, extra_sources=(), macros=()):
-    """Describe one compiled module and what it links."""
+def extension(name, extra_sources=()):
+    """Describe one compiled module. None is linked to libxtables: it is loaded when a rule needs it."""
     compile_words, link_words = without_debug_information()
     return Extension(
         f"iptc.{name}",
         [f"iptc/{name.replace('.', '/')}.pyx", *extra_sources],
         include_dirs=["iptc/language"],
         depends=[*glob.glob("iptc/language/*.h"), *glob.glob("iptc/**/*.pxd", recursive=True)],
-        define_macros=list(macros),
         extra_compile_args=pkg_config("--cflags", "xtables")
         + ["-O0" if "-fsanitize" in os.environ.get("CFLAGS", "") else "-O3"]
         + ["-Wall", "-Werror=implicit-function-declaration", *compile_words],
-        extra_link_args=(pkg_config("--libs", *libraries) if libraries else []) + link_words,
+        extra_link_args=link_words,
     )
 
 
 def extensions():
     """All modules; Cython is imported late so that a missing header is reported first."""
-    libdir = (pkg_config("--variable=xtlibdir", "xtables") or [""])[0]
-    guarded = [("IPTC_XTLIBDIR", f'"{libdir}"')]
     modules = [
-        extension("_core", []),
-        extension("_applied", []),
-        extension("_netns", []),
-        extension("_lockfile", []),
-        extension("_netlink", []),
-        extension("_counts", []),
-        extension("_rope", []),
-        extension("language.words", []),
+        extension("_core"),
+        extension("_applied"),
+        extension("_netns"),
+        extension("_lockfile"),
+        extension("_netlink"),
+        extension("_counts"),
+        extension("_rope"),
+        extension("language.words"),
         extension(
             "language.plugins",
-            ["xtables"],
-            ["iptc/language/shim.c", "iptc/language/division.c", "iptc/language/names.c"],
-            guarded,
+            [f"iptc/language/{name}.c" for name in ("shim", "libxtables", "division", "names")],
         ),
-        extension("language.extension", []),
-        extension("language.printing", []),
-        extension("language.options", ["xtables"]),
-        extension("language.specification", ["xtables"]),
-        extension("language.program", ["xtables"]),
-        extension("legacy.blob", []),
-        extension("legacy.draft", []),
-        extension("legacy.save", []),
-        extension("legacy.restore", ["xtables"]),
-        extension("legacy.libiptc", []),
-        extension("nft.expressions", []),
-        extension("nft.parts", []),
-        extension("nft.codec", []),
-        extension("nft.restore", []),
-        extension("nft.reader", []),
-        extension("managing.lcs", []),
-        extension("managing.numbering", []),
-        extension("monitoring.series", []),
-        extension("monitoring.passwords", []),
+        extension("language.extension"),
+        extension("language.printing"),
+        extension("language.options"),
+        extension("language.specification"),
+        extension("language.program"),
+        extension("legacy.blob"),
+        extension("legacy.draft"),
+        extension("legacy.save"),
+        extension("legacy.restore"),
+        extension("legacy.libiptc"),
+        extension("nft.expressions"),
+        extension("nft.parts"),
+        extension("nft.codec"),
+        extension("nft.restore"),
+        extension("nft.reader"),
+        extension("managing.lcs"),
+        extension("managing.numbering"),
+        extension("monitoring.series"),
+        extension("monitoring.passwords"),
     ]
     from Cython.Build import cythonize
 

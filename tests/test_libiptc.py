@@ -2,6 +2,7 @@
 words."""
 
 import os
+import re
 import sys
 
 import pytest
@@ -325,11 +326,12 @@ def test_where_the_libraries_are_not_there_only_this_engine_is_missing(host):
     printed = host.run(
         "unshare", "-m", "sh", "-c", f'{hide}; exec "$@"', "sh", sys.executable, "-c", WITHOUT
     ).splitlines()
-    assert printed == [
-        "the back end libiptc needs libip4tc.so.2, which is not there: Debian's package libip4tc2 has it",
-        "the back end libiptc needs libip6tc.so.2, which is not there: Debian's package libip6tc2 has it",
-        "-j ACCEPT",
-    ]
+    pattern = (
+        r"the back end libiptc needs lib(ip[46])tc\.so\.2, which can't be loaded \(\S*lib\1tc\.so\.2: file too short\): "
+        r"Debian's package lib(ip[46])tc2 has it, Fedora's iptables-libs"
+    )
+    assert [re.fullmatch(pattern, line)[2] for line in printed[:2]] == ["ip4", "ip6"]
+    assert printed[2:] == ["-j ACCEPT"]
 
 
 def test_a_chain_is_arranged_as_by_the_draft(host, family):

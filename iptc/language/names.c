@@ -333,10 +333,7 @@ struct protoent *names_protocol(int number)
 	return names_getprotobynumber(number);
 }
 
-static const struct {
-	const char *name;
-	void *instead;
-} functions[] = {
+static const struct stand_in functions[] = {
 	{"getaddrinfo", (void *)names_getaddrinfo},
 	{"freeaddrinfo", (void *)names_freeaddrinfo},
 	{"getnameinfo", (void *)names_getnameinfo},
@@ -350,14 +347,12 @@ static const struct {
 	{"getpwuid", (void *)names_getpwuid},
 	{"getgrnam", (void *)names_getgrnam},
 	{"getgrgid", (void *)names_getgrgid},
+	{NULL, NULL},
 };
 
 void *names_instead_of(const char *function)
 {
-	for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++)
-		if (strcmp(function, functions[i].name) == 0)
-			return functions[i].instead;
-	return NULL;
+	return find_stand_in(functions, function);
 }
 
 /* ------------------------------------------------------ outside of all locks */

@@ -66,23 +66,35 @@ cdef extern from "shim.h" nogil:
     struct xtables_pprot:
         const char *name
         uint8_t num
-    const xtables_pprot xtables_chain_protos[1]
 
     enum:
         OTHER_PROBLEM
         PARAMETER_PROBLEM
-    void xtables_error(int status, const char *format, ...)     # inside the guard: does not return
 
-    void xtables_set_nfproto(uint8_t family)
-    option *xtables_options_xfrm(option *original, option *old, const xt_option_entry *entry, unsigned int *offset)
-    void xtables_options_fcheck(const char *name, unsigned int xflags, const xt_option_entry *table)
-    uint16_t xtables_parse_protocol(const char *text)
-    void xtables_ipparse_multiple(const char *text, in_addr **addresses, in_addr **masks, unsigned int *count)
-    bint xtables_strtoui(const char *text, char **end, unsigned int *value, unsigned int least, unsigned int most)
-    void xtables_ip6parse_multiple(const char *text, in6_addr **addresses, in6_addr **masks, unsigned int *count)
+cdef extern from "libxtables.h" nogil:
+    # its functions, once `use_family` has loaded it
+    struct LibXTables "libxtables":
+        void (*set_nfproto)(uint8_t family) noexcept nogil
+        void (*options_fcheck)(const char *name, unsigned int xflags, const xt_option_entry *table) noexcept nogil
+        uint16_t (*parse_protocol)(const char *text) noexcept nogil
+        void (*ipparse_multiple)(const char *text, in_addr **addresses, in_addr **masks,
+                                 unsigned int *count) noexcept nogil
+        bint (*strtoui)(const char *text, char **end, unsigned int *value, unsigned int least,
+                        unsigned int most) noexcept nogil
+        void (*ip6parse_multiple)(const char *text, in6_addr **addresses, in6_addr **masks,
+                                  unsigned int *count) noexcept nogil
+        const xtables_pprot *chain_protos
+        char *(*strdup)(const char *text) noexcept nogil       # NULL before 1.8.8
+        void *strtoul_base                                     # NULL before 1.8.11
+
+cdef const LibXTables *libxtables
+
+# Inside the guard: refuse as libxtables does; it does not return.
+cdef void (*xtables_error)(int status, const char *format, ...) noexcept nogil
 
 # ------------------------------------------------------------------ C: the guard
 
+cdef extern from "shim.h" nogil:
     enum:
         SHIM_IDS_DIFFER
     int shim_init()
@@ -127,6 +139,7 @@ cdef extern from "shim.h":
 # ------------------------------------------------------------------- the guard
 
 cdef int use_family(int nfproto) except -1
+cdef bint library_there() except -1
 cdef str text_of(const char *text, size_t length)
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1
 cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg)
@@ -238,8 +251,8 @@ cdef void take_long_prefix(const PluginRow *row, xt_entry_match *payload, const 
 # ---------------------------------------------- what libxtables knows of iptables
 
 cdef const char *protocol_name(int proto, bint look_up) noexcept nogil
-cdef int prints_by_mask() except -1
-cdef int reads_compat_only() except -1
+cdef bint prints_by_mask() except -1
+cdef bint reads_compat_only() except -1
 
 # ------------------------------------------------------------- words of saved text
 

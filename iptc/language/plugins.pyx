@@ -33,15 +33,9 @@ from .._netlink cimport (
     NLMSG_ERROR, Channel, Message, channel_close, channel_open, message_begin, message_end, message_next,
     message_scan, put_be32, put_text,
 )
-from ..errors import AccessDenied, ParameterError, XTablesError, XTablesWarning, is_passing, kernel_error
-
-cdef extern from *:
-    """
-    #ifndef IPTC_XTLIBDIR
-    #define IPTC_XTLIBDIR ""
-    #endif
-    """
-    const char *IPTC_XTLIBDIR
+from ..errors import (
+    AccessDenied, ParameterError, Unsupported, XTablesError, XTablesWarning, is_passing, kernel_error,
+)
 
 cdef extern from "shim.h" nogil:
     enum:
@@ -69,30 +63,92 @@ cdef extern from *:
 cdef extern from "division.h" nogil:
     bint division_in(const char *path)
 
+cdef extern from "libxtables.h" nogil:
+    LibXTables the_library "libxtables"
+    enum:
+        LIBXTABLES_ABSENT
+        LIBXTABLES_FAILED
+        LIBXTABLES_FOREIGN
+    int libxtables_error()
+    const char *libxtables_path()
+    const char *libxtables_why()
+    const char *libxtables_folders()
+    size_t libxtables_option_size()
+
+cdef extern from "shim.h" nogil:
+    void shim_refuse(int status, const char *format, ...)
+    const char *XTABLES_VERSION
+
+libxtables = &the_library
+xtables_error = shim_refuse
+
 LIBRARY_MAJOR = XTABLES_VERSION_CODE
 
 
-# ------------------------------------------------------------------- the guard
+# ------------------------------------------------------------------- the library
 
-cdef int _family_now = -1
+cdef int _family_now = -1        # until the library is loaded
+cdef str _unusable = None        # why it was not, when it was last looked for
+cdef double _looked_for = 0
+
+cdef str _INSTALL = "install the package iptables (iptables-nft on Fedora)"
 
 
 cdef int use_family(int nfproto) except -1:
-    """Point libxtables at *nfproto*: plugins ask it how addresses look."""
+    """Point libxtables at *nfproto*: plugins ask it how addresses look. It is loaded by the first call; `Unsupported`
+    where it is not there, or is none that we know."""
     global _family_now
-    cdef int failed
     if _family_now != nfproto:
         if _family_now == -1:
-            failed = shim_init()
-            if failed == SHIM_IDS_DIFFER:
-                what = "libxtables refuses to work for a program whose real user is not its effective one"
-                raise AccessDenied(what, EPERM, "Operation not permitted")
-            if failed:
-                raise XTablesError(f"libxtables could not be set up: {said()}")
-        xtables_set_nfproto(nfproto)
+            _load_library()
+        libxtables.set_nfproto(nfproto)
         _family_now = nfproto
     return 0
 
+
+cdef int _load_library() except -1:
+    global _unusable, _looked_for
+    cdef int failed
+    if _unusable is not None and monotonic() - _looked_for < 1:
+        raise Unsupported(_unusable)
+    failed = shim_init()
+    if failed == 0:
+        return 0
+    if failed == SHIM_IDS_DIFFER:
+        what = "libxtables refuses to work for a program whose real user is not its effective one"
+        raise AccessDenied(what, EPERM, "Operation not permitted")
+    file = os.fsdecode(XTABLES_VERSION)
+    path = os.fsdecode(libxtables_path()) or file
+    why = os.fsdecode(libxtables_why())
+    if failed == LIBXTABLES_ABSENT:
+        message = f"{file} is not there, and rules are read and printed with it: {_INSTALL}"
+    elif failed == LIBXTABLES_FOREIGN:
+        message = f"{path} is no libxtables of iptables {SUPPORTED}, and rules are read and printed with that: {why}"
+    elif failed == LIBXTABLES_FAILED:
+        if is_passing(libxtables_error()):
+            raise kernel_error(f"can't load {file}", libxtables_error(), os.strerror(libxtables_error()))
+        message = f"{file} can't be loaded, and rules are read and printed with it ({why}): {_INSTALL}"
+    else:
+        raise XTablesError(f"libxtables could not be set up: {said()}")
+    _looked_for = monotonic()
+    _unusable = message
+    raise Unsupported(message)
+
+
+SUPPORTED = "1.8.7 to 1.8.13"
+
+
+cdef bint library_there() except -1:
+    """Whether libxtables can be used here; what needs no plugin is printed without it too."""
+    if _family_now == -1:
+        try:
+            use_family(NFPROTO_IPV4)
+        except Unsupported:
+            return False
+    return True
+
+
+# ------------------------------------------------------------------- the guard
 
 cdef str text_of(const char *text, size_t length):
     return text[:length].decode("utf-8", "surrogateescape")
@@ -256,7 +312,7 @@ cdef void check_body(void *arg) noexcept nogil:
     elif call.c.final_check != NULL:
         call.c.final_check(call.flags)
     if call.c.x6_options != NULL:
-        xtables_options_fcheck(call.c.name, call.flags, call.c.x6_options)
+        libxtables.options_fcheck(call.c.name, call.flags, call.c.x6_options)
 
 
 cdef void _alias_body(void *arg) noexcept nogil:
@@ -389,21 +445,11 @@ cdef class Plugin:
 cdef int _read_options(PluginRow *plugin) except -1:
     """Collect the options of a plugin of either parser generation."""
     cdef const option *row = plugin.c.extra_opts
-    cdef option *listed
-    cdef option none
-    cdef unsigned int offset = 0
-    cdef size_t stride = 0, count = 0, i, j
+    cdef size_t stride = libxtables_option_size(), count = 0, i, j
     cdef OptionRow *item
     if plugin.c.x6_options != NULL:
-        # the library lists its own rows; from the list follows the size of a row, which differs between releases
-        memset(&none, 0, sizeof(none))
-        listed = xtables_options_xfrm(&none, NULL, plugin.c.x6_options, &offset)
-        if listed == NULL:
-            raise MemoryError
-        while listed[count].name != NULL:
-            count += 1
-        stride = _row_size(plugin.c.x6_options, listed, count)
-        free(listed)
+        count = _count_rows(plugin.c.x6_options, stride)
+        _check_rows(plugin, count)
     elif row != NULL:
         while row[count].name != NULL:
             count += 1
@@ -442,16 +488,33 @@ cdef bint wants_check(const PluginRow *row, unsigned int given) noexcept nogil:
             or given & row.mandatory != row.mandatory or given & row.constrained != 0)
 
 
-cdef size_t _row_size(const xt_option_entry *table, const option *listed, size_t count) except 0:
-    """The size of struct xt_option_entry in the library that is loaded."""
-    cdef size_t stride, i
-    for stride in range(48, 136, 8):
-        for i in range(count):
-            if (<const xt_option_entry *> (<const char *> table + i * stride)).name != listed[i].name:
-                break
-        else:
-            return stride
-    raise XTablesError("this libxtables lays out its options in an unknown way")
+cdef enum:
+    FAR = 1 << 24            # no plugin is as large
+
+
+cdef size_t _count_rows(const xt_option_entry *table, size_t size) noexcept nogil:
+    """How many rows of that *size* a plugin's *table* of options has; 0 where it has others: names lie near it."""
+    cdef const char *at = <const char *> table
+    cdef const char *name
+    cdef size_t count = 0
+    while True:
+        name = (<const xt_option_entry *> at).name
+        if name == NULL:
+            return count
+        if not -FAR < name - at < FAR:
+            return 0
+        count += 1
+        at += size
+
+
+cdef int _check_rows(const PluginRow *plugin, size_t count) except -1:
+    """Refuse a plugin whose rows are not those of the library: the two are of different releases."""
+    cdef size_t size, step = sizeof(void *), ours = libxtables_option_size()
+    for size in range(ours - 2 * step, ours + 3 * step, step):
+        if size != ours and _count_rows(plugin.c.x6_options, size) > count:
+            raise Unsupported(f"{text_of(plugin.c.name, strlen(plugin.c.name))} is of another release of iptables than "
+                              f"{os.fsdecode(libxtables_path())}: install all of one release")
+    return 0
 
 
 cdef _name_option(dict found, Option item, const char *name, int has_arg):
@@ -491,7 +554,18 @@ def library_dirs():
 
     The environment of a program that has more rights than its user (set-user-ID, file capabilities) is not asked.
     """
-    return (environment("XTABLES_LIBDIR") or environment("IPTABLES_LIBDIR") or IPTC_XTLIBDIR.decode()).split(":")
+    return (_named_dirs() or _built_in_dirs()).split(":")
+
+
+cdef str _named_dirs():
+    return environment("XTABLES_LIBDIR") or environment("IPTABLES_LIBDIR")
+
+
+cdef str _built_in_dirs():
+    """Where the libxtables that is loaded looks, as it said when it was asked for a plugin; else the folder beside
+    it."""
+    use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)
+    return os.fsdecode(libxtables_folders()) or f"{os.path.dirname(os.fsdecode(libxtables_path()))}/xtables"
 
 
 cdef dict _listings = {}        # folder -> (when it was looked at, when it changed, its files)
@@ -500,7 +574,7 @@ cdef dict _listings = {}        # folder -> (when it was looked at, when it chan
 cdef _files_in(str folder):
     """The names in *folder*, looked at anew once a second at most: most names that are asked for are chains."""
     now = monotonic()
-    looked, changed, names = _listings.get(folder, (None, None, ()))
+    looked, changed, names = _listings.get(folder, (None, None, frozenset()))
     if looked is None or now - looked > 1:
         try:
             state = os.stat(folder).st_mtime_ns
@@ -509,7 +583,7 @@ cdef _files_in(str folder):
         except OSError as error:
             if is_passing(error.errno):
                 raise kernel_error(f"can't read {folder}", error.errno, error.strerror) from None
-            state, names = None, ()
+            state, names = None, frozenset()
         _listings[folder] = now, state, names
     return names
 
@@ -518,7 +592,9 @@ cdef _load(int nfproto, str name):
     """Load the file that holds extension *name*, as libxtables' own search finds it."""
     global _loading_divides
     cdef str prefix = "libipt_" if nfproto == NFPROTO_IPV4 else "libip6t_"
-    for folder in library_dirs():
+    cdef bint any_there = False
+    cdef list folders = library_dirs()
+    for folder in folders:
         names = _files_in(folder)
         for start in (prefix, "libxt_"):
             file = f"{start}{name}.so"
@@ -537,6 +613,18 @@ cdef _load(int nfproto, str name):
                 raise XTablesError(f"can't load {name}: {text_of(message, strlen(message)).strip()}")
             _loaded.add(path)
             return
+        any_there = any_there or _has_plugins(names)
+    if not any_there:
+        named = "" if _named_dirs() is None else " (XTABLES_LIBDIR)"
+        raise Unsupported(f"no extension of iptables is in {':'.join(folders)}{named}, and {name} may be one: {_INSTALL}")
+
+
+cdef bint _has_plugins(names) except -1:
+    """Whether there is any plugin among *names*, those of files."""
+    for name in names:
+        if name.startswith("lib") and name.partition("_")[0] in _PREFIXES:
+            return True
+    return False
 
 
 cdef int _ask_nf_tables(bint is_target, int nfproto, const char *name, int revision) noexcept:
@@ -696,6 +784,8 @@ cpdef bint is_option(str name) except -1:
         return name in _all_options
     if name in _options_in_use():
         return True
+    if not library_there():
+        return False
     for folder in library_dirs():
         for file in sorted(_files_in(folder)):
             start, _, rest = file.partition("_")
@@ -822,7 +912,7 @@ cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *
         length += 1
     try:
         plugin = find(is_target, nfproto, text_of(payload.u.user.name, length), payload.u.user.revision)
-    except XTablesError:
+    except (XTablesError, Unsupported):
         return None
     return plugin if plugin is not None and fits(&plugin.row, payload) else None
 
@@ -867,7 +957,7 @@ cdef struct ProtocolCall:
 
 cdef void _protocol_body(void *arg) noexcept nogil:
     cdef ProtocolCall *call = <ProtocolCall *> arg
-    call.number = xtables_parse_protocol(call.name)
+    call.number = libxtables.parse_protocol(call.name)
 
 
 def parse_protocol(str name):
@@ -885,9 +975,9 @@ cdef const char *protocol_name(int proto, bint ask) noexcept nogil:
     none."""
     cdef size_t i = 0
     cdef protoent *found
-    while xtables_chain_protos[i].name != NULL:
-        if xtables_chain_protos[i].num == proto:
-            return xtables_chain_protos[i].name
+    while libxtables.chain_protos[i].name != NULL:
+        if libxtables.chain_protos[i].num == proto:
+            return libxtables.chain_protos[i].name
         i += 1
     if ask:
         found = names_protocol(proto)
@@ -896,41 +986,17 @@ cdef const char *protocol_name(int proto, bint ask) noexcept nogil:
     return NULL
 
 
-cdef int _by_mask = -1
+cdef bint prints_by_mask() except -1:
+    """Whether this host's iptables prints interfaces from their masks and protocols from /etc/protocols (1.8.9); not
+    where there is none."""
+    # a function that came with 1.8.11, like the other way of printing
+    return library_there() and libxtables.strtoul_base == NULL
 
 
-cdef int prints_by_mask() except -1:
-    """Whether this host's iptables prints interfaces from their masks and protocols from /etc/protocols (1.8.9)."""
-    global _by_mask
-    if _by_mask < 0:
-        # before it the library's symbols are not seen
-        use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)
-        _by_mask = _old_library()
-    return _by_mask
-
-
-cdef int _compat_only = -1
-
-
-cdef int reads_compat_only() except -1:
+cdef bint reads_compat_only() except -1:
     """Whether this host's iptables-nft reads matches in compat expressions only (before 1.8.8)."""
-    global _compat_only
-    if _compat_only < 0:
-        prints_by_mask()
-        _compat_only = _older_library()
-    return _compat_only
-
-
-cdef extern from *:
-    """
-    #include <dlfcn.h>
-    /* came with 1.8.11, like that way of printing */
-    static int _old_library(void) { return dlsym(RTLD_DEFAULT, "xtables_strtoul_base") == NULL; }
-    /* came with 1.8.8, like that way of reading */
-    static int _older_library(void) { return dlsym(RTLD_DEFAULT, "xtables_strdup") == NULL; }
-    """
-    int _old_library() nogil
-    int _older_library() nogil
+    # a function that came with 1.8.8, like that way of reading
+    return library_there() and libxtables.strdup == NULL
 
 
 # ------------------------------------------------------------- words of saved text

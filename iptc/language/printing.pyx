@@ -14,8 +14,8 @@ from .._core cimport (
 )
 from .plugins cimport (
     PAYLOAD_HEADER, Plugin, PluginRow, captured, expect_division, find_for_payload, fits, known, learn, look_up,
-    Names, begin_names, end_names, print_text, printed_text, prints_by_mask, protocol_name, said, use_family,
-    warn_of_what_was_said,
+    Names, begin_names, end_names, library_there, print_text, printed_text, prints_by_mask, protocol_name, said,
+    use_family, warn_of_what_was_said,
 )
 from .._core import split_entry, standard_target
 from ..errors import ParameterError
@@ -399,7 +399,9 @@ cdef void _print_body(void *arg) noexcept nogil:
 cdef int print_captured(void (*body)(void *) noexcept nogil, void *arg, Printed *rule) except -1:
     """Run *body*, which prints rules, as often as there is a name to be looked up for it."""
     while True:
-        use_family(rule.family.nfproto)
+        # without the library there is a rule that needs no plugin
+        if library_there():
+            use_family(rule.family.nfproto)
         if captured(body, arg, rule.looked) == 0:
             return 0
         if not rule.looked.wanted:

@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "libxtables.h"
 #include "names.h"
 #include "shim.h"
 
@@ -34,23 +35,34 @@ static void land(void)
 	siglongjmp(*landing, 1);
 }
 
-static void __attribute__((noreturn, format(printf, 2, 3)))
-exit_err(enum xtables_exittype status, const char *format, ...)
+static void __attribute__((noreturn, format(printf, 2, 0))) refuse(int status, const char *format, va_list args)
 {
-	va_list args;
-
-	va_start(args, format);
 	if (landing == NULL) {
 		/* another user of libxtables in this process: do what its default does */
 		vfprintf(stderr, format, args);
 		exit(status);
 	}
 	vsnprintf(message, sizeof(message), format, args);
-	va_end(args);
 	refused_with = status;
 	if (errno == ENOMEM)
 		refused_with = SHIM_OUT_OF_MEMORY;
 	land();
+}
+
+void shim_refuse(int status, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	refuse(status, format, args);
+}
+
+static void __attribute__((noreturn, format(printf, 2, 3))) exit_err(enum xtables_exittype status, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	refuse(status, format, args);
 }
 
 /* What an option's value was copied to, to be taken apart. Plugins free it at their end, which a refusal never reaches. */
@@ -60,7 +72,7 @@ static size_t copied;
 
 static char *plugin_strdup(const char *text)
 {
-	char *copy = xtables_strdup(text);
+	char *copy = libxtables.strdup(text);
 
 	if (landing != NULL && copied < COPIES)
 		copies[copied++] = copy;
@@ -93,7 +105,7 @@ static void *plugin_realloc(void *memory, size_t size)
 static struct xtables_lmap *plugin_lmap_init(const char *file)
 {
 	size_t before = copied;
-	struct xtables_lmap *map = xtables_lmap_init(file);
+	struct xtables_lmap *map = libxtables.lmap_init(file);
 
 	copied = before;
 	return map;
@@ -503,15 +515,18 @@ static void registered(int is_target, const char *name, const char *version, siz
 	}
 }
 
-static void *next_symbol(const char *name)
+/* Whether *version* may be that of a further row of a plugin's table: it lies where the plugin lies. */
+static int is_row(int is_target, const void *table, const char *version)
 {
-	void *symbol = dlsym(RTLD_NEXT, name);
+	Dl_info ours, its;
 
-	if (symbol == NULL) {
-		fprintf(stderr, "libxtables has no %s\n", name);
-		abort();
-	}
-	return symbol;
+	if (collect == NULL || refused)
+		return collect == NULL;
+	if (dladdr(table, &ours) != 0 && version != NULL && dladdr(version, &its) != 0 && ours.dli_fbase == its.dli_fbase)
+		return 1;
+	snprintf(message, sizeof(message), "its %s are laid out in another way", is_target ? "targets" : "matches");
+	refused = 1;
+	return 0;
 }
 
 /* The constructors of plugins call these four. Found before libxtables' own, they keep an own registry that knows
@@ -523,13 +538,14 @@ EXPORT void xtables_register_match(struct xtables_match *me)
 	if (collect != NULL)
 		registered(0, me->name, me->version, me->size, me);
 	else
-		((void (*)(struct xtables_match *))next_symbol("xtables_register_match"))(me);
+		libxtables.register_match(me);
 }
 
 EXPORT void xtables_register_matches(struct xtables_match *match, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++)
-		xtables_register_match(&match[i]);
+		if (is_row(0, &match[0], match[i].version))
+			xtables_register_match(&match[i]);
 }
 
 EXPORT void xtables_register_target(struct xtables_target *me)
@@ -537,26 +553,23 @@ EXPORT void xtables_register_target(struct xtables_target *me)
 	if (collect != NULL)
 		registered(1, me->name, me->version, me->size, me);
 	else
-		((void (*)(struct xtables_target *))next_symbol("xtables_register_target"))(me);
+		libxtables.register_target(me);
 }
 
 EXPORT void xtables_register_targets(struct xtables_target *target, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++)
-		xtables_register_target(&target[i]);
+		if (is_row(1, &target[0], target[i].version))
+			xtables_register_target(&target[i]);
 }
 
-static const struct {
-	const char *name;
-	void *instead;
-} redirected[] = {
+static const struct stand_in redirected[] = {
 	{"exit", (void *)plugin_exit},
 	{"_exit", (void *)plugin_exit},
 	{"_Exit", (void *)plugin_exit},
 	{"quick_exit", (void *)plugin_exit},
 	{"abort", (void *)plugin_abort},
 	{"__assert_fail", (void *)plugin_assert_fail},
-	{"getenv", (void *)secure_getenv},
 	{"stdout", (void *)&plugin_stdout},
 	{"stderr", (void *)&plugin_stderr},
 	{"printf", (void *)plugin_printf},
@@ -576,14 +589,12 @@ static const struct {
 	{"xtables_lmap_init", (void *)plugin_lmap_init},
 	{"free", (void *)plugin_free},
 	{"realloc", (void *)plugin_realloc},
+	{NULL, NULL},
 };
 
 static void *instead_of(const char *name)
 {
-	for (size_t i = 0; i < sizeof(redirected) / sizeof(redirected[0]); i++)
-		if (strcmp(name, redirected[i].name) == 0)
-			return redirected[i].instead;
-	return names_instead_of(name);
+	return find_stand_in(redirected, name) ?: names_instead_of(name) ?: libxtables_instead_of(name);
 }
 
 /* Some architectures leave addresses in the dynamic section as they are in the file. */
@@ -676,43 +687,47 @@ static int any_revision(const char *name, uint8_t revision, int option)
 
 static struct option no_options[] = {{NULL}};
 
-static struct xtables_globals globals = {
+static struct {
+	struct xtables_globals ours;
+	void *more[16];		/* what a later release may look at */
+} globals = {.ours = {
 	.program_name = "iptables",
 	.program_version = "iptc",
 	.orig_opts = no_options,
 	.opts = NULL,	/* the library frees what stands here */
 	.exit_err = exit_err,
 	.compat_rev = any_revision,
-};
+}};
 
 static void call_init(void *unused)
 {
-	xtables_init();
+	libxtables.init();
 }
 
 int shim_init(void)
 {
-	struct link_map *map;
-	Dl_info self, library;
-	void *handle;
+	Dl_info self;
+	int failed;
 
 	/* xtables_init() ends the process there */
 	if (getuid() != geteuid())
 		return SHIM_IDS_DIFFER;
+	message[0] = '\0';
 	/* the registration calls above must be found before libxtables' own */
 	if (dladdr((void *)shim_init, &self) == 0
 	    || dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL)
 		return -1;
 	plugin_stdout = stdout;
 	plugin_stderr = stderr;
+	failed = libxtables_open();
+	if (failed)
+		return failed;
 	/* first of all: nothing of the library runs before it */
-	if (dladdr((void *)xtables_init, &library) != 0) {
-		handle = dlopen(library.dli_fname, RTLD_NOW | RTLD_NOLOAD);
-		if (handle != NULL && dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0)
-			redirect(map);
-	}
-	xtables_set_params(&globals);
-	xtables_set_nfproto(NFPROTO_IPV4);
+	redirect(libxtables_map());
+	failed = libxtables_examine(&globals.ours);
+	if (failed)
+		return failed;
+	libxtables.set_nfproto(NFPROTO_IPV4);
 	return shim_capture(call_init, NULL);
 }
 

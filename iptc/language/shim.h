@@ -8,11 +8,15 @@
 #include <arpa/inet.h>
 #include <getopt.h>
 #include <netdb.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4/ip_tables.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
 #include <xtables.h>
+
+/* Nothing here is linked to libxtables: its variable that this macro reads is not there. Refusals go to shim_refuse. */
+#undef xtables_error
 
 /* How much room a buffer gets that grows: *more*, so that it seldom has to, or as much as is needed now, so that a sanitizer
  * sees the first byte too many. */
@@ -25,9 +29,23 @@ static inline size_t shim_room(size_t more, size_t needed)
 #endif
 }
 
-/* Prepare libxtables for this process: its globals, its family, and our place in the symbol order. 0, or -1; or SHIM_IDS_DIFFER
- * where the real user is not the effective one, for whom libxtables ends the process: another call may succeed. */
-#define SHIM_IDS_DIFFER 1
+/* What libxtables and its plugins call instead of a function of that name; a table of them ends with NULL. */
+struct stand_in {
+	const char *name;
+	void *instead;
+};
+
+static inline void *find_stand_in(const struct stand_in *table, const char *name)
+{
+	while (table->name != NULL && strcmp(table->name, name) != 0)
+		table++;
+	return table->instead;
+}
+
+/* Load libxtables and prepare it for this process: its globals, its family, and our place in the symbol order. 0; -1 with the reason
+ * in shim_message(); one of LIBXTABLES_ABSENT and its like; or SHIM_IDS_DIFFER where the real user is not the effective one, for whom
+ * libxtables ends the process. Another call may succeed. */
+#define SHIM_IDS_DIFFER 100
 int shim_init(void);
 
 /* Run body(arg) so that nothing in it ends the process: 0, or -1 with the reason in shim_message().
@@ -38,6 +56,9 @@ const char *shim_message(void);
 /* The exit status that iptables has where it refuses so (enum xtables_exittype). */
 int shim_refused_with(void);
 #define SHIM_OUT_OF_MEMORY (-1)	/* what it returns where an allocation failed before the body gave up */
+
+/* Inside it: refuse as libxtables does. */
+void shim_refuse(int status, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
 
 /* Before the next option of a guarded body: what earlier ones copied is not freed when this one is refused. */
 void shim_keep_copies(void);

@@ -30,10 +30,9 @@ from .options cimport (
 )
 from .plugins cimport (
     PARAMETER_PROBLEM, PREFERRED, DataCall, Names, ParseCall, PluginRow, begin_names, captured, check_body,
-    end_names, expect_division, known, learn, look_up, parse_body, payload_room, prints_by_mask, protocol_name,
+    end_names, expect_division, known, learn, libxtables, look_up, parse_body, payload_room, prints_by_mask, protocol_name,
     said, take_long_prefix, use_family, wants_check, warn_of_what_was_said, warn_text, xt_option_call,
-    xtables_error, xtables_ip6parse_multiple, xtables_ipparse_multiple, xtables_match, xtables_parse_protocol,
-    xtables_strtoui,
+    xtables_error, xtables_match,
 )
 from .words cimport add, add_copy, clear, make_room, split
 from .words import split_words
@@ -143,7 +142,7 @@ cdef bint _load_protocol_match(Spec *spec) noexcept nogil:
     if name == NULL or spec.protocol_used:
         return False
     spec.protocol_used = True
-    if xtables_strtoui(name, NULL, &number, 0, 255):
+    if libxtables.strtoui(name, NULL, &number, 0, 255):
         name = protocol_name(number, not spec.options & OPT_NUMERIC)
         if name == NULL:
             return False
@@ -245,7 +244,7 @@ cdef void _read_protocol(Spec *spec, char *value) noexcept nogil:
         value[i] = tolower(<unsigned char> value[i])
         i += 1
     spec.protocol = value
-    number = xtables_parse_protocol(value)
+    number = libxtables.parse_protocol(value)
     if number == 0 and flags_of(spec)[1] & IPT_INV_PROTO:
         xtables_error(PARAMETER_PROBLEM, b"rule would never match protocol")
     (<uint16_t *> (spec.entry + spec.family.proto))[0] = number
@@ -330,7 +329,7 @@ cdef void _read_counters(Spec *spec, char *value) noexcept nogil:
 
 cdef unsigned int _rule_number(const char *text) noexcept nogil:
     cdef unsigned int number = 0
-    if not xtables_strtoui(text, NULL, &number, 1, INT_MAX):
+    if not libxtables.strtoui(text, NULL, &number, 1, INT_MAX):
         xtables_error(PARAMETER_PROBLEM, b"Invalid rule number `%s'", text)
     return number
 
@@ -380,10 +379,10 @@ cdef void _read_networks(Spec *spec, int which, const char *text) noexcept nogil
         spec.networks[which] = 1
         return
     if spec.family.nfproto == NFPROTO_IPV4:
-        xtables_ipparse_multiple(text, <in_addr **> &spec.addresses[which], <in_addr **> &spec.masks[which],
+        libxtables.ipparse_multiple(text, <in_addr **> &spec.addresses[which], <in_addr **> &spec.masks[which],
                                  &spec.networks[which])
     else:
-        xtables_ip6parse_multiple(text, <in6_addr **> &spec.addresses[which], <in6_addr **> &spec.masks[which],
+        libxtables.ip6parse_multiple(text, <in6_addr **> &spec.addresses[which], <in6_addr **> &spec.masks[which],
                                   &spec.networks[which])
     if spec.networks[which] == 1:
         set_network(spec, which, 0)
@@ -699,7 +698,9 @@ def refuse_meaningless(int nfproto, str chain not None, bytes entry not None):
     option = _meaningless(label)
     name = 4 * family_of(nfproto).address + (0 if option == OPT_VIANAMEIN else IFNAMSIZ)
     if name + 3 * IFNAMSIZ <= <size_t> PyBytes_GET_SIZE(entry) and (entry[name] or entry[name + 2 * IFNAMSIZ]):
-        raise ParameterError(f"Can't use {os_decode(option_name(spec_of(nfproto, NULL, NULL), option))} with {chain}")
+        # only for its words: libxtables need not be there
+        _spec.old = prints_by_mask()
+        raise ParameterError(f"Can't use {os_decode(option_name(&_spec, option))} with {chain}")
 
 
 cdef frozenset _BUILTIN_ENDS = frozenset(("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"))

@@ -10,6 +10,8 @@ libiptc loses two things that a draft keeps: a commit zeroes the counters of the
 the table is replaced is not given back exactly.
 """
 
+import os
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EBADF, ENOENT
 from libc.stdint cimport uint64_t
@@ -24,15 +26,13 @@ from .._applied cimport APPLIED, Mark
 from .._netns cimport Namespace, call_in, cookie_of_socket
 from .blob cimport entry_of, stored, table_label
 from .._core import chain_label, text_bytes
-from ..errors import KernelError, ParameterError, Unsupported, kernel_error
+from ..errors import KernelError, ParameterError, Unsupported, is_passing, kernel_error
 from .blob import table_strerror
 
 # Every function of libiptc that is used here. Those that return int return 0 for "no", with errno.
 cdef extern from * nogil:
     """
-    #include <dlfcn.h>
-    #include <stddef.h>
-    #include <stdio.h>
+    #include "library.h"
 
     struct xtc_handle;
     struct xt_counters;
@@ -62,11 +62,8 @@ cdef extern from * nogil:
         const char *(*strerror)(int error);
     };
 
-    static const struct {
-        const char *name;
-        size_t place;
-    } libiptc_functions[] = {
-    #define FUNCTION(name) {#name, offsetof(struct libiptc, name)}
+    static const struct library_symbol libiptc_functions[] = {
+    #define FUNCTION(name) {#name, offsetof(struct libiptc, name), 0}
         FUNCTION(init), FUNCTION(free), FUNCTION(first_chain), FUNCTION(next_chain), FUNCTION(first_rule),
         FUNCTION(next_rule), FUNCTION(get_target), FUNCTION(get_policy), FUNCTION(is_chain), FUNCTION(append_entry),
         FUNCTION(insert_entry), FUNCTION(replace_entry),
@@ -76,23 +73,11 @@ cdef extern from * nogil:
     #undef FUNCTION
     };
 
-    /* Fill *functions from *library*, whose names begin with *prefix*; NULL, or what is missing. */
-    static const char *libiptc_load(struct libiptc *functions, const char *library, const char *prefix)
+    /* Fill *functions from *library*, whose names begin with *prefix*: 0, or -1. */
+    static int libiptc_load(struct libiptc *functions, const char *library, const char *prefix, struct library_failure *why)
     {
-        static char missing[96];
-        void *handle = dlopen(library, RTLD_NOW);
-
-        if (handle == NULL)
-            return library;
-        for (size_t i = 0; i < sizeof(libiptc_functions) / sizeof(libiptc_functions[0]); i++) {
-            void **slot = (void **)((char *)functions + libiptc_functions[i].place);
-
-            snprintf(missing, sizeof(missing), "%s_%s", prefix, libiptc_functions[i].name);
-            *slot = dlsym(handle, missing);
-            if (*slot == NULL)
-                return missing;
-        }
-        return NULL;
+        return library_load(library, RTLD_NOW, prefix, libiptc_functions,
+                            sizeof(libiptc_functions) / sizeof(libiptc_functions[0]), functions, why) != NULL ? 0 : -1;
     }
     """
     struct xtc_handle:
@@ -122,7 +107,10 @@ cdef extern from * nogil:
         int (*commit)(xtc_handle *h) noexcept nogil
         const char *(*strerror)(int error) noexcept nogil
 
-    const char *libiptc_load(libiptc *functions, const char *library, const char *prefix)
+    struct library_failure:
+        int error
+        const char *text
+    int libiptc_load(libiptc *functions, const char *library, const char *prefix, library_failure *why)
 
 cdef enum:
     LABEL_ROOM = 32          # libiptc's functions take a buffer of so many bytes for the name of a chain
@@ -134,15 +122,19 @@ cdef bint _loaded[2]
 cdef libiptc *_library(Family *family) except NULL:
     """The functions for *family*, loaded when they are first asked for."""
     cdef int which = family.nfproto != NFPROTO_IPV4
-    cdef const char *missing
+    cdef library_failure failure
     cdef bytes name = b"libip6tc.so.2" if which else b"libip4tc.so.2"
     if not _loaded[which]:
-        missing = libiptc_load(&_libraries[which], name, b"ip6tc" if which else b"iptc")
-        if missing != NULL:
-            what = missing.decode()
-            what = what if what == name.decode() else f"{what} of {name.decode()}"
-            raise Unsupported(f"the back end libiptc needs {what}, which is not there: Debian's package "
-                              f"{'libip6tc2' if which else 'libip4tc2'} has it")
+        if libiptc_load(&_libraries[which], name, b"ip6tc_" if which else b"iptc_", &failure) < 0:
+            if is_passing(failure.error):
+                raise kernel_error(f"can't load {name.decode()}", failure.error, os.strerror(failure.error))
+            what = failure.text.decode("utf-8", "replace")
+            if not failure.error:
+                what = f"has no {what}"
+            elif what:
+                what = f"can't be loaded ({what})"
+            raise Unsupported(f"the back end libiptc needs {name.decode()}, which {what or 'is not there'}: "
+                              f"Debian's package {'libip6tc2' if which else 'libip4tc2'} has it, Fedora's iptables-libs")
         _loaded[which] = True
     return &_libraries[which]
 
