@@ -4,9 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from .cli import main
-
-        status = main()
+        from .cli import run
     except KeyboardInterrupt:
-        status = 130
-    sys.exit(status)
+        sys.exit(130)
+    sys.exit(run())

@@ -1,6 +1,17 @@
 """The command `iptc`: one module for each of its commands, and a few that the commands share."""
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
+
+
+def run():
+    """Run the command as a program of its own, which ends behind this; return its exit status."""
+    # the bare module, without the weight of the one around it
+    import _signal
+
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        # while modules are loaded, and at the very end, there is nothing to tidy up: an interrupt ends the process
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    return main()
 
 
 def main(arguments=None):

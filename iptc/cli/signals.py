@@ -2,8 +2,11 @@
 
 import contextlib
 import signal
+import sys
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AGAIN = 0.01
+"""After so many seconds a signal is taken once more, if its exception got lost."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -28,14 +31,29 @@ def stoppable():
             signal.signal(other, signal.SIG_IGN)
         raise Stopped(number)
 
+    def unraisable(lost):
+        # it arrived in a callback or a `__del__`, out of which no exception comes
+        if isinstance(lost.exc_value, Stopped):
+            number = lost.exc_value.number
+            signal.signal(signal.SIGALRM, lambda *_: stop(number, None))
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            hook(lost)
+
     try:
         for number in ours:
             signal.signal(number, stop)
     except ValueError:
         # not the main thread: no signal arrives here
         ours = []
+    hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in ours:
             signal.signal(number, before[number])
+        if signal.getsignal(signal.SIGALRM) is not alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
