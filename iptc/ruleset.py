@@ -34,7 +34,8 @@ def save(
 
     Only tables that are in use, or that named *table* (`-t`): looking creates none. Each table is of one moment, the
     tables are not of the same. With *all_tables* those that are not in use are in the text too, empty: to restore it
-    takes away what has been added to them since.
+    takes away what has been added to them since. Tables that this kernel does not have are left out, as far as it can
+    be asked.
     """
     nfproto = _family(ipv6)
     place = Place(netns)
@@ -44,7 +45,10 @@ def save(
     names = state.tables_in_use(nfproto, place, backend) if table is None else [table]
     texts = [state.table_at(nfproto, name, place, backend).save(counters) for name in names]
     if all_tables:
-        texts += [text_of_empty(name, chains) for name, chains in state.builtin_chains().items() if name not in names]
+        others = {name: chains for name, chains in state.builtin_chains().items() if name not in names}
+        legacy = state.side_at(place, backend) != "nft"
+        lacking = legacy and trial.lacking(nfproto, others) or ()
+        texts += [text_of_empty(name, chains) for name, chains in others.items() if name not in lacking]
     return "".join(texts)
 
 

@@ -12,7 +12,7 @@ from _thread import allocate_lock, start_new_thread
 
 from . import _core, _netns, backends
 from ._applied import elsewhere
-from .errors import IPTCError, KernelError
+from .errors import IPTCError, KernelError, is_absent
 from .language import printing
 from .model.restoring import Restore, programs
 from .namespace import Place
@@ -98,6 +98,27 @@ def _named(there, before, program, refused):
 def _names(nfproto, entry):
     """The names of the matches and the target of a rule."""
     return {part[2:31].partition(b"\0")[0].decode("utf-8", "replace") for part in _core.split_entry(nfproto, entry)[1]}
+
+
+def lacking(nfproto, names):
+    """Those of the legacy tables *names* that the kernel does not have, tried where nobody is in their way: to look is
+    to create. None where that cannot be found out."""
+    # what only tries texts need not load it
+    from .legacy.blob import TableScan
+
+    found = set()
+    with private_place() as place:
+        if place is None:
+            return None
+        for name in names:
+            try:
+                with place.open() as there:
+                    TableScan(nfproto, name, there).close()
+            except IPTCError as error:
+                if not is_absent(error):
+                    return None
+                found.add(name)
+    return found
 
 
 @contextlib.contextmanager

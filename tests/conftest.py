@@ -257,6 +257,38 @@ def own_place(request, tmp_path_factory):
         os.environ["XTABLES_LOCKFILE"] = str(tmp_path_factory.mktemp("lock") / "xtables.lock")
 
 
+USABLE = """
+import conftest, iptc
+conftest.enter_new_namespace()
+for backend in ("legacy", "nft"):
+    iptc.Chain(iptc.Table("filter", backend=backend), "INPUT").append_rule(iptc.Rule.from_args("-j ACCEPT"))
+"""
+
+
+def pytest_sessionstart(session):
+    """With `IPTC_REQUIRE_KERNEL` a run in which the kernel cannot be used fails at once, and says so."""
+    config = session.config
+    if "IPTC_REQUIRE_KERNEL" not in os.environ or config.option.collectonly or hasattr(config, "workerinput"):
+        return
+    tests = os.path.dirname(__file__)
+    path = os.pathsep.join(filter(None, [tests, os.path.dirname(tests), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-c", USABLE]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        why = lines[-1] if lines else f"exit {done.returncode}"
+        pytest.exit(f"the kernel cannot be used here, and every test of it must run: {why}", returncode=1)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With `IPTC_REQUIRE_KERNEL` a test that is skipped has failed."""
+    report = (yield).get_result()
+    if report.skipped and "IPTC_REQUIRE_KERNEL" in os.environ:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and nothing may be: {call.excinfo.value}"
+
+
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--long"):
         long = [item for item in items if item.get_closest_marker("long")]

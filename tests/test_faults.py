@@ -234,3 +234,25 @@ thread.join()
 
 def test_a_kernel_that_has_no_cookies(run):
     assert run(OLD) == ["True"]
+
+
+LACKING = """
+import re
+def tables():
+    return re.findall(r"^\\*(\\w+)$", iptc.save(family == "6", all_tables=True), re.MULTILINE)
+
+everything = tables()
+# the first calls are of the two tables that are in use
+for number in (errno.ENOENT, errno.EPERM):
+    found = [attempt(tables, "info", nth, number)[0] for nth in range(2, len(everything))]
+    print(*(" ".join(sorted({*everything} - {*names})) for names in found), sep=",")
+print(len(everything), sorted(line[1:] for line in saved() if line[0] == "*"))
+"""
+
+
+def test_all_tables_are_those_that_the_kernel_has(run):
+    lacking, unknown, rest = run(LACKING)
+    assert sorted(lacking.split(",")) == ["nat", "raw", "security"]
+    assert set(unknown.split(",")) == {""}
+    # looking for the others makes none
+    assert rest == "5 ['filter', 'mangle']"

@@ -127,22 +127,12 @@ def _opens_elsewhere(nfproto, name):
     """Whether the kernel opens a legacy table in a network namespace that is made for it and is gone afterwards; None
     where that cannot be tried."""
     try:
-        from .. import trial
-        from ..legacy.blob import TableScan
+        from ..trial import lacking
     except ImportError:
         # without libxtables nothing can be tried out
         return None
-    with trial.private_place() as place:
-        if place is None:
-            return None
-        try:
-            with place.open() as there:
-                TableScan(nfproto, name, there).close()
-        except AccessDenied:
-            return None
-        except IPTCError as error:
-            return False if is_absent(error) else None
-    return True
+    lacks = lacking(nfproto, [name])
+    return None if lacks is None else not lacks
 
 
 # ---------------------------------------------------------------- findings
