@@ -252,3 +252,70 @@ def test_counters_follow_the_rule_that_counted(host, family):
         delta = after.since(before)
     assert after["INPUT"].packets.tolist() == [20, 10]
     assert delta.packets.tolist() == [0, 0] and list(delta.flags) == [0, 0]
+
+
+NOT_WRITTEN_AGAIN = (
+    "--cluster-local-node 32",
+    "--seconds 4294967295",
+    "--monthdays 0",
+    "--weekdays 8",
+    "-j QUEUE",
+    "! -s 0.0.0.0/0",
+    "! -s ::/0",
+)
+"""Of these the text is refused by iptables itself, or the rule by nf_tables."""
+
+
+def text_of(rule_d, ipv6):
+    """The rule of a dict as it is printed; None where it is none."""
+    try:
+        rule = iptc.easy.encode_iptc_rule(rule_d, ipv6)
+        rule.final_check()
+        return str(rule)
+    except iptc.ParameterError:
+        return None
+
+
+def shortest(rule_d, ipv6):
+    """*rule_d* without the parameters that the extension completes by itself: what somebody writes by hand."""
+    kept, text = dict(rule_d), text_of(rule_d, ipv6)
+    for key, value in rule_d.items():
+        target = key == "target" and isinstance(value, dict)
+        parameters = next(iter(value.values())) if target else value
+        if not isinstance(parameters, dict):
+            continue
+        for name in parameters:
+            less = {other: words for other, words in parameters.items() if other != name}
+            shorter = {**kept, key: {next(iter(value)): less} if target else less}
+            if text_of(shorter, ipv6) == text:
+                kept, parameters = shorter, less
+    return kept
+
+
+def test_each_dict_finds_the_rule_that_it_made(prepared, ipv6):
+    """Of every extension: the whole dict, and one without what the extension or the kernel completes."""
+    easy, made, shorter = iptc.easy, {}, 0
+    for spec in specs.load(ipv6):
+        if any(words in spec.text for words in NOT_WRITTEN_AGAIN):
+            continue
+        whole = easy.decode_iptc_rule((iptc.Rule6 if ipv6 else iptc.Rule).from_args(spec.text))
+        short = shortest(whole, ipv6)
+        shorter += short != whole
+        made.setdefault(spec.table, []).extend((spec.chain, rule_d, 0) for rule_d in (whole, short))
+    assert shorter > 100
+    for table, rules in made.items():
+        easy.batch_add_rules(table, rules, ipv6)
+        opened = (iptc.Table6 if ipv6 else iptc.Table)(table)
+        with opened.transaction():
+            for chain, rule_d, _ in rules:
+                rule = easy.encode_iptc_rule(rule_d, ipv6)
+                assert rule in opened[chain] and not opened[chain].ensure_rule(rule), rule_d
+                opened[chain].delete_rule(rule)
+        assert not prepared.rules(ipv6, table) or table == "raw"
+        assert not any(opened[chain].rules for chain in {chain for chain, *_ in rules})
+        # and one by one, as it is in the kernel
+        for chain, rule_d, _ in rules[1::24]:
+            easy.add_rule(table, chain, rule_d, ipv6=ipv6)
+            assert easy.has_rule(table, chain, rule_d, ipv6), rule_d
+            easy.delete_rule(table, chain, rule_d, ipv6)
+        assert not any(opened[chain].rules for chain in {chain for chain, *_ in rules})
