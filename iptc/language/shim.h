@@ -19,11 +19,11 @@
 #undef xtables_error
 
 /* How much room a buffer gets that grows: *more*, so that it seldom has to, or as much as is needed now, so that a sanitizer
- * sees the first byte too many. */
+ * sees the first byte too many; of large ones each step would be a copy of all there is. */
 static inline size_t shim_room(size_t more, size_t needed)
 {
 #ifdef IPTC_EXACT_ALLOCATIONS
-	return more < needed ? more : needed;
+	return more < needed || needed > 65536 ? more : needed;
 #else
 	return more;
 #endif
