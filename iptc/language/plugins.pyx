@@ -615,8 +615,8 @@ cdef _load(int nfproto, str name):
             return
         any_there = any_there or _has_plugins(names)
     if not any_there:
-        named = "" if _named_dirs() is None else " (XTABLES_LIBDIR)"
-        raise Unsupported(f"no extension of iptables is in {':'.join(folders)}{named}, and {name} may be one: {_INSTALL}")
+        where = ":".join(folders) + ("" if _named_dirs() is None else " (XTABLES_LIBDIR)")
+        raise Unsupported(f"no extension of iptables is in {where}, and {name} may be one: {_INSTALL}")
 
 
 cdef bint _has_plugins(names) except -1:

@@ -30,8 +30,8 @@ from .options cimport (
 )
 from .plugins cimport (
     PARAMETER_PROBLEM, PREFERRED, DataCall, Names, ParseCall, PluginRow, begin_names, captured, check_body,
-    end_names, expect_division, known, learn, libxtables, look_up, parse_body, payload_room, prints_by_mask, protocol_name,
-    said, take_long_prefix, use_family, wants_check, warn_of_what_was_said, warn_text, xt_option_call,
+    end_names, expect_division, known, learn, libxtables, look_up, parse_body, payload_room, prints_by_mask,
+    protocol_name, said, take_long_prefix, use_family, wants_check, warn_of_what_was_said, warn_text, xt_option_call,
     xtables_error, xtables_match,
 )
 from .words cimport add, add_copy, clear, make_room, split
@@ -380,10 +380,10 @@ cdef void _read_networks(Spec *spec, int which, const char *text) noexcept nogil
         return
     if spec.family.nfproto == NFPROTO_IPV4:
         libxtables.ipparse_multiple(text, <in_addr **> &spec.addresses[which], <in_addr **> &spec.masks[which],
-                                 &spec.networks[which])
+                                    &spec.networks[which])
     else:
         libxtables.ip6parse_multiple(text, <in6_addr **> &spec.addresses[which], <in6_addr **> &spec.masks[which],
-                                  &spec.networks[which])
+                                     &spec.networks[which])
     if spec.networks[which] == 1:
         set_network(spec, which, 0)
 

@@ -74,7 +74,8 @@ cdef extern from * nogil:
     };
 
     /* Fill *functions from *library*, whose names begin with *prefix*: 0, or -1. */
-    static int libiptc_load(struct libiptc *functions, const char *library, const char *prefix, struct library_failure *why)
+    static int libiptc_load(struct libiptc *functions, const char *library, const char *prefix,
+                            struct library_failure *why)
     {
         return library_load(library, RTLD_NOW, prefix, libiptc_functions,
                             sizeof(libiptc_functions) / sizeof(libiptc_functions[0]), functions, why) != NULL ? 0 : -1;
@@ -133,8 +134,9 @@ cdef libiptc *_library(Family *family) except NULL:
                 what = f"has no {what}"
             elif what:
                 what = f"can't be loaded ({what})"
+            package = "libip6tc2" if which else "libip4tc2"
             raise Unsupported(f"the back end libiptc needs {name.decode()}, which {what or 'is not there'}: "
-                              f"Debian's package {'libip6tc2' if which else 'libip4tc2'} has it, Fedora's iptables-libs")
+                              f"Debian's package {package} has it, Fedora's iptables-libs")
         _loaded[which] = True
     return &_libraries[which]
 
