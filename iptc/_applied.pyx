@@ -9,9 +9,32 @@ exception passes through them, they read the note and add it to the exception.
 from contextvars import ContextVar
 from types import FunctionType
 
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from cpython.exc cimport PyErr_CheckSignals
 
-_marks = ContextVar("the marks of what the present call has sent", default=None)
+cdef extern from *:
+    """
+    /* How many calls that tell this thread is in, one within the other. */
+    static __thread int telling_calls;
+    """
+    int telling_calls
+
+cdef extern from "Python.h":
+    int PyContextVar_Get(object variable, PyObject *otherwise, PyObject **value) except -1    # a new reference
+
+_marks = ContextVar("the marks of what the present call has sent")
+# a list, once the first is made; None where nobody wants to know
+cdef object _NO_LIST = object()
+
+
+cdef object _marks_now():
+    """The list of marks of this context, or None, or `_NO_LIST`."""
+    cdef PyObject *found
+    PyContextVar_Get(_marks, <PyObject *> _NO_LIST, &found)
+    marks = <object> found
+    Py_DECREF(marks)
+    return marks
 
 
 cdef class Mark:
@@ -32,9 +55,12 @@ cdef class Mark:
 def mark(str table not None):
     """Return a new mark for *table*, which the call that goes on looks at in the end."""
     cdef Mark made = Mark(table)
-    marks = _marks.get()
-    if marks is not None:
-        marks.append(made)
+    if telling_calls:
+        marks = _marks_now()
+        if marks is _NO_LIST:
+            _marks.set([made])
+        elif marks is not None:
+            (<list> marks).append(made)
     return made
 
 
@@ -64,29 +90,30 @@ def telling(function):
     by then."""
 
     def call(*args, **kwargs):
-        cdef list marks = _marks.get()
-        cdef Py_ssize_t begin = 0
-        token = None
-        if marks is None:
-            marks = []
-            token = _marks.set(marks)
-        else:
-            begin = len(marks)
+        global telling_calls
+        # most calls send nothing, and then there is nothing to be kept for them
+        marks = _marks_now()
+        cdef Py_ssize_t begin = len(<list> marks) if isinstance(marks, list) else 0
+        telling_calls += 1
         try:
             result = function(*args, **kwargs)
-            if len(marks) > begin:
+            marks = _marks_now()
+            if isinstance(marks, list) and len(<list> marks) > begin:
                 # what has come meanwhile is raised here, where it can be told
                 PyErr_CheckSignals()
             return result
         except BaseException as error:
             try:
-                _tell(error, marks, begin)
+                marks = _marks_now()
+                if isinstance(marks, list):
+                    _tell(error, <list> marks, begin)
             except Exception:
                 pass                 # an exception that takes no attribute, or no memory to say it
             raise
         finally:
-            if token is not None:
-                _marks.reset(token)
+            telling_calls -= 1
+            if not telling_calls and isinstance(marks, list):
+                _marks.set(_NO_LIST)
 
     return _in_place_of(function, call)
 

@@ -159,12 +159,13 @@ class Table:
 
     def _edit(self, operation: Any) -> Any:
         """Do *operation*, at once or with what is gathered; whether it changed anything, as far as is known by then."""
-        with self._state.lock:
-            if self.autocommit and not self._state.gathering:
+        own = self._state
+        with own.lock:
+            if self.autocommit and not own.gathering:
                 self._flush_pending()
-                self._state.execute(operation)
+                own.execute(operation)
             else:
-                self._state.record(operation)
+                own.record(operation)
         return operation.changed
 
     def _together(self) -> Batch:

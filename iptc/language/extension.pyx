@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from .._linux cimport strnlen
 from .._core cimport (
-    NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Base, RuleValue, c_text, family_of, is_verdict, xt_entry_match,
+    NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Base, Family, RuleValue, c_text, family_of, is_verdict, xt_entry_match,
 )
 from .plugins cimport (
     PAYLOAD_HEADER, XTOPT_INVERT, Names, Option, ParseCall, Plugin, begin_names, end_names, find, find_for_payload,
@@ -629,6 +629,20 @@ def read_payloads(type match_class, type target_class, RuleValue rule not None):
     rule._matches = matches
 
 
+cdef bytes _as_it_was_read(RuleValue rule):
+    """The whole entry of a rule whose parts were not taken out."""
+    cdef Family *family = rule.family
+    cdef Py_ssize_t size = family.header + PyBytes_GET_SIZE(rule.body)
+    cdef bytes entry = PyBytes_FromStringAndSize(NULL, size)
+    cdef char *raw = PyBytes_AS_STRING(entry)
+    memcpy(raw, rule._head(), family.header)
+    memcpy(raw + family.header, PyBytes_AS_STRING(rule.body), size - family.header)
+    # nfcache and comefrom are the kernel's own scratch
+    memset(raw + family.offsets - 4, 0, 4)
+    memset(raw + family.offsets + 4, 0, 4)
+    return entry
+
+
 def pack(RuleValue rule not None, bint checked):
     """Return the whole entry of *rule* as bytes, or None without a target; unchecked, half-built parts are as they
     are."""
@@ -637,7 +651,7 @@ def pack(RuleValue rule not None, bint checked):
     if checked and rule._networks is not None:
         raise ParameterError("this rule has several addresses and stands for as many rules: expand() it")
     if rule._matches is None:
-        return rule._assemble(rule._body_payloads())
+        return _as_it_was_read(rule)
     if rule._target is None:
         return None
     rule._set_goto((<Extension> rule._target).goto)

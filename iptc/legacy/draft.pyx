@@ -21,6 +21,7 @@ from .._core cimport (
 )
 from .._applied cimport APPLIED, NOTHING, Mark
 from .._netns cimport Namespace
+from .._verdicts cimport Verdict, verdict_named
 from .._rope cimport rope_at, rope_delete, rope_free, rope_insert, rope_move
 from .blob import table_strerror
 from .._core import HOOKS, VERDICT_NUMBERS, chain_label
@@ -196,6 +197,7 @@ cdef class Draft:
         entry = stored(self.family.nfproto, entry)
         cdef const char *raw = PyBytes_AS_STRING(entry)
         cdef const char *target
+        cdef const Verdict *verdict
         cdef DraftChain chain
         if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
                 or next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
@@ -207,14 +209,16 @@ cdef class Draft:
         row.counters.base = (<const xt_counters *> (raw + self.family.counters))[0]
         row.counters.place = NOWHERE
         if is_verdict(<const xt_entry_match *> target):
-            name = os_decode(target[2:31].partition(b"\0")[0])
-            chain = self.by_name.get(name)
-            if not name:
-                row.jump = FALL_THROUGH
-            elif name in _VERDICTS:
+            verdict = verdict_named(target + 2)
+            chain = None
+            if verdict != NULL:
                 row.jump = VERDICT
-                row.verdict = _VERDICTS[name]
-            elif chain is not None:
+                row.verdict = verdict.number
+            elif not target[2]:
+                row.jump = FALL_THROUGH
+            else:
+                chain = self.by_name.get(os_decode(target[2:31].partition(b"\0")[0]))
+            if chain is not None:
                 if chain.hook != NF_INET_NUMHOOKS:
                     raise OSError(EINVAL, "a jump to a builtin chain")
                 row.jump = chain.number
@@ -225,7 +229,10 @@ cdef class Draft:
 
     def append(self, chain, bytes entry not None):
         """Add *entry* at the end of *chain*."""
-        self.insert(chain, entry, self._find(chain).rules.count)
+        cdef DraftChain found = self._find(chain)
+        cdef RuleRow row
+        self._fill(&row, entry)
+        found.make_room(found.rules.count)[0] = row
 
     def insert(self, chain, bytes entry not None, unsigned int position):
         """Add *entry* to *chain* before the rule at *position*."""

@@ -86,9 +86,14 @@ def perform(operation, handle, look):
     try:
         operation.do(handle, look)
     except OSError as error:
-        if isinstance(error, IPTCError):
-            raise
-        raise operation.refused(error.errno) from None
+        _raise_in_words(operation, error)
+
+
+def _raise_in_words(operation, error):
+    """Raise *error*, an `OSError` that came out of *operation*, in its words."""
+    if isinstance(error, IPTCError):
+        raise error
+    raise operation.refused(error.errno) from None
 
 
 class Append(_Edit):
@@ -103,6 +108,13 @@ class Append(_Edit):
 
     def do(self, handle, look):
         handle.append(self.chain, self.entry)
+
+    def apply(self, view):
+        """Do it to a table in memory, without the steps between: a batch is hardly anything but this."""
+        chain = view.chains.get(self.chain)
+        if chain is None:
+            raise self.refused(_errno.ENOENT)
+        chain.append(self.entry)
 
     @staticmethod
     def in_text(handle, program, chain, number, rule, other, counters):
@@ -500,7 +512,11 @@ class Replay:
 
     def run(self):
         """Do all operations to the handle."""
+        handle, look = self._handle, self.look
         for self._done, operation in enumerate(self._operations):  # noqa: B020
-            perform(operation, self._handle, self.look)
+            try:
+                operation.do(handle, look)
+            except OSError as error:
+                _raise_in_words(operation, error)
             if self._view is not None and operation is not self._operations[-1]:
                 operation.apply(self._view)
