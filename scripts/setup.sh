@@ -8,7 +8,7 @@
 
 SELF=$(basename -- "$0")
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
-PIP_NEEDS=('Cython>=3.3,<3.4' 'setuptools>=77' pytest 'pytest-xdist>=3.6' hypothesis 'mypy>=1.18' 'prometheus_client>=0.20')
+PIP_NEEDS=('Cython>=3.3,<3.4' 'setuptools>=77' pytest 'pytest-xdist>=3.6' hypothesis 'mypy>=1.18' 'prometheus_client>=0.20' 'rich>=13')
 
 # An ordinary user's PATH on Debian lacks the folders where ip and iptables are.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -50,7 +50,7 @@ missing_packages() {
         pkg-config --exists "${name%:*}" 2>/dev/null || echo "${name#*:}"
     done
     for name in iptables-legacy:iptables ip6tables-legacy-save:iptables iptables-nft:iptables nft:nftables ip:iproute2 ipset:ipset \
-        unshare:util-linux flock:util-linux strace:strace openssl:openssl; do
+        unshare:util-linux flock:util-linux strace:strace openssl:openssl tmux:tmux; do
         command -v "${name%:*}" >/dev/null || echo "${name#*:}"
     done
 }

@@ -221,6 +221,7 @@ BOTH_BACKENDS = {
     "test_face",
     "test_doctor",
     "test_sampler",
+    "test_top",
     "test_monitoring",
     "test_exporter",
     "test_formats",

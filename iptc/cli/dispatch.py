@@ -27,6 +27,7 @@ COMMANDS = (
     "apply",
     "confirm",
     "doctor",
+    "top",
 )
 
 

@@ -39,15 +39,19 @@ _PATIENCE = 1.0
 
 
 class TableSample:
-    """What was counted in one table: `table`, `ipv6`, its `snapshot` now, and the `delta` since the last sample."""
+    """What was counted in one table: `table`, `ipv6`, its `snapshot` now, and the `delta` since the last sample.
 
-    __slots__ = ("table", "ipv6", "snapshot", "delta")
+    `before` is its snapshot then, None where it has come since.
+    """
 
-    def __init__(self, table: str, ipv6: bool, snapshot: Snapshot, delta: Delta) -> None:
+    __slots__ = ("table", "ipv6", "snapshot", "delta", "before")
+
+    def __init__(self, table: str, ipv6: bool, snapshot: Snapshot, delta: Delta, before: Snapshot | None) -> None:
         self.table = table
         self.ipv6 = ipv6
         self.snapshot = snapshot
         self.delta = delta
+        self.before = before
 
     @property
     def rules(self) -> tuple[RuleInfo, ...]:
@@ -137,7 +141,7 @@ class Sample:
         """The tables that there are, IPv4 first."""
         return tuple(
             [
-                TableSample(key[1], key[0], span.now, span.delta)
+                TableSample(key[1], key[0], span.now, span.delta, None if span.gone else span.before)
                 for key, span in self._spans.items()
                 if span.now is not None and span.delta is not None
             ]
@@ -176,7 +180,7 @@ class Sample:
         return f"<iptc.Sample {len(self)} tables over {self.seconds:.3f} s>"
 
 
-class _Watch:
+class Watch:
     """What is known of the tables from poll to poll."""
 
     def __init__(self, sources: Sources, netns: Netns, strict: Iterable[str]) -> None:
@@ -231,6 +235,7 @@ class _Watch:
         return Sample(spans, errors, (self._time, time.time()), self._time - then)
 
     def close(self) -> None:
+        """Close all readers."""
         self._sources.close()
 
 
@@ -342,7 +347,7 @@ def _open(lock: Any) -> None:
         pass
 
 
-def _work(mail: _Mail, watch: _Watch, clock: Clock, pace: Pace) -> None:
+def _work(mail: _Mail, watch: Watch, clock: Clock, pace: Pace) -> None:
     """What the thread does; it knows the mail, and not who reads it, so that it does not keep that one alive."""
     try:
         while not mail.ended and not clock.wait(mail.bell, pace.due):
@@ -360,7 +365,7 @@ class Samples:
     """One run of a `Sampler`: an iterator, and an `async for` iterator. `close()`, or letting go of it, ends its
     thread."""
 
-    def __init__(self, watch: _Watch, clock: Clock, interval: float) -> None:
+    def __init__(self, watch: Watch, clock: Clock, interval: float) -> None:
         self._mail = _Mail()
         _running.add(self._mail)
         try:
@@ -445,18 +450,21 @@ class Sampler:
         self._runs: weakref.WeakSet[Samples] = weakref.WeakSet()
 
     def __iter__(self) -> Samples:
+        run = Samples(self.watch(), self._clock, self.interval)
+        self._runs.add(run)
+        return run
+
+    def watch(self) -> Watch:
+        """Read everything once, and return the `Watch` that goes on from there, for whoever polls himself."""
         families = (False, True) if self.ipv6 is None else (bool(self.ipv6),)
         selection = Selection(self.tables, families=families)
         sources = Sources(selection, [] if self.netns is None else [self.netns], backend=self.backend)
         known = backends.builtin_chains()
         try:
-            watch = _Watch(sources, self.netns, [name for name in self.tables or () if name not in known])
+            return Watch(sources, self.netns, [name for name in self.tables or () if name not in known])
         except BaseException:
             sources.close()
             raise
-        run = Samples(watch, self._clock, self.interval)
-        self._runs.add(run)
-        return run
 
     def __aiter__(self) -> Samples:
         return self.__iter__()

@@ -1,0 +1,127 @@
+"""A terminal as a screen of its own: its size, its keys, and how it was before."""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import tty
+
+from .output import put
+
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[H\x1b[2J"
+_LEAVE = "\x1b[?25h\x1b[?1049l"
+_SEQUENCES = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1b[5~": "page up", b"\x1b[6~": "page down", b"\x1b[H": "home"}
+_SEQUENCES |= {b"\x1bOA": "up", b"\x1bOB": "down", b"\x1bOH": "home", b"\x1b[1~": "home"}
+
+
+class Terminal:
+    """The terminal of this process, as a context manager; keys come from it while it is entered."""
+
+    def __init__(self):
+        self._before = None
+        self._bell = None
+        self._handlers = {}
+        self._has_keys = sys.stdin is not None and sys.stdin.isatty()
+
+    def __enter__(self):
+        self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            for number, handler in (signal.SIGWINCH, self._ring), (signal.SIGTSTP, self._pause):
+                self._handlers[number] = signal.signal(number, handler)
+            self._take()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        try:
+            self._give_back()
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers = {}
+            bell, self._bell = self._bell, None
+            for descriptor in bell or ():
+                os.close(descriptor)
+
+    def _take(self):
+        if self._has_keys:
+            self._before = termios.tcgetattr(sys.stdin)
+            tty.setcbreak(sys.stdin)
+        put(sys.stdout, _ENTER, raw=True)
+
+    def _give_back(self):
+        before, self._before = self._before, None
+        if before is not None:
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        # a terminal that is gone is as it was
+        with contextlib.suppress(OSError):
+            put(sys.stdout, _LEAVE, raw=True)
+
+    def _ring(self, *_):
+        with contextlib.suppress(OSError, TypeError):
+            os.write(self._bell[1], b"!")
+
+    def _pause(self, *_):
+        """Ctrl-Z: the shell finds its screen as it was."""
+        self._give_back()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._take()
+        self._ring()
+
+    def size(self):
+        """(columns, lines)."""
+        try:
+            columns, lines = os.get_terminal_size(sys.stdout.fileno())
+        except OSError:
+            columns = lines = 0
+        # one that does not know its size says 0
+        return columns or 80, lines or 24
+
+    def show(self, text):
+        """Write *text*, which the terminal obeys."""
+        put(sys.stdout, text, raw=True)
+
+    def keys(self, seconds):
+        """Wait for keys at most *seconds*: a list of them, empty also where the size has changed."""
+        watched = [self._bell[0]] + ([sys.stdin.fileno()] if self._has_keys else [])
+        ready, _, _ = select.select(watched, [], [], max(0, seconds))
+        if self._bell[0] in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._bell[0], 4096)
+        if sys.stdin is not None and self._has_keys and sys.stdin.fileno() in ready:
+            return self._decoded(os.read(sys.stdin.fileno(), 1024))
+        return []
+
+    def _decoded(self, typed):
+        if not typed:
+            # nobody is at the keyboard any more
+            self._has_keys = False
+            return ["q"]
+        found = []
+        while typed:
+            sequence = next((known for known in _SEQUENCES if typed.startswith(known)), None)
+            if sequence is not None:
+                found.append(_SEQUENCES[sequence])
+                typed = typed[len(sequence) :]
+            elif typed[:1] == b"\x1b":
+                found.append("escape")
+                # the rest belongs to a key that nobody asked for
+                typed = b"" if typed[1:2] in (b"[", b"O") else typed[1:]
+            else:
+                length = next((n for n in range(1, 5) if _is_text(typed[:n])), 1)
+                found.append(typed[:length].decode("utf-8", "replace"))
+                typed = typed[length:]
+        return found
+
+
+def _is_text(typed):
+    try:
+        typed.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,151 @@
+"""`iptc top`: the rates of rules and chains, live."""
+
+import argparse
+import json
+import locale
+import sys
+import time
+
+from .arguments import FAMILIES, add_command, positive
+from .output import printable, write
+from .selecting import add_selection
+
+SCHEMA = 1
+
+
+def add(commands):
+    """Describe the command."""
+    top = add_command(
+        commands,
+        "top",
+        run,
+        both=True,
+        help="rates of rules and chains, live",
+        description="Show packets and bytes per second of each rule, policy and chain, live; without a terminal, or "
+        "with --once, as plain text. Both families, unless one is asked for. Rules are marked N when they are new, "
+        "R when their counters were set back, M when they were moved.",
+    )
+    add_selection(top, "those in use")
+    top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="between two polls (1)")
+    top.add_argument("--sort", choices=["packets", "bytes", "place"], default="packets", help="packets")
+    top.add_argument("--drops", action="store_true", help="what drops packets first")
+    top.add_argument("--by-chain", action="store_true", help="sums of chains instead of rules")
+    top.add_argument("--no-idle", action="store_true", help="leave out what counts nothing")
+    top.add_argument("--once", action="store_true", help="print one interval and end")
+    top.add_argument("--count", type=positive, metavar="N", help="end after N intervals")
+    top.add_argument("--json", action="store_true", help="one object an interval, one a line")
+    top.add_argument("--width", type=positive, metavar="COLUMNS", help="of plain text (as wide as the longest rule)")
+    top.set_defaults(family="both")
+
+
+def run(options):
+    """Show what *options* say."""
+    from ..monitoring.board import Board
+    from ..monitoring.pace import Clock, Pace
+    from ..monitoring.sampler import Sampler
+    from ..monitoring.selection import Selection
+
+    families = FAMILIES[options.family]
+    selection = Selection(options.table, options.chain, options.comment, options.rule, families)
+    board = Board(selection, options.interval, options.sort)
+    board.drops_first, board.by_chain, board.idle = options.drops, options.by_chain, not options.no_idle
+    ipv6 = None if len(families) > 1 else families[0]
+    sampler = Sampler(options.interval, options.table, options.netns, ipv6, options.backend)
+    clock = Clock()
+    watch = sampler.watch()
+    try:
+        pace = Pace(options.interval, clock.now())
+        if options.once or options.json or not (sys.stdout is not None and sys.stdout.isatty()):
+            return _as_text(options, board, watch, clock, pace)
+        from .viewing import View
+
+        return View(options, board, watch, clock, pace).run()
+    finally:
+        watch.close()
+
+
+def title_of(options):
+    """What stands first in the first line."""
+    place = "" if options.netns is None else f" {options.netns}"
+    return f"iptc top{place}"
+
+
+def bars():
+    """The signs of the trend that this locale has."""
+    from ..monitoring import drawing
+
+    return drawing.BARS if "utf" in locale.getpreferredencoding(False).lower() else drawing.ASCII_BARS
+
+
+def _interval(text):
+    value = float(text)
+    if not 0.01 <= value < 1e6:
+        raise argparse.ArgumentTypeError("must be at least 0.01 seconds")
+    return value
+
+
+def _as_text(options, board, watch, clock, pace):
+    done = 0
+    while True:
+        time.sleep(max(0, pace.due - clock.now()) / 1e9)
+        sample = watch.poll()
+        pace.go_on(clock.now())
+        board.add(sample)
+        write(_as_json(board, sample) if options.json else _as_table(options, board))
+        done += 1
+        if options.once or done == options.count:
+            return 0
+
+
+def _as_table(options, board):
+    """Numbers as they are, and whole rules: for programs."""
+    rows, _ = board.rows()
+    cells = [[f"{row.packets:.1f}", f"{row.bytes:.1f}"] for row in rows]
+    heads = ["pkt/s", "bytes/s"]
+    widths = [max(8, len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(heads)]
+    chain = max([5, *(len(row.chain) for row in rows)])
+    lines = [f"- {heads[0]:>{widths[0]}} {heads[1]:>{widths[1]}} ip table    {'chain':{chain}} rule"]
+    for row, (packets, size) in zip(rows, cells):
+        ip = "6" if row.ipv6 else "4"
+        numbers = f"{row.mark or '-'} {packets:>{widths[0]}} {size:>{widths[1]}}"
+        text = row.text.replace("\n", "\\n")
+        lines.append(f"{numbers} {ip:2} {row.table:8} {row.chain:{chain}} {text}")
+    if options.width is not None:
+        from ..monitoring.drawing import fitted
+
+        lines = [fitted(line, options.width).rstrip() for line in lines]
+    return "".join(f"{line}\n" for line in lines) + ("" if options.once else "\n")
+
+
+def _as_json(board, sample):
+    rows, _ = board.rows()
+    return (
+        json.dumps(
+            {
+                "schema": SCHEMA,
+                "time": sample.time[1],
+                "seconds": sample.seconds,
+                "rows": [
+                    {
+                        "ip_version": 6 if row.ipv6 else 4,
+                        "table": row.table,
+                        "chain": row.chain,
+                        "position": row.position,
+                        "rule": row.text,
+                        "packets_per_second": row.packets,
+                        "bytes_per_second": row.bytes,
+                        "mark": row.mark,
+                    }
+                    for row in rows
+                ],
+                "events": [str(event) for event in sample.events],
+                "errors": [str(error) for error in sample.errors],
+            }
+        )
+        + "\n"
+    )
+
+
+def safe(text):
+    """*text* as a terminal may have it, in one line."""
+    return printable(text).replace("\n", "\\n")
