@@ -8,7 +8,6 @@ from .language import plugins, printing
 from .language.extension import Extension, new_match, new_verdict, pack, read_payloads
 from .language.specification import read_rule
 from .language.words import split_words
-from .lines import BEGIN_OF_LINE, SHORT_OPTIONS, without_command
 from .policy import Policy as Policy
 from .protocols import PROTOCOL_NAMES, PROTOCOL_NUMBERS
 
@@ -237,28 +236,15 @@ class Rule(_core.RuleValue):
     _nfproto = _core.IPV4
     protocols = PROTOCOL_NAMES
 
-    @classmethod
-    def from_args(cls, specification: str | Iterable[str]) -> Self:
-        """Return the rule of a specification as `iptables -A CHAIN` takes it: text, or a list of words.
+    if TYPE_CHECKING:
 
-        >>> Rule.from_args("-s 10.0.0.0/8 -p tcp --dport 22 -j ACCEPT")
-        <iptc.Rule -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT>
+        @classmethod
+        def from_args(cls, specification: str | Iterable[str]) -> Self:
+            """Return the rule of a specification, as `read_rule` reads it."""
 
-        It may be a whole line of iptables-save, `[5:6] -A INPUT …`: its counters are those of the rule, and its chain
-        is not looked at. Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target
-        that is no extension is taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where
-        it is added to a chain, as they do there: see `expand()`. `ParameterError` with iptables' own message for what
-        makes no rule.
-        """
-        counters = None
-        if type(specification) is not str or (
-            specification[:2] not in SHORT_OPTIONS and specification.lstrip().startswith(BEGIN_OF_LINE)
-        ):
-            specification, counters = without_command(specification)
-        rule = read_rule(cls, specification)
-        if counters is not None:
-            rule.counters = counters
-        return rule
+    else:
+        # compiled as it is: no step of Python's between
+        from_args = classmethod(read_rule)
 
     def to_args(self) -> list[str]:
         """Return the words of `str(rule)`, as a list."""

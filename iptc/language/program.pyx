@@ -242,8 +242,8 @@ cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
     cdef char *grown
     cdef Record *record
     if reading.room - reading.used < size:
-        # Room that is not written to costs nothing. A piece that is as large as all others together, once it was
-        # given back, lets the C library keep what is given back: else each restore would pay a page fault for each page.
+        # Room that is not written to costs nothing. A piece that is as large as all others together, once it was given
+        # back, lets the C library keep what is given back: else each restore would pay a page fault for each page.
         room = 2 * reading.room if reading.room else RECORDS_FOR_TEXT * (reading.length - reading.at)
         room = room_for(room + size + 4096, reading.used + size)
         grown = <char *> realloc(reading.memory, room)

@@ -35,6 +35,7 @@ from .plugins cimport (
     xtables_error, xtables_match,
 )
 from .words cimport add, add_copy, clear, make_room, split
+from .lines import BEGIN_OF_LINE, without_command
 from .words import split_words
 from ..errors import ParameterError, ParameterTypeError
 
@@ -760,21 +761,28 @@ cdef void _specification_body(void *arg) noexcept nogil:
 cdef str _SPECIFICATION = "a rule specification"
 
 
+cdef bint _may_be_line(const char *text) noexcept nogil:
+    """Whether a text may be a line of iptables-save: most specifications begin with an option of their own."""
+    return text[0] != b'-' or text[1] == b'-' or strchr(b"AtIDRC", text[1]) != NULL
+
+
 def read_rule(type cls, specification):
     """Return the rule of a specification as `iptables -A CHAIN` takes it: text, or a list of words.
 
     >>> Rule.from_args("-s 10.0.0.0/8 -p tcp --dport 22 -j ACCEPT")
     <iptc.Rule -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT>
 
-    Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target that is no extension
-    is taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where it is added to a chain, as
-    they do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
+    It may be a whole line of iptables-save, `[5:6] -A INPUT …`: its counters are those of the rule, and its chain is
+    not looked at. Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target that is
+    no extension is taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where it is added
+    to a chain, as they do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
     """
     cdef TextCall call
     cdef Names looked
     cdef Py_ssize_t length = 0
     cdef list words = None
     cdef bytes text
+    counters = None
     # made first: this may wake the garbage collector, and that whoever reads rules
     cdef RuleValue rule = <RuleValue> cls.__new__(cls)
     call.text = NULL
@@ -784,18 +792,23 @@ def read_rule(type cls, specification):
             text = c_text(specification, _SPECIFICATION)
             call.text = text
             length = PyBytes_GET_SIZE(text)
-    else:
+    if call.text == NULL or (_may_be_line(call.text) and specification.lstrip().startswith(BEGIN_OF_LINE)):
+        specification, counters = without_command(specification)
+        call.text = NULL
         words = _words_of(specification)
         length = sum(map(len, words))
     call.length = length
     begin_names(&looked)
     try:
-        return _read_rule(rule, &call, words, &looked)
+        _read_rule(rule, &call, words, &looked)
     finally:
         end_names(&looked)
+    if counters is not None:
+        rule.counters = counters
+    return rule
 
 
-cdef RuleValue _read_rule(RuleValue rule, TextCall *call, list words, Names *looked):
+cdef int _read_rule(RuleValue rule, TextCall *call, list words, Names *looked) except -1:
     """Read what `read_rule` was given into *rule*, as often as there is something to be looked up."""
     cdef Spec *spec
     cdef Py_ssize_t length = call.length, i
@@ -832,8 +845,7 @@ cdef RuleValue _read_rule(RuleValue rule, TextCall *call, list words, Names *loo
     # from here on another rule may be read: a list may wake the garbage collector, a warning runs Python code
     if sources is not None:
         rule._networks = [_pairs(sources, rule.family.address), _pairs(destinations, rule.family.address)]
-    warn_of_what_was_said()
-    return rule
+    return warn_of_what_was_said()
 
 
 cdef list _words_of(specification):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import _core
-from .errors import ParameterError
-from .language.words import split_words
+from .. import _core
+from ..errors import ParameterError
+from .words import split_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 _OTHER_COMMANDS = ("-I", "-D", "-R", "-C", "--insert", "--delete", "--replace", "--check")
 BEGIN_OF_LINE = ("[", "-A", "--append", "-t", "--table", *_OTHER_COMMANDS)
 """What a line of iptables-save, or a command, begins with."""
-
-SHORT_OPTIONS = frozenset(("-p", "-s", "-d", "-i", "-o", "-m", "-j"))
-"""What most specifications begin with: where it is one of these, nobody need look for the others."""
 
 
 def without_command(specification: Any) -> tuple[Any, Any]:
