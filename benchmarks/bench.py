@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 
+from exporter import measure_exporter
 from harness import (
     Command,
     Failed,
@@ -509,6 +510,7 @@ MEASURES = {
     "nft": measure_nft,
     "slopes": measure_slopes,
     "plans": measure_plans,
+    "exporter": measure_exporter,
 }
 
 

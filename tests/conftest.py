@@ -225,6 +225,7 @@ BOTH_BACKENDS = {
     "test_monitoring",
     "test_exporter",
     "test_formats",
+    "test_packaged",
 }
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 

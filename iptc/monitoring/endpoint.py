@@ -38,7 +38,7 @@ _FOR_PIECE, _FOR_ANSWER = 10.0, 60.0
 """Seconds that a client has to take a piece of an answer, and all of it."""
 
 _LONGEST_REQUEST = 16384
-_PIECE = 16384
+_PIECE = 65536
 _MOST_ANSWERS = 8
 """How many answers are kept for clients that have not taken them yet; whoever still takes the oldest is cut off."""
 
@@ -173,7 +173,7 @@ class _Endpoint:
             encode, kind = self._choose(accept)
             packed = self._takes_gzip(request.headers.get("accept-encoding", ""))
             try:
-                answer = await self._answer()
+                answer = await self._answer(encode, kind, packed)
                 answer.takers.add(transport)
                 body = await self._body(answer, encode, kind, packed)
             except Exception as error:
@@ -216,10 +216,9 @@ class _Endpoint:
             while rest:
                 writer.write(rest[:_PIECE])
                 rest = rest[_PIECE:]
-                async with asyncio.timeout(_FOR_PIECE):
-                    await writer.drain()
-            async with asyncio.timeout(_FOR_PIECE):
-                await writer.drain()
+                if writer.transport.get_write_buffer_size():
+                    async with asyncio.timeout(_FOR_PIECE):
+                        await writer.drain()
 
     async def _may(self, request: _Request) -> bool:
         if not self._web.users:
@@ -237,21 +236,21 @@ class _Endpoint:
     async def _apart(pool: concurrent.futures.Executor, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
 
-    async def _answer(self) -> _Answer:
+    async def _answer(self, *form: Any) -> _Answer:
         """What the tables hold now: the answer of a scrape that begins after this is called, which all share that wait
-        for it."""
+        for it; *form* is what `_written` takes."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
             if self._scraping is None or self._scraping.done():
-                self._scraping = asyncio.create_task(self._scrape())
+                self._scraping = asyncio.create_task(self._scrape(form))
         return await asyncio.shield(self._next)
 
-    async def _scrape(self) -> None:
+    async def _scrape(self, form: tuple[Any, ...]) -> None:
         """Scrape as long as somebody waits for it."""
         while self._next is not None:
             wanted, self._next = self._next, None
             try:
-                answer = _Answer(await self._apart(self._reading, self._scraper.scrape))
+                answer = await self._apart(self._reading, self._read, form)
             except Exception as error:
                 wanted.set_exception(error)
                 wanted.exception()  # who waited may be gone
@@ -262,6 +261,12 @@ class _Endpoint:
                 for transport in self._answers.popleft().takers:
                     transport.abort()
 
+    def _read(self, form: tuple[Any, ...]) -> _Answer:
+        """Scrape, and write it in the form in which it was asked for first."""
+        answer = _Answer(self._scraper.scrape())
+        answer.bodies[form[1:]] = self._written(answer, *form)
+        return answer
+
     async def _body(self, answer: _Answer, encode: Callable[[Any], bytes], kind: str, packed: bool) -> bytes:
         if (kind, packed) not in answer.bodies:
             answer.bodies[kind, packed] = await self._apart(self._reading, self._written, answer, encode, kind, packed)
@@ -271,7 +276,7 @@ class _Endpoint:
         if (kind, packed) in answer.bodies:
             return answer.bodies[kind, packed]  # somebody else has asked for it meanwhile
         # what prometheus_client writes ends with the line that ends OpenMetrics
-        text = answer.scrape.text(kind.startswith("application/openmetrics-text")) + encode(self._process)
+        text = answer.scrape.text(kind.startswith("application/openmetrics-text"), encode(self._process))
         if not packed:
             return text
         packer = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)

@@ -70,9 +70,9 @@ class Scrape:
         self._families = families
         self.complete = complete
 
-    def text(self, openmetrics: bool = False) -> bytes:
-        """The metrics as text; the line that ends one of OpenMetrics is left to the caller."""
-        return b"".join(part for family in self._families for part in family.parts(openmetrics))
+    def text(self, openmetrics: bool = False, tail: bytes = b"") -> bytes:
+        """The metrics as text, and *tail* behind it; the line that ends one of OpenMetrics is left to the caller."""
+        return b"".join([*(part for family in self._families for part in family.parts(openmetrics)), tail])
 
 
 class Scraper:
