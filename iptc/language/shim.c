@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -159,16 +160,28 @@ void shim_leave(const char *why)
 }
 
 /* SIGFPE is ours only while a plugin runs that divides. The program's own handler is put back behind it, and it gets
- * what was sent to the process meanwhile, and the faults of other threads. */
+ * what was sent to the process meanwhile, and the faults of other threads. A single rule pays two system calls for it: what
+ * was there is learned by the call that sets the trap. */
 static struct sigaction sigfpe_before;
-static int trapped;
+static volatile sig_atomic_t trapped, came_early;
+static siginfo_t early;
 
 static void on_sigfpe(int signal, siginfo_t *info, void *context)
 {
 	/* a positive code is the processor's, any other means that somebody sent it */
 	int fault = info->si_code > 0;
-	struct sigaction before = sigfpe_before;
+	struct sigaction before;
 
+	if (!trapped) {
+		/* not known yet what was there before, or it is there again: another thread's instruction is tried again, and what
+		 * was sent is sent again */
+		if (!fault) {
+			early = *info;
+			came_early = 1;
+		}
+		return;
+	}
+	before = sigfpe_before;
 	if (landing != NULL && fault) {
 		snprintf(message, sizeof(message), "the extension divided by zero or overflowed on these values");
 		/* the jump does not put the mask back */
@@ -192,28 +205,42 @@ static void on_sigfpe(int signal, siginfo_t *info, void *context)
 	}
 }
 
+static void send_again(void)
+{
+	while (came_early) {
+		came_early = 0;
+		syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), SIGFPE, &early);
+	}
+}
+
 void shim_trap_sigfpe(void)
 {
-	struct sigaction trap = {.sa_sigaction = on_sigfpe};
+	/* as it was last: nearly always it still fits what is there */
+	static struct sigaction trap = {.sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO};
+	int flags;
 
-	if (trapped)
+	if (trapped || sigaction(SIGFPE, &trap, &sigfpe_before) < 0)
 		return;
-	/* asked for first: on another thread the trap may be hit at once */
-	sigaction(SIGFPE, NULL, &sigfpe_before);
-	trap.sa_flags = SA_SIGINFO | (sigfpe_before.sa_flags & (SA_ONSTACK | SA_RESTART | SA_NODEFER));
-	trap.sa_mask = sigfpe_before.sa_mask;
-	trapped = sigaction(SIGFPE, &trap, NULL) == 0;
+	flags = SA_SIGINFO | (sigfpe_before.sa_flags & (SA_ONSTACK | SA_RESTART | SA_NODEFER));
+	if (trap.sa_flags != flags || memcmp(&trap.sa_mask, &sigfpe_before.sa_mask, sizeof(trap.sa_mask)) != 0) {
+		trap.sa_flags = flags;
+		trap.sa_mask = sigfpe_before.sa_mask;
+		sigaction(SIGFPE, &trap, NULL);
+	}
+	trapped = 1;
+	send_again();
 }
 
 static void release_sigfpe(void)
 {
 	struct sigaction now;
 
-	trapped = 0;
 	sigaction(SIGFPE, &sigfpe_before, &now);
+	trapped = 0;
 	if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_sigfpe)
 		/* another thread has set its own meanwhile */
 		sigaction(SIGFPE, &now, NULL);
+	send_again();
 }
 
 int shim_guard(void (*body)(void *), void *arg)
