@@ -336,8 +336,10 @@ cdef class RuleValue:
         return PyBytes_FromStringAndSize(self._head(), self.family.header)
 
     cpdef list _body_payloads(self):
-        """The matches and, last, the target that were read, as bytes."""
+        """The matches and, last, the target that were read, as bytes; nothing where nothing was read."""
         cdef list payloads = []
+        if self.body is None:
+            return payloads
         cdef const char *raw = PyBytes_AS_STRING(self.body)
         cdef size_t at = 0, end = target_offset(self.family, self._head()) - self.family.header
         cdef uint16_t size

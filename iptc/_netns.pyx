@@ -74,6 +74,7 @@ cdef void held_close(Held *held) noexcept nogil:
 # What to do in a namespace: call a function, open a file, or make a socket.
 cdef struct Errand:
     int netns
+    bint fresh               # not there, but in a new one
     Work work
     void *context
     const char *path
@@ -95,10 +96,14 @@ cdef void _do(Errand *errand) noexcept nogil:
     errand.failed = 0 if errand.fd >= 0 else errno_now
 
 
+cdef int _enter(Errand *errand) noexcept nogil:
+    return unshare(CLONE_NEWNET) if errand.fresh else setns(errand.netns, CLONE_NEWNET)
+
+
 cdef void *_go(void *context) noexcept nogil:
     """What the thread does whose only work it is."""
     cdef Errand *errand = <Errand *> context
-    if setns(errand.netns, CLONE_NEWNET) < 0:
+    if _enter(errand) < 0:
         errand.failed = errno_now
     else:
         _do(errand)
@@ -110,7 +115,7 @@ cdef void _go_and_return(Errand *errand) noexcept nogil:
     cdef int here = c_open(b"/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
     cdef int _attempt
     # may this thread come back? To go where it is takes the same right, and changes nothing
-    if here < 0 or setns(here, CLONE_NEWNET) < 0 or setns(errand.netns, CLONE_NEWNET) < 0:
+    if here < 0 or setns(here, CLONE_NEWNET) < 0 or _enter(errand) < 0:
         errand.failed = errno_now
         if here >= 0:
             close(here)
@@ -136,7 +141,7 @@ cdef int _run(Errand *errand) noexcept nogil:
     cdef bint begun
     errand.fd = -1
     errand.failed = 0
-    if errand.netns < 0:
+    if errand.netns < 0 and not errand.fresh:
         _do(errand)
         return errand.failed
     sigfillset(&every)
@@ -257,6 +262,10 @@ cdef class Namespace:
             raise kernel_error(what, failed, strerror(failed).decode())
         return 0
 
+    def fileno(self):
+        """Return its descriptor."""
+        return self.where()
+
     def file(self):
         """Return the device and the inode of its file: no other has them while it lives. None for that of whichever
         thread asks."""
@@ -317,11 +326,20 @@ def namespace_cookie():
     return Namespace().cookie()
 
 
-def leave_namespace():
-    """Move this thread into a new, empty network namespace, for good: the thread should end soon. `OSError` where that
-    may not be."""
-    cdef int failed
+def new_namespace():
+    """Return a new, empty network namespace, which is gone once it is closed and nothing of it is in use; `OSError`
+    where none can be made."""
+    cdef Namespace made = Namespace()
+    cdef Errand errand
+    memset(&errand, 0, sizeof(errand))
+    errand.fresh, errand.path = True, b"/proc/thread-self/ns/net"
     with nogil:
-        failed = errno_now if unshare(CLONE_NEWNET) < 0 else 0
-    if failed:
-        raise OSError(failed, strerror(failed).decode())
+        _run(&errand)
+    if errand.fd >= 0:
+        held_set(&made.held, errand.fd)
+        made.named = True
+    if errand.failed == NOT_BACK:
+        made.check(errand.failed, "")
+    if errand.failed:
+        raise OSError(errand.failed, strerror(errand.failed).decode())
+    return made

@@ -7,12 +7,10 @@ circles only at the very end.
 
 import contextlib
 import errno
-import os
-from _thread import allocate_lock, start_new_thread
 
 from . import _core, _netns, backends
 from ._applied import elsewhere
-from .errors import IPTCError, KernelError, is_absent
+from .errors import IPTCError, KernelError, is_absent, is_passing, kernel_error
 from .language import printing
 from .model.restoring import Restore, programs
 from .namespace import Place
@@ -124,27 +122,14 @@ def lacking(nfproto, names):
 @contextlib.contextmanager
 def private_place():
     """The `Place` of a new network namespace, or None where none can be made."""
-    found = []
-    done = allocate_lock()
-    done.acquire()
-
-    def make():
-        try:
-            _netns.leave_namespace()
-            found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        except OSError:
-            pass
-        finally:
-            done.release()
-
     try:
-        try:
-            start_new_thread(make, ())
-        except RuntimeError:
-            yield None
-            return
-        done.acquire()
-        yield Place(found[0]) if found else None
-    finally:
-        for descriptor in found:
-            os.close(descriptor)
+        namespace = _netns.new_namespace()
+    except OSError as error:
+        if is_passing(error.errno):
+            raise kernel_error("can't make a network namespace", error.errno, error.strerror) from None
+        namespace = None
+    if namespace is None:
+        yield None
+        return
+    with namespace:
+        yield Place(namespace)

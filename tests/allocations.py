@@ -15,6 +15,9 @@ import sys
 import traceback
 
 import iptc
+from iptc import ruleset
+from iptc.legacy.blob import TableBlob
+from iptc.legacy.save import save_rules
 
 hook = ctypes.PyDLL(None)
 hook.allocation_arm.argtypes = [ctypes.c_long]
@@ -75,6 +78,25 @@ def polled(filter):
         return sum(second.since(first).packets), [chain.name for chain in second.chains], len(first["INPUT"].packets)
 
 
+def long_save(filter):
+    """A text that is longer than the buffer in which it is printed at first."""
+    if iptc.backend() == "legacy":
+        return save_rules(TableBlob(2, "filter"), False, b"#" * 70000 + b"\n", b"COMMIT\n")
+
+
+def names_used_again(filter):
+    """What on nf_tables makes a chain anew."""
+    with filter.transaction():
+        filter.rename_chain("web", "renamed")
+        filter.create_chain("web").append_rule(rule(82))
+        iptc.Chain(filter, "INPUT").zero_counters()
+
+
+def planned(filter):
+    old, new = (iptc.Ruleset.read(text) for text in (START, MORE))
+    return str(iptc.diff(old, new)), str(iptc.plan(new))
+
+
 def set_easy(filter):
     iptc.easy.add_rule("filter", "web", {"protocol": "tcp", "tcp": {"dport": "99"}, "target": "ACCEPT"})
 
@@ -103,9 +125,15 @@ CALLS = {
     "rename chain": lambda filter: filter.rename_chain("web", "renamed"),
     "policy": lambda filter: iptc.Chain(filter, "FORWARD").set_policy("DROP"),
     "transaction": in_transaction,
+    "names": names_used_again,
+    "diff and plan": planned,
+    "apply": lambda filter: str(iptc.apply(MORE)),
+    "refused text": lambda filter: refused_text(MORE.replace("1,2,3", "1,nosuch")),
     "restore": lambda filter: iptc.restore(MORE),
     "restore a table": lambda filter: filter.restore(MORE),
     "save": lambda filter: kernel(),
+    "long save": long_save,
+    "save all": lambda filter: iptc.save(all_tables=True).count("COMMIT"),
     "list": lambda filter: [(str(rule), rule.counters) for chain in filter.chains for rule in chain.rules],
     "look": lambda filter: [rule.target.get_all_parameters() for rule in iptc.Chain(filter, "web").rules],
     "poll": polled,
@@ -113,7 +141,8 @@ CALLS = {
     "parameters": set_parameters,
     "easy get": lambda filter: iptc.easy.dump_table("filter"),
     "easy add": set_easy,
-    "check": lambda filter: iptc.ruleset.parse(MORE),
+    "check": lambda filter: iptc.check(MORE),
+    "parse": lambda filter: ruleset.parse(MORE),
     "refusal": lambda filter: refused("-p tcp --dport nosuch"),
     "refused commit": lambda filter: missing(filter),
 }
@@ -126,6 +155,13 @@ def refused(text):
         return str(error)
 
 
+def refused_text(text):
+    try:
+        iptc.restore(text)
+    except iptc.ParameterError as error:
+        return str(error)
+
+
 def missing(filter):
     try:
         iptc.Chain(filter, "web").delete_rule(rule(1))
@@ -133,7 +169,8 @@ def missing(filter):
         return str(error)
 
 
-LOST = "error return without exception set"
+LOST = {"error return without exception set", "NULL result without error in PyObject_Call"}
+"""In the words of the interpreter, and in those of compiled code that has called a function."""
 
 
 def loses_exceptions():
@@ -239,7 +276,7 @@ def sweep(name, step, nth, forgetful):
         if count <= nth:
             break
         what = f"{name}, allocation {nth}"
-        lost = forgetful and type(error) is SystemError and str(error) == LOST
+        lost = forgetful and type(error) is SystemError and str(error) in LOST
         if error is not None and not isinstance(error, MemoryError) and not lost:
             print(f"{what}: {type(error).__name__}: {error}")
             traceback.print_exception(error, limit=-4, file=sys.stdout)

@@ -618,7 +618,8 @@ def test_it_changes_nothing(host, tmp_path):
         prefix=["strace", "-f", "-qq", "-s", "64", "-e", "signal=none", "-o", str(trace)],
     )
     calls = [line for line in trace.read_text().splitlines() if CHANGES.search(line) and "recv" not in line]
-    assert [line for line in calls if "/dev/null" not in line] == []
+    # a sanitizer's runtime makes the folder of its reports, which is there
+    assert [line for line in calls if "/dev/null" not in line and "EEXIST" not in line] == []
     wrote = {line.split("write(")[1].split(",")[0] for line in trace.read_text().splitlines() if " write(" in line}
     assert wrote == {"1"}, wrote
     assert (host.save(counters=True), host.run("nft", "list", "ruleset")) == before

@@ -256,3 +256,23 @@ def test_all_tables_are_those_that_the_kernel_has(run):
     assert set(unknown.split(",")) == {""}
     # looking for the others makes none
     assert rest == "5 ['filter', 'mangle']"
+
+
+TRIED = """
+ERRORS = {errno.EMFILE: "Too many open files", errno.ENOMEM: "Cannot allocate memory"}
+text = "*filter\\n-A INPUT -j MASQUERADE\\nCOMMIT\\n"
+print(attempt(lambda: iptc.check(text, family == "6"), "no call", 0, 0)[0])
+for name in ("open namespace", "setns", "socket", "info"):
+    for number, words in ERRORS.items():
+        nth = calls = 0
+        while calls >= nth:
+            got, calls = attempt(lambda: iptc.check(text, family == "6"), name, nth, number)
+            if "Invalid argument" not in str(got) and words not in str(got):
+                print(name, nth, repr(got))
+            nth += 1
+"""
+
+
+def test_a_trial_that_cannot_be_made_is_not_one_that_went_well(run):
+    refused, *odd = run(TRIED)
+    assert "Invalid argument" in refused and not odd, odd

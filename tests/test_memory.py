@@ -12,6 +12,8 @@ import pytest
 import residence
 
 import iptc
+from iptc import ruleset
+from iptc._rope import Row, Sequence
 
 FACTOR = float(os.environ.get("IPTC_MEMORY_FACTOR", "1"))
 
@@ -248,3 +250,115 @@ def test_a_million_polls_keep_nothing(host, without_gc):
             previous = now
 
         growth(poll, 1_000_000)
+
+
+# --- what is kept from one call to the next, and the newer parts in C: quick by default, a million times in a long run
+
+
+def test_edits_over_kept_connections(host, family, backend):
+    fill(host, 20, family.ipv6)
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    rule = tcp_rule(ipv6=family.ipv6)
+
+    def edit():
+        chain.append_rule(rule)
+        chain.delete_rule(rule)
+
+    growth(edit, 200)
+
+
+def test_transactions_of_many_edits(host, family, backend):
+    fill(host, 20, family.ipv6)
+    table = family.Table("filter")
+    chain = iptc.Chain(table, "INPUT")
+    rules = [tcp_rule(str(1000 + number), family.ipv6) for number in range(20)]
+
+    def edit():
+        with table.transaction():
+            table.create_chain("new")
+            for rule in rules:
+                chain.insert_rule(rule, 10)
+            table.rename_chain("new", "renamed")
+            table.create_chain("new")
+            for rule in rules:
+                chain.delete_rule(rule)
+            table.delete_chain("renamed")
+            table.delete_chain("new")
+
+    growth(edit, 20)
+
+
+@pytest.mark.one_backend("legacy")
+def test_handles_of_libiptc_opened_and_closed(host, family):
+    from iptc.legacy.libiptc import Handle
+
+    iptc.Chain(family.Table("filter"), "INPUT").rules
+    growth(lambda: Handle(family.Rule._nfproto, "filter").close(), 2_000)
+
+
+RULES = [f"-A INPUT -p tcp -m tcp --dport {port} -j DROP" for port in range(1, 41)]
+TEXTS = [
+    "\n".join(["*filter", ":INPUT ACCEPT [0:0]", *rules, "COMMIT", ""]) for rules in (RULES, RULES[5:] + RULES[:9])
+]
+
+
+def compared():
+    old, new = (iptc.Ruleset.read(text) for text in TEXTS)
+    assert iptc.diff(old, new)
+
+
+def edited_at_any_place():
+    rows = Sequence(map(Row, [b"one", b"two"]))
+    for number in range(1200):
+        rows.insert(number % len(rows), Row(b"another"))
+    while len(rows):
+        rows.pop(len(rows) // 2)
+
+
+def refused_text():
+    with pytest.raises(iptc.ParameterError):
+        ruleset.parse(TEXTS[0].replace("--dport 40", "--dport nosuch"))
+
+
+PARTS = {
+    "printed": (lambda: str(iptc.Rule.from_args("-p tcp --dport 80 -m limit --limit 1/sec -j LOG")), 4_000, 1),
+    "read": (lambda: ruleset.parse(TEXTS[0]), 400, 41),
+    "refused": (refused_text, 200, 41),
+    "compared": (compared, 100, 84),
+    "edited": (edited_at_any_place, 10, 2_400),
+}
+"""What is done how often, and how many operations each time is."""
+
+
+@pytest.mark.one_backend("legacy")
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_in_c(without_gc, name):
+    action, count, _ = PARTS[name]
+    growth(action, count)
+
+
+@pytest.mark.long
+@pytest.mark.one_backend("legacy")
+@pytest.mark.parametrize("name", PARTS)
+def test_a_million_operations_of_the_parts_in_c(without_gc, name):
+    action, _, each = PARTS[name]
+    growth(action, 1_000_000 // each)
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_edits(host, without_gc):
+    """A hundred thousand, and ten times as many in transactions."""
+    table = iptc.Table("filter")
+    chain, rule = iptc.Chain(table, "INPUT"), tcp_rule()
+
+    def edit():
+        chain.append_rule(rule)
+        chain.delete_rule(rule)
+
+    def together():
+        with table.transaction():
+            for _ in range(250):
+                edit()
+
+    growth(edit, 50_000)
+    growth(together, 2_000)

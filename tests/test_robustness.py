@@ -256,6 +256,11 @@ def test_objects_that_were_never_initialised(cls):
     assert printed.endswith("alive\n")
 
 
+def test_a_rule_that_was_never_initialised_has_read_nothing(family):
+    made = family.Rule.__new__(family.Rule)
+    assert made._body_payloads() == []
+
+
 def test_half_built_rules(family):
     rule = family.Rule()
     rule.create_match("statistic")
