@@ -12,16 +12,33 @@ warnings.simplefilter("ignore")
 import specs  # noqa: E402
 
 import iptc  # noqa: E402
+from iptc._netlink import Batch, Socket  # noqa: E402
 from iptc.language.plugins import find_match, find_target, library_dirs  # noqa: E402
 from iptc.language.program import Reader  # noqa: E402
 from iptc.legacy.blob import TableBlob  # noqa: E402
-from iptc.legacy.draft import Draft  # noqa: E402
-from iptc.legacy.restore import run  # noqa: E402
+from iptc.legacy.restore import TableDraft  # noqa: E402
 from iptc.legacy.save import save_rules  # noqa: E402
+from iptc.legacy.table import LegacyTable  # noqa: E402
+from iptc.model.commands import interpret  # noqa: E402
+from iptc.model.restoring import Restore  # noqa: E402
+from iptc.namespace import Place  # noqa: E402
+from iptc.nft.plan import TablePlan  # noqa: E402
+from iptc.nft.table import NftTable  # noqa: E402
 
 FAMILIES = {2: iptc.Rule, 10: iptc.Rule6}
 SPECS = [*specs.load(False), *specs.load(True), *specs.load_invalid()]
 TABLES = {}  # (family, name) -> TableBlob, as the namespace had it at first
+PLANNED = {}  # (family, name) -> NftTable
+SOCKET = Socket()
+
+BEGINNING = """*filter
+:INPUT DROP [1:2]
+:there - [0:0]
+-A INPUT -p tcp -j there
+-A there -m mark --mark 1 -j ACCEPT
+-A there -p udp -m multiport --dports 1,2 -j LOG
+COMMIT
+"""
 
 
 def load_plugins():
@@ -41,9 +58,11 @@ def load_plugins():
 
 def load_tables():
     for nfproto in FAMILIES:
+        iptc.restore(BEGINNING, nfproto == 10, backend="nft")
         for name in ("filter", "nat", "mangle", "raw", "security"):
             try:
                 TABLES[nfproto, name] = TableBlob(nfproto, name)
+                PLANNED[nfproto, name] = NftTable(nfproto, name, Place())
             except iptc.IPTCError:
                 pass
 
@@ -119,19 +138,44 @@ def read_file(cls, data, counters, flush, only, send):
 
 
 def do(nfproto, program, send):
-    """Do *program* to a draft of its table; where *send*, to the table itself, and put that back."""
+    """Do *program* to a view and a draft of its table, and to a batch of nf_tables; where *send*, send them, and put back
+    what was there."""
     blob = TABLES.get((nfproto, program.table))
     if blob is None:
         return
-    draft = Draft(blob)
+    for way in (view, draft, plan):
+        try:
+            way(nfproto, program, blob, send)
+        except iptc.IPTCError:
+            pass
+
+
+def view(nfproto, program, blob, send):
+    there = LegacyTable(nfproto, program.table, Place())._view(blob)
+    interpret(program, there)
+    for chain in there.in_order():
+        len(chain.entries)
+
+
+def draft(nfproto, program, blob, send):
+    made = TableDraft(blob)
     try:
-        run(program, draft)
+        interpret(program, made)
         if send:
-            commit(nfproto, program.table, draft)
-    except iptc.IPTCError:
-        pass
+            commit(nfproto, program.table, made)
     finally:
-        draft.close()
+        made.close()
+
+
+def plan(nfproto, program, blob, send):
+    table = PLANNED[nfproto, program.table]
+    if send:
+        # the kernel checks it, and forgets it
+        table.rehearse([Restore(program)], None)
+        return
+    made = TablePlan(SOCKET, Batch(), [], table)
+    interpret(program, made)
+    made.seal()
 
 
 def commit(nfproto, table, draft):

@@ -1,6 +1,10 @@
 """What fuzzing and reading the code for it found, and mutations of the specifications; `scripts/fuzz` searches on."""
 
 import gc
+import os
+import pathlib
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -140,3 +144,31 @@ def test_names_of_a_file_outlive_the_refusal_that_read_it():
 def test_mutated_specifications(host, seed):
     accepted, refused = map(int, prints(f"import mutations; mutations.main({seed}, 50_000)").split())
     assert accepted > 2_000 and refused > 20_000
+
+
+# --- the fuzzer itself -------------------------------------------------------------------------------------------
+
+FUZZED = """
+import os, sys, tempfile
+import fuzz
+assert len(fuzz.WORDS) > 1000 and len(fuzz.TABLES) == len(fuzz.PLANNED) == 10
+with tempfile.TemporaryDirectory() as folder:
+    fuzz.seeds(folder)
+    names = sorted(os.listdir(folder))
+    for name in names[::23]:
+        with open(os.path.join(folder, name), "rb") as file:
+            data = file.read()
+        for how in range(data[0] & 1, 256, 38):
+            fuzz.one(bytes([how]) + data[1:])
+print(len(names), "seeds")
+"""
+
+
+def test_what_the_fuzzer_does_with_its_seeds(host):
+    """So that `scripts/fuzz` works when it is wanted: without mutations, without sanitizers."""
+    root = pathlib.Path(__file__).parent.parent
+    path = os.pathsep.join(map(str, (root / "scripts", root / "tests", root)))
+    done = subprocess.run(
+        [sys.executable, "-c", FUZZED], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.endswith("seeds\n"), done.stderr[-3000:]

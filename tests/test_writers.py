@@ -36,7 +36,7 @@ def start(program, *arguments):
 def run_together(processes):
     """Let them begin at once; what each wrote to its standard error."""
     for process in processes:
-        process.stdin.write(b"x")
+        process.stdin.write(b"x\n")
         process.stdin.flush()
     return [process.communicate()[1].decode() for process in processes]
 
@@ -47,7 +47,7 @@ def tool(family, name):
 
 def shell(text):
     """A shell that waits as `start` does."""
-    command = ["sh", "-ec", f"dd bs=1 count=1 of=/dev/null 2>/dev/null; {text}"]
+    command = ["sh", "-ec", f"read -r go; {text}"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
