@@ -130,7 +130,9 @@ class Host:
         """Run *command* and return what it printed."""
         # not in text mode, which takes a carriage return for the end of a line
         given = None if text is None else text.encode("utf-8", "surrogateescape")
-        done = subprocess.run(command, input=given, capture_output=True)
+        # what is loaded into our process first, such as a sanitizer, is not for the host's tools
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        done = subprocess.run(command, input=given, capture_output=True, env=environment)
         done.stdout, done.stderr = (part.decode("utf-8", "surrogateescape") for part in (done.stdout, done.stderr))
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr}")
