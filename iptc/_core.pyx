@@ -6,6 +6,7 @@ socket options.
 """
 
 import os
+import sys
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
@@ -176,6 +177,9 @@ class Counters(tuple):
 
     def _replace(self, **changes):
         return type(self)(**{**self._asdict(), **changes})
+
+    if sys.version_info >= (3, 13):
+        __replace__ = _replace    # for copy.replace
 
     def __getnewargs__(self):
         return tuple(self)

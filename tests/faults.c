@@ -1,6 +1,7 @@
 /* A library to preload: the n-th call of one of these from now on fails with a given errno, once or from then on.
  * The calls that do not fail go to the real kernel. What recv brings can be spoilt on the way. With FAULTS_STOP in the
- * environment a writer stops itself between the two steps of a commit, until it gets SIGCONT. */
+ * environment a writer stops itself between the two steps of a commit, until it gets SIGCONT; libraries whose names
+ * begin with what FAULTS_MISSING says are not there. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -211,4 +212,17 @@ int open64(const char *path, int flags, ...)
 	mode = va_arg(rest, mode_t);
 	va_end(rest);
 	return opened(path, flags, mode);
+}
+
+void *dlopen(const char *name, int flags)
+{
+	static void *(*real)(const char *, int);
+	const char *missing = getenv("FAULTS_MISSING");
+	char nowhere[128];
+
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "dlopen");
+	if (missing && name && strncmp(name, missing, strlen(missing)) == 0)
+		name = strncat(strcpy(nowhere, "/nonexistent/"), name, 100);
+	return real(name, flags);
 }

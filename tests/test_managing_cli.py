@@ -192,7 +192,7 @@ def is_write(line):
         return bool(re.search(r"SO_SET_REPLACE|SO_SET_ADD_COUNTERS|, (0x40|0x41|64|65),", line))
     # the kernel takes changes in a batch alone, which begins with NFNL_MSG_BATCH_BEGIN
     return bool(
-        re.search(r'sendto\(.*(NFNL_MSG_BATCH|NFT_MSG_(NEW|DEL))|sendmsg\(.*iov_base="(\\x..){4}\\x10\\x00', line)
+        re.search(r'send(to|msg)\(.*(NFNL_MSG_BATCH|NFT_MSG_(NEW|DEL))|sendmsg\(.*iov_base="(\\x..){4}\\x10\\x00', line)
     )
 
 

@@ -17,7 +17,7 @@ from conftest import PATIENCE, running, tables_of
 from test_managing import filter_table, ports, uncounted
 
 import iptc
-from iptc.managing import flows, pending, planning, rollback
+from iptc.managing import flows, pending, planning, rollback, watchdog
 
 ROOT = os.path.dirname(os.path.dirname(iptc.__file__))
 STRESS = "IPTC_STRESS" in os.environ
@@ -345,6 +345,19 @@ def test_killed_at_each_step_with_all_its_group(host, folder, wanted, step, stat
     if state is not None:
         assert over() == state
     assert changed(host) if state == "confirmed" else everything(host) == before
+
+
+def test_who_is_gone_before_the_watchdog_is_ready_leaves_nothing_armed(host, folder, monkeypatch):
+    before = everything(host)
+
+    def leave(channel):
+        channel.close()
+        return None, None
+
+    monkeypatch.setattr(watchdog, "receive", leave)
+    with pytest.raises(iptc.IPTCError, match="could not be started"):
+        rollback.start(BOTH, 60)
+    assert over() == "not begun" and everything(host) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])

@@ -321,7 +321,8 @@ def test_nothing_gets_the_number_of_a_closed_stream(shell, tmp_path):
     path = tmp_path / "rules"
     assert shell(f"iptc save -t nosuch -f {path} >&- 2>&-")[0] != 0 and not path.exists()
     assert shell(f"iptc save -f {path} <&- >&- 2>&-") == (0, b"", b"")
-    assert path.read_bytes() == shell("iptc save")[1]
+    # but for the moment, in the first line and in the last
+    assert path.read_bytes().splitlines()[1:-1] == shell("iptc save")[1].splitlines()[1:-1]
 
 
 @pytest.mark.parametrize("command", ["restore", "restore --both"])

@@ -110,7 +110,10 @@ class Loop:
     def __del__(self):
         if work and not done:
             done.append(True)
-            work.pop()()
+            try:
+                work.pop()()
+            except iptc.TransactionError:
+                pass            # the collector may run while the reader is being read
 
 iptc.restore("*filter\\n" + "".join(f":c{n} - [0:0]\\n" for n in range(300)) + "COMMIT\\n")
 work, done, closed = [], [], 0

@@ -2,6 +2,7 @@
 that back end find."""
 
 import copy
+import re
 
 import pytest
 import specs
@@ -92,6 +93,8 @@ def pairs(family):
     for spec in specs.load(family.ipv6):
         if spec.table != "filter" or "RATEEST" in spec.text or "rateest" in spec.text:
             continue
+        if not is_taken(family, spec.text):
+            continue  # releases of iptables differ in a few
         rule = family.Rule.from_args(spec.text)
         if len(rule.matches) > 1 and rule._networks is None:
             found += [(str(rule), str(rule)), (str(rule), str(reordered(rule)))]
@@ -106,6 +109,13 @@ def is_taken(family, text):
     return True
 
 
+def is_lost(host, text):
+    """Whether `iptables-nft -C` does not find what it has itself written: two matches of one name, which are one when it
+    reads them again, since 1.8.10."""
+    names = re.findall(r"-m (\S+)", text)
+    return host.backend == "nft" and host.release >= (1, 8, 10) and len(set(names)) < len(names)
+
+
 @pytest.fixture
 def asked(prepared, family):
     """[(chain, text that is asked for)] of a table in which the host has put the first rule of each pair into a chain
@@ -113,7 +123,7 @@ def asked(prepared, family):
     found = [
         (f"c{number}", *pair)
         for number, pair in enumerate(pairs(family))
-        if all(is_taken(family, text) for text in pair)
+        if all(is_taken(family, text) and not is_lost(prepared, text) for text in pair)
     ]
     lines = [f":{chain} - [0:0]" for chain, _, _ in found] + [f"-A {chain} {there}" for chain, there, _ in found]
     prepared.restore("\n".join(["*filter", *lines, "COMMIT", ""]), family.ipv6, ["--noflush"])

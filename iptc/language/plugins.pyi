@@ -1,6 +1,7 @@
 """What `language.plugins` gives to the rest of the package."""
 
 LIBRARY_MAJOR: int
+SUPPORTED: str
 
 # ------------------------------------------------------------------- the plugins
 

@@ -9,5 +9,7 @@ _R = TypeVar("_R", bound=RuleValue)
 
 # ----------------------------------------------------------- a rule specification
 
+BEGIN_OF_LINE: tuple[str, ...]
+
 def refuse_meaningless(nfproto: int, chain: str, entry: bytes) -> None: ...
 def read_rule(cls: type[_R], specification: str | Iterable[str]) -> _R: ...

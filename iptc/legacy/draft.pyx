@@ -24,14 +24,15 @@ from .._netns cimport Namespace
 from .._verdicts cimport Verdict, verdict_named
 from .._rope cimport rope_at, rope_delete, rope_free, rope_insert, rope_move
 from .blob import table_strerror
-from .._core import HOOKS, VERDICT_NUMBERS, chain_label
+from .._core import HOOKS, chain_label
+from .._core import VERDICT_NUMBERS as _VERDICT_NUMBERS
 from ..errors import KernelError, ParameterError, kernel_error
 
 cdef enum:
     ERROR_SIZE = 64          # struct xt_error_target
     ADD_ATTEMPTS = 16
 
-cdef dict _VERDICTS = VERDICT_NUMBERS
+cdef dict _VERDICTS = _VERDICT_NUMBERS
 
 cdef class DraftChain:
     """One chain of a draft: its rules as rows that point at their bytes."""

@@ -139,7 +139,7 @@ class _Change:
         self._prepare()
         with self._slot.bind() as self._listener:
             self._note("armed")
-            send(self._channel, "armed", (self._plan.difference, self._plan.kept, self._plan.live, self._plan.target))
+            self._tell("armed", (self._plan.difference, self._plan.kept, self._plan.live, self._plan.target))
             if not self._plan or receive(self._channel)[0] != "go":
                 self._note("nothing to do" if not self._plan else "not begun")
                 return
