@@ -227,6 +227,8 @@ BOTH_BACKENDS = {
     "test_monitoring",
     "test_exporter",
     "test_formats",
+    "test_agents",
+    "test_long_scrapes",
     "test_packaged",
 }
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
