@@ -16,6 +16,7 @@ import urllib.parse
 import urllib.request
 
 import pytest
+from conftest import PATIENCE
 from test_monitoring import AWKWARD
 
 import iptc
@@ -45,7 +46,7 @@ def ask(port, path):
     """What a server on this host answers; waits for one that is not there yet."""
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
                 return answer.read().decode()
         except (urllib.error.HTTPError, ConnectionError, urllib.error.URLError) as error:
             if isinstance(error, urllib.error.HTTPError) and error.code != 503:

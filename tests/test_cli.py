@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import shown_at_a_terminal
+from conftest import PATIENCE, shown_at_a_terminal
 
 import iptc
 
@@ -289,7 +289,9 @@ sys.exit(status)
 @pytest.mark.one_backend("legacy")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_whose_exception_is_lost_ends_the_command_all_the_same(host, name):
-    done = subprocess.run([sys.executable, "-c", SWALLOWED, "save", name], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, "save", name], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert (done.returncode, done.stdout, done.stderr) == (128 + getattr(signal, name), "True True\n", "")
 
 

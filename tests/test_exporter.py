@@ -15,6 +15,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import PATIENCE
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 
 import iptc
@@ -52,9 +53,9 @@ class Exporter:
     def ask(self, path=None, method="GET", context=None, **headers):
         """(status, headers, body) of one request."""
         if self.scheme == "https":
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=60)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=PATIENCE)
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             connection.request(method, path or self.path, headers={k.replace("_", "-"): v for k, v in headers.items()})
             answer = connection.getresponse()
@@ -67,7 +68,7 @@ class Exporter:
     def end(self, number=signal.SIGTERM):
         """End it by a signal; its exit status."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_another_path(start):
 @pytest.mark.one_backend("legacy")
 def test_one_connection_for_several_scrapes(start):
     exporter = start()
-    connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=PATIENCE)
     with contextlib.closing(connection):
         for _ in range(3):
             connection.request("GET", exporter.path)
@@ -293,7 +294,7 @@ def test_a_thousand_clients(host, start):
         for client in clients:
             client.sendall(REQUEST.replace(b"1.1", b"1.0"))
         for client in clients:
-            client.settimeout(60)
+            client.settimeout(PATIENCE)
             answer = b""
             while piece := client.recv(1 << 16):
                 answer += piece
@@ -423,7 +424,7 @@ def test_a_file_again_and_again(host, tmp_path):
                     seen.add(path.stat().st_ino)
                 assert process.poll() is None
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
     assert [name for name in os.listdir(tmp_path) if "prom" in name] == ["iptables.prom"]

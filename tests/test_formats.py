@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 import iptc
@@ -160,6 +161,6 @@ def test_asked_by_signals(host, name):
                     "iptables,ip_version=4,table=filter,chain=INPUT,rule=-p\\ tcp "
                 )
             process.terminate()
-            assert process.wait(60) == 128 + signal.SIGTERM and process.stdout.read() == ""
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM and process.stdout.read() == ""
         finally:
             process.kill()

@@ -116,7 +116,7 @@ for action in ACTIONS:
                 break
             assert error is not None
             nth += 1
-print(told > 10, silent > 10)
+print(told > 0, silent > 0)
 """
 
 STEPS = """
@@ -177,7 +177,7 @@ for number, action in enumerate(ACTIONS):
         if not status:
             break
         nth += stride
-print(told > 10, silent > 10)
+print(told > 0, silent > 0)
 """
 
 

@@ -193,7 +193,7 @@ def test_reads_of_rules(host):
         table.refresh()
         assert len(chain.rules) == 20
 
-    growth(read, 20_000)
+    growth(read, 10_000)
 
 
 def test_commits(host, without_gc):
@@ -228,7 +228,8 @@ def test_readers_and_tables_opened_and_closed(host, family):
         table.close()
         table.refresh()
 
-    growth(reopen, 300)
+    # without the lock, the first read of a legacy table looks again several times
+    growth(reopen, 100, SLACK // 2)
 
 
 def test_an_open_reader_that_is_dropped_is_closed(host, without_gc):

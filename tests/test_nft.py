@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import Host, batch_room, enter_new_namespace, forget_tables
+from conftest import PATIENCE, Host, batch_room, enter_new_namespace, forget_tables
 
 import iptc
 from iptc import _core, _netlink, cli
@@ -425,7 +425,7 @@ def test_a_snapshot_is_never_torn(host):
     writer = context.Process(target=_swap_until_told, args=(stop, ready))
     writer.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(PATIENCE)
         seen, reads = set(), 0
         with iptc.CounterReader() as reader:
             while reads < 60 or len(seen) < 2:

@@ -13,6 +13,7 @@ import sys
 import threading
 
 import pytest
+from conftest import PATIENCE
 from test_structure import ROOT
 
 import iptc
@@ -81,7 +82,7 @@ def threads():
 
 def settled(run):
     """Wait until the thread of *run* is done; it closes its readers before."""
-    assert run._mail.done.acquire(timeout=60)
+    assert run._mail.done.acquire(timeout=PATIENCE)
 
 
 def names(sample):
@@ -410,7 +411,7 @@ def test_a_loop_that_is_left_ends_its_thread(host, clock):
     finally:
         sampler.Samples.__init__ = start
     (mail,) = runs
-    assert mail.done.acquire(timeout=60)
+    assert mail.done.acquire(timeout=PATIENCE)
     del sample
     gc.collect()
     assert made._own is None and not list(made._runs)
@@ -502,7 +503,7 @@ def test_a_task_that_is_cancelled_ends_its_thread(host, clock):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert mail.done.acquire(timeout=60)
+        assert mail.done.acquire(timeout=PATIENCE)
 
     asyncio.run(main())
 
@@ -547,7 +548,7 @@ def test_a_child_of_fork_can_begin_anew(host, clock):
         clock._steps.put(0)
         next(other)
         other.close()
-        return 0 if other._mail.done.acquire(timeout=60) else 1
+        return 0 if other._mail.done.acquire(timeout=PATIENCE) else 1
 
     assert child_says(anew) == 0
     run.close()
@@ -584,7 +585,7 @@ def program(code, *signals):
         assert process.stdout.readline() == "ready\n"
         for number in signals:
             process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
         return process.returncode, err
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from conftest import shown_at_a_terminal
+from conftest import PATIENCE, shown_at_a_terminal
 from test_sampler import host, send  # noqa: F401  loopback is up
 from test_structure import ROOT
 
@@ -323,7 +323,7 @@ class Screen:
 
     def wait(self, fits):
         """The screen, once it is as *fits* wants it."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while not fits(lines := self.lines()):
             assert time.monotonic() < until, "\n".join(lines)
             time.sleep(0.02)
