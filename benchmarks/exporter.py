@@ -57,9 +57,10 @@ def worker():
                     ("iptc", lambda: scraper.scrape().text()),
                     ("prometheus_client", lambda: theirs(reader)),
                 ):
-                    started = time.perf_counter_ns()
+                    # the processor's time: there is no waiting in it, and less of what else the machine does
+                    started = time.process_time_ns()
                     call()
-                    took = time.perf_counter_ns() - started
+                    took = time.process_time_ns() - started
                     best[name] = min(took, best.get(name, took))
             print(json.dumps({"ns": best}), flush=True)
 
@@ -205,7 +206,7 @@ def measure_exporter(bench):
         )
         yield Table(
             f"A scrape of {RULES:,} rules: {backend}",
-            "In one process: the read, and what comes on top of it until the text is there, labels being ready. Then a whole "
+            "In one process, in time of the processor: the read, and what comes on top of it until the text is there, labels being ready. Then a whole "
             "scrape of a running exporter over loopback without gzip, against what others start for it.",
             ["", "ms", "ratio"],
             [["CounterReader.read()", number(ns["read"] / 1e6), ""]]

@@ -73,6 +73,11 @@ def side_in(there: Namespace, choice: str | None = None) -> str:
     return _decided[key]
 
 
+def decide_again(there: Namespace) -> None:
+    """Let what the namespace *there* uses be found out anew when it is next asked for."""
+    _decided.pop((there.cookie(), os.environ.get("IPTC_BACKEND")), None)
+
+
 def open_table(nfproto: Family, name: str, place: Place, side: str) -> Any:
     """Return the `LegacyTable`, `NftTable` or `LibiptcTable` of a table; *side* is what `backend` returned."""
     # here and below: what reads counters needs no table, and nobody needs the back end that is not in use

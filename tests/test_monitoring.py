@@ -313,6 +313,19 @@ def test_tables_come(host):
     assert [sample.labels["table"] for sample in tables[0].samples] in (["filter", "nat"], ["nat", "filter"])
 
 
+@pytest.mark.one_backend("legacy")
+def test_whoever_polls_may_be_there_before_the_firewall(host, monkeypatch):
+    monkeypatch.delenv("IPTC_BACKEND")
+    scraped = scraper()
+    for tool, other in ("legacy", "nft"), ("nft", "legacy"), ("legacy", "nft"):
+        assert by(scraped.scrape(), "iptables_rule_packets_total", "rule") == {}
+        subprocess.run([f"iptables-{tool}", "-A", "INPUT", "-p", "tcp"], check=True)
+        scrape = scraped.scrape()
+        assert by(scrape, "iptables_rule_packets_total", "rule") == {("-p tcp",): 0}
+        assert by(scrape, "iptables_backend_info", "backend") == {(tool,): 1}
+        subprocess.run([f"iptables-{tool}", "-F"], check=True)
+
+
 @pytest.mark.one_backend("nft")
 def test_rules_that_only_nft_can_read(host):
     host.iptables("-A INPUT -p tcp")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from .._netns import Namespace
     from .._types import Netns
     from ..counters import Snapshot
     from .selection import Selection
@@ -129,36 +130,50 @@ class _Place:
         self.options = options
         self.readers: dict[tuple[bool, str], CounterReader] = {}
         self.file: tuple[int, int] | None = None
+        self.side: str | None = None
+        self.bare = False
+        self.lost = False
 
     def poll(self) -> list[Reading]:
-        readings: list[Reading] = []
         try:
             with namespace.open_namespace(self.netns) as there:
                 reopened = self._follow(there.file())
-                wanted = []
-                for ipv6 in self.selection.families:
-                    # asked for by name, a table is read even where that creates it
-                    tables: Iterable[str] | None = self.selection.tables
-                    if tables is None:
-                        side = backends.side_in(there, self.options["backend"])
-                        tables = backends.tables_in_use(_core.IPV6 if ipv6 else _core.IPV4, side, there)
-                    wanted += [(ipv6, table) for table in tables]
+                wanted = self._wanted(there)
         except (IPTCError, OSError) as error:
             self.close()
+            self.lost = is_absent(error)
             return [self._failed(ipv6, None, error) for ipv6 in self.selection.families]
         for key in [key for key in self.readers if key not in wanted]:
             self.readers.pop(key).close()
-        for ipv6, table in wanted:
-            readings.append(self._read(ipv6, table, reopened))
+        readings = [self._read(ipv6, table, reopened) for ipv6, table in wanted]
+        self.bare = not any(reading.snapshot is None or len(reading.snapshot) for reading in readings)
         return readings
+
+    def _wanted(self, there: Namespace) -> list[tuple[bool, str]]:
+        """(ipv6, table) of the tables that are wanted and there."""
+        if self.bare:
+            # whoever polls may have been there before the firewall, which may be on the other side
+            backends.decide_again(there)
+        side = backends.side_in(there, self.options["backend"])
+        if side != self.side:
+            self.close()
+            self.side = side
+        wanted = []
+        for ipv6 in self.selection.families:
+            # asked for by name, a table is read even where that creates it
+            tables: Iterable[str] | None = self.selection.tables
+            if tables is None:
+                tables = backends.tables_in_use(_core.IPV6 if ipv6 else _core.IPV4, side, there)
+            wanted += [(ipv6, table) for table in tables]
+        return wanted
 
     def _follow(self, file: tuple[int, int] | None) -> bool:
         """Close the readers of a namespace that is not the one of that name any more; whether it is another one."""
-        if file == self.file:
-            return False
-        known, self.file = self.file, file
-        self.close()
-        return known is not None
+        known, lost = self.file, self.lost
+        self.file, self.lost = file, False
+        if file != known:
+            self.close()
+        return known is not None and (lost or file != known)
 
     def _read(self, ipv6: bool, table: str, reopened: bool) -> Reading:
         reader = self.readers.get((ipv6, table))
@@ -180,8 +195,3 @@ class _Place:
     def close(self) -> None:
         while self.readers:
             self.readers.popitem()[1].close()
-
-
-def is_gone(reading: Reading) -> bool:
-    """Whether a reading failed because there is no such namespace or table."""
-    return reading.error is not None and is_absent(reading.error)
