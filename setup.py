@@ -78,6 +78,7 @@ def extensions():
         extension("managing.numbering"),
         extension("monitoring.series"),
         extension("monitoring.passwords"),
+        extension("watching.inotify"),
     ]
     from Cython.Build import cythonize
 

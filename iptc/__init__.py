@@ -21,6 +21,12 @@ Whole rulesets
     Difference, Change      what diff returns, and one row of it
     Plan, Pending           what plan returns; a change that waits to be confirmed
 
+Rules that stay
+    Owned                   the rules that belong to a name, among those of others
+    Guard, Heal             what Owned.guard() returns, and one time that it put rules back
+    watch, Watch            changes of the rules as they happen, and by whom
+    TableChange             one change
+
 Counters
     CounterReader           reads the counters of a table, as often as wanted
     Snapshot, Delta         the counters of one moment, and what was counted between two
@@ -77,10 +83,13 @@ _NAMES = {
         "managing.value": "Ruleset",
         "monitoring.events": "Event",
         "monitoring.sampler": "Sample Sampler Samples TableSample",
+        "owning.guard": "Guard Heal",
+        "owning.owned": "Owned",
         "ruleset": "check restore save",
         "rule": "Match Policy Rule Rule6 Target",
         "chain": "Chain",
         "table": "Table Table6 is_table6_available is_table_available",
+        "watching.watch": "TableChange Watch watch",
         "transactions": "Outcome Transaction transaction",
     }.items()
     for name in names.split()

@@ -45,6 +45,9 @@ from .monitoring.sampler import Sample as Sample
 from .monitoring.sampler import Sampler as Sampler
 from .monitoring.sampler import Samples as Samples
 from .monitoring.sampler import TableSample as TableSample
+from .owning.guard import Guard as Guard
+from .owning.guard import Heal as Heal
+from .owning.owned import Owned as Owned
 from .rule import Match as Match
 from .rule import Policy as Policy
 from .rule import Rule as Rule
@@ -62,3 +65,6 @@ from .transactions import Transaction as Transaction
 from .transactions import transaction as transaction
 
 __version__: str
+from .watching.watch import TableChange as TableChange
+from .watching.watch import Watch as Watch
+from .watching.watch import watch as watch

@@ -35,6 +35,7 @@ cdef extern from * nogil:
     #include <net/if.h>
     #include <netinet/in.h>
     #include <sys/file.h>
+    #include <sys/inotify.h>
     #include <sys/ioctl.h>
     #include <sys/socket.h>
     #include <sys/uio.h>
@@ -93,6 +94,24 @@ cdef extern from * nogil:
     ssize_t recv(int fd, void *data, size_t length, int flags)
     int fcntl(int fd, int command, ...)
     int flock(int fd, int operation)
+    struct inotify_event:
+        int wd
+        uint32_t mask
+        uint32_t len
+        char *name
+    enum:
+        IN_CLOEXEC
+        IN_NONBLOCK
+        IN_OPEN
+        IN_CLOSE_WRITE
+        IN_CLOSE_NOWRITE
+        IN_CREATE
+        IN_MOVED_TO
+        IN_DELETE_SELF
+        IN_MOVE_SELF
+        IN_Q_OVERFLOW
+    int inotify_init1(int flags)
+    int inotify_add_watch(int fd, const char *path, uint32_t mask)
     int ioctl(int fd, unsigned long request, ...)
     char *if_indextoname(unsigned int index, char *name)
 

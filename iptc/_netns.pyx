@@ -283,6 +283,14 @@ cdef class Namespace:
         self.check(failed, "can't enter the network namespace" if self.named else "can't open a socket")
         return cookie
 
+    def open_socket(self, int domain, int kind, int protocol):
+        """Return the descriptor of a new socket in it, which is closed on exec; the caller closes it."""
+        cdef int netns = self.where(), fd = -1, failed
+        with nogil:
+            failed = socket_in(netns, domain, kind | SOCK_CLOEXEC, protocol, &fd)
+        self.check(failed, "can't open a socket")
+        return fd
+
     def read_file(self, bytes path not None):
         """Return what stands in the file *path*, which is looked up from inside; `OSError` as `open` raises it."""
         cdef Errand errand

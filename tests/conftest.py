@@ -230,6 +230,10 @@ BOTH_BACKENDS = {
     "test_agents",
     "test_long_scrapes",
     "test_packaged",
+    "test_owned",
+    "test_guard",
+    "test_watch",
+    "test_journal",
 }
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 

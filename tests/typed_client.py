@@ -255,3 +255,33 @@ def errors(table: Table) -> None:
     assert_type(iptc.__version__, str)
     assert_type(iptc.version.__version__, str)
     print(warning, iptc.xtables.NFPROTO_IPV4)
+
+
+def owned() -> None:
+    web = iptc.Owned("web", comment="kept by web", netns="blue")
+    assert_type(web, iptc.Owned)
+    web.set("filter", "INPUT", ["-j ACCEPT", Rule(), ["-j", "DROP"]], place="before", anchor="comment:x", family="both")
+    assert_type(web.plan(), iptc.Plan)
+    assert_type(web.apply(wait=1.0), iptc.Plan)
+    assert_type(web.remove(), iptc.Plan)
+    assert_type(web.rules, list[Rule])
+    with web.guard(limit=(5, 1.0), callback=print) as guard:
+        assert_type(guard, iptc.Guard)
+        assert_type(guard.heals, int)
+
+
+def told(heal: iptc.Heal) -> None:
+    assert_type(heal.pause, float)
+    assert_type(heal.plan, iptc.Plan | None)
+
+
+def watching() -> None:
+    with iptc.watch("nft", compare=5) as changes:
+        assert_type(changes, iptc.Watch)
+        for change in changes:
+            assert_type(change, iptc.TableChange)
+            assert_type(change.added, list[iptc.Change])
+            assert_type(change.when, float)
+            if change.by is not None:
+                assert_type(change.by.pid, int)
+        assert_type(changes.wait(1.0), list[iptc.TableChange])

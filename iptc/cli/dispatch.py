@@ -26,6 +26,11 @@ COMMANDS = (
     "plan",
     "apply",
     "confirm",
+    "owned",
+    "guard",
+    "watch",
+    "log",
+    "show",
     "doctor",
     "top",
 )

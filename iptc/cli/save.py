@@ -20,6 +20,13 @@ def add(commands):
         "--all-tables", action="store_true", help="with those that are not in use, so that restoring empties them"
     )
     save.add_argument("-c", "--counters", action="store_true", help="with the counters of the rules")
+    share = save.add_mutually_exclusive_group()
+    share.add_argument(
+        "--owned", metavar="NAME", help="only the rules and chains of this owner: `iptc restore -n' adds them again"
+    )
+    share.add_argument(
+        "--except", dest="without", nargs="+", metavar="NAME", default=[], help="all but what belongs to these owners"
+    )
     save.add_argument(
         "-f", "--file", metavar="FILE", help="write to FILE, which is whole or not there, instead of printing"
     )
@@ -33,6 +40,9 @@ def run(options):
     for ipv6 in FAMILIES[options.family]:
         if options.family == "both":
             parts.append(f"{HEADINGS[ipv6]}\n")
+        if options.owned or options.without:
+            parts.append(_share(options, ipv6))
+            continue
         parts.append(
             ruleset.save(
                 ipv6, options.counters, netns=options.netns, table=options.table, all_tables=options.all_tables
@@ -44,3 +54,20 @@ def run(options):
     else:
         write_file(options.file, text)
     return 0
+
+
+def _share(options, ipv6):
+    """The text of what belongs to an owner, or of all but that of some owners."""
+    from ..managing.value import Ruleset
+    from ..owning import owners
+
+    live = Ruleset.live(ipv6, netns=options.netns)
+    if options.table is not None:
+        live = live.only([(nfproto, name) for nfproto, name in _keys(live) if name == options.table])
+    if options.owned:
+        return owners.text_of(owners.only(live, options.owned), options.counters)
+    return owners.without(live, options.without).text(options.counters)
+
+
+def _keys(live):
+    return [(table.nfproto, table.name) for table in live.tables]

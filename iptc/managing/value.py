@@ -34,11 +34,11 @@ _UNSAID = "-"
 class ChainValue:
     """One chain: its policy (None for a user chain), and its rules as `iptables-save` prints them.
 
-    *entries* are their bytes, with counters; *handles* what nf_tables knows them by, where they were read from there.
-    A builtin chain is *absent* on nf_tables as long as nobody has used it.
+    *entries* are their bytes, with counters; *handles* what nf_tables knows them by, and *number* what it knows the
+    chain by, where they were read from there. A builtin chain is *absent* on nf_tables as long as nobody has used it.
     """
 
-    __slots__ = ("nfproto", "name", "policy", "counters", "entries", "handles", "absent", "_rules", "_keys")
+    __slots__ = ("nfproto", "name", "policy", "counters", "entries", "handles", "absent", "number", "_rules", "_keys")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class ChainValue:
         entries: Sequence[bytes] = (),
         handles: list[int] | None = None,
         absent: bool = False,
+        number: int = 0,
     ) -> None:
         self.nfproto = nfproto
         self.name = name
@@ -57,6 +58,7 @@ class ChainValue:
         self.entries = entries
         self.handles = handles
         self.absent = absent
+        self.number = number
         self._rules: list[str] | None = None
         self._keys: list[Any] | None = None
 
@@ -501,7 +503,7 @@ def _read_nft(families: Iterable[Family], place: Place, tables: Collection[tuple
 def _read_nft_table(nfproto: Family, name: str, socket: Any) -> TableValue:
     chains = []
     scan = reader.NftScan(nfproto, name, socket)
-    used = {chain for chain, _, _, handle, _ in scan.list_chains() if handle}
+    numbers = {chain: handle for chain, _, _, handle, _ in scan.list_chains()}
     for chain, policy, counters, messages in scan.messages():
         rules = codec.decode_rules(nfproto, messages, socket)
         chains.append(
@@ -512,7 +514,8 @@ def _read_nft_table(nfproto: Family, name: str, socket: Any) -> TableValue:
                 counters,
                 [entry for _, entry in rules],
                 [handle for handle, _ in rules],
-                chain not in used,
+                not numbers.get(chain),
+                numbers.get(chain, 0),
             )
         )
     return TableValue(nfproto, name, chains)

@@ -1,0 +1,101 @@
+"""`iptc owned`: the rules that belong to a name among those of others."""
+
+from ..errors import ParameterError
+from .arguments import add_command, add_wait, wait_of
+from .output import write
+from .rulesets import DIFFERENT, SAME, TROUBLE, add_format, show, trouble_is
+from .sources import read_text
+
+VERBS = ("plan", "apply", "show", "remove")
+
+
+def add(commands):
+    """Describe the command."""
+    owned = add_command(
+        commands,
+        "owned",
+        run,
+        both=True,
+        help="the rules that belong to a name, among those of others",
+        description="plan: print what must change for the rules of NAME to be what FILE says. apply: do it; nothing "
+        "of others is touched. show: print the rules of NAME that are there. remove: take them away. FILE "
+        "is TOML, with a [[chain]] for each chain (chain, rules, and table, place, anchor, family), or in "
+        "the format of iptables-save.",
+        epilog="Exit status: plan 0 nothing to do, 1 there are changes, 2 trouble; else as of `iptc restore'.",
+    )
+    owned.add_argument("name", metavar="NAME")
+    owned.add_argument("verb", choices=VERBS, metavar="plan|apply|show|remove")
+    owned.add_argument("file", metavar="FILE", nargs="?", help="what the rules are to be; - for standard input")
+    owned.add_argument("--comment", metavar="TEXT", help="what the comments of its rules begin with (NAME:)")
+    add_format(owned)
+    add_wait(owned, True, "wait for the xtables lock this long only (for ever)")
+    owned.set_defaults(family=None)
+
+
+def run(options):
+    """Do what *options* say."""
+    if (options.file is not None) != (options.verb in ("plan", "apply")):
+        raise ParameterError(f"{options.verb} {'takes no' if options.file is not None else 'needs a'} FILE")
+    return {"plan": _plan, "apply": _apply, "show": _show, "remove": _remove}[options.verb](options)
+
+
+def owned_of(options, text=None):
+    """The `Owned` that *options* name, with what *text* says."""
+    from ..owning.owned import Owned
+    from ..owning.wanted import set_from
+
+    owned = Owned(options.name, comment=options.comment, netns=options.netns)
+    if text is not None:
+        set_from(owned, text, None if options.family == "both" else options.family == "6")
+    return owned
+
+
+@trouble_is(TROUBLE)
+def _plan(options):
+    found = owned_of(options, read_text(options.file)).plan()
+    show(options, found, ("live", options.file))
+    return DIFFERENT if found else SAME
+
+
+def _apply(options):
+    _tell(options, owned_of(options, read_text(options.file)).apply(wait_of(options)))
+    return 0
+
+
+def _remove(options):
+    _tell(options, owned_of(options).remove(wait_of(options)))
+    return 0
+
+
+def _tell(options, done):
+    if options.format == "json":
+        show(options, done, None)
+    elif not options.quiet:
+        write(f"{done.difference.summary() or 'nothing to do'}\n")
+
+
+def _show(options):
+    rows = [
+        row
+        for row in owned_of(options).rows()
+        if options.family in (None, "both") or (row[2].nfproto != 2) == (options.family == "6")
+    ]
+    if options.format == "json":
+        import json
+
+        rules = [
+            {"family": "ipv4" if rule.nfproto == 2 else "ipv6", "table": table, "chain": chain, "rule": str(rule)}
+            for table, chain, rule in rows
+        ]
+        write(json.dumps({"schema": 1, "owner": options.name, "rules": rules}) + "\n")
+        return 0
+    said = None
+    lines = []
+    for table, chain, rule in rows:
+        where = f"# IPv{4 if rule.nfproto == 2 else 6} {table}"
+        if where != said:
+            lines.append(where)
+            said = where
+        lines.append(f"-A {chain} {rule}")
+    write("".join(f"{line}\n" for line in lines))
+    return 0

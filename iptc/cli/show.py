@@ -1,0 +1,45 @@
+"""`iptc show`: the rules of a moment, from a journal."""
+
+import time
+
+from .arguments import FAMILIES, HEADINGS, add_command
+from .log import add_folder, folder_of
+from .output import write
+
+
+def add(commands):
+    """Describe the command."""
+    show = add_command(
+        commands,
+        "show",
+        run,
+        both=True,
+        help="the rules as they were at a moment",
+        description="Print the rules as they were at TIME, in the format of iptables-save, from the journal of `iptc "
+        "watch --log DIR'. Without a family both are printed, each under its heading; where both back ends "
+        "had rules, --backend says which.",
+    )
+    show.set_defaults(family=None)
+    show.add_argument("time", metavar="@TIME", help="@1h, @30m or @2d ago, @2026-11-27T10:00, or @now")
+    add_folder(show)
+
+
+def run(options):
+    """Print what *options* ask for."""
+    from ..errors import ParameterError
+    from ..watching import journal
+
+    state = journal.state_at(folder_of(options), journal.moment(options.time, time.time()))
+    backends = [name for name, families in state.items() if any(families.values())]
+    if options.backend is not None:
+        backends = ["legacy" if options.backend == "libiptc" else options.backend]
+    if len(backends) > 1:
+        raise ParameterError("both back ends had rules then: say --backend legacy or --backend nft")
+    parts = []
+    for backend in backends:
+        for ipv6 in FAMILIES[options.family or "both"]:
+            if options.family in (None, "both"):
+                parts.append(f"{HEADINGS[ipv6]}\n")
+            parts.append(journal.text_of(state, backend, "ipv6" if ipv6 else "ipv4"))
+    write("".join(parts))
+    return 0

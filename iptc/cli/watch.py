@@ -1,0 +1,108 @@
+"""`iptc watch`: print changes of the rules as they happen, and keep a journal of them."""
+
+import os
+import signal
+
+from .arguments import add_command, positive, seconds
+from .output import write
+from .signals import Stopped
+
+
+def add(commands):
+    """Describe the command."""
+    watch = add_command(
+        commands,
+        "watch",
+        run,
+        both=True,
+        help="print changes of the rules as they happen, and by whom",
+        description="Print each change of the tables that iptables knows as it happens: what was added, removed and "
+        "moved, and which process did it, where that is known. With --log a journal is kept, which `iptc "
+        "log' and `iptc show' read. Nothing is changed.",
+        epilog="Exit status: 0 when it is ended by SIGTERM; else as of other commands.",
+    )
+    watch.set_defaults(family="both")
+    watch.add_argument("-t", "--table", action="append", default=[], help="only this table; repeatable")
+    watch.add_argument("--json", action="store_true", help="one object a line")
+    watch.add_argument("--count", type=positive, metavar="N", help="end after N changes")
+    watch.add_argument(
+        "--compare",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="so often legacy tables are compared, for programs that do not take the xtables lock (60)",
+    )
+    watch.add_argument("--log", metavar="DIR", help="keep a journal of all changes in this folder")
+    watch.add_argument("-q", "--quiet", action="store_true", help="print nothing")
+
+
+def run(options):
+    """Watch what *options* say."""
+    from ..watching.watch import Watch
+
+    backend = os.environ.get("IPTC_BACKEND") if options.backend else None
+    try:
+        with Watch("legacy" if backend == "libiptc" else backend, options.netns, options.compare or 60.0) as changes:
+            if options.log is None:
+                return _print_all(options, changes, None)
+            from ..watching.journal import Journal
+
+            with Journal(options.log) as journal:
+                journal.begin(changes.rulesets())
+                return _print_all(options, changes, journal)
+    except Stopped as stop:
+        if stop.number == signal.SIGTERM:
+            return 0
+        raise
+
+
+def _print_all(options, changes, journal):
+    done = 0
+    while True:
+        found = changes.wait()
+        if journal is not None:
+            journal.write(found, changes.rulesets())
+        for change in found:
+            if not _is_asked_for(options, change):
+                continue
+            if not options.quiet:
+                write(_said(options, change))
+            done += 1
+            if done == options.count:
+                return 0
+
+
+def _is_asked_for(options, change):
+    families = {"4": ("ipv4",), "6": ("ipv6",), "both": ("ipv4", "ipv6")}[options.family]
+    return change.family in families and (not options.table or change.table in options.table)
+
+
+def _said(options, change):
+    if options.json:
+        import json
+
+        return json.dumps(change.as_dict()) + "\n"
+    return told(change.as_dict())
+
+
+def told(said):
+    """A change, as JSON has it, in lines for people."""
+    if said.get("unwatched"):
+        return f"{said['when']} the rules were changed while nobody watched\n"
+    by = "somebody" if said["by"] is None else f"{said['by']['name']} ({said['by']['pid']})"
+    several = ", several changes" if said["several"] else ""
+    lines = [f"{said['when']} {said['backend']} {said['family']} {said['table']} by {by}{several}"]
+    lines += [f"  -P {row['chain']} {row['to']}    # was {row['from']}" for row in said["policy"]]
+    lines += [f"  -N {row['chain']}" for row in said["chains_added"]]
+    lines += [_row("-", row["chain"], row["rule"], f"was {row['number']}") for row in said["removed"]]
+    lines += [_row("+", row["chain"], row["rule"], f"is {row['number']}") for row in said["added"]]
+    for row in said["changed"]:
+        lines.append(_row("-", row["chain"], row["old_rule"], f"was {row['from']}"))
+        lines.append(_row("+", row["chain"], row["rule"], f"is {row['number']}"))
+    lines += [_row(" ", row["chain"], row["rule"], f"{row['from']} is {row['number']}") for row in said["moved"]]
+    lines += [f"  -X {row['chain']}" for row in said["chains_removed"]]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _row(sign, chain, rule, note):
+    return f"{sign} -A {chain} {rule}".rstrip() + f"    # {note}"

@@ -1,0 +1,164 @@
+"""A rule specification that was written for one family, as the other family says it."""
+
+from __future__ import annotations
+
+from .. import _core
+from ..language.words import split_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .._types import Family
+
+_PROTOCOLS = {_core.IPV4: "icmp", _core.IPV6: "ipv6-icmp"}
+_PROTOCOL_NAMES = {"icmp", "1", "icmpv6", "icmp6", "ipv6-icmp", "58"}
+_MATCHES = {_core.IPV4: "icmp", _core.IPV6: "icmp6"}
+_TYPE_OPTIONS = {_core.IPV4: "--icmp-type", _core.IPV6: "--icmpv6-type"}
+
+# (IPv4, IPv6) of what means the same; where one family has fewer names, the first pair is the one that is taken
+_TYPES = [
+    ("echo-request", "echo-request"),
+    ("ping", "echo-request"),
+    ("8", "echo-request"),
+    ("echo-request", "128"),
+    ("echo-reply", "echo-reply"),
+    ("pong", "echo-reply"),
+    ("0", "echo-reply"),
+    ("echo-reply", "129"),
+    ("destination-unreachable", "destination-unreachable"),
+    ("3", "destination-unreachable"),
+    ("destination-unreachable", "1"),
+    ("network-unreachable", "no-route"),
+    ("host-unreachable", "address-unreachable"),
+    ("port-unreachable", "port-unreachable"),
+    ("communication-prohibited", "communication-prohibited"),
+    ("fragmentation-needed", "packet-too-big"),
+    ("fragmentation-needed", "2"),
+    ("time-exceeded", "time-exceeded"),
+    ("ttl-exceeded", "ttl-exceeded"),
+    ("11", "time-exceeded"),
+    ("time-exceeded", "3"),
+    ("ttl-zero-during-transit", "ttl-zero-during-transit"),
+    ("ttl-zero-during-reassembly", "ttl-zero-during-reassembly"),
+    ("parameter-problem", "parameter-problem"),
+    ("12", "parameter-problem"),
+    ("parameter-problem", "4"),
+    ("ip-header-bad", "bad-header"),
+    ("router-advertisement", "router-advertisement"),
+    ("router-solicitation", "router-solicitation"),
+    ("redirect", "redirect"),
+    ("5", "redirect"),
+]
+
+_REFUSALS = [
+    ("icmp-port-unreachable", "icmp6-port-unreachable"),
+    ("icmp-net-unreachable", "icmp6-no-route"),
+    ("icmp-host-unreachable", "icmp6-addr-unreachable"),
+    ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
+    ("icmp-host-prohibited", "icmp6-adm-prohibited"),
+    ("icmp-net-prohibited", "icmp6-adm-prohibited"),
+    ("icmp-proto-unreachable", "icmp6-port-unreachable"),
+    ("port-unreach", "port-unreach"),
+    ("icmp-net-unreachable", "no-route"),
+    ("icmp-host-unreachable", "addr-unreach"),
+    ("icmp-admin-prohibited", "adm-prohibited"),
+    ("tcp-reset", "tcp-reset"),
+]
+
+_ADDRESS_OPTIONS = ("-s", "--source", "--src", "-d", "--destination", "--dst")
+_ANY_ADDRESS = {_core.IPV4: "0.0.0.0/0", _core.IPV6: "::/0"}
+
+
+def words_of(specification: str | Iterable[str]) -> list[str]:
+    """The words of a specification: text as the files of iptables-restore quote it, or words already."""
+    if isinstance(specification, str):
+        text = _core.text_bytes(specification, "a rule")
+        return [word.decode("utf-8", "surrogateescape") for word, _ in split_words(text)]
+    return list(specification)
+
+
+def said_for(nfproto: Family, words: list[str]) -> list[str] | None:
+    """*words* as family *nfproto* says them; None where their addresses are of the other family, so that it cannot have
+    such a rule."""
+    said: list[str] = []
+    option = ""
+    for word in words:
+        name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if equals:
+            found = _value(nfproto, name, value, words)
+            if found is None:
+                return None
+            said.append(f"{_option(nfproto, name)}={found}")
+            option = ""
+        elif word.startswith("-") and len(word) > 1:
+            said.append(_option(nfproto, word))
+            option = word
+        elif word == "!":
+            said.append(word)
+        else:
+            found = _value(nfproto, option, word, words)
+            if found is None:
+                return None
+            said.append(found)
+            option = ""
+    return _without_any_type(nfproto, said)
+
+
+def _option(nfproto: Family, name: str) -> str:
+    return _TYPE_OPTIONS[nfproto] if name in _TYPE_OPTIONS.values() else name
+
+
+def _value(nfproto: Family, option: str, value: str, words: list[str]) -> str | None:
+    """The *value* of *option* in the words of *nfproto*; None for an address of the other family."""
+    if option in ("-p", "--protocol", "--proto"):
+        return _PROTOCOLS[nfproto] if value.lower() in _PROTOCOL_NAMES else value
+    if option in ("-m", "--match"):
+        return _MATCHES[nfproto] if value in _MATCHES.values() else value
+    if option in _TYPE_OPTIONS.values():
+        return _paired(_TYPES, nfproto, value, "any")
+    if option == "--reject-with":
+        return _paired(_REFUSALS, nfproto, value)
+    if option in _ADDRESS_OPTIONS:
+        return _addresses(nfproto, value)
+    return value
+
+
+def _paired(pairs: list[tuple[str, str]], nfproto: Family, value: str, always: str = "") -> str:
+    """What *value* of either family is in *nfproto*."""
+    own = 0 if nfproto == _core.IPV4 else 1
+    if value == always or any(pair[own] == value for pair in pairs):
+        return value
+    for pair in pairs:
+        if pair[1 - own] == value:
+            return pair[own]
+    # what only one family has is refused by the extension of the other
+    return value
+
+
+def _addresses(nfproto: Family, value: str) -> str | None:
+    """The addresses of *value* that are of *nfproto*, or may be; None if there is none."""
+    if value in _ANY_ADDRESS.values():
+        return _ANY_ADDRESS[nfproto]
+    other = "." if nfproto == _core.IPV6 else ":"
+    left = [
+        one for one in value.split(",") if not (_is_number(one) and other in one and not (":" in one and "." in one))
+    ]
+    return ",".join(left) or None
+
+
+def _is_number(address: str) -> bool:
+    """Whether it is no name of a host: IPv6 has colons, and IPv4 nothing but digits and points."""
+    return ":" in address or address.partition("/")[0].replace(".", "").isdigit()
+
+
+def _without_any_type(nfproto: Family, words: list[str]) -> list[str]:
+    """IPv6 has no word for every type: there the match is left out."""
+    if nfproto == _core.IPV4 or "any" not in words:
+        return words
+    kept = words[:]
+    for place, word in enumerate(words[:-1]):
+        if word == _TYPE_OPTIONS[nfproto] and words[place + 1] == "any":
+            kept[place : place + 2] = []
+            return kept
+    return kept

@@ -1,0 +1,253 @@
+"""Keeps the rules of a name in their place: when somebody breaks them they are put back, and it is told who it was."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+
+from ..errors import Conflict, IPTCError, ParameterError
+from ..watching.watch import Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Protocol, Self
+
+    from .._types import LockFile, Wait
+    from ..managing.planning import Plan
+    from ..managing.value import Ruleset
+    from ..watching.nft_events import Process
+
+    class _Guarded(Protocol):
+        """Rules that can be guarded: an `Owned`."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def netns(self) -> str | int | None: ...
+        def backend(self) -> str: ...
+        def plan_for(self, live: Ruleset | None, yielding: bool = False) -> Plan: ...
+
+
+_PAUSE_FIRST, _PAUSE_MOST = 1.0, 60.0
+_logger = logging.getLogger("iptc")
+_logger.addHandler(logging.NullHandler())
+
+
+class Heal:
+    """One time that rules were put back: `when`, `by` whom they had been broken (None: not known), and the `plan` that
+    was done. `pause` is 0, or for how many seconds the guard lets the rules be, since this fight goes on and on; then
+    there is no plan. `error` is the exception that made it impossible, after which it is tried again in `pause`
+    seconds."""
+
+    __slots__ = ("by", "error", "pause", "plan", "when")
+
+    def __init__(
+        self, by: Process | None, plan: Plan | None, pause: float = 0.0, error: BaseException | None = None
+    ) -> None:
+        self.when = time.time()
+        self.by = by
+        self.plan = plan
+        self.pause = pause
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"<iptc.Heal {self}>"
+
+    def __str__(self) -> str:
+        by = "somebody" if self.by is None else str(self.by)
+        if self.error is not None:
+            return f"can't be put back, tried again in {self.pause:g} s: {self.error}"
+        if self.pause:
+            return f"{by} breaks them again and again: let be for {self.pause:g} s"
+        return f"broken by {by}, put back: {'nothing' if self.plan is None else self.plan.difference.summary()}"
+
+
+class _Fight:
+    """How often one program was healed against."""
+
+    __slots__ = ("ended", "pause", "times")
+
+    def __init__(self) -> None:
+        self.times: deque[float] = deque()
+        self.pause = 0.0
+        self.ended = 0.0
+
+
+class Guard:
+    """Keeps the rules of an `Owned` as it said them, as long as the `with` statement lasts, by a thread of its own.
+
+    `heals` is how often they were put back, `pauses` how often a fight was let be, `last_offender` who broke them last.
+    See `Owned.guard`.
+    """
+
+    def __init__(
+        self,
+        owned: _Guarded,
+        limit: tuple[int, float],
+        callback: Callable[[Heal], object] | None,
+        compare: float,
+        wait: Wait,
+        lock_file: LockFile,
+    ) -> None:
+        try:
+            count, seconds = limit
+            valid = int(count) == count and count > 0 and 0 < seconds < 1e9
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ParameterError(f"limit must be (how many times, in how many seconds), not {limit!r}")
+        if callback is not None and not callable(callback):
+            raise ParameterError(f"callback must be a function, not {callback!r}")
+        self._owned = owned
+        self._limit = int(limit[0]), float(limit[1])
+        self._callback = callback
+        self._compare = compare
+        self._wait = wait
+        self._lock_file = lock_file
+        self._fights: dict[str | None, _Fight] = {}
+        self._watch: Watch | None = None
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._names = False
+        """Whether it is always told who changed what."""
+        self._suspect: Process | None = None
+        """Who changed the tables last, since they were put back."""
+        self._again = False
+        """Whether to heal without waiting for a change."""
+        self.heals = 0
+        self.pauses = 0
+        self.last_offender: Process | None = None
+        self.last_heal: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<iptc.Guard of {self._owned.name}: {self.heals} heals, {self.pauses} pauses>"
+
+    # ------------------------------------------------------------ beginning, end
+
+    def open(self) -> None:
+        """Put the rules in their place, and watch from now on."""
+        if self._watch is not None:
+            raise ParameterError("this guard is open already")
+        self._stop.clear()
+        self._names = self._owned.backend() == "nft"
+        self._watch = Watch("nft" if self._names else "legacy", self._owned.netns, self._compare, self._lock_file)
+        try:
+            self._heal(first=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End it; the rules stay as they are. What is being done is done to its end."""
+        self._stop.set()
+        if self._watch is not None:
+            self._watch.close()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._thread = self._watch = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        self._thread = threading.Thread(target=self.run, name=f"iptc guard {self._owned.name}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------- healing
+
+    def run(self) -> None:
+        """Heal until `close` is called."""
+        watch, pause = self._watch, 0.0
+        while watch is not None and not self._stop.is_set():
+            try:
+                # not until something is different: what was broken again may be what was known before it was put back
+                if not self._again:
+                    watch.sleep()
+                self._again = False
+                self._heal()
+                pause = 0.0
+            except (IPTCError, OSError, MemoryError, ValueError) as error:
+                if self._stop.is_set():
+                    return
+                pause = min(max(2 * pause, _PAUSE_FIRST), _PAUSE_MOST)
+                self._tell(Heal(self._suspect, None, pause, error))
+                self._stop.wait(pause)
+                self._again = True
+
+    def _heal(self, first: bool = False) -> None:
+        """Put back what is not there, unless that was done too often against the same program."""
+        while not self._stop.is_set():
+            plan = self._planned(first)
+            if not plan:
+                self._suspect = None
+                return
+            if not first:
+                by = self._suspect
+                pause = self._pause_for(by)
+                if pause:
+                    self.pauses += 1
+                    self._tell(Heal(by, None, pause))
+                    self._stop.wait(pause)
+                    if self._stop.is_set():
+                        return
+                    plan = self._planned(False)
+                    self._fight_of(by).ended = time.monotonic()
+            try:
+                plan.apply(self._wait, self._lock_file)
+            except Conflict:
+                continue
+            if plan and not first:
+                by, self._suspect = self._suspect, None
+                self.heals += 1
+                self.last_offender = by
+                self.last_heal = time.time()
+                self._fight_of(by).times.append(time.monotonic())
+                self._tell(Heal(by, plan))
+            return
+
+    def _planned(self, first: bool) -> Plan:
+        """The plan for what is known of the tables now; who changed them is suspected, unless it was this process."""
+        watch = self._watch
+        if watch is None:
+            return self._owned.plan_for(None, yielding=not first)
+        for change in watch.read():
+            if change.by is None or change.by.pid != os.getpid():
+                self._suspect = change.by
+        (ruleset,) = watch.rulesets().values()
+        return self._owned.plan_for(ruleset, yielding=not first)
+
+    def _fight_of(self, by: Process | None) -> _Fight:
+        """What is counted for *by*; of legacy tables it is not always known who it was, so all count together."""
+        return self._fights.setdefault(by.name if by is not None and self._names else None, _Fight())
+
+    def _pause_for(self, by: Process | None) -> float:
+        """For how long to let the rules be: 0 unless *by* has broken them too often."""
+        most, seconds = self._limit
+        fight, now = self._fight_of(by), time.monotonic()
+        while fight.times and fight.times[0] < now - seconds:
+            fight.times.popleft()
+        if len(fight.times) < most:
+            return 0.0
+        if now - fight.ended > _PAUSE_MOST + seconds:
+            fight.pause = 0.0
+        fight.pause = min(2 * fight.pause or _PAUSE_FIRST, _PAUSE_MOST)
+        fight.times.clear()
+        return fight.pause
+
+    def _tell(self, heal: Heal) -> None:
+        level = logging.ERROR if heal.error is not None else logging.WARNING
+        _logger.log(level, "rules of %s: %s", self._owned.name, heal)
+        if self._callback is not None:
+            try:
+                self._callback(heal)
+            except Exception:
+                _logger.exception("the function that is told of heals failed")

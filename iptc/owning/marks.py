@@ -1,0 +1,109 @@
+"""The comment that says in a rule whose it is: written into a rule, and found again in the rules that are there."""
+
+from __future__ import annotations
+
+import copy
+
+from .. import _core
+from ..errors import ParameterError, ParameterTypeError
+from ..rule import Rule, Rule6
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .._types import Family
+    from ..managing.value import ChainValue
+
+_COMMENT_MOST = 255
+"""Bytes of a comment: XT_MAX_COMMENT_LEN less its end."""
+
+_COMMENT = slice(32, 32 + 256)
+"""Where the text stands in the payload of a match `comment` (struct xt_comment_info), behind its header."""
+
+_OWN_CHAIN = "own chain"
+"""What the comment says too in a chain that was made for the owner and does not begin with its name."""
+
+
+def rule_class(nfproto: Family) -> type[Rule]:
+    """`Rule` or `Rule6`."""
+    return Rule if nfproto == _core.IPV4 else Rule6
+
+
+class Mark:
+    """The mark of one owner: what its comments begin with."""
+
+    __slots__ = ("owner", "text", "_bytes")
+
+    def __init__(self, owner: str, text: str | None = None) -> None:
+        said = [("the name of an owner", owner)]
+        if text is not None:
+            said.append(("a comment", text))
+        for what, value in said:
+            if not isinstance(value, str):
+                raise ParameterTypeError(f"{what} must be a string, not {type(value).__name__}")
+            if not value or value != value.strip() or not value.isprintable():
+                raise ParameterError(f"{what} must be printable, and have no space around it: {value!r}")
+        if ":" in owner:
+            raise ParameterError(f"the name of an owner has no colon: {owner!r}")
+        self.owner = owner
+        self.text = f"{owner}:" if text is None else text
+        self._bytes = _core.text_bytes(self.text, "a comment")
+        if len(self._bytes) > _COMMENT_MOST:
+            raise ParameterError(f"the comment is longer than {_COMMENT_MOST} bytes: {self.text!r}")
+
+    def _comments(self, nfproto: Family, entry: bytes) -> list[bytes]:
+        """The comments of a rule that may be ours, in full."""
+        if self._bytes not in entry:
+            return []
+        parts = _core.split_entry(nfproto, entry)[1][:-1]
+        return [part[_COMMENT].partition(b"\0")[0] for part in parts if part[2:31].partition(b"\0")[0] == b"comment"]
+
+    def _of(self, comment: bytes) -> bool:
+        return comment == self._bytes or comment.startswith(self._bytes + b" ")
+
+    def is_on(self, nfproto: Family, entry: bytes) -> bool:
+        """Whether the rule belongs to the owner."""
+        return any(map(self._of, self._comments(nfproto, entry)))
+
+    def positions(self, chain: ChainValue) -> list[int]:
+        """Where in *chain* the rules of the owner stand."""
+        return [position for position, entry in enumerate(chain.entries) if self.is_on(chain.nfproto, entry)]
+
+    def is_name_ours(self, chain: str) -> bool:
+        """Whether a chain that the owner makes needs no further word: its name begins with the owner's."""
+        return chain.lower().startswith(self.owner.lower())
+
+    def is_chain_ours(self, chain: ChainValue, positions: list[int]) -> bool:
+        """Whether *chain*, in which the rules at *positions* are the owner's, was made for the owner."""
+        if chain.policy is not None or not positions:
+            return False
+        if self.is_name_ours(chain.name):
+            return True
+        word = self._bytes + b" " + _OWN_CHAIN.encode()
+        return any(
+            comment == word or comment.startswith(word + b":")
+            for position in positions
+            for comment in self._comments(chain.nfproto, chain.entries[position])
+        )
+
+    def put_on(self, rule: Rule, chain: str, own_chain: bool) -> Rule:
+        """A copy of *rule* that says whose it is, for *chain*, which is the owner's own or not."""
+        marked = copy.deepcopy(rule)
+        comment = next((match for match in marked.matches if match.name == "comment"), None)
+        said = comment.comment if comment is not None else None
+        words = [self.text]
+        own = own_chain and not self.is_name_ours(chain)
+        if own:
+            words.append(_OWN_CHAIN + (":" if said else ""))
+        if said:
+            words.append(str(said))
+        text = " ".join(words)
+        if len(_core.text_bytes(text, "a comment")) > _COMMENT_MOST:
+            raise ParameterError(f"the comment is longer than {_COMMENT_MOST} bytes with whose it is: {text!r}")
+        if comment is None:
+            comment = marked.create_match("comment")
+        comment.comment = text
+        return marked
+
+    def alone(self, nfproto: Family, chain: str) -> bytes:
+        """A rule that does nothing: it says whose a chain without rules is."""
+        return self.put_on(rule_class(nfproto)(), chain, True)._whole()

@@ -1,0 +1,62 @@
+"""Rulesets as one owner's share of them, or without what belongs to some owners."""
+
+from __future__ import annotations
+
+from ..managing.value import ChainValue, Ruleset, TableValue
+from .marks import Mark
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def only(ruleset: Ruleset, owner: str, comment: str | None = None) -> Ruleset:
+    """What belongs to *owner*: its rules and chains, in the tables and chains that have any."""
+    mark = Mark(owner, comment)
+    tables = []
+    for table in ruleset.tables:
+        chains = []
+        for chain in table:
+            positions = mark.positions(chain)
+            if positions:
+                chains.append(_with(chain, [chain.entries[position] for position in positions]))
+        if chains:
+            tables.append(TableValue(table.nfproto, table.name, chains))
+    return Ruleset(tables, ruleset.backend)
+
+
+def text_of(ruleset: Ruleset, counters: bool = False) -> str:
+    """The share of an owner in the format of iptables-save: builtin chains are not declared, since their policies are
+    nobody's. With `iptables-restore --noflush` it is added to what is there."""
+    builtin = {f":{chain.name} {chain.policy} " for table in ruleset.tables for chain in table if chain.policy}
+    return "".join(
+        line
+        for line in ruleset.text(counters).splitlines(keepends=True)
+        if not line.startswith(tuple(builtin) or ("\0",))
+    )
+
+
+def without(ruleset: Ruleset, owners: Iterable[str]) -> Ruleset:
+    """All but what belongs to *owners*: neither their rules nor the chains that were made for them."""
+    marks = [Mark(owner) for owner in owners]
+    tables = []
+    for table in ruleset.tables:
+        chains = []
+        for chain in table:
+            gone: set[int] = set()
+            ours = False
+            for mark in marks:
+                positions = mark.positions(chain)
+                gone.update(positions)
+                ours |= mark.is_chain_ours(chain, positions)
+            if ours and len(gone) == len(chain):
+                continue
+            if gone:
+                chain = _with(chain, [entry for place, entry in enumerate(chain.entries) if place not in gone])
+            chains.append(chain)
+        tables.append(TableValue(table.nfproto, table.name, chains))
+    return Ruleset(tables, ruleset.backend)
+
+
+def _with(chain: ChainValue, entries: list[bytes]) -> ChainValue:
+    return ChainValue(chain.nfproto, chain.name, chain.policy, chain.counters, entries)

@@ -1,0 +1,15 @@
+"""What `watching.inotify` gives to the rest of the package."""
+
+OPENED: int
+CLOSED: int
+GONE: int
+MADE: int
+LOST: int
+
+class Inotify:
+    """An inotify descriptor; it goes with the object."""
+
+    def fileno(self) -> int: ...
+    def add(self, path: bytes, mask: int) -> int: ...
+    def read(self) -> list[tuple[int, int, bytes]]: ...
+    def close(self) -> None: ...

@@ -1,0 +1,378 @@
+"""A journal of changes: a folder of files to which lines are added, and from which the rules of any moment can be had.
+
+Each file begins with all rules as they were when it was begun, and has a line of JSON for each change since. So a file
+can be read alone, and old ones can go. A line is written at once; where a crash cut off the last one, it is as if never
+written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from datetime import datetime
+
+from .. import _core
+from ..errors import KernelError, NotFound, ParameterError, kernel_error
+from ..nft.reader import BUILTIN_CHAINS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+    from typing import Any, Self
+
+    from .._types import Path
+    from ..managing.difference import ChainDifference
+    from ..managing.value import Ruleset
+    from .watch import TableChange
+
+    _State = dict[str, dict[str, dict[str, dict[str, "_Chain"]]]]
+    """{back end: {family: {table: {chain: …}}}}"""
+    _Chain = tuple[str | None, list[str]]
+
+DEFAULT = "/var/lib/iptc/journal"
+_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z(-[0-9]+)?\.jsonl")
+_FAMILIES = {4: "ipv4", 6: "ipv6"}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+# ------------------------------------------------------------------ states
+
+
+def state_of(rulesets: dict[str, Ruleset]) -> _State:
+    """What is kept of {back end: ruleset}."""
+    state: _State = {}
+    for backend, ruleset in rulesets.items():
+        families = state.setdefault(backend, {})
+        for table in ruleset.tables:
+            tables = families.setdefault(_FAMILIES[table.ip_version], {})
+            tables[table.name] = {chain.name: (chain.policy, list(chain.rules)) for chain in table}
+    return state
+
+
+def _said(state: _State, backend: str) -> dict[tuple[str, str, str], _Chain]:
+    """What the rules of a back end say: whatever is not there of itself."""
+    return {
+        (family, table, name): chain
+        for family, tables in state.get(backend, {}).items()
+        for table, chains in tables.items()
+        for name, chain in chains.items()
+        if chain[0] != "ACCEPT" or chain[1]
+    }
+
+
+def _tables_of(ruleset: Ruleset) -> dict[str, list[str]]:
+    """{family: the tables that are there}."""
+    return {
+        family: [table.name for table in ruleset.tables if table.ip_version == version]
+        for version, family in _FAMILIES.items()
+    }
+
+
+def text_of(state: _State, backend: str, family: str) -> str:
+    """The tables of a family as `iptables-save` prints them, without counters."""
+    lines = []
+    for name, chains in state.get(backend, {}).get(family, {}).items():
+        lines.append(f"*{name}\n")
+        lines += [f":{chain} {policy or '-'} [0:0]\n" for chain, (policy, _) in chains.items()]
+        lines += [f"-A {chain} {rule}".rstrip(" ") + "\n" for chain, (_, rules) in chains.items() for rule in rules]
+        lines.append("COMMIT\n")
+    return "".join(lines)
+
+
+def _edit_of(chain: ChainDifference) -> dict[str, Any]:
+    """What must be done to a chain of a state for it to be the new one."""
+    if chain.deleted:
+        return {"chain": chain.name, "gone": True}
+    hunks = [
+        [start, end, [chain.new.rule(position) for position in range(new_start, new_end)]]
+        for start, end, new_start, new_end in chain.hunks
+    ]
+    edit: dict[str, Any] = {"chain": chain.name, "rules": hunks}
+    if chain.created or chain.policy:
+        edit["policy"] = chain.new.policy
+    return edit
+
+
+def _plain(table: str) -> dict[str, _Chain]:
+    """A table as it is of itself."""
+    return {_core.HOOKS[hook]: ("ACCEPT", []) for hook, *_ in BUILTIN_CHAINS[table]}
+
+
+def _do(tables: dict[str, dict[str, _Chain]], table: str, edits: list[dict[str, Any]]) -> None:
+    chains = tables.setdefault(table, _plain(table))
+    for edit in edits:
+        name = edit["chain"]
+        if edit.get("gone"):
+            chains.pop(name, None)
+            continue
+        policy, rules = chains.get(name, (None, []))
+        rules = rules[:]
+        for start, end, new in reversed(edit["rules"]):
+            rules[start:end] = new
+        chains[name] = (edit.get("policy", policy), rules)
+
+
+def _settled(tables: dict[str, dict[str, _Chain]]) -> dict[str, dict[str, _Chain]]:
+    """Builtin chains first, user chains by name, as they are printed."""
+    return {
+        table: dict(
+            [
+                *((name, chain) for name, chain in chains.items() if chain[0] is not None),
+                *sorted((name, chain) for name, chain in chains.items() if chain[0] is None),
+            ]
+        )
+        for table, chains in tables.items()
+    }
+
+
+# ----------------------------------------------------------------- writing
+
+
+class Journal:
+    """A folder to which changes are written; nobody else writes to it meanwhile.
+
+    A new file is begun when one has *size* bytes, and the oldest go where there are more than *files*.
+    """
+
+    def __init__(self, folder: Path, size: int = 1 << 24, files: int = 64) -> None:
+        if size < 1 or files < 1:
+            raise ParameterError("a journal has one file and one byte at least")
+        self._folder = os.fsdecode(os.fspath(folder))
+        self._size = size
+        self._files = files
+        self._fd = self._lock = -1
+        self._written = 0
+        try:
+            os.makedirs(self._folder, 0o700, exist_ok=True)
+            self._lock = os.open(os.path.join(self._folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise KernelError(
+                f"somebody else writes to the journal {self._folder}", error.errno, error.strerror
+            ) from None
+        except OSError as error:
+            self.close()
+            raise kernel_error(f"can't write to the journal {self._folder}", error.errno, error.strerror) from None
+
+    def close(self) -> None:
+        """Close it."""
+        for fd in (self._fd, self._lock):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def begin(self, rulesets: dict[str, Ruleset]) -> bool:
+        """Begin a file with the rules as they are; whether they are others than when the last one ended."""
+        state = state_of(rulesets)
+        before = None
+        if self._fd < 0 and _names(self._folder):
+            before = _ended(self._folder)
+        line = {"schema": 1, "when": _now(), "state": state}
+        differs = before is not None and any(_said(before, backend) != _said(state, backend) for backend in state)
+        if differs:
+            line["unwatched"] = True
+        self._open()
+        self._write([line])
+        self._tidy()
+        return differs
+
+    def _open(self) -> None:
+        """A new file, whose name no other has."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        stem = _now().replace("-", "").replace(":", "")
+        for number in range(1000):
+            name = f"{stem}{f'-{number}' if number else ''}.jsonl"
+            try:
+                self._fd = os.open(
+                    os.path.join(self._folder, name),
+                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
+                    0o600,
+                )
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise kernel_error(f"can't write to the journal {self._folder}", error.errno, error.strerror) from None
+            self._written = 0
+            return
+        raise AssertionError("a name is free among a thousand")
+
+    def write(self, changes: Iterable[TableChange], rulesets: dict[str, Ruleset]) -> None:
+        """Note *changes*, after which the rules are *rulesets*; they are on the disk when this returns."""
+        self._write(
+            [
+                {
+                    **change.as_dict(),
+                    "edits": list(map(_edit_of, change.difference.chains)),
+                    "tables": _tables_of(rulesets[change.backend]),
+                }
+                for change in changes
+            ]
+        )
+        if self._written >= self._size:
+            self.begin(rulesets)
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        data = b"".join([json.dumps(line, ensure_ascii=True).encode() + b"\n" for line in lines])
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(self._fd, left) :]
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise kernel_error(f"can't write to the journal {self._folder}", error.errno, error.strerror) from None
+        self._written += len(data)
+
+    def _tidy(self) -> None:
+        for name in _names(self._folder)[: -self._files]:
+            try:
+                os.unlink(os.path.join(self._folder, name))
+            except OSError as error:
+                raise kernel_error(f"can't tidy the journal {self._folder}", error.errno, error.strerror) from None
+
+
+def _now() -> str:
+    from datetime import UTC
+
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+# ----------------------------------------------------------------- reading
+
+
+def _names(folder: str) -> list[str]:
+    """The files of a journal, the oldest first."""
+    try:
+        return sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))
+    except OSError as error:
+        raise kernel_error(f"can't read the journal {folder}", error.errno, error.strerror) from None
+
+
+def _lines(folder: str, name: str) -> Iterator[dict[str, Any]]:
+    """The lines of a file; one that a crash cut off is none."""
+    path = os.path.join(folder, name)
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    said = json.loads(line)
+                    if not isinstance(said, dict) or "when" not in said:
+                        raise ValueError
+                except ValueError:
+                    raise ParameterError(f"line {number} of {path} is no line of a journal") from None
+                yield said
+    except FileNotFoundError:
+        # the writer has tidied it away
+        return
+    except OSError as error:
+        raise kernel_error(f"can't read the journal {folder}", error.errno, error.strerror) from None
+
+
+def read(folder: Path = DEFAULT, since: float | None = None, until: float | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the changes noted in *folder* from *since* to *until* (`time.time()`), as `TableChange.as_dict()` has them.
+
+    Where nobody watched for a while, and the rules were others then, a line says `"unwatched": true` and no more.
+    """
+    folder = os.fsdecode(os.fspath(folder))
+    names = _names(folder)
+    for place, name in enumerate(names):
+        # a file ends where the next one begins
+        if since is not None and place + 1 < len(names) and _begun(names[place + 1]) < since:
+            continue
+        for said in _lines(folder, name):
+            when = _seconds(said["when"])
+            if until is not None and when > until:
+                return
+            if since is not None and when < since:
+                continue
+            if "state" in said:
+                if said.get("unwatched"):
+                    yield {"schema": 1, "when": said["when"], "unwatched": True}
+                continue
+            yield {key: value for key, value in said.items() if key not in ("edits", "tables")}
+
+
+def state_at(folder: Path = DEFAULT, when: float | None = None) -> _State:
+    """The rules as they were at *when* (`time.time()`; None: at the end of the journal). `NotFound` for a time before
+    it."""
+    folder = os.fsdecode(os.fspath(folder))
+    state: _State | None = None
+    for name in reversed(_names(folder)):
+        if when is not None and _begun(name) > when:
+            continue
+        for said in _lines(folder, name):
+            if when is not None and _seconds(said["when"]) > when:
+                break
+            if "state" in said:
+                state = {
+                    backend: {
+                        family: {
+                            table: {chain: (policy, rules) for chain, (policy, rules) in chains.items()}
+                            for table, chains in tables.items()
+                        }
+                        for family, tables in families.items()
+                    }
+                    for backend, families in said["state"].items()
+                }
+            elif state is not None:
+                families = state.setdefault(said["backend"], {})
+                _do(families.setdefault(said["family"], {}), said["table"], said["edits"])
+                for family, names in said["tables"].items():
+                    tables = families.get(family, {})
+                    families[family] = {name: tables.get(name) or _plain(name) for name in names}
+        if state is not None:
+            return {
+                backend: {family: _settled(tables) for family, tables in families.items()}
+                for backend, families in state.items()
+            }
+    raise NotFound(f"the journal {folder} has nothing of that time")
+
+
+def _ended(folder: str) -> _State | None:
+    try:
+        return state_at(folder)
+    except (NotFound, ParameterError):
+        return None
+
+
+def _begun(name: str) -> float:
+    stem = name.partition("Z")[0]
+    return datetime.strptime(stem + "+0000", "%Y%m%dT%H%M%S.%f%z").timestamp()
+
+
+def _seconds(when: str) -> float:
+    return datetime.fromisoformat(when).timestamp()
+
+
+def moment(text: str, now: float | None = None) -> float:
+    """The time that *text* says: `1h`, `30m`, `2d` ago, seconds since 1970 as `@1764236400`, or as ISO 8601 has it;
+    without a zone it is local. `ParameterError` for anything else."""
+    now = time.time() if now is None else now
+    word = text.strip().removeprefix("@")
+    if word in ("now", ""):
+        return now
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhdw])", word)
+    if found:
+        return now - float(found[1]) * _UNITS[found[2]]
+    if re.fullmatch(r"[0-9]{9,}(\.[0-9]+)?", word):
+        return float(word)
+    try:
+        return datetime.fromisoformat(word).timestamp()
+    except (ValueError, OverflowError):
+        raise ParameterError(f"no time: {text!r}; say 1h, 2026-11-27T10:00 or seconds since 1970") from None

@@ -1,0 +1,470 @@
+"""Changes of the rules as they happen: what each commit changed, and who made it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from _thread import RLock
+from collections import deque
+from datetime import UTC, datetime
+
+from .. import _core
+from ..errors import KernelError, ParameterError, ParameterTypeError, Unsupported
+from ..managing.difference import Difference, diff_tables
+from ..managing.value import read_live
+from ..namespace import Place
+from .lock_events import LockEvents
+from .mirror import LostStep, Mirror
+from .nft_events import MessagesLost, NftEvents
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any, Self
+
+    from .._types import LockFile, Netns
+    from ..managing.difference import ChainDifference, Change
+    from ..managing.value import Ruleset
+    from .nft_events import Process
+
+_FAMILIES = {4: "ipv4", 6: "ipv6"}
+_BACKENDS = ("legacy", "nft")
+_KEYS = {
+    "added": "added",
+    "removed": "removed",
+    "moved": "moved",
+    "changed": "changed",
+    "policy": "policy",
+    "chain added": "chains_added",
+    "chain removed": "chains_removed",
+}
+"""kind of a `Change` -> what its rows are called in JSON."""
+
+
+class TableChange:
+    """What one commit changed in one table.
+
+    `backend` is "legacy" or "nft", `family` "ipv4" or "ipv6", `table` the name of the table; `by` is who did it, with
+    `pid` and `name`, or None where that is not known; `when` is the time as `time.time()` has it; `generation` is the
+    number of the commit on nf_tables. `several` says that it may have been more than one commit. `difference` is what
+    is different, and `added`, `removed`, `moved`, `changed` and `policy` are its rows.
+    """
+
+    __slots__ = ("backend", "by", "difference", "generation", "several", "when")
+
+    def __init__(
+        self,
+        backend: str,
+        difference: Difference,
+        by: Process | None,
+        when: float,
+        generation: int | None,
+        several: bool,
+    ) -> None:
+        self.backend = backend
+        self.difference = difference
+        self.by = by
+        self.when = when
+        self.generation = generation
+        self.several = several
+
+    @property
+    def _first(self) -> ChainDifference:
+        return self.difference.chains[0]
+
+    @property
+    def family(self) -> str:
+        """ "ipv4" or "ipv6"."""
+        return _FAMILIES[self._first.ip_version]
+
+    @property
+    def table(self) -> str:
+        """The name of the table."""
+        return self._first.table
+
+    @property
+    def added(self) -> list[Change]:
+        """The rules that are new."""
+        return self.difference.added
+
+    @property
+    def removed(self) -> list[Change]:
+        """The rules that are gone."""
+        return self.difference.removed
+
+    @property
+    def moved(self) -> list[Change]:
+        """The rules that stand in another order."""
+        return self.difference.moved
+
+    @property
+    def changed(self) -> list[Change]:
+        """The rules that have other options in the same place."""
+        return self.difference.changed
+
+    @property
+    def policy(self) -> list[Change]:
+        """The policies that are others."""
+        return self.difference.policies
+
+    @property
+    def time(self) -> str:
+        """When it was, as ISO 8601 has it, in UTC."""
+        return datetime.fromtimestamp(self.when, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+    def __repr__(self) -> str:
+        return f"<iptc.TableChange {self}>"
+
+    def __str__(self) -> str:
+        by = "somebody" if self.by is None else str(self.by)
+        several = "several changes: " if self.several else ""
+        return f"{self.backend} {self.family} {self.table} by {by}: {several}{self.difference.summary()}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """It as JSON has it: `{"schema": 1, "when": …, "backend": …, "family": …, "table": …, "by": …, "added":
+        [{"chain", "number", "rule"}…], …}`."""
+        rows: dict[str, list[dict[str, Any]]] = {key: [] for key in _KEYS.values()}
+        for change in self.difference:
+            row: dict[str, Any] = {"chain": change.chain}
+            if change.kind == "policy":
+                row.update({"from": change.old_rule, "to": change.rule})
+            elif change.kind == "removed":
+                row.update({"number": change.old_number, "rule": change.old_rule})
+            elif change.number is not None:
+                row.update({"number": change.number, "rule": change.rule})
+                if change.kind != "added":
+                    row["from"] = change.old_number
+                if change.kind == "changed":
+                    row["old_rule"] = change.old_rule
+            rows[_KEYS[change.kind]].append(row)
+        return {
+            "schema": 1,
+            "when": self.time,
+            "backend": self.backend,
+            "family": self.family,
+            "table": self.table,
+            "by": None if self.by is None else self.by.as_dict(),
+            "generation": self.generation,
+            "several": self.several,
+            **rows,
+        }
+
+
+class _Nft:
+    """The tables of nf_tables: the kernel tells what each commit did."""
+
+    name = "nft"
+
+    def __init__(self, place: Place) -> None:
+        self.source = NftEvents(place)
+        self._mirror = Mirror(place)
+
+    @property
+    def ruleset(self) -> Ruleset:
+        """What is known."""
+        return self._mirror.ruleset
+
+    def look(self) -> Iterator[TableChange]:
+        """Yield what has changed."""
+        while True:
+            try:
+                commits = self.source.read()
+            except MessagesLost:
+                yield from self._read_anew(None)
+                continue
+            break
+        for commit in commits:
+            if self._mirror.is_past(commit.generation):
+                continue
+            try:
+                found = self._mirror.follow(commit)
+            except LostStep:
+                yield from self._read_anew(commit)
+                continue
+            now = time.time()
+            for chains in found.values():
+                yield TableChange(self.name, Difference(chains), commit.by, now, commit.generation, False)
+
+    def _read_anew(self, commit: Any) -> Iterator[TableChange]:
+        before = self._mirror.ruleset
+        self._mirror.read()
+        after = self._mirror.ruleset
+        alone = commit is not None and commit.generation == after.generation
+        by = commit.by if alone else None
+        yield from _changes(self.name, before, after, by, not alone)
+
+    def compare(self) -> Iterator[TableChange]:
+        """Nothing: what was changed was told."""
+        return iter(())
+
+
+class _Legacy:
+    """The legacy tables: read again when a writer has let go of the xtables lock."""
+
+    name = "legacy"
+
+    def __init__(self, place: Place, lock_file: LockFile) -> None:
+        self.source = LockEvents(lock_file)
+        self._place = place
+        self.ruleset = self._read()
+
+    def _read(self) -> Ruleset:
+        return read_live([_core.IPV4, _core.IPV6], self._place, "legacy")
+
+    def look(self) -> Iterator[TableChange]:
+        """Yield what has changed."""
+        closed, by = self.source.read()
+        if closed:
+            yield from self._compared(by)
+
+    def compare(self) -> Iterator[TableChange]:
+        """Yield what was changed by programs that do not take the lock."""
+        yield from self._compared(None)
+
+    def _compared(self, by: Process | None) -> Iterator[TableChange]:
+        before, self.ruleset = self.ruleset, self._read()
+        yield from _changes(self.name, before, self.ruleset, by, False)
+
+
+def _changes(backend: str, before: Ruleset, after: Ruleset, by: Process | None, several: bool) -> Iterator[TableChange]:
+    """What is different, a `TableChange` a table."""
+    keys = dict.fromkeys((table.nfproto, table.name) for table in [*before.tables, *after.tables])
+    now = time.time()
+    for key in sorted(keys, key=lambda key: key[0]):
+        found = [chain for chain in diff_tables(before.table(*key), after.table(*key), *key) if chain]
+        if found:
+            yield TableChange(backend, Difference(found), by, now, after.generation, several)
+
+
+class Watch:
+    """Yields a `TableChange` for each table that a commit has changed, as it happens; also for `async for`.
+
+    See `watch`. A context manager; `close()` ends the loop, from whatever thread. It serves one loop at a time, of the
+    process that opened it.
+    """
+
+    def __init__(
+        self,
+        backend: str | None = None,
+        netns: Netns = None,
+        compare: float = 60.0,
+        lock_file: LockFile = None,
+    ) -> None:
+        if backend not in (None, *_BACKENDS):
+            raise ParameterError(f"what can be watched is {' or '.join(_BACKENDS)}, not {backend!r}")
+        if isinstance(compare, bool) or not isinstance(compare, (int, float)):
+            raise ParameterTypeError(f"compare must be seconds, not {compare!r}")
+        if not 0 < compare < 1e9:
+            raise ParameterError(f"compare must be seconds, more than 0, not {compare!r}")
+        self._pid = os.getpid()
+        self._compare = float(compare)
+        self._found: deque[TableChange] = deque()
+        self._sides: list[_Nft | _Legacy] = []
+        self._closed = self._waiting = False
+        self._ending = RLock()
+        """Held while it is decided whether somebody waits on the descriptors; a signal handler may close it too."""
+        self._poll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll.register(self._wake, select.EPOLLIN)
+        try:
+            self._open(backend, Place(netns), lock_file)
+        except BaseException:
+            self.close()
+            raise
+        self._next_look = time.monotonic() + self._compare
+
+    def _open(self, backend: str | None, place: Place, lock_file: LockFile) -> None:
+        if backend in (None, "nft"):
+            try:
+                self._sides.append(_Nft(place))
+            except (Unsupported, KernelError) as error:
+                # a kernel without nf_tables has nothing to tell of
+                if backend is not None or getattr(error, "errno", None) not in (
+                    errno.EPROTONOSUPPORT,
+                    errno.EOPNOTSUPP,
+                ):
+                    raise
+        if backend in (None, "legacy"):
+            self._sides.append(_Legacy(place, lock_file))
+        for side in self._sides:
+            self._poll.register(side.source.fileno(), select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when something may have changed; then `read()` says what."""
+        return self._poll.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def close(self) -> None:
+        """End it; a loop that waits in another thread ends too."""
+        if self._closed or self._pid != os.getpid():
+            return
+        with self._ending:
+            self._closed = True
+            if self._waiting:
+                os.eventfd_write(self._wake, 1)
+            else:
+                self._release()
+
+    def _sleep(self, pause: float) -> None:
+        """Wait on the descriptors for *pause* seconds, -1 for ever."""
+        with self._ending:
+            if self._closed:
+                return
+            self._waiting = True
+        try:
+            self._poll.poll(pause if pause >= 0 else None)
+        finally:
+            with self._ending:
+                self._waiting = False
+                if self._closed:
+                    self._release()
+
+    def _release(self) -> None:
+        """Close the descriptors, once nobody waits on them."""
+        if self._wake < 0 or self._pid != os.getpid():
+            return
+        sides, self._sides = self._sides, []
+        for side in sides:
+            side.source.close()
+        self._poll.close()
+        wake, self._wake = self._wake, -1
+        os.close(wake)
+
+    def __del__(self) -> None:
+        if getattr(self, "_wake", -1) >= 0:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def rulesets(self) -> dict[str, Ruleset]:
+        """{back end: what is known of its tables}."""
+        return {side.name: side.ruleset for side in self._sides}
+
+    def read(self) -> list[TableChange]:
+        """Return what has changed since, without waiting."""
+        self._check()
+        self._look()
+        found = list(self._found)
+        self._found.clear()
+        return found
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise KernelError("this was opened by another process", errno.EBADF, os.strerror(errno.EBADF))
+        if self._closed:
+            raise KernelError("this is closed", errno.EBADF, os.strerror(errno.EBADF))
+
+    def _look(self) -> None:
+        for side in self._sides:
+            self._found.extend(side.look())
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + self._compare
+            for side in self._sides:
+                self._found.extend(side.compare())
+
+    def _pause(self) -> float:
+        """So long nothing need be done, in seconds; -1 for ever."""
+        if not any(side.name == "legacy" for side in self._sides):
+            return -1
+        return max(0.0, self._next_look - time.monotonic())
+
+    def wait(self, timeout: float | None = None) -> list[TableChange]:
+        """Return what has changed, waiting for it *timeout* seconds at most (None: for ever); [] where nothing has, or
+        it is closed meanwhile."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._closed:
+            found = self.read()
+            if found:
+                return found
+            pause = self._pause()
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return []
+                pause = left if pause < 0 else min(pause, left)
+            self._sleep(pause)
+        return []
+
+    def sleep(self) -> None:
+        """Wait until anything may have changed, or it is time to compare, or it is closed."""
+        self._sleep(self._pause())
+
+    def __iter__(self) -> Iterator[TableChange]:
+        return self
+
+    def __next__(self) -> TableChange:
+        self._check_process()
+        while not self._found:
+            if self._closed:
+                raise StopIteration
+            self._found.extend(self.wait())
+        return self._found.popleft()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise KernelError("this was opened by another process", errno.EBADF, os.strerror(errno.EBADF))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TableChange:
+        import asyncio
+
+        self._check_process()
+        loop = asyncio.get_running_loop()
+        while not self._found:
+            if self._closed:
+                raise StopAsyncIteration
+            self._look()
+            if self._found:
+                break
+            ready = loop.create_future()
+            loop.add_reader(self.fileno(), _set, ready)
+            pause = self._pause()
+            timer = loop.call_later(pause, _set, ready) if pause >= 0 else None
+            try:
+                await ready
+            finally:
+                loop.remove_reader(self.fileno())
+                if timer is not None:
+                    timer.cancel()
+        return self._found.popleft()
+
+
+def _set(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def watch(
+    backend: str | None = None,
+    *,
+    netns: Netns = None,
+    compare: float = 60.0,
+    lock_file: LockFile = None,
+) -> Watch:
+    """Return a `Watch`: an iterator of the changes of all tables that iptables knows, of both families, from now on.
+
+    On nf_tables (*backend* "nft") the kernel tells of each commit, and who made it. A legacy table ("legacy") is read
+    again when a program closes the file of the xtables lock; who had the lock is told where it can be seen. Every
+    *compare* seconds legacy tables are compared, since not every program takes the lock. Without *backend* both are
+    watched. Nothing is changed, and nothing is done while nothing happens but that comparison. Where more messages came
+    than the kernel keeps, the tables are read again, and the change says `several`. `AccessDenied` without
+    CAP_NET_ADMIN and CAP_NET_RAW.
+    """
+    return Watch(backend, netns, compare, lock_file)
