@@ -7,7 +7,7 @@ import sys
 from ..errors import ParameterError
 from .arguments import add_command, add_wait, seconds, wait_of
 from .confirm import add_state_dir, keep
-from .output import complain, write
+from .output import complain, is_terminal, write
 from .plan import rehearse, wanted
 from .rulesets import TROUBLE, add_format, add_scope, show, trouble_is
 
@@ -149,7 +149,7 @@ def _decide(options, change, command):
                 change.confirm()
             else:
                 change.roll_back()
-        elif sys.stdin is not None and sys.stdin.isatty():
+        elif is_terminal(sys.stdin):
             _ask(options, change)
         else:
             _say(options, f"rolled back in {options.timeout:g} s unless `iptc confirm' is run in another session")

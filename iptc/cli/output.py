@@ -14,15 +14,20 @@ from ..errors import IPTCError
 _ALWAYS_PLAIN = re.compile(r"[\n\x20-\x7e]*")
 
 
-def write(text):
+def write(text, raw=False):
     """Write *text* to standard output at once, as the bytes that it stands for; a terminal gets no control
-    characters."""
+    characters, or with *raw* all that is in it."""
     try:
-        put(sys.stdout, text)
+        put(sys.stdout, text, raw)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise IPTCError(f"can't write to standard output: {error.strerror}") from error
+
+
+def is_terminal(stream):
+    """Whether a standard stream is open, and a terminal."""
+    return stream is not None and stream.isatty()
 
 
 def complain(text, prefix="iptc"):

@@ -5,7 +5,7 @@ import os
 import sys
 
 from ..errors import IPTCError
-from .output import complain, printable, put, write
+from .output import complain, is_terminal, printable, write
 from .sources import read_text
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
@@ -84,8 +84,9 @@ def show(options, difference, names):
 
         write(json.dumps(difference.as_dict()) + "\n")
         return
-    if options.color == "always" or options.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+    wanted = is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
+    if options.color == "always" or options.color == "auto" and wanted:
         # a terminal obeys the colours, and nothing that stands in a rule
-        put(sys.stdout, difference.text(names, options.context, printable), raw=True)
+        write(difference.text(names, options.context, printable), raw=True)
     else:
         write(difference.text(names, options.context))

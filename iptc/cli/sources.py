@@ -9,7 +9,7 @@ from ..errors import IPTCError
 from ..model import restoring
 from .arguments import add_wait
 from .both import Both
-from .output import put
+from .output import is_terminal, put
 
 
 def add_source(command, counters, noflush):
@@ -61,7 +61,7 @@ class Progress:
             self._size = 0
 
     def __enter__(self):
-        return self if sys.stderr is not None and sys.stderr.isatty() else None
+        return self if is_terminal(sys.stderr) else None
 
     def __call__(self, size):
         """Say that *size* more bytes were read."""

@@ -8,7 +8,7 @@ import sys
 import termios
 import tty
 
-from .output import put
+from .output import is_terminal, put
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[H\x1b[2J"
 _LEAVE = "\x1b[?25h\x1b[?1049l"
@@ -23,7 +23,7 @@ class Terminal:
         self._before = None
         self._bell = None
         self._handlers = {}
-        self._has_keys = sys.stdin is not None and sys.stdin.isatty()
+        self._has_keys = is_terminal(sys.stdin)
 
     def __enter__(self):
         self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -7,7 +7,7 @@ import sys
 import time
 
 from .arguments import FAMILIES, add_command, positive
-from .output import printable, write
+from .output import is_terminal, printable, write
 from .selecting import add_selection
 
 SCHEMA = 1
@@ -55,7 +55,7 @@ def run(options):
     watch = sampler.watch()
     try:
         pace = Pace(options.interval, clock.now())
-        if options.once or options.json or not (sys.stdout is not None and sys.stdout.isatty()):
+        if options.once or options.json or not is_terminal(sys.stdout):
             return _as_text(options, board, watch, clock, pace)
         from .viewing import View
 
