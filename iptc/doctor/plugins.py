@@ -2,8 +2,8 @@
 
 import os
 import re
-import sys
 
+from .. import _core
 from .._core import environment
 from ..errors import IPTCError
 from .finding import ERROR, INFO, WARNING, Finding, listed, told
@@ -119,7 +119,7 @@ def unfitness(path, number=None, like=None):
             content = file.read()
     except OSError as error:
         return error.strerror
-    with open(like or sys.executable, "rb") as file:
+    with open(like or _core.__file__, "rb") as file:
         ours = file.read(_HEADER)
     if content[:4] != b"\x7fELF":
         return "no shared object"

@@ -73,5 +73,8 @@ def of_place(there):
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             text = "/proc/net/ip_tables_names may not be read: nobody can know which legacy tables there are."
-            do = "Run it as root. In a user namespace, make the network namespace last: unshare -Ur unshare -n"
+            do = (
+                "Join group root, which may read it, or say IPTC_BACKEND=nft (docs/unprivileged.md). In a user "
+                "namespace, make the network namespace last: unshare -Ur unshare -n"
+            )
             yield Finding(WARNING, text, do)
