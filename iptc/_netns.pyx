@@ -20,7 +20,7 @@ from ._linux cimport (
     ioctl, pthread_attr_destroy, pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t, pthread_create,
     pthread_join, pthread_sigmask, pthread_t, setns, sigfillset, sigset_t, socket,
 )
-from ._core cimport netns_cookie, room_for
+from ._core cimport netns_cookie
 from .errors import KernelError, kernel_error
 
 cdef extern from * nogil:
@@ -304,7 +304,8 @@ cdef class Namespace:
             _run(&errand)
             while not errand.failed:
                 if length == room:
-                    room = room_for(room + 4096, length + 1)
+                    # not less: what the kernel says in a file of /proc/sys is read at once or lost
+                    room += 4096
                     more = <char *> realloc(memory, room)
                     if more == NULL:
                         errand.failed = ENOMEM
