@@ -594,8 +594,11 @@ def test_signals_end_it(host):
     handler = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
     begin = BEGIN.replace("print", handler + "print")
     assert program(begin + "for sample in run: pass", signal.SIGTERM) == (5, "")
-    begin = BEGIN.replace("print", "import asyncio\nprint")
-    code = begin + "async def main():\n    async for sample in run: pass\nasyncio.run(main())"
+    # once the loop of events has taken the signal over
+    begin = BEGIN.replace("print('ready', flush=True)\n", "import asyncio\n")
+    code = begin + (
+        "async def main():\n    print('ready', flush=True)\n    async for sample in run: pass\nasyncio.run(main())"
+    )
     status, err = program(code, signal.SIGINT)
     assert status in (-signal.SIGINT, 130) and err.rstrip().endswith("KeyboardInterrupt")
 

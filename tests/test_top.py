@@ -442,3 +442,20 @@ def test_a_terminal_without_a_keyboard(busy):
     environment = {**ENVIRONMENT, "XTABLES_LOCKFILE": os.environ["XTABLES_LOCKFILE"]}
     status, seen = shown_at_a_terminal(code, env=environment, stdin=subprocess.DEVNULL)
     assert status == 0 and seen.startswith(b"\x1b[?1049h") and seen.endswith(b"\x1b[?1049l") and b"OUTPUT" in seen
+
+
+def test_rules_that_cannot_be_printed(busy, monkeypatch):
+    """Without libxtables there are numbers all the same."""
+
+    def refuse(rule):
+        raise iptc.Unsupported("there is no libxtables")
+
+    monkeypatch.setattr(iptc.RuleInfo, "text", property(refuse))
+    with Fed("filter") as fed:
+        assert ("OUTPUT", "(cannot be printed here) -j DROP") in fed.feed().shown()
+        assert any("cannot be printed here" in line for line in fed.screen(100, 20))
+        busy.iptables("-A INPUT -p udp -j ACCEPT")
+        fed.feed()
+        assert [str(event) for event in fed.board.sample.events] == [
+            "IPv4 filter INPUT appeared: (cannot be printed here) -j ACCEPT"
+        ]

@@ -7,7 +7,7 @@ import heapq
 import re
 from collections import deque
 
-from .events import Event
+from .events import Event, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class _Line:
     @property
     def text(self) -> str:
         if self.rule is not None:
-            return self.rule.text or "(every packet)"
+            return text_of(self.rule) or "(every packet)"
         return "(all rules)" if self.policy is None else f"(policy {self.policy})"
 
     @property

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from struct import unpack
 
 from ..counters import Delta
+from ..errors import Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,10 +53,18 @@ class Event:
         family = "IPv6" if self.ipv6 else "IPv4"
         if self.rule is None:
             return f"{family} table {self.table} {self.kind}"
-        return f"{family} {self.table} {self.chain} {self.kind}: {self.rule.text}"
+        return f"{family} {self.table} {self.chain} {self.kind}: {text_of(self.rule)}"
 
     def __repr__(self) -> str:
         return f"<iptc.Event {self}>"
+
+
+def text_of(rule: RuleInfo) -> str:
+    """The text of a rule; where there is no libxtables to print it, its target."""
+    try:
+        return rule.text
+    except Unsupported:
+        return f"(cannot be printed here) -j {rule.target}"
 
 
 def events_between(table: str, ipv6: bool, before: Snapshot, now: Snapshot, flags: bytes) -> Iterator[Event]:
