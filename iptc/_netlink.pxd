@@ -46,6 +46,7 @@ cdef extern from *:
         NFT_MSG_NEWGEN
         NFT_MSG_GETGEN
         NFTA_TABLE_NAME
+        NFTA_TABLE_FLAGS
         NFTA_CHAIN_TABLE
         NFTA_CHAIN_HANDLE
         NFTA_CHAIN_NAME

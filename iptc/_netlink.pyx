@@ -713,9 +713,12 @@ cdef class Batch:
         message_end(&self.writer, start)
         return self.messages - 1
 
-    def add_table(self, int nfproto, bytes table not None):
-        """Create a table; if it is there, nothing happens."""
-        return self.end(self._begin(NFT_MSG_NEWTABLE, NLM_F_CREATE, nfproto, NFTA_TABLE_NAME, table))
+    def add_table(self, int nfproto, bytes table not None, uint32_t flags=0):
+        """Create a table with *flags* (NFT_TABLE_F_*); if it is there, nothing happens but that it has them."""
+        cdef size_t start = self._begin(NFT_MSG_NEWTABLE, NLM_F_CREATE, nfproto, NFTA_TABLE_NAME, table)
+        if flags:
+            put_be32(&self.writer, NFTA_TABLE_FLAGS, flags)
+        return self.end(start)
 
     def delete_table(self, int nfproto, bytes table not None):
         """Delete a table, with whatever is in it."""

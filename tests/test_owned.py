@@ -1,6 +1,9 @@
 """Rules that belong to a name among rules of others."""
 
+import gc
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -384,3 +387,95 @@ def test_looking_writes_nothing(host, tmp_path):
     # IPT_SO_SET_REPLACE and IPT_SO_SET_ADD_COUNTERS; a batch of nf_tables begins with its own message
     assert "NFNL_MSG_BATCH_BEGIN" not in seen and "0x40 /* IP" not in seen
     assert not [line for line in seen.split("\n") if "setsockopt(" in line and "SOL_IP" in line]
+
+
+# ------------------------------------------------------- a table of its own
+
+
+def own_table(host):
+    """An `Owned` with a table of its own; None where this kernel has none that stay (before Linux 6.9)."""
+    owned = iptc.Owned("web", own_table=True)
+    rules = ["-p udp --dport 9 -j web-in", "-s 192.0.2.0/24 -j DROP", "-i lo -m comment --comment hi -j ACCEPT"]
+    owned.set("filter", "INPUT", rules, family="both")
+    owned.set("filter", "web-in", ["-j DROP"], family="both")
+    owned.set("filter", "web-empty", [])
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 9):
+        with pytest.raises(iptc.Unsupported, match=r"Linux 6\.9"):
+            owned.apply()
+        return None
+    assert owned.apply()
+    return owned
+
+
+@pytest.mark.one_backend("nft")
+def test_nobody_else_can_change_a_table_of_its_own(host):
+    owned = own_table(host)
+    if owned is None:
+        return
+    assert not owned.plan() and not owned.apply()
+    assert [(table, chain, str(rule)) for table, chain, rule in owned.rows()][:3] == [
+        ("filter", "INPUT", '-p udp -m udp --dport 9 -m comment --comment "web:" -j web-in'),
+        ("filter", "INPUT", '-s 192.0.2.0/24 -m comment --comment "web:" -j DROP'),
+        ("filter", "INPUT", '-i lo -m comment --comment "web: hi" -j ACCEPT'),
+    ]
+    # iptables' own tables are as they were, and its tools read them
+    assert host.save() == []
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    refused = subprocess.run(["nft", "delete", "table", "inet", "iptc-web"], capture_output=True, text=True)
+    assert "Operation not permitted" in refused.stderr and not owned.plan()
+    # it drops what it is to drop
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", ("127.0.0.1", 9))
+    counted = {(chain, str(rule)): rule.get_counters() for _, chain, rule in owned.rows() if rule.nfproto == 2}
+    assert counted["web-in", '-m comment --comment "web:" -j DROP'] == (1, 29)
+    # another process may not touch it, and has nothing done
+    program = "import iptc\ntry: iptc.Owned('web', own_table=True).remove()\nexcept iptc.AccessDenied: print('denied')"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "denied\n"
+    assert len(owned.rules) > 5
+    assert (
+        owned.remove()
+        and "iptc-web" not in subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
+    )
+
+
+@pytest.mark.one_backend("nft")
+def test_a_table_of_its_own_stays_and_is_adopted(host):
+    owned = own_table(host)
+    if owned is None:
+        return
+    count = len(owned.rules)
+    del owned
+    gc.collect()
+    again = iptc.Owned("web", own_table=True)
+    assert len(again.rules) == count
+    again.set("filter", "INPUT", ["-p tcp -j DROP"])
+    plan = again.plan()
+    assert plan and plan.difference.summary() and again.apply() and len(again.rules) == 1 and not again.apply()
+    # the same rules are no difference, but the table must be adopted
+    again._own_table._ours = False
+    assert again.plan() and not again.plan().difference
+
+
+@pytest.mark.one_backend("nft")
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("filter", "INPUT", ["-m conntrack --ctstate NEW -j DROP"]), "match conntrack has no native form"),
+        (("filter", "INPUT", ["-j REJECT"]), "target REJECT has no native form"),
+        (("filter", "INPUT", ["-j DROP"], "after", "-j ACCEPT"), "nothing to stand after"),
+    ],
+)
+def test_what_a_table_of_its_own_cannot_have_is_named(host, arguments, words):
+    owned = iptc.Owned("web", own_table=True)
+    owned.set(*arguments)
+    for verb in (owned.plan, owned.apply):
+        with pytest.raises(iptc.Unsupported, match=words):
+            verb()
+    assert owned.rules == []
+
+
+@pytest.mark.one_backend("legacy")
+def test_a_table_of_its_own_is_for_nf_tables(host):
+    with pytest.raises(iptc.Unsupported, match="nf_tables alone"):
+        iptc.Owned("web", own_table=True)

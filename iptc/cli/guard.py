@@ -6,6 +6,7 @@ import signal
 from ..errors import ParameterError
 from .arguments import add_command, add_wait, seconds, wait_of
 from .output import write
+from .owned import add_own_table
 from .signals import Stopped
 from .sources import read_text
 
@@ -38,6 +39,7 @@ def add(commands):
     )
     guard.add_argument("--textfile", metavar="PATH", help="write metrics there, for node_exporter's textfile collector")
     guard.add_argument("-q", "--quiet", action="store_true", help="do not print what was put back")
+    add_own_table(guard)
     add_wait(guard, True, "wait for the xtables lock this long only (for ever)")
     guard.set_defaults(family=None)
 
@@ -73,12 +75,14 @@ def _owned(options):
         name = options.name or owner_of(text)
         if name is None:
             raise ParameterError(f"whose are the rules of {options.what}? Say --name NAME, or `owner' in the file")
-        owned = Owned(name, comment=options.comment, netns=options.netns)
+        owned = Owned(name, comment=options.comment, own_table=options.own_table, netns=options.netns)
         set_from(owned, text, None if options.family == "both" else options.family == "6")
         return owned
     if "/" in options.what:
         raise ParameterError(f"there is no file {options.what}")
-    owned = Owned(options.name or options.what, comment=options.comment, netns=options.netns)
+    owned = Owned(
+        options.name or options.what, comment=options.comment, own_table=options.own_table, netns=options.netns
+    )
     if not owned.adopt():
         raise ParameterError(f"there is no file {options.what}, and no rule that belongs to {owned.name}")
     return owned

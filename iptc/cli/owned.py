@@ -28,8 +28,18 @@ def add(commands):
     owned.add_argument("file", metavar="FILE", nargs="?", help="what the rules are to be; - for standard input")
     owned.add_argument("--comment", metavar="TEXT", help="what the comments of its rules begin with (NAME:)")
     add_format(owned)
+    add_own_table(owned)
     add_wait(owned, True, "wait for the xtables lock this long only (for ever)")
     owned.set_defaults(family=None)
+
+
+def add_own_table(command):
+    """Add the argument for a table that nobody else can change."""
+    command.add_argument(
+        "--own-table",
+        action="store_true",
+        help="in a table of nf_tables that nobody else can change while this process lives",
+    )
 
 
 def run(options):
@@ -44,7 +54,7 @@ def owned_of(options, text=None):
     from ..owning.owned import Owned
     from ..owning.wanted import set_from
 
-    owned = Owned(options.name, comment=options.comment, netns=options.netns)
+    owned = Owned(options.name, comment=options.comment, own_table=options.own_table, netns=options.netns)
     if text is not None:
         set_from(owned, text, None if options.family == "both" else options.family == "6")
     return owned

@@ -47,7 +47,11 @@ class Heal:
     __slots__ = ("by", "error", "pause", "plan", "when")
 
     def __init__(
-        self, by: Process | None, plan: Plan | None, pause: float = 0.0, error: BaseException | None = None
+        self,
+        by: Process | None,
+        plan: Plan | None,
+        pause: float = 0.0,
+        error: BaseException | None = None,
     ) -> None:
         self.when = time.time()
         self.by = by

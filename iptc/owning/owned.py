@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .. import _core, state
 from .._applied import telling_methods
-from ..errors import Conflict, NotFound, ParameterError, ParameterTypeError
+from ..errors import Conflict, NotFound, ParameterError, ParameterTypeError, Unsupported
 from ..language.specification import refuse_meaningless
 from ..managing.planning import ATTEMPTS, Plan, Scope
 from ..managing.value import ChainValue, Ruleset, TableValue, ip_version, plain_table, read_live
@@ -16,6 +16,7 @@ from ..nft.reader import BUILTIN_CHAINS
 from ..rule import Rule
 from .families import said_for, words_of
 from .marks import Mark, rule_class
+from .own_table import OwnTable, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,16 +81,32 @@ class Owned:
     Whose a rule is stands in its comment: `web:` and then the comment that it had; *comment* says another word for
     `web:`. So a program that starts again, or another one, finds the rules of before.
 
+    With *own_table* the rules stand in a table of their own (nf_tables, Linux 6.9), which nobody else can change as
+    long as this object lives; afterwards it stays and goes on to filter. ACCEPT is final for that table alone, DROP is
+    final everywhere. It takes rules with a native form alone, in chains that are first or last: `Unsupported` names
+    what has none.
+
     A user chain that is not there is made, and belongs to the name; it goes when it is not wanted any more and nobody
     else has a rule in it or jumps to it. A chain without rules gets one that does nothing, and says whose it is.
     """
 
     def __init__(
-        self, name: str, *, comment: str | None = None, backend: str | None = None, netns: Netns = None
+        self,
+        name: str,
+        *,
+        comment: str | None = None,
+        own_table: bool = False,
+        backend: str | None = None,
+        netns: Netns = None,
     ) -> None:
         self._mark = Mark(name, comment)
         self._place = Place(netns)
         self._backend = backend
+        self._own_table: OwnTable | None = None
+        if own_table:
+            if self.backend() != "nft":
+                raise Unsupported("a table of its own is for nf_tables alone")
+            self._own_table = OwnTable(name, self._place)
         self._blocks: dict[tuple[Family, str, str], _Block] = {}
 
     @property
@@ -196,6 +213,11 @@ class Owned:
 
     def rows(self) -> list[tuple[str, str, Rule]]:
         """(table, chain, rule) of each rule of the name that is there now."""
+        if self._own_table is not None:
+            return [
+                (table, chain, _core.load_rules(rule_class(nfproto), nfproto, [entry], None)[0])
+                for nfproto, table, chain, entry in self._own_table.rows()
+            ]
         return [
             (table.name, chain.name, rule)
             for table in self._live().tables
@@ -213,7 +235,7 @@ class Owned:
     def plan(self) -> Plan:
         """Return the `Plan` that leads from what is there to what was said with `set`; false where there is nothing to
         do. Nothing is changed. `NotFound` where an anchor is not there."""
-        return self._plan(self._live(), self._blocks)
+        return self.plan_for(None)
 
     def apply(self, wait: Wait = None, lock_file: LockFile = None) -> Plan:
         """Do it, in one commit for each table, or one for all on nf_tables, and return the `Plan` that was done: what
@@ -232,7 +254,26 @@ class Owned:
     def plan_for(self, live: Ruleset | None, yielding: bool = False) -> Plan:
         """As `plan`, for tables that were read already. *yielding*: where an anchor is not there, the rules stay where
         they are, or stand first."""
+        if self._own_table is not None:
+            return self._own_table.plan(self._for_own_table(self._blocks))
         return self._plan(self._live() if live is None else live, self._blocks, yielding)
+
+    def _for_own_table(self, blocks: dict[tuple[Family, str, str], _Block]) -> dict[Any, tuple[str, list[bytes]]]:
+        """What `OwnTable.plan` takes."""
+        wanted = {}
+        for (nfproto, table, chain), block in blocks.items():
+            if block.anchor is not None:
+                raise Unsupported(
+                    f'in a table of its own there is nothing to stand {block.place}: say "first" or "last"'
+                )
+            entries = block.entries(self._mark, nfproto, chain, False)
+            if not entries and not _is_builtin(table, chain):
+                entries = [self._mark.alone(nfproto, chain)]
+            for entry in entries:
+                encode(nfproto, entry)
+            if entries:
+                wanted[nfproto, table, chain] = block.place, entries
+        return wanted
 
     def guard(
         self,
@@ -256,6 +297,10 @@ class Owned:
         return Guard(self, limit, callback, compare, wait, lock_file)
 
     def _do(self, blocks: dict[tuple[Family, str, str], _Block], wait: Wait, lock_file: LockFile) -> Plan:
+        if self._own_table is not None:
+            plan = self._own_table.plan(self._for_own_table(blocks))
+            plan.apply()
+            return plan
         for attempt in reversed(range(ATTEMPTS)):
             found = self._plan(self._live(), blocks)
             try:
