@@ -4,10 +4,34 @@ import glob
 import os
 import subprocess
 import sys
+import sysconfig
 
 from setuptools import Extension, setup
 
 PACKAGES = "they are in libxtables-dev and pkg-config on Debian (iptables-devel and pkgconf-pkg-config on Fedora)"
+
+# CPython 3.11's limited API, for modules that serve every later Python too: IPTC_ABI3=1. They are slower, by what
+# docs/platforms.md says.
+LIMITED_API = os.environ.get("IPTC_ABI3", "0") not in ("", "0")
+# What only describes the package needs neither headers nor Cython.
+DESCRIBING = {"dist_info", "egg_info", "sdist"}
+
+
+def refusal():
+    """Why iptc cannot be built for this Python, in one sentence, or None."""
+    if sys.platform != "linux":
+        return f"iptc is for Linux only: its firewall is what it talks to, and this is {sys.platform}."
+    if sys.maxsize < 2**63 - 1:
+        return (
+            "iptc is for 64-bit Python only: the kernel exchanges other structures with 32-bit programs, which"
+            " iptc does not know."
+        )
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return (
+            "iptc needs a Python with the GIL, which guards libxtables: it is not for free-threaded ones, such as"
+            " python3.14t."
+        )
+    return None
 
 
 def pkg_config(*arguments):
@@ -36,10 +60,13 @@ def extension(name, extra_sources=()):
         f"iptc.{name}",
         [f"iptc/{name.replace('.', '/')}.pyx", *extra_sources],
         include_dirs=["iptc/language"],
-        depends=[*glob.glob("iptc/language/*.h"), *glob.glob("iptc/**/*.pxd", recursive=True)],
-        extra_compile_args=pkg_config("--cflags", "xtables")
+        depends=["iptc/_build.h", *glob.glob("iptc/language/*.h"), *glob.glob("iptc/**/*.pxd", recursive=True)],
+        define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED_API else [],
+        py_limited_api=LIMITED_API,
+        extra_compile_args=["-include", "iptc/_build.h", *pkg_config("--cflags", "xtables")]
         + ["-O0" if "-fsanitize" in os.environ.get("CFLAGS", "") else "-O3"]
-        + ["-Wall", "-Werror=implicit-function-declaration", *compile_words],
+        + ["-Wall", "-Werror=implicit-function-declaration", *compile_words]
+        + (["-Wno-unused-const-variable"] if LIMITED_API else []),
         extra_link_args=link_words,
     )
 
@@ -86,4 +113,10 @@ def extensions():
 
 
 if __name__ == "__main__":
-    setup(ext_modules=extensions())
+    described = not DESCRIBING.isdisjoint(sys.argv[1:])
+    if not described and (reason := refusal()):
+        sys.exit(reason)
+    setup(
+        ext_modules=[] if described else extensions(),
+        options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
+    )

@@ -147,7 +147,7 @@ cdef extern from *:
     /* As tuple.__new__ makes one of a type of its own, without a tuple to copy from: there are as many as rules. */
     static PyObject *tuple_of_two(PyObject *type, PyObject *first, PyObject *second)
     {
-        PyObject *made = ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 2);
+        PyObject *made = ((allocfunc)PyType_GetSlot((PyTypeObject *)type, Py_tp_alloc))((PyTypeObject *)type, 2);
 
         if (made != NULL) {
             PyTuple_SET_ITEM(made, 0, Py_NewRef(first));

@@ -5,10 +5,13 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* All state below belongs to the thread that holds the GIL. */
 
@@ -386,6 +389,37 @@ static void ask_name(struct answer *answer, const char *key, size_t size)
 				     sizeof(answer->found.name.host), answer->found.name.service, sizeof(answer->found.name.service), flags);
 	answer->error = errno;
 }
+
+#ifndef __GLIBC__
+/* musl knows no names of networks, and the protocols of a table of its own, which its functions walk for one thread at a time.
+   A process that was forked while another thread walked begins anew. */
+static _Atomic pid_t walking;
+
+static int one_protocol(const char *name, int number, struct protoent *found, struct protoent **result)
+{
+	pid_t seen = 0, here = getpid();
+	struct protoent *known;
+
+	while (!atomic_compare_exchange_strong(&walking, &seen, here)) {
+		if (seen == here) {
+			sched_yield();
+			seen = 0;
+		}
+	}
+	known = name != NULL ? getprotobyname(name) : getprotobynumber(number);
+	if (known != NULL) {
+		*found = *known;
+		*result = found;
+	}
+	atomic_store(&walking, 0);
+	return 0;
+}
+
+#define getprotobyname_r(name, found, buffer, room, result) one_protocol(name, 0, found, result)
+#define getprotobynumber_r(number, found, buffer, room, result) one_protocol(NULL, number, found, result)
+#define getnetbyname_r(name, found, buffer, room, result, why) ((void)(why), 0)
+#define getnetbyaddr_r(number, family, found, buffer, room, result, why) ((void)(why), 0)
+#endif
 
 /* One call of a function that fills a record with what it points to in a buffer: 0, ERANGE where that is too small, or an errno. */
 static int ask_record(struct answer *answer, const char *key, char *buffer, size_t room, int *found)

@@ -13,7 +13,6 @@ cdef extern from *:
     #include <netinet/in.h>
     #include <linux/netfilter/xt_limit.h>
     #include <linux/netfilter/xt_mark.h>
-    #include <linux/netfilter/xt_MARK.h>
     #include <linux/netfilter/xt_NFLOG.h>
     #include <linux/netfilter/xt_pkttype.h>
     #include <linux/netfilter/xt_tcpudp.h>

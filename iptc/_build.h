@@ -1,0 +1,19 @@
+/* Comes before all else in each compiled module: what it is compiled for, and names that CPython's limited API lacks. */
+#ifndef IPTC_BUILD_H
+#define IPTC_BUILD_H
+
+#if !defined(__linux__) || !defined(__LP64__)
+#error "iptc is for 64-bit Linux: with a 32-bit program the kernel exchanges other structures"
+#endif
+
+#ifdef Py_LIMITED_API
+/* The functions that do the same, and check what they are given. */
+#define PyBytes_AS_STRING PyBytes_AsString
+#define PyBytes_GET_SIZE PyBytes_Size
+#define PyList_GET_ITEM PyList_GetItem
+#define PyList_GET_SIZE PyList_Size
+#define PyList_SET_ITEM PyList_SetItem
+#define PyTuple_SET_ITEM PyTuple_SetItem
+#endif
+
+#endif

@@ -1,0 +1,105 @@
+"""Tries an installed iptc where only the host's tools named on the command line are: iptables, nftables or neither.
+
+Run by scripts/trials, in a network namespace with one nf_tables rule: -s 192.0.2.1 -j DROP in INPUT, counted (7, 420).
+With "language FILE" it tries what needs no kernel, on the specifications of tests/specs: text to rules and back, and rules
+to messages of nf_tables and back.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+
+import iptc
+
+SPECIFICATION = "-s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT"
+
+
+def refused(function, *arguments):
+    """What `Unsupported` says, which is all that *function* may do."""
+    try:
+        answer = function(*arguments)
+    except iptc.Unsupported as error:
+        return str(error)
+    raise AssertionError(f"{function.__name__} answered {answer!r} where no extension is")
+
+
+def language(path):
+    """Of the rules in *path*, those that can be read without a kernel are the same after each way there and back."""
+    from iptc.nft.codec import decode, encode
+
+    done = others = 0
+    lost, messages = [], hashlib.sha256()
+    with open(path) as file:
+        lines = [line for line in file.read().splitlines() if line and not line.startswith("#")]
+    for line in lines:
+        for kind, family in ((iptc.Rule, socket.AF_INET), (iptc.Rule6, socket.AF_INET6)):
+            try:
+                rule = kind.from_args(line.split(None, 2)[2])
+            except (iptc.IPTCError, OSError):
+                # an extension that asks the kernel while it reads, or that is not installed
+                others += 1
+                continue
+            text, entry = str(rule), rule._entry()
+            # several matches of one protocol become one in nf_tables: after that nothing changes
+            message = encode(family, decode(family, encode(family, entry)))
+            assert encode(family, decode(family, message)) == message, text
+            messages.update(message)
+            try:
+                assert str(kind.from_args(text)) == text, text
+            except iptc.ParameterError:
+                # what iptables prints and does not read
+                lost.append(text)
+            done += 1
+    assert done > 0.8 * (done + others) and len(lost) < 0.02 * done, (done, others, lost)
+    machine = f"{platform.machine()}, {sys.byteorder}-endian, Python {sys.version.split()[0]}"
+    print(
+        f"{machine}: {done} rules to text and to messages of nf_tables, and back; {others} need a kernel; "
+        f"all messages are {messages.hexdigest()[:16]}"
+    )
+
+
+def main(have):
+    folder = os.path.dirname(iptc.__file__)
+    assert importlib.metadata.version("iptc") == iptc.__version__
+    files = importlib.metadata.files("iptc")
+    assert not [file for file in files if file.suffix in (".c", ".h", ".pyx", ".pxd")]
+    assert [file for file in files if file.name == "py.typed"] and [file for file in files if file.suffix == ".pyi"]
+    kind = "abi3" if [file for file in files if file.name.endswith(".abi3.so")] else "of this Python"
+    size = sum(os.path.getsize(file.locate()) for file in files)
+
+    with iptc.CounterReader("filter", backend="nft") as reader:
+        snapshot = reader.read()
+    assert list(snapshot["INPUT"]) == [(7, 420)], list(snapshot["INPUT"])
+    chain = iptc.Chain(iptc.Table("filter", backend="nft"), "INPUT")
+    assert chain.get_policy().name == "ACCEPT"
+
+    os.environ["XTABLES_LOCKFILE"] = os.path.join(tempfile.mkdtemp(), "lock")
+    if have == "iptables":
+        rule = iptc.Rule.from_args(SPECIFICATION)
+        assert str(rule) == SPECIFICATION
+        chain.append_rule(rule)
+        assert [str(rule) for rule in chain.rules] == ["-s 192.0.2.1/32 -j DROP", SPECIFICATION]
+        told = "rules are parsed, appended and read"
+    else:
+        told = refused(iptc.Rule.from_args, SPECIFICATION)
+        assert "install the package iptables" in told, told
+        told = f"a rule to be parsed says: {told}"
+    program = os.path.join(os.path.dirname(sys.executable), "iptc")
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    assert version == f"iptc {iptc.__version__}\n", version
+    counted = subprocess.run([program, "counters", "--backend", "nft"], capture_output=True, text=True)
+    assert counted.returncode == 0, counted.stderr
+    assert "420" in counted.stdout, counted.stdout
+    print(f"Python {sys.version.split()[0]}, wheel {kind}, {size / 1e6:.2f} MB in {folder}: counters are read; {told}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "language":
+        language(sys.argv[2])
+    else:
+        main(sys.argv[1])
