@@ -125,6 +125,8 @@ def test_it_is_scraped(host, start):
     assert headers["Content-Encoding"] == "gzip"
     names = {family.name for family in read_openmetrics(gzip.decompress(body).decode())}
     assert {"iptables_rule_packets", "iptables_scrape_success", "process_cpu_seconds"} <= names
+    for accept in "application/openmetrics-text; version=9.9; escaping=allow-utf-8", "text/plain; version=1.0.0":
+        assert re.search(r"version=(1.0.0|0.0.4);", exporter.ask(Accept=accept)[1]["Content-Type"])
     assert exporter.ask("/nowhere")[0] == 404 and exporter.ask("/-/healthy")[0] == 200
     assert exporter.path.encode() in exporter.ask("/")[2]
     assert exporter.ask(method="HEAD")[::2] == (200, b"") and exporter.ask(method="POST")[0] == 405

@@ -47,6 +47,7 @@ _SPARE_DESCRIPTORS = 64
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed"}
 _REASONS |= {431: "Request Header Fields Too Large", 500: "Internal Server Error"}
 
+_OPENMETRICS = "application/openmetrics-text"
 _PLAIN = "text/plain; charset=utf-8"
 
 
@@ -169,8 +170,7 @@ class _Endpoint:
         elif request.method not in ("GET", "HEAD"):
             status, body, extra = 405, b"only GET\n", ["Allow: GET, HEAD"]
         elif request.path == self._path:
-            accept = request.headers.get("accept", "")
-            encode, kind = self._choose(accept)
+            encode, kind = self._form(request.headers.get("accept", ""))
             packed = self._takes_gzip(request.headers.get("accept-encoding", ""))
             try:
                 answer = await self._answer(encode, kind, packed)
@@ -219,6 +219,13 @@ class _Endpoint:
                 if writer.transport.get_write_buffer_size():
                     async with asyncio.timeout(_FOR_PIECE):
                         await writer.drain()
+
+    def _form(self, accept: str) -> tuple[Callable[[Any], bytes], str]:
+        """What writes the metrics of the process in the format that a client wants, and the name of that: one of two,
+        however many a client can name."""
+        wants_openmetrics = self._choose(accept)[1].startswith(_OPENMETRICS)
+        form: tuple[Callable[[Any], bytes], str] = self._choose(f"{_OPENMETRICS}; version=1.0.0" * wants_openmetrics)
+        return form
 
     async def _may(self, request: _Request) -> bool:
         if not self._web.users:
@@ -276,7 +283,7 @@ class _Endpoint:
         if (kind, packed) in answer.bodies:
             return answer.bodies[kind, packed]  # somebody else has asked for it meanwhile
         # what prometheus_client writes ends with the line that ends OpenMetrics
-        text = answer.scrape.text(kind.startswith("application/openmetrics-text"), encode(self._process))
+        text = answer.scrape.text(kind.startswith(_OPENMETRICS), encode(self._process))
         if not packed:
             return text
         packer = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
