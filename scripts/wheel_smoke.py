@@ -1,8 +1,8 @@
 """Tries an installed iptc where only the host's tools named on the command line are: iptables, nftables or neither.
 
 Run by scripts/trials, in a network namespace with one nf_tables rule: -s 192.0.2.1 -j DROP in INPUT, counted (7, 420).
-With "language FILE" it tries what needs no kernel, on the specifications of tests/specs: text to rules and back, and rules
-to messages of nf_tables and back.
+With "language FILE" it tries what needs no kernel, on the specifications of tests/specs: text to rules and back, and
+rules to messages of nf_tables and back.
 """
 
 import hashlib
