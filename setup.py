@@ -88,6 +88,7 @@ def extensions():
         ),
         extension("language.extension"),
         extension("language.printing"),
+        extension("language.comparing"),
         extension("language.options"),
         extension("language.specification"),
         extension("language.program"),

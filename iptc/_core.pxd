@@ -138,11 +138,65 @@ cdef inline uint16_t target_offset(Family *family, const char *entry) noexcept n
 cdef inline uint16_t next_offset(Family *family, const char *entry) noexcept nogil:
     return (<const uint16_t *> (entry + family.offsets))[1]
 
+# A walk over the payloads of an entry: its matches in their order, then its target.
+cdef struct Payloads:
+    const char *next             # the payload that comes next
+    const char *target
+    const char *end
+    # the payload that the walk has reached
+    const xt_entry_match *payload
+    uint32_t size                # its bytes, with the header
+    bint is_target
+    bint broken                  # the size of a payload did not add up: the walk has ended there
+
+cdef inline Payloads payloads_between(const char *first, size_t target, size_t end) noexcept nogil:
+    """Begin a walk: the first payload is at *first*, the target and the end are *target* and *end* bytes behind it."""
+    cdef Payloads at
+    at.next = first
+    at.target = first + target
+    at.end = first + end
+    at.payload = NULL
+    at.size = 0
+    at.is_target = False
+    at.broken = target > end
+    return at
+
+cdef inline Payloads payloads_of(Family *family, const char *entry) noexcept nogil:
+    """Begin a walk over the payloads of *entry*, of which `next_offset` bytes can be read."""
+    cdef size_t target = target_offset(family, entry), end = next_offset(family, entry)
+    if target < family.header or end < target:
+        target, end = family.header + 1, family.header
+    return payloads_between(entry + family.header, target - family.header, end - family.header)
+
+cdef inline bint next_payload(Payloads *at) noexcept nogil:
+    """Go on to the next payload; False at the end, or where its size does not add up. Nothing behind the end is read.
+
+    The size of a match is a multiple of 8. The target has all that is left.
+    """
+    cdef const char *limit
+    cdef size_t left
+    if at.broken or at.next == at.end and at.is_target:
+        return False
+    at.is_target = at.next == at.target
+    limit = at.end if at.is_target else at.target
+    left = limit - at.next
+    at.payload = <const xt_entry_match *> at.next
+    at.size = at.payload.u.match_size if left >= TARGET_HEADER else 0
+    if (at.size < TARGET_HEADER or at.size > left or at.is_target and at.size != left
+            or not at.is_target and at.size & 7):
+        at.broken = True
+        return False
+    at.next += at.size
+    return True
+
 cdef uint64_t netns_cookie(int fd) noexcept nogil
 cdef bint is_prefix(const unsigned char *mask, size_t length, int *bits) noexcept nogil
 cdef bytes os_encode(str text)
 cdef str os_decode(bytes text)
 cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil
+cdef bint is_entry(Family *family, const char *entry, size_t size) noexcept nogil
+cdef int check_entry(Family *family, bytes entry) except -1
+cdef bint marks_any_protocol(Family *family, const char *header) noexcept nogil
 cdef void mark_verdict(char *target, const char *name) noexcept nogil
 cdef bint is_verdict(const xt_entry_match *payload) noexcept nogil
 cdef bint is_long_nflog(const xt_entry_match *payload) noexcept nogil

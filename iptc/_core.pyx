@@ -17,7 +17,7 @@ from operator import index, itemgetter
 
 from ._linux cimport (
     AF_INET, AF_INET6, IFNAMSIZ, IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SO_NETNS_COOKIE, getsockopt, in6_addr,
-    in_addr, inet_ntop, inet_pton, socklen_t,
+    in_addr, inet_ntop, inet_pton, socklen_t, strnlen,
 )
 from ._verdicts cimport VERDICT_COUNT, verdict_named, verdict_table
 from .errors import ParameterError, ParameterTypeError
@@ -310,12 +310,8 @@ cdef class RuleValue:
     def _load(self, int nfproto, bytes entry):
         """Take over the base part and the body of *entry* (`ipt_entry` or `ip6t_entry`, target by name)."""
         cdef Family *family = family_of(nfproto)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(entry)
-        cdef const char *raw = PyBytes_AS_STRING(entry)
-        if size < <Py_ssize_t> family.header + TARGET_HEADER or next_offset(family, raw) != size \
-                or not payloads_ok(family, raw):
-            raise ParameterError("not an entry of this family: its sizes do not add up")
-        self._load_entry(family, raw)
+        check_entry(family, entry)
+        self._load_entry(family, PyBytes_AS_STRING(entry))
 
     cdef int _load_entry(self, Family *family, const char *entry) except -1:
         """`_load` for an entry that is known to be whole."""
@@ -342,16 +338,13 @@ cdef class RuleValue:
     cpdef list _body_payloads(self):
         """The matches and, last, the target that were read, as bytes; nothing where nothing was read."""
         cdef list payloads = []
+        cdef size_t target = target_offset(self.family, self._head()) - self.family.header
+        cdef Payloads at
         if self.body is None:
             return payloads
-        cdef const char *raw = PyBytes_AS_STRING(self.body)
-        cdef size_t at = 0, end = target_offset(self.family, self._head()) - self.family.header
-        cdef uint16_t size
-        while at < end:
-            size = (<const uint16_t *> (raw + at))[0]
-            payloads.append(self.body[at:at + size])
-            at += size
-        payloads.append(self.body[end:])
+        at = payloads_between(PyBytes_AS_STRING(self.body), target, PyBytes_GET_SIZE(self.body))
+        while next_payload(&at):
+            payloads.append(PyBytes_FromStringAndSize(<const char *> at.payload, at.size))
         return payloads
 
     cpdef bytes _assemble(self, list payloads):
@@ -620,35 +613,36 @@ def load_rules(type cls, int nfproto, list entries, chain):
     return rules
 
 
+cdef bint is_entry(Family *family, const char *entry, size_t size) noexcept nogil:
+    """Whether *size* bytes are an entry of *family* whose sizes add up."""
+    return size >= family.header + TARGET_HEADER and next_offset(family, entry) == size and payloads_ok(family, entry)
+
+
+cdef int check_entry(Family *family, bytes entry) except -1:
+    """Raise unless *entry* is an entry of *family* whose sizes add up."""
+    if not is_entry(family, PyBytes_AS_STRING(entry), PyBytes_GET_SIZE(entry)):
+        raise ParameterError("not an entry of this family: its sizes do not add up")
+    return 0
+
+
 cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil:
     """Whether the matches fill the room up to the target, and the target the room behind it."""
-    cdef size_t at = family.header, target = target_offset(family, entry), end = next_offset(family, entry)
-    cdef uint16_t size
-    if target < at or target + TARGET_HEADER > end:
-        return False
-    while at < target:
-        size = (<const uint16_t *> (entry + at))[0]
-        if size < TARGET_HEADER or size & 7 or at + size > target:
-            return False
-        at += size
-    return (<const uint16_t *> (entry + target))[0] == end - target
+    cdef Payloads at = payloads_of(family, entry)
+    while next_payload(&at):
+        pass
+    return not at.broken
 
 
 def split_entry(int nfproto, bytes entry):
     """Return (header bytes without counters and scratch, [payload bytes…]) of an entry: what a rule is."""
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
-    cdef size_t at = family.header, target, size
+    cdef Payloads at
     cdef list payloads = []
-    if PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER \
-            or next_offset(family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(family, raw):
-        raise ParameterError("not an entry of this family: its sizes do not add up")
-    target = target_offset(family, raw)
-    while at < target:
-        size = (<const uint16_t *> (raw + at))[0]
-        payloads.append(entry[at:at + size])
-        at += size
-    payloads.append(entry[target:])
+    check_entry(family, entry)
+    at = payloads_of(family, raw)
+    while next_payload(&at):
+        payloads.append(PyBytes_FromStringAndSize(<const char *> at.payload, at.size))
     return entry[:family.offsets - 4], payloads
 
 
@@ -692,3 +686,45 @@ cdef void mark_verdict(char *target, const char *name) noexcept nogil:
     memset(target + 2, 0, STANDARD_SIZE - 2)
     memcpy(target + 2, name, length if length < XT_EXTENSION_MAXNAMELEN else XT_EXTENSION_MAXNAMELEN - 1)
     memcpy(target + TARGET_HEADER, _MARK, 8)
+
+
+cdef bint marks_any_protocol(Family *family, const char *header) noexcept nogil:
+    """Whether a base part has IPv6's mark that `-p all` was given, which has no effect."""
+    return (family.nfproto != NFPROTO_IPV4 and header[family.flags] & IP6T_F_PROTO
+            and not header[family.flags + 1] & IPT_INV_PROTO and (<const uint16_t *> (header + family.proto))[0] == 0)
+
+
+def without_counters(int nfproto, list entries):
+    """Return *entries* with their packet and byte counters at zero."""
+    cdef size_t start = family_of(nfproto).counters
+    cdef list plain = []
+    for entry in entries:
+        plain.append(entry[:start] + bytes(16) + entry[start + 16:])
+    return plain
+
+
+def counters_of(int nfproto, bytes entry not None):
+    """Return the (packets, bytes) of *entry*."""
+    cdef Family *family = family_of(nfproto)
+    check_entry(family, entry)
+    cdef const xt_counters *counters = <const xt_counters *> (PyBytes_AS_STRING(entry) + family.counters)
+    return counters.pcnt, counters.bcnt
+
+
+def retarget(int nfproto, bytes entry, str old, str new):
+    """Return *entry* with its jump to chain *old* turned into one to chain *new*, or None if it does not jump there."""
+    cdef bytes target = split_entry(nfproto, entry)[1][-1]
+    if target != standard_target(old):
+        return None
+    return entry[:-len(target)] + standard_target(new)
+
+
+def jump_of(int nfproto, bytes entry not None):
+    """Return the name of the chain that *entry* jumps to, as bytes; b"" for a verdict, an extension or no target."""
+    cdef Family *family = family_of(nfproto)
+    cdef size_t target_at = target_offset(family, PyBytes_AS_STRING(entry))
+    cdef const char *target = PyBytes_AS_STRING(entry) + target_at
+    if (target_at + TARGET_HEADER > <size_t> PyBytes_GET_SIZE(entry) or not is_verdict(<const xt_entry_match *> target)
+            or is_verdict_name(target + 2)):
+        return b""
+    return target[2:2 + strnlen(target + 2, 29)]

@@ -127,4 +127,19 @@ cdef class Counts:
     cdef object _numbers(self, const uint64_t *row, Py_ssize_t start, Py_ssize_t stop)
     cpdef list pairs(self, Py_ssize_t start, Py_ssize_t stop)
 
+# What reads the counters of one table again and again, and keeps for that what it needs: the back ends have one each.
+cdef class Scan:
+    cdef bint busy                   # one of its methods is running: what else runs meanwhile frees nothing
+    cdef bint to_close               # it was closed meanwhile: what it keeps is freed when that method ends
+    cdef uint64_t digest             # of the ruleset that was read last; 0: none was
+    cdef readonly tuple chains       # (name, policy or None, first slot, end slot), of the ruleset with this digest
+    cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
+    cdef readonly int doubt          # whether the last read may be relied on: 0 says that it may
+
+    cdef int _begin(self) except -1
+    cdef void _end(self) noexcept
+    cdef void _free(self) noexcept
+    cdef tuple _read(self)
+    cdef list _entries(self, uint64_t digest)
+
 cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, bytes identities_before)

@@ -14,7 +14,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from ._core cimport room_for
-from .errors import ParameterError
+from .errors import ParameterError, TransactionError
 
 cdef extern from "Python.h":
     int PyGC_Disable()
@@ -274,6 +274,63 @@ cdef inline size_t _find(const Place *places, size_t mask, uint64_t key) noexcep
 cdef inline uint64_t _key(object chain, uint64_t identity) except? 0:
     """What a rule is: its identity, and its chain."""
     return (identity ^ (<uint64_t> <Py_ssize_t> hash(chain)) * 0xbf58476d1ce4e5b9u) | 1
+
+
+cdef class Scan:
+    """Reads the counters of one table again and again. Each back end has one of its own, which is derived from this.
+
+    While one of its methods runs, a finalizer or the handler of a signal may call another one: that is refused, and
+    `close` is put off until the method has ended.
+    """
+
+    cdef int _begin(self) except -1:
+        """Begin a method; raise if another one is running."""
+        if self.busy:
+            raise TransactionError("a read from within a read of the same reader")
+        self.busy = True
+        self.to_close = False
+        return 0
+
+    cdef void _end(self) noexcept:
+        """End a method, and close if that was put off."""
+        self.busy = False
+        if self.to_close:
+            self._free()
+
+    cdef void _free(self) noexcept:
+        """Close the socket and free the memory, if there are any."""
+
+    cdef tuple _read(self):
+        """`read`, once it is known that no other method is running."""
+
+    cdef list _entries(self, uint64_t digest):
+        """`entries`, once it is known that no other method is running."""
+
+    def close(self):
+        """Close the socket and free the memory. If another method is running, that happens when it ends."""
+        if self.busy:
+            self.to_close = True
+        else:
+            self._free()
+
+    def read(self):
+        """Return (`Counts`, digest of the ruleset, [(packets, bytes) of the policies, in the order of their hooks])."""
+        self._begin()
+        try:
+            return self._read()
+        finally:
+            self._end()
+
+    def entries(self, uint64_t digest):
+        """Return the rules of the ruleset with *digest* as bytes, in the order of their slots.
+
+        Raises `Conflict` if the ruleset is another one by now.
+        """
+        self._begin()
+        try:
+            return self._entries(digest)
+        finally:
+            self._end()
 
 
 cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, bytes identities_before):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import _core
 from .errors import ParameterError, ParameterTypeError, XTablesError
-from .language import plugins, printing
+from .language import comparing, plugins, printing
 from .language.extension import Extension, new_match, new_verdict, pack, read_payloads
 from .language.specification import read_rule
 from .language.words import split_words
@@ -425,10 +425,10 @@ class Rule(_core.RuleValue):
             return True
         if self.nfproto != other.nfproto:
             return False
-        return printing.are_equal(self.nfproto, self._whole(), other._whole())
+        return comparing.are_equal(self.nfproto, self._whole(), other._whole())
 
     def __hash__(self) -> int:
-        return printing.equal_hash(self.nfproto, self._whole())
+        return comparing.equal_hash(self.nfproto, self._whole())
 
     def __str__(self) -> str:
         if self._networks is None:

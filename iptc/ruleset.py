@@ -234,7 +234,7 @@ def rules_of(chain: ChainView) -> list[tuple[Pair, str, list[str] | None]]:
     """Return [((packets, bytes), text, expressions)] for the rules of a chain of `chains`; see `expressions_of`."""
     nfproto = chain.nfproto
     return [
-        (printing.counters_of(nfproto, entry), printing.render(nfproto, entry), expressions_of(chain, entry))
+        (_core.counters_of(nfproto, entry), printing.render(nfproto, entry), expressions_of(chain, entry))
         for entry in chain.entries
     ]
 

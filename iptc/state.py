@@ -39,12 +39,14 @@ class _Notes:
 
     def __init__(self, session: Session | None = None) -> None:
         self.session = session
-        self.pending = []
-        self.forget()
+        self.pending: list[Any] = []
+        self.view: Any = None
+        self.heads: dict[str, Any] | None = None
 
     def forget(self) -> None:
         """Drop what was read."""
-        self.view = self.heads = None
+        self.view = None
+        self.heads = None
 
 
 class TableState:
@@ -56,7 +58,7 @@ class TableState:
         self.restoring = restoring
         self._trial = trial
         self._own = _Notes()
-        self._of_session = None
+        self._of_session: _Notes | None = None
         self._closed = False
         self.wait: Wait = None
         self.lock_file: LockFile = None
@@ -67,7 +69,7 @@ class TableState:
     def _notes(self) -> _Notes:
         """What is noted now: one assignment, to `open`, ends a session for all its tables, whatever interrupts it."""
         notes = self._of_session
-        return notes if notes is not None and notes.session.open else self._own
+        return notes if notes is not None and notes.session is not None and notes.session.open else self._own
 
     @property
     def gathering(self) -> bool:
@@ -87,12 +89,13 @@ class TableState:
     @property
     def backend(self) -> str:
         """The name of the table's back end."""
-        return self._table.backend
+        return str(self._table.backend)
 
     @property
     def place(self) -> Place:
         """The `Place` that the table is bound to."""
-        return self._table.place
+        place: Place = self._table.place
+        return place
 
     @property
     def order(self) -> Any:
@@ -101,11 +104,10 @@ class TableState:
 
     def is_of(self, table: Any) -> bool:
         """Whether this is the state of *table*, as `table_at` gives it."""
-        return self.order == (table.place.cookie, table.nfproto, table.name)
+        return bool(self.order == (table.place.cookie, table.nfproto, table.name))
 
-    @property
-    def view(self) -> Any:
-        """The table with its pending edits; read from the kernel if nothing is known yet."""
+    def load(self) -> Any:
+        """Return the table with its pending edits, as a `View`. It is read from the kernel if it is not known yet."""
         self._check_open()
         notes = self._notes
         # another thread may drop it meanwhile
@@ -125,16 +127,12 @@ class TableState:
         """The `ChainView` or `ChainHead` of a chain, or None; rules are not read for it where the back end can do
         without."""
         heads = self._known_heads()
-        return self.view.chains.get(name) if heads is None else heads.get(name)
+        return self.load().chains.get(name) if heads is None else heads.get(name)
 
     def list_chains(self) -> Any:
         """Those of all chains, in order."""
         heads = self._known_heads()
-        return self.view.in_order() if heads is None else heads.values()
-
-    def load(self) -> Any:
-        """Read the table from the kernel, where nothing is known of it yet; raise if that cannot be done."""
-        return self.view
+        return self.load().in_order() if heads is None else heads.values()
 
     def _known_heads(self) -> Any:
         """The heads of the chains by name; None where the view is there to be asked."""
@@ -157,7 +155,7 @@ class TableState:
         if not look_again:
             notes = self._notes
             view, heads = notes.view, notes.heads
-            chain = view.chains.get(name) if view is not None else heads and heads.get(name)
+            chain = view.chains.get(name) if view is not None else heads.get(name) if heads else None
         elif not self.lock.acquire(blocking=False):
             heads = self._table.read_heads() or self._table.read().chains.values()
             chain = next((head for head in heads if head.name == name), None)
@@ -182,7 +180,7 @@ class TableState:
     def record(self, operation: Any) -> None:
         """Apply *operation* to the view and keep it for `commit`."""
         notes = self._notes
-        view = notes.view or self.view
+        view = notes.view or self.load()
         if operation.binds:
             operation.bind(view)
         operation.apply(view)
@@ -199,8 +197,8 @@ class TableState:
         """The table as `iptables-save` writes it, with its pending edits."""
         self._check_open()
         if self._notes.pending:
-            return text_of_view(self._table.name, self.view, counters)
-        return self._table.save(counters)
+            return text_of_view(self._table.name, self.load(), counters)
+        return str(self._table.save(counters))
 
     def rehearse(self, operation: Any) -> None:
         """Find out whether *operation* could be committed now, behind the pending edits."""
@@ -261,7 +259,7 @@ class TableState:
         self.lock = mutex()
 
 
-_sending = {}
+_sending: dict[int, Session] = {}
 """thread -> the `Session` of what it is sending."""
 
 
@@ -298,17 +296,16 @@ def _alone(work: Callable[[], Any]) -> Any:
 
 
 def _transmit(parts: list[tuple[TableState, Any]], wait: Wait) -> None:
-    locks = {}
+    locks: dict[str | None, XTablesLock] = {}
     for state, _ in parts:
         lock = locks.setdefault(lock_path(state.lock_file), XTablesLock(path=state.lock_file))
         lock.wait = _stricter(lock.wait, state.wait) if wait is UNSET else wait
     states = [state for state, _ in parts]
-    parts = [(state.table_to_send(), operations) for state, operations in parts]
-    backend = type(parts[0][0])
-    if any(type(table) is not backend for table, _ in parts):
+    to_send = [(state.table_to_send(), operations) for state, operations in parts]
+    if len({table.backend for table, _ in to_send}) > 1:
         raise Unsupported("one transaction cannot span tables of several back ends")
     try:
-        backend.commit_together(parts, Locks(locks.values()))
+        to_send[0][0].commit_together(to_send, Locks(list(locks.values())))
     finally:
         # what was looked at from within, by a function of the caller's, was the table before
         for state in states:
@@ -339,7 +336,7 @@ def send(table: Any, operations: Any, wait: Wait = None, lock_file: LockFile = N
 
 def send_together(parts: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
     """Commit several [(table of `table_at`, operations)] of one back end, as `send` does: all of them or none."""
-    _alone(lambda: type(parts[0][0]).commit_together(parts, XTablesLock(wait=wait, path=lock_file)))
+    _alone(lambda: parts[0][0].commit_together(parts, XTablesLock(wait=wait, path=lock_file)))
     for state in list(_open_tables):
         if not state.closed and any(state.is_of(table) for table, _ in parts):
             state.forget()
@@ -356,12 +353,12 @@ def tables_in_use(nfproto: int, place: Place, backend: str | None = None) -> lis
         return backends.tables_in_use(nfproto, backends.side_in(there, backend), there)
 
 
-def builtin_chains():
+def builtin_chains() -> dict[str, list[str]]:
     """{table: its builtin chains} of all tables that there can be."""
     return backends.builtin_chains()
 
 
-_open_tables = weakref.WeakSet()
+_open_tables: weakref.WeakSet[TableState] = weakref.WeakSet()
 """The `TableState`s that this process has open."""
 
 _opening = mutex()

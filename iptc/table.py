@@ -144,7 +144,7 @@ class Table:
     def _view(self) -> Any:
         with self._state.lock:
             self._flush_pending()
-            return self._state.view
+            return self._state.load()
 
     def _find_chain(self, chain: Chain | str) -> Any:
         """What is known of *chain*, rules aside, or None."""
@@ -409,7 +409,7 @@ class Table:
 
     def delete_entry(self, chain: Chain | str, entry: bytes, mask: bytes | None = None) -> None:
         """Delete the first rule of *chain* that is the same as *entry* (bytes)."""
-        anchor = edits.first_like(self._nfproto, self._rule_class(entry)._entry())
+        anchor = edits.first_like(self._nfproto, self._rule_class(entry)._whole())
         self._edit(edits.Delete(chain_name(chain), anchor=anchor))
 
     def _fitting(self, chain: Chain | str, entry: bytes) -> bytes:

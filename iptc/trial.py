@@ -5,6 +5,8 @@ in a circle. A legacy table that is sent is in use at once, so a real one cannot
 circles only at the very end.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 
@@ -15,12 +17,20 @@ from .language import printing
 from .model.restoring import Restore, programs
 from .namespace import Place
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from .language.program import Program
+
+
 _BOUND = {"set", "SET", "nfacct", "rateest", "CT"}
 """Extensions that name something which each network namespace has of its own: it cannot be tried out elsewhere."""
 
 
 @elsewhere
-def refusal(table, program):
+def refusal(table: Any, program: Program) -> Any:
     """Return the `KernelError` with which the kernel would refuse *program* for *table*, or None.
 
     None also where that cannot be found out: without the right to make a network namespace (CAP_SYS_ADMIN), and where a
@@ -42,7 +52,7 @@ def refusal(table, program):
         return _named(there, before, program, refused)
 
 
-def name_rule(error, table, program):
+def name_rule(error: Any, table: Any, program: Program) -> None:
     """Say in *error*, which came of sending *program* to *table*, which rule it is about: the kernel refuses a legacy
     table as a whole."""
     if error.line != program.last_line or table.backend == "nft":
@@ -52,7 +62,7 @@ def name_rule(error, table, program):
         error.message = f"line {error.line} failed: {refused}"
 
 
-def _as_it_is(table, program):
+def _as_it_is(table: Any, program: Program) -> Any:
     """The programs that make the rules that stay where *program* does not flush; None where no text says them."""
     if program.flush:
         return []
@@ -66,7 +76,7 @@ def _as_it_is(table, program):
         return None
 
 
-def _send(there, before, program):
+def _send(there: Any, before: Any, program: Program) -> Any:
     """What the kernel says against it, or None."""
     try:
         there.commit([Restore(each) for each in (*before, program)], contextlib.nullcontext())
@@ -75,7 +85,7 @@ def _send(there, before, program):
     return None
 
 
-def _named(there, before, program, refused):
+def _named(there: Any, before: Any, program: Program, refused: Any) -> Any:
     """*refused* with the first command without which it would not come; None where it may not be what the real place
     says."""
     commands = list(program.commands())
@@ -93,12 +103,12 @@ def _named(there, before, program, refused):
     return type(refused)(f"can't commit: {reason}", refused.errno, reason)
 
 
-def _names(nfproto, entry):
+def _names(nfproto: int, entry: bytes) -> Any:
     """The names of the matches and the target of a rule."""
     return {part[2:31].partition(b"\0")[0].decode("utf-8", "replace") for part in _core.split_entry(nfproto, entry)[1]}
 
 
-def lacking(nfproto, names):
+def lacking(nfproto: int, names: Any) -> Any:
     """Those of the legacy tables *names* that the kernel does not have, tried where nobody is in their way: to look is
     to create. None where that cannot be found out."""
     # what only tries texts need not load it
@@ -120,7 +130,7 @@ def lacking(nfproto, names):
 
 
 @contextlib.contextmanager
-def private_place():
+def private_place() -> Iterator[Any]:
     """The `Place` of a new network namespace, or None where none can be made."""
     try:
         namespace = _netns.new_namespace()

@@ -17,7 +17,8 @@ from rulesets import generator
 from test_grammar import NOT_FROM_ZERO, appended, relaxed
 
 import iptc
-from iptc.managing import numbering, planning
+from iptc.managing import numbering
+from iptc.nft import arranging
 
 STRESS = "IPTC_STRESS" in os.environ
 
@@ -370,7 +371,7 @@ def test_random_pairs(host, ipv6, number):
 @pytest.mark.one_backend("nft")
 def test_pairs_whose_chains_are_made_anew(host, ipv6, monkeypatch):
     """Where editing a chain rule by rule is too much work for the kernel, all of its rules are sent again."""
-    monkeypatch.setattr(planning, "_STEPS_MOST", 0)
+    monkeypatch.setattr(arranging, "_STEPS_MOST", 0)
     dice = random.Random(5)
     for _ in range(4):
         check_pair(host, *pair(dice, ipv6), ipv6)

@@ -19,7 +19,7 @@ from conftest import PATIENCE, Host, batch_room, enter_new_namespace, forget_tab
 
 import iptc
 from iptc import _core, _netlink, cli
-from iptc.language import extension, printing
+from iptc.language import extension
 from iptc.model import edits
 from iptc.namespace import Place
 from iptc.nft import codec
@@ -41,7 +41,7 @@ def entry(number=1, target="ACCEPT", ipv6=False, counters=(0, 0)):
         return extension.pack(rule, True)
     rule.create_target("ACCEPT")
     # a jump needs no chain to be there
-    return printing.retarget(rule.nfproto, extension.pack(rule, True), "ACCEPT", target)
+    return _core.retarget(rule.nfproto, extension.pack(rule, True), "ACCEPT", target)
 
 
 def bad_entry(ipv6=False):

@@ -15,7 +15,7 @@ from conftest import batch_room, preloading
 
 import iptc
 from iptc import _core, _netlink
-from iptc.language import printing
+from iptc.language import comparing, printing
 from iptc.nft.codec import decode, decode_rules, encode, stored
 
 pytestmark = [
@@ -206,7 +206,7 @@ def test_every_rule_of_iptables_nft_is_read(filled):
 
 
 def test_a_rule_of_iptables_nft_is_the_one_that_its_text_makes(filled):
-    key = functools.partial(printing.compare_key, filled.nfproto)
+    key = functools.partial(comparing.compare_key, filled.nfproto)
     for where, known in filled.specs.items():
         for spec, entry in zip(known, filled.read(*where)):
             assert key(entry) == key(filled.stored(spec.text)) or is_listed(spec, LOST_BY_IPTABLES), spec
@@ -247,7 +247,7 @@ def test_what_we_wrote_reads_as_it_was_meant(filled, compat):
             # matches stay as they are in the older form, so nothing but the mark that no text shows is lost: ip6's of
             # `-p all`
             meant = filled.entry(re.sub("-p (all|0) ", "", spec.text)) if compat else filled.stored(spec.text)
-            key, wanted = (printing.compare_key(filled.nfproto, one) for one in (entry, meant))
+            key, wanted = (comparing.compare_key(filled.nfproto, one) for one in (entry, meant))
             assert key == wanted, (spec, filled.text("", entry))
             assert counters_of(filled.nfproto, entry) == counters_of(filled.nfproto, meant)
 
@@ -476,7 +476,7 @@ def test_forms_of_other_releases_are_read(form):
 def test_no_interface_equals_what_its_text_makes(codec):
     meant = codec.entry("! -i + -j ACCEPT")
     read = decode(codec.nfproto, encode(codec.nfproto, meant))
-    assert printing.compare_key(codec.nfproto, read) == printing.compare_key(codec.nfproto, meant)
+    assert comparing.compare_key(codec.nfproto, read) == comparing.compare_key(codec.nfproto, meant)
 
 
 # ------------------------------------------------------- what nft writes
@@ -597,7 +597,7 @@ def test_an_opaque_rule_says_the_same_whatever_was_counted(nft):
     entry = decode(_core.IPV4, rule_of(*rule))
     other = decode(_core.IPV4, rule_of(rule[0], counter(5, 60)))
     assert counters_of(_core.IPV4, entry) == (3, 40) and counters_of(_core.IPV4, other) == (5, 60)
-    assert printing.compare_key(_core.IPV4, entry) == printing.compare_key(_core.IPV4, other)
+    assert comparing.compare_key(_core.IPV4, entry) == comparing.compare_key(_core.IPV4, other)
     assert rule_of(*rule).endswith(counter(3, 40)) and counter(3, 40) in encode(_core.IPV4, entry)
 
 
@@ -697,7 +697,7 @@ def test_any_bytes_are_read_as_a_rule_that_is_written_the_same(filled):
         for compat in (False, True):
             again = decode(filled.nfproto, encode(filled.nfproto, entry, compat))
             # bytes behind a structure that fill it up are not written in expressions
-            assert again == entry or printing.compare_key(filled.nfproto, again) == printing.compare_key(
+            assert again == entry or comparing.compare_key(filled.nfproto, again) == comparing.compare_key(
                 filled.nfproto, entry
             ), rule.hex()
     assert 2000 < opaque < 18000

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import iptc
-from iptc.language import printing
+from iptc.language import comparing, printing
 
 
 @pytest.fixture(params=[True, False], ids=["autocommit", "batch"])
@@ -263,9 +263,9 @@ def test_lookup_among_many_is_not_by_comparing_with_each(host, family, monkeypat
     for number in (3000, 3001):
         assert rule(family, number) not in chain
     worked = []
-    for name in ("compare_key", "render"):
-        real = getattr(printing, name)
-        monkeypatch.setattr(printing, name, lambda *a, real=real: worked.append(a) or real(*a))
+    for module, name in ((comparing, "compare_key"), (printing, "render")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, real=real: worked.append(a) or real(*a))
     for number in range(1991, 2011):
         assert (rule(family, number) in chain) is (number <= 2000)
     # one key for each lookup

@@ -1,12 +1,14 @@
 """The command `iptc`: one module for each of its commands, and a few that the commands share."""
 
+from __future__ import annotations
+
 __all__ = ["main", "run"]
 
 
-def run():
+def run() -> int:
     """Run the command as a program of its own, which ends behind this; return its exit status."""
     # the bare module, without the weight of the one around it
-    import _signal
+    import _signal  # type: ignore[import-not-found]
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         # while modules are loaded, and at the very end, there is nothing to tidy up: an interrupt ends the process
@@ -14,7 +16,7 @@ def run():
     return main()
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command with *arguments* (`sys.argv`) and return its exit status."""
     try:
         # here and not above: an interrupt while this is loaded ends the command as any other does

@@ -1,5 +1,7 @@
 """`iptc apply`: make the tables what a file says, with the fewest edits; for good, or until it is confirmed."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
@@ -11,6 +13,12 @@ from .output import complain, is_terminal, write
 from .plan import rehearse, wanted
 from .rulesets import TROUBLE, add_format, add_scope, show, trouble_is
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
+
+
 ROLLED_BACK = 255
 """As of iptables-apply: the change was not confirmed, and the rules are what they were."""
 
@@ -18,7 +26,7 @@ NOT_DONE = 1
 """The exit status of a change that could not be made, where it was to be confirmed."""
 
 
-def add(commands):
+def add(commands: Any) -> None:
     """Describe the command."""
     apply = add_command(
         commands,
@@ -53,7 +61,7 @@ def add(commands):
     apply.set_defaults(family=None)
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Apply what *options* say."""
     command = options.check if isinstance(options.check, str) else None
     if command is not None and options.file is None and options.timeout is None:
@@ -71,7 +79,7 @@ def run(options):
     return trouble_is(NOT_DONE)(lambda options: _until_confirmed(options, command))(options)
 
 
-def _for_good(options):
+def _for_good(options: Namespace) -> int:
     from ..managing import planning
 
     text, settings = wanted(options)
@@ -83,14 +91,14 @@ def _for_good(options):
     return 0
 
 
-def _tell(options, change):
+def _tell(options: Namespace, change: Any) -> None:
     if options.format == "json":
         show(options, change.difference, None)
     elif not options.quiet:
         write(f"{change.difference.summary() or 'nothing to do'}\n")
 
 
-def _tell_flows(options, change):
+def _tell_flows(options: Namespace, change: Any) -> None:
     """Say how many flows go on that only deleted rules had let in."""
     from ..managing import flows
 
@@ -100,7 +108,7 @@ def _tell_flows(options, change):
             write(f"{told}\n")
 
 
-def _until_confirmed(options, command):
+def _until_confirmed(options: Namespace, command: str | None) -> Any:
     from ..managing import rollback
 
     text, settings = wanted(options)
@@ -132,12 +140,12 @@ def _until_confirmed(options, command):
     return 0
 
 
-def _say(options, text):
+def _say(options: Namespace, text: str) -> None:
     if not options.quiet and options.format == "text":
         write(f"{text}\n")
 
 
-def _decide(options, change, command):
+def _decide(options: Namespace, change: Any, command: str | None) -> None:
     """Wait until *change* is confirmed or taken back: by the command, at the prompt, or by somebody else."""
     from ..errors import RolledBack
     from ..managing import rollback
@@ -159,7 +167,7 @@ def _decide(options, change, command):
         pass
 
 
-def _ask(options, change):
+def _ask(options: Namespace, change: Any) -> None:
     """Ask at the terminal; no answer is no."""
     from ..managing import pending
 

@@ -1,6 +1,15 @@
 """The arguments that several commands have."""
 
+from __future__ import annotations
+
 import argparse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
+    from typing import Any
+
 
 FAMILIES = {"4": [False], "6": [True], "both": [False, True]}
 """What -4, -6 and -a stand for: for each family, whether it is IPv6."""
@@ -9,7 +18,14 @@ HEADINGS = {False: "# IPv4", True: "# IPv6"}
 """The line before the rules of a family, where a text has both; the key says whether it is IPv6."""
 
 
-def add_command(commands, name, run, both=False, many=False, **words):
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[Namespace], int],
+    both: bool = False,
+    many: bool = False,
+    **words: Any,
+) -> Any:
     """Add the command *name*, done by `run(options)`, with the options that all have; *both*: it takes two families at
     once; *many*: several network namespaces.
 
@@ -36,19 +52,19 @@ def add_command(commands, name, run, both=False, many=False, **words):
     return command
 
 
-def add_wait(command, default, text):
+def add_wait(command: ArgumentParser, default: Any, text: str) -> None:
     """Add `-w`, which without a number waits for ever."""
     command.add_argument(
         "-w", "--wait", nargs="?", type=seconds, const=True, default=default, metavar="SECONDS", help=text
     )
 
 
-def wait_of(options):
+def wait_of(options: Namespace) -> Any:
     """The value of `-w` as the library has it: None for ever."""
     return None if options.wait is True else options.wait
 
 
-def seconds(text):
+def seconds(text: str) -> Any:
     """A number of seconds."""
     value = float(text)
     if not 0 <= value < 1e9:
@@ -56,7 +72,7 @@ def seconds(text):
     return value
 
 
-def positive(text):
+def positive(text: str) -> Any:
     """A whole number from 1."""
     value = int(text)
     if value < 1:
@@ -64,6 +80,6 @@ def positive(text):
     return value
 
 
-def netns(text):
+def netns(text: str) -> Any:
     """A network namespace: the number of a process, or a name or path."""
     return int(text) if text.isdigit() else text

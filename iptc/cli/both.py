@@ -1,5 +1,7 @@
 """Reads a text of both families, each under its heading, piece by piece; it can be read a second time."""
 
+from __future__ import annotations
+
 import itertools
 import re
 import tempfile
@@ -7,6 +9,12 @@ import tempfile
 from ..errors import ParameterError
 from ..model import restoring
 from .arguments import FAMILIES, HEADINGS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
 
 _KEPT_IN_MEMORY = 1 << 24
 _LONGEST_LINE = 1 << 20
@@ -20,11 +28,11 @@ class Both:
     without reading on. The second time the parts are what was read the first time.
     """
 
-    def __init__(self, source):
+    def __init__(self, source: Any) -> None:
         self._source = source
-        self._kept = None
+        self._kept: Any = None
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         missing = list(FAMILIES["both"])
         for ipv6, texts in itertools.groupby(_texts(self._pieces()), lambda found: found[0]):
             if ipv6 is None:
@@ -37,7 +45,7 @@ class Both:
         if missing:
             raise ParameterError(_missing(missing[0]))
 
-    def _pieces(self):
+    def _pieces(self) -> Iterator[Any]:
         if self._kept is not None:
             self._kept.seek(0)
             yield from restoring.pieces(self._kept)
@@ -52,10 +60,10 @@ class Both:
 class Part:
     """The text of one family."""
 
-    def __init__(self, texts):
+    def __init__(self, texts: Any) -> None:
         self._texts = texts
 
-    def read(self, size=-1):
+    def read(self, size: int = -1) -> Any:
         """The next bytes, however many they are; none at the end."""
         for _, text in self._texts:
             if text:
@@ -63,7 +71,7 @@ class Part:
         return b""
 
 
-def _texts(pieces):
+def _texts(pieces: Any) -> Iterator[Any]:
     """(ipv6, text) for all lines of *pieces* that are no heading, many lines in one text; None for ipv6 before the
     first heading."""
     ipv6 = None
@@ -85,12 +93,12 @@ def _texts(pieces):
             yield ipv6, text
 
 
-def _check_empty(texts):
+def _check_empty(texts: Any) -> None:
     """Refuse rules that stand before the first heading."""
     for _, text in texts:
         if any(line.strip() and not line.startswith(b"#") for line in text.split(b"\n")):
             raise ParameterError(_missing(False))
 
 
-def _missing(ipv6):
+def _missing(ipv6: bool) -> str:
     return f"there is no line `{HEADINGS[ipv6]}' before the rules of that family"

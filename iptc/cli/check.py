@@ -1,10 +1,17 @@
 """`iptc check`: find out whether a text of iptables-save could be restored."""
 
+from __future__ import annotations
+
 from .arguments import add_command, wait_of
 from .sources import Progress, add_source, sources
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
 
-def add(commands):
+
+def add(commands: Any) -> None:
     """Describe the command."""
     check = add_command(
         commands,
@@ -20,7 +27,7 @@ def add(commands):
     add_source(check, "look at the counters of the file too", "for a file that is added to the rules that are there")
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Check what *options* say."""
     from .. import ruleset
 

@@ -1,16 +1,24 @@
 """`iptc confirm`: keep the change that waits for it, or show what waits."""
 
+from __future__ import annotations
+
 import time
 
 from .arguments import HEADINGS, add_command
 from .files import write_file
 from .output import complain, write
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Any
+
+
 NOTHING = 1
 """The exit status where nothing waits to be confirmed."""
 
 
-def add(commands):
+def add(commands: Any) -> None:
     """Describe the command."""
     confirm = add_command(
         commands,
@@ -30,7 +38,7 @@ def add(commands):
     add_state_dir(confirm)
 
 
-def add_state_dir(command):
+def add_state_dir(command: ArgumentParser) -> None:
     """Add the argument that says where it is noted what waits to be confirmed."""
     command.add_argument(
         "--state-dir",
@@ -39,7 +47,7 @@ def add_state_dir(command):
     )
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Confirm, or show."""
     from ..managing import pending
 
@@ -57,7 +65,7 @@ def run(options):
     return 0
 
 
-def _show(options, note):
+def _show(options: Namespace, note: Any) -> int:
     waits = note is not None and note["state"] == "pending"
     if options.format == "json":
         import json
@@ -80,11 +88,11 @@ def _show(options, note):
     return 0 if waits else NOTHING
 
 
-def _maker(note):
+def _maker(note: Any) -> Any:
     return note["by"] or "a program"
 
 
-def keep(path, versions, netns):
+def keep(path: str, versions: Any, netns: Any) -> None:
     """Save the rules of these families (4, 6) to the file *path*, unless it is None; two of them under headings."""
     if path is None:
         return

@@ -1,5 +1,7 @@
 """`iptc counters`: print the packet and byte counters of tables, once or again and again."""
 
+from __future__ import annotations
+
 import time
 
 from ..errors import IPTCError
@@ -8,10 +10,17 @@ from .asked import SIGNALS, asking
 from .output import complain, write
 from .selecting import add_selection, sources_of
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator
+    from typing import Any
+
+
 FORMATS = ("table", "json", "jsonl", "csv", "influx", "prometheus")
 
 
-def add(commands):
+def add(commands: Any) -> None:
     """Describe the command."""
     counters = add_command(
         commands,
@@ -42,7 +51,7 @@ def add(commands):
     add_wait(counters, False, "read under the xtables lock, so that no commit is seen half done")
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Print the counters that *options* say."""
     if options.all_tables:
         options.table = None
@@ -59,7 +68,7 @@ def run(options):
     return printer.status
 
 
-def _times(options):
+def _times(options: Namespace) -> Iterator[Any]:
     """Go through this once for each time that the counters are to be printed."""
     if options.signal not in (None, "none"):
         yield from asking(options.signal)
@@ -75,19 +84,19 @@ def _times(options):
 class _Metrics:
     """The counters as a scrape of `iptc exporter`."""
 
-    def __init__(self, options):
+    def __init__(self, options: Namespace) -> None:
         from ..monitoring.exposition import Scraper
 
         self._scraper = Scraper(sources_of(options, options.wait))
         self.status = 0
 
-    def text(self):
+    def text(self) -> Any:
         """What is printed now."""
         scrape = self._scraper.scrape()
         self.status = 0 if scrape.complete else 1
         return scrape.text().decode()
 
-    def close(self):
+    def close(self) -> None:
         """Close all readers."""
         self._scraper.close()
 
@@ -95,18 +104,24 @@ class _Metrics:
 class _Tables:
     """The counters of all tables, each in the format that was asked for."""
 
-    def __init__(self, options):
+    def __init__(self, options: Namespace) -> None:
         from ..monitoring import lines
 
-        formats = {"table": _Text, "json": _Objects, "jsonl": lines.Json, "csv": lines.Csv, "influx": lines.Influx}
+        formats: dict[str, Any] = {
+            "table": _Text,
+            "json": _Objects,
+            "jsonl": lines.Json,
+            "csv": lines.Csv,
+            "influx": lines.Influx,
+        }
         self._format = formats[options.format]()
         self._chains = options.chain
         self._sources = sources_of(options, options.wait)
-        self._tables = {}
+        self._tables: dict[Any, Any] = {}
         self._head = self._format.head()
         self.status = 0
 
-    def text(self):
+    def text(self) -> Any:
         """What is printed now."""
         readings = self._sources.poll()
         self._complain(readings)
@@ -116,7 +131,7 @@ class _Tables:
         self._format.several = len(readings) > 1
         return head + "".join([self._of_table(reading) for reading in read])
 
-    def _complain(self, readings):
+    def _complain(self, readings: Any) -> None:
         """Raise where nothing could be read, and name what could not be read."""
         failed = [reading for reading in readings if reading.error is not None]
         if failed and len(failed) == len(readings):
@@ -125,7 +140,7 @@ class _Tables:
         for reading in failed:
             complain(str(reading.error))
 
-    def _check_chains(self, readings):
+    def _check_chains(self, readings: Any) -> None:
         """Raise for the name of a chain, which is no pattern, that no table has."""
         there = {chain.name for reading in readings for chain in reading.snapshot.chains}
         for name in self._chains:
@@ -133,7 +148,7 @@ class _Tables:
                 tables = ", ".join(dict.fromkeys(reading.table for reading in readings))
                 raise IPTCError(f"table {tables} has no chain {name}")
 
-    def _of_table(self, reading):
+    def _of_table(self, reading: Any) -> Any:
         from ..monitoring.labels import Dictionary
         from ..monitoring.lines import Counted
 
@@ -143,7 +158,7 @@ class _Tables:
         delta = None if previous is None or reading.reopened else reading.snapshot.since(previous)
         return self._format.write(Counted(reading, words, self._sources.selection, delta))
 
-    def close(self):
+    def close(self) -> None:
         """Close all readers."""
         self._sources.close()
 
@@ -153,11 +168,11 @@ class _Text:
 
     several = False
 
-    def head(self):
+    def head(self) -> str:
         """What stands before all tables."""
         return ""
 
-    def write(self, table):
+    def write(self, table: Any) -> Any:
         """One table."""
         reading = table.reading
         lines = []
@@ -186,11 +201,11 @@ class _Objects:
 
     several = False
 
-    def head(self):
+    def head(self) -> str:
         """What stands before all tables."""
         return ""
 
-    def write(self, table):
+    def write(self, table: Any) -> Any:
         """One table."""
         import json
 

@@ -1,10 +1,17 @@
 """`iptc diff`: what two rulesets differ in, by what they say."""
 
+from __future__ import annotations
+
 from .arguments import add_command
 from .rulesets import DIFFERENT, SAME, TROUBLE, add_format, family_of, ruleset_of, show, trouble_is
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
 
-def add(commands):
+
+def add(commands: Any) -> None:
     """Describe the command."""
     diff = add_command(
         commands,
@@ -24,7 +31,7 @@ def add(commands):
 
 
 @trouble_is(TROUBLE)
-def run(options):
+def run(options: Namespace) -> int:
     """Compare what *options* say."""
     from ..errors import ParameterError
     from ..managing.difference import diff
@@ -32,7 +39,7 @@ def run(options):
     if options.a == options.b == "-":
         raise ParameterError("standard input can be read only once")
     names = options.a, options.b
-    sides = [None if _is_live(name) else ruleset_of(options, name, options.netns) for name in names]
+    sides: list[Any] = [None if _is_live(name) else ruleset_of(options, name, options.netns) for name in names]
     for number, name in enumerate(names):
         if sides[number] is None:
             sides[number] = _live(options, name, sides[1 - number] if not _is_live(names[1 - number]) else None)
@@ -41,11 +48,11 @@ def run(options):
     return DIFFERENT if found else SAME
 
 
-def _is_live(name):
+def _is_live(name: Any) -> Any:
     return name == "live" or name.startswith("live:")
 
 
-def _live(options, name, beside):
+def _live(options: Namespace, name: Any, beside: Any) -> Any:
     """What the kernel has; *beside* a file, no more than that has."""
     from ..managing.value import Ruleset
     from .arguments import netns

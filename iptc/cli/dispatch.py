@@ -1,5 +1,7 @@
 """Runs one command: finds its module, parses its arguments, and turns errors into exit statuses."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import signal
@@ -12,6 +14,12 @@ from ..errors import IPTCError
 from .output import complain, hold_standard_streams, write
 from .signals import stoppable
 from .status import BAD_USAGE, status_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Any, NoReturn
+
 
 # A command is a module of this folder with this name. Its `add(commands)` describes the arguments, and names the
 # function that runs it, which returns the exit status.
@@ -36,7 +44,7 @@ COMMANDS = (
 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run the command with *arguments* (`sys.argv`) and return its exit status."""
     hold_standard_streams()
     words = sys.argv[1:] if arguments is None else arguments
@@ -46,14 +54,15 @@ def main(arguments=None):
             options = _parser(words).parse_args(words)
             if options.backend is not None:
                 os.environ["IPTC_BACKEND"] = options.backend
-            return options.run(options)
+            status: int = options.run(options)
+            return status
     except BrokenPipeError:
         # whoever read us has enough
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt as stop:
         for note in getattr(stop, "__notes__", ()):
             complain(note)
-        return 128 + getattr(stop, "number", signal.SIGINT)
+        return 128 + int(getattr(stop, "number", signal.SIGINT))
     except (IPTCError, OSError, UnicodeError, MemoryError) as error:
         complain(str(error) or "out of memory")
         return status_of(error)
@@ -62,11 +71,11 @@ def main(arguments=None):
 class _Parser(argparse.ArgumentParser):
     """A parser that prints as the commands do: it fails where its help cannot be written."""
 
-    def print_help(self, file=None):
+    def print_help(self, file: Any = None) -> None:
         """Print the help to standard output."""
         write(self.format_help())
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """End with one line, behind the usage of the command."""
         complain(message, f"{self.format_usage()}{self.prog}")
         self.exit(BAD_USAGE)
@@ -75,12 +84,14 @@ class _Parser(argparse.ArgumentParser):
 class _Version(argparse.Action):
     """`--version`: print the release and end."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         write(f"{parser.prog} {__version__}\n")
         parser.exit()
 
 
-def _parser(words):
+def _parser(words: Any) -> Any:
     """The parser of the command that *words* begin with; of all commands where they begin with none."""
     parser = _Parser(prog="iptc", description="The Linux firewall, read and written through the kernel.")
     parser.add_argument("--version", nargs=0, action=_Version, help="print the release of iptc, and end")
@@ -90,6 +101,8 @@ def _parser(words):
     return parser
 
 
-def _warn(message, category, filename, lineno, file=None, line=None):
+def _warn(
+    message: Any, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+) -> None:
     """Print a warning in one line; where in the program it comes from is of no use here."""
     complain(f"warning: {message}")

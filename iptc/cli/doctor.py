@@ -1,13 +1,24 @@
 """`iptc doctor`: what stands in the way of firewall rules on this host, and what to do about it."""
 
+from __future__ import annotations
+
+import functools
+
 from .arguments import FAMILIES, add_command
 from .output import write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator
+    from typing import Any
+
 
 _NOTHING_TO_DO, SOMETHING_TO_DO = 0, 1
 SCHEMA = 1
 
 
-def add(commands):
+def add(commands: Any) -> None:
     """Describe the command."""
     doctor = add_command(
         commands,
@@ -27,7 +38,7 @@ def add(commands):
     doctor.add_argument("-q", "--quiet", action="store_true", help="print only what there is something to do about")
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Print the findings."""
     from ..doctor.examine import examine, is_well
     from ..doctor.finding import INFO
@@ -44,13 +55,13 @@ def run(options):
     return _NOTHING_TO_DO if is_well(findings) else SOMETHING_TO_DO
 
 
-def _as_text(finding):
+def _as_text(finding: Any) -> str:
     text = finding.text.replace("\n", " ")
     do = f"\n{'':9}-> {finding.do}" if finding.do else ""
     return f"{finding.level + ':':8} {text}{do}"
 
 
-def _texts(options):
+def _texts(options: Namespace) -> Iterator[Any]:
     """(ipv6, text) of the ruleset, for each family that was asked for."""
     if options.file is None:
         return
@@ -62,4 +73,4 @@ def _texts(options):
     from .sources import sources
 
     for ipv6, part in sources(options):
-        yield ipv6, b"".join(iter(lambda part=part: part.read(1 << 16), b""))
+        yield ipv6, b"".join(iter(functools.partial(part.read, 1 << 16), b""))

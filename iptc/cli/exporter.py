@@ -1,5 +1,7 @@
 """`iptc exporter`: the counters of all rules for Prometheus, over HTTP, as a file, or printed once."""
 
+from __future__ import annotations
+
 import signal
 import sys
 import time
@@ -9,10 +11,16 @@ from .output import write
 from .selecting import add_selection, sources_of
 from .signals import Stopped
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
+
+
 ADDRESS = "127.0.0.1:9455"
 
 
-def add(commands):
+def add(commands: Any) -> None:
     """Describe the command."""
     exporter = add_command(
         commands,
@@ -44,7 +52,7 @@ def add(commands):
     add_wait(exporter, False, "read under the xtables lock, so that no commit is seen half done")
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Export what *options* say."""
     import logging
 
@@ -61,7 +69,7 @@ def run(options):
         raise
 
 
-def _scraper(options):
+def _scraper(options: Namespace) -> Any:
     from ..monitoring.exposition import MOST_RULES, Scraper
     from ..monitoring.labels import Naming
 
@@ -70,7 +78,7 @@ def _scraper(options):
     return Scraper(sources, naming, options.monotonic, options.max_rules or MOST_RULES, options.retailnext)
 
 
-def _export(options, scraper):
+def _export(options: Namespace, scraper: Any) -> int:
     if options.textfile is not None:
         return _to_file(options, scraper)
     if options.once:
@@ -83,7 +91,7 @@ def _export(options, scraper):
     return endpoint.serve(scraper, options.address, options.path, options.config)
 
 
-def _to_file(options, scraper):
+def _to_file(options: Namespace, scraper: Any) -> int:
     from ..monitoring import textfile
 
     due = time.monotonic()

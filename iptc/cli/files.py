@@ -3,12 +3,19 @@
 It stays the same file for its owner, for links to it, and for a program at the other end of a pipe.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
 
 from ..errors import IPTCError
 from .output import encoded, write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _CANNOT_REPLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV, errno.ENOTSUP, errno.EINVAL}
 """What is refused where a file can be written, but no other one can be put in its place that is like it."""
@@ -19,7 +26,7 @@ _UNKNOWN = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ESPIPE, errno.EN
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 
 
-def write_file(path, text):
+def write_file(path: Any, text: str) -> None:
     """Write *text* to the file *path*; where that fails, what stood there stays, and nothing else is left behind.
 
     A regular file is replaced at once by a new one with the owner, mode, ACL and extended attributes of the old one. It
@@ -32,7 +39,7 @@ def write_file(path, text):
         raise IPTCError(f"can't write {path}: {error.strerror}") from error
 
 
-def _write(path, text):
+def _write(path: Any, text: str) -> None:
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -54,7 +61,7 @@ def _write(path, text):
         os.close(file)
 
 
-def _opened(path, regular):
+def _opened(path: Any, regular: bool) -> Any:
     """The file at *path*, open for writing: one that may not be written is not replaced either."""
     if regular:
         try:
@@ -64,7 +71,7 @@ def _opened(path, regular):
     return os.open(path, os.O_WRONLY | _FLAGS)
 
 
-def _is_a_descriptor(path):
+def _is_a_descriptor(path: Any) -> bool:
     """Whether *path* leads to a descriptor that somebody has open, as /dev/stdout does: what it writes to must stay
     there."""
     for _ in range(40):
@@ -76,7 +83,7 @@ def _is_a_descriptor(path):
     return False
 
 
-def _replace(target, text, old):
+def _replace(target: str, text: str, old: int | None) -> bool:
     """Put a new file in the place of *target*, with what the open file *old* has; False where that cannot be done."""
     folder = os.path.dirname(target)
     draft = os.path.join(folder, f".iptc-{os.urandom(12).hex()}")
@@ -94,7 +101,7 @@ def _replace(target, text, old):
     return True
 
 
-def _make(path, text, old):
+def _make(path: Any, text: str, old: int | None) -> None:
     """Make the file *path* with *text* in it, like *old* or its owner's alone."""
     new = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
     try:
@@ -108,14 +115,14 @@ def _make(path, text, old):
         os.close(new)
 
 
-def _unlink(path):
+def _unlink(path: Any) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
 
 
-def _sync_folder(folder):
+def _sync_folder(folder: str) -> None:
     """Let the new name last; some file systems know no such request."""
     try:
         file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -129,7 +136,7 @@ def _sync_folder(folder):
         os.close(file)
 
 
-def _copy_attributes(old, new):
+def _copy_attributes(old: int, new: int) -> None:
     """Give *new* the owner, mode, ACL and extended attributes of *old*; OSError where it cannot have them."""
     wanted, has = os.fstat(old), os.fstat(new)
     if (wanted.st_uid, wanted.st_gid) != (has.st_uid, has.st_gid):
@@ -144,7 +151,7 @@ def _copy_attributes(old, new):
     os.fchmod(new, stat.S_IMODE(wanted.st_mode))
 
 
-def _attributes(file):
+def _attributes(file: Any) -> Any:
     try:
         return {name: os.getxattr(file, name) for name in os.listxattr(file)}
     except OSError as error:
@@ -153,7 +160,7 @@ def _attributes(file):
         raise
 
 
-def _overwrite(file, data):
+def _overwrite(file: Any, data: Any) -> None:
     """Write *data* over the open *file*: its room is reserved first, and if writing fails, what stood there is put
     back."""
     size = os.fstat(file).st_size
@@ -170,7 +177,7 @@ def _overwrite(file, data):
         raise
 
 
-def _reserve(file, size):
+def _reserve(file: Any, size: int) -> None:
     """Have room for *size* bytes; some file systems know no such request."""
     try:
         if size:
@@ -180,7 +187,7 @@ def _reserve(file, size):
             raise
 
 
-def _contents(file, size):
+def _contents(file: Any, size: int) -> Any:
     """The first *size* bytes of a file; None where we may write it but not read it."""
     try:
         return os.pread(file, size, 0)
@@ -188,7 +195,7 @@ def _contents(file, size):
         return None
 
 
-def _write_at_start(file, data):
+def _write_at_start(file: Any, data: Any) -> None:
     done = 0
     while done < len(data):
         done += os.pwrite(file, data[done:], done)

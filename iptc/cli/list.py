@@ -1,12 +1,19 @@
 """`iptc list`: print the chains and rules of a table as `iptables -S` does, or as JSON."""
 
+from __future__ import annotations
+
 from ..errors import IPTCError, KernelError, is_absent
 from .arguments import FAMILIES, HEADINGS, add_command
 from .output import write
 from .status import NO_TABLE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
 
-def add(commands):
+
+def add(commands: Any) -> None:
     """Describe the command."""
     shown = add_command(
         commands,
@@ -22,7 +29,7 @@ def add(commands):
     shown.add_argument("--format", choices=["text", "json"], default="text", help="json: one object a family")
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """List what *options* say."""
     from .. import ruleset
 
@@ -45,7 +52,7 @@ def run(options):
     return 0
 
 
-def _as_json(options, ipv6, chains):
+def _as_json(options: Namespace, ipv6: bool, chains: Any) -> Any:
     import json
 
     from .. import ruleset

@@ -4,6 +4,8 @@ Bytes are written to the descriptor itself. So an error is found where it happen
 Python would try to write once more when it ends.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import re
@@ -11,10 +13,15 @@ import sys
 
 from ..errors import IPTCError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
 _ALWAYS_PLAIN = re.compile(r"[\n\x20-\x7e]*")
 
 
-def write(text, raw=False):
+def write(text: str, raw: bool = False) -> None:
     """Write *text* to standard output at once, as the bytes that it stands for; a terminal gets no control
     characters, or with *raw* all that is in it."""
     try:
@@ -25,12 +32,12 @@ def write(text, raw=False):
         raise IPTCError(f"can't write to standard output: {error.strerror}") from error
 
 
-def is_terminal(stream):
+def is_terminal(stream: Any) -> bool:
     """Whether a standard stream is open, and a terminal."""
     return stream is not None and stream.isatty()
 
 
-def complain(text, prefix="iptc"):
+def complain(text: str, prefix: str = "iptc") -> None:
     """Write *text* as one line behind *prefix* to standard error; there is nobody to tell where that cannot be done."""
     try:
         put(sys.stderr, f"{prefix}: {printable(text.rstrip()).replace(chr(10), ' ')}\n")
@@ -38,7 +45,7 @@ def complain(text, prefix="iptc"):
         pass
 
 
-def hold_standard_streams():
+def hold_standard_streams() -> None:
     """Open the null device where a standard stream is closed, so that no file or socket gets its number and is written
     to."""
     for number in range(3):
@@ -48,7 +55,7 @@ def hold_standard_streams():
             os.open(os.devnull, os.O_RDWR)
 
 
-def put(stream, text, raw=False):
+def put(stream: Any, text: str, raw: bool = False) -> None:
     """Write *text* to a standard stream, all of it; OSError where that fails, and where the stream was closed from the
     start.
 
@@ -66,7 +73,7 @@ def put(stream, text, raw=False):
     write_all(number, text, raw)
 
 
-def write_all(number, text, raw=False):
+def write_all(number: int, text: str, raw: bool = False) -> None:
     """Write *text* to the descriptor *number*; it waits where the descriptor takes nothing now and does not wait
     itself."""
     if not raw and os.isatty(number):
@@ -83,19 +90,19 @@ def write_all(number, text, raw=False):
             waiting.poll()
 
 
-def encoded(text):
+def encoded(text: str) -> Any:
     """The bytes of *text*: UTF-8, and bytes that are none as they were read."""
     return text.encode("utf-8", "surrogateescape")
 
 
-def printable(text):
+def printable(text: str) -> Any:
     r"""*text* with everything that a terminal could obey, or could not show, written as `\r`, `\x1b` or `\u202e`."""
     if _ALWAYS_PLAIN.fullmatch(text):
         return text
     return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
 
 
-def _escaped(char):
+def _escaped(char: str) -> Any:
     if "\udc80" <= char <= "\udcff":
         # a byte that is no UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"

@@ -1,11 +1,18 @@
 """`iptc plan`: what `iptc apply` would do."""
 
+from __future__ import annotations
+
 from .arguments import add_command
 from .rulesets import DIFFERENT, SAME, TROUBLE, add_format, add_scope, family_of, show, trouble_is
 from .sources import read_text
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
 
-def add(commands):
+
+def add(commands: Any) -> None:
     """Describe the command."""
     plan = add_command(
         commands,
@@ -24,12 +31,12 @@ def add(commands):
 
 
 @trouble_is(TROUBLE)
-def run(options):
+def run(options: Namespace) -> int:
     """Plan what *options* say."""
     return rehearse(options)
 
 
-def rehearse(options):
+def rehearse(options: Namespace) -> int:
     """Show what would be done; return the exit status."""
     from ..managing import planning
 
@@ -39,7 +46,7 @@ def rehearse(options):
     return DIFFERENT if found else SAME
 
 
-def wanted(options):
+def wanted(options: Namespace) -> Any:
     """What `plan` and `apply` of the library take, as *options* say: the text of the file, and the rest."""
     from ..managing import value
 

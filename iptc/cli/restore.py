@@ -1,10 +1,17 @@
 """`iptc restore`: make the tables of a host what a text of iptables-save says."""
 
+from __future__ import annotations
+
 from .arguments import add_command, wait_of
 from .sources import Progress, add_source, sources
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
 
-def add(commands):
+
+def add(commands: Any) -> None:
     """Describe the command."""
     restore = add_command(
         commands,
@@ -18,7 +25,7 @@ def add(commands):
     add_source(restore, "set the counters of the file too", "keep the rules that are there")
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Restore what *options* say."""
     from .. import ruleset
 

@@ -1,5 +1,7 @@
 """Shared by the commands that compare rulesets: reads each ruleset from where it is, and shows the differences."""
 
+from __future__ import annotations
+
 import functools
 import os
 import sys
@@ -8,11 +10,23 @@ from ..errors import IPTCError
 from .output import complain, is_terminal, printable, write
 from .sources import read_text
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..managing.difference import Difference
+    from ..managing.planning import Plan
+
+    _Run = Callable[[Namespace], int]
+
+
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
 """Exit statuses, as those of `diff`."""
 
 
-def add_format(command):
+def add_format(command: ArgumentParser) -> None:
     """Add the arguments that say how differences are shown."""
     command.add_argument(
         "--format", choices=["text", "json"], default="text", help="text: a unified diff; json: one object"
@@ -24,7 +38,7 @@ def add_format(command):
     command.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="on a terminal (auto)")
 
 
-def add_scope(command):
+def add_scope(command: ArgumentParser) -> None:
     """Add the arguments that say what a plan may touch."""
     command.add_argument(
         "--only", action="append", default=[], metavar="TABLE[:CHAIN]", help="touch nothing else; repeatable"
@@ -34,19 +48,19 @@ def add_scope(command):
     )
 
 
-def _number(text):
+def _number(text: str) -> int:
     value = int(text)
     if value < 0:
         raise ValueError
     return value
 
 
-def trouble_is(status):
+def trouble_is(status: int) -> Callable[[_Run], _Run]:
     """Have a function that runs a command return *status* where it cannot be done."""
 
-    def decorate(run):
+    def decorate(run: _Run) -> _Run:
         @functools.wraps(run)
-        def tried(options):
+        def tried(options: Namespace) -> int:
             try:
                 return run(options)
             except BrokenPipeError:
@@ -60,7 +74,7 @@ def trouble_is(status):
     return decorate
 
 
-def ruleset_of(options, path, netns=None):
+def ruleset_of(options: Namespace, path: str, netns: Any = None) -> Any:
     """The `Ruleset` of a file, of the families that were asked for."""
     from ..managing import value
 
@@ -70,12 +84,12 @@ def ruleset_of(options, path, netns=None):
     return value.Ruleset.read(text, family_of(options), netns=netns)
 
 
-def family_of(options):
+def family_of(options: Namespace) -> bool | None:
     """Whether IPv6 was asked for; None: both, or what a text says."""
     return None if options.family in (None, "both") else options.family == "6"
 
 
-def show(options, difference, names):
+def show(options: Namespace, difference: Difference | Plan, names: Any) -> None:
     """Print a `Difference`, or a `Plan`, as *options* say."""
     if options.quiet:
         return

@@ -1,11 +1,18 @@
 """`iptc save`: print the tables of a host in the format of iptables-save."""
 
+from __future__ import annotations
+
 from .arguments import FAMILIES, HEADINGS, add_command
 from .files import write_file
 from .output import write
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
 
-def add(commands):
+
+def add(commands: Any) -> None:
     """Describe the command."""
     save = add_command(
         commands,
@@ -32,7 +39,7 @@ def add(commands):
     )
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Save what *options* say."""
     from .. import ruleset
 

@@ -1,9 +1,16 @@
 """The arguments of the commands that watch counters: which tables, chains and rules."""
 
+from __future__ import annotations
+
 from .arguments import FAMILIES
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Any
 
-def add_selection(command, tables):
+
+def add_selection(command: ArgumentParser, tables: Any) -> None:
     """Add the arguments that choose; *tables* says which tables it is where none is chosen."""
     command.add_argument(
         "-t", "--table", action="append", metavar="TABLE", help=f"only this table; repeatable ({tables})"
@@ -23,7 +30,7 @@ def add_selection(command, tables):
     )
 
 
-def sources_of(options, lock=False):
+def sources_of(options: Namespace, lock: bool = False) -> Any:
     """The `Sources` that *options* say."""
     from ..monitoring.selection import Selection
     from ..monitoring.sources import Sources

@@ -1,5 +1,7 @@
 """Where the text of a ruleset comes from: a file or standard input, of one family or both."""
 
+from __future__ import annotations
+
 import errno
 import os
 import sys
@@ -11,8 +13,13 @@ from .arguments import add_wait
 from .both import Both
 from .output import is_terminal, put
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Any
 
-def add_source(command, counters, noflush):
+
+def add_source(command: ArgumentParser, counters: str, noflush: str) -> None:
     """Add the arguments that say what is read, and how."""
     command.add_argument("file", nargs="?", metavar="FILE", help="instead of standard input")
     command.add_argument("-T", "--table", help="only this table")
@@ -21,7 +28,7 @@ def add_source(command, counters, noflush):
     add_wait(command, True, "wait for the xtables lock this long only (for ever)")
 
 
-def sources(options):
+def sources(options: Namespace) -> Any:
     """(ipv6, where its text comes from) for the families that were asked for; can be gone through twice where those are
     both."""
     source = _standard_input() if options.file in (None, "-") else _opened(options.file)
@@ -30,18 +37,18 @@ def sources(options):
     return Both(source)
 
 
-def read_text(path):
+def read_text(path: str) -> Any:
     """All of a file, or of standard input for `-`, as bytes."""
     return b"".join(restoring.pieces(_standard_input() if path == "-" else _opened(path)))
 
 
-def _standard_input():
+def _standard_input() -> Any:
     if sys.stdin is None:
         raise IPTCError(f"can't read standard input: {os.strerror(errno.EBADF)}")
     return sys.stdin.buffer
 
 
-def _opened(path):
+def _opened(path: str) -> Any:
     try:
         return open(path, "rb")
     except OSError as error:
@@ -51,7 +58,7 @@ def _opened(path):
 class Progress:
     """A bar on standard error while a text is read, where that is a terminal and takes longer than a moment."""
 
-    def __init__(self, source):
+    def __init__(self, source: Any) -> None:
         self._done = 0
         self._started = time.monotonic()
         self._shown = False
@@ -60,10 +67,10 @@ class Progress:
         except (AttributeError, OSError, ValueError):
             self._size = 0
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         return self if is_terminal(sys.stderr) else None
 
-    def __call__(self, size):
+    def __call__(self, size: int) -> None:
         """Say that *size* more bytes were read."""
         self._done += size
         if time.monotonic() - self._started < 0.5:
@@ -73,12 +80,12 @@ class Progress:
         bar = "#" * int(30 * share)
         self._show(f"\r[{bar:30}] {share:4.0%} {self._done / 1e6:.0f} MB")
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: Any) -> None:
         if self._shown:
             self._show("\r\x1b[K")
 
     @staticmethod
-    def _show(text):
+    def _show(text: str) -> None:
         try:
             put(sys.stderr, text, raw=True)
         except OSError:

@@ -12,7 +12,7 @@ cdef enum:
     SCRATCH_ROOM = 1 << 16
     NAME_ROOM = 32           # of a name: no chain, policy or extension has one of more than 28 bytes
 
-# The commands, by the letters of their options; DELETE_NUM and ZERO_NUM are those with a rule number.
+# The commands; `command_letter` gives the letter of the option. DELETE_NUM and ZERO_NUM have a rule number.
 cdef enum:
     NO_COMMAND = 0
     INSERT = 1 << 0
@@ -128,6 +128,7 @@ cdef int next_option(Spec *spec) noexcept nogil
 cdef void set_option(Spec *spec, unsigned int option) noexcept nogil
 cdef void check_options(Spec *spec) noexcept nogil
 cdef const char *option_name(Spec *spec, unsigned int option) noexcept nogil
+cdef char command_letter(unsigned int command) noexcept nogil
 cdef void set_command(Spec *spec, unsigned int command) noexcept nogil
 
 cdef inline uint8_t *flags_of(Spec *spec) noexcept nogil:

@@ -253,18 +253,39 @@ cdef bint _abbreviated(Spec *spec, const char *name, size_t length, const BaseOp
 
 # ---------------------------------------------------------------------- commands
 
-cdef char _command_letter(unsigned int command) noexcept nogil:
-    cdef const char *letters = b"IDDRALFZNXPESZC"
-    while command > 1:
-        command >>= 1
-        letters += 1
-    return letters[0]
+cdef char command_letter(unsigned int command) noexcept nogil:
+    """The letter of the option that gives *command*."""
+    if command == INSERT:
+        return b'I'
+    if command & (DELETE | DELETE_NUM):
+        return b'D'
+    if command == REPLACE:
+        return b'R'
+    if command == APPEND:
+        return b'A'
+    if command == LIST:
+        return b'L'
+    if command == FLUSH:
+        return b'F'
+    if command & (ZERO | ZERO_NUM):
+        return b'Z'
+    if command == NEW_CHAIN:
+        return b'N'
+    if command == DELETE_CHAIN:
+        return b'X'
+    if command == SET_POLICY:
+        return b'P'
+    if command == RENAME:
+        return b'E'
+    if command == LIST_RULES:
+        return b'S'
+    return b'C'
 
 
 cdef void set_command(Spec *spec, unsigned int command) noexcept nogil:
     if spec.negated:
         xtables_error(PARAMETER_PROBLEM, b"unexpected '!' flag")
     if spec.command:
-        xtables_error(PARAMETER_PROBLEM, b"Cannot use -%c with -%c", <int> _command_letter(command),
-                      <int> _command_letter(spec.command))
+        xtables_error(PARAMETER_PROBLEM, b"Cannot use -%c with -%c", <int> command_letter(command),
+                      <int> command_letter(spec.command))
     spec.command = command

@@ -15,7 +15,6 @@ cdef struct Printed:
     Names *looked               # what was looked up to print it, and others with it
     const char *verdict         # the verdict or chain of a rule as the kernel has it; NULL: its target has the name
 
-cdef bint marks_any_protocol(Family *family, const char *header) noexcept nogil
 cdef char *put(char *at, const char *text, size_t length) noexcept nogil
 cdef char *put_counters(char *at, Printed *rule, char between) noexcept nogil
 cdef int learn_plugins(Printed *rule) except -1

@@ -1,201 +1,24 @@
 # cython: freethreading_compatible=False
-"""Prints whole rules as `iptables-save` prints them, and compares rules as `iptables -D` compares them."""
+"""Prints whole rules as `iptables-save` prints them."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint16_t, uint64_t
-from libc.string cimport memcmp, memcpy, strcmp, strlen
+from libc.string cimport memcpy, strcmp, strlen
 
 from .._linux cimport AF_INET6, inet_ntop, strnlen
 from .._core cimport (
-    IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, NFPROTO_IPV4, TARGET_HEADER, Family, RuleValue, family_of, is_prefix, is_verdict,
-    is_verdict_name, target_offset, xt_counters, xt_entry_match,
+    IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN, IPT_INV_VIA_OUT,
+    NFPROTO_IPV4, Family, Payloads, RuleValue, family_of, is_prefix, is_verdict, next_payload, payloads_between,
+    target_offset, xt_counters, xt_entry_match,
 )
 from .plugins cimport (
-    PAYLOAD_HEADER, Plugin, PluginRow, captured, expect_division, find_for_payload, fits, known, learn, look_up,
-    Names, begin_names, end_names, library_there, print_text, printed_text, prints_by_mask, protocol_name, said,
-    use_family, warn_of_what_was_said,
+    PAYLOAD_HEADER, PluginRow, captured, expect_division, fits, known, learn, look_up, Names, begin_names, end_names,
+    library_there, print_text, printed_text, prints_by_mask, protocol_name, said, use_family, warn_of_what_was_said,
 )
-from .._core import split_entry, standard_target
+from .._core import split_entry
 from ..errors import ParameterError
 
-# --------------------------------------------------------------- comparing
-
-
-def compare_key(int nfproto, bytes entry):
-    """Return what makes a rule *the same* as another, as `iptables -C` and `-D` compare: its matches in their order; no
-    counters, no kernel-private bytes."""
-    header, payloads = split_entry(nfproto, entry)
-    header = _plain_header(nfproto, header)
-    cdef list keys = []
-    for payload in payloads[:-1]:
-        keys.append(_payload_key(nfproto, False, payload))
-    return header, tuple(keys), _payload_key(nfproto, True, payloads[-1])
-
-
-def are_equal(int nfproto, bytes entry, bytes other):
-    """Whether two entries are *equal*, which `==` of rules means: they say the same, the order of their matches aside.
-
-    Their bytes decide, or their text: a few plugins leave in unused bytes what their text does not show.
-    """
-    cdef tuple key = _equal_key(nfproto, entry), other_key = _equal_key(nfproto, other)
-    if key == other_key:
-        return True
-    return (_rough_key(key) == _rough_key(other_key) and is_readable(nfproto, entry) and is_readable(nfproto, other)
-            and render(nfproto, entry) == render(nfproto, other))
-
-
-def equal_hash(int nfproto, bytes entry):
-    """Return the same number for all entries that are equal."""
-    return hash(_rough_key(_equal_key(nfproto, entry)))
-
-
-cdef tuple _equal_key(int nfproto, bytes entry):
-    """`compare_key` in one order of the matches, and without IPv6's mark that `-p all` was given, which has no
-    effect."""
-    cdef Family *family = family_of(nfproto)
-    cdef bytearray plain
-    header, matches, target = compare_key(nfproto, entry)
-    if marks_any_protocol(family, PyBytes_AS_STRING(<bytes> header)):
-        plain = bytearray(header)
-        plain[family.flags] &= ~IP6T_F_PROTO & 0xff
-        header = bytes(plain)
-    return header, matches if len(matches) < 2 else tuple(sorted(matches)), target
-
-
-cdef bint marks_any_protocol(Family *family, const char *header) noexcept nogil:
-    """Whether this has IPv6's mark that `-p all` was given."""
-    return (family.nfproto != NFPROTO_IPV4 and header[family.flags] & IP6T_F_PROTO and not header[family.flags
-                                                                                                  + 1] & IPT_INV_PROTO
-            and (<const uint16_t *> (header + family.proto))[0] == 0)
-
-
-cdef bytes _plain_header(int nfproto, bytes header):
-    """*header* without what is not compared: the name in `-i +`, with its mask where it was read from nf_tables."""
-    cdef Family *family = family_of(nfproto)
-    cdef const unsigned char *raw = <const unsigned char *> PyBytes_AS_STRING(header)
-    cdef size_t name
-    cdef bytearray plain = None
-    for name in (4 * family.address, 4 * family.address + 16):
-        if raw[name] and not raw[name + 32] or raw[name] == b'+' and raw[name + 1] == 0:
-            plain = bytearray(header) if plain is None else plain
-            plain[name:name + 16] = plain[name + 32:name + 48] = bytes(16)
-    return header if plain is None else bytes(plain)
-
-
-cdef tuple _rough_key(tuple key):
-    """The part of a key in any order that rules with the same text surely share."""
-    header, matches, target = key
-    cdef list names = []
-    for match in matches:
-        names.append(_name_of(match))
-    return header, tuple(names), _name_of(target)
-
-
-cdef bytes _name_of(bytes key):
-    return key.partition(b"\0")[0]
-
-
-def is_readable(int nfproto, bytes entry not None):
-    """Whether the text of *entry* says all that it is: no plugin is missing for a part of it."""
-    cdef list payloads = split_entry(nfproto, entry)[1]
-    cdef Py_ssize_t i, last = len(payloads) - 1
-    cdef const xt_entry_match *raw
-    for i in range(last + 1):
-        raw = <const xt_entry_match *> PyBytes_AS_STRING(<bytes> payloads[i])
-        if not (i == last and is_verdict(raw)) and find_for_payload(i == last, nfproto, raw) is None:
-            return False
-    return True
-
-
-def find_like(int nfproto, list entries not None, bytes entry not None):
-    """Return the position of the first of *entries* that is the same rule as *entry*, or -1: what is sought once needs
-    no keys."""
-    cdef Family *family = family_of(nfproto)
-    cdef tuple key = compare_key(nfproto, entry)
-    cdef bytes other
-    cdef Py_ssize_t i
-    for i in range(len(entries)):
-        other = <bytes> entries[i]
-        if _has_same_ends(family, entry, other) and compare_key(nfproto, other) == key:
-            return i
-    return -1
-
-
-def count_like(int nfproto, list entries not None, Py_ssize_t position):
-    """Return how many of *entries* before *position* have the key of the one that stands there."""
-    cdef Family *family = family_of(nfproto)
-    cdef bytes entry = <bytes> entries[position], other
-    cdef tuple key = compare_key(nfproto, entry)
-    cdef Py_ssize_t i, count = 0
-    for i in range(position):
-        other = <bytes> entries[i]
-        if _has_same_ends(family, entry, other) and compare_key(nfproto, other) == key:
-            count += 1
-    return count
-
-
-cdef inline bint _has_same_ends(Family *family, bytes entry, bytes other) noexcept:
-    """Whether the rules may be the same: addresses and protocol are written in one way only."""
-    cdef const char *one = PyBytes_AS_STRING(entry)
-    cdef const char *two = PyBytes_AS_STRING(other)
-    return (<size_t> PyBytes_GET_SIZE(other) >= family.header and memcmp(one, two, 4 * family.address) == 0
-            and memcmp(one + family.proto, two + family.proto, 2) == 0)
-
-
-cdef bytes _payload_key(int nfproto, bint is_target, bytes payload):
-    cdef const xt_entry_match *raw = <const xt_entry_match *> PyBytes_AS_STRING(payload)
-    # behind the NUL of a name may stand whatever its writer had in memory
-    cdef bytes name = payload[2:31].partition(b"\0")[0]
-    if is_target and is_verdict(raw):
-        return name
-    cdef Plugin plugin = find_for_payload(is_target, nfproto, raw)
-    cdef Py_ssize_t end = PyBytes_GET_SIZE(payload)
-    if plugin is not None and PAYLOAD_HEADER + plugin.c.size == <size_t> end:
-        end = PAYLOAD_HEADER + plugin.c.userspacesize
-    return name + b"\0" + payload[31:end]
-
-
-# ---------------------------------------------------------------- changing
-
-def without_counters(int nfproto, list entries):
-    """Return *entries* with their packet and byte counters at zero."""
-    cdef Family *family = family_of(nfproto)
-    cdef size_t start = family.counters
-    cdef list plain = []
-    for entry in entries:
-        plain.append(entry[:start] + bytes(16) + entry[start + 16:])
-    return plain
-
-
-def counters_of(int nfproto, bytes entry not None):
-    """Return the (packets, bytes) of *entry*."""
-    split_entry(nfproto, entry)
-    cdef const xt_counters *counters = <const xt_counters *> (PyBytes_AS_STRING(entry) + family_of(nfproto).counters)
-    return counters.pcnt, counters.bcnt
-
-
-def retarget(int nfproto, bytes entry, str old, str new):
-    """Return *entry* with its jump to chain *old* turned to chain *new*, or None if it has no such jump."""
-    cdef bytes target = split_entry(nfproto, entry)[1][-1]
-    if target != standard_target(old):
-        return None
-    return entry[:-len(target)] + standard_target(new)
-
-
-def jump_of(int nfproto, bytes entry not None):
-    """Return the name of the chain that *entry* jumps to, as bytes; b"" for a verdict, an extension or no target."""
-    cdef Family *family = family_of(nfproto)
-    cdef size_t target_at = target_offset(family, PyBytes_AS_STRING(entry))
-    cdef const char *target = PyBytes_AS_STRING(entry) + target_at
-    if (target_at + TARGET_HEADER > <size_t> PyBytes_GET_SIZE(entry) or not is_verdict(<const xt_entry_match *> target)
-            or is_verdict_name(target + 2)):
-        return b""
-    return target[2:2 + strnlen(target + 2, 29)]
-
-
-# ----------------------------------------------------------------- printing
 
 cdef char *put(char *at, const char *text, size_t length) noexcept nogil:
     memcpy(at, text, length)
@@ -329,8 +152,7 @@ cdef void _name_protocol(void *arg) noexcept nogil:
 cdef int learn_plugins(Printed *rule) except -1:
     """Look up what prints the parts of *rule*, and the name of its protocol: what nobody has looked for yet; return how
     many."""
-    cdef size_t at = rule.family.header
-    cdef const xt_entry_match *payload
+    cdef Payloads at = _payloads_of(rule)
     cdef const char *label
     cdef bytes name
     cdef bint unknown
@@ -339,47 +161,49 @@ cdef int learn_plugins(Printed *rule) except -1:
         if captured(_name_protocol, rule, rule.looked) != 0:
             look_up(rule.looked)
             learned += 1
-    while at < rule.size:
-        payload = <const xt_entry_match *> (rule.payloads + at - rule.family.header)
-        if at != rule.target_at or not _is_plain(payload, rule.verdict):
+    while next_payload(&at):
+        if not at.is_target or not _is_plain(at.payload, rule.verdict):
             unknown = False
-            _row_of(rule.family, at == rule.target_at, payload, &unknown)
+            _row_of(rule.family, at.is_target, at.payload, &unknown)
             if unknown:
-                label = <const char *> payload.u.user.name
+                label = <const char *> at.payload.u.user.name
                 name = label[:strnlen(label, 28)]
-                learn(at == rule.target_at, rule.family.nfproto, name, payload.u.user.revision)
+                learn(at.is_target, rule.family.nfproto, name, at.payload.u.user.revision)
                 learned += 1
-        at += payload.u.match_size
     return learned
+
+
+cdef inline Payloads _payloads_of(Printed *rule) noexcept nogil:
+    return payloads_between(rule.payloads, rule.target_at - rule.family.header, rule.size - rule.family.header)
 
 
 cdef void print_rule(Printed *rule) noexcept nogil:
     """Print a rule as `iptables -S` does, without `-A CHAIN`; inside `captured`."""
     cdef char text[1024]
     cdef char *at = _put_base(text, rule)
-    cdef size_t offset = rule.family.header
+    cdef Payloads payloads = _payloads_of(rule)
     cdef const xt_entry_match *payload
     cdef PluginRow *row
     cdef const char *name
     cdef bint unknown = False
-    while offset < rule.size:
-        payload = <const xt_entry_match *> (rule.payloads + offset - rule.family.header)
+    while next_payload(&payloads):
+        payload = payloads.payload
         name = <const char *> payload.u.user.name
-        if offset == rule.target_at and rule.counted:
+        if payloads.is_target and rule.counted:
             at = put_counters(put(at, b" -c ", 4), rule, b' ')
-        if offset == rule.target_at and _is_plain(payload, rule.verdict):
+        if payloads.is_target and _is_plain(payload, rule.verdict):
             if rule.verdict != NULL:
                 name = rule.verdict
             if name[0]:
                 at = _put_option(at, b'g' if rule.head[rule.family.flags] & rule.family.goto_flag else b'j', 0)
                 at = put(at, name, strnlen(name, 29))
             break
-        row = _row_of(rule.family, offset == rule.target_at, payload, &unknown)
+        row = _row_of(rule.family, payloads.is_target, payload, &unknown)
         if row != NULL:
             expect_division(row)
             if row.c.alias != NULL:
                 name = row.c.alias(payload)
-        at = _put_option(at, b'j' if offset == rule.target_at else b'm', 0)
+        at = _put_option(at, b'j' if payloads.is_target else b'm', 0)
         at = put(at, name, strnlen(name, 29))
         print_text(text, at - text)
         at = text
@@ -388,7 +212,6 @@ cdef void print_rule(Printed *rule) noexcept nogil:
             at = put(at, b" bytes of unknown data]", 23)
         elif row.c.save != NULL:
             row.c.save(rule.head, payload)
-        offset += payload.u.match_size
     print_text(text, at - text)
 
 

@@ -17,7 +17,8 @@ from .._core cimport (
     is_verdict_name, os_decode, room_for, xt_counters,
 )
 from .options cimport (
-    APPEND, CHECK, DELETE, INSERT, NAME_ROOM, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE, WITH_RULE, Spec, flags_of,
+    APPEND, CHECK, DELETE, INSERT, NAME_ROOM, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE, WITH_RULE, Spec,
+    command_letter, flags_of,
 )
 from .plugins cimport (
     OTHER_PROBLEM, PARAMETER_PROBLEM, PAYLOAD_HEADER, Names, captured, look_up, begin_names, end_names,
@@ -182,10 +183,12 @@ cdef Run _run_at(Program program, size_t at, bint same_chain):
 
 
 cdef str _letter(uint32_t command):
-    cdef int bit = 0
-    while command >> bit != 1:
-        bit += 1
-    return "IDDRA?FZNXPE?ZC:?"[bit]
+    """How `Program.commands` names a command."""
+    if command == DECLARE:
+        return ":"
+    if command == ONLY_JUMP:
+        return "?"
+    return chr(command_letter(command))
 
 
 # ------------------------------------------------------------------------ reading

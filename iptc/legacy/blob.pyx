@@ -15,14 +15,16 @@ from posix.unistd cimport close
 from .._linux cimport AF_INET, AF_INET6, IPPROTO_RAW, SOCK_CLOEXEC, SOCK_RAW, errno_now, getsockopt, socklen_t, strnlen
 from .._core cimport (
     NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE,
-    Family, c_text, family_of, ipt_get_entries, ipt_getinfo, is_long_nflog, mark_verdict, next_offset, os_decode,
-    os_encode, payloads_ok, room_for, target_offset, xt_entry_match,
+    Family, Payloads, c_text, family_of, ipt_get_entries, ipt_getinfo, is_entry, is_long_nflog, mark_verdict,
+    next_offset, next_payload, os_decode, os_encode, payloads_of, payloads_ok, room_for, target_offset, xt_entry_match,
 )
-from .._counts cimport FELL, Counts, Digest, digest_absorb, digest_absorb_head, digest_begin, digest_finish, place_slots
+from .._counts cimport (
+    FELL, Counts, Digest, Scan, digest_absorb, digest_absorb_head, digest_begin, digest_finish, place_slots,
+)
 from .._netns cimport Held, Namespace, cookie_of_socket, held_close, held_is_ours, held_set, socket_in
 from .._core import HOOKS
 from .._verdicts cimport Verdict, verdict_numbered
-from ..errors import Conflict, KernelError, ParameterError, TransactionError, kernel_error
+from ..errors import Conflict, KernelError, ParameterError, kernel_error
 
 cdef enum:
     ERROR_SIZE = 64
@@ -163,9 +165,7 @@ cpdef bytes stored(int nfproto, bytes entry):
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
     cdef bytes cut
-    if (PyBytes_GET_SIZE(entry) < <Py_ssize_t> family.header + TARGET_HEADER
-            or next_offset(family, raw) != PyBytes_GET_SIZE(entry)
-            or not payloads_ok(family, raw)
+    if (not is_entry(family, raw, PyBytes_GET_SIZE(entry))
             or not is_long_nflog(<const xt_entry_match *> (raw + target_offset(family, raw)))):
         return entry
     cut = PyBytes_FromStringAndSize(raw, PyBytes_GET_SIZE(entry))
@@ -189,7 +189,8 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
 
     0, ENOMEM, or EINVAL with `walk.broken`, the offset at which the blob does not add up.
     """
-    cdef uint32_t at = 0, size, target_at, payload, length, previous = 0
+    cdef uint32_t at = 0, size, target_at, previous = 0
+    cdef Payloads payloads
     cdef size_t slot = 0
     cdef Digest digest
     cdef uint32_t mark = 0       # where the next builtin chain or policy is, or nearer
@@ -212,19 +213,14 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
                 or target_at + TARGET_HEADER > size):
             return EINVAL
         target = entry + target_at
-        if (<const uint16_t *> target)[0] != size - target_at:
-            return EINVAL
         # what the rule says: its base part without scratch and counters, then its payloads
         digest_absorb(&digest, entry, family.offsets - 4)
         digest_absorb(&digest, entry + family.offsets, 4)
-        payload = family.header
-        while payload < target_at:
-            length = (<const uint16_t *> (entry + payload))[0]
-            if length < TARGET_HEADER or length & 7 or payload + length > target_at:
-                return EINVAL
-            _absorb_payload(&digest, entry + payload, length)
-            payload += length
-        _absorb_payload(&digest, target, size - target_at)
+        payloads = payloads_of(family, entry)
+        while next_payload(&payloads):
+            _absorb_payload(&digest, <const char *> payloads.payload, payloads.size)
+        if payloads.broken:
+            return EINVAL
         opened = -1
         is_policy = False
         if at >= mark:
@@ -338,16 +334,17 @@ cdef bytes entry_of(Family *family, const char *entry, const char *target):
 
     What the kernel and libiptc keep in an entry for themselves is zero in these bytes.
     """
-    cdef size_t size = next_offset(family, entry), payload = family.header, named
+    cdef size_t size = next_offset(family, entry), named
+    cdef Payloads at
     cdef bytes copy = PyBytes_FromStringAndSize(entry, size)
     cdef char *raw = PyBytes_AS_STRING(copy)
     if target != NULL:
         mark_verdict(raw + target_offset(family, raw), target)
-    while payload < size:
+    at = payloads_of(family, raw)
+    while next_payload(&at):
         # the kernel wrote the name up to its NUL
-        named = 2 + strnlen(raw + payload + 2, 29)
-        memset(raw + payload + named, 0, 31 - named)
-        payload += (<const uint16_t *> (raw + payload))[0]
+        named = strnlen(at.payload.u.user.name, 29)
+        memset(<char *> at.payload.u.user.name + named, 0, 29 - named)
     memset(raw + family.offsets - 4, 0, 4)
     memset(raw + family.offsets + 4, 0, 4)
     return copy
@@ -469,7 +466,7 @@ def _by_name(tuple chain):
 
 # --------------------------------------------------- counters, read again and again
 
-cdef class TableScan:
+cdef class TableScan(Scan):
     """One socket and one buffer, kept: each `read` asks the kernel, and walks the answer once."""
 
     cdef Family *family
@@ -478,19 +475,13 @@ cdef class TableScan:
     cdef Walk walk
     cdef ipt_getinfo info
     cdef Held held
-    cdef bint busy                   # a call of it goes on: what runs meanwhile frees nothing
-    cdef bint to_close               # once that call has ended
     cdef uint32_t entry_count        # of the table that walk.rules is of
-    cdef uint64_t digest             # of what stands in the buffer; 0: nothing
-    cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
-    cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
     # the last read that may be relied on, or None, and what it was of
     cdef Counts known
     cdef uint64_t known_digest
     cdef tuple known_chains
     cdef bytes known_identities
     cdef xt_counters known_policies[NF_INET_NUMHOOKS]
-    cdef readonly int doubt          # what to think of the last read: `SOUND`, `UNSURE` or `FALLEN`
 
     def __cinit__(self):
         self.held.fd = -1
@@ -527,26 +518,6 @@ cdef class TableScan:
         finally:
             self._end()
 
-    cdef int _begin(self) except -1:
-        """Refuse to work for what runs inside another call of this scan: a finalizer, or a handler of a signal."""
-        if self.busy:
-            raise TransactionError("a read from within a read of the same reader")
-        self.busy = True
-        self.to_close = False
-        return 0
-
-    cdef void _end(self) noexcept:
-        self.busy = False
-        if self.to_close:
-            self._free()
-
-    def close(self):
-        """Close the socket and free the buffer; from within another call of this scan, once that has ended."""
-        if self.busy:
-            self.to_close = True
-        else:
-            self._free()
-
     @property
     def closed(self):
         """Whether it was closed."""
@@ -560,14 +531,6 @@ cdef class TableScan:
         for hook in range(NF_INET_NUMHOOKS):
             bare += self.info.valid_hooks >> hook & 1
         return self.info.num_entries == bare
-
-    def read(self):
-        """Return (Counts, digest of the ruleset, (packets, bytes) of the policies in hook order)."""
-        self._begin()
-        try:
-            return self._read()
-        finally:
-            self._end()
 
     cdef tuple _read(self):
         cdef const char *name
@@ -713,14 +676,6 @@ cdef class TableScan:
         self.identities = identities
         return 0
 
-    def entries(self, uint64_t digest):
-        """The rules of the ruleset with *digest*, as bytes in the order of their slots; `Conflict` if it is gone."""
-        self._begin()
-        try:
-            return self._entries(digest)
-        finally:
-            self._end()
-
     cdef list _entries(self, uint64_t digest):
         cdef list entries = []
         cdef dict heads = {}
@@ -738,19 +693,17 @@ cdef class TableScan:
 cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict heads) except 0:
     """What a rule is, wherever it stands: a jump by the name of its chain, no bytes behind the end of a name."""
     cdef const char *entry = blob + at
-    cdef uint32_t target_at = target_offset(family, entry), payload = family.header
+    cdef Payloads payloads = payloads_of(family, entry)
     cdef Digest digest
     cdef bytes label
     digest_begin(&digest, 0)
     digest_absorb(&digest, entry, family.offsets - 4)
-    while payload < target_at:
-        _absorb_payload(&digest, entry + payload, (<const uint16_t *> (entry + payload))[0])
-        payload += (<const uint16_t *> (entry + payload))[0]
-    if entry[target_at + 2]:
-        _absorb_payload(&digest, entry + target_at, (<const uint16_t *> (entry + target_at))[0])
-    else:
-        label = os_encode(_verdict_name(family, blob, at, heads)) + b"\0\0\0\0"
-        digest_absorb(&digest, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) & ~3)
+    while next_payload(&payloads):
+        if payloads.is_target and not payloads.payload.u.user.name[0]:
+            label = os_encode(_verdict_name(family, blob, at, heads)) + b"\0\0\0\0"
+            digest_absorb(&digest, PyBytes_AS_STRING(label), PyBytes_GET_SIZE(label) & ~3)
+        else:
+            _absorb_payload(&digest, <const char *> payloads.payload, payloads.size)
     return digest_finish(&digest)
 
 

@@ -16,8 +16,8 @@ from posix.unistd cimport close
 from .._linux cimport errno_now, setsockopt
 from .blob cimport ENTRIES_HEAD, TableBlob, give_back, open_socket, stored, take_buffer
 from .._core cimport (
-    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, family_of, is_verdict, next_offset,
-    os_decode, payloads_ok, target_offset, xt_counters, xt_entry_match,
+    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, check_entry, family_of, is_verdict,
+    next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
 )
 from .._applied cimport APPLIED, NOTHING, Mark
 from .._netns cimport Namespace
@@ -26,7 +26,7 @@ from .._rope cimport rope_at, rope_delete, rope_free, rope_insert, rope_move
 from .blob import table_strerror
 from .._core import HOOKS, chain_label
 from .._core import VERDICT_NUMBERS as _VERDICT_NUMBERS
-from ..errors import KernelError, ParameterError, kernel_error
+from ..errors import KernelError, kernel_error
 
 cdef enum:
     ERROR_SIZE = 64          # struct xt_error_target
@@ -200,9 +200,7 @@ cdef class Draft:
         cdef const char *target
         cdef const Verdict *verdict
         cdef DraftChain chain
-        if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
-                or next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
-            raise ParameterError("not an entry of this family: its sizes do not add up")
+        check_entry(self.family, entry)
         target = raw + target_offset(self.family, raw)
         row.entry = raw
         row.jump = EXTENSION

@@ -19,14 +19,14 @@ from libc.string cimport memcpy, memset
 
 from .._linux cimport errno_now
 from .._core cimport (
-    NFPROTO_IPV4, TARGET_HEADER, XT_EXTENSION_MAXNAMELEN, Family, family_of, next_offset, os_decode, payloads_ok,
+    NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Family, check_entry, family_of, os_decode,
     target_offset, xt_counters,
 )
 from .._applied cimport APPLIED, Mark
 from .._netns cimport Namespace, call_in, cookie_of_socket
 from .blob cimport entry_of, stored, table_label
 from .._core import chain_label, text_bytes
-from ..errors import KernelError, ParameterError, Unsupported, is_passing, kernel_error
+from ..errors import KernelError, Unsupported, is_passing, kernel_error
 from .blob import table_strerror
 
 # Every function of libiptc that is used here. Those that return int return 0 for "no", with errno.
@@ -239,11 +239,8 @@ cdef class Handle:
         return 0
 
     cdef const char *_entry(self, bytes entry) except NULL:
-        cdef const char *raw = PyBytes_AS_STRING(entry)
-        if PyBytes_GET_SIZE(entry) < <Py_ssize_t> self.family.header + TARGET_HEADER \
-                or next_offset(self.family, raw) != PyBytes_GET_SIZE(entry) or not payloads_ok(self.family, raw):
-            raise ParameterError("not an entry of this family: its sizes do not add up")
-        return raw
+        check_entry(self.family, entry)
+        return PyBytes_AS_STRING(entry)
 
     # reading
 

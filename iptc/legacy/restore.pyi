@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from ..language.program import Program, Run
+from ..model.arranging import ArrangesAtOnce
 from .draft import Draft
 
-class TableDraft(Draft):
+class TableDraft(Draft, ArrangesAtOnce):
     line: int | None
     def begin(self, program: Program) -> None: ...
     def take(self, rule: Run) -> bytes: ...

@@ -7,26 +7,26 @@ import warnings
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EINVAL, ENOENT
 from libc.stdint cimport uint16_t, uint32_t
-from libc.string cimport memcmp, strcmp
+from libc.string cimport strcmp
 
-from .._linux cimport IFNAMSIZ
 from .._core cimport (
-    NF_INET_NUMHOOKS, Family, is_verdict_name, next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
+    NF_INET_NUMHOOKS, Family, is_verdict_name, os_decode, target_offset, xt_counters,
 )
 from .blob cimport shorten
 from .draft cimport (
     EXTENSION, FALL_THROUGH, NOWHERE, VERDICT, Draft, DraftChain, RuleRow,
 )
-from ..language.plugins cimport PAYLOAD_HEADER
+from ..language.comparing cimport same_under_mask
 from ..language.program cimport HAS_EXTENSION, Program, Record, Run, first_record
 from .._rope cimport rope_free
 from .._verdicts cimport Verdict, verdict_named
 from .._core import standard_target
 from ..language.plugins import XTablesWarning
+from ..model.arranging import ArrangesAtOnce
 from ..errors import Missing, ParameterError
 
 
-class TableDraft(Draft):
+class TableDraft(Draft, ArrangesAtOnce):
     """A draft of a table to which restored texts are done too."""
 
     line = None
@@ -195,44 +195,7 @@ cdef size_t _find_same(Family *family, DraftChain chain, const RuleRow *wanted, 
 
 
 cdef bint _is_same(Family *family, const RuleRow *row, const RuleRow *wanted, const char *mask) noexcept nogil:
-    """As libiptc compares: addresses, interfaces under their masks, protocol and flags, then each payload under
-    *mask*."""
-    cdef const char *one = row.entry
-    cdef const char *other = wanted.entry
-    cdef size_t at = 4 * family.address, i, size
-    cdef size_t target_at = target_offset(family, one)
+    """Whether `iptables -D` takes two rules for the same: they go to the same place, and say the same under *mask*."""
     if row.jump != wanted.jump or row.verdict != wanted.verdict and row.jump == VERDICT:
         return False
-    if target_at != target_offset(family, other) or memcmp(one, other, at):
-        return False
-    if row.jump == EXTENSION and next_offset(family, one) != next_offset(family, other):
-        return False
-    for i in range(at, at + 2 * IFNAMSIZ):
-        if one[i + 2 * IFNAMSIZ] != other[i + 2 * IFNAMSIZ] or (one[i] ^ other[i]) & one[i + 2 * IFNAMSIZ]:
-            return False
-    if memcmp(one + family.proto, other + family.proto, family.flags + 2 - family.proto):
-        return False
-    at = family.header
-    while at < target_at:
-        size = (<const xt_entry_match *> (one + at)).u.match_size
-        if not _is_same_payload(one + at, other + at, mask + at, size):
-            return False
-        at += size
-    if row.jump != EXTENSION:
-        return True
-    return _is_same_payload(one + at, other + at, mask + at, next_offset(family, one) - at)
-
-
-cdef bint _is_same_payload(const char *one, const char *other, const char *mask, size_t size) noexcept nogil:
-    """Size, name up to its NUL, revision, and what the plugin says of itself."""
-    cdef const xt_entry_match *payload = <const xt_entry_match *> one
-    cdef const xt_entry_match *wanted = <const xt_entry_match *> other
-    cdef size_t i
-    if wanted.u.match_size != size or payload.u.user.revision != wanted.u.user.revision:
-        return False
-    if strcmp(payload.u.user.name, wanted.u.user.name):
-        return False
-    for i in range(PAYLOAD_HEADER, size):
-        if (one[i] ^ other[i]) & mask[i]:
-            return False
-    return True
+    return same_under_mask(family, row.entry, wanted.entry, mask, row.jump == EXTENSION)

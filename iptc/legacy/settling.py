@@ -5,10 +5,19 @@ step. A reader in between sees only what was counted after the first step. Only 
 (`iptables -Z`). A reader that takes no lock needs this.
 """
 
+from __future__ import annotations
+
 import time
 
 from ..lock import XTablesLock
 from .blob import FALLEN, UNSURE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .._counts import Counts
+
 
 _WITHOUT_LOCK = 0.05
 """Seconds for which counters stay fallen before they are taken for set back: there are writers that take no lock."""
@@ -25,12 +34,12 @@ _LOOKS = {_FREE: 5, _ABSENT: 10}
 class Settling:
     """Looks again at a table whose counters are in doubt, under the lock where that is free and may be taken."""
 
-    def __init__(self, scan):
+    def __init__(self, scan: Any) -> None:
         self._scan = scan
         self._lock = XTablesLock(shared=True)
         self._given_up = False
 
-    def settle(self, reading):
+    def settle(self, reading: Any) -> Any:
         """Return a reading to rely on in place of *reading*, which `TableScan.read` has just returned and does doubt.
 
         Where a writer holds the lock and does not go on, that is the last one with what was known before added to it.
@@ -39,7 +48,7 @@ class Settling:
         begin = time.monotonic()
         pause = 0.0002
         unsure = scan.doubt == UNSURE
-        looks, lock = 0, None
+        looks, lock = 0, ""  # no look at the lock yet
         wanted = _LOOKS[_ABSENT] + 1  # until the lock was had once, or is known not to be there
         while True:
             if scan.doubt != FALLEN:
@@ -60,7 +69,7 @@ class Settling:
         self._given_up = False
         return reading
 
-    def _look(self):
+    def _look(self) -> Any:
         # an interrupt between any two of these must not leave the lock with us
         try:
             try:
@@ -71,7 +80,7 @@ class Settling:
         finally:
             self._lock.release()
 
-    def _given(self, counts, digest, policies):
+    def _given(self, counts: Counts, digest: int, policies: list[tuple[int, int]]) -> Any:
         """What to return while the lock cannot be had; nobody waits for it again before it can."""
         self._given_up = True
         if self._scan.doubt != FALLEN:

@@ -1,5 +1,7 @@
 """A table of the legacy back end (`ip_tables`, `ip6_tables`): reads its blob, and commits edits by way of a draft."""
 
+from __future__ import annotations
+
 import errno
 
 from .. import _core
@@ -9,6 +11,13 @@ from ..model.edits import Replay
 from ..model.saved import frame
 from ..model.views import ChainView, View
 from .blob import TableBlob, TableScan, stored
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..namespace import Place
+
 
 _RETRIES = 16
 
@@ -22,7 +31,7 @@ class LegacyTable:
 
     backend = "legacy"
 
-    def __init__(self, nfproto, name, place):
+    def __init__(self, nfproto: int, name: str, place: Place) -> None:
         self.nfproto = nfproto
         self.name = name
         self.place = place
@@ -33,20 +42,22 @@ class LegacyTable:
         self._new_draft = TableDraft
         self._send_together = send_together
 
-    def read(self):
+    def read(self) -> View:
         """Return the table as it is in the kernel now (`IPT_SO_GET_ENTRIES`), as a `View`."""
         return self._view(self._blob())
 
-    def _blob(self):
+    def _blob(self) -> Any:
         with self.place.open() as there:
             blob = TableBlob(self.nfproto, self.name, there)
         self.place.check(blob.cookie)
         return blob
 
-    def _view(self, blob):
+    def _view(self, blob: TableBlob) -> View:
         return View(self.nfproto, [self._chain(blob, *row) for row in blob.chains], stored)
 
-    def _chain(self, blob, name, policy, counters, first, end):
+    def _chain(
+        self, blob: TableBlob, name: str, policy: str | None, counters: tuple[int, int] | None, first: int, end: int
+    ) -> Any:
         return ChainView(
             self.nfproto,
             name,
@@ -57,11 +68,11 @@ class LegacyTable:
             read_like=lambda entry: blob.entries_like(first, end, entry),
         )
 
-    def read_heads(self):
+    def read_heads(self) -> Any:
         """Return None: a legacy table is read as a whole."""
         return None
 
-    def save(self, counters):
+    def save(self, counters: bool) -> str:
         """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
         blob = self._blob()
         from .save import save_rules  # programs that only poll need not load it
@@ -69,20 +80,20 @@ class LegacyTable:
         head, foot = [part.encode("utf-8", "surrogateescape") for part in frame(self.name, blob.chains)]
         return save_rules(blob, counters, head, foot)
 
-    def close(self):
+    def close(self) -> None:
         """Nothing is kept open."""
 
-    def require(self):
+    def require(self) -> None:
         """Raise if the kernel has no such table, or does not let us (`IPT_SO_GET_INFO`)."""
         with self.place.open() as there:
             TableScan(self.nfproto, self.name, there).close()
 
-    def rehearse(self, operations, lock):
+    def rehearse(self, operations: list[Any], lock: Any) -> None:
         """Do *operations* as `commit` does, and send nothing."""
         with lock:
             self._draft(operations).close()
 
-    def commit(self, operations, lock):
+    def commit(self, operations: list[Any], lock: Any) -> None:
         """Apply *operations* to the table as it is now and send it, under *lock*; all of them or none.
 
         EAGAIN, from a writer that takes no lock, reads again and replays.
@@ -90,7 +101,7 @@ class LegacyTable:
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
-    def commit_together(parts, lock):
+    def commit_together(parts: list[tuple[Any, list[Any]]], lock: Any) -> None:
         """Commit several [(table, operations)] under one *lock*: each with one replacement, all of them or none.
 
         The kernel replaces one table at a time. Where it refuses a later one, those before are put back as they were,
@@ -101,7 +112,7 @@ class LegacyTable:
                 if _attempt(parts, left > 1):
                     return
 
-    def _draft(self, operations):
+    def _draft(self, operations: list[Any]) -> Any:
         """The table as it is now with *operations* done to it, to be sent."""
         with self.place.open() as there:
             draft = self._new_draft(TableBlob(self.nfproto, self.name, there), there)
@@ -113,11 +124,11 @@ class LegacyTable:
             raise
         return draft
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
 
 
-def _attempt(parts, again):
+def _attempt(parts: list[tuple[Any, list[Any]]], again: bool) -> bool:
     """Send [(table, operations)] to the tables as they are now; False where a writer that takes no lock came between,
     and that may be tried *again*."""
     drafts = []

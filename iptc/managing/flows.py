@@ -6,6 +6,8 @@ connection tracking knows it: addresses, protocol, ports. A rule that asks for m
 it accepts, it counts as a match; if it drops, it counts as none.
 """
 
+from __future__ import annotations
+
 import ipaddress
 import shlex
 import socket
@@ -15,6 +17,15 @@ from collections import namedtuple
 
 from .. import _core
 from ..namespace import Place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from .._types import Netns
+    from .difference import ChainDifference
+
 
 _PATIENCE = 1.0
 """Seconds after which the flows are counted no further."""
@@ -38,7 +49,7 @@ _PROTOCOLS = {
 _IGNORED = {"--comment": 1, "--reject-with": 1, "--tcp-flags": 2, "--syn": 0, "--tcp-option": 1}
 
 
-def report(change, netns=None):
+def report(change: Any, netns: Netns | None = None) -> Any:
     """Return one sentence about the flows that go on after *change* (a `Plan` or `Pending`), or None where there is
     nothing to say.
     """
@@ -56,7 +67,7 @@ def report(change, netns=None):
     )
 
 
-def _lets_in(chain):
+def _lets_in(chain: ChainDifference) -> bool:
     """Whether a rule of *chain*, a `ChainDifference`, that accepts is deleted or has other options."""
     if chain.table != "filter" or chain.old is None:
         return False
@@ -65,7 +76,7 @@ def _lets_in(chain):
     )
 
 
-def count_left(change, netns=None):
+def count_left(change: Any, netns: Netns | None = None) -> Any:
     """(how many established flows only deleted rules had let in, whether all were looked at); OSError where they
     cannot be read.
     """
@@ -100,7 +111,7 @@ class _OutOfTime(Exception):
 class _Walk:
     """The filter table of one family, before and after; it goes through rules until the time is *end*."""
 
-    def __init__(self, change, nfproto, chains, end):
+    def __init__(self, change: Any, nfproto: int, chains: Any, end: Any) -> None:
         self._end = end
         table = change.live.table(nfproto, "filter")
         self._old = {chain.name: chain for chain in table} if table else {}
@@ -112,7 +123,7 @@ class _Walk:
             else:
                 self._new[chain.name] = chain.new
             self._gone[chain.name] = {*chain.removed, *chain.changed.values()}
-        self._rules = {}
+        self._rules: dict[str, _Rule] = {}
         # most flows are of no deleted rule, and need no further look
         self._lost = [
             self._rule(chain.old.rule(position))
@@ -122,7 +133,7 @@ class _Walk:
         ]
         self._lost = [rule for rule in self._lost if rule.target == "ACCEPT"]
 
-    def has_lost(self, flow, local):
+    def has_lost(self, flow: Flow, local: Any) -> bool:
         """Whether it was a deleted rule that let *flow* in, and none would now."""
         if time.monotonic() > self._end:
             raise _OutOfTime
@@ -141,7 +152,7 @@ class _Walk:
                 return True
         return False
 
-    def _accepts(self, chains, hook, flow):
+    def _accepts(self, chains: Any, hook: str, flow: Flow) -> Any:
         """(chain, position) of the first rule that may accept *flow*, True for the policy, or False."""
         verdict = self._through(chains, hook, flow, 0)
         if verdict is None:
@@ -149,13 +160,13 @@ class _Walk:
             verdict = chain is None or chain.policy != "DROP"
         return verdict
 
-    def _rule(self, text):
+    def _rule(self, text: str) -> Any:
         rule = self._rules.get(text)
         if rule is None:
             rule = self._rules[text] = _Rule(text)
         return rule
 
-    def _through(self, chains, name, flow, depth):
+    def _through(self, chains: Any, name: str, flow: Flow, depth: int) -> Any:
         chain = chains.get(name)
         for position, text in enumerate(chain.rules if chain is not None and depth < 64 else ()):
             if position % 256 == 255 and time.monotonic() > self._end:
@@ -182,10 +193,10 @@ class _Walk:
 class _Rule:
     """What a rule, as `iptables-save` prints it, asks of the first packet of a flow, as far as that is known."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         self.target = None
         self.goto = False
-        self._tests = []
+        self._tests: list[Any] = []
         self._unsure = False
         try:
             words = shlex.split(text)
@@ -208,7 +219,7 @@ class _Rule:
                 self._unsure = True
             negated = False
 
-    def _read(self, word, words, negated):
+    def _read(self, word: str, words: list[str], negated: bool) -> None:
         if word == "-m":
             words.pop(0)
         elif word in _IGNORED:
@@ -246,14 +257,14 @@ class _Rule:
             while words and words[0] != "!" and not words[0].startswith("-"):
                 words.pop(0)
 
-    def matches(self, flow):
+    def matches(self, flow: Flow) -> Any:
         """True or False, or None where it may match."""
         if any(test(flow) == negated for negated, test in self._tests):
             return False
         return None if self._unsure else True
 
 
-def _span(text):
+def _span(text: str) -> Any:
     first, colon, last = text.partition(":")
     return int(first or 0), int(last or 65535) if colon else int(first)
 
@@ -261,7 +272,7 @@ def _span(text):
 # -------------------------------------------------------------------- the flows
 
 
-def _local_addresses(there):
+def _local_addresses(there: Any) -> Any:
     """The addresses of this host, as numbers."""
     found, last = set(), None
     for line in there.read_file(b"/proc/thread-self/net/fib_trie").decode().splitlines():
@@ -279,7 +290,7 @@ def _local_addresses(there):
     return found
 
 
-def _flows(there, is_here):
+def _flows(there: Any, is_here: Any) -> Any:
     """The established flows of a namespace: from /proc, or, for that of this thread, by netlink."""
     try:
         return list(_from_proc(there.read_file(b"/proc/thread-self/net/nf_conntrack").decode()))
@@ -289,7 +300,7 @@ def _flows(there, is_here):
         return list(_from_netlink())
 
 
-def _from_proc(text):
+def _from_proc(text: str) -> Iterator[Any]:
     for line in text.splitlines():
         words = line.split()
         if "[UNREPLIED]" in words or words[2] == "tcp" and "ESTABLISHED" not in words:
@@ -306,7 +317,7 @@ def _from_proc(text):
             yield Flow(4 if words[0] == "ipv4" else 6, int(words[3]), *addresses, *ports)
 
 
-def _from_netlink():
+def _from_netlink() -> Iterator[Any]:
     """The flows that ctnetlink dumps (IPCTNL_MSG_CT_GET)."""
     dump, done, error = 0x301, 3, 2
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12) as channel:
@@ -326,7 +337,7 @@ def _from_netlink():
                 data = data[(length + 3) & ~3 :]
 
 
-def _attributes(data):
+def _attributes(data: bytes) -> Any:
     found = {}
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
@@ -335,7 +346,7 @@ def _attributes(data):
     return found
 
 
-def _decoded(data):
+def _decoded(data: bytes) -> Any:
     """A `Flow` of the attributes of a message; None if it is not established."""
     attributes = _attributes(data)
     if 1 not in attributes or 2 not in attributes or not struct.unpack(">I", attributes.get(3, bytes(4)))[0] & 2:

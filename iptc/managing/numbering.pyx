@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy
 
 from .._core cimport Family, family_of, room_for
 from ..errors import ParameterError
-from ..language import printing
+from ..language import comparing, printing
 
 # What tells entries apart at first: all of the bytes but the counters, or the addresses and the protocol alone.
 cdef enum:
@@ -114,7 +114,7 @@ cdef dict _same_texts(Rows *rows, list one, list other, const uint32_t *numbers,
             continue
         entry = one[i] if i < <uint32_t> len(one) else other[i - len(one)]
         text = printing.render(rows.family.nfproto, entry)
-        if "unknown data]" in text and not printing.is_readable(rows.family.nfproto, entry):
+        if "unknown data]" in text and not comparing.is_readable(rows.family.nfproto, entry):
             # the text does not say all of it
             continue
         first = texts.setdefault(text, i)

@@ -7,17 +7,18 @@ from __future__ import annotations
 import errno
 import os
 from fnmatch import fnmatchcase
+from functools import partial
 
-from .. import state
+from .. import _core, state
 from .._applied import telling, telling_methods
 from ..errors import Conflict, NotFound, ParameterTypeError, kernel_error
-from ..language import printing
+from ..model.arranging import Arrangement
 from ..model.edits import check_new_name
 from ..namespace import Place
 from ..nft.sockets import sockets_of
 from . import numbering
 from .difference import Difference, diff_tables
-from .value import Ruleset, ip_version, jump_of, plain_table, read_live
+from .value import Ruleset, ip_version, plain_table, read_live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from ..model.views import View
     from .difference import ChainDifference, Change
     from .value import ChainValue, TableValue
-
-_STEPS_MOST = 100_000_000
-"""So many rules may nf_tables go through to find those that the messages of a chain name; beyond, all are sent."""
 
 
 class Scope:
@@ -244,8 +242,8 @@ def _check_jumps(
     there -= gone
     for chain in chains:
         for position in [*chain.added, *chain.changed] if chain.new else ():
-            jump = jump_of(nfproto, chain.new.entries[position])
-            if jump is not None and jump not in there:
+            jump = _core.jump_of(nfproto, chain.new.entries[position]).decode("utf-8", "surrogateescape")
+            if jump and jump not in there:
                 raise _no_chain(nfproto, wanted.name, chain.name, position, chain.new.rule(position), jump)
     if gone:
         for other in wanted:
@@ -304,16 +302,11 @@ class _Rework:
         self._check(view)
 
     def do(self, handle: Any, look: Any) -> None:
-        """Do it to a draft, or to a batch."""
-        arrange: Callable[[Any, ChainDifference], None] = self._arrange
-        if hasattr(handle, "is_at"):
-            arrange = self._plan_messages
-            if self._generation is not None and handle.is_at(self._generation):
-                for chain in self.chains:
-                    if chain.old is not None and chain.old.handles is not None and not chain.created:
-                        handle.know(chain.name, chain.old.handles)
-            else:
-                self._check(look())
+        """Do it to a table that can be edited."""
+        if self._generation is not None and handle.is_at(self._generation):
+            for chain in self.chains:
+                if chain.old is not None and chain.old.handles is not None and not chain.created:
+                    handle.know(chain.name, chain.old.handles)
         else:
             self._check(look())
         for chain in self.chains:
@@ -323,7 +316,12 @@ class _Rework:
             if chain.policy:
                 handle.set_policy(chain.name, chain.policy[1])
             if chain.hunks and not chain.deleted:
-                arrange(handle, chain)
+                length = len(chain.old) if chain.old else 0
+                handle.rearrange(
+                    Arrangement(
+                        chain.name, length, chain.hunks, chain.moved, chain.changed, partial(self._entry, chain)
+                    )
+                )
         gone = [chain.name for chain in self.chains if chain.deleted]
         for name in gone:
             handle.flush(name)
@@ -367,67 +365,7 @@ class _Rework:
     def _entry(self, chain: ChainDifference, position: int) -> bytes:
         """A rule as it is sent where it is new."""
         entry = chain.new.entries[position]
-        return entry if self._counters else printing.without_counters(self.nfproto, [entry])[0]
-
-    def _arrange(self, draft: Any, chain: ChainDifference) -> None:
-        """The rules of *chain* as a draft takes them: all at once."""
-        draft.arrange(chain.name, self._order(chain))
-
-    def _order(self, chain: ChainDifference) -> list[int | bytes]:
-        """The rules of *chain* as they will be: the positions of those that are there, and the bytes of new ones."""
-        order: list[int | bytes] = []
-        at = 0
-        for start, end, new_start, new_end in chain.hunks:
-            order += range(at, start)
-            order += [
-                chain.moved[position] if position in chain.moved else self._entry(chain, position)
-                for position in range(new_start, new_end)
-            ]
-            at = end
-        order += range(at, len(chain.old) if chain.old else 0)
-        return order
-
-    def _plan_messages(self, handle: Any, chain: ChainDifference) -> None:
-        """The rules of *chain* as messages: one by one, or all anew where that is much work for the kernel."""
-        length = len(chain.old) if chain.old else 0
-        kept = length - sum(end - start for start, end, _, _ in chain.hunks)
-        # the kernel goes through a chain from its first rule on to each one that a message names
-        steps = sum(
-            (end - start) * end + (new_end - new_start) * (end if end < length else 0)
-            for start, end, new_start, new_end in chain.hunks
-        )
-        if length and (steps > _STEPS_MOST or not kept and not chain.moved):
-            self._make_anew(handle, chain)
-        else:
-            self._edit_each(handle, chain)
-
-    def _make_anew(self, handle: Any, chain: ChainDifference) -> None:
-        """Empty *chain* and append its rules; those that stay have the counters that they have just now."""
-        order = self._order(chain)
-        old = [position for position in order if isinstance(position, int)]
-        current = handle.current(chain.name, old) if old else {}
-        handle.flush(chain.name)
-        for rule in order:
-            handle.append(chain.name, current[rule] if isinstance(rule, int) else rule)
-
-    def _edit_each(self, handle: Any, chain: ChainDifference) -> None:
-        """From the last to the first: what stands before keeps its number."""
-        current = handle.current(chain.name, list(chain.moved.values())) if chain.moved else {}
-        for start, end, new_start, new_end in reversed(chain.hunks):
-            at, run_end = end, new_end
-            for position in [*reversed(range(new_start, new_end)), None]:
-                if position is not None and position not in chain.changed:
-                    continue
-                stop, keep = (new_start, start) if position is None else (position + 1, chain.changed[position] + 1)
-                # new rules stand before what is there behind them, which is named once for all of them
-                for number, new in enumerate(range(stop, run_end)):
-                    entry = current[chain.moved[new]] if new in chain.moved else self._entry(chain, new)
-                    handle.insert(chain.name, entry, at + number)
-                for old in reversed(range(keep, at)):
-                    handle.delete(chain.name, old)
-                if position is not None:
-                    at, run_end = keep - 1, position
-                    handle.replace(chain.name, self._entry(chain, position), at)
+        return entry if self._counters else _core.without_counters(self.nfproto, [entry])[0]
 
 
 @telling

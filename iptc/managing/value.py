@@ -6,7 +6,7 @@ import errno
 
 from .. import _core, backends, state
 from ..errors import Conflict, ParameterError, ParameterTypeError, kernel_error
-from ..language import printing
+from ..language import comparing, printing
 from ..legacy import blob
 from ..model.edits import check_new_name
 from ..model.restoring import Restore, one_source, pieces, programs
@@ -94,9 +94,9 @@ class ChainValue:
         return self._keys
 
     def _key(self, text: str, entry: bytes) -> Any:
-        if printing.is_readable(self.nfproto, entry):
+        if comparing.is_readable(self.nfproto, entry):
             return text
-        return text, printing.without_counters(self.nfproto, [entry])[0]
+        return text, _core.without_counters(self.nfproto, [entry])[0]
 
     @property
     def is_plain(self) -> bool:
@@ -111,18 +111,10 @@ class ChainValue:
         """Yield (name, position) of the rules that jump to one of *names*."""
         for position, rule in enumerate(self.rules if names else ()):
             name = rule.rpartition(" ")[2]
-            if name in names and jump_of(self.nfproto, self.entries[position]) == name:
-                yield name, position
-
-
-def jump_of(nfproto: Family, entry: bytes) -> str | None:
-    """The chain that *entry* jumps to, or None."""
-    target = _core.split_entry(nfproto, entry)[1][-1]
-    label = target[2:31].partition(b"\0")[0]
-    name = label.decode("utf-8", "surrogateescape")
-    if name in _core.VERDICTS:
-        return None
-    return name if target == _core.standard_target(name) else None
+            if name in names:
+                label = _core.jump_of(self.nfproto, self.entries[position])
+                if label.decode("utf-8", "surrogateescape") == name:
+                    yield name, position
 
 
 class TableValue:
@@ -373,7 +365,7 @@ def _text_of(table: TableValue, counters: bool) -> str:
             lines += [
                 f"[{packets}:{size}] {start}{rule}".rstrip(" ") + "\n"
                 for rule, (packets, size) in zip(
-                    chain.rules, [printing.counters_of(chain.nfproto, entry) for entry in chain.entries]
+                    chain.rules, [_core.counters_of(chain.nfproto, entry) for entry in chain.entries]
                 )
             ]
         else:

@@ -4,6 +4,8 @@
 it needs, and holds the old ruleset in memory.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import pickle
@@ -18,6 +20,11 @@ from ..errors import Conflict, IPTCError, LockTimeout, PartialCommit
 from ..language import printing
 from ..namespace import Place
 from . import pending, planning, value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _STRAIGHT_AWAY = 0.25
 """Seconds to wait for the xtables lock when rules are taken back: whoever hangs with it must not keep them."""
@@ -47,20 +54,20 @@ _IGNORED = (
 # ---------------------------------------------------------------------- messages
 
 
-def send(channel, what, content=None):
+def send(channel: Any, what: Any, content: Any = None) -> None:
     """Send a message to the other end: a word, and anything that can be pickled."""
     data = pickle.dumps((what, content))
     channel.sendall(struct.pack("=Q", len(data)) + data)
 
 
-def receive(channel):
+def receive(channel: Any) -> Any:
     """The next message, (word, content); (None, None) when there comes none any more."""
     head = _exactly(channel, 8)
     data = head and _exactly(channel, struct.unpack("=Q", head)[0])
     return pickle.loads(data) if data else (None, None)
 
 
-def _exactly(channel, size):
+def _exactly(channel: Any, size: int) -> Any:
     parts = []
     while size:
         try:
@@ -77,7 +84,7 @@ def _exactly(channel, size):
 # ------------------------------------------------------------------------ process
 
 
-def main(descriptor):
+def main(descriptor: int) -> None:
     """Be the watchdog: *descriptor* is the socket to whoever wants a change."""
     if os.fork():
         # nobody's child any more, and with a session of its own
@@ -95,7 +102,7 @@ def main(descriptor):
                 pass
 
 
-def _detach():
+def _detach() -> None:
     for name in _IGNORED:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -110,7 +117,7 @@ def _detach():
             pass
 
 
-def _sendable(error):
+def _sendable(error: BaseException) -> Any:
     """*error* as an exception that can be pickled."""
     if isinstance(error, (IPTCError, MemoryError)):
         return error
@@ -120,18 +127,18 @@ def _sendable(error):
 class _Change:
     """One change, from the plan until it is confirmed or taken back."""
 
-    def __init__(self, channel, job):
+    def __init__(self, channel: Any, job: dict[str, Any]) -> None:
         self._channel = channel
         self._job = job
         self._place = Place(job["netns"])
         self._scope = job["scope"]
         self._slot = pending.Slot(job["folder"], self._place.cookie)
-        self._clients = {}
-        self._over = None
+        self._clients: dict[int, Any] = {}
+        self._over: str | None = None
         self._armed = 0
-        self._back = None
+        self._back: planning.Plan | None = None
 
-    def run(self):
+    def run(self) -> None:
         """Plan, arm, change, wait; and take it back unless it was confirmed."""
         self._slot.take()
         self._plan = planning.plan_at(self._place, planning.in_backend(self._job["target"], self._side()), self._scope)
@@ -158,12 +165,12 @@ class _Change:
             self._note("rolled back" if failed is None else "not rolled back")
             self._tell("rolled back", failed and str(failed))
 
-    def _side(self):
+    def _side(self) -> Any:
         from .. import state
 
         return state.side_at(self._place, self._job["backend"])
 
-    def _what_is_there(self):
+    def _what_is_there(self) -> Any:
         """What is to be there again: all tables that the plan may change, also those that are not there."""
         tables = [
             self._plan.live.table(table.nfproto, table.name) or value.plain_table(table.nfproto, table.name)
@@ -171,7 +178,7 @@ class _Change:
         ]
         return value.Ruleset(tables, self._plan.live.backend)
 
-    def _prepare(self):
+    def _prepare(self) -> None:
         """Load all that taking back needs: modules, and the plugins that print the rules which are there and which
         will be.
         """
@@ -183,7 +190,7 @@ class _Change:
                     for entry in chain.entries:
                         printing.render(chain.nfproto, entry)
 
-    def _change(self):
+    def _change(self) -> bool:
         """Make the change; whether it is made: nobody may wait for it any more."""
         self._armed = pending.ticks_now()
         try:
@@ -211,7 +218,7 @@ class _Change:
         self._tell("applied", time.time() + self._job["timeout"])
         return True
 
-    def _apply(self):
+    def _apply(self) -> bool:
         """Make the change, once the lock is ours; False, and nothing done, where nobody waits for that any more."""
         wait = self._job["wait"]
         end = None if wait is None else time.monotonic() + (wait or 0)
@@ -225,7 +232,7 @@ class _Change:
             if pending.readable([self._channel], 0):
                 return False
 
-    def _note(self, what):
+    def _note(self, what: Any) -> None:
         left = max(0, self._deadline - time.monotonic()) if what == "pending" else 0
         self._noted = {
             "schema": 1,
@@ -242,7 +249,7 @@ class _Change:
         }
         self._slot.write(self._noted)
 
-    def _tell(self, what, content):
+    def _tell(self, what: Any, content: Any) -> None:
         try:
             send(self._channel, what, content)
         except (OSError, AttributeError):
@@ -251,7 +258,7 @@ class _Change:
 
     # waiting
 
-    def _wait(self):
+    def _wait(self) -> None:
         """Until the change is confirmed, refused, or its time is over."""
         poller = select.poll()
         poller.register(self._channel, select.POLLIN)
@@ -269,7 +276,7 @@ class _Change:
                 elif number in self._clients:
                     self._answer(poller, number)
 
-    def _hear(self, poller):
+    def _hear(self, poller: select.poll) -> None:
         """A word of whoever asked for the change; it is not over when they are gone."""
         word, content = receive(self._channel)
         if word is None:
@@ -279,7 +286,7 @@ class _Change:
         elif word == "roll back":
             self._over = "refused"
 
-    def _accept(self, poller):
+    def _accept(self, poller: select.poll) -> None:
         try:
             client, _ = self._listener.accept()
         except OSError:
@@ -288,7 +295,7 @@ class _Change:
         self._clients[client.fileno()] = client, bytearray()
         poller.register(client, select.POLLIN)
 
-    def _answer(self, poller, number):
+    def _answer(self, poller: select.poll, number: int) -> None:
         client, data = self._clients[number]
         try:
             part = client.recv(4096)
@@ -309,7 +316,7 @@ class _Change:
         del self._clients[number]
         client.close()
 
-    def _reply_to(self, client, request):
+    def _reply_to(self, client: Any, request: Any) -> Any:
         pid, user = pending.peer_of(client)
         if user not in (os.geteuid(), 0):
             return {"state": "refused"}
@@ -323,14 +330,14 @@ class _Change:
 
     # taking back
 
-    def _plan_back(self):
+    def _plan_back(self) -> None:
         """Plan the way back while there is time: what is there may change yet, and then it is planned anew."""
         try:
             self._back = planning.plan_at(self._place, self._old, self._scope, True)
         except (IPTCError, MemoryError):
             pass
 
-    def _take_back(self):
+    def _take_back(self) -> Any:
         """Make what is there what was there; try until it is done. Return what the last try failed with, or None."""
         end = time.monotonic() + _GIVE_UP
         settings = {"wait": _STRAIGHT_AWAY, "lock_file": self._job["lock_file"]}

@@ -1,14 +1,23 @@
 """Does the commands of a restored text to a table, one after the other: the one interpreter of them, for every kind of
 table."""
 
+from __future__ import annotations
+
 from ..errors import IPTCError, ParameterError, at_line, kernel_error
 from ..language.program import visible
 from . import edits
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..language.program import Program
+
+
 _BY_LETTER = {kind.letter: kind for kind in vars(edits).values() if getattr(kind, "letter", None)}
 
 
-def interpret(program, handle):
+def interpret(program: Program, handle: Any) -> None:
     """Do what *program* says to *handle*: a view, a draft, a handle of libiptc or the plan of a batch.
 
     Beside the verbs of single edits a handle has `begin(program)`; `take(rule)`, which checks where a rule jumps to and
@@ -23,12 +32,13 @@ def interpret(program, handle):
     for line, letter, chain, number, rule, other, counters in program.commands(runs=True):
         handle.line = line
         kind = _BY_LETTER[letter]
+        command = edits.TextCommand(chain or "", number, rule, other, counters)
         try:
             if chain or not kind.of_all:
-                kind.in_text(handle, program, chain, number, rule, other, counters)
+                kind.in_text(handle, program, command)
                 continue
-            for name in handle.chain_names(kind.of_all == "chains of users"):
-                kind.in_text(handle, program, name, number, rule, other, counters)
+            for command.chain in handle.chain_names(kind.of_all == "chains of users"):
+                kind.in_text(handle, program, command)
         except ParameterError as error:
             said = f"line {handle.line}: {visible(str(error).strip())}"
             raise at_line(type(error)(said), handle.line, error.status) from None

@@ -9,79 +9,108 @@ An edit names the rule that it means by what the rule says; a bare position is n
 text is done by bare positions, as it is one operation of its own.
 """
 
+from __future__ import annotations
+
 import errno as _errno
 from os import strerror
 
 from .. import _core
 from ..errors import Conflict, IPTCError, ParameterError, at_line, kernel_error
-from ..language import plugins, printing
+from ..language import comparing, plugins
 from .views import refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..errors import KernelError
+    from ..language.program import Program
+    from .views import ChainView, View
+
 
 NO_CHAIN = "No chain/target/match by that name"
 _WORDS = {_errno.ENOENT: NO_CHAIN}
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 
 
+class TextCommand:
+    """One command of a restored text: what its line says.
+
+    *number* is that of a rule and counts from 1; 0: none. *rule* is a `Run`. *other* is the policy or the new name.
+    """
+
+    __slots__ = ("chain", "number", "rule", "other", "counters")
+
+    def __init__(self, chain: str, number: int, rule: Any, other: Any, counters: tuple[int, int] | None) -> None:
+        self.chain = chain
+        self.number = number
+        self.rule = rule
+        self.other = other
+        self.counters = counters
+
+
 class _Edit:
     """One operation on a chain; *what* begins the messages about it, with the chain's name put in.
 
     do(handle, look) does it: *look* returns a `View` of the table that is edited, for those that must know what is
-    there. in_text(handle, program, …) does what a line of a text says, without an object for it: by bare positions,
-    since a text is one operation. Its arguments are those that `Program.commands` gives.
+    there. in_text(handle, program, command) does what a line of a text says: by bare positions, since the whole text
+    is one operation.
     """
 
     __slots__ = ("chain",)
     chain: str
     what = ""
-    letter = None
+    letter: str | None = None
     """How a line of a text names the command, if it can."""
 
-    words = {}
+    words: dict[int, str] = {}
     """errno -> what iptables says, where that is not `_WORDS`."""
 
-    words_in_text = {}
+    words_in_text: dict[int, str] = {}
     """errno -> what is said of a line of a text, where that is another."""
 
-    of_all = None
+    of_all: str | None = None
     """Which chains a line of a text is for that names none: all of them, or those of users."""
 
-    changed = True
+    changed: int = True
     """Whether there was anything to do, once it is done."""
 
     binds = False
     """Whether `bind(view)` is to be called when the edit is made, to name the rule that is meant by what it says."""
 
-    def find_chain(self, view):
+    def find_chain(self, view: View) -> Any:
         """The chain of this operation in *view*."""
         try:
             return view.chains[self.chain]
         except KeyError:
             raise refusal(_errno.ENOENT) from None
 
-    def apply(self, view):
+    def apply(self, view: View) -> None:
         """Do it to a table in memory; the exception is what `refused` says."""
         perform(self, view, view.look)
 
-    def reason(self, errno):
+    def reason(self, errno: int) -> str:
         """What iptables says where the operation fails with *errno*."""
         return self.words.get(errno) or reason_of(errno)
 
     @classmethod
-    def reason_in_text(cls, errno, number):
+    def reason_in_text(cls, errno: int | None, number: int) -> str:
         """What iptables says where a line of a text fails that names a rule by *number*, or by none (0)."""
-        return cls.words_in_text.get(errno) or cls.words.get(errno) or reason_of(errno)
+        number_of = errno or 0
+        return cls.words_in_text.get(number_of) or cls.words.get(number_of) or reason_of(errno)
 
-    def refused(self, errno):
+    def refused(self, errno: int) -> KernelError:
         """The exception that says why this operation cannot be done."""
         return kernel_error(self.what.format(self.chain), errno, self.reason(errno))
 
 
-def reason_of(errno):
+def reason_of(errno: int | None) -> str:
     """What iptables says of *errno*, whatever could not be done."""
-    return _WORDS.get(errno) or strerror(errno)
+    return _WORDS.get(errno or 0) or strerror(errno or 0)
 
 
-def perform(operation, handle, look):
+def perform(operation: Any, handle: Any, look: Callable[[], View]) -> None:
     """Do *operation* to *handle*; where a verb cannot be done, raise it in the words of the operation."""
     try:
         operation.do(handle, look)
@@ -103,10 +132,10 @@ class Append(_Edit):
     what = "can't append entry to chain {}"
     letter = "A"
 
-    def __init__(self, chain, entry):
+    def __init__(self, chain: str, entry: bytes) -> None:
         self.chain, self.entry = chain, entry
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         handle.append(self.chain, self.entry)
 
     def apply(self, view):
@@ -117,8 +146,8 @@ class Append(_Edit):
         chain.append(self.entry)
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.append_run(rule)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.append_run(command.rule)
 
 
 class Insert(_Edit):
@@ -129,17 +158,17 @@ class Insert(_Edit):
     words = {_errno.E2BIG: "Index of insertion too big"}
     binds = True
 
-    def __init__(self, chain, entry, position):
+    def __init__(self, chain: str, entry: bytes, position: int) -> None:
         self.chain, self.entry, self.position = chain, entry, position
         self.anchor = None
 
-    def bind(self, view):
+    def bind(self, view: View) -> None:
         # a chain that was made since *view* was read has no rule that could be meant
         chain = view.chains.get(self.chain)
         if chain is not None and 0 < self.position < len(chain):
             self.anchor = chain.anchor(self.position)
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         position = self.position
         if self.anchor is not None:
             position = self.find_chain(look()).locate(self.anchor)
@@ -150,8 +179,8 @@ class Insert(_Edit):
         handle.insert(self.chain, self.entry, position)
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.insert(chain, handle.take(rule), number - 1)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.insert(command.chain, handle.take(command.rule), command.number - 1)
 
 
 class EnsureRule(_Edit):
@@ -159,18 +188,18 @@ class EnsureRule(_Edit):
 
     what = Append.what
 
-    def __init__(self, chain, entry, position=None):
+    def __init__(self, chain: str, entry: bytes, position: int | None = None) -> None:
         self.chain, self.entry, self.position = chain, entry, position
         if position is not None:
             self.what, self.words = Insert.what, Insert.words
 
-    def _is_missing(self, chain):
+    def _is_missing(self, chain: ChainView) -> bool:
         self.changed = chain.find(self.entry) is None
         if self.changed and self.position is not None and self.position > len(chain):
             raise refusal(_errno.E2BIG)
-        return self.changed
+        return bool(self.changed)
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         if not self._is_missing(self.find_chain(look())):
             return
         if self.position is None:
@@ -179,9 +208,9 @@ class EnsureRule(_Edit):
             handle.insert(self.chain, self.entry, self.position)
 
 
-def first_like(nfproto, entry):
+def first_like(nfproto: int, entry: bytes) -> Any:
     """The anchor of the first rule that is the same as *entry*."""
-    return entry, printing.compare_key(nfproto, entry), 0
+    return entry, comparing.compare_key(nfproto, entry), 0
 
 
 class _OfOneRule(_Edit):
@@ -189,16 +218,16 @@ class _OfOneRule(_Edit):
 
     binds = True
 
-    def __init__(self, chain, position=None, anchor=None):
+    def __init__(self, chain: str, position: int | None = None, anchor: Any = None) -> None:
         self.chain, self.position, self.anchor = chain, position, anchor
 
-    def bind(self, view):
+    def bind(self, view: View) -> None:
         # a chain that was made since *view* was read has no rule that could be meant
         chain = view.chains.get(self.chain)
-        if chain is not None and self.anchor is None and self.position < len(chain):
+        if chain is not None and self.anchor is None and self.position is not None and self.position < len(chain):
             self.anchor = chain.anchor(self.position)
 
-    def find(self, look):
+    def find(self, look: Callable[[], View]) -> Any:
         """The position of the rule in the table that look() gives."""
         if self.anchor is None:
             return self.position
@@ -217,16 +246,16 @@ class Replace(_OfOneRule):
     letter = "R"
     words = {_errno.E2BIG: "Index of replacement too big"}
 
-    def __init__(self, chain, entry, position):
+    def __init__(self, chain: str, entry: bytes, position: int) -> None:
         super().__init__(chain, position)
         self.entry = entry
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         handle.replace(self.chain, self.entry, self.find(look))
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.replace(chain, handle.take(rule), number - 1)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.replace(command.chain, handle.take(command.rule), command.number - 1)
 
 
 class Delete(_OfOneRule):
@@ -236,20 +265,20 @@ class Delete(_OfOneRule):
     letter = "D"
     words = {_errno.ENOENT: _BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
 
-    def __init__(self, chain, position=None, anchor=None, missing_ok=False):
+    def __init__(self, chain: str, position: int | None = None, anchor: Any = None, missing_ok: bool = False) -> None:
         super().__init__(chain, position, anchor)
         self.missing_ok = missing_ok
 
-    def reason(self, errno):
+    def reason(self, errno: int) -> str:
         """What iptables says where the operation fails with *errno*."""
         return self.reason_in_text(errno, self.position is not None)
 
     @classmethod
-    def reason_in_text(cls, errno, number):
+    def reason_in_text(cls, errno: int | None, number: int) -> str:
         """`iptables -D NOPE 1` says that there is no such chain, `-D NOPE` with a rule that there is no such rule."""
         return reason_of(errno) if number and errno == _errno.ENOENT else super().reason_in_text(errno, number)
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         self.changed = False
         try:
             position = self.find(look)
@@ -261,8 +290,10 @@ class Delete(_OfOneRule):
         self.changed = True
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.delete(chain, number - 1 if number else handle.locate(chain, rule))
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.delete(
+            command.chain, command.number - 1 if command.number else handle.locate(command.chain, command.rule)
+        )
 
 
 class DeleteRules(_Edit):
@@ -270,10 +301,10 @@ class DeleteRules(_Edit):
 
     what = Delete.what
 
-    def __init__(self, chain, chosen):
+    def __init__(self, chain: str, chosen: Callable[[bytes], Any]) -> None:
         self.chain, self.chosen = chain, chosen
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         entries = self.find_chain(look()).entries
         positions = [position for position, entry in enumerate(entries) if self.chosen(entry)]
         self.changed = len(positions)
@@ -288,14 +319,14 @@ class Check(_Edit):
     words = {_errno.ENOENT: _BAD_RULE}
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.locate(chain, rule)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.locate(command.chain, command.rule)
 
 
 class _OfChain(_Edit):
     """An edit that needs to know nothing but its chain."""
 
-    def __init__(self, chain):
+    def __init__(self, chain: str) -> None:
         self.chain = chain
 
 
@@ -306,12 +337,12 @@ class Flush(_OfChain):
     letter = "F"
     of_all = "chains"
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         handle.flush(self.chain)
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.flush(chain)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.flush(command.chain)
 
 
 class Zero(_OfChain):
@@ -322,18 +353,18 @@ class Zero(_OfChain):
     words_in_text = {_errno.E2BIG: "Index of counter too big"}
     of_all = "chains"
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         handle.zero(self.chain)
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        if number:
-            handle.zero_rule(chain, number - 1)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        if command.number:
+            handle.zero_rule(command.chain, command.number - 1)
         else:
-            handle.zero(chain)
+            handle.zero(command.chain)
 
 
-def check_new_name(nfproto, name, declared=False):
+def check_new_name(nfproto: int, name: str, declared: bool = False) -> None:
     """Refuse what `iptables -N` refuses as the name of a chain, or, *declared*, a line of a text: an extension's is
     free there."""
     if name[0] in "-!":
@@ -351,12 +382,12 @@ class CreateChain(_OfChain):
     letter = "N"
     words = {_errno.EEXIST: "Chain already exists"}
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         handle.create_chain(self.chain)
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.create_chain(chain)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.create_chain(command.chain)
 
 
 class EnsureChain(_Edit):
@@ -365,10 +396,10 @@ class EnsureChain(_Edit):
     what = CreateChain.what
     words = CreateChain.words
 
-    def __init__(self, chain, empty=False):
+    def __init__(self, chain: str, empty: bool = False) -> None:
         self.chain, self.empty = chain, empty
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         chain = look().chains.get(self.chain)
         self.changed = chain is None or bool(self.empty and len(chain))
         if chain is None:
@@ -389,12 +420,12 @@ class DeleteChain(_OfChain):
         _errno.ENOTEMPTY: "Chain is not empty",
     }
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         handle.delete_chain(self.chain)
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.delete_chain(chain)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.delete_chain(command.chain)
 
 
 class RenameChain(_Edit):
@@ -403,15 +434,15 @@ class RenameChain(_Edit):
     what = "can't rename chain {}"
     letter = "E"
 
-    def __init__(self, chain, new):
+    def __init__(self, chain: str, new: str) -> None:
         self.chain, self.new = chain, new
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         handle.rename_chain(self.chain, self.new)
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.rename_chain(chain, other)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.rename_chain(command.chain, command.other)
 
 
 class SetPolicy(_Edit):
@@ -421,16 +452,16 @@ class SetPolicy(_Edit):
     letter = "P"
     words = {_errno.ENOENT: "Bad built-in chain name", _errno.EINVAL: "Bad policy name"}
 
-    def __init__(self, chain, policy, counters=None):
+    def __init__(self, chain: str, policy: str, counters: tuple[int, int] | None = None) -> None:
         self.chain, self.policy, self.counters = chain, policy, counters
         self.what = f"can't set policy {policy.replace('{', '{{').replace('}', '}}')} on chain {{}}"
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         self.changed = handle.set_policy(self.chain, self.policy, self.counters)
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.set_policy(chain, other, counters)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.set_policy(command.chain, command.other, command.counters)
 
 
 class Declare(_Edit):
@@ -440,11 +471,13 @@ class Declare(_Edit):
     words = SetPolicy.words
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        (_declare_on_nft if program.nft else _declare)(handle, program.flush, chain, other, counters)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        (_declare_on_nft if program.nft else _declare)(
+            handle, program.flush, command.chain, command.other, command.counters
+        )
 
 
-def _declare(handle, anew, chain, policy, counters):
+def _declare(handle: Any, anew: bool, chain: str, policy: str, counters: tuple[int, int] | None) -> None:
     """As iptables-legacy-restore does it; *anew*: the table was empty when the text began."""
     there = handle.policy_of(chain)
     if there == "" and not anew:
@@ -466,7 +499,7 @@ def _declare(handle, anew, chain, policy, counters):
         raise at_line(ParameterError(said), handle.line, IPTCError.status) from None
 
 
-def _declare_on_nft(handle, anew, chain, policy, counters):
+def _declare_on_nft(handle: Any, anew: bool, chain: str, policy: str, counters: tuple[int, int] | None) -> None:
     """As iptables-nft-restore does it: the policy of a user chain is not looked at."""
     there = handle.policy_of(chain)
     if there is None:
@@ -488,21 +521,21 @@ class OnlyJump(_Edit):
     letter = "?"
 
     @staticmethod
-    def in_text(handle, program, chain, number, rule, other, counters):
-        handle.take(rule)
+    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+        handle.take(command.rule)
 
 
 class Replay:
     """The operations of one commit, one after the other, on the table as it is now."""
 
-    def __init__(self, handle, read_view, operations):
+    def __init__(self, handle: Any, read_view: Callable[[], View], operations: list[Any]) -> None:
         self._handle = handle
         self._read_view = read_view
-        self._view = None
+        self._view: View | None = None
         self._operations = operations
         self._done = 0
 
-    def look(self):
+    def look(self) -> View:
         """The table as the operations so far have left it; read only if one of them must look."""
         if self._view is None:
             self._view = self._read_view()
@@ -510,7 +543,7 @@ class Replay:
                 operation.apply(self._view)
         return self._view
 
-    def run(self):
+    def run(self) -> None:
         """Do all operations to the handle."""
         handle, look = self._handle, self.look
         for self._done, operation in enumerate(self._operations):  # noqa: B020

@@ -1,5 +1,7 @@
 """Restores a table from the text of iptables-save: reads the text, and does what it says to a table."""
 
+from __future__ import annotations
+
 import errno
 import os
 
@@ -8,22 +10,32 @@ from ..errors import KernelError, ParameterError, ParameterTypeError, at_line
 from ..language.program import Reader, visible
 from .commands import interpret
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import IO, Any
+
+    from ..language.program import Program
+    from .views import View
+
+
 _PIECE = 1 << 20
 
 
 class _File:
     """A path, also where its name could be taken for a text."""
 
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         if not isinstance(path, (str, bytes, os.PathLike)):
             raise ParameterTypeError(f"a path must be a string or a path, not {type(path).__name__}")
         self.path = path
 
-    def __fspath__(self):
+    def __fspath__(self) -> Any:
         return os.fspath(self.path)
 
 
-def one_source(source, path):
+def one_source(source: Any, path: Any) -> Any:
     """What is to be read: *source*, or the file at *path*, of which the caller was given one."""
     if (source is None) == (path is None):
         raise ParameterTypeError(
@@ -32,7 +44,7 @@ def one_source(source, path):
     return source if path is None else _File(path)
 
 
-def pieces(source):
+def pieces(source: Any) -> Iterator[Any]:
     """Yield the text of *source* in pieces of bytes.
 
     A string with a line break, or an empty one, is the text itself; any other string, or an `os.PathLike`, is the path
@@ -63,7 +75,7 @@ def pieces(source):
         raise ParameterTypeError(f"a ruleset must be text, a path or a file, not {type(source).__name__}")
 
 
-def _read(file):
+def _read(file: IO[Any]) -> Any:
     """The next piece of *file*, empty at its end; a failure is an `IPTCError`, and what the file said is the cause of
     it."""
     while True:
@@ -81,7 +93,7 @@ def _read(file):
         _wait_for(file)
 
 
-def _wait_for(file):
+def _wait_for(file: IO[Any]) -> None:
     """Wait until *file*, which does not wait by itself and has nothing now, has something or ends."""
     import select
 
@@ -93,14 +105,23 @@ def _wait_for(file):
     waiting.poll()
 
 
-def _encoded(text):
+def _encoded(text: str) -> Any:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ParameterError(f"not encodable as UTF-8: {text[error.start : error.end]!r}") from None
 
 
-def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=None):
+def programs(
+    nfproto: int,
+    source: Any,
+    counters: bool,
+    flush: bool,
+    only: str | None,
+    begun: Any,
+    rehearse: Callable[[Any], Any],
+    progress: Any = None,
+) -> Iterator[Any]:
     """Yield a `Program` for each table of *source*, or for that named *only*.
 
     begun(table) is called where a table begins: it returns the name of its back end, and raises if there is no such
@@ -134,19 +155,21 @@ def programs(nfproto, source, counters, flush, only, begun, rehearse, progress=N
 class AtCommit:
     """What the kernel refuses as a whole is refused at the line of the `COMMIT`: a context manager."""
 
-    def __init__(self, program):
+    def __init__(self, program: Program) -> None:
         self._line = program.last_line
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if isinstance(error, KernelError) and error.line is None and error.strerror is not None:
             error.message = f"line {self._line} failed: {error.message}"
             error.line = self._line
 
 
-def _with_last(parts):
+def _with_last(parts: Any) -> Iterator[Any]:
     """(part, whether it is the last)."""
     previous = b""
     for part in parts:
@@ -162,13 +185,13 @@ class Restore:
     binds = False
     changed = True
 
-    def __init__(self, program):
+    def __init__(self, program: Program) -> None:
         self.program = program
 
-    def do(self, handle, look):
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         """Do it to a table that can be edited, whatever kind of it."""
         interpret(self.program, handle)
 
-    def apply(self, view):
+    def apply(self, view: View) -> None:
         """Do it to a table in memory."""
         interpret(self.program, view)

@@ -1,11 +1,21 @@
 """A table in memory: its chains and their rules, and ways to find a rule by what it says."""
 
+from __future__ import annotations
+
 import errno
 import os
 from weakref import ref
 
+from .. import _core
 from .._rope import Row, Sequence
-from ..language import printing
+from ..language import comparing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..language.program import Program, Run
 
 
 class ChainHead:
@@ -13,7 +23,7 @@ class ChainHead:
 
     __slots__ = ("name", "policy", "counters")
 
-    def __init__(self, name, policy, counters):
+    def __init__(self, name: str, policy: str | None, counters: tuple[int, int] | None) -> None:
         self.name = name
         self.policy = policy
         self.counters = counters
@@ -42,7 +52,16 @@ class ChainView:
         "__weakref__",
     )
 
-    def __init__(self, nfproto, name, policy=None, counters=None, read=list, stored=None, read_like=None):
+    def __init__(
+        self,
+        nfproto: int,
+        name: str,
+        policy: str | None = None,
+        counters: tuple[int, int] | None = None,
+        read: Callable[[], list[bytes]] = list,
+        stored: Callable[[int, bytes], bytes] | None = None,
+        read_like: Callable[[bytes], list[tuple[int, bytes]]] | None = None,
+    ) -> None:
         self.name = name
         self.policy = policy
         self.counters = counters
@@ -52,49 +71,49 @@ class ChainView:
         self._read_like = read_like
         # a list as long as rules are read and appended; rows once they are edited at other places, and the list of them
         # when asked for
-        self._entries = None
-        self._rows = None
-        self._index = None
+        self._entries: list[bytes] | None = None
+        self._rows: Any = None
+        self._index: _Index | None = None
         self._asked = False
-        self._jumps = None
+        self._jumps: Jumps | None = None
 
     @property
-    def nfproto(self):
+    def nfproto(self) -> int:
         """The family of its rules."""
         return self._nfproto
 
     @property
-    def entries(self):
+    def entries(self) -> list[bytes]:
         """The rules, as bytes with their targets by name: a list that is not to be changed."""
         if self._entries is None:
             self._entries = self._read() if self._rows is None else [row.entry for row in self._rows]
         return self._entries
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.entries if self._rows is None else self._rows)
 
-    def entry(self, position):
+    def entry(self, position: int) -> bytes:
         """The rule at *position*."""
         return self.entries[position] if self._rows is None else self._rows[position].entry
 
-    def _as_stored(self, entry):
+    def _as_stored(self, entry: bytes) -> bytes:
         return entry if self._stored is None else self._stored(self._nfproto, entry)
 
     # edits
 
-    def _rows_beside_entries(self):
+    def _rows_beside_entries(self) -> Any:
         """The rules as rows, which edits at any place keep cheap."""
         if self._rows is None:
             self._rows = Sequence(map(Row, self.entries))
         return self._rows
 
-    def _as_rows(self):
+    def _as_rows(self) -> Any:
         """The rows, to be edited."""
         rows = self._rows_beside_entries()
         self._entries = None
         return rows
 
-    def append(self, entry):
+    def append(self, entry: bytes) -> None:
         """Add *entry* at the end."""
         if self._rows is not None:
             self.insert(len(self._rows), entry)
@@ -102,30 +121,30 @@ class ChainView:
         entries = self.entries if self._entries is None else self._entries
         entries.append(entry if self._stored is None else self._stored(self._nfproto, entry))
 
-    def insert(self, position, entry):
+    def insert(self, position: int, entry: bytes) -> None:
         """Add *entry* before the one at *position*."""
         row = Row(self._as_stored(entry))
         self._as_rows().insert(position, row)
         self._note(row)
 
-    def replace(self, position, entry):
+    def replace(self, position: int, entry: bytes) -> None:
         """Put *entry* in the place of the one at *position*."""
         row, rows = Row(self._as_stored(entry)), self._as_rows()
         self._forget(rows[position])
         rows[position] = row
         self._note(row)
 
-    def delete(self, position):
+    def delete(self, position: int) -> None:
         """Take the entry at *position* away."""
         rows = self._as_rows()
         self._forget(rows[position])
         rows.pop(position)
 
-    def clear(self):
+    def clear(self) -> None:
         """Take all entries away."""
         self.reset([])
 
-    def reset(self, entries):
+    def reset(self, entries: list[bytes]) -> None:
         """Let the rules be *entries*."""
         if self._jumps is not None:
             for row in self._rows:
@@ -134,27 +153,27 @@ class ChainView:
         if self._jumps is not None:
             self.tell(self._jumps)
 
-    def rename_target(self, row, old, new):
+    def rename_target(self, row: Row, old: str, new: str) -> None:
         """Let *row*, which jumps to chain *old*, jump to chain *new*."""
         self._entries = None
         self._forget(row)
-        row.entry = printing.retarget(self._nfproto, row.entry, old, new) or row.entry
+        row.entry = _core.retarget(self._nfproto, row.entry, old, new) or row.entry
         row.key = None
         self._note(row)
 
-    def tell(self, jumps):
+    def tell(self, jumps: Jumps) -> None:
         """Let *jumps* know where the rules jump to, from now on."""
         self._jumps = jumps
         for row in self._rows_beside_entries():
             jumps.note(row, self)
 
-    def _note(self, row):
+    def _note(self, row: Row) -> None:
         if self._index is not None:
             self._index.put(row)
         if self._jumps is not None:
             self._jumps.note(row, self)
 
-    def _forget(self, row):
+    def _forget(self, row: Row) -> None:
         if self._index is not None:
             self._index.drop(row)
         if self._jumps is not None:
@@ -162,44 +181,44 @@ class ChainView:
 
     # looking
 
-    def _first(self, entry, key=None):
+    def _first(self, entry: bytes, key: Any = None) -> int | None:
         """The position of the first rule that is the same as *entry*, whose key may be known; or None."""
         if not self._asked and self._rows is None:
             # asked once, a look at each rule costs less than an index of them
             self._asked = True
             if self._entries is not None or self._read_like is None:
-                position = printing.find_like(self._nfproto, self.entries, entry)
+                position = comparing.find_like(self._nfproto, self.entries, entry)
                 return None if position < 0 else position
             like = self._read_like(entry)
-            number = printing.find_like(self._nfproto, [other for _, other in like], entry)
+            number = comparing.find_like(self._nfproto, [other for _, other in like], entry)
             return None if number < 0 else like[number][0]
-        return self._indexed().find(key or printing.compare_key(self._nfproto, entry))
+        return self._indexed().find(key or comparing.compare_key(self._nfproto, entry))
 
-    def _indexed(self):
+    def _indexed(self) -> _Index:
         if self._index is None:
             self._index = _Index(self._nfproto, self._rows_beside_entries())
         return self._index
 
-    def find(self, entry):
+    def find(self, entry: bytes) -> int | None:
         """The position of the first rule that is the same as *entry*, as `iptables -C` finds out, or None; at once,
         from the third time on."""
         return self._first(self._as_stored(entry))
 
-    def anchor(self, position):
+    def anchor(self, position: int) -> Any:
         """Name the rule at *position*: its bytes, and how many of the same bytes stand before it."""
         if not self._asked and self._rows is None:
             self._asked = True
             entry = self.entries[position]
             return (
                 entry,
-                printing.compare_key(self._nfproto, entry),
-                printing.count_like(self._nfproto, self.entries, position),
+                comparing.compare_key(self._nfproto, entry),
+                comparing.count_like(self._nfproto, self.entries, position),
             )
         index = self._indexed()
         row = self._rows[position]
         return row.entry, row.key, index.count_before(row)
 
-    def locate(self, anchor):
+    def locate(self, anchor: Any) -> int | None:
         """The position of the rule that *anchor* names, or None."""
         entry, key, skip = anchor
         there = self._as_stored(entry)
@@ -207,42 +226,42 @@ class ChainView:
             entry, key = there, None
         if not skip:
             return self._first(entry, key)
-        return self._indexed().find(key or printing.compare_key(self._nfproto, entry), skip)
+        return self._indexed().find(key or comparing.compare_key(self._nfproto, entry), skip)
 
 
 class _Index:
     """The rows of a chain by what tells them from others, kept up to date."""
 
-    def __init__(self, nfproto, rows):
+    def __init__(self, nfproto: int, rows: Any) -> None:
         self._nfproto = nfproto
         self._rows = rows
-        self._by_key = {}
+        self._by_key: dict[Any, Any] = {}
         """key -> the rows that have it, in their order"""
         for row in rows:
             self._enter(row).append(row)
 
-    def _enter(self, row):
+    def _enter(self, row: Row) -> Any:
         """The list of the rows with the key of *row*."""
         if row.key is None:
-            row.key = printing.compare_key(self._nfproto, row.entry)
+            row.key = comparing.compare_key(self._nfproto, row.entry)
         same = self._by_key.get(row.key)
         if same is None:
             same = self._by_key[row.key] = []
         return same
 
-    def put(self, row):
+    def put(self, row: Row) -> None:
         """Take *row* in, which stands in its place already."""
         same = self._enter(row)
         same.insert(self._rank(same, row), row)
 
-    def drop(self, row):
+    def drop(self, row: Row) -> None:
         """Take *row* out, which still stands in its place."""
         same = self._by_key[row.key]
         del same[self._rank(same, row)]
         if not same:
             del self._by_key[row.key]
 
-    def _rank(self, same, row):
+    def _rank(self, same: Any, row: Row) -> int:
         """How many of the rows *same* stand before *row*."""
         low, high = 0, len(same)
         if high == 0 or high == 1 and same[0] is row:
@@ -256,50 +275,50 @@ class _Index:
                 high = middle
         return low
 
-    def count_before(self, row):
+    def count_before(self, row: Row) -> int:
         """How many rows with the key of *row* stand before it."""
         return self._rank(self._by_key[row.key], row)
 
-    def find(self, key, skip=0):
+    def find(self, key: Any, skip: int = 0) -> int | None:
         """The position of the row with *key* that has *skip* of them before it, or None."""
         same = self._by_key.get(key, ())
-        return self._rows.position(same[skip]) if skip < len(same) else None
+        return int(self._rows.position(same[skip])) if skip < len(same) else None
 
 
 class Jumps:
     """Which rules of a table jump to which chain, kept up to date."""
 
-    def __init__(self, nfproto):
+    def __init__(self, nfproto: int) -> None:
         self._nfproto = nfproto
-        self._rows = {}
+        self._rows: dict[Any, Any] = {}
 
-    def note(self, row, chain):
+    def note(self, row: Row, chain: Any) -> None:
         """Note where *row* of *chain* jumps to, if it jumps to a chain."""
-        label = printing.jump_of(self._nfproto, row.entry)
+        label = _core.jump_of(self._nfproto, row.entry)
         if label:
             # chains know this object too: without weak references a view would stay until the garbage collector comes
             self._rows.setdefault(label, {})[row] = ref(chain)
 
-    def forget(self, row):
+    def forget(self, row: Row) -> None:
         """Note that *row* is gone."""
-        label = printing.jump_of(self._nfproto, row.entry)
+        label = _core.jump_of(self._nfproto, row.entry)
         if label:
             rows = self._rows[label]
             del rows[row]
             if not rows:
                 del self._rows[label]
 
-    def to(self, name):
+    def to(self, name: str) -> Any:
         """The rows that jump to chain *name*, each with its chain."""
         rows = self._rows.get(name.encode("utf-8", "surrogateescape"), {})
         return [(row, chain()) for row, chain in rows.items()]
 
 
-def _chain_order(chain):
+def _chain_order(chain: Any) -> Any:
     return (1, chain.name.encode("utf-8", "surrogateescape")) if chain.policy is None else (0, b"")
 
 
-def refusal(error):
+def refusal(error: int) -> Any:
     """What a verb raises that cannot be done with *error*, an errno; the edit has the words."""
     return OSError(error, os.strerror(error))
 
@@ -314,25 +333,25 @@ class View:
     line = None
     """The line of the text that is being done to it."""
 
-    def __init__(self, nfproto, chains, stored=None):
+    def __init__(self, nfproto: int, chains: Any, stored: Callable[[int, bytes], bytes] | None = None) -> None:
         self.nfproto = nfproto
-        self.chains = {chain.name: chain for chain in chains}
+        self.chains: dict[str, ChainView] = {chain.name: chain for chain in chains}
         self._stored = stored
         self._sorted = True
-        self._jumps = None
+        self._jumps: Jumps | None = None
 
-    def in_order(self):
+    def in_order(self) -> Any:
         """The chains: builtin ones in hook order, then user chains by name, as libiptc keeps them."""
         if not self._sorted:
             self.chains = {chain.name: chain for chain in sorted(self.chains.values(), key=_chain_order)}
             self._sorted = True
         return self.chains.values()
 
-    def look(self):
+    def look(self) -> Any:
         """Itself: what an edit sees that is done to it."""
         return self
 
-    def _chain(self, name):
+    def _chain(self, name: str) -> ChainView:
         chain = self.chains.get(name)
         if chain is None:
             raise refusal(errno.ENOENT)
@@ -340,49 +359,49 @@ class View:
 
     # the verbs
 
-    def append(self, name, entry):
+    def append(self, name: str, entry: bytes) -> None:
         """`iptables -A`."""
         self._chain(name).append(entry)
 
-    def insert(self, name, entry, position):
+    def insert(self, name: str, entry: bytes, position: int) -> None:
         """`iptables -I`; *position* counts from 0."""
         chain = self._chain(name)
         if position > len(chain):
             raise refusal(errno.E2BIG)
         chain.insert(position, entry)
 
-    def replace(self, name, entry, position):
+    def replace(self, name: str, entry: bytes, position: int) -> None:
         """`iptables -R`."""
         self._chain_with(name, position).replace(position, entry)
 
-    def delete(self, name, position):
+    def delete(self, name: str, position: int) -> None:
         """`iptables -D`, by number."""
         self._chain_with(name, position).delete(position)
 
-    def _chain_with(self, name, position):
+    def _chain_with(self, name: str, position: int) -> Any:
         """The chain, which has a rule at *position*."""
         chain = self._chain(name)
         if position >= len(chain):
             raise refusal(errno.E2BIG)
         return chain
 
-    def flush(self, name):
+    def flush(self, name: str) -> None:
         """`iptables -F CHAIN`."""
         self._chain(name).clear()
 
-    def zero(self, name):
+    def zero(self, name: str) -> None:
         """`iptables -Z CHAIN`."""
         chain = self._chain(name)
         if chain.policy is not None:
             chain.counters = (0, 0)
-        chain.reset(printing.without_counters(self.nfproto, chain.entries))
+        chain.reset(_core.without_counters(self.nfproto, chain.entries))
 
-    def zero_rule(self, name, position):
+    def zero_rule(self, name: str, position: int) -> None:
         """`iptables -Z CHAIN NUMBER`."""
         chain = self._chain_with(name, position)
-        chain.replace(position, printing.without_counters(self.nfproto, [chain.entry(position)])[0])
+        chain.replace(position, _core.without_counters(self.nfproto, [chain.entry(position)])[0])
 
-    def create_chain(self, name):
+    def create_chain(self, name: str) -> None:
         """`iptables -N`."""
         if name in self.chains:
             raise refusal(errno.EEXIST)
@@ -391,7 +410,7 @@ class View:
         if self._jumps is not None:
             chain.tell(self._jumps)
 
-    def delete_chain(self, name):
+    def delete_chain(self, name: str) -> None:
         """`iptables -X CHAIN`."""
         chain = self._chain(name)
         if chain.policy is not None:
@@ -402,7 +421,7 @@ class View:
             raise refusal(errno.ENOTEMPTY)
         del self.chains[name]
 
-    def rename_chain(self, name, new):
+    def rename_chain(self, name: str, new: str) -> None:
         """`iptables -E`; jumps to the chain follow."""
         if new in self.chains:
             raise refusal(errno.EEXIST)
@@ -415,55 +434,57 @@ class View:
         self.chains[new] = chain
         self._sorted = False
 
-    def set_policy(self, name, policy, counters=None):
+    def set_policy(self, name: str, policy: str | None, counters: tuple[int, int] | None = None) -> bool:
         """`iptables -P`, and the counters if they are given; whether they were others."""
         chain = self._chain(name)
         if chain.policy is None:
             raise refusal(errno.ENOENT)
         if policy not in ("ACCEPT", "DROP"):
             raise refusal(errno.EINVAL)
-        counters = tuple(chain.counters if counters is None else counters)
-        differs = (chain.policy, tuple(chain.counters)) != (policy, counters)
-        chain.policy, chain.counters = policy, counters
-        return differs
+        before = chain.policy, chain.counters
+        chain.policy = policy
+        if counters is not None:
+            packets, size = counters
+            chain.counters = packets, size
+        return before != (chain.policy, chain.counters)
 
     # what a restored text needs
 
-    def begin(self, program):
+    def begin(self, program: Program) -> None:
         """Take all rules and all user chains away, unless they are to stay."""
         if program.flush:
             for chain in self.chains.values():
                 chain.clear()
             self.chains = {name: chain for name, chain in self.chains.items() if chain.policy is not None}
 
-    def take(self, rule):
+    def take(self, rule: Run) -> bytes:
         """The bytes of a rule; where it jumps to is looked at when it is sent."""
         return rule.entry
 
-    def append_run(self, run):
+    def append_run(self, run: Run) -> None:
         """Commands `-A` that follow each other."""
         for self.line, name, part in run.parts():
             chain = self._chain(name)
             for self.line, entry in part.rules():
                 chain.append(entry)
 
-    def locate(self, name, rule):
+    def locate(self, name: str, rule: Run) -> int:
         """The position of the first rule that is the same as *rule*."""
         position = self._chain(name).find(rule.entry)
         if position is None:
             raise refusal(errno.ENOENT)
         return position
 
-    def policy_of(self, name):
+    def policy_of(self, name: str) -> str | None:
         """The policy of a chain, "" of a user chain, None where there is none."""
         chain = self.chains.get(name)
         return None if chain is None else chain.policy or ""
 
-    def chain_names(self, of_users):
+    def chain_names(self, of_users: bool) -> list[str]:
         """The names of all chains, or of those of users."""
         return [chain.name for chain in self.in_order() if not (of_users and chain.policy is not None)]
 
-    def _find_jumps(self):
+    def _find_jumps(self) -> Jumps:
         if self._jumps is None:
             jumps = Jumps(self.nfproto)
             for chain in self.chains.values():
@@ -475,19 +496,22 @@ class View:
 class Entry(bytes):
     """An entry that knows what follows it, for `first_rule` and `next_rule`."""
 
+    _entries: list[bytes]
+    _position: int
+
     @classmethod
-    def first(cls, chain):
+    def first(cls, chain: Any) -> Entry | None:
         """The first entry of *chain*, or None."""
         return cls._at(chain.entries, 0) if chain is not None else None
 
     @classmethod
-    def _at(cls, entries, position):
+    def _at(cls, entries: list[bytes], position: int) -> Entry | None:
         if position >= len(entries):
             return None
         entry = cls(entries[position])
         entry._entries, entry._position = entries, position
         return entry
 
-    def following(self):
+    def following(self) -> Entry | None:
         """The entry behind this one, or None."""
         return self._at(self._entries, self._position + 1)

@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memset, strcmp, strlen
 
 from .._linux cimport htobe64, strnlen
 from .._core cimport (
-    TARGET_HEADER, Family, family_of, is_verdict, next_offset, payloads_ok, target_offset, xt_counters, xt_entry_match,
+    TARGET_HEADER, Family, family_of, is_entry, is_verdict, marks_any_protocol,
+    target_offset, xt_counters, xt_entry_match,
 )
 from .._netlink cimport (
     NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_LIST_ELEM, NFTA_QUOTA_CONSUMED, NFTA_RULE_EXPRESSIONS,
@@ -26,7 +27,6 @@ from .parts cimport (
     ENTRY_MOST, Reading, add_target, count_transports, has_range, put_base, put_compat_protocol, put_matches,
     put_target, read_expressions, reading_begin,
 )
-from ..language.printing cimport marks_any_protocol
 from ..language.plugins cimport prints_by_mask, reads_compat_only
 from ..errors import ParameterError, Unsupported
 
@@ -180,7 +180,7 @@ def entry_expressions(int nfproto, bytes entry):
     """Return what `target_expressions` does, given the whole entry."""
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
-    if not _adds_up(family, raw, PyBytes_GET_SIZE(entry)):
+    if not is_entry(family, raw, PyBytes_GET_SIZE(entry)):
         return None
     return _expressions(raw + target_offset(family, raw), PyBytes_GET_SIZE(entry) - target_offset(family, raw))
 
@@ -204,15 +204,10 @@ cdef int _put_rule(Writer *writer, Family *family, const char *entry, bint compa
     return 0
 
 
-cdef bint _adds_up(Family *family, const char *entry, size_t size) noexcept nogil:
-    """Whether the sizes in *size* bytes are those of an entry."""
-    return size >= family.header + TARGET_HEADER and next_offset(family, entry) == size and payloads_ok(family, entry)
-
-
 cdef int write_rule(Writer *writer, Family *family, const char *entry, size_t size, bint compat) except -1:
     """What `encode` returns, behind what *writer* has already."""
     cdef char *scratch
-    if not _adds_up(family, entry, size):
+    if not is_entry(family, entry, size):
         raise ParameterError("not an entry of this family: its sizes do not add up")
     if _is_opaque(<const xt_entry_match *> (entry + target_offset(family, entry))):
         scratch = <char *> malloc(ENTRY_MOST)
@@ -257,7 +252,7 @@ def stored(int nfproto, bytes entry):
     """
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
-    if not _adds_up(family, raw, PyBytes_GET_SIZE(entry)) or (
+    if not is_entry(family, raw, PyBytes_GET_SIZE(entry)) or (
             count_transports(family, raw) < 2 and not has_range(family, raw) and not marks_any_protocol(family, raw)):
         return entry
     return decode(nfproto, encode(nfproto, entry))

@@ -13,8 +13,8 @@ from .._linux cimport IFNAMSIZ, SIOCGIFNAME, htons, if_indextoname, ifreq, ioctl
 from .._core cimport (
     IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
     IPT_INV_VIA_OUT, NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER,
-    XT_EXTENSION_MAXNAMELEN, is_long_nflog, is_verdict, is_verdict_name, mark_verdict, target_offset,
-    xt_entry_match,
+    XT_EXTENSION_MAXNAMELEN, Payloads, is_long_nflog, is_verdict, is_verdict_name, mark_verdict, next_payload,
+    payloads_of, target_offset, xt_entry_match,
 )
 from .._netlink cimport (
     NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_RULE_COMPAT, attribute_scan, attribute_text, nest, nest_end, put,
@@ -847,25 +847,22 @@ cdef void _put_match(Writer *writer, uint16_t protocol, const xt_entry_match *ma
 
 cdef int count_transports(Family *family, const char *entry) noexcept nogil:
     """How many matches of tcp and udp an entry has."""
-    cdef size_t at = family.header, end = target_offset(family, entry)
-    cdef const xt_entry_match *match
+    cdef Payloads at = payloads_of(family, entry)
+    cdef const char *name
     cdef int count = 0
-    while at < end:
-        match = <const xt_entry_match *> (entry + at)
-        count += strcmp(match.u.user.name, b"tcp") == 0 or strcmp(match.u.user.name, b"udp") == 0
-        at += match.u.match_size
+    while next_payload(&at):
+        name = <const char *> at.payload.u.user.name
+        count += not at.is_target and (strcmp(name, b"tcp") == 0 or strcmp(name, b"udp") == 0)
     return count
 
 
 cdef void put_matches(Writer *writer, Family *family, const char *entry, bint compat) noexcept nogil:
     """All matches of an entry."""
-    cdef size_t at = family.header, end = target_offset(family, entry)
-    cdef const xt_entry_match *match
+    cdef Payloads at = payloads_of(family, entry)
     cdef bint as_port = count_transports(family, entry) <= TRANSPORTS_MOST
-    while at < end:
-        match = <const xt_entry_match *> (entry + at)
-        _put_match(writer, _protocol(family, entry)[0], match, compat, as_port)
-        at += match.u.match_size
+    while next_payload(&at):
+        if not at.is_target:
+            _put_match(writer, _protocol(family, entry)[0], at.payload, compat, as_port)
 
 
 cdef void put_target(Writer *writer, Family *family, const char *entry, bint compat) noexcept nogil:

@@ -16,7 +16,7 @@ from .._linux cimport (
     CPU_COUNT, SIG_SETMASK, cpu_set_t, pthread_create, pthread_join, pthread_sigmask, pthread_t, sched_getaffinity,
     sigfillset, sigset_t,
 )
-from .._counts cimport Counts, Digest, digest_absorb, digest_begin, digest_finish
+from .._counts cimport Counts, Digest, Scan, digest_absorb, digest_begin, digest_finish
 from .._core cimport c_text, family_of, os_decode
 from .._netlink cimport (
     NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS,
@@ -29,7 +29,7 @@ from .._netlink cimport (
 )
 from .._netns cimport Namespace
 from .._core import HOOKS
-from ..errors import Conflict, KernelError, TransactionError, kernel_error
+from ..errors import Conflict, KernelError, kernel_error
 
 cdef enum:
     GENERAL_HEAD = 20            # struct nlmsghdr and struct nfgenmsg
@@ -524,7 +524,7 @@ cdef int _read_table(Lane *lanes) noexcept nogil:
 
 # --------------------------------------------------------------- the reader
 
-cdef class NftScan:
+cdef class NftScan(Scan):
     """One socket and its buffers, kept: each `read` dumps the rules of each chain and takes their counters."""
 
     cdef Socket socket
@@ -532,17 +532,17 @@ cdef class NftScan:
     cdef Ruleset ruleset
     cdef Lane lanes[2]
     cdef str table
-    cdef bint busy                   # a call of it goes on: what runs meanwhile frees nothing
-    cdef bint to_close               # once that call has ended
-    cdef uint64_t digest             # of what was read last; 0: nothing
-    cdef readonly tuple chains       # (name, policy or None, first slot, end slot), for this digest
-    cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
-    cdef readonly int doubt          # always 0: a commit is one step, and what a rule has counted stays with it
 
     def __dealloc__(self):
-        self._free()
+        self._free_buffers()
 
     cdef void _free(self) noexcept:
+        if self.socket is not None and self.owns:
+            self.socket.close()
+        self.socket = None
+        self._free_buffers()
+
+    cdef void _free_buffers(self) noexcept:
         cdef Ruleset *ruleset = &self.ruleset
         cdef Lane *lane
         cdef int i
@@ -582,7 +582,7 @@ cdef class NftScan:
         """What the table is by iptables' definition."""
         cdef Builtin *builtin
         cdef bytes label = c_text(table, "a table name")
-        self._free()
+        self._free_buffers()
         family_of(nfproto)
         self.table = table
         if table not in BUILTIN_CHAINS:
@@ -599,33 +599,6 @@ cdef class NftScan:
             _set_text(builtin.kind, kind.encode(), sizeof(builtin.kind))
         self.lanes[0].ruleset = self.lanes[1].ruleset = &self.ruleset
         return 0
-
-    cdef int _begin(self) except -1:
-        """Refuse to work for what runs inside another call of this scan: a finalizer, or a handler of a signal."""
-        if self.busy:
-            raise TransactionError("a read from within a read of the same reader")
-        self.busy = True
-        self.to_close = False
-        return 0
-
-    cdef void _end(self) noexcept:
-        self.busy = False
-        if self.to_close:
-            self._close()
-
-    cdef void _close(self) noexcept:
-        if self.socket is not None and self.owns:
-            self.socket.close()
-        self.socket = None
-        self._free()
-
-    def close(self):
-        """Free the buffers, and close the socket if it is its own; from within another call of this scan, once that has
-        ended."""
-        if self.busy:
-            self.to_close = True
-        else:
-            self._close()
 
     @property
     def closed(self):
@@ -690,15 +663,7 @@ cdef class NftScan:
                              (row.counters.pcnt, row.counters.bcnt), row.first, row.end))
         return rows
 
-    def read(self):
-        """Return (Counts, digest of the ruleset, (packets, bytes) of the policies in hook order)."""
-        self._begin()
-        try:
-            return self._read()
-        finally:
-            self._end()
-
-    cdef _read(self):
+    cdef tuple _read(self):
         cdef Counts counts = Counts.__new__(Counts)
         cdef size_t size
         cdef int i
@@ -734,15 +699,7 @@ cdef class NftScan:
                 self.lanes[row.lane].kept.memory + row.message_first, row.message_end - row.message_first)))
         return found
 
-    def entries(self, uint64_t digest):
-        """The rules of the ruleset with *digest*, as bytes in the order of their slots; `Conflict` if it is gone."""
-        self._begin()
-        try:
-            return self._entries(digest)
-        finally:
-            self._end()
-
-    cdef _entries(self, uint64_t digest):
+    cdef list _entries(self, uint64_t digest):
         cdef list found = self._messages()
         cdef list entries = []
         from .codec import decode_rules     # what is polled for numbers needs no rule

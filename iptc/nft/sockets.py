@@ -5,10 +5,19 @@ wait. A socket also keeps its network namespace alive. So the tables that are op
 object, and its sockets are closed with the last of these tables.
 """
 
+from __future__ import annotations
+
 import os
 import weakref
 
 from .._netlink import Socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..namespace import Place
+
 
 _IDLE_MOST = 4
 """Sockets of one namespace that wait for work: so many threads send at a time without making more."""
@@ -16,10 +25,10 @@ _IDLE_MOST = 4
 _NAMESPACES_MOST = 32
 """Namespaces whose sockets are kept; those that were used least recently are closed."""
 
-_all = weakref.WeakValueDictionary()
+_all: weakref.WeakValueDictionary[int, Sockets] = weakref.WeakValueDictionary()
 """cookie of a network namespace -> its `Sockets`."""
 
-_recent = {}
+_recent: dict[int, None] = {}
 """cookie -> None of those that have sockets, the one that was used last at the end."""
 
 
@@ -28,18 +37,18 @@ class Sockets:
 
     __slots__ = ("cookie", "_idle", "_file", "_pid", "__weakref__")
 
-    def __init__(self, cookie):
+    def __init__(self, cookie: int) -> None:
         self.cookie = cookie
-        self._idle = []
-        self._file = None
+        self._idle: list[Socket] = []
+        self._file: tuple[int, int] | None = None
         self._pid = os.getpid()
 
-    def lend(self, place):
+    def lend(self, place: Place) -> Any:
         """Return what gives, in a `with` statement, a socket in the namespace of *place*; `KernelError` where that is
         another one now."""
         return _Loan(self, place)
 
-    def take(self, place):
+    def take(self, place: Place) -> Socket:
         """Return a socket that nobody else uses."""
         if self._pid != os.getpid():
             self.drop()
@@ -62,7 +71,7 @@ class Sockets:
             self._file = there.file()
         return socket
 
-    def give(self, socket):
+    def give(self, socket: Socket) -> None:
         """Keep *socket* for whoever needs one next."""
         if self._pid != os.getpid() or len(self._idle) >= _IDLE_MOST:
             return
@@ -70,19 +79,19 @@ class Sockets:
         _recent.pop(self.cookie, None)
         _recent[self.cookie] = None
         while len(_recent) > _NAMESPACES_MOST:
-            oldest = next(iter(_recent), None)
+            oldest = next(iter(_recent), 0)  # 0 where another thread has emptied it
             _recent.pop(oldest, None)
             kept = _all.get(oldest)
             if kept is not None:
                 kept.drop()
 
-    def drop(self):
+    def drop(self) -> None:
         """Close what is kept: in a child it is the parent's."""
         self._idle = []
         self._file = None
         self._pid = os.getpid()
 
-    def __del__(self):
+    def __del__(self) -> None:
         _recent.pop(self.cookie, None)
 
 
@@ -91,20 +100,20 @@ class _Loan:
 
     __slots__ = ("_sockets", "_place", "_socket")
 
-    def __init__(self, sockets, place):
+    def __init__(self, sockets: Any, place: Place) -> None:
         self._sockets = sockets
         self._place = place
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         self._socket = self._sockets.take(self._place)
         return self._socket
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: Any) -> None:
         socket, self._socket = self._socket, None
         self._sockets.give(socket)
 
 
-def sockets_of(cookie):
+def sockets_of(cookie: int) -> Any:
     """The `Sockets` of the network namespace with *cookie*, kept as long as somebody holds them."""
     found = _all.get(cookie)
     if found is None:
@@ -112,7 +121,7 @@ def sockets_of(cookie):
     return found
 
 
-def _drop_in_child():
+def _drop_in_child() -> None:
     for kept in list(_all.values()):
         kept.drop()
 

@@ -3,6 +3,8 @@
 It leaves behind what `iptables-nft` leaves behind: the same tables and base chains, made when they are first used.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import time
@@ -30,6 +32,13 @@ from .plan import TablePlan, entries_of, step_of
 from .reader import NftScan
 from .sockets import sockets_of
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..namespace import Place
+
+
 _RETRIES = 1024
 _PATIENCE = 4
 """Attempts without a pause."""
@@ -42,23 +51,23 @@ class NftTable:
 
     backend = "nft"
 
-    def __init__(self, nfproto, name, place):
+    def __init__(self, nfproto: int, name: str, place: Place) -> None:
         self.nfproto = nfproto
         self.name = name
         self.place = place
         self._sockets = sockets_of(place.cookie)
 
-    def _socket(self):
+    def _socket(self) -> Any:
         """A socket in the table's namespace, for a `with` statement."""
         if self._sockets is None:
             self._sockets = sockets_of(self.place.cookie)
         return self._sockets.lend(self.place)
 
-    def close(self):
+    def close(self) -> None:
         """Let go of the sockets that are kept; use opens them anew."""
         self._sockets = None
 
-    def read(self):
+    def read(self) -> View:
         """Return the table as it is in the kernel now, as a `View`: all its rules, of one moment."""
         with self._socket() as socket:
             rows = NftScan(self.nfproto, self.name, socket).messages()
@@ -67,38 +76,40 @@ class NftTable:
                 rows = [(*row, entries_of(self.nfproto, messages, socket)) for *row, messages in rows]
         return View(self.nfproto, [self._chain(*row) for row in rows], codec.stored)
 
-    def read_heads(self):
+    def read_heads(self) -> Any:
         """Return [`ChainHead`…], in order: what can be read without the rules."""
         with self._socket() as socket:
             return [ChainHead(*row[:3]) for row in NftScan(self.nfproto, self.name, socket).list_chains()]
 
-    def _chain(self, name, policy, counters, rules):
+    def _chain(
+        self, name: str, policy: str | None, counters: tuple[int, int] | None, rules: bytes | list[bytes]
+    ) -> ChainView:
         """A chain of the view: *rules* are the kernel's messages, or entries."""
 
-        def read():
+        def read() -> list[bytes]:
             return rules if isinstance(rules, list) else entries_of(self.nfproto, rules)
 
         return ChainView(self.nfproto, name, policy, counters, read, codec.stored)
 
-    def save(self, counters):
+    def save(self, counters: bool) -> str:
         """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
         return text_of_view(self.name, self.read(), counters)
 
-    def require(self):
+    def require(self) -> None:
         """Raise if the kernel has no nf_tables, iptables no such table, or we no right."""
         with self._socket() as socket:
             NftScan(self.nfproto, self.name, socket)
 
-    def rehearse(self, operations, lock):
+    def rehearse(self, operations: list[Any], lock: Any) -> None:
         """Do *operations* as `commit` does, and let the kernel check and forget them."""
         self.commit_together([(self, operations)], lock, test=True)
 
-    def commit(self, operations, lock):
+    def commit(self, operations: list[Any], lock: Any) -> None:
         """Apply *operations* to the table as it is now; all of them or none. See `commit_together`."""
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
-    def commit_together(parts, lock, test=False):
+    def commit_together(parts: list[tuple[Any, list[Any]]], lock: Any, test: bool = False) -> None:
         """Commit several [(table, operations)] of one namespace, of whatever families, in one batch: all of them or
         none.
 
@@ -113,14 +124,16 @@ class NftTable:
         with parts[0][0]._socket() as socket:
             _commit(socket, parts, test)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
 
 
-def _commit(socket, parts, test):
+def _commit(socket: Socket, parts: list[tuple[Any, list[Any]]], test: bool) -> None:
     for attempt in range(_RETRIES):
         generation = socket.generation()
-        batch, steps, handles = Batch(), [], []
+        batch = Batch()
+        steps: list[Any] = []
+        handles: list[TablePlan] = []
         try:
             for table, operations in parts:
                 handle = TablePlan(socket, batch, steps, table)
@@ -146,18 +159,18 @@ def _commit(socket, parts, test):
             for handle in handles if not test else ():
                 _finish(socket, handle, parts)
             return
-        number, error, explanation = refused[0]
-        if error != errno.ERESTART and socket.generation() == generation:
-            if error in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
-                _diagnose(parts, handles, error == errno.EBUSY)
-            raise _refused(error, explanation, step_of(steps, number), handles)
+        number, failed, explanation = refused[0]
+        if failed != errno.ERESTART and socket.generation() == generation:
+            if failed in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
+                _diagnose(parts, handles, failed == errno.EBUSY)
+            raise _refused(failed, explanation, step_of(steps, number), handles)
         if attempt >= _PATIENCE:
             # not all at the same time again
             time.sleep(time.perf_counter_ns() % 1000 * 1e-6 * min(attempt / _PATIENCE, 16))
     raise Conflict("can't commit: the ruleset never stops changing", errno.EAGAIN, "Resource temporarily unavailable")
 
 
-def _is_at(place, generation):
+def _is_at(place: Place, generation: int) -> bool:
     """Whether nobody has committed anything in this namespace since *generation*."""
     try:
         # not the one whose answer is lost
@@ -168,22 +181,22 @@ def _is_at(place, generation):
         return False
 
 
-def _partial(what, parts):
+def _partial(what: str, parts: list[tuple[Any, list[Any]]]) -> Any:
     names = [str(table) for table, _ in parts]
     return PartialCommit(f"{what}: {', '.join(names)}", names)
 
 
-def _finish(socket, handle, parts):
+def _finish(socket: Socket, handle: TablePlan, parts: list[tuple[Any, list[Any]]]) -> None:
     """Do what can be done only once the batch is applied."""
     try:
         handle.finish(socket)
     except NotFound:
         pass  # a rule that was to be zeroed has gone since
-    except IPTCError as error:
+    except KernelError as error:
         raise _partial(f"can't zero rules of nft: {error.strerror}; committed but for that", parts) from error
 
 
-def _diagnose(parts, handles, by_kernel):
+def _diagnose(parts: list[tuple[Any, list[Any]]], handles: list[TablePlan], by_kernel: bool) -> None:
     """Raise what keeps one of the operations from being done, as far as it can be seen in the tables; *by_kernel*:
     iptables-nft leaves it to the kernel to refuse that."""
     for handle, (_, operations) in zip(handles, parts):
@@ -197,7 +210,7 @@ def _diagnose(parts, handles, by_kernel):
             raise
 
 
-def _missing_chain(step, handles):
+def _missing_chain(step: Any, handles: list[TablePlan]) -> Any:
     """The chain that the rule of *step* jumps to, if there is none of that name."""
     nfproto, _, _, _, entry = step
     if entry is None:
@@ -209,12 +222,12 @@ def _missing_chain(step, handles):
     return name if all(handle.lacks(name) for handle in handles if handle.nfproto == nfproto) else None
 
 
-def _name_of(payload):
+def _name_of(payload: bytes) -> Any:
     """The name of a match or target."""
     return payload[2:31].partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _wanted_protocol(nfproto, entry):
+def _wanted_protocol(nfproto: int, entry: bytes) -> Any:
     """What iptables-nft says of a match of ports in a rule of another protocol, or None."""
     protocol, _ = _core.load_rules(_core.RuleValue, nfproto, [entry], None)[0]._get_proto()
     for match in _core.split_entry(nfproto, entry)[1][:-1]:
@@ -224,7 +237,7 @@ def _wanted_protocol(nfproto, entry):
     return None
 
 
-def _refused(error, explanation, step, handles):
+def _refused(error: int, explanation: str | None, step: Any, handles: list[TablePlan]) -> Any:
     """The exception for what the kernel said of the message for *step*, or of the batch as a whole."""
     reason = "No chain/target/match by that name" if error == errno.ENOENT else os.strerror(error)
     if step is None:
@@ -240,6 +253,7 @@ def _refused(error, explanation, step, handles):
         reason += f": {printing.render(nfproto, entry)}"
     if explanation:
         reason += f" ({explanation})"
+    refused: IPTCError
     if missing and line is not None and missing not in _core.HOOKS:
         refused = Missing(f"line {line} failed: {reason}")
     else:

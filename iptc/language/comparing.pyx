@@ -1,0 +1,192 @@
+# cython: freethreading_compatible=False
+"""Tells rules apart, in two ways: whether `iptables -D` takes one for the other, and whether `==` does.
+
+`iptables -D` compares the matches in their order. `==` does not care for their order.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcmp, strcmp
+
+from .._linux cimport IFNAMSIZ
+from .._core cimport (
+    IP6T_F_PROTO, Family, Payloads, family_of, is_verdict, marks_any_protocol, next_offset, next_payload, payloads_of,
+    target_offset, xt_entry_match,
+)
+from .plugins cimport PAYLOAD_HEADER, Plugin, find_for_payload
+from .._core import split_entry
+from .printing import render
+
+# ------------------------------------------------------------ as `iptables -D` does
+
+
+def compare_key(int nfproto, bytes entry):
+    """Return what makes a rule *the same* as another, as `iptables -C` and `-D` compare: its matches in their order; no
+    counters, no kernel-private bytes."""
+    header, payloads = split_entry(nfproto, entry)
+    header = _plain_header(nfproto, header)
+    cdef list keys = []
+    for payload in payloads[:-1]:
+        keys.append(_payload_key(nfproto, False, payload))
+    return header, tuple(keys), _payload_key(nfproto, True, payloads[-1])
+
+
+def find_like(int nfproto, list entries not None, bytes entry not None):
+    """Return the position of the first of *entries* that is the same rule as *entry*, or -1: what is sought once needs
+    no keys."""
+    cdef Family *family = family_of(nfproto)
+    cdef tuple key = compare_key(nfproto, entry)
+    cdef bytes other
+    cdef Py_ssize_t i
+    for i in range(len(entries)):
+        other = <bytes> entries[i]
+        if _has_same_ends(family, entry, other) and compare_key(nfproto, other) == key:
+            return i
+    return -1
+
+
+def count_like(int nfproto, list entries not None, Py_ssize_t position):
+    """Return how many of *entries* before *position* have the key of the one that stands there."""
+    cdef Family *family = family_of(nfproto)
+    cdef bytes entry = <bytes> entries[position], other
+    cdef tuple key = compare_key(nfproto, entry)
+    cdef Py_ssize_t i, count = 0
+    for i in range(position):
+        other = <bytes> entries[i]
+        if _has_same_ends(family, entry, other) and compare_key(nfproto, other) == key:
+            count += 1
+    return count
+
+
+cdef inline bint _has_same_ends(Family *family, bytes entry, bytes other) noexcept:
+    """Whether the rules may be the same: addresses and protocol are written in one way only."""
+    cdef const char *one = PyBytes_AS_STRING(entry)
+    cdef const char *two = PyBytes_AS_STRING(other)
+    return (<size_t> PyBytes_GET_SIZE(other) >= family.header and memcmp(one, two, 4 * family.address) == 0
+            and memcmp(one + family.proto, two + family.proto, 2) == 0)
+
+
+cdef bytes _plain_header(int nfproto, bytes header):
+    """*header* without what is not compared: the name in `-i +`, with its mask where it was read from nf_tables."""
+    cdef Family *family = family_of(nfproto)
+    cdef const unsigned char *raw = <const unsigned char *> PyBytes_AS_STRING(header)
+    cdef size_t name
+    cdef bytearray plain = None
+    for name in (4 * family.address, 4 * family.address + 16):
+        if raw[name] and not raw[name + 32] or raw[name] == b'+' and raw[name + 1] == 0:
+            plain = bytearray(header) if plain is None else plain
+            plain[name:name + 16] = plain[name + 32:name + 48] = bytes(16)
+    return header if plain is None else bytes(plain)
+
+
+cdef bytes _payload_key(int nfproto, bint is_target, bytes payload):
+    cdef const xt_entry_match *raw = <const xt_entry_match *> PyBytes_AS_STRING(payload)
+    # behind the NUL of a name may stand whatever its writer had in memory
+    cdef bytes name = payload[2:31].partition(b"\0")[0]
+    if is_target and is_verdict(raw):
+        return name
+    cdef Plugin plugin = find_for_payload(is_target, nfproto, raw)
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(payload)
+    if plugin is not None and PAYLOAD_HEADER + plugin.c.size == <size_t> end:
+        end = PAYLOAD_HEADER + plugin.c.userspacesize
+    return name + b"\0" + payload[31:end]
+
+
+cdef bint same_under_mask(Family *family, const char *one, const char *other, const char *mask,
+                          bint with_target) noexcept nogil:
+    """Whether `iptables -D` takes two entries for the same rule, as libiptc finds it out, target included or not.
+
+    *mask*, as long as *other*, has the bits that count of each match and of the target. Of the base part the addresses
+    count, the interfaces as far as their own masks say, the protocol and the flags.
+    """
+    cdef size_t at = 4 * family.address, i
+    cdef Payloads payloads
+    if target_offset(family, one) != target_offset(family, other) or memcmp(one, other, at):
+        return False
+    if with_target and next_offset(family, one) != next_offset(family, other):
+        return False
+    for i in range(at, at + 2 * IFNAMSIZ):
+        if one[i + 2 * IFNAMSIZ] != other[i + 2 * IFNAMSIZ] or (one[i] ^ other[i]) & one[i + 2 * IFNAMSIZ]:
+            return False
+    if memcmp(one + family.proto, other + family.proto, family.flags + 2 - family.proto):
+        return False
+    payloads = payloads_of(family, one)
+    while next_payload(&payloads):
+        if payloads.is_target and not with_target:
+            break
+        at = <const char *> payloads.payload - one
+        if not _same_payload(payloads.payload, <const xt_entry_match *> (other + at), mask + at):
+            return False
+    return True
+
+
+cdef bint _same_payload(const xt_entry_match *one, const xt_entry_match *other, const char *mask) noexcept nogil:
+    """Whether size, name, revision and the bits of *mask* are the same."""
+    cdef const char *first = <const char *> one
+    cdef const char *second = <const char *> other
+    cdef size_t i
+    if other.u.match_size != one.u.match_size or other.u.user.revision != one.u.user.revision:
+        return False
+    if strcmp(one.u.user.name, other.u.user.name):
+        return False
+    for i in range(PAYLOAD_HEADER, one.u.match_size):
+        if (first[i] ^ second[i]) & mask[i]:
+            return False
+    return True
+
+
+# ------------------------------------------------------------------ as `==` does
+
+
+def are_equal(int nfproto, bytes entry, bytes other):
+    """Whether two entries are *equal*, which `==` of rules means: they say the same, the order of their matches aside.
+
+    Their bytes decide, or their text: a few plugins leave in unused bytes what their text does not show.
+    """
+    cdef tuple key = _equal_key(nfproto, entry), other_key = _equal_key(nfproto, other)
+    if key == other_key:
+        return True
+    return (_rough_key(key) == _rough_key(other_key) and is_readable(nfproto, entry) and is_readable(nfproto, other)
+            and render(nfproto, entry) == render(nfproto, other))
+
+
+def equal_hash(int nfproto, bytes entry):
+    """Return the same number for all entries that are equal."""
+    return hash(_rough_key(_equal_key(nfproto, entry)))
+
+
+cdef tuple _equal_key(int nfproto, bytes entry):
+    """`compare_key` in one order of the matches, and without IPv6's mark that `-p all` was given, which has no
+    effect."""
+    cdef Family *family = family_of(nfproto)
+    cdef bytearray plain
+    header, matches, target = compare_key(nfproto, entry)
+    if marks_any_protocol(family, PyBytes_AS_STRING(<bytes> header)):
+        plain = bytearray(header)
+        plain[family.flags] &= ~IP6T_F_PROTO & 0xff
+        header = bytes(plain)
+    return header, matches if len(matches) < 2 else tuple(sorted(matches)), target
+
+
+cdef tuple _rough_key(tuple key):
+    """The part of a key in any order that rules with the same text surely share."""
+    header, matches, target = key
+    cdef list names = []
+    for match in matches:
+        names.append(_name_of(match))
+    return header, tuple(names), _name_of(target)
+
+
+cdef bytes _name_of(bytes key):
+    return key.partition(b"\0")[0]
+
+
+def is_readable(int nfproto, bytes entry not None):
+    """Whether the text of *entry* says all that it is: no plugin is missing for a part of it."""
+    cdef list payloads = split_entry(nfproto, entry)[1]
+    cdef Py_ssize_t i, last = len(payloads) - 1
+    cdef const xt_entry_match *raw
+    for i in range(last + 1):
+        raw = <const xt_entry_match *> PyBytes_AS_STRING(<bytes> payloads[i])
+        if not (i == last and is_verdict(raw)) and find_for_payload(i == last, nfproto, raw) is None:
+            return False
+    return True
