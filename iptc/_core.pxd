@@ -118,10 +118,11 @@ cdef Family *family_of(int nfproto) except NULL
 
 # ------------------------------------------------------------------ the rule
 
-# What the kernel's structures measure: xt_entry_match and xt_entry_target before their data, xt_standard_target.
+# Sizes of the kernel's structures, with padding; `language/shim.h` checks them against the headers.
 cdef enum:
-    TARGET_HEADER = 32
-    STANDARD_SIZE = 40
+    PAYLOAD_HEADER = 32      # struct xt_entry_match and xt_entry_target, which stand before the data of a payload
+    STANDARD_SIZE = 40       # struct xt_standard_target
+    ERROR_SIZE = 64          # struct xt_error_target
 
 # NFLOG's prefix: where it stands in struct xt_nflog_info, what is its room there and on nf_tables, and the sizes of the
 # payloads.
@@ -129,8 +130,8 @@ cdef enum:
     NFLOG_PREFIX = 12
     NFLOG_ROOM = 64
     NFLOG_LONG_ROOM = 128
-    NFLOG_SIZE = TARGET_HEADER + 80
-    NFLOG_LONG_SIZE = TARGET_HEADER + 144
+    NFLOG_SIZE = PAYLOAD_HEADER + 80
+    NFLOG_LONG_SIZE = PAYLOAD_HEADER + 144
 
 cdef inline uint16_t target_offset(Family *family, const char *entry) noexcept nogil:
     return (<const uint16_t *> (entry + family.offsets))[0]
@@ -140,51 +141,47 @@ cdef inline uint16_t next_offset(Family *family, const char *entry) noexcept nog
 
 # A walk over the payloads of an entry: its matches in their order, then its target.
 cdef struct Payloads:
-    const char *next             # the payload that comes next
-    const char *target
-    const char *end
-    # the payload that the walk has reached
-    const xt_entry_match *payload
-    uint32_t size                # its bytes, with the header
-    bint is_target
-    bint broken                  # the size of a payload did not add up: the walk has ended there
+    const char *next             # where the next payload begins
+    const char *target           # where the target begins
+    const char *end              # where the entry ends
+    const xt_entry_match *payload    # the payload that `next_payload` has found
+    uint32_t size                # its size, with the header
+    bint is_target               # whether it is the target
+    bint broken                  # the sizes do not add up: the walk has ended early
 
 cdef inline Payloads payloads_between(const char *first, size_t target, size_t end) noexcept nogil:
-    """Begin a walk: the first payload is at *first*, the target and the end are *target* and *end* bytes behind it."""
+    """Begin a walk. The first payload is at *first*; target and end are *target* and *end* bytes behind it."""
     cdef Payloads at
-    at.next = first
-    at.target = first + target
+    at.broken = target + PAYLOAD_HEADER > end
     at.end = first + end
-    at.payload = NULL
-    at.size = 0
-    at.is_target = False
-    at.broken = target > end
+    at.next = at.end if at.broken else first
+    at.target = first + target
     return at
 
 cdef inline Payloads payloads_of(Family *family, const char *entry) noexcept nogil:
-    """Begin a walk over the payloads of *entry*, of which `next_offset` bytes can be read."""
-    cdef size_t target = target_offset(family, entry), end = next_offset(family, entry)
-    if target < family.header or end < target:
-        target, end = family.header + 1, family.header
-    return payloads_between(entry + family.header, target - family.header, end - family.header)
+    """Begin a walk over the payloads of *entry*, whose `next_offset` bytes can all be read."""
+    cdef size_t header = family.header, target = target_offset(family, entry), end = next_offset(family, entry)
+    if target < header or end < target:
+        return payloads_between(entry, 0, 0)
+    return payloads_between(entry + header, target - header, end - header)
 
 cdef inline bint next_payload(Payloads *at) noexcept nogil:
-    """Go on to the next payload; False at the end, or where its size does not add up. Nothing behind the end is read.
+    """Go on to the next payload. Return False at the end, and where a size does not add up; nothing behind the end is
+    read.
 
-    The size of a match is a multiple of 8. The target has all that is left.
+    The size of a match is a multiple of 8. The target has all the bytes that are left.
     """
-    cdef const char *limit
-    cdef size_t left
-    if at.broken or at.next == at.end and at.is_target:
+    if at.next == at.end:
         return False
-    at.is_target = at.next == at.target
-    limit = at.end if at.is_target else at.target
-    left = limit - at.next
     at.payload = <const xt_entry_match *> at.next
-    at.size = at.payload.u.match_size if left >= TARGET_HEADER else 0
-    if (at.size < TARGET_HEADER or at.size > left or at.is_target and at.size != left
-            or not at.is_target and at.size & 7):
-        at.broken = True
+    at.size = at.payload.u.match_size
+    at.is_target = at.next == at.target
+    if at.is_target:
+        at.broken = at.size != <size_t> (at.end - at.next)
+    else:
+        at.broken = at.size < PAYLOAD_HEADER or at.size & 7 != 0 or at.size > <size_t> (at.target - at.next)
+    if at.broken:
+        at.next = at.end
         return False
     at.next += at.size
     return True

@@ -615,7 +615,7 @@ def load_rules(type cls, int nfproto, list entries, chain):
 
 cdef bint is_entry(Family *family, const char *entry, size_t size) noexcept nogil:
     """Whether *size* bytes are an entry of *family* whose sizes add up."""
-    return size >= family.header + TARGET_HEADER and next_offset(family, entry) == size and payloads_ok(family, entry)
+    return size >= family.header + PAYLOAD_HEADER and next_offset(family, entry) == size and payloads_ok(family, entry)
 
 
 cdef int check_entry(Family *family, bytes entry) except -1:
@@ -685,7 +685,7 @@ cdef void mark_verdict(char *target, const char *name) noexcept nogil:
     cdef size_t length = strlen(name)
     memset(target + 2, 0, STANDARD_SIZE - 2)
     memcpy(target + 2, name, length if length < XT_EXTENSION_MAXNAMELEN else XT_EXTENSION_MAXNAMELEN - 1)
-    memcpy(target + TARGET_HEADER, _MARK, 8)
+    memcpy(target + PAYLOAD_HEADER, _MARK, 8)
 
 
 cdef bint marks_any_protocol(Family *family, const char *header) noexcept nogil:
@@ -724,7 +724,7 @@ def jump_of(int nfproto, bytes entry not None):
     cdef Family *family = family_of(nfproto)
     cdef size_t target_at = target_offset(family, PyBytes_AS_STRING(entry))
     cdef const char *target = PyBytes_AS_STRING(entry) + target_at
-    if (target_at + TARGET_HEADER > <size_t> PyBytes_GET_SIZE(entry) or not is_verdict(<const xt_entry_match *> target)
+    if (target_at + PAYLOAD_HEADER > <size_t> PyBytes_GET_SIZE(entry) or not is_verdict(<const xt_entry_match *> target)
             or is_verdict_name(target + 2)):
         return b""
     return target[2:2 + strnlen(target + 2, 29)]

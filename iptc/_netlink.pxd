@@ -90,6 +90,11 @@ cdef bint attribute_text(const Attribute *cursor, const char *text) noexcept nog
 cdef uint32_t attribute_be32(const Attribute *cursor) noexcept nogil
 cdef uint64_t attribute_be64(const Attribute *cursor) noexcept nogil
 
+cdef enum:
+    ATTRIBUTE_HEAD = 4       # struct nlattr
+    GENERAL_HEAD = 20        # struct nlmsghdr and struct nfgenmsg, which begin each message
+
+
 # A buffer that grows; `failed` says that there was no memory, or an attribute too long for its 16-bit length.
 cdef struct Writer:
     char *memory

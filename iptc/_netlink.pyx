@@ -24,14 +24,12 @@ from .errors import RESOURCE_PROBLEM as _RESOURCE_PROBLEM
 from .errors import KernelError, kernel_error
 
 cdef enum:
-    ATTRIBUTE_HEAD = 4
     ATTRIBUTE_MOST = 0xffff
     MESSAGE_HEAD = 16            # struct nlmsghdr
     NFT_MSG_GETRULE_RESET = 25   # headers before Linux 6.2 do not have it
-    GENERAL_HEAD = 20            # and struct nfgenmsg
     # the kernel fills as much of a dump into one answer as the largest buffer it has seen, up to 32 KiB
     INBOX_ROOM = 65536
-    ERROR_SIZE = 4096            # what one answer weighs in the socket's buffer, amply
+    ANSWER_WEIGHT = 4096         # what one answer weighs in the socket's buffer, amply
     PATIENCE = 16                # calls in a row that fail in passing
     # questions count from here on, messages of a batch from 1: no answer is taken for one to the other
     FIRST_QUESTION = 0x40000000
@@ -598,7 +596,7 @@ cdef class Socket:
             # never less than a new socket has: the next batch may be larger, and ask in vain
             size = _at_most(batch.writer.length + 262144)
             _set_buffer(self.channel.held.fd, SO_SNDBUFFORCE, SO_SNDBUF, size)
-            size = _at_most(batch.messages * <size_t> ERROR_SIZE + 262144)
+            size = _at_most(batch.messages * <size_t> ANSWER_WEIGHT + 262144)
             _set_buffer(self.channel.held.fd, SO_RCVBUFFORCE, SO_RCVBUF, size)
             # what an earlier batch, or dump, left to be received is no answer to this one
             _settle(&self.channel)

@@ -1,4 +1,4 @@
-"""What annotations are called that stand in several modules. Type checkers load it, and nothing else does."""
+"""The types that annotations of several modules share. Only type checkers load this module."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 
 class HasFileno(Protocol):
-    """What has an open descriptor."""
+    """An object with an open descriptor, such as a file."""
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -14,10 +14,10 @@ class HasFileno(Protocol):
 
 
 class Readable(Protocol):
-    """A file that is open, whether it gives text or bytes."""
+    """An open file, of text or of bytes."""
 
     def read(self, size: int, /) -> str | bytes:
-        """The next piece of it, empty at its end."""
+        """Return the next piece; it is empty at the end."""
         ...
 
 

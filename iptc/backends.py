@@ -1,6 +1,6 @@
-"""Decides which back end a table is on: legacy xtables or nf_tables.
+"""Decides which back end is used: legacy xtables or nf_tables.
 
-The decision is made once for each network namespace. Looking changes nothing there: no table is created.
+That is decided once for each network namespace, by looking at what is there. No table is created by looking.
 """
 
 from __future__ import annotations
@@ -30,38 +30,41 @@ if TYPE_CHECKING:
 
 _SIDES = ("legacy", "nft")
 _CHOICES = (*_SIDES, "libiptc")
-"""What a program may ask for. The back end libiptc is never chosen by itself; its tables are the legacy ones."""
+"""The back ends that a program can ask for. "libiptc" works on the legacy tables, and is never chosen by itself."""
 
 _PROC_NAMES = {
     _core.IPV4: b"/proc/thread-self/net/ip_tables_names",
     _core.IPV6: b"/proc/thread-self/net/ip6_tables_names",
 }
-_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on the PATH of cron and of ordinary users
+_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # cron and ordinary users do not have them in PATH
 _KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
 _NFT_ORDER = ("mangle", "security", "raw", "filter", "nat")
 
 HERE = Namespace()
-"""The network namespace of the thread that asks."""
+"""The network namespace of whichever thread uses it."""
 
 _decided: dict[tuple[int, str | None], str] = {}
-"""What was decided for each namespace, by the identity of it."""
+"""cookie of a network namespace -> the back end that was decided on for it."""
 
 
 def backend(choice: str | None = None) -> str:
-    """Return "legacy" or "nft", or "libiptc" where that was asked for: *choice*, else `IPTC_BACKEND`, else what this
-    network namespace is found to use.
+    """Return the back end to use: *choice*, or else `IPTC_BACKEND`, or else what this network namespace uses.
 
-    That is the side that alone holds rules; with both or none, the one that has kubelet's hint chains, else what the
-    command `iptables` is, else nf_tables if the kernel has it. Decided once for each namespace; warns if the other side
-    holds rules too. `AccessDenied` where there are legacy tables that may not be read, or nobody may know whether there
-    are.
+    The last is decided once for each namespace, and is "legacy" or "nft":
+
+    1. the side that has rules, if the other one has none;
+    2. otherwise the side on which kubelet has made its hint chains (`KUBE-IPTABLES-HINT`, `KUBE-KUBELET-CANARY`);
+    3. otherwise the side that the command `iptables` works on (`iptables -V`);
+    4. otherwise nf_tables if the kernel has it.
+
+    Warns if both sides have rules. Raises `AccessDenied` if there are, or may be, legacy tables that may not be read.
     """
     return side_in(HERE, choice)
 
 
 def side_in(there: Namespace, choice: str | None = None) -> str:
-    """What `backend` returns in the network namespace *there*."""
+    """Return what `backend` returns, for the network namespace *there*."""
     if choice is not None:
         return _checked(choice)
     key = there.cookie(), os.environ.get("IPTC_BACKEND")
@@ -80,7 +83,7 @@ def decide_again(there: Namespace) -> None:
 
 def open_table(nfproto: Family, name: str, place: Place, side: str) -> Any:
     """Return the `LegacyTable`, `NftTable` or `LibiptcTable` of a table; *side* is what `backend` returned."""
-    # here and below: what reads counters needs no table, and nobody needs the back end that is not in use
+    # imported when needed, here and below: reading counters needs no table, and no program needs both back ends
     if side == "legacy":
         from .legacy.table import LegacyTable
 
@@ -114,13 +117,13 @@ def _checked(choice: str | None) -> str:
 
 
 def _kernels_side(choice: str) -> str:
-    """The side of the kernel that back end *choice* works on."""
+    """Return the side of the kernel that back end *choice* works on: "legacy" or "nft"."""
     return "legacy" if choice == "libiptc" else choice
 
 
 def _decide(there: Namespace, given: str | None) -> tuple[str, bool]:
-    """(back end, whether that is certain): without the right to look at nf_tables, where there is no legacy table, it
-    is a guess."""
+    """Return (back end, whether that is certain). It is a guess if there is no legacy table and nf_tables may not be
+    read."""
     if given:
         return _checked(given), True
     holding = ["legacy"] if _holds_rules(there, "legacy") else []
@@ -152,15 +155,14 @@ def _warn(choice: str, other: str) -> None:
 
 
 def _heed(error: IPTCError) -> None:
-    """Raise *error* if it says nothing of what is there: the next answer may be another, and what is decided is
-    kept."""
+    """Raise *error* if it is a passing trouble: a decision is remembered, and must not rest on it."""
     if isinstance(error, AccessDenied) or is_passing(getattr(error, "errno", None)):
         raise error
 
 
 def tables_in_use(nfproto: Family, side: str, there: Namespace) -> list[str]:
-    """The names of the tables that there are in the namespace *there*, in the order in which iptables-save has them;
-    looking creates none."""
+    """Return the names of the tables that are in use in the namespace *there*, in the order of iptables-save. None is
+    created by looking."""
     if _kernels_side(side) == "legacy":
         return _legacy_tables(nfproto, there)
     from . import _netlink
@@ -171,14 +173,14 @@ def tables_in_use(nfproto: Family, side: str, there: Namespace) -> list[str]:
 
 
 def builtin_chains() -> dict[str, list[str]]:
-    """{table: the names of its builtin chains}, which are the same on both back ends."""
+    """Return {table: the names of its builtin chains}. They are the same on both back ends."""
     from .nft.reader import BUILTIN_CHAINS
 
     return {table: [_core.HOOKS[hook] for hook, *_ in BUILTIN_CHAINS[table]] for table in _NFT_ORDER}
 
 
 def _legacy_tables(nfproto: Family, there: Namespace) -> list[str]:
-    """The legacy tables that are there; to open another would create it."""
+    """Return the names of the legacy tables that exist, from /proc/net. Opening any other would create it."""
     try:
         return there.read_file(_PROC_NAMES[nfproto]).decode("utf-8", "surrogateescape").split()
     except KernelError:
@@ -192,7 +194,8 @@ def _legacy_tables(nfproto: Family, there: Namespace) -> list[str]:
 
 
 def _legacy_chains(nfproto: Family, there: Namespace) -> Any:
-    """(table, name, policy, whether it has rules) of each legacy chain; a table that may not be read is no answer."""
+    """Yield (table, name, policy, whether it has rules) for each legacy chain. Tables that may not be read are left
+    out."""
     tables = _legacy_tables(nfproto, there)
     if tables:
         from .legacy.blob import TableBlob
@@ -206,7 +209,7 @@ def _legacy_chains(nfproto: Family, there: Namespace) -> Any:
 
 
 def _nft_chains(nfproto: Family, there: Namespace) -> Any:
-    """(table, name, policy, whether it has rules) of each chain of nf_tables that is iptables'."""
+    """Yield (table, name, policy, whether it has rules) for each chain of iptables' tables in nf_tables."""
     from . import _netlink
     from .nft.reader import BUILTIN_CHAINS, NftScan
 
@@ -223,12 +226,12 @@ _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
 
 
 def chains_of(side: str, nfproto: Family, there: Namespace) -> Any:
-    """(table, name, policy, whether it has rules) of each chain on one side; looking creates no table."""
+    """Yield (table, name, policy, whether it has rules) for each chain on one side. No table is created by looking."""
     return _CHAINS[_kernels_side(side)](nfproto, there)
 
 
 def _is_crowded(nfproto: Family, table: str, there: Namespace) -> bool:
-    """Whether a legacy table surely holds something: one question, however large it is."""
+    """Whether a legacy table surely has rules or user chains: one question (`IPT_SO_GET_INFO`), however large it is."""
     from .legacy.blob import TableScan
 
     try:
@@ -243,7 +246,7 @@ def _is_crowded(nfproto: Family, table: str, there: Namespace) -> bool:
 
 
 def _holds_rules(there: Namespace, side: str) -> bool:
-    """Whether there is anything on that side that is not there of itself."""
+    """Whether that side has anything that the kernel did not make itself: a rule, a user chain, a policy DROP."""
     if side == "legacy" and any(
         _is_crowded(nfproto, table, there) for nfproto in _PROC_NAMES for table in _legacy_tables(nfproto, there)
     ):
@@ -256,20 +259,20 @@ def _holds_rules(there: Namespace, side: str) -> bool:
 
 
 def has_user_chain(nfproto: Family, name: str) -> bool:
-    """Whether any table of the back end in use here has a user chain *name*, as far as we may look."""
+    """Whether a table of the back end in use has a user chain *name*. False if the tables may not be read."""
     try:
         return any(
             chain == name and policy is None for _, chain, policy, _ in _CHAINS[_kernels_side(backend())](nfproto, HERE)
         )
     except AccessDenied:
-        return False  # making a rule needs no right
+        return False  # a rule can be made without any privilege
 
 
 # ------------------------------------------------------------- whom to follow
 
 
 def _kubelets_choice(there: Namespace) -> Any:
-    """The side that kubelet has marked, or None."""
+    """Return the side on which kubelet has made its hint chains, or None."""
     for side in ("nft", "legacy"):
         for nfproto in (_core.IPV4, _core.IPV6):
             if any(
@@ -280,13 +283,13 @@ def _kubelets_choice(there: Namespace) -> Any:
 
 
 def _tools_choice() -> Any:
-    """What the command `iptables` works on; None if there is none or it does not say."""
+    """Return the side that the command `iptables` works on, or None if there is none or it does not say."""
     path = find_tool("iptables")
     return None if path is None else side_of_tool(path)
 
 
 def find_tool(name: str) -> str | None:
-    """The path of a command as a shell of root finds it, or None."""
+    """Return the path of a command as root's shell finds it, or None."""
     for folder in [*os.get_exec_path(), *_SYSTEM_FOLDERS]:
         path = os.path.join(folder, name)
         if os.access(path, os.X_OK) and not os.path.isdir(path):
@@ -295,7 +298,7 @@ def find_tool(name: str) -> str | None:
 
 
 def side_of_tool(path: str) -> Any:
-    """The side that a command of iptables works on, or None where it does not say."""
+    """Return the side that a command of iptables works on, or None if it does not say."""
     return _side_of(os.path.basename(os.path.realpath(path))) or _side_of(_named_side(version_of_tool(path)))
 
 
@@ -306,12 +309,12 @@ def _side_of(text: str) -> Any:
 
 
 def _named_side(printed: str) -> str:
-    """What `iptables -V` has printed names its side since 1.8.0; before that there was but one."""
+    """Return the side that the output of `iptables -V` names. Releases before 1.8.0 name none: they are all legacy."""
     return printed if "(" in printed or not printed else "legacy"
 
 
 def version_of_tool(path: str) -> str:
-    """What `iptables -V` prints; "" where it cannot be run."""
+    """Return what `iptables -V` prints, or "" if it cannot be run."""
     import subprocess  # heavy, and seldom needed
 
     try:
@@ -326,7 +329,7 @@ def version_of_tool(path: str) -> str:
 
 
 def _kernels_choice(there: Namespace) -> Any:
-    """nf_tables if the kernel has it, else legacy."""
+    """Return "nft" if the kernel has nf_tables, else "legacy"."""
     from . import _netlink
 
     try:

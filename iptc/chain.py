@@ -1,4 +1,4 @@
-"""Chain: one chain of an open table, as python-iptables documents it."""
+"""Chain: one chain of an open table, with the methods that python-iptables documents, and some more."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 @telling_methods
 class Chain:
-    """One chain of a table; the same object as long as somebody holds it. Making it neither creates nor checks it."""
+    """One chain of a table.
+
+    `Chain(table, name)` does not create the chain in the kernel, and does not check that it exists. While an object
+    for it exists, the same one is returned.
+    """
 
     table: Table
     name: str
@@ -58,7 +62,8 @@ class Chain:
 
     @property
     def rules(self) -> list[Rule]:
-        """The rules, in order, each an own copy: a new list; [] where there is no such chain."""
+        """A new list of the rules in their order, each a copy: changing one changes nothing in the kernel. [] if the
+        table has no such chain."""
         chain = self.table._view().chains.get(self.name)
         if chain is None:
             return []
@@ -77,17 +82,17 @@ class Chain:
         self._edit_each(rule, lambda name, entry: edits.Insert(name, entry, position))
 
     def replace_rule(self, rule: Rule, position: int = 0) -> None:
-        """Put *rule* in the place of the one at *position*, which counts from 0 (`iptables -R`)."""
+        """Replace the rule at *position*, which counts from 0, by *rule* (`iptables -R`)."""
         position = checked_position(position)
         if len(self._entries(rule)) > 1:
             raise ParameterError("Replacement rule does not specify a unique address")
         self._edit_each(rule, lambda name, entry: edits.Replace(name, entry, position))
 
     def delete_rule(self, rule: Rule, missing_ok: bool = False) -> bool:
-        """Delete the first rule that is the same as *rule*, the order of matches included (`iptables -D`), and return
-        True.
+        """Delete the first rule that is the same as *rule* (`iptables -D`), and return True.
 
-        Where there is none: `NotFound`, or False with *missing_ok*.
+        The same rule has the same matches in the same order. If there is none, raises `NotFound`, or returns False with
+        *missing_ok*.
         """
         nfproto = self.table._nfproto
         return self._edit_each(
@@ -99,14 +104,15 @@ class Chain:
     def delete_rule_at(self, index: int) -> None:
         """Delete the rule at *index*, which counts from 0 (`iptables -D CHAIN NUMBER`).
 
-        Where the table was read before, the rule that stood there is meant: `Conflict` if it is gone.
+        If the table was read before, the rule that stood at *index* then is meant. Raises `Conflict` if it is gone.
         """
         self.table._edit(edits.Delete(self.name, checked_position(index)))
 
     def delete_rules(self, predicate: Callable[[Rule], object] | None = None, comment: str | None = None) -> int:
-        """Delete all rules with *comment*, or for which predicate(rule) is true, and return how many there were.
+        """Delete all rules that have the comment *comment* and for which predicate(rule) is true. Return how many.
 
-        Both given, both must hold. *predicate* is called under the xtables lock, perhaps more than once for a rule.
+        One of the two may be left out. *predicate* is called while the xtables lock is held, perhaps several times for
+        a rule.
         """
         if not callable(predicate) and (predicate is not None or comment is None):
             raise ParameterTypeError("delete_rules takes a function of a rule, or comment=")
@@ -122,17 +128,18 @@ class Chain:
         return int(self.table._edit(edits.DeleteRules(self.name, chosen)))
 
     def ensure_rule(self, rule: Rule, position: int | None = None) -> bool:
-        """Append *rule*, or insert it at *position*, unless the chain has it already; return whether it was added.
+        """Append *rule*, or insert it at *position*, unless the chain has it already. Return whether it was added.
 
-        That is decided under the xtables lock, on the table as it is then: processes that ensure the same rule add it
-        once.
+        The xtables lock is held while that is decided. If several processes ensure the same rule, it is added once.
         """
         position = None if position is None else checked_position(position)
         return self._edit_each(rule, lambda name, entry: edits.EnsureRule(name, entry, position))
 
     def has_rule(self, rule: Rule) -> bool:
-        """Whether there is the same rule, the order of matches included (`iptables -C`), as the table was last read; so
-        does `rule in chain`. At once, from the third question on."""
+        """Whether the chain has the same rule (`iptables -C`), as the table was last read. `rule in chain` is the same.
+
+        From the third call on, an index of the rules answers it in constant time.
+        """
         entries = self._entries(rule)
         with self.table._state.lock:
             chain = self.table._view().chains.get(self.name)
@@ -141,7 +148,7 @@ class Chain:
     __contains__ = has_rule
 
     def _find_rule(self, rule: Rule) -> tuple[int, Rule] | None:
-        """(position, rule) of the first rule that is the same as *rule*, or None."""
+        """Return (position, rule) of the first rule that is the same as *rule*, or None."""
         (entry,) = self._entries(rule)
         with self.table._state.lock:
             chain = self.table._view().chains.get(self.name)
@@ -151,13 +158,15 @@ class Chain:
             return None if position is None else (position, self.table.create_rule(chain.entry(position), self))
 
     def _entries(self, rule: Rule) -> list[Any]:
-        """The bytes of *rule*, once it is whole and of this table's family: a list, of one entry for each pair of
-        addresses."""
+        """Return the entries of *rule* as a list of bytes: one for each pair of a source and a destination address.
+
+        Raises `ParameterTypeError` if it is no rule of the table's family, and `ParameterError` if it is not complete.
+        """
         if not isinstance(rule, Rule) or rule.nfproto != self.table._nfproto:
             raise ParameterTypeError(
                 f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, not {type(rule).__name__}"
             )
-        # nearly all rules have one address on a side, and building them is to be fast
+        # nearly all rules have one source and one destination: they take the fast path
         entries = (
             [extension.pack(rule, True)]
             if rule._networks is None
@@ -168,10 +177,9 @@ class Chain:
         return entries
 
     def _edit_each(self, rule: Rule, operation: Callable[[str, bytes], Any], adds: bool = True) -> bool:
-        """Do operation(name of the chain, entry) for each entry of *rule*, together; whether any of them changed
-        anything.
+        """Make an edit with operation(name of the chain, entry) for each entry of *rule*, and send them together.
 
-        *adds*: it puts them into this chain.
+        Return whether any of them changes anything. *adds* says that the edit puts the entry into this chain.
         """
         entries = self._entries(rule)
         for entry in entries if adds else ():
@@ -199,7 +207,7 @@ class Chain:
         self.table.zero_entries(self.name)
 
     def get_counters(self) -> Counters | None:
-        """Return the `Counters` of the policy, or None for a user chain, where the kernel keeps none."""
+        """Return the `Counters` of the policy, or None for a user chain, which has no policy."""
         return self.table.get_policy(self.name)[1]
 
     def get_policy(self) -> Policy | None:
@@ -207,31 +215,33 @@ class Chain:
         return self.table.get_policy(self.name)[0]
 
     def set_policy(self, policy: Policy | str, counters: Pair | None = None) -> bool:
-        """Set the policy, a `Policy` or its name (`iptables -P`), and its (packets, bytes) if they are given; return
-        whether that changed anything."""
+        """Set the policy, given as a `Policy` or by name (`iptables -P`). Return whether that changes anything.
+
+        *counters*: the (packets, bytes) that the policy starts with; None leaves its counters as they are.
+        """
         return self.table.set_policy(self.name, policy, counters)
 
     def is_builtin(self) -> bool:
-        """Whether the chain is one of the kernel's own."""
+        """Whether this is a builtin chain, such as INPUT."""
         return self.table.builtin_chain(self.name)
 
     def get_target(self, rule: Rule) -> bytes:
-        """Return the verdict or the chain that *rule* jumps to as bytes, b"" for an extension."""
+        """Return the name of the target of *rule* as bytes: a verdict, a chain or an extension."""
         return self.table.get_target(self._entries(rule)[0])
 
 
 def checked_position(position: int) -> int:
-    """*position*, which counts from 0, as far as the kernel can count."""
+    """Return *position*, which counts from 0. Raises `ParameterTypeError` or `ParameterError` if it is no position."""
     if not isinstance(position, int) or isinstance(position, bool):
         raise ParameterTypeError(f"a position must be an integer, not {type(position).__name__}")
     if position < 0:
         raise ParameterError(f"a position counts from 0, not {position}")
-    # libiptc counts in 32 bits, and says itself that this is too big
+    # libiptc counts in 32 bits: a larger position is reported as too big by whoever looks for it
     return min(position, 0xFFFFFFFF)
 
 
 def chain_name(chain: Chain | str) -> str:
-    """The name of *chain*, which is a `Chain` or a name."""
+    """Return the name of *chain*, which is a `Chain` or a name."""
     if isinstance(chain, Chain):
         return chain.name
     _core.chain_label(chain)

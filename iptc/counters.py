@@ -1,6 +1,6 @@
-"""Counters at the kernel's own speed: CounterReader, the Snapshot of one read, and what was added between two.
+"""CounterReader reads the counters of a table, a Snapshot holds them, a Delta is the difference of two snapshots.
 
-Reading needs neither libiptc nor libxtables nor any plugin, and makes no Rule.
+Reading uses neither libiptc nor libxtables nor a plugin, and makes no `Rule` objects.
 """
 
 from __future__ import annotations
@@ -31,21 +31,27 @@ _named = _core.Counters._make
 
 
 def _nothing() -> None:
-    """Stands for a weak reference to nothing."""
+    """Called in place of a weak reference whose object is gone."""
 
 
 class CounterReader:
-    """Reads the packet and byte counters of one table, as often as wanted (`IPT_SO_GET_INFO`, `IPT_SO_GET_ENTRIES`).
+    """Reads the packet and byte counters of one table, again and again.
+
+    On the legacy back end each read is `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`, on nf_tables dumps of its chains and
+    rules (`NFT_MSG_GETCHAIN`, `NFT_MSG_GETRULE`).
 
     >>> with CounterReader("filter") as reader:          # doctest: +SKIP
     ...     snapshot = reader.read()
     ...     print(snapshot["INPUT"].policy, sum(snapshot.packets))
 
-    *lock*: False reads as `iptables-save` does, without a lock, and may see counters at zero for a moment while another
-    writer commits; True waits for the xtables lock (shared with other readers) for each read, a number waits that many
-    seconds and then raises `LockTimeout`. *netns* is a network namespace: a name, a path, a process id or an open
-    descriptor. *backend* is "legacy" or "nft", else what `iptc.backend()` says. One reader can be used by several
-    threads. Raises `NotFound` for a table that is not there, `AccessDenied` without CAP_NET_ADMIN and CAP_NET_RAW.
+    *lock*: False (the default) reads without the xtables lock, as `iptables-save` does; a table that a writer is just
+        replacing is read again. True waits for the lock before each read, a number waits so many seconds and then
+        raises `LockTimeout`. Readers share the lock.
+    *netns*: a network namespace, as a name, a path, a process id or an open descriptor; None is that of the caller.
+    *backend*: "legacy" or "nft"; None takes what `iptc.backend()` returns.
+
+    Several threads can use one reader. Raises `NotFound` if there is no such table, and `AccessDenied` without
+    CAP_NET_ADMIN (for legacy tables CAP_NET_RAW too).
     """
 
     def __init__(
@@ -64,7 +70,7 @@ class CounterReader:
         self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
         self._lock = None if lock is False else XTablesLock(None if lock is True else lock, shared=True)
         self._closed = True
-        # what is opened has an owner from the first moment: an interrupt may come between any two steps
+        # the scan is owned by this object before it is opened: an interrupt may come between any two steps
         self._namespace = namespace.open_namespace(netns)
         try:
             self._open()
@@ -84,7 +90,7 @@ class CounterReader:
     def read(self) -> Snapshot:
         """Return a `Snapshot` of the counters now."""
         if self._pid != os.getpid() and not self._closed:
-            self._open()  # the mutex of the parent may be held by a thread that is not here
+            self._open()  # after a fork, a thread that the child does not have may hold the mutex
         if self._mutex._is_owned():
             raise TransactionError("a read from within a read of the same reader, such as from the handler of a signal")
         with self._mutex:
@@ -96,7 +102,7 @@ class CounterReader:
             else:
                 with self._lock:
                     counts, digest, policies = self._scan.read()
-            # held by snapshots only: the layout holds this reader
+            # only snapshots own the layout: it refers to this reader, and would form a cycle with it
             layout = self._layout()
             if layout is None or layout.generation != digest:
                 layout = _Layout(self._nfproto, digest, self._scan.chains, self._scan.identities, self)
@@ -104,9 +110,9 @@ class CounterReader:
         return Snapshot(counts, layout, policies, time.monotonic(), time.time())
 
     def _settled(self, reading: Any) -> Any:
-        """A reading to rely on in place of *reading*, which is in doubt."""
+        """Return a reading that can be relied on, instead of *reading*, which is in doubt."""
         if self._settling is None:
-            from .legacy.settling import Settling  # only legacy tables are ever in doubt
+            from .legacy.settling import Settling  # only readings of legacy tables are ever in doubt
 
             self._settling = Settling(self._scan)
         return self._settling.settle(reading)
@@ -117,10 +123,10 @@ class CounterReader:
             return entries
 
     def close(self) -> None:
-        """Close the socket; what was read stays readable. Reading after that raises."""
+        """Close the socket. Snapshots stay usable; `read` raises `KernelError` from now on."""
         self._closed = True
         if self._pid != os.getpid():
-            # a thread of the parent that is not here may hold the other one
+            # after a fork, a thread that the child does not have may hold the old mutex
             self._mutex = mutex()
         with self._mutex:
             self._scan.close()
@@ -132,7 +138,7 @@ class CounterReader:
         return self._closed
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        # a copy would close what this one has open
+        # a copy would close the same socket a second time
         raise TypeError("a CounterReader has a socket and cannot be copied: open another one")
 
     def __enter__(self) -> CounterReader:
@@ -150,7 +156,7 @@ class CounterReader:
 
 
 class _Layout:
-    """What all snapshots of one ruleset share: its chains, and what each rule is."""
+    """The chains and rules of one ruleset. All snapshots of that ruleset share it."""
 
     __slots__ = ("nfproto", "generation", "chains", "identities", "_reader", "_rules", "_by_name", "__weakref__")
 
@@ -181,14 +187,14 @@ class _Layout:
         return self._by_name
 
     def entries(self) -> list[bytes]:
-        """The bytes of each rule; `Conflict` if the reader has read another ruleset since."""
+        """Return the rules as bytes. Raises `Conflict` if the reader has read another ruleset since."""
         if self._reader is None:
             raise Conflict("the rules of this snapshot were not looked at before it was pickled")
         return self._reader._entries(self.generation)
 
     def rules(self) -> tuple[RuleInfo, ...]:
         if self._rules is None:
-            from .rule import Rule, Rule6  # whoever reads numbers alone needs no language
+            from .rule import Rule, Rule6  # imported here: a program that only reads counters need not load libxtables
 
             entries = self.entries()
             cls = Rule if self.nfproto == _core.IPV4 else Rule6
@@ -201,12 +207,12 @@ class _Layout:
         return self._rules
 
     def slots_in(self, before: _Layout) -> bytes | None:
-        """Where each slot stood in the layout *before*, as `Counts.since` takes it."""
+        """Return the slot that each rule had in the layout *before*, in the form that `Counts.since` takes."""
         return place_slots(self.chains, self.identities, before.chains, before.identities)
 
 
 class RuleInfo:
-    """One rule of a snapshot: its slot, its chain, and as text."""
+    """One rule of a snapshot: its slot, its chain, its text and its parts."""
 
     __slots__ = ("slot", "chain", "_rule", "_text", "_comment")
 
@@ -226,7 +232,7 @@ class RuleInfo:
 
     @property
     def comment(self) -> Any:
-        """The text of its comment match, or None."""
+        """The text of its match `comment`, or None if it has none."""
         if self._comment is False:
             comments = (match.comment for match in self._rule.matches if match.name == "comment")
             self._comment = next(comments, None)
@@ -234,12 +240,12 @@ class RuleInfo:
 
     @property
     def target(self) -> str:
-        """The name of its target, "" for none."""
+        """The name of its target, "" if it has none."""
         return self._rule.target.name if self._rule.target is not None else ""
 
     @property
     def rule(self) -> Rule:
-        """The rule itself, with the counters of the moment in which it was decoded."""
+        """The `Rule`. Its counters are those of the moment at which it was decoded."""
         return self._rule
 
     def __repr__(self) -> str:
@@ -249,7 +255,7 @@ class RuleInfo:
 class ChainCounters:
     """The counters of one chain in a snapshot: a sequence of (packets, bytes), one for each rule.
 
-    Indexing and `sum()` give `Counters`, with names; a loop gives plain tuples, which is faster.
+    An index and `sum()` return `Counters`. A loop returns plain tuples, which is faster.
     """
 
     __slots__ = ("_counts", "name", "policy", "policy_counters", "slots")
@@ -279,7 +285,7 @@ class ChainCounters:
         return self._counts.bytes(self.slots.start, self.slots.stop)
 
     def sum(self) -> Counters:
-        """The `Counters` of all rules of the chain together; the kernel keeps none of user chains themselves."""
+        """Return the sum of the counters of all rules of the chain, as `Counters`. The policy is not in it."""
         return _named(self._counts.sum(self.slots.start, self.slots.stop))
 
     def __len__(self) -> int:
@@ -308,7 +314,7 @@ class ChainCounters:
 
 
 class _PerRule:
-    """A sequence of (packets, bytes), one slot a rule; by the name of a chain, what `_chain` makes of it."""
+    """A sequence of (packets, bytes), one for each rule. With the name of a chain as index, `_chain` is called."""
 
     __slots__ = ("_counts", "_layout")
     _counts: Counts
@@ -317,7 +323,7 @@ class _PerRule:
 
     @property
     def packets(self) -> memoryview:
-        """Packets of each rule: a memoryview of uint64, `numpy.asarray` takes it without a copy."""
+        """The packets of each rule, as a memoryview of uint64. `numpy.asarray` uses it without a copy."""
         return self._counts.packets(0, self._counts.rules)
 
     @property
@@ -341,11 +347,11 @@ class _PerRule:
 
 
 class Snapshot(_PerRule):
-    """The counters of a table at one moment. Does not change; a sequence of (packets, bytes), one slot a rule.
+    """The counters of a table at one moment: a sequence of (packets, bytes), one slot for each rule. It never changes.
 
-    Slots are in the kernel's order. Indexing gives `Counters`, a loop plain tuples. `generation` is the same for the
-    same ruleset, and differs when rules, chains or policies do. `time` is (monotonic, wall clock) in seconds.
-    `snapshot["INPUT"]` is the `ChainCounters` of a chain. It pickles.
+    Slots are in the kernel's order. An index returns `Counters`, a loop plain tuples; `snapshot["INPUT"]` is the
+    `ChainCounters` of a chain. `generation` is the same number as long as rules, chains and policies are the same.
+    `time` is (monotonic clock, wall clock), in seconds. A snapshot can be pickled.
     """
 
     __slots__ = ("_policies", "time", "_chains")
@@ -372,7 +378,7 @@ class Snapshot(_PerRule):
 
     @property
     def generation(self) -> int:
-        """A number that stands for the ruleset: all of it but the counters."""
+        """A number for the ruleset without its counters: equal rulesets have equal numbers."""
         return self._layout.generation
 
     @property
@@ -389,14 +395,14 @@ class Snapshot(_PerRule):
         return self._chains[:]
 
     def as_dict(self) -> dict[str, list[Pair]]:
-        """Return {chain: [(packets, bytes), …]}: the quickest way to plain Python numbers."""
+        """Return {chain: [(packets, bytes), …]}: the fastest way to get all counters as Python integers."""
         return self._counts.by_chain(self._layout.chains)
 
     @property
     def rules(self) -> tuple[RuleInfo, ...]:
-        """A tuple of `RuleInfo`, one for each slot; decoded once for each generation, when it is first asked for.
+        """A tuple with a `RuleInfo` for each slot. Rules are decoded at the first use, once for each generation.
 
-        `Conflict` if the reader has read another generation since.
+        Raises `Conflict` if they were not decoded before the reader read another generation.
         """
         return self._layout.rules()
 
@@ -406,7 +412,8 @@ class Snapshot(_PerRule):
     def since(self, previous: Snapshot) -> Delta:
         """Return the `Delta` from *previous* to this snapshot.
 
-        A rule is followed by what it is, not by where it stands; the same rules of a chain by their order.
+        A rule is recognized by what it says, wherever it stands by now. Rules of a chain that say the same are taken in
+        their order.
         """
         if not isinstance(previous, Snapshot):
             raise ParameterTypeError(f"since() takes a Snapshot, not {type(previous).__name__}")
@@ -416,8 +423,10 @@ class Snapshot(_PerRule):
         return Delta(counts, flags, self._layout, self.time[0] - previous.time[0])
 
     def places_in(self, previous: Snapshot) -> _bytes | None:
-        """Return where each rule stood in *previous*: an int32 for each slot, -1 for nowhere; None where all stand
-        where they stood."""
+        """Return the slot that each rule had in *previous*: bytes of int32, -1 for a rule that was not there.
+
+        None says that each rule has the same slot as before.
+        """
         return None if self._layout is previous._layout else self._layout.slots_in(previous._layout)
 
     def __repr__(self) -> str:
@@ -425,9 +434,9 @@ class Snapshot(_PerRule):
 
 
 class Delta(_PerRule):
-    """What was counted between two snapshots, one slot a rule of the later one; never negative.
+    """What was counted between two snapshots: one slot for each rule of the later one. No number is negative.
 
-    `delta["INPUT"]` is a list of the (packets, bytes) of a chain's rules.
+    `delta["INPUT"]` is a list with the (packets, bytes) of each rule of a chain.
     """
 
     __slots__ = ("_flags", "seconds")
@@ -456,12 +465,16 @@ class Delta(_PerRule):
 
     @property
     def flags(self) -> _bytes:
-        """A byte for each rule: 0, `RESET` (its counters went back, so only what came after is known), or `NEW`."""
+        """One byte for each rule: 0, `RESET` or `NEW`.
+
+        `RESET`: a counter was lower than before, so only what was counted after the reset is known. `NEW`: the earlier
+        snapshot did not have the rule.
+        """
         return self._flags
 
     @property
     def resets(self) -> list[int]:
-        """The slots of the rules whose counters were set back."""
+        """The slots of the rules whose counters were reset between the two snapshots."""
         return [slot for slot, flag in enumerate(self._flags) if flag == self.RESET]
 
     @property
@@ -472,9 +485,9 @@ class Delta(_PerRule):
         return [(packets / self.seconds, size / self.seconds) for packets, size in self]
 
     def after(self, earlier: Delta) -> Delta:
-        """Return the `Delta` over both times, where this one begins at the snapshot that *earlier* ends at.
+        """Return the `Delta` of *earlier* and this one together. This one must begin where *earlier* ends.
 
-        What a rule counted before it was deleted is not in it. A rule is `RESET` if it was in either of them.
+        A rule that was deleted in between is not in it. A rule is `RESET` if it is in one of the two.
         """
         slots = None if self._layout is earlier._layout else self._layout.slots_in(earlier._layout)
         counts = self._counts.with_aside(earlier._counts, slots)

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class IPTCError(Exception):
-    """Root of everything that this package raises on purpose.
+    """The base class of all exceptions that this package raises on purpose.
 
-    `line` is the number of the line of a restored text, or None. `status` is the exit status with which iptables' own
-    tools end for such a reason: 1 an error, 2 a line or parameter that makes no sense, 4 the lock, or a refusal by
-    nf_tables.
+    `line`: the number of the line in a restored text, counting from 1, or None.
+    `status`: the exit status with which iptables' own tools end for the same reason (`enum xtables_exittype`): 1 for an
+        error, 2 for a parameter that makes no sense, 4 for the lock and for what nf_tables refuses.
     """
 
     line: int | None = None
@@ -25,17 +25,16 @@ class IPTCError(Exception):
 
 
 class KernelError(IPTCError, OSError):
-    """The kernel refused; `errno`, `strerror` and the sentence in `str()` and `args[0]`."""
+    """The kernel refused a call. `errno` and `strerror` say why; `str()` and `args[0]` are a whole sentence."""
 
     def __init__(self, message: str = "", errno: int | None = None, strerror: str | None = None) -> None:
-        # OSError fills errno and strerror from two arguments; the sentence is what people read, and what programs look
-        # at
+        # OSError takes errno and strerror from its two arguments; the sentence replaces them in `args`
         OSError.__init__(self, errno, strerror)
         self.message = message
 
     @property
     def message(self) -> str:
-        """The sentence."""
+        """The sentence that `str()` returns."""
         return str(self.args[0])
 
     @message.setter
@@ -54,20 +53,20 @@ class NotFound(KernelError, KeyError):
 
 
 class AccessDenied(KernelError, PermissionError):
-    """The capability CAP_NET_ADMIN (and CAP_NET_RAW) is missing, or a file may not be opened."""
+    """A capability is missing (CAP_NET_ADMIN, for legacy tables CAP_NET_RAW too), or a file may not be opened."""
 
 
 class OutOfMemory(KernelError, MemoryError):
-    """There is no memory, here or in the kernel."""
+    """This process or the kernel could not get memory (ENOMEM)."""
 
 
 class Conflict(KernelError):
-    """The ruleset changed under us, and doing the edit anyway could not be right."""
+    """Another process changed the ruleset, so that it is not known any more which rule an edit means."""
 
 
 class LockTimeout(IPTCError, TimeoutError):
-    """The xtables lock was not obtained in the time given; `holders` are the (pid, name) of those that have it, if
-    known."""
+    """The xtables lock was not obtained in time. `holders`: [(process id, name)] of the processes that hold it, as far
+    as they are known."""
 
     status = 4
 
@@ -80,12 +79,15 @@ class LockTimeout(IPTCError, TimeoutError):
 
 
 class TransactionError(IPTCError):
-    """A transaction inside another, or a use of a table that its transaction does not allow; nothing was changed."""
+    """A transaction inside another one, or a call that is not allowed inside a transaction. Nothing was changed."""
 
 
 class PartialCommit(IPTCError):
-    """The tables in `committed` were changed, the others of the transaction not, and they could not be put back; or the
-    kernel's answer is lost, and those in `committed` may have been changed. The message says which."""
+    """A commit of several tables was done in part. `committed`: the names of the tables that are changed.
+
+    The others are not changed, and the changed ones could not be put back. Or the kernel's answer was lost: then the
+    tables in `committed` are perhaps changed. The message says which of the two.
+    """
 
     def __init__(self, message: str = "", committed: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -96,35 +98,35 @@ class PartialCommit(IPTCError):
 
 
 class RolledBack(IPTCError):
-    """A change was not confirmed: the rules are again what they were."""
+    """A change was not confirmed in time, and was taken back: the rules are what they were before."""
 
 
 class XTablesError(IPTCError):
-    """What libxtables or one of its extensions said, in its words."""
+    """libxtables or one of its extensions refused something. The message is theirs."""
 
 
 class ParameterError(XTablesError, ValueError, AttributeError):
-    """A parameter or rule text that makes no rule."""
+    """A parameter or a text of which no rule can be made."""
 
     status = 2
 
 
 class ParameterTypeError(ParameterError, TypeError):
-    """A parameter of the wrong Python type."""
+    """A parameter has the wrong Python type."""
 
 
 class Missing(ParameterError, LookupError):
-    """What a function of `iptc.easy` was asked for is not there, or the chain that a rule of a restored text jumps
-    to."""
+    """A function of `iptc.easy` was asked for a chain or rule that does not exist, or a rule of a restored text jumps
+    to a chain that does not exist."""
 
 
 class Unsupported(IPTCError, NotImplementedError):
-    """This kernel, library version or back end cannot do it."""
+    """This kernel, this version of libxtables or this back end cannot do it."""
 
 
 class XTablesWarning(UserWarning):
-    """It goes on, but is probably not what was meant: what libxtables or a plugin printed, or an attribute that is
-    none."""
+    """Something is allowed but probably a mistake: libxtables or an extension printed a warning, or a program uses an
+    attribute that does not exist."""
 
 
 _CLASSES = {
@@ -150,23 +152,22 @@ _PASSING = {
 
 
 def is_absent(error: object) -> bool:
-    """Whether *error* says that the kernel has no such thing, and not that it could not be looked at."""
+    """Whether *error* says that the kernel does not have something, and not that it could not be asked."""
     return getattr(error, "errno", None) in _ABSENT
 
 
 def is_passing(errno: int | None) -> bool:
-    """Whether *errno* says nothing of what was asked for: the next answer may be another, and this one is not to be
-    kept."""
+    """Whether *errno* is a passing trouble, such as no memory: the answer is not to be remembered, since the next one
+    may be different."""
     return errno in _PASSING
 
 
 RESOURCE_PROBLEM = 4
-"""The exit status of iptables' tools where nf_tables refuses; on the legacy back end it is 1, as for any other
-error."""
+"""The exit status of iptables' tools when nf_tables refuses something. On the legacy back end it is 1."""
 
 
 def kernel_error(what: str, errno: int | None, strerror: str | None, status: int = KernelError.status) -> KernelError:
-    """Return the exception for *errno*; *what* says what was being done, *strerror* why not."""
+    """Return an exception of the class for *errno*. *what* says what was being done, *strerror* why it failed."""
     error = _CLASSES.get(errno or 0, KernelError)(f"{what}: {strerror}", errno, strerror)
     if status != error.status:
         error.status = status
@@ -174,11 +175,9 @@ def kernel_error(what: str, errno: int | None, strerror: str | None, status: int
 
 
 def at_line(error: _Error, line: int, status: int | None = None) -> _Error:
-    """Return *error* with the line of a text that it is about, and its *status* where that is another: to be raised at
-    once.
+    """Return *error* with its `line` set, and its `status` if *status* is given. The caller raises it at once.
 
-    A function that keeps in a variable what it raises makes a cycle: the exception knows its traceback, and that the
-    variable.
+    So no variable holds the exception: with one, exception, traceback and frame would form a cycle.
     """
     error.line = line
     if status is not None:

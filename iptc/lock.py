@@ -1,4 +1,4 @@
-"""The xtables lock: what keeps writers from losing each other's changes."""
+"""The xtables lock: while a writer holds it, no other writer can change a table."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 _LOCK_FILE = "/run/xtables.lock"
 
 UNSET: Any = object()
-"""Stands for a setting that was not given, where None says something."""
+"""The default of a setting that was not given, where None is a value of its own."""
 
 _held: weakref.WeakSet[XTablesLock] = weakref.WeakSet()
-"""The locks that this process holds or waits for; a forked child lets go of its copies."""
+"""The locks that this process holds or waits for. After a fork the child closes its copies."""
 
 
 def checked_wait(wait: Any) -> Wait:
-    """Return *wait* if it is seconds, None (for ever) or False (not at all)."""
+    """Return *wait*: seconds, None (for ever) or False (not at all). Raises `ParameterTypeError` for anything else."""
     if wait is None or wait is False:
         return wait
     if isinstance(wait, bool) or not isinstance(wait, (int, float)):
@@ -44,7 +44,7 @@ def checked_wait(wait: Any) -> Wait:
 
 
 def checked_lock_file(path: Any) -> Any:
-    """Return *path* if it is a path, None (the host's) or False (no lock)."""
+    """Return *path*: a path, None (the host's lock file) or False (no lock). Raises `ParameterTypeError` otherwise."""
     if path is None or path is False:
         return path
     try:
@@ -57,7 +57,7 @@ def checked_lock_file(path: Any) -> Any:
 
 
 def lock_path(path: LockFilePath = None) -> str | None:
-    """The path of the lock file: *path*, `XTABLES_LOCKFILE` or /run/xtables.lock; None for no lock."""
+    """Return the path of the lock file: *path*, `XTABLES_LOCKFILE` or /run/xtables.lock; None stands for no lock."""
     if path is False:
         return None
     return os.fsdecode(path or environment("XTABLES_LOCKFILE") or _LOCK_FILE)
@@ -66,9 +66,11 @@ def lock_path(path: LockFilePath = None) -> str | None:
 class XTablesLock:
     """The lock that every iptables writer takes (`XTABLES_LOCKFILE`, else /run/xtables.lock), as a context manager.
 
-    *wait* is how many seconds to wait, None for ever, False not at all; `LockTimeout` says that it was in vain.
-    *shared* lets other readers in, and no writer. *path* is another lock file, False for none. One object serves one
-    thread at a time.
+    *wait*: how many seconds to wait; None waits for ever, False not at all. Raises `LockTimeout` if it is not obtained.
+    *shared*: other readers can hold the lock at the same time, but no writer.
+    *path*: the path of another lock file; False takes no lock.
+
+    One object can be used by one thread at a time.
     """
 
     def __init__(self, wait: Wait = None, shared: bool = False, path: LockFilePath = None) -> None:
@@ -84,7 +86,7 @@ class XTablesLock:
         path = lock_path(self.path)
         if path is None:
             return self
-        # before anything can be open: an interrupt may come between any two steps
+        # first of all, before anything is open: an interrupt may come between any two steps
         _held.add(self)
         self._thread = get_ident()
         try:
@@ -105,14 +107,13 @@ class XTablesLock:
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        # no step up to the end of the lock needs memory, not even for a tuple of the arguments
+        # no step from here until the lock is released allocates memory, not even for a tuple of arguments
         if self._file is not None:
             self._file.release()
         self._drop()
 
     def seize(self) -> bool:
-        """Take the lock if it is free now; whether it was. OSError if there is no lock file, or it may not be
-        opened."""
+        """Take the lock if it is free. Return whether it was. Raises `OSError` if the lock file cannot be opened."""
         self.release()
         path = lock_path(self.path)
         if path is None:
@@ -123,7 +124,7 @@ class XTablesLock:
         return bool(self._file.take(self._shared, False))
 
     def release(self) -> None:
-        """Let go of what `seize` took, if it took anything."""
+        """Release the lock if `seize` took it."""
         self.__exit__()
 
     def _drop(self) -> None:
@@ -133,7 +134,7 @@ class XTablesLock:
         try:
             _held.discard(self)
         except MemoryError:
-            # it is listed until it is gone itself
+            # it stays in the list until it is closed
             pass
 
     def _obtain(self, path: str) -> None:
@@ -142,7 +143,7 @@ class XTablesLock:
                 return
             self._check_not_ours(path)
             if self.wait is None:
-                # the kernel lets waiters in one after the other; a signal is handled, and may end the wait
+                # flock() puts waiters into a queue; a signal handler runs while this waits, and may end it
                 self._file.take(self._shared, True)
                 return
             deadline, pause = time.monotonic() + self.wait, 0.0002
@@ -160,7 +161,7 @@ class XTablesLock:
         )
 
     def _check_not_ours(self, path: str) -> None:
-        """Raise where this thread has the lock already: it would wait for itself."""
+        """Raise `TransactionError` if this thread has the lock already: it would wait for itself."""
         for other in list(_held):
             file = other._file
             if other._thread == self._thread and file is not None and file.locked and file.file == self._file.file:
@@ -171,16 +172,16 @@ class XTablesLock:
 
 
 def mutex() -> Any:
-    """A new lock among threads that a thread may take again."""
+    """Return a new lock for threads (`threading.RLock`): the thread that holds it may take it again."""
     try:
         return RLock()
     except RuntimeError:
-        # the only thing that can be wrong with it
+        # that is the only reason for which it can fail
         raise MemoryError from None
 
 
 def _opened(path: bytes) -> LockFile:
-    """The lock file, created if it is not there."""
+    """Return the lock file, opened; it is created if it does not exist."""
     for _ in range(8):
         try:
             return LockFile(path)
@@ -190,7 +191,7 @@ def _opened(path: bytes) -> LockFile:
 
 
 class Locks:
-    """Several locks, taken in one order by everybody and let go together, as a context manager."""
+    """A context manager of several locks. Everybody takes them in the same order, so nobody waits in a circle."""
 
     def __init__(self, locks: list[XTablesLock]) -> None:
         self._locks = sorted(locks, key=lambda lock: lock_path(lock.path) or "")
@@ -210,7 +211,7 @@ class Locks:
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        # the last one first; those that were not taken have nothing to let go
+        # in reverse order; a lock that was not taken has nothing to release
         left = len(self._locks)
         while left:
             left -= 1
@@ -218,8 +219,8 @@ class Locks:
 
 
 def _mounted_device(fd: int) -> int:
-    """The device of the filesystem that *fd* is on, which the file itself may not say: an overlay shows that of a
-    layer."""
+    """Return the device number of the file system that *fd* is on. `fstat` is not enough: on an overlay it returns the
+    number of a layer."""
     with open(f"/proc/self/fdinfo/{fd}") as file:
         mount = next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
     with open("/proc/self/mountinfo") as file:
@@ -228,7 +229,7 @@ def _mounted_device(fd: int) -> int:
 
 
 def holders(fd: int) -> list[tuple[int, str]]:
-    """[(pid, name)] of the processes that hold the lock of the file that *fd* is open on, as far as can be seen."""
+    """Return [(process id, name)] of the processes that hold the lock on the file of *fd*, from /proc/locks."""
     found = []
     try:
         status = os.fstat(fd)
@@ -239,7 +240,7 @@ def holders(fd: int) -> list[tuple[int, str]]:
         with open("/proc/locks") as file:
             for line in file:
                 words = line.split()
-                # 1: FLOCK ADVISORY WRITE 1234 00:19:567 0 EOF; a waiter has `->` behind the number
+                # a line is `1: FLOCK ADVISORY WRITE 1234 00:19:567 0 EOF`; a waiter has `->` behind the first number
                 if len(words) < 6 or words[1] != "FLOCK" or words[5] not in files:
                     continue
                 pid = int(words[4])
@@ -259,7 +260,7 @@ def _name_of(pid: int) -> str:
 
 
 def _let_go_in_child() -> None:
-    """The parent holds its locks on: the child closes its copies, and unlocks nothing."""
+    """After a fork, close the child's copies of the lock files. The parent's locks stay held."""
     for lock in list(_held):
         lock._drop()
 

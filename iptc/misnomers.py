@@ -1,7 +1,7 @@
-"""Attributes that a rule, match or target does not have: what was probably meant by them.
+"""Warns of attributes that a rule, match or target does not have, and says what was probably meant.
 
-python-iptables takes `rule.dport = "22"` without a word, and the rule that is installed holds for every port. Programs
-also keep notes of their own on rules, so nothing is refused: who probably meant something else is warned.
+python-iptables accepts `rule.dport = "22"` without a word, and the rule then matches every port. Programs also store
+attributes of their own on rules, so none is refused: those that are probably a mistake get a warning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OTHER_NAMES = {
     'create_match("tcp").sport': "srcport sourceport",
     'create_match("tcp").dport': "port dstport destport destinationport",
 }
-"""What is there -> other words for it, without underscores."""
+"""attribute -> other words for it, without underscores."""
 
 _OPTIONS = """
 tcp: source-port sport destination-port dport syn tcp-flags tcp-option
@@ -131,10 +131,10 @@ u32: u32
 ULOG: ulog-nlgroup ulog-prefix ulog-cprange ulog-qthreshold
 REDIRECT: to-ports
 """
-"""Extension: its options, but for those that an earlier one has. So no plugin is loaded to tell that `dport` is one."""
+"""extension -> its options, except those of an earlier extension. With it, no plugin is loaded to recognize `dport`."""
 
 _NOTES = frozenset("label log name next path remove restore save timeout timestamp type update".split())
-"""Options that are as likely a program's own note on a rule."""
+"""Options that are just as likely a program's own attribute of a rule: no warning for them."""
 
 
 def _plain(name: str) -> str:
@@ -143,7 +143,7 @@ def _plain(name: str) -> str:
 
 @lru_cache(1)
 def _meanings() -> tuple[dict[str, str], set[str]]:
-    """Names without underscores -> what was probably meant; the names of options as they are written."""
+    """Return {name without underscores: what was probably meant}. Names of options are as they are written."""
     options, written = {}, set()
     for line in _OPTIONS.replace("\n ", "").strip().splitlines():
         extension, _, names = line.partition(": ")
@@ -165,13 +165,13 @@ def _nearest(name: str, names: Iterable[str], likeness: float) -> str | None:
 
 @lru_cache(1000)
 def meant_by(name: str) -> str | None:
-    """What was probably meant by attribute *name* of a rule; None for what is a note of the program's own."""
+    """Return what was probably meant by attribute *name* of a rule, or None if it is probably the program's own."""
     plain = _plain(name)
     return _meanings()[0].get(plain) or _nearest(name.lower(), _OWN[2:], 0.85)
 
 
 def check_rule(rule: object, name: str) -> None:
-    """Warn the caller of compiled code that *rule* is given an attribute *name* that a rule does not have."""
+    """Warn that *rule* is given an attribute *name* that a rule does not have. The line of the caller is named."""
     if name.startswith("_") or hasattr(type(rule), name):
         return
     meant = meant_by(name)
@@ -186,7 +186,7 @@ def is_well_known(name: str) -> bool:
 
 
 def warn_of_option(extension: str | None, name: str, options: Iterable[str]) -> None:
-    """Warn the caller of compiled code that it reads option *name*, which neither *extension* has nor any other."""
+    """Warn that option *name* is read, which neither *extension* nor any other has. The line of the caller is named."""
     if extension is None:
         return  # a target that is none, or an object that was never made whole: it has no options at all
     near = _nearest(name, options, 0.75)

@@ -18,10 +18,11 @@ _FOLDER = "/run/netns"
 
 
 def open_namespace(netns: Netns) -> Namespace:
-    """Return the `Namespace` that *netns* names, opened; with None that of whichever thread asks.
+    """Return an open `Namespace` for *netns*; None stands for the namespace of the thread that uses it.
 
-    A string is a path if it has a slash, else a name of `ip netns`; an integer is an open descriptor of a namespace if
-    it is one, else a process id; an object with `fileno()` is an open descriptor. `NotFound` if there is none.
+    *netns* is a path if it is a string with a slash, and otherwise a name of `ip netns`. An integer is an open
+    descriptor of a namespace if it is one, and otherwise a process id. An object with `fileno()` is an open
+    descriptor. Raises `NotFound` if there is no such namespace.
     """
     if netns is None:
         return Namespace()
@@ -33,7 +34,7 @@ def open_namespace(netns: Netns) -> Namespace:
 
 
 def descriptor_of(netns: Netns) -> int:
-    """Return a new descriptor of the namespace that *netns* names, for the caller to close."""
+    """Return a new descriptor of the namespace *netns*. The caller closes it."""
     path, descriptor = _located(netns)
     try:
         return os.dup(descriptor) if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -46,7 +47,7 @@ def _cannot_open(netns: Netns, error: OSError) -> KernelError:
 
 
 def _located(netns: Any) -> tuple[bytes | None, int]:
-    """(path, -1) of the namespace that *netns* names, or (None, descriptor)."""
+    """Return (path, -1) or (None, descriptor) of the namespace *netns*."""
     if hasattr(netns, "fileno"):
         netns = netns.fileno()
     if isinstance(netns, bool) or not isinstance(netns, (str, int)):
@@ -68,10 +69,10 @@ def _is_namespace(descriptor: int) -> bool:
 
 
 class Place:
-    """The network namespace of a table: that of the thread which opened it, or one that was named.
+    """The network namespace of a table: a *netns*, or None for the namespace of the calling thread.
 
-    `open` finds it again by what it was named by, and `check` finds out whether that is another namespace now. A
-    descriptor must stay open as long as it is used.
+    `cookie` is the kernel's number of the namespace (SO_NETNS_COOKIE). `open` opens the namespace by its name again,
+    and `check` raises if it is not the same one any more. A descriptor that was given must stay open.
     """
 
     def __init__(self, netns: Netns = None) -> None:
@@ -81,12 +82,11 @@ class Place:
             self.cookie = there.cookie()
 
     def open(self) -> Namespace:
-        """Return the `Namespace`, which a `with` statement closes."""
+        """Return the `Namespace`, for a `with` statement that closes it."""
         return open_namespace(self.netns)
 
     def check(self, cookie: int) -> None:
-        """Raise `KernelError` (ESTALE) if *cookie*, of what `run` has just read, says that this was another
-        namespace."""
+        """Raise `KernelError` (ESTALE) unless *cookie* is that of this namespace."""
         if cookie != self.cookie:
             where = "the network namespace of this thread" if self.netns is None else f"network namespace {self.netns}"
             raise KernelError(

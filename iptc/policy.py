@@ -6,7 +6,7 @@ import weakref
 
 
 class Policy:
-    """The verdict at the end of a builtin chain; one object per name. The kernel takes ACCEPT and DROP."""
+    """The policy of a builtin chain. There is one object for each name. The kernel takes ACCEPT and DROP only."""
 
     ACCEPT = "ACCEPT"
     DROP = "DROP"

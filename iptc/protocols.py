@@ -1,4 +1,4 @@
-"""The names of protocols that python-iptables reads and writes, by number."""
+"""The names that python-iptables has for protocol numbers."""
 
 PROTOCOL_NAMES = {
     0: "ip",

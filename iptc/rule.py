@@ -33,7 +33,7 @@ def _load_state() -> Any:
 
 
 class IPTCModule(Extension):
-    """What matches and targets have in common; a class of Python's, on which programs may set what they want."""
+    """The base class of `Match` and `Target`. It is written in Python, so that programs may set attributes on them."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore_extension, (type(self), *self._base_state(), self._state())
@@ -47,8 +47,9 @@ class Match(IPTCModule):
     >>> match.parameters
     {'dport': '!80'}
 
-    A value is a string, or a list of strings for an option of several words; a leading `!` negates, a flag takes `""`.
-    Reading an option that is not set gives None. *match* is the payload as bytes (`struct xt_entry_match`).
+    The value of an option is a string, or a list of strings if the option takes several words. A leading `!` negates
+    it; the value of a flag is `""`. An option that is not set reads as None. *match* is the match as bytes: `struct
+    xt_entry_match` and the data of the extension.
     """
 
     def __init__(self, rule: Rule, name: str | None = None, match: Any = None, revision: int | None = None) -> None:
@@ -62,7 +63,7 @@ class Match(IPTCModule):
 
     @property
     def match_buf(self) -> bytes:
-        """The payload as bytes, `struct xt_entry_match` included."""
+        """The match as bytes: `struct xt_entry_match` and the data of the extension."""
         return self._bytes()
 
     match = match_buf
@@ -80,10 +81,11 @@ class Match(IPTCModule):
 
 
 class Target(IPTCModule):
-    """What happens to a packet that a rule matches (`-j`, `-g`): a verdict, a chain, or an extension as in `Match`.
+    """The target of a rule (`-j`, `-g`): a verdict, a chain, or an extension with options as in `Match`.
 
-    The name of a chain is a jump; with `goto=True` the rule does not come back from there. `""` is no target at all.
-    *target* is the payload as bytes (`struct xt_entry_target`, a chain by its name).
+    The name of a chain makes a jump. With `goto=True` the packet does not come back from that chain (`-g`). The name
+    `""` means no target. *target* is the target as bytes: `struct xt_entry_target` and its data, with the name of a
+    verdict or chain instead of the kernel's number.
     """
 
     STANDARD_TARGETS = [
@@ -133,7 +135,7 @@ class Target(IPTCModule):
 
     @property
     def standard_target(self) -> str:
-        """The verdict or chain that this target names; setting it makes the target that verdict or jump."""
+        """The name of the verdict or chain. Setting it turns the target into that verdict, or a jump to that chain."""
         return self.name
 
     @standard_target.setter
@@ -142,13 +144,12 @@ class Target(IPTCModule):
 
     @property
     def target(self) -> bytes:
-        """The payload as bytes, `struct xt_entry_target` included."""
+        """The target as bytes: `struct xt_entry_target` and its data."""
         return self._bytes()
 
     @property
     def expressions(self) -> list[str] | None:
-        """What a rule of `nft` that has no form in iptables consists of, `["meta", "lookup @set", …]`; None: it is not
-        one."""
+        """The expressions of a rule that only `nft` can read, such as `["meta", "lookup @set"]`, or None."""
         from .nft.codec import target_expressions
 
         return target_expressions(self._bytes())
@@ -179,13 +180,14 @@ def _check_rule(rule: object) -> None:
 
 
 def _payload_key(extension: Match | Target) -> tuple[bytes, bytes]:
-    """(name, revision and content): without what stands behind the name, and without the kernel's own bytes."""
+    """Return (name, revision and data), without the bytes that the kernel keeps in the data for itself."""
     payload = extension._packed_or_bytes()
     return payload[2:31].partition(b"\0")[0], payload[31 : extension.usersize]
 
 
 def _says_the_same(one: Match | Target, other: Match | Target) -> bool:
-    """Whether two payloads are the same; a few plugins leave in unused bytes what their parameters do not show."""
+    """Whether two matches or targets are equal. A few extensions leave rubbish in unused bytes, so if the bytes differ,
+    the parameters are compared."""
     mine, theirs = _payload_key(one), _payload_key(other)
     if mine == theirs:
         return True
@@ -196,7 +198,7 @@ def _says_the_same(one: Match | Target, other: Match | Target) -> bool:
 
 
 def _shown(extension: Match | Target) -> Any:
-    """What `repr` says of an extension: its parameters, or its bytes where no plugin here reads them."""
+    """Return the part of `repr` that describes an extension: its parameters, or its bytes if no plugin can read it."""
     if not extension.opaque:
         return extension.parameters
     # behind the size, the name and the revision
@@ -227,9 +229,12 @@ class Rule(_core.RuleValue):
     >>> str(rule)
     '-s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT'
 
-    *entry* is a whole entry as bytes (`struct ipt_entry` or `ip6t_entry` with matches and target, a chain by its
-    name), *chain* the chain it belongs to. Compared and hashed by what it says: not by counters, nor by the order of
-    its matches, which counts where a chain looks for a rule. It may be changed, so do not change it while it is a key.
+    *entry* is a whole entry as bytes: `struct ipt_entry` or `ip6t_entry`, its matches, its target, with the name of a
+    verdict or chain instead of the kernel's number. *chain* is the `Chain` that the rule belongs to.
+
+    Two rules are equal (`==`) if they say the same; their counters and the order of their matches do not count. (The
+    order does count for `iptables -D`, and so for `Chain.delete_rule`.) Do not change a rule while it is a key of a
+    dict.
     """
 
     _target: Target | None
@@ -247,14 +252,14 @@ class Rule(_core.RuleValue):
         from_args = classmethod(read_rule)
 
     def to_args(self) -> list[str]:
-        """Return the words of `str(rule)`, as a list."""
+        """Return the words of `str(rule)` as a list."""
         words = split_words(_core.text_bytes(str(self), "a rule"))
         return [word.decode("utf-8", "surrogateescape") for word, _ in words]
 
     def expand(self) -> list[Rule]:
-        """Return the rules that this one stands for: itself, or one for each pair of a source and a destination.
+        """Return a list of rules with one source and one destination each: this rule alone, or one for each pair.
 
-        `-s 10.0.0.1,10.0.0.2` is short for two rules, which a chain takes in this order (`iptables -A`).
+        `-s 10.0.0.1,10.0.0.2` is short for two rules. `iptables -A` appends them in this order.
         """
         if self._networks is None:
             return [self]
@@ -262,7 +267,7 @@ class Rule(_core.RuleValue):
         return [self._with_networks(source, destination) for source in sources for destination in destinations]
 
     def _with_networks(self, source: tuple[bytes, bytes], destination: tuple[bytes, bytes]) -> Rule:
-        """A copy with these addresses, (address, mask) as bytes."""
+        """Return a copy with these addresses; each is (address, mask) as bytes in network order."""
         make, arguments = self.__reduce__()
         rule: Rule = make(*arguments)
         rule._set_network(0, *source)
@@ -273,7 +278,7 @@ class Rule(_core.RuleValue):
 
     @property
     def protocol(self) -> str:
-        """Protocol by lower-case name, or by number where it has no common one; a leading `!` negates."""
+        """The protocol by its name in lower case, or by its number if it has no common name. A leading `!` negates."""
         number, negated = self._get_proto()
         return ("!" if negated else "") + PROTOCOL_NAMES.get(number, str(number))
 
@@ -302,7 +307,7 @@ class Rule(_core.RuleValue):
 
     @property
     def fragment(self) -> bool | str:
-        """`-f`: True for second and further fragments, "!" for `! -f`, False for not given. IPv4 only."""
+        """Whether the rule is for second and further fragments: True (`-f`), "!" (`! -f`) or False. IPv4 only."""
         given, negated = self._get_fragment()
         return "!" if given and negated else given
 
@@ -313,21 +318,20 @@ class Rule(_core.RuleValue):
     # matches and target
 
     def _decode(self) -> list[Match]:
-        """Make Match and Target objects of the bytes that were read, when they are first asked for; return the
-        matches."""
+        """Make the `Match` and `Target` objects of the bytes that were read, if needed. Return the matches."""
         read_payloads(Match, Target, self)
         matches: list[Match] = self._matches
         return matches
 
     @property
     def matches(self) -> list[Match]:
-        """The matches, in their order: a new list of the rule's own objects."""
+        """A new list of the `Match` objects, in their order. Changing one of them changes the rule."""
         matches: list[Match] = self._decode() if self._matches is None else self._matches
         return matches[:]
 
     @property
     def target(self) -> Target | None:
-        """The target; None on a rule that was not given one."""
+        """The `Target`, or None if the rule was given none."""
         if self._matches is None:
             self._decode()
         return self._target
@@ -342,7 +346,7 @@ class Rule(_core.RuleValue):
         self._target = target
 
     def create_match(self, name: str, revision: int | None = None) -> Match:
-        """Add a match of extension *name* (`-m`) and return it."""
+        """Add a match of the extension *name* (`-m name`) behind the others, and return it."""
         if self._matches is None:
             self._decode()
         if type(name) is not str:
@@ -350,7 +354,7 @@ class Rule(_core.RuleValue):
         return new_match(Match, self, name, revision)
 
     def create_target(self, name: str, revision: int | None = None, goto: bool = False) -> Target:
-        """Set the target to *name* (`-j`, or `-g` with *goto*) and return it."""
+        """Set the target to *name*, with *goto* as by `-g` and otherwise as by `-j`, and return it."""
         if name in _VERDICTS and not goto:
             target = new_verdict(Target, self, _VERDICTS[name])
         else:
@@ -369,12 +373,12 @@ class Rule(_core.RuleValue):
         matches.append(match)
 
     def remove_match(self, match: Match) -> None:
-        """Remove *match*; `ValueError` if the rule has none like it."""
+        """Remove the first match that equals *match*. Raises `ValueError` if the rule has none."""
         matches = self._decode() if self._matches is None else self._matches
         matches.remove(match)
 
     def final_check(self) -> None:
-        """Raise `ParameterError` where a match or the target lacks something, as `iptables` would."""
+        """Raise `ParameterError` if a match or the target lacks a required option, with the message of `iptables`."""
         if self._matches is None:
             return
         for match in self._matches:
@@ -385,17 +389,17 @@ class Rule(_core.RuleValue):
     # the whole
 
     def _entry(self) -> bytes | None:
-        """The whole entry as bytes, or None without a target."""
+        """Return the whole entry as bytes, or None if the rule has no target."""
         return pack(self, True)
 
     @property
     def rule(self) -> bytes | None:
-        """The whole entry as bytes, as libiptc takes it (a chain by its name), or None without a target."""
+        """The whole entry as bytes, as libiptc takes it: verdict or chain by name. None if the rule has no target."""
         return self._entry()
 
     @property
     def mask(self) -> bytes | None:
-        """Bytes as long as `rule`, 0xff where they say something about it: what `iptables -D` compares."""
+        """Bytes as long as `rule`: 0xff at the bytes that `iptables -D` compares, 0 at the others."""
         entry = self._entry()
         if entry is None:
             return None
@@ -412,7 +416,7 @@ class Rule(_core.RuleValue):
         return self._header_bytes()
 
     def _whole(self) -> bytes:
-        """The entry as it is now; a rule without a target gets one that says nothing."""
+        """Return the whole entry as bytes. A rule without a target gets the empty one, as iptables writes it."""
         entry = pack(self, False)
         if entry is None:
             entry = self._assemble([match._packed_or_bytes() for match in self._matches] + [_VERDICTS[""]])
@@ -464,12 +468,12 @@ class Rule(_core.RuleValue):
             self._networks,
         )
 
-    # the accessors of python-iptables
+    # methods of python-iptables that do what the properties do
 
     @property
     def tables(self) -> list[Table]:
-        """The tables of the rule's family that can be opened here."""
-        # tables stand above rules, and are asked for by their public name
+        """The tables of the rule's family that can be opened."""
+        # `table` is a higher level than `rule`, so it is imported by its public name when it is needed
         from iptc import Table, Table6
 
         return (Table if self.nfproto == _core.IPV4 else Table6)._available()
@@ -523,7 +527,7 @@ class Rule(_core.RuleValue):
         self.fragment = fragment
 
     def get_ip(self) -> Rule:
-        """The base part: this rule itself."""
+        """Return the rule itself. python-iptables returns `struct ipt_ip` here."""
         return self
 
 
@@ -552,7 +556,7 @@ def _restore_rule(
 
 
 class Rule6(Rule):
-    """One IPv6 rule; the same as `Rule` but for its addresses, and without `fragment` (use `-m frag`)."""
+    """One IPv6 rule. Its addresses are IPv6's, and it has no `fragment` (use `-m frag`). All else is as for `Rule`."""
 
     _nfproto = _core.IPV6
 
@@ -566,7 +570,7 @@ class Rule6(Rule):
         raise ParameterError("`-f' is not supported in IPv6, use -m frag instead")
 
     def _create_mask(self, bits: int) -> list[int]:
-        """Return *bits* ones as the mask of an IPv6 address: 16 integers."""
+        """Return the mask of an IPv6 address with *bits* leading ones, as 16 integers."""
         if not 0 <= bits <= 128:
             raise ParameterError(f"invalid prefix length {bits}")
         return list(((1 << 128) - (1 << (128 - bits))).to_bytes(16, "big"))

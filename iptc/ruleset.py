@@ -1,4 +1,4 @@
-"""A whole host's rules: all tables of a family as the text of iptables-save, and back."""
+"""All tables of a family as the text of iptables-save, and back: save, restore, check."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def save(
     backend: str | None = None,
     netns: Netns = None,
 ) -> str:
-    """Return all tables of a family as text, as `iptables-save` writes them; with *counters* those of the rules too
-    (`-c`).
+    """Return all tables of a family as text, as `iptables-save` prints them.
 
-    Only tables that are in use, or that named *table* (`-t`): looking creates none. Each table is of one moment, the
-    tables are not of the same. With *all_tables* those that are not in use are in the text too, empty: to restore it
-    takes away what has been added to them since. Tables that this kernel does not have are left out, as far as it can
-    be asked.
+    *counters*: print the counters of the rules too (`-c`). *table*: only this table (`-t`).
+    *all_tables*: print tables that are not in use too, as empty ones. Restoring such a text also deletes rules that
+        were added to those tables later. Tables that the kernel does not have are left out.
+
+    Without *all_tables* only tables that are in use are printed; none is created by looking. Each table is read at one
+    moment, different tables at different moments.
     """
     nfproto = _family(ipv6)
     place = Place(netns)
@@ -68,16 +69,19 @@ def restore(
     lock_file: LockFile = None,
     progress: Callable[[int], object] | None = None,
 ) -> int:
-    """Make the tables of a family what *source* says, as `iptables-restore`; return how many rules it has.
+    """Replace the tables of a family by what a text says, as `iptables-restore` does. Return how many rules it has.
 
-    *source* is text (a string with a line break), a path or an open file, which is read in pieces; *path*, in its
-    stead, is always a path. Each table is sent where its `COMMIT` stands, so a mistake in a later one leaves those
-    before it restored, and changes nothing of its own; with *test* none is sent (`--test`). With *counters* the
-    counters of the text are set (`-c`); without *flush* the rules that are there stay (`--noflush`). Only *table* is
-    restored, where one is named (`-T`). *backend*, *wait* and *lock_file* are as for `Table`. progress(bytes) is called
-    as the text is read.
+    *source*: the text (a string with a line break), a path, or an open file, which is read in pieces.
+    *path*: always a path; given instead of *source*.
+    *counters*: set the counters that the text has (`-c`).
+    *flush*: False keeps the rules that are there (`--noflush`).
+    *table*: restore only this table (`-T`).
+    *test*: check everything and send nothing (`--test`).
+    *progress*: called as progress(bytes) after each piece of the text, with the size of the piece.
+    *backend*, *netns*, *wait* and *lock_file* are as for `Table`.
 
-    `ParameterError` or `KernelError` with the number of the line as `line`, and iptables' own message.
+    Each table is sent at its `COMMIT`. If a later table has a mistake, the earlier ones stay restored, and the later
+    one is not changed. Raises `ParameterError` or `KernelError` with iptables' message and the number of the `line`.
     """
     given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
@@ -104,10 +108,10 @@ def check(
     lock_file: LockFile = None,
     progress: Callable[[int], object] | None = None,
 ) -> int:
-    """Find out whether `restore` could do *source*, with the same arguments; return how many rules it has.
+    """Find out whether `restore` with the same arguments would succeed. Return how many rules the text has.
 
-    Beyond restore(test=True) the kernel is asked, in a network namespace of its own, for what it refuses only at
-    COMMIT, where the right to make one is there (CAP_SYS_ADMIN).
+    This finds more than restore(test=True). With CAP_SYS_ADMIN the text is also restored into a new network namespace,
+    since the kernel refuses some rules only at COMMIT. The tables themselves are not changed.
     """
     given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
@@ -122,7 +126,7 @@ def check(
 
 
 class _Given:
-    """Where a text is restored, and how: the arguments of `restore`."""
+    """The arguments of one call of `restore` or `check`."""
 
     def __init__(
         self,
@@ -143,15 +147,15 @@ class _Given:
         return state.table_at(self._nfproto, name, self._place, self._backend)
 
     def table_of(self, program: Any) -> Any:
-        """The table that *program* is for."""
+        """Return the back end's table that *program* is for."""
         return self._table_at(program.table)
 
     def rehearse(self, program: Any) -> None:
-        """Do *program* as it will be done, and send nothing."""
+        """Do *program* as `send` does it, but send nothing to the kernel."""
         state.rehearse(self.table_of(program), [Restore(program)], **self.settings)
 
     def send(self, program: Any) -> None:
-        """Do *program*; what the kernel refuses of a legacy table as a whole is looked for, and named."""
+        """Send *program* to the kernel. If it refuses a legacy table, find out which rule is the reason."""
         table = self.table_of(program)
         try:
             with AtCommit(program):
@@ -172,7 +176,7 @@ class _Given:
         flush: bool,
         progress: Callable[[int], object] | None,
     ) -> Any:
-        """The programs of *source*, a table each."""
+        """Yield a `Program` for each table of *source*."""
         return programs(self._nfproto, source, counters, flush, self._only, self._begun, self.rehearse, progress)
 
 
@@ -185,10 +189,10 @@ def parse(
     progress: Callable[[int], object] | None = None,
     backend: str | None = None,
 ) -> int:
-    """Read *source* as `restore` does, without the kernel, and return how many rules it has.
+    """Read *source* as `restore` does, without asking the kernel. Return how many rules it has.
 
-    What depends on a table is not found out: whether a chain is there, or a position. It is read as on *backend*, else
-    on that in use here.
+    Mistakes that depend on the table are not found, such as a chain or a position that does not exist. *backend* says
+    which tool's language it is; None takes that of the back end in use.
     """
     table = _checked_name(table)
     try:
@@ -200,19 +204,19 @@ def parse(
 
 
 def chains(table: str, ipv6: bool = False, netns: Netns = None) -> list[ChainView]:
-    """Return the chains of a table as they are now, as `views.ChainView`s."""
+    """Return the chains of a table, as they are now, as a list of `model.views.ChainView`."""
     return list(state.table_at(_family(ipv6), table, Place(netns)).read().in_order())
 
 
 def side_of(netns: Netns = None) -> str:
-    """The name of the back end in use in the namespace *netns*, or in that of the caller."""
+    """Return the name of the back end that is in use in the network namespace *netns*, or in that of the caller."""
     return state.side_at(Place(netns))
 
 
 def listing(chains: Iterable[ChainView], counters: bool = False) -> str:
-    """Return *chains* as `iptables -S` prints them, with *counters* as `iptables -S -v`.
+    """Return *chains* as text, as `iptables -S` prints them; with *counters* as `iptables -S -v`.
 
-    Behind a rule that only `nft` can read stands what it consists of.
+    A rule that only `nft` can read is followed by the names of its expressions.
     """
     lines = []
     for chain in chains:
@@ -224,7 +228,7 @@ def listing(chains: Iterable[ChainView], counters: bool = False) -> str:
             expressions = expressions_of(chain, entry)
             if expressions:
                 text = ", ".join(expressions)
-                # names in nf_tables may hold anything
+                # names in nf_tables may have any characters, also those that control a terminal
                 text = text if text.isprintable() else ascii(text)[1:-1]
                 lines[-1] = f"{lines[-1][:-1].rstrip()} # {text}\n"
     return "".join(lines)
@@ -240,7 +244,7 @@ def rules_of(chain: ChainView) -> list[tuple[Pair, str, list[str] | None]]:
 
 
 def expressions_of(chain: ChainView, entry: bytes) -> list[str] | None:
-    """Return what a rule of `nft` consists of, as `Target.expressions` says it, or None."""
+    """Return the expressions of a rule that only `nft` can read, as `Target.expressions` does, or None."""
     if b"nft\0" not in entry:
         return None
     from .nft.codec import entry_expressions
@@ -249,7 +253,7 @@ def expressions_of(chain: ChainView, entry: bytes) -> list[str] | None:
 
 
 def _checked_name(table: object) -> str | None:
-    """*table*, which may be None for all."""
+    """Return *table*, a name or None for all tables. Raises `ParameterTypeError` for anything else."""
     if table is not None and not isinstance(table, str):
         raise ParameterTypeError(f"a table name must be a string, not {type(table).__name__}")
     return table

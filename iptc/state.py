@@ -1,6 +1,4 @@
-"""The tables that are open in this process: where each one is, its pending edits, and what is committed together under
-which lock.
-"""
+"""The tables that are open in this process: what was read of each, its pending edits, and how they are committed."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A stretch in which edits of one or several tables gather; once `open` is False they are as if never made."""
+    """A transaction that is open: edits of its tables are collected. When `open` becomes False, they are forgotten."""
 
     __slots__ = ("open",)
 
@@ -33,7 +31,7 @@ class Session:
 
 
 class _Notes:
-    """Edits that are not sent, and the table with them as far as it was read: all of it, or the heads of its chains."""
+    """The pending edits of a table, and what was read of it: the whole table (`view`) or only its chains (`heads`)."""
 
     __slots__ = ("session", "pending", "view", "heads")
 
@@ -44,14 +42,13 @@ class _Notes:
         self.heads: dict[str, Any] | None = None
 
     def forget(self) -> None:
-        """Drop what was read."""
+        """Forget what was read."""
         self.view = None
         self.heads = None
 
 
 class TableState:
-    """One open table: what was read, and the edits that are not committed yet. Its users hold `lock` while they
-    edit."""
+    """One open table: what was read of it, and the edits that are not committed yet. Whoever edits it holds `lock`."""
 
     def __init__(self, table: Any, restoring: Any, trial: Any) -> None:
         self._table = table
@@ -67,13 +64,16 @@ class TableState:
 
     @property
     def _notes(self) -> _Notes:
-        """What is noted now: one assignment, to `open`, ends a session for all its tables, whatever interrupts it."""
+        """The notes in use: those of the session while it is open, otherwise the table's own.
+
+        So one assignment to `Session.open` ends a session for all its tables, whatever interrupts the rest.
+        """
         notes = self._of_session
         return notes if notes is not None and notes.session is not None and notes.session.open else self._own
 
     @property
     def gathering(self) -> bool:
-        """Whether edits gather in a session."""
+        """Whether edits are collected in a session."""
         return self._notes is not self._own
 
     @property
@@ -99,7 +99,7 @@ class TableState:
 
     @property
     def order(self) -> Any:
-        """What several tables are ordered by, whoever names them."""
+        """The key by which several tables are sorted: all threads lock them in this order."""
         return self._table.place.cookie, self._table.nfproto, self._table.name
 
     def is_of(self, table: Any) -> bool:
@@ -120,22 +120,21 @@ class TableState:
         return view
 
     def look(self) -> None:
-        """See that the table can be read, with as little of it as the back end can."""
+        """Raise if the table cannot be read. No rules are read for that if the back end can do without."""
         self._known_heads()
 
     def find_chain(self, name: str) -> Any:
-        """The `ChainView` or `ChainHead` of a chain, or None; rules are not read for it where the back end can do
-        without."""
+        """Return the `ChainView` or `ChainHead` of a chain, or None. Rules are read only if the back end must."""
         heads = self._known_heads()
         return self.load().chains.get(name) if heads is None else heads.get(name)
 
     def list_chains(self) -> Any:
-        """Those of all chains, in order."""
+        """Return the `ChainView` or `ChainHead` of each chain, in their order."""
         heads = self._known_heads()
         return self.load().in_order() if heads is None else heads.values()
 
     def _known_heads(self) -> Any:
-        """The heads of the chains by name; None where the view is there to be asked."""
+        """Return {name: `ChainHead`}, or None if the whole table is known: then the view is to be asked."""
         self._check_open()
         notes = self._notes
         heads = notes.heads
@@ -150,8 +149,10 @@ class TableState:
         return heads
 
     def has_user_chain(self, name: str, look_again: bool) -> bool:
-        """Whether there is a user chain *name*: as far as was read, or, with *look_again*, now; without the pending
-        edits where another thread is at it."""
+        """Whether the table has a user chain *name*, as far as it was read. With *look_again* it is read again.
+
+        If another thread is editing the table, the pending edits are left out.
+        """
         if not look_again:
             notes = self._notes
             view, heads = notes.view, notes.heads
@@ -172,7 +173,7 @@ class TableState:
             raise KernelError(f"table {self._table.name} is closed", errno.EBADF, "Bad file descriptor")
 
     def begin(self, session: Session | None) -> None:
-        """Let edits gather in *session*, on the table as it will be read next."""
+        """Collect edits in *session* from now on. The table is read anew for them."""
         self._check_open()
         self._own.forget()
         self._of_session = _Notes(session)
@@ -187,30 +188,30 @@ class TableState:
         notes.pending.append(operation)
 
     def execute(self, operation: Any) -> None:
-        """Commit *operation* alone; it names its rule by what was last read, where anything was."""
+        """Commit *operation* alone. If the table was read before, that says which rule a position means."""
         self._check_open()
         if operation.binds and self._own.view is not None:
             operation.bind(self._own.view)
         transmit([(self, [operation])])
 
     def save(self, counters: bool) -> str:
-        """The table as `iptables-save` writes it, with its pending edits."""
+        """Return the table with its pending edits as text, as `iptables-save` prints it."""
         self._check_open()
         if self._notes.pending:
             return text_of_view(self._table.name, self.load(), counters)
         return str(self._table.save(counters))
 
     def rehearse(self, operation: Any) -> None:
-        """Find out whether *operation* could be committed now, behind the pending edits."""
+        """Raise if *operation* could not be committed now, after the pending edits. Nothing is sent."""
         self._check_open()
         rehearse(self._table, [*self._notes.pending, operation], self.wait, self.lock_file)
 
     def name_rule(self, error: KernelError, program: Any) -> None:
-        """Say in *error*, which came of sending *program*, which rule it is about, where the kernel does not."""
+        """Add to *error*, with which the kernel refused *program*, the rule that is the reason for it."""
         self._trial.name_rule(error, self._table, program)
 
     def mark(self) -> int:
-        """Where the pending edits stand now, for `rollback`."""
+        """Return how many edits are pending, for `rollback`."""
         return len(self._notes.pending)
 
     def rollback(self, mark: int) -> None:
@@ -219,7 +220,7 @@ class TableState:
         self._notes.forget()
 
     def take(self) -> Any:
-        """Return the pending edits, which are pending no more."""
+        """Return the pending edits, and forget them."""
         self._check_open()
         notes = self._notes
         pending, notes.pending = notes.pending, []
@@ -227,22 +228,22 @@ class TableState:
         return pending
 
     def table_to_send(self) -> Any:
-        """The back end's table; what was read of it is dropped."""
+        """Return the back end's table, and forget what was read of it."""
         self._notes.forget()
         return self._table
 
     def forget(self) -> None:
-        """Drop what was read; the next look reads again."""
+        """Forget what was read: the next use reads again."""
         self._check_open()
         self._notes.forget()
 
     def discard(self) -> None:
-        """Drop the pending edits and what was read."""
+        """Forget the pending edits and what was read."""
         self._own = _Notes()
         self._of_session = None
 
     def close(self) -> None:
-        """Drop what is pending and known; use after this raises."""
+        """Forget the pending edits and what was read. Using the table raises `KernelError` from now on."""
         self.discard()
         self._closed = True
         self._table.close()
@@ -254,24 +255,25 @@ class TableState:
         self.look()
 
     def renew_in_child(self) -> None:
-        """After a fork: what the parent gathered is the parent's, and so are the locks that its threads hold."""
+        """After a fork, in the child: forget the parent's pending edits, and replace the lock, which another thread of
+        the parent may hold."""
         self.discard()
         self.lock = mutex()
 
 
 _sending: dict[int, Session] = {}
-"""thread -> the `Session` of what it is sending."""
+"""thread -> the `Session` of the commit that it is doing."""
 
 
 def commit(states: Iterable[TableState], wait: Wait = UNSET) -> None:
-    """Send the pending edits of several tables, as `transmit` does; either way they are pending no more."""
+    """Send the pending edits of several tables, as `transmit` does. They are forgotten, also if this raises."""
     transmit([(state, state.take()) for state in states], wait)
 
 
 def transmit(parts: list[tuple[TableState, Any]], wait: Wait = UNSET) -> None:
-    """Send [(state, edits)] of several tables under the xtables lock; when that fails, nothing is changed.
+    """Send [(state, edits)] of several tables under the xtables lock: all of them, or none if this raises.
 
-    *wait* is for this commit alone; else the strictest of the tables' own.
+    *wait* counts for this commit alone. Without it, the shortest *wait* of the tables counts.
     """
     parts = [(state, operations) for state, operations in parts if operations]
     if not parts:
@@ -280,7 +282,7 @@ def transmit(parts: list[tuple[TableState, Any]], wait: Wait = UNSET) -> None:
 
 
 def _alone(work: Callable[[], Any]) -> Any:
-    """Return work(), which sends; from within such work of the same thread nothing else can be sent."""
+    """Return work(), which sends something. Raises `TransactionError` if this thread is sending something already."""
     busy = _sending.get(get_ident())
     if busy is not None and busy.open:
         raise TransactionError(
@@ -307,7 +309,7 @@ def _transmit(parts: list[tuple[TableState, Any]], wait: Wait) -> None:
     try:
         to_send[0][0].commit_together(to_send, Locks(list(locks.values())))
     finally:
-        # what was looked at from within, by a function of the caller's, was the table before
+        # a function of the caller that ran during the commit may have read the table as it was before
         for state in states:
             state.table_to_send()
 
@@ -319,23 +321,23 @@ def _stricter(one: Any, other: Any) -> Any:
 
 
 def table_at(nfproto: int, name: str, place: Place, backend: str | None = None) -> Any:
-    """The back end's table *name* of *place*; nothing is read yet."""
+    """Return the back end's table *name* of *place*. Nothing is read yet."""
     return backends.open_table(nfproto, name, place, side_at(place, backend))
 
 
 def side_at(place: Place, backend: str | None = None) -> str:
-    """The name of the back end in use at *place*, or *backend* if that is given."""
+    """Return *backend* if it is given, or else the name of the back end that is in use at *place*."""
     with place.open() as there:
         return backends.side_in(there, backend)
 
 
 def send(table: Any, operations: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
-    """Commit *operations* to a table of `table_at`, under the xtables lock; what was read of it before is dropped."""
+    """Commit *operations* to a table of `table_at` under the xtables lock. What was read of it is forgotten."""
     send_together([(table, operations)], wait, lock_file)
 
 
 def send_together(parts: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
-    """Commit several [(table of `table_at`, operations)] of one back end, as `send` does: all of them or none."""
+    """Commit [(table of `table_at`, operations)] of one back end as `send` does: all of them or none."""
     _alone(lambda: parts[0][0].commit_together(parts, XTablesLock(wait=wait, path=lock_file)))
     for state in list(_open_tables):
         if not state.closed and any(state.is_of(table) for table, _ in parts):
@@ -343,18 +345,18 @@ def send_together(parts: Any, wait: Wait = None, lock_file: LockFile = None) -> 
 
 
 def rehearse(table: Any, operations: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
-    """Do as `send` does, and send nothing."""
+    """Do everything that `send` does, except to change the table. Raises what `send` would raise."""
     _alone(lambda: table.rehearse(operations, XTablesLock(wait=wait, path=lock_file)))
 
 
 def tables_in_use(nfproto: int, place: Place, backend: str | None = None) -> list[str]:
-    """The names of the tables that there are, in the order in which iptables-save has them; looking creates none."""
+    """Return the names of the tables that are in use, in the order of iptables-save. None is created by looking."""
     with place.open() as there:
         return backends.tables_in_use(nfproto, backends.side_in(there, backend), there)
 
 
 def builtin_chains() -> dict[str, list[str]]:
-    """{table: its builtin chains} of all tables that there can be."""
+    """Return {table: the names of its builtin chains} for all tables that iptables knows."""
     return backends.builtin_chains()
 
 
@@ -362,11 +364,11 @@ _open_tables: weakref.WeakSet[TableState] = weakref.WeakSet()
 """The `TableState`s that this process has open."""
 
 _opening = mutex()
-"""Guards what decides that a table is open already."""
+"""Held while it is looked up whether a table is open, so that two threads do not open it twice."""
 
 
 def _renew_locks() -> None:
-    """A lock that another thread held at the time of the fork is never released in the child."""
+    """After a fork, replace all locks in the child: no thread is there to release one that was held."""
     global _opening
     _opening = mutex()
     _sending.clear()
@@ -378,13 +380,13 @@ os.register_at_fork(after_in_child=_renew_locks)
 
 
 def opening() -> Any:
-    """The lock under which it is decided that a table is open already."""
+    """Return the lock to be held while it is looked up whether a table is open."""
     return _opening
 
 
 def open_table(nfproto: int, name: str, place: Place, backend: str) -> TableState:
-    """Return the `TableState` of a table of *place*; `IPTCError` if the kernel has no such table or does not let us."""
-    # with the first table and not when it is needed: at the end of the interpreter nothing can be imported
+    """Return a new `TableState` for a table of *place*. Raises `IPTCError` if it cannot be opened."""
+    # imported with the first table, not when they are needed: while the interpreter ends, nothing can be imported
     from . import trial
     from .model import restoring
 
@@ -394,9 +396,8 @@ def open_table(nfproto: int, name: str, place: Place, backend: str) -> TableStat
 
 
 def is_user_chain(nfproto: int, name: str, look_again: bool = False) -> bool:
-    """Whether any table known here has a user chain *name*; with *look_again* the kernel is asked anew.
-
-    Nothing is created by looking.
+    """Whether an open table has a user chain *name*. With *look_again* the kernel is asked again, also about tables
+    that are not open. No table is created by looking.
     """
     here = backends.HERE.cookie() if look_again else None
     for state in list(_open_tables):

@@ -1,4 +1,4 @@
-"""Table: one open table, as python-iptables documents it."""
+"""Table and Table6: one open table, with the methods that python-iptables documents, and some more."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 
 @telling_methods
 class Table:
-    """One IPv4 table; the same object for a name, and a *netns*, as long as the process lives.
+    """One IPv4 table. The same name, *backend* and *netns* always give the same object.
 
-    With *autocommit* (the default) each change is sent at once, under the xtables lock, to the table as it is then.
-    Without it changes gather, show in `chains` and `rules`, and go to the kernel together with `commit()`. *netns* is
-    its network namespace: a name, a path, a process id or an open descriptor; else that of the calling thread. A table
-    stays bound to the namespace in which it was opened. *wait* is how long to wait for the xtables lock: seconds, None
-    for ever (the default), False not at all. *lock_file* is another file for it, False for no lock, None for the
-    host's. *backend* is "legacy" or "nft", else what `iptc.backend()` says; nf_tables needs no lock, and takes none.
-    `IPTCError` if there is no such table, or the privilege (CAP_NET_ADMIN) is missing.
+    *autocommit*: True (the default) sends each change at once, under the xtables lock, to the table as it is then.
+        False collects changes: they show in `chains` and `rules`, and `commit()` sends them together.
+    *netns*: the network namespace of the table, as a name, a path, a process id or an open descriptor; None is that of
+        the calling thread. A table stays in the namespace in which it was opened.
+    *wait*: how long to wait for the xtables lock, in seconds; None (the default) waits for ever, False not at all.
+    *lock_file*: the path of another lock file; None (the default) is the host's, False takes no lock.
+    *backend*: "legacy", "nft" or "libiptc"; None takes what `iptc.backend()` returns. nf_tables needs no lock.
+
+    Raises `NotFound` if the kernel has no such table, and `AccessDenied` without CAP_NET_ADMIN.
     """
 
     FILTER = "filter"
@@ -91,12 +93,12 @@ class Table:
 
     @classmethod
     def _available(cls) -> list[Table]:
-        """The tables of the family that can be opened here."""
+        """Return the tables of this family that can be opened."""
         return [cls(name) for name in cls.ALL if _is_available(cls, name)]
 
     @classmethod
     def _forget_idle(cls, cookie: int) -> None:
-        """Let go of tables of other namespaces that have nothing pending, once there are many."""
+        """Forget tables of other namespaces once 64 tables are open. Tables with pending edits stay."""
         if len(cls._cache) < 64:
             return
         for key, table in list(cls._cache.items()):
@@ -111,12 +113,12 @@ class Table:
 
     @property
     def backend(self) -> str:
-        """The back end of the table, "legacy" or "nft"."""
+        """The back end of the table: "legacy", "nft" or "libiptc"."""
         return self._state.backend
 
     @property
     def netns(self) -> Netns:
-        """What the network namespace was named by when the table was opened, or None."""
+        """The *netns* that was given when the table was opened, or None."""
         return self._state.place.netns
 
     @property
@@ -147,18 +149,18 @@ class Table:
             return self._state.load()
 
     def _find_chain(self, chain: Chain | str) -> Any:
-        """What is known of *chain*, rules aside, or None."""
+        """Return the `ChainView` or `ChainHead` of *chain*, or None if there is no such chain."""
         with self._state.lock:
             self._flush_pending()
             return self._state.find_chain(chain_name(chain))
 
     def _flush_pending(self) -> None:
-        """Edits gathered while autocommit was off go out with the first use after it was switched on."""
+        """Send the edits that were collected while autocommit was off, if it is on by now."""
         if self.autocommit and self._state.pending and not self._state.gathering:
             state.commit([self._state])
 
     def _edit(self, operation: Any) -> Any:
-        """Do *operation*, at once or with what is gathered; whether it changed anything, as far as is known by then."""
+        """Send *operation* at once, or collect it. Return whether it changes anything, as far as that is known now."""
         own = self._state
         with own.lock:
             if self.autocommit and not own.gathering:
@@ -169,20 +171,21 @@ class Table:
         return operation.changed
 
     def _together(self) -> Batch:
-        """Gather the edits made inside and commit them at once, or none of them on an exception."""
+        """Return a context manager: the edits made inside are sent in one commit, or not at all after an exception."""
         return Batch(self)
 
     def transaction(self, wait: Wait = UNSET) -> Transaction:
-        """Return a `Transaction` for `with`: what is edited inside is sent as one commit at its end, or not at all.
+        """Return a `Transaction` for a `with` statement. Edits made inside are sent in one commit at its end.
 
-        *wait* is how long to wait for the xtables lock then, as for `Table`.
+        If an exception leaves the `with` statement, none of them is sent. *wait* is as for `Table`, and counts for this
+        commit alone.
         """
         return Transaction([self], wait)
 
     # the table
 
     def commit(self) -> None:
-        """Send what was changed since the last commit; raises what the kernel said, and nothing is changed then."""
+        """Send all changes that were collected since the last commit: all of them, or none if this raises."""
         with self._state.lock:
             self._refuse_inside("commit")
             state.commit([self._state])
@@ -192,15 +195,18 @@ class Table:
             raise TransactionError(f"{what} of {self!r} inside its transaction, which is sent or dropped at its end")
 
     def refresh(self) -> None:
-        """Read the table again. Gathered changes are sent first with autocommit, and dropped without it; not in a
-        transaction."""
+        """Read the table from the kernel again (legacy: `IPT_SO_GET_ENTRIES`).
+
+        With autocommit, changes that were collected are sent first. Without it they are dropped. Inside a transaction
+        they stay.
+        """
         with self._state.lock:
             self._renew()
             if not self._state.gathering:
                 self._state.load()
 
     def _renew(self) -> None:
-        """As `refresh`, but rules are read when they are asked for."""
+        """Do as `refresh`, but read the rules only when they are needed."""
         with self._state.lock:
             if self._state.gathering:
                 self._state.forget()
@@ -212,7 +218,7 @@ class Table:
             self._state.reopen()
 
     def close(self) -> None:
-        """Let go of the table; its use raises until `refresh()` or `Table(name)` opens it again."""
+        """Close the table. Using it raises `KernelError` until `refresh()` or `Table(name)` opens it again."""
         with self._state.lock:
             self._refuse_inside("close")
             if self._state.closed:
@@ -223,7 +229,7 @@ class Table:
                 self._state.close()
 
     def flush(self) -> None:
-        """Empty all chains, and delete the user chains; policies stay."""
+        """Delete all rules (`iptables -F`) and then all user chains (`iptables -X`). Policies stay."""
         with self._together():
             if self.autocommit:
                 self._state.forget()
@@ -235,8 +241,10 @@ class Table:
                     self.delete_chain(chain.name)
 
     def save(self, counters: bool = False) -> str:
-        """Return the table as text, as `iptables-save -t TABLE` writes it; with *counters* those of the rules too
-        (`-c`)."""
+        """Return the table as text, as `iptables-save -t TABLE` prints it.
+
+        With *counters*, each rule has its counters too (`iptables-save -c`).
+        """
         with self._state.lock:
             self._flush_pending()
             return self._state.save(counters)
@@ -250,12 +258,13 @@ class Table:
         *,
         path: Path | None = None,
     ) -> int:
-        """Make the table what *source* says, as `iptables-restore -T TABLE`; return how many rules it has.
+        """Replace the table by what a text says, as `iptables-restore -T TABLE` does. Return how many rules it has.
 
-        *source* is text, a path or a file, *path* always a path; its other tables are passed over. With *counters* the
-        counters of the text are set (`-c`); without *flush* the rules that are there stay (`--noflush`); with *test*
-        nothing is changed (`--test`). `ParameterError` or `KernelError` with the number of the line as `line`; nothing
-        is changed then.
+        *source*: the text itself, a path or an open file. *path*: always a path. Other tables in the text are ignored.
+        *counters*: set the counters that the text has (`-c`). *flush*: False keeps the rules that are there
+        (`--noflush`). *test*: check everything and change nothing (`--test`).
+
+        Raises `ParameterError` or `KernelError`, with the number of the line as `line`. Nothing is changed then.
         """
         restoring = self._state.restoring
         source = restoring.one_source(source, path)
@@ -287,36 +296,36 @@ class Table:
         self._state.rehearse(self._state.restoring.Restore(program))
 
     def strerror(self) -> str:
-        """Errors are raised here; kept for programs that print it."""
+        """Return "". python-iptables returns libiptc's last error; here errors are raised as exceptions."""
         return ""
 
     # chains
 
     @property
     def chains(self) -> list[Chain]:
-        """The chains: builtin ones in hook order, then user chains by name. A new list of the same objects."""
+        """A new list of the `Chain` objects: builtin chains in the order of their hooks, then user chains by name."""
         with self._state.lock:
             self._flush_pending()
             return [Chain(self, chain.name) for chain in self._state.list_chains()]
 
     def is_chain(self, chain: Chain | str) -> bool:
-        """Whether the table, as it was last read, has *chain*; so does `chain in table`."""
+        """Whether the table has *chain*, as far as it was last read. `chain in table` is the same."""
         return self._find_chain(chain) is not None
 
     __contains__ = is_chain
 
-    # what is indexed by names is not a sequence: a loop has to say whether it means names or chains
+    # a table is no sequence of numbered items: a loop over it is refused, since it could mean names or chains
     __iter__ = None
 
     def __getitem__(self, chain: Chain | str) -> Chain:
-        """Return `Chain(table, chain)`; `NotFound`, which is a `KeyError`, where the table has no such chain."""
+        """Return the `Chain` of that name. Raises `NotFound`, which is a `KeyError`, if the table has no such chain."""
         name = chain_name(chain)
         if self._find_chain(name) is None:
             raise kernel_error(f"can't find chain {name} in table {self.name}", errno.ENOENT, edits.NO_CHAIN)
         return Chain(self, name)
 
     def builtin_chain(self, chain: Chain | str) -> bool:
-        """Whether *chain* is one of the kernel's own."""
+        """Whether *chain* is a builtin chain, such as INPUT."""
         found = self._find_chain(chain)
         return found is not None and found.policy is not None
 
@@ -328,27 +337,29 @@ class Table:
         return Chain(self, name)
 
     def ensure_chain(self, chain: Chain | str) -> bool:
-        """Create user chain *chain* unless there is one, and return whether it was created. Decided under the xtables
-        lock."""
+        """Create user chain *chain* unless it exists. Return whether it was created.
+
+        The xtables lock is held while that is decided, so of several processes one creates the chain.
+        """
         return bool(self._edit(edits.EnsureChain(self._own_chain_name(chain))))
 
     def clear_chain(self, chain: Chain | str) -> bool:
-        """Leave *chain* empty: create it, or delete its rules; return whether there was anything to do."""
+        """Create *chain* if it does not exist, or else delete all its rules. Return whether anything was changed."""
         return bool(self._edit(edits.EnsureChain(self._own_chain_name(chain), empty=True)))
 
     def _own_chain_name(self, chain: Chain | str) -> str:
-        """The name of *chain*, which is a builtin one or may be that of a user chain."""
+        """Return the name of *chain*. Raises `ParameterError` if no chain can have that name."""
         name = chain_name(chain)
         if name not in _core.HOOKS:
             edits.check_new_name(self._nfproto, name)
         return name
 
     def delete_chain(self, chain: Chain | str) -> None:
-        """Delete a user chain (`iptables -X`), which must be empty and without references."""
+        """Delete a user chain (`iptables -X`). It must have no rules, and no rule may jump to it."""
         self._edit(edits.DeleteChain(chain_name(chain)))
 
     def rename_chain(self, chain: Chain | str, new_name: Chain | str) -> None:
-        """Give *chain* another name (`iptables -E`)."""
+        """Rename user chain *chain* (`iptables -E`). Rules that jump to it then jump to the new name."""
         name = chain_name(chain)
         new = chain_name(new_name)
         edits.check_new_name(self._nfproto, new)
@@ -367,7 +378,7 @@ class Table:
         self._edit(edits.Zero(chain_name(chain)))
 
     def get_policy(self, chain: Chain | str) -> tuple[Policy, Counters] | tuple[None, None]:
-        """Return (`Policy`, (packets, bytes)) as they are now, or (None, None) for a user chain."""
+        """Return (`Policy`, `Counters`) of a builtin chain as they are now, or (None, None) for a user chain."""
         name = chain_name(chain)
         with self._state.lock:
             found = self._find_chain(name)
@@ -379,8 +390,11 @@ class Table:
         return Policy(found.policy), _core.Counters._make(found.counters)
 
     def set_policy(self, chain: Chain | str, policy: Policy | str, counters: Pair | None = None) -> bool:
-        """Set the policy of a builtin chain (`iptables -P`); its counters stay if none are given. Return whether any of
-        them were others: in the table as it is now, or as it is known where changes gather."""
+        """Set the policy of a builtin chain (`iptables -P`), and its counters if *counters* is a (packets, bytes) pair.
+
+        Return whether the policy or the counters were different before. If changes are collected, that is answered from
+        the table as it was last read.
+        """
         if isinstance(policy, Policy):
             policy = policy.name
         if not isinstance(policy, str):
@@ -396,7 +410,7 @@ class Table:
     # entries as bytes
 
     def append_entry(self, chain: Chain | str, entry: bytes) -> None:
-        """Append *entry* (bytes, as `Rule.rule`) to *chain*."""
+        """Append *entry* to *chain*. An entry is bytes, such as `Rule.rule`: `struct ipt_entry`, matches, target."""
         self._edit(edits.Append(chain_name(chain), self._fitting(chain, entry)))
 
     def insert_entry(self, chain: Chain | str, entry: bytes, position: int) -> None:
@@ -413,34 +427,34 @@ class Table:
         self._edit(edits.Delete(chain_name(chain), anchor=anchor))
 
     def _fitting(self, chain: Chain | str, entry: bytes) -> bytes:
-        """*entry* as bytes that are known to be whole, and that may be in *chain*."""
+        """Return *entry* as bytes. Raises `ParameterError` if its sizes do not add up, or if *chain* cannot have it."""
         whole: Any = self._rule_class(entry)._entry()
         refuse_meaningless(self._nfproto, chain_name(chain), whole)
         return bytes(whole)
 
     def first_rule(self, chain: Chain | str) -> Any:
-        """Return the first entry of *chain* (bytes that `next_rule` takes), or None."""
+        """Return the first entry of *chain* as bytes, or None. `next_rule` takes what this returns."""
         entries: Any = Entry
         return entries.first(self._view().chains.get(chain_name(chain)))
 
     def next_rule(self, prev_rule: bytes) -> Any:
-        """Return the entry behind *prev_rule*, or None."""
+        """Return the entry that follows *prev_rule*, or None at the end of the chain."""
         if not isinstance(prev_rule, Entry):
             raise ParameterTypeError("next_rule takes what first_rule or next_rule returned")
         return prev_rule.following()
 
     def get_target(self, entry: bytes) -> bytes:
-        """Return the verdict or the chain that *entry* (bytes) jumps to as bytes, b"" for none; an extension's name."""
+        """Return the name of the target of *entry* as bytes: a verdict, a chain or an extension; b"" for none."""
         target = self._rule_class(entry).target
         return b"" if target is None else target.name.encode("utf-8", "surrogateescape")
 
     def create_rule(self, entry: bytes | None = None, chain: Chain | None = None) -> Rule:
-        """Return a `Rule` (of this table's family) of *entry*."""
+        """Return a `Rule` or `Rule6`, by the family of this table, made of the bytes *entry*."""
         return self._rule_class(entry, chain)
 
 
 class Table6(Table):
-    """One IPv6 table; the same as `Table` but for its family."""
+    """One IPv6 table. Everything else is as for `Table`."""
 
     _cache: dict[Any, Any] = {}
     existing_table_names: dict[str, bool] = {}
@@ -461,12 +475,16 @@ def _is_available(cls: type[Table], name: str) -> bool:
 
 
 def is_table_available(name: str) -> bool:
-    """Whether there is an IPv4 table *name* or it can be made here; remembered. Raises where it may not or cannot be
-    read."""
+    """Whether the kernel has, or can load, an IPv4 table *name*. The answer is remembered.
+
+    Raises `AccessDenied` without CAP_NET_ADMIN, and `KernelError` if the kernel cannot be asked.
+    """
     return _is_available(Table, name)
 
 
 def is_table6_available(name: str) -> bool:
-    """Whether there is an IPv6 table *name* or it can be made here; remembered. Raises where it may not or cannot be
-    read."""
+    """Whether the kernel has, or can load, an IPv6 table *name*. The answer is remembered.
+
+    Raises `AccessDenied` without CAP_NET_ADMIN, and `KernelError` if the kernel cannot be asked.
+    """
     return _is_available(Table6, name)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Turn:
-    """Whose turn it is: one transaction at a time in a process, so that no two wait for each other's tables."""
+    """A lock that lets one transaction run at a time in this process. So no two can wait for each other's tables."""
 
     def __init__(self) -> None:
         self.lock = RLock()
@@ -45,11 +45,10 @@ os.register_at_fork(after_in_child=_renew_turn)
 
 @telling_methods
 class _Gathering:
-    """A context manager over a generator that stops at one `yield`, which returns whether to send what was gathered
-    there.
+    """A context manager around a generator that stops at one `yield`. The `yield` returns whether to send the edits.
 
-    The generator holds the locks by `with` statements, and nothing but this object holds the generator: whatever
-    interrupts it, they are let go.
+    The generator holds the locks in `with` statements. Only this object refers to the generator, so the locks are
+    released whatever interrupts it.
     """
 
     _begin: Callable[[], _Steps]
@@ -77,8 +76,8 @@ class _Gathering:
 
 
 def _gather(face: Any, states: list[TableState], wait: Wait) -> _Steps:
-    """Let edits gather in *states*, whose locks are held, until the `yield` of *face*; return whether there were
-    any."""
+    """Collect the edits of the tables *states*, whose locks the caller holds, until *face* yields. Return whether there
+    were any."""
     session = state_module.Session()
     try:
         for state in states:
@@ -93,7 +92,7 @@ def _gather(face: Any, states: list[TableState], wait: Wait) -> _Steps:
 
 
 class Outcome:
-    """What `with table.transaction() as outcome` gives: `changed` says, once it is over, whether anything was sent."""
+    """The result of `with table.transaction() as outcome`: after the end, `changed` says whether anything was sent."""
 
     def __init__(self) -> None:
         self.changed = False
@@ -101,11 +100,10 @@ class Outcome:
 
 @telling_methods
 class Transaction(_Gathering):
-    """The edits that are made inside `with`, sent together at its end: each table is replaced once, under one xtables
-    lock.
+    """Sends all edits made inside a `with` statement together at its end: one replacement for each table, one lock.
 
-    On an exception nothing is sent. Inside, `chains` and `rules` show the edits; other threads that use these tables
-    wait. Edits gathered with `autocommit=False` must be committed before.
+    If an exception leaves the `with` statement, nothing is sent. Inside, `chains` and `rules` show the edits, and other
+    threads that use these tables wait. Edits that were collected with `autocommit=False` must be committed before.
     """
 
     if TYPE_CHECKING:
@@ -138,7 +136,7 @@ class Transaction(_Gathering):
         try:
             super().__exit__(kind, error, traceback)
         except MemoryError:
-            # where even the end could not begin, nobody else waits for it
+            # if `__exit__` could not even begin, the lock is released here, so that no thread waits for ever
             self._steps.close()
             raise
 
@@ -170,14 +168,17 @@ def _with_locks(turn: _Turn, tables: list[Table], wait: Wait, left: list[Table])
 
 
 def transaction(*tables: Table, wait: Wait = UNSET) -> Transaction:
-    """Return a `Transaction` of *tables*, of either family, for `with`; *wait* as for `Table`, for this one commit."""
+    """Return a `Transaction` of *tables*, of both families if you like, for a `with` statement.
+
+    *wait* is as for `Table`, and counts for this commit alone.
+    """
     return Transaction(tables, wait)
 
 
 class Batch(_Gathering):
-    """Edits of one table that go out together, inside a transaction or batch of the caller's own or alone.
+    """Edits of one table that belong together. Inside a transaction they become part of it; otherwise they are sent.
 
-    On an exception they are taken back, and only they. Other threads wait.
+    If an exception leaves the `with` statement, these edits are dropped, and only these. Other threads wait.
     """
 
     def __init__(self, table: Table) -> None:

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 _BOUND = {"set", "SET", "nfacct", "rateest", "CT"}
-"""Extensions that name something which each network namespace has of its own: it cannot be tried out elsewhere."""
+"""Extensions whose options name something of one network namespace, such as a set. Elsewhere they cannot be tried."""
 
 
 @elsewhere
 def refusal(table: Any, program: Program) -> Any:
     """Return the `KernelError` with which the kernel would refuse *program* for *table*, or None.
 
-    None also where that cannot be found out: without the right to make a network namespace (CAP_SYS_ADMIN), and where a
-    rule names something of its namespace, such as a set.
+    None also if it cannot be found out: without the right to make a network namespace (CAP_SYS_ADMIN), or if a rule
+    names something of its own namespace, such as a set.
     """
     before = _as_it_is(table, program)
     if before is None:
@@ -45,7 +45,7 @@ def refusal(table: Any, program: Program) -> Any:
         there = backends.open_table(table.nfproto, table.name, place, "nft" if table.backend == "nft" else "legacy")
         refused = _send(there, before, program)
         if refused is None or table.backend == "nft" and refused.errno != errno.EMLINK:
-            # nf_tables was asked for all else, and names the rule itself
+            # everything else nf_tables was asked before, and it says itself which rule it refuses
             return None
         if table.backend == "nft":
             return refused
@@ -53,8 +53,10 @@ def refusal(table: Any, program: Program) -> Any:
 
 
 def name_rule(error: Any, table: Any, program: Program) -> None:
-    """Say in *error*, which came of sending *program* to *table*, which rule it is about: the kernel refuses a legacy
-    table as a whole."""
+    """Add to *error*, with which the kernel refused *program* for *table*, which rule is the reason.
+
+    The kernel refuses a legacy table as a whole, and does not say which rule it dislikes.
+    """
     if error.line != program.last_line or table.backend == "nft":
         return
     refused = refusal(table, program)
@@ -63,7 +65,7 @@ def name_rule(error: Any, table: Any, program: Program) -> None:
 
 
 def _as_it_is(table: Any, program: Program) -> Any:
-    """The programs that make the rules that stay where *program* does not flush; None where no text says them."""
+    """Return programs that make the rules which are there now and stay, or None if no text can describe them."""
     if program.flush:
         return []
     try:
@@ -77,7 +79,7 @@ def _as_it_is(table: Any, program: Program) -> Any:
 
 
 def _send(there: Any, before: Any, program: Program) -> Any:
-    """What the kernel says against it, or None."""
+    """Send the programs to the table *there*. Return the exception if the kernel refuses one, or None."""
     try:
         there.commit([Restore(each) for each in (*before, program)], contextlib.nullcontext())
     except KernelError as error:
@@ -86,8 +88,7 @@ def _send(there: Any, before: Any, program: Program) -> Any:
 
 
 def _named(there: Any, before: Any, program: Program, refused: Any) -> Any:
-    """*refused* with the first command without which it would not come; None where it may not be what the real place
-    says."""
+    """Return *refused* with the first command that causes it, or None if the real namespace may answer differently."""
     commands = list(program.commands())
     passes, fails = 0, len(commands)
     while fails - passes > 1:
@@ -104,13 +105,15 @@ def _named(there: Any, before: Any, program: Program, refused: Any) -> Any:
 
 
 def _names(nfproto: int, entry: bytes) -> Any:
-    """The names of the matches and the target of a rule."""
+    """Return the names of the matches and the target of a rule."""
     return {part[2:31].partition(b"\0")[0].decode("utf-8", "replace") for part in _core.split_entry(nfproto, entry)[1]}
 
 
 def lacking(nfproto: int, names: Any) -> Any:
-    """Those of the legacy tables *names* that the kernel does not have, tried where nobody is in their way: to look is
-    to create. None where that cannot be found out."""
+    """Return which of the legacy tables *names* the kernel does not have, or None if that cannot be found out.
+
+    They are looked for in a new network namespace, since looking at a table creates it.
+    """
     # what only tries texts need not load it
     from .legacy.blob import TableScan
 
@@ -131,7 +134,7 @@ def lacking(nfproto: int, names: Any) -> Any:
 
 @contextlib.contextmanager
 def private_place() -> Iterator[Any]:
-    """The `Place` of a new network namespace, or None where none can be made."""
+    """Yield the `Place` of a new network namespace, or None if none can be made."""
     try:
         namespace = _netns.new_namespace()
     except OSError as error:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def find_library(*names: str) -> tuple[ctypes.CDLL, int] | tuple[None, None]:
-    """Return (`ctypes.CDLL`, major version) of the first of *names* that is found, else (None, None)."""
+    """Return (`ctypes.CDLL`, major version) of the first library of *names* that is found, or (None, None)."""
     import ctypes
     import ctypes.util
     import re

@@ -16,6 +16,7 @@ from .rulesets import TROUBLE, add_format, add_scope, show, trouble_is
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -76,7 +77,8 @@ def run(options: Namespace) -> int:
     options.save = options.save and os.path.abspath(options.save)
     if options.timeout is None:
         return _for_good(options)
-    return trouble_is(NOT_DONE)(lambda options: _until_confirmed(options, command))(options)
+    tried: Callable[[Namespace], int] = trouble_is(NOT_DONE)(lambda options: _until_confirmed(options, command))
+    return tried(options)
 
 
 def _for_good(options: Namespace) -> int:

@@ -14,12 +14,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from ..managing.difference import Difference
     from ..managing.planning import Plan
 
-    _Run = Callable[[Namespace], int]
+    _Run = TypeVar("_Run", bound=Callable[[Namespace], int])
 
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
@@ -69,7 +69,7 @@ def trouble_is(status: int) -> Callable[[_Run], _Run]:
                 complain(str(error) or "out of memory")
                 return status
 
-        return tried
+        return tried  # type: ignore[return-value]
 
     return decorate
 

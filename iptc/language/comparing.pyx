@@ -9,10 +9,10 @@ from libc.string cimport memcmp, strcmp
 
 from .._linux cimport IFNAMSIZ
 from .._core cimport (
-    IP6T_F_PROTO, Family, Payloads, family_of, is_verdict, marks_any_protocol, next_offset, next_payload, payloads_of,
-    target_offset, xt_entry_match,
+    IP6T_F_PROTO, PAYLOAD_HEADER, Family, Payloads, family_of, is_verdict, marks_any_protocol, next_offset,
+    next_payload, payloads_of, target_offset, xt_entry_match,
 )
-from .plugins cimport PAYLOAD_HEADER, Plugin, find_for_payload
+from .plugins cimport Plugin, find_for_payload
 from .._core import split_entry
 from .printing import render
 

@@ -11,10 +11,11 @@ from libc.string cimport memcpy, memset
 
 from .._linux cimport strnlen
 from .._core cimport (
-    NFPROTO_IPV4, XT_EXTENSION_MAXNAMELEN, Base, Family, RuleValue, c_text, family_of, is_verdict, xt_entry_match,
+    NFPROTO_IPV4, PAYLOAD_HEADER, XT_EXTENSION_MAXNAMELEN, Base, Family, RuleValue, c_text, family_of, is_verdict,
+    xt_entry_match,
 )
 from .plugins cimport (
-    PAYLOAD_HEADER, XTOPT_INVERT, Names, Option, ParseCall, Plugin, begin_names, end_names, find, find_for_payload,
+    XTOPT_INVERT, Names, Option, ParseCall, Plugin, begin_names, end_names, find, find_for_payload,
     is_option, look_up, payload_room, read_saved, take_long_prefix, text_of, wants_check, xtables_match,
 )
 from ..errors import ParameterError, ParameterTypeError, XTablesError

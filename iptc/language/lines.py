@@ -1,4 +1,4 @@
-"""A line of iptables-save as a rule specification: without its command, and with the counters that it begins with."""
+"""Takes a line of iptables-save apart: the counters at its beginning, the command, and the rule specification."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 _OTHER_COMMANDS = ("-I", "-D", "-R", "-C", "--insert", "--delete", "--replace", "--check")
 BEGIN_OF_LINE = ("[", "-A", "--append", "-t", "--table", *_OTHER_COMMANDS)
-"""What a line of iptables-save, or a command, begins with."""
+"""The words with which a line of iptables-save, or a command, can begin."""
 
 
 def without_command(specification: Any) -> tuple[Any, Any]:
-    """(specification, counters or None) of a line `[packets:bytes] -A CHAIN SPECIFICATION`, or of a specification."""
+    """Return (specification, counters or None) for a line `[packets:bytes] -A CHAIN SPECIFICATION`.
+
+    A specification alone, as text or as words, is returned as it is, with None. Raises `ParameterError` for any other
+    command.
+    """
     if isinstance(specification, str):
         text = _core.text_bytes(specification, "a rule specification")
         if b"\0" in text:

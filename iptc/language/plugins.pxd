@@ -157,9 +157,6 @@ cdef bint warned() noexcept nogil
 
 # ----------------------------------------------------------- calls of a plugin
 
-cdef enum:
-    PAYLOAD_HEADER = 32      # struct xt_entry_match and xt_entry_target before their data
-
 # One option on its way into a payload: *argv* holds the program's name, the option, its words and NULL.
 cdef struct ParseCall:
     const xtables_match *c

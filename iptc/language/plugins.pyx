@@ -24,7 +24,7 @@ from .._linux cimport (
     send, socket, socklen_t,
 )
 from .._core cimport (
-    NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, NFPROTO_IPV4, NFPROTO_IPV6,
+    PAYLOAD_HEADER, NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE, NFPROTO_IPV4, NFPROTO_IPV6,
     XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_long_nflog, os_encode,
 )
 from .._core import environment

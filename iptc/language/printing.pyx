@@ -9,11 +9,11 @@ from libc.string cimport memcpy, strcmp, strlen
 from .._linux cimport AF_INET6, inet_ntop, strnlen
 from .._core cimport (
     IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN, IPT_INV_VIA_OUT,
-    NFPROTO_IPV4, Family, Payloads, RuleValue, family_of, is_prefix, is_verdict, next_payload, payloads_between,
-    target_offset, xt_counters, xt_entry_match,
+    NFPROTO_IPV4, PAYLOAD_HEADER, Family, Payloads, RuleValue, family_of, is_prefix, is_verdict, next_payload,
+    payloads_between, target_offset, xt_counters, xt_entry_match,
 )
 from .plugins cimport (
-    PAYLOAD_HEADER, PluginRow, captured, expect_division, fits, known, learn, look_up, Names, begin_names, end_names,
+    PluginRow, captured, expect_division, fits, known, learn, look_up, Names, begin_names, end_names,
     library_there, print_text, printed_text, prints_by_mask, protocol_name, said, use_family, warn_of_what_was_said,
 )
 from .._core import split_entry

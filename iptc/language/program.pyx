@@ -13,15 +13,15 @@ from libc.string cimport memchr, memcmp, memcpy, memset, strchr, strcmp, strlen
 
 from .._linux cimport strnlen, strtok_r
 from .._core cimport (
-    NFLOG_LONG_SIZE, NFPROTO_IPV4, STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, c_text, family_of, is_long_nflog,
-    is_verdict_name, os_decode, room_for, xt_counters,
+    NFLOG_LONG_SIZE, NFPROTO_IPV4, PAYLOAD_HEADER, STANDARD_SIZE, XT_EXTENSION_MAXNAMELEN, Family, c_text,
+    family_of, is_long_nflog, is_verdict_name, os_decode, room_for, xt_counters,
 )
 from .options cimport (
     APPEND, CHECK, DELETE, INSERT, NAME_ROOM, NO_COMMAND, OPT_COUNTERS, RENAME, REPLACE, WITH_RULE, Spec,
     command_letter, flags_of,
 )
 from .plugins cimport (
-    OTHER_PROBLEM, PARAMETER_PROBLEM, PAYLOAD_HEADER, Names, captured, look_up, begin_names, end_names,
+    OTHER_PROBLEM, PARAMETER_PROBLEM, Names, captured, look_up, begin_names, end_names,
     refused_with, said, warn_of_what_was_said, warned, xtables_error,
 )
 from .specification cimport check_length, free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of

@@ -8,12 +8,30 @@
 #include <arpa/inet.h>
 #include <getopt.h>
 #include <netdb.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4/ip_tables.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
+#include <linux/netfilter/xt_NFLOG.h>
+#include <linux/netfilter/xt_comment.h>
 #include <xtables.h>
+
+/* The numbers that stand in declarations for Cython, which cannot ask the headers for them: _core.pxd, legacy/blob.pxd,
+ * nft/parts.pyx. */
+_Static_assert(XT_ALIGN(sizeof(struct xt_entry_match)) == 32, "PAYLOAD_HEADER");
+_Static_assert(XT_ALIGN(sizeof(struct xt_entry_target)) == 32, "PAYLOAD_HEADER");
+_Static_assert(sizeof(struct xt_standard_target) == 40, "STANDARD_SIZE");
+_Static_assert(sizeof(struct xt_error_target) == 64, "ERROR_SIZE");
+_Static_assert(offsetof(struct ipt_get_entries, entrytable) == 40, "ENTRIES_HEAD");
+_Static_assert(offsetof(struct ip6t_get_entries, entrytable) == 40, "ENTRIES_HEAD");
+_Static_assert(offsetof(struct xt_nflog_info, prefix) == 12, "NFLOG_PREFIX");
+_Static_assert(sizeof(((struct xt_nflog_info *)0)->prefix) == 64, "NFLOG_ROOM");
+_Static_assert(XT_ALIGN(sizeof(struct xt_nflog_info)) == 80, "NFLOG_SIZE");
+_Static_assert(sizeof(struct xt_comment_info) == 256, "COMMENT_ROOM");
+_Static_assert(IFNAMSIZ == 16, "the names of interfaces in struct ipt_ip and ip6t_ip6");
+_Static_assert(sizeof(struct ipt_replace) == sizeof(struct ip6t_replace), "legacy/draft.pxd uses one for both families");
 
 /* Nothing here is linked to libxtables: its variable that this macro reads is not there. Refusals go to shim_refuse. */
 #undef xtables_error

@@ -767,15 +767,17 @@ cdef bint _may_be_line(const char *text) noexcept nogil:
 
 
 def read_rule(type cls, specification):
-    """Return the rule of a specification as `iptables -A CHAIN` takes it: text, or a list of words.
+    """Return the rule that a specification describes. It is what follows `iptables -A CHAIN`, as text or as words.
 
     >>> Rule.from_args("-s 10.0.0.0/8 -p tcp --dport 22 -j ACCEPT")
     <iptc.Rule -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT>
 
-    It may be a whole line of iptables-save, `[5:6] -A INPUT …`: its counters are those of the rule, and its chain is
-    not looked at. Text is quoted as in the files of iptables-restore. Needs no privilege and no table: a target that is
-    no extension is taken for a chain. Several addresses (`-s 10.0.0.1,10.0.0.2`) make several rules where it is added
-    to a chain, as they do there: see `expand()`. `ParameterError` with iptables' own message for what makes no rule.
+    A whole line of iptables-save, `[5:6] -A INPUT …`, is allowed too: the rule gets its counters, and its chain is
+    ignored. Text is quoted as in files of iptables-restore. A target that is neither a verdict nor an extension is
+    taken for the name of a chain. A rule with several addresses (`-s 10.0.0.1,10.0.0.2`) becomes several rules when it
+    is added to a chain: see `expand()`. No privilege is needed.
+
+    Raises `ParameterError`, with the message that iptables prints, if no rule can be made of it.
     """
     cdef TextCall call
     cdef Names looked

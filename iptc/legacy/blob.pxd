@@ -1,12 +1,12 @@
-# The layout of what one pass over a table's blob finds, and of a table that was read.
+# What one walk over the blob of a legacy table finds, and a table that was read.
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from .._core cimport Family, ipt_getinfo, xt_counters
 
-# One chain, in the order of the blob.
+# One chain. They are in the order of the blob.
 cdef struct ChainRow:
-    const char *name        # of a user chain, inside the blob; NULL: the builtin chain of this hook
+    const char *name        # of a user chain, points into the blob; NULL for a builtin chain
     int hook
     uint32_t first          # offset of its first rule
     uint32_t foot           # offset of its policy, or of the RETURN that ends a user chain
@@ -19,8 +19,8 @@ cdef struct Walk:
     size_t chain_count
     size_t chain_room
     size_t rules
-    uint64_t digest         # of everything but the counters and the kernel's scratch
-    uint32_t broken         # offset at which the blob does not add up
+    uint64_t digest         # of everything except the counters and the kernel's scratch
+    uint32_t broken         # the offset at which the blob does not add up
 
 cdef enum:
     ENTRIES_HEAD = 40        # struct ipt_get_entries: the name, the size, and padding to 8

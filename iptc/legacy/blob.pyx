@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
-"""Reads a legacy table: two system calls fill a buffer, and one pass finds the chains, rules and counters in it.
+"""Reads a legacy table: two system calls fill a buffer, and one walk over it finds chains, rules and counters.
 
-`TableBlob` is a table that is read once, for its rules. `TableScan` reads the counters again and again into one buffer
-that it keeps. Neither uses libiptc or libxtables. Every offset is checked, so nothing is read outside the buffer.
+`TableBlob` reads a table once, for its rules. `TableScan` reads the counters of a table again and again, into one
+buffer that it keeps. Neither uses libiptc or libxtables. Each offset is checked, so nothing outside the buffer is read.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -14,7 +14,7 @@ from posix.unistd cimport close
 
 from .._linux cimport AF_INET, AF_INET6, IPPROTO_RAW, SOCK_CLOEXEC, SOCK_RAW, errno_now, getsockopt, socklen_t, strnlen
 from .._core cimport (
-    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE,
+    ERROR_SIZE, NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, PAYLOAD_HEADER, NFLOG_PREFIX, NFLOG_ROOM, NFLOG_SIZE,
     Family, Payloads, c_text, family_of, ipt_get_entries, ipt_getinfo, is_entry, is_long_nflog, mark_verdict,
     next_offset, next_payload, os_decode, os_encode, payloads_of, payloads_ok, room_for, target_offset, xt_entry_match,
 )
@@ -27,7 +27,6 @@ from .._verdicts cimport Verdict, verdict_numbered
 from ..errors import Conflict, KernelError, ParameterError, kernel_error
 
 cdef enum:
-    ERROR_SIZE = 64
     ATTEMPTS = 64
     SPARE_MOST = 0x100000
 
@@ -38,13 +37,13 @@ cdef enum:
     IS_UNSURE
     IS_FALLEN
 
-# What to think of a read: differences from it add up to what was counted; there is nothing to compare it with; a
-# counter fell.
+# Whether a reading of the counters can be relied on. SOUND: it can. UNSURE: there is no earlier reading to compare it
+# with. FALLEN: a counter is lower than it was.
 SOUND, UNSURE, FALLEN = IS_SOUND, IS_UNSURE, IS_FALLEN
 
 
 def table_strerror(int error):
-    """What libiptc calls *error* when a table is opened."""
+    """Return libiptc's message for the errno *error* of opening a table."""
     if error == ENOENT or error == ENOPROTOOPT:
         return "Table does not exist (do you need to insmod?)"
     if error == EPERM:
@@ -55,7 +54,7 @@ def table_strerror(int error):
 # ---------------------------------------------------------------- the system calls
 
 cdef int _get_info(Family *family, int fd, const char *table, ipt_getinfo *info) noexcept nogil:
-    """`IPT_SO_GET_INFO`: 0, or an errno."""
+    """Call `IPT_SO_GET_INFO`. Return 0 or an errno."""
     cdef int _attempt
     cdef socklen_t length
     for _attempt in range(ATTEMPTS):
@@ -70,7 +69,7 @@ cdef int _get_info(Family *family, int fd, const char *table, ipt_getinfo *info)
 
 
 cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Buffer *buffer) noexcept nogil:
-    """`IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` into *buffer*, which grows if it must: 0, or an errno."""
+    """Call `IPT_SO_GET_INFO`, and `IPT_SO_GET_ENTRIES` into *buffer*, which grows if needed. Return 0 or an errno."""
     cdef int _attempt, failed
     cdef socklen_t length
     cdef ipt_get_entries *request
@@ -94,13 +93,13 @@ cdef int _fetch(Family *family, int fd, const char *table, ipt_getinfo *info, Bu
     return EAGAIN
 
 
-# Memory that is given back to the system costs a page fault each page when it is taken again: what tables of ordinary
-# size were read into or are written from is kept for the next one. Guarded by the GIL.
+# Memory that is returned to the system costs a page fault for each page when it is allocated again. So two buffers of
+# ordinary size are kept for the next table. The GIL guards them.
 cdef Buffer _spare[2]
 
 
 cdef void take_buffer(Buffer *buffer, size_t size) noexcept:
-    """Give *buffer*, which has none, at least *size* bytes of memory, kept or new; NULL if there is none."""
+    """Give *buffer*, which has no memory, at least *size* bytes: a kept buffer or new memory. NULL: there is none."""
     cdef int i
     for i in range(2):
         if _spare[i].memory != NULL and _spare[i].room >= size:
@@ -112,17 +111,17 @@ cdef void take_buffer(Buffer *buffer, size_t size) noexcept:
 
 
 cdef void _grow(Buffer *buffer, size_t size) noexcept nogil:
-    # a table of ordinary size may have a few rules more next time
+    # some more for tables of ordinary size: they may have a few rules more next time
     if size < SPARE_MOST:
         size = room_for((size + 0xffff) & ~<size_t> 0xffff, size)
-    # not realloc: what stands there need not be copied
+    # not realloc: the old content need not be copied
     free(buffer.memory)
     buffer.memory = <char *> malloc(size)
     buffer.room = size if buffer.memory != NULL else 0
 
 
 cdef void give_back(Buffer *buffer) noexcept:
-    """Keep the memory of *buffer* in the place of less, or free it."""
+    """Keep the memory of *buffer* instead of a smaller kept one, or free it."""
     cdef int smaller = 0 if _spare[0].room <= _spare[1].room else 1
     if buffer.room > _spare[smaller].room and buffer.room <= room_for(SPARE_MOST, 0):
         free(_spare[smaller].memory)
@@ -133,8 +132,8 @@ cdef void give_back(Buffer *buffer) noexcept:
 
 
 cdef int open_socket(Family *family, int netns, int *fd) noexcept nogil:
-    """Open a socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: what `socket_in`
-    returns."""
+    """Open a socket in the network namespace of descriptor *netns*, or with -1 in that of this thread. Return what
+    `socket_in` returns."""
     return socket_in(netns, AF_INET if family.nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC,
                      IPPROTO_RAW, fd)
 
@@ -146,22 +145,23 @@ cdef bytes table_label(str table):
     return label
 
 
-# ------------------------------------------------------------------- what fits in
+# ------------------------------------------------- what a legacy table has no room for
 
 cdef bint shorten(Family *family, char *entry) noexcept:
-    """Cut what only nf_tables has room for, as iptables-legacy does; whether there was anything to cut."""
+    """Cut the prefix of NFLOG to 63 bytes, as iptables-legacy does: only nf_tables has room for 127. Return whether
+    that was needed."""
     cdef xt_entry_match *target = <xt_entry_match *> (entry + target_offset(family, entry))
     if not is_long_nflog(target):
         return False
     target.u.match_size = NFLOG_SIZE
     memset(<char *> target.data + NFLOG_PREFIX + NFLOG_ROOM - 1, 0,
-           NFLOG_SIZE - TARGET_HEADER - NFLOG_PREFIX - NFLOG_ROOM + 1)
+           NFLOG_SIZE - PAYLOAD_HEADER - NFLOG_PREFIX - NFLOG_ROOM + 1)
     (<uint16_t *> (entry + family.offsets))[1] = target_offset(family, entry) + NFLOG_SIZE
     return True
 
 
 cpdef bytes stored(int nfproto, bytes entry):
-    """Return what an entry is once it is in a legacy table, which is what is to be looked for."""
+    """Return *entry* as a legacy table stores it. Whoever looks for a rule must look for that."""
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
     cdef bytes cut
@@ -176,18 +176,19 @@ cpdef bytes stored(int nfproto, bytes entry):
 # ------------------------------------------------------------------------ the walk
 
 cdef inline void _absorb_payload(Digest *digest, const char *payload, uint32_t length) noexcept nogil:
-    """A match or target of *length* bytes. The text of a comment ends before its room does."""
+    """Add a match or target of *length* bytes to the digest. Of a comment only the text is added, not the room
+    behind."""
     digest_absorb_head(digest, payload)
     if length == 288 and memcmp(payload + 2, b"comment", 8) == 0:
-        length = (TARGET_HEADER + strnlen(payload + TARGET_HEADER, 256) + 8) & ~7
-    digest_absorb(digest, payload + TARGET_HEADER, length - TARGET_HEADER)
+        length = (PAYLOAD_HEADER + strnlen(payload + PAYLOAD_HEADER, 256) + 8) & ~7
+    digest_absorb(digest, payload + PAYLOAD_HEADER, length - PAYLOAD_HEADER)
 
 
 cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo *info, Walk *walk,
                uint64_t *packets, uint64_t *sizes, size_t room) noexcept nogil:
-    """Find chains, counters and digest in one pass; *packets* and *sizes* (or NULL) take *room* counters each.
+    """Find chains, counters and digest in one walk. *packets* and *sizes* have room for *room* counters, or are NULL.
 
-    0, ENOMEM, or EINVAL with `walk.broken`, the offset at which the blob does not add up.
+    Return 0, ENOMEM, or EINVAL; then `walk.broken` is the offset at which the blob does not add up.
     """
     cdef uint32_t at = 0, size, target_at, previous = 0
     cdef Payloads payloads
@@ -205,15 +206,15 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
     while at < end:
         walk.broken = at
         entry = blob + at
-        if end - at < family.header + TARGET_HEADER:
+        if end - at < family.header + PAYLOAD_HEADER:
             return EINVAL
         size = next_offset(family, entry)
         target_at = target_offset(family, entry)
         if (size & 7 or size > end - at or target_at < family.header or target_at & 7
-                or target_at + TARGET_HEADER > size):
+                or target_at + PAYLOAD_HEADER > size):
             return EINVAL
         target = entry + target_at
-        # what the rule says: its base part without scratch and counters, then its payloads
+        # the digest is of the base part without the kernel's scratch and the counters, and of all payloads
         digest_absorb(&digest, entry, family.offsets - 4)
         digest_absorb(&digest, entry + family.offsets, 4)
         payloads = payloads_of(family, entry)
@@ -241,7 +242,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
             opened = NF_INET_NUMHOOKS
         if opened >= 0:
             if chain != NULL and chain.name != NULL:
-                # the entry before the head of a chain ends a user chain
+                # the entry before the head of a chain is the last one of the user chain before
                 if previous < chain.first:
                     return EINVAL
                 chain.foot = previous
@@ -262,14 +263,14 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
             chain.foot = NOT_ENDED
             chain.hook = opened
             if opened == NF_INET_NUMHOOKS:
-                chain.name = target + TARGET_HEADER
+                chain.name = target + PAYLOAD_HEADER
                 chain.first = at + size
                 previous = at
                 at += size
                 continue
             chain.first = at
         if chain == NULL or chain.name == NULL and chain.foot != NOT_ENDED:
-            return EINVAL            # a rule that is in no chain
+            return EINVAL            # the rule is in no chain
         counters = <const xt_counters *> (entry + family.counters)
         if is_policy and chain.name == NULL:
             chain.foot = at
@@ -277,14 +278,14 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
             chain.policy = counters[0]
         else:
             if packets != NULL:
-                if slot > room:          # one more than there are rules: the foot of a chain stands there for a moment
+                if slot > room:          # one more than there are rules: the foot of a chain is written there first
                     return EINVAL
                 packets[slot] = counters.pcnt
                 sizes[slot] = counters.bcnt
             slot += 1
         previous = at
         at += size
-    # the blob ends with the head of no chain
+    # the last entry of a blob is an ERROR target that begins no chain
     if chain == NULL or chain.name == NULL or chain.first != end:
         return EINVAL
     walk.chain_count -= 1
@@ -310,13 +311,16 @@ cdef str _chain_name(const ChainRow *chain):
 
 
 cdef str _verdict_name(Family *family, const char *blob, uint32_t at, dict heads):
-    """The name that the standard target of the entry at *at* stands for; *heads* maps first offsets to chains."""
+    """Return the name of the verdict or chain that the standard target of the entry at *at* stands for.
+
+    *heads*: {offset of the first rule: name of the chain}.
+    """
     cdef const char *entry = blob + at
     cdef uint32_t target_at = target_offset(family, entry)
     cdef int32_t verdict
     cdef const Verdict *named
     if next_offset(family, entry) - target_at == STANDARD_SIZE:
-        verdict = (<const int32_t *> (entry + target_at + TARGET_HEADER))[0]
+        verdict = (<const int32_t *> (entry + target_at + PAYLOAD_HEADER))[0]
         if verdict == <int32_t> (at + next_offset(family, entry)):
             return ""
         if verdict < 0:
@@ -329,10 +333,9 @@ cdef str _verdict_name(Family *family, const char *blob, uint32_t at, dict heads
 
 
 cdef bytes entry_of(Family *family, const char *entry, const char *target):
-    """*entry*, as the kernel has it, as bytes; *target* is the name of its verdict or chain, NULL if its target is an
-    extension.
+    """Return the kernel's *entry* as bytes. *target* is the name of its verdict or chain, or NULL for an extension.
 
-    What the kernel and libiptc keep in an entry for themselves is zero in these bytes.
+    Bytes that the kernel and libiptc use for themselves are zero in the result.
     """
     cdef size_t size = next_offset(family, entry), named
     cdef Payloads at
@@ -342,7 +345,7 @@ cdef bytes entry_of(Family *family, const char *entry, const char *target):
         mark_verdict(raw + target_offset(family, raw), target)
     at = payloads_of(family, raw)
     while next_payload(&at):
-        # the kernel wrote the name up to its NUL
+        # behind the NUL of the name are bytes that nobody has set
         named = strnlen(at.payload.u.user.name, 29)
         memset(<char *> at.payload.u.user.name + named, 0, 29 - named)
     memset(raw + family.offsets - 4, 0, 4)
@@ -351,12 +354,12 @@ cdef bytes entry_of(Family *family, const char *entry, const char *target):
 
 
 cdef list _entries(Family *family, const char *blob, uint32_t limit, uint32_t first, uint32_t end, dict heads):
-    """The rules from *first* to *end*, each as bytes with its target by name; *limit* is the size of the blob."""
+    """Return the rules from offset *first* to *end* as bytes, with targets by name. *limit* is the size of the blob."""
     cdef list result = []
     cdef bytes label
     cdef const char *target
     while first < end:
-        if (end > limit or first & 7 or limit - first < family.header + TARGET_HEADER
+        if (end > limit or first & 7 or limit - first < family.header + PAYLOAD_HEADER
                 or next_offset(family, blob + first) > limit - first or not payloads_ok(family, blob + first)):
             raise KernelError(f"the rule at offset {first} of the table does not add up", EINVAL, "Invalid argument")
         target = NULL
@@ -371,7 +374,7 @@ cdef list _entries(Family *family, const char *blob, uint32_t limit, uint32_t fi
 # ------------------------------------------------------------- a table read once
 
 cdef class TableBlob:
-    """A table as it was read once: chains, policies, and the rules' bytes, made only when they are asked for."""
+    """A table that was read once: its chains, policies and rules. Rules are made into bytes when they are needed."""
 
     def __cinit__(self):
         self.family = family_of(NFPROTO_IPV4)
@@ -380,7 +383,7 @@ cdef class TableBlob:
         give_back(&self.buffer)
 
     def __init__(self, int nfproto, str table not None, Namespace there=None):
-        """Read it in the network namespace *there*, else in that of this thread."""
+        """Read the table in the network namespace *there*, or without it in that of this thread."""
         cdef bytes label = table_label(table)
         cdef const char *name = label
         cdef Walk walk
@@ -427,18 +430,18 @@ cdef class TableBlob:
                 continue
             policy = _verdict_name(self.family, self.buffer.memory + ENTRIES_HEAD, chain.foot, self.heads)
             self.chains.append((name, policy, (chain.policy.pcnt, chain.policy.bcnt), chain.first, chain.foot))
-        # libiptc lists user chains by name, whoever wrote them
+        # libiptc sorts user chains by name, whatever their order in the kernel
         users.sort(key=_by_name)
         self.chains += users
         return 0
 
     def chain_entries(self, uint32_t first, uint32_t end):
-        """The rules from *first* to *end* (offsets from `chains`), each as bytes with its target by name."""
+        """Return the rules from *first* to *end* (offsets in `chains`) as bytes, with targets by name."""
         return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, first, end, self.heads)
 
     def entries_like(self, uint32_t first, uint32_t end, bytes entry not None):
-        """Return [(position, entry)…] of those among them that may say the same as *entry*: its addresses and protocol
-        are theirs."""
+        """Return [(position, entry)…] of those of them that have the same addresses and protocol as *entry*: only they
+        can be the same rule."""
         cdef Family *family = self.family
         cdef const char *blob = self.buffer.memory + ENTRIES_HEAD
         cdef const char *wanted = PyBytes_AS_STRING(entry)
@@ -467,7 +470,7 @@ def _by_name(tuple chain):
 # --------------------------------------------------- counters, read again and again
 
 cdef class TableScan(Scan):
-    """One socket and one buffer, kept: each `read` asks the kernel, and walks the answer once."""
+    """Reads the counters of a legacy table with one socket and one buffer, which it keeps."""
 
     cdef Family *family
     cdef bytes label
@@ -475,8 +478,8 @@ cdef class TableScan(Scan):
     cdef Walk walk
     cdef ipt_getinfo info
     cdef Held held
-    cdef uint32_t entry_count        # of the table that walk.rules is of
-    # the last read that may be relied on, or None, and what it was of
+    cdef uint32_t entry_count        # how many entries the table had in which `walk` found `walk.rules` rules
+    # the last reading that can be relied on, or None, and the ruleset it belongs to
     cdef Counts known
     cdef uint64_t known_digest
     cdef tuple known_chains
@@ -525,7 +528,7 @@ cdef class TableScan(Scan):
 
     @property
     def is_bare(self):
-        """Whether the table had nothing but the policies of its builtin chains, when it was opened or last read."""
+        """Whether the table had no rules and no user chains when it was opened or last read."""
         cdef int hook
         cdef unsigned int bare = 1
         for hook in range(NF_INET_NUMHOOKS):
@@ -561,11 +564,11 @@ cdef class TableScan(Scan):
         return counts, self.digest, policies
 
     cdef int _judge(self, Counts counts) except -1:
-        """What to think of *counts*, which were just read, by what was known before.
+        """Return whether *counts*, which were just read, can be relied on, by comparing them with the last known ones.
 
-        The kernel replaces a table by one whose counters are all zero, and the writer adds the old ones in a second
-        step. A read between the two shows what was counted after the first. So where no counter is lower than it was,
-        and any had counted, it was not between them, or does no harm: differences add up to what was counted.
+        The kernel replaces a table by one whose counters are all zero. The writer adds the old counters in a second
+        step. A read between the two steps shows only what was counted after the first one. If no counter is lower than
+        before, and at least one had counted something, this read was not between the two steps.
         """
         cdef int found
         cdef ChainRow *chain
@@ -577,7 +580,8 @@ cdef class TableScan(Scan):
         found = counts.judge(self.known, None if self.digest == self.known_digest else self._places())
         if found:
             return IS_FALLEN if found & FELL else IS_SOUND
-        # only policies can tell then; not otherwise, since iptables-legacy zeroes them with each commit
+        # no rule had counted anything, so the policies must decide. They are not used otherwise: iptables-legacy zeroes
+        # them with each commit.
         for i in range(self.walk.chain_count):
             chain = &self.walk.chains[i]
             if chain.name == NULL:
@@ -592,7 +596,7 @@ cdef class TableScan(Scan):
         return place_slots(self.chains, self.identities, self.known_chains, self.known_identities)
 
     def rely_on(self, Counts counts):
-        """What `read` returned last may be relied on: later reads are judged by it. None: by nothing."""
+        """Compare later readings with *counts*, which `read` returned last. None: with nothing."""
         cdef size_t i
         self.known = counts
         self.known_digest = self.digest
@@ -604,8 +608,10 @@ cdef class TableScan(Scan):
                 self.known_policies[self.walk.chains[i].hook] = self.walk.chains[i].policy
 
     def with_aside(self, Counts counts not None, list policies not None):
-        """Return *counts* and *policies*, which `read` returned last, with what was known before added: a writer holds
-        it aside."""
+        """Return *counts* and *policies*, which `read` returned last, with the last known counters added.
+
+        A writer has put those aside, and is going to add them itself.
+        """
         if self.known is None:
             return counts.with_aside(None, None), policies
         cdef list whole = []
@@ -618,9 +624,10 @@ cdef class TableScan(Scan):
         return counts.with_aside(self.known, self._places()), whole
 
     cdef Counts _scan(self, uint32_t size):
-        """Walk what stands in the buffer."""
+        """Walk over the table in the buffer, and return its counters."""
         cdef Counts counts = Counts.__new__(Counts)
-        # heads and feet of chains are entries too: room for as many rules as there were, or else for all entries
+        # the heads and feet of chains are entries too. If the number of entries is the same as before, so is probably
+        # the number of rules; otherwise there is room for all entries
         cdef bint known = self.info.num_entries == self.entry_count
         cdef size_t room = self.walk.rules if known else self.info.num_entries
         cdef int failed = self._count(counts, size, room)
@@ -637,7 +644,7 @@ cdef class TableScan(Scan):
         return counts
 
     cdef int _count(self, Counts counts, uint32_t size, size_t room) except -1:
-        """Walk the buffer into rows of *room* counters: 0, or an errno."""
+        """Walk over the buffer, and fill *counts*, which get room for *room* rules. Return 0 or an errno."""
         cdef int failed
         free(counts.packet_row)
         counts.packet_row = NULL
@@ -648,7 +655,7 @@ cdef class TableScan(Scan):
         return failed
 
     cdef int _describe(self) except -1:
-        """The chains, and what each rule is: once for each ruleset."""
+        """Set `chains` and `identities`. This is done once for each ruleset."""
         cdef Family *family = self.family
         cdef const char *blob = self.buffer.memory + ENTRIES_HEAD
         cdef ChainRow *chain
@@ -691,7 +698,7 @@ cdef class TableScan(Scan):
 
 
 cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict heads) except 0:
-    """What a rule is, wherever it stands: a jump by the name of its chain, no bytes behind the end of a name."""
+    """Return a number for what a rule says, wherever it stands. A jump counts by the name of its chain."""
     cdef const char *entry = blob + at
     cdef Payloads payloads = payloads_of(family, entry)
     cdef Digest digest
@@ -708,7 +715,7 @@ cdef uint64_t _identity(Family *family, const char *blob, uint32_t at, dict head
 
 
 def scan_bytes(int nfproto, bytes info not None, bytes blob not None):
-    """Walk *blob* with *info* (`struct ipt_getinfo`) as `TableScan.read` does: what a fuzzer feeds."""
+    """Walk over *blob* with *info* (`struct ipt_getinfo`) as `TableScan.read` does. A fuzzer calls this."""
     cdef TableScan scan = TableScan.__new__(TableScan)
     cdef Counts counts
     if PyBytes_GET_SIZE(info) != sizeof(ipt_getinfo):

@@ -1,4 +1,4 @@
-# What the kernel's interface for writing a table looks like to C.
+# The kernel's structures for writing a legacy table, and the draft of one.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
@@ -23,29 +23,29 @@ cdef extern from "shim.h" nogil:
         unsigned int num_counters
         xt_counters counters[0]
 
-# of either family: they differ in the entries that follow only
+# IPv6 has the same structures: only the entries behind them differ
 ctypedef ipt_replace Replace
 ctypedef xt_counters_info AddCounters
 
 # ------------------------------------------------------------- a table to be written
 
 cdef enum:
-    # kinds of targets, where there is no chain to jump to
-    EXTENSION = -1           # the kernel finds it by its name
-    FALL_THROUGH = -2        # no target: on to the next rule
-    VERDICT = -3
-    NOWHERE = 0xffffffff     # the place of a rule that was not in the table that was read
+    # the `jump` of a rule that jumps to no chain
+    EXTENSION = -1           # its target is an extension
+    FALL_THROUGH = -2        # it has no target
+    VERDICT = -3             # its target is a verdict
+    NOWHERE = 0xffffffff     # the `place` of a rule that was not in the table that was read
 
-# Where the counters of an entry come from: what they are set to, and what the entry at `origin` of the old table had at
-# its end.
+# Where the counters of an entry come from: `base`, and added to it the last counters of the entry number `place` of the
+# old table.
 cdef struct Origin:
     xt_counters base
     uint32_t place
 
 cdef struct RuleRow:
-    const char *entry        # in the blob that was read, or in bytes that the draft keeps
-    int32_t jump             # the number of a chain, or the kind of target
-    int32_t verdict
+    const char *entry        # points into the blob that was read, or into bytes that the draft keeps
+    int32_t jump             # the number of the chain to jump to, or one of the kinds above
+    int32_t verdict          # of a row with VERDICT: xtables' number
     Origin counters
 
 cdef class DraftChain:
@@ -70,15 +70,15 @@ cdef class Draft:
     cdef int fd
     cdef dict by_name
     cdef list chains             # by number; None for a chain that was deleted
-    cdef list kept               # what rows point into
+    cdef list kept               # objects into whose memory rows point
     cdef readonly bint changed
-    cdef Buffer buffer           # that the request stands in
+    cdef Buffer buffer           # the memory of the request
     cdef char *request           # struct ipt_replace and the entries
-    cdef Origin *origins         # of each entry in it
-    cdef xt_counters *last       # the counters of the old table at its end
-    cdef char *added             # struct xt_counters_info: what each entry of the new table was given
+    cdef Origin *origins         # one for each entry of the request
+    cdef xt_counters *last       # the last counters of the old table, which the kernel returns
+    cdef char *added             # struct xt_counters_info: the counters that were added to the new table
     cdef bint committed
-    cdef public Mark mark        # where it is noted that the table is changed
+    cdef public Mark mark        # notes whether the table was changed
 
     cdef void _free(self) noexcept
     cdef int _collect(self) except -1

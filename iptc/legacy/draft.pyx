@@ -1,9 +1,9 @@
 # cython: freethreading_compatible=False
-"""Writes a legacy table: a private copy is edited and sent at once, and the rules keep their counters.
+"""Writes a legacy table: edits a private copy, sends it as a whole, and gives the rules their counters back.
 
-The kernel takes a whole table (`IPT_SO_SET_REPLACE`). It answers with the last counters of the old table and starts the
-new one at zero. `IPT_SO_SET_ADD_COUNTERS` then adds the counters that are to be kept. Nothing that was counted in
-between is lost: the answer is exact, and the kernel adds.
+The kernel replaces a whole table (`IPT_SO_SET_REPLACE`). It returns the last counters of the old table, and the
+counters of the new one start at zero. `IPT_SO_SET_ADD_COUNTERS` then adds the old counters of the rules that stay. No
+packet is lost: the returned counters are exact, and the kernel adds them to what the new rules have counted by then.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -16,8 +16,8 @@ from posix.unistd cimport close
 from .._linux cimport errno_now, setsockopt
 from .blob cimport ENTRIES_HEAD, TableBlob, give_back, open_socket, stored, take_buffer
 from .._core cimport (
-    NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER, XT_RETURN, check_entry, family_of, is_verdict,
-    next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
+    ERROR_SIZE, NF_INET_NUMHOOKS, NFPROTO_IPV4, STANDARD_SIZE, PAYLOAD_HEADER, XT_RETURN, check_entry, family_of,
+    is_verdict, next_offset, os_decode, target_offset, xt_counters, xt_entry_match,
 )
 from .._applied cimport APPLIED, NOTHING, Mark
 from .._netns cimport Namespace
@@ -29,13 +29,12 @@ from .._core import VERDICT_NUMBERS as _VERDICT_NUMBERS
 from ..errors import KernelError, kernel_error
 
 cdef enum:
-    ERROR_SIZE = 64          # struct xt_error_target
     ADD_ATTEMPTS = 16
 
 cdef dict _VERDICTS = _VERDICT_NUMBERS
 
 cdef class DraftChain:
-    """One chain of a draft: its rules as rows that point at their bytes."""
+    """One chain of a draft. Its rules are rows that point at their bytes."""
 
     def __cinit__(self):
         self.rules.item = sizeof(RuleRow)
@@ -44,26 +43,26 @@ cdef class DraftChain:
         rope_free(&self.rules)
 
     cdef RuleRow *row(self, size_t position) noexcept nogil:
-        """The rule at *position*, which is there."""
+        """Return the row at *position*, which must exist."""
         return <RuleRow *> rope_at(&self.rules, position)
 
     cdef RuleRow *make_room(self, size_t position) except NULL:
-        """Shift the rules from *position* on by one and return the empty row."""
+        """Move the rules from *position* on by one, and return the empty row in between."""
         cdef RuleRow *row = <RuleRow *> rope_insert(&self.rules, position)
         if row == NULL:
             raise MemoryError
         return row
 
     cdef void take_rules(self, DraftChain other) noexcept:
-        """Have the rules of *other*, which has none then."""
+        """Take all rules of *other*, which is empty then."""
         rope_move(&self.rules, &other.rules)
 
 
 cdef class Draft:
-    """A private copy of the table that *blob* was read from, to be edited and sent with `commit`.
+    """A private copy of the table that *blob* was read from. It is edited, and sent with `commit`.
 
-    Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done
-    raises `OSError` with its errno; whoever calls knows the words.
+    It is one of the kinds of handles that `model.edits` describes. Chains are named by `str`. Entries are bytes that
+    have the name of a verdict or chain in the target. Positions count from 0. A verb that fails raises `OSError`.
     """
 
     def __cinit__(self):
@@ -89,7 +88,7 @@ cdef class Draft:
         self.committed = False
 
     def __init__(self, TableBlob blob not None, Namespace there=None):
-        """Open the socket in the network namespace *there*, else in that of this thread."""
+        """Open the socket in the network namespace *there*, or without it in that of this thread."""
         cdef int failed, netns = -1 if there is None else there.where()
         self._free()
         self.blob = blob
@@ -107,11 +106,11 @@ cdef class Draft:
             raise kernel_error(f"can't initialize {blob.name}", failed, table_strerror(failed))
 
     def close(self):
-        """Close the socket and free what was kept for `undo`."""
+        """Close the socket, and free what `undo` needs."""
         self._free()
 
     cdef int _collect(self) except -1:
-        """The chains of the blob, and a row for each of their rules."""
+        """Make the chains of the blob, with a row for each rule."""
         cdef const char *entries = self.blob.buffer.memory + ENTRIES_HEAD
         cdef DraftChain chain
         cdef uint32_t at = 0, first, foot, place = 0
@@ -151,7 +150,7 @@ cdef class Draft:
         row.counters.place = place
         if target[2]:
             return 0
-        row.verdict = (<const int32_t *> (target + TARGET_HEADER))[0]
+        row.verdict = (<const int32_t *> (target + PAYLOAD_HEADER))[0]
         if row.verdict < 0:
             row.jump = VERDICT
         elif row.verdict == <int32_t> (at + next_offset(self.family, entry)):
@@ -186,7 +185,7 @@ cdef class Draft:
         return chain
 
     cdef int _let_go(self, RuleRow *row) except -1:
-        """One jump less to the chain that *row* jumps to."""
+        """Count one jump less to the chain that *row* jumps to."""
         cdef DraftChain chain
         if row.jump >= 0:
             chain = self.chains[row.jump]
@@ -194,7 +193,7 @@ cdef class Draft:
         return 0
 
     cdef int _fill(self, RuleRow *row, bytes entry) except -1:
-        """Make *row* the rule *entry*, which brings its own counters."""
+        """Make *row* the rule *entry*, with the counters in it."""
         entry = stored(self.family.nfproto, entry)
         cdef const char *raw = PyBytes_AS_STRING(entry)
         cdef const char *target
@@ -243,7 +242,7 @@ cdef class Draft:
         found.make_room(position)[0] = row
 
     def replace(self, chain, bytes entry not None, unsigned int position):
-        """Put *entry* in the place of the rule of *chain* at *position*."""
+        """Replace the rule of *chain* at *position* by *entry*."""
         cdef DraftChain found = self._find(chain)
         cdef RuleRow row
         if position >= found.rules.count:
@@ -271,8 +270,8 @@ cdef class Draft:
         self.changed = True
 
     def arrange(self, chain, list order not None):
-        """Make *chain* what *order* says: an integer is the rule that is there at this position, with its counters;
-        bytes are a new one. What is not named is deleted, and none can be named twice."""
+        """Give *chain* the rules of *order*: an integer is the position of an existing rule, which keeps its counters;
+        bytes are a new rule. Rules that are not named are deleted. None may be named twice."""
         cdef DraftChain found = self._find(chain)
         cdef DraftChain arranged = DraftChain.__new__(DraftChain)
         cdef char *taken = <char *> calloc(found.rules.count + 1, 1)
@@ -300,7 +299,7 @@ cdef class Draft:
         self.changed = True
 
     def zero(self, chain):
-        """Set the counters of the rules and the policy of *chain* to zero; what is counted from now on is kept."""
+        """Zero the counters of *chain*, its rules and its policy. Packets that are counted from now on are kept."""
         cdef DraftChain found = self._find(chain)
         cdef size_t i
         for i in range(found.rules.count):
@@ -310,7 +309,7 @@ cdef class Draft:
         self.changed = True
 
     def zero_rule(self, chain, unsigned int position):
-        """Set the counters of the rule of *chain* at *position* to zero; what is counted from now on is kept."""
+        """Zero the counters of the rule of *chain* at *position*. Packets that are counted from now on are kept."""
         cdef DraftChain found = self._find(chain)
         if position >= found.rules.count:
             raise OSError(E2BIG, "no such position")
@@ -323,7 +322,7 @@ cdef class Draft:
     cdef void _zero(self, Origin *counters, const xt_counters *read) noexcept:
         counters.base.pcnt = counters.base.bcnt = 0
         if counters.place != NOWHERE:
-            # counters are unsigned: taking away is adding the complement
+            # the counters that were read are subtracted from those that the kernel will return; both are unsigned
             counters.base.pcnt -= read.pcnt
             counters.base.bcnt -= read.bcnt
 
@@ -340,7 +339,7 @@ cdef class Draft:
         self.changed = True
 
     def delete_chain(self, chain):
-        """Delete a user chain, which must be empty and to which nothing may jump."""
+        """Delete a user chain. It must be empty, and no rule may jump to it."""
         cdef DraftChain found = self._find(chain)
         if found.hook != NF_INET_NUMHOOKS:
             raise OSError(EINVAL, "a builtin chain")
@@ -353,7 +352,7 @@ cdef class Draft:
         self.changed = True
 
     def rename_chain(self, chain, new):
-        """Give a user chain another name; jumps to it follow."""
+        """Rename a user chain. Rules that jump to it jump to the new name then."""
         cdef bytes label = chain_label(new)
         self._check_new(new)
         cdef DraftChain found = self._find(chain)
@@ -365,8 +364,8 @@ cdef class Draft:
         self.changed = True
 
     def set_policy(self, chain, policy, counters=None):
-        """Set the policy of a builtin chain, and its counters where *counters* is a (packets, bytes) pair; whether they
-        were others."""
+        """Set the policy of a builtin chain, and its counters if *counters* is a (packets, bytes) pair. Return whether
+        any of them differed."""
         cdef DraftChain found = self._find(chain)
         cdef xt_counters now
         cdef bint differs
@@ -390,21 +389,22 @@ cdef class Draft:
     # looking
 
     def policy_of(self, chain):
-        """The policy of a chain, "" of a user chain, None where there is none."""
+        """Return the policy of a chain, "" for a user chain, None if there is no such chain."""
         cdef DraftChain found = self.by_name.get(chain)
         if found is None or found.hook == NF_INET_NUMHOOKS:
             return None if found is None else ""
         return "ACCEPT" if found.verdict == _VERDICTS["ACCEPT"] else "DROP"
 
     def chain_names(self, of_users):
-        """The names of all chains, or of those of users."""
+        """Return the names of all chains, or with *of_users* of the user chains."""
         cdef DraftChain found
         return [found.name for found in self.by_name.values() if not of_users or found.hook == NF_INET_NUMHOOKS]
 
     # sending
 
     cdef list _lay_out(self, uint32_t *entries, uint64_t *size):
-        """The chains in their order, each with its offset; the number and the size of all entries."""
+        """Return the chains in their order, each with its offset set. *entries* and *size* get the number of all
+        entries and their size in bytes."""
         cdef DraftChain chain
         cdef size_t i
         cdef list order = sorted(filter(None, self.chains), key=_by_place)
@@ -424,7 +424,7 @@ cdef class Draft:
         return order
 
     cdef int _compile(self) except -1:
-        """Write the request, and where the counters of each of its entries come from."""
+        """Make the request (`struct ipt_replace` and the entries), and note where each entry's counters come from."""
         cdef uint32_t entries = 0, at = 0, place = 0
         cdef uint64_t size = 0
         cdef list order = self._lay_out(&entries, &size)
@@ -485,10 +485,10 @@ cdef class Draft:
     cdef void _write_standard(self, char *target, int32_t verdict) noexcept:
         memset(target, 0, STANDARD_SIZE)
         (<xt_entry_match *> target).u.match_size = STANDARD_SIZE
-        (<int32_t *> (target + TARGET_HEADER))[0] = verdict
+        (<int32_t *> (target + PAYLOAD_HEADER))[0] = verdict
 
     cdef char *_write_head(self, char *entry, uint32_t target_size) noexcept:
-        """The base part of an entry that says nothing, and its target's size; where the target is."""
+        """Write an entry that matches everything, up to its target, and return where the target begins."""
         memset(entry, 0, self.family.header + target_size)
         (<unsigned short *> (entry + self.family.offsets))[0] = self.family.header
         (<unsigned short *> (entry + self.family.offsets))[1] = self.family.header + target_size
@@ -500,28 +500,30 @@ cdef class Draft:
         return self.family.header + STANDARD_SIZE
 
     cdef uint32_t _write_error(self, char *entry, const char *label, size_t length) noexcept:
-        """The head of a user chain, or the end of the table."""
+        """Write an entry with an ERROR target: the head of a user chain, or the end of the table. Return its size."""
         cdef char *target = self._write_head(entry, ERROR_SIZE)
         memcpy(target + 2, b"ERROR", 5)
-        memcpy(target + TARGET_HEADER, label, length)
+        memcpy(target + PAYLOAD_HEADER, label, length)
         return self.family.header + ERROR_SIZE
 
     def commit(self):
-        """Send everything, once. When it raises, `undo` puts back what was replaced already: counters may be refused
-        later."""
+        """Send the table. A draft can be sent once.
+
+        If this raises, the table may be replaced already, and only its counters refused: `undo` puts it back then.
+        """
         self._prepare()
         failed = self._send()
         if failed:
             raise self._refusal(failed, "can't commit")
 
     def undo(self):
-        """After `commit`, put the table back as it was read, with what its rules have counted in all."""
+        """After `commit`, put the table back as it was read, with all that its rules have counted until now."""
         failed = self._put_back()
         if failed:
             raise self._refusal(failed, f"can't put table {self.blob.name} back")
 
     cdef int _prepare(self) except -1:
-        """Lay out what is to be sent."""
+        """Make the request that `_send` sends."""
         if not self.changed:
             return 0
         if self.fd < 0 or self.request != NULL:
@@ -530,8 +532,8 @@ cdef class Draft:
         return 0
 
     cdef int _send(self) noexcept:
-        """Send what is laid out: 0, or an errno where nothing is changed; below 0 the table is replaced, and its
-        counters were refused."""
+        """Send the request. Return 0, or an errno if nothing was changed, or minus an errno if the table was replaced
+        and its counters were refused."""
         cdef int failed
         if not self.changed:
             return 0
@@ -558,7 +560,7 @@ cdef class Draft:
         return -<int> i
 
     cdef int _put_back(self) noexcept:
-        """After `send`, put the table back as it was read, with what its rules have counted in all: as `send`
+        """After `_send`, put the table back as it was read, with all that its rules have counted. Return what `_send`
         returns."""
         if not self.committed:
             return 0
@@ -610,7 +612,10 @@ cdef class Draft:
                           + request.size) == 0
 
     cdef int _add_counters(self, AddCounters *add, uint32_t entries) noexcept nogil:
-        """0 or an errno. The table is the new one already, so what may pass is tried again."""
+        """Add the counters to the new table (`IPT_SO_SET_ADD_COUNTERS`). Return 0 or an errno.
+
+        The table is replaced already, so a failure is not final: it is tried up to 16 times.
+        """
         cdef int _attempt
         memcpy(add.name, self.blob.info.name, sizeof(add.name))
         add.num_counters = entries
@@ -621,7 +626,7 @@ cdef class Draft:
         return errno_now
 
     cdef object _refusal(self, int failed, str what):
-        """The exception for what `send` or `undo` returned."""
+        """Return the exception for what `_send` or `_put_back` returned."""
         if failed > 0:
             return kernel_error(what, failed, commit_strerror(failed))
         words = strerror(-failed).decode()
@@ -629,9 +634,10 @@ cdef class Draft:
 
 
 def send_together(list drafts not None):
-    """Send *drafts*, each with one replacement: all of them, or what was replaced is put back before this returns.
+    """Send *drafts*, each with one replacement. If the kernel refuses one, those before it are put back.
 
-    Returns None, or (what was refused, [(the number of a draft, why it could not be put back)…]), both as exceptions.
+    Return None, or (exception, [(number of a draft, exception)…]): why the kernel refused, and which drafts could not
+    be put back, and why.
     """
     cdef Draft draft
     cdef Py_ssize_t number
@@ -639,7 +645,7 @@ def send_together(list drafts not None):
     cdef list problems = []
     for draft in drafts:
         draft._prepare()
-    # from here to the end no Python runs until all that is done is noted, so that no handler of a signal can come
+    # no Python code runs from here until everything that was done is noted: so no handler of a signal can run in
     # between
     for number in range(len(drafts)):
         draft = drafts[number]
@@ -673,12 +679,12 @@ def _by_offset(tuple chain):
 
 
 def _by_place(DraftChain chain):
-    """Builtin chains in hook order, then user chains by name."""
+    """The key by which chains are sorted: builtin chains by their hooks, then user chains by name."""
     return chain.hook, chain.label if chain.hook == NF_INET_NUMHOOKS else b""
 
 
 def commit_strerror(int error):
-    """What iptables calls *error* when it commits."""
+    """Return iptables' message for the errno *error* of a commit."""
     if error == ENOENT:
         return "No chain/target/match by that name"
     if error == ENOMEM:

@@ -1,7 +1,7 @@
 """The back end "libiptc": legacy tables, read and written by the library that `iptables` itself uses.
 
-It is the reference that the draft of `legacy.draft` is compared with, and is used only where it is asked for. Each
-commit sets the counters of the policies to zero, as each commit of `iptables` does.
+It serves as the reference with which `legacy.draft` is compared, and is used only if a program asks for it. Each commit
+sets the counters of the policies to zero, as each commit of `iptables` does.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _RETRIES = 16
 
 
 class _Handle(Handle, ArrangesAtOnce):
-    """libiptc's handle as an edit knows a table that is to be sent."""
+    """libiptc's handle with the verbs of `model.edits` and of restored texts."""
 
     def view(self) -> View:
-        """The table with the edits that were made so far, as a `View`."""
+        """Return the table with the edits so far, as a `View`."""
         nfproto = self.nfproto
         return View(
             nfproto,
@@ -48,8 +48,8 @@ class _Handle(Handle, ArrangesAtOnce):
         )
 
     def arrange(self, chain: str, order: list[int | bytes]) -> None:
-        """Make *chain* what *order* says, as `Draft.arrange` does: its rules are made anew, with the counters that were
-        read."""
+        """Give *chain* the rules of *order*, as `Draft.arrange` does. All its rules are made again, with the counters
+        that were read."""
         there = self.entries(chain)
         if not all(isinstance(rule, bytes) or rule < len(there) for rule in order):
             raise OSError(errno.E2BIG, "no such position")
@@ -57,35 +57,35 @@ class _Handle(Handle, ArrangesAtOnce):
         for rule in order:
             self.append(chain, rule if isinstance(rule, bytes) else there[rule])
 
-    # what a restored text needs
+    # verbs that only restored texts use
 
     line = None
-    """The line of the text that is being done."""
+    """The line of the restored text that is being carried out, or None."""
 
     def begin(self, program: Program) -> None:
-        """Take all rules and all user chains away, unless they are to stay."""
+        """Delete all rules and all user chains, unless *program* keeps them."""
         if program.flush:
             self.clear()
 
     def clear(self) -> None:
-        """Take all rules and all user chains away."""
+        """Delete all rules and all user chains."""
         for name in self.chain_names(False):
             self.flush(name)
         for name in self.chain_names(True):
             self.delete_chain(name)
 
     def take(self, rule: Run) -> bytes:
-        """The bytes of a rule, once it is found that it can jump where it does."""
+        """Return the bytes of a rule. Raises if it cannot jump where it does."""
         return checked(rule, self.policy_of)
 
     def append_run(self, run: Run) -> None:
-        """Commands `-A` that follow each other."""
+        """Append the rules of commands `-A` that follow each other."""
         for _, name, part in run.parts():
             for self.line, rule in part.each():
                 self.append(name, self.take(rule))
 
     def locate(self, name: str, rule: Run) -> int:
-        """The position of the first rule that is the same as *rule*."""
+        """Return the position of the first rule that is the same as *rule*, or raise `OSError` (ENOENT)."""
         entry = stored(self.nfproto, self.take(rule))
         position = comparing.find_like(self.nfproto, self.entries(name), entry)
         if position < 0:
@@ -126,30 +126,31 @@ class LibiptcTable:
         return None
 
     def save(self, counters: bool) -> str:
-        """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
+        """Return the table as text, as `iptables-save` prints it; with *counters*, as `iptables-save -c`."""
         return text_of_view(self.name, self.read(), counters)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no socket is kept open."""
 
     def require(self) -> None:
-        """Raise if the kernel has no such table, or does not let us."""
+        """Raise if the kernel has no such table, or refuses to let this process read it."""
         self._open().close()
 
     def rehearse(self, operations: list[Any], lock: Any) -> None:
-        """Do *operations* as `commit` does, and send nothing."""
+        """Carry out *operations* as `commit` does, but send nothing."""
         with lock:
             self._edited(operations).close()
 
     def commit(self, operations: list[Any], lock: Any) -> None:
-        """Apply *operations* to the table as it is now and send it, under *lock*; all of them or none."""
+        """Carry out *operations* on the table as it is now, and send it under *lock*: all of them or none."""
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
     def commit_together(parts: list[tuple[Any, list[Any]]], lock: Any) -> None:
-        """Commit several [(table, operations)] under one *lock*: each with one replacement, all of them or none.
+        """Commit [(table, operations)] of several tables under one *lock*: all of them or none.
 
-        Where the kernel refuses a later one, those before are made again as they were read, counters included.
+        Each table is replaced once. If the kernel refuses a later one, the earlier ones are made again as they were
+        read, with their counters.
         """
         with lock:
             handles, before, sent = [], [], []
@@ -184,14 +185,14 @@ class LibiptcTable:
                 handle.commit(made)
                 return
             except Conflict as conflict:
-                # EAGAIN: a writer that takes no lock was quicker
+                # EAGAIN: a writer that takes no lock has changed the table since it was read
                 if conflict.errno != errno.EAGAIN or attempt + 1 == _RETRIES:
                     raise
             handle.close()
             handle = self._edited(operations)
 
     def _make(self, view: View) -> None:
-        """Make the table anew as *view* has it."""
+        """Make the table again as *view* has it."""
         handle = self._open()
         try:
             handle.clear()
@@ -212,7 +213,8 @@ class LibiptcTable:
 
 
 def _put_back(sent: list[tuple[Any, View, Mark]], error: BaseException) -> None:
-    """Make the tables of *sent*, [(table, view, mark)], as they were, since *error* came."""
+    """Make the tables of *sent*, [(table, view, mark)], again as they were. *error* is why. Raises `PartialCommit` if
+    the kernel refuses that."""
     left, reason = [], None
     for table, view, made in reversed(sent):
         if not made.state:

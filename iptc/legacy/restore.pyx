@@ -1,6 +1,5 @@
 # cython: freethreading_compatible=False
-"""Does rules of a restored text to the draft of a legacy table: in one pass, and only where they can jump to what they
-name."""
+"""Carries out a restored text on the draft of a legacy table, after checking that rules can jump where they do."""
 
 import warnings
 
@@ -27,23 +26,23 @@ from ..errors import Missing, ParameterError
 
 
 class TableDraft(Draft, ArrangesAtOnce):
-    """A draft of a table to which restored texts are done too."""
+    """A draft with the verbs that restored texts use (see `model.commands`)."""
 
     line = None
-    """The line of the text that is being done."""
+    """The line of the restored text that is being carried out, or None."""
 
     def begin(self, Program program not None):
-        """Begin with an empty table, unless the rules that are there are to stay."""
+        """Delete all rules and all user chains, unless *program* keeps them."""
         if program.flush:
             _flush_all(self)
         _keep(self, program)
 
     def take(self, rule):
-        """The bytes of a rule of a text, once it is found that it can jump where it does."""
+        """Return the bytes of a rule. Raises if it cannot jump where it does."""
         return checked(rule, self.policy_of)
 
     def append_run(self, Run run not None):
-        """Commands `-A` that follow each other."""
+        """Append the rules of commands `-A` that follow each other."""
         cdef uint32_t line = 0
         try:
             _append_run(self, run, &line)
@@ -51,7 +50,8 @@ class TableDraft(Draft, ArrangesAtOnce):
             self.line = line
 
     def locate(self, name, Run rule not None):
-        """The position of the first rule that is the same as *rule*, as libiptc compares."""
+        """Return the position of the first rule that is the same as *rule* (`iptables -D`), or raise `OSError`
+        (ENOENT)."""
         cdef Draft draft = self
         cdef const Record *record = first_record(rule)
         cdef RuleRow row
@@ -67,14 +67,14 @@ class TableDraft(Draft, ArrangesAtOnce):
 
 
 cdef int _keep(Draft draft, Program program) except -1:
-    """Let rows point into *program*."""
+    """Keep *program* as long as the draft: rows point into its memory."""
     draft.kept.append(program)
     draft.changed = True
     return 0
 
 
 cdef int _flush_all(Draft draft) except -1:
-    """Empty all chains, and take away the user chains."""
+    """Delete all rules, and all user chains."""
     cdef DraftChain chain
     for chain in draft.chains:
         if chain is not None:
@@ -88,7 +88,7 @@ cdef int _flush_all(Draft draft) except -1:
 
 
 cdef int _append_run(Draft draft, Run run, uint32_t *line) except -1:
-    """Append the rules of *run*; *line* is that of the one that was looked at last."""
+    """Append the rules of *run*. *line* is set to the line of each rule before the rule is read."""
     cdef DraftChain chain = None
     cdef const Record *record
     cdef RuleRow row
@@ -96,7 +96,7 @@ cdef int _append_run(Draft draft, Run run, uint32_t *line) except -1:
     while at < run.end:
         record = <const Record *> (run.program.memory + at)
         line[0] = record.line
-        # the target first: of two names that are not there iptables reports that
+        # the target first: if neither target nor chain exists, iptables reports the target
         _fill(draft, &row, record)
         if chain is None or strcmp(PyBytes_AS_STRING(chain.label), record.chain):
             chain = draft._find(os_decode(record.chain))
@@ -106,7 +106,7 @@ cdef int _append_run(Draft draft, Run run, uint32_t *line) except -1:
 
 
 cdef int _fill(Draft draft, RuleRow *row, const Record *record) except -1:
-    """Make *row* the rule of *record*, which brings its own counters."""
+    """Make *row* the rule of *record*, with the counters of the text."""
     cdef const char *entry = <const char *> (record + 1)
     cdef bint extension = record.counted == HAS_EXTENSION
     cdef const Verdict *verdict
@@ -139,12 +139,13 @@ cdef int _fill(Draft draft, RuleRow *row, const Record *record) except -1:
     return 0
 
 
-# -------------------------------------------------------------- where a rule jumps to
+# ------------------------------------------------------- whether a rule can jump there
 
 def checked(Run rule not None, policy_of):
-    """The bytes of *rule*, once it is found that it can jump where it does: policy_of(chain) says what is there.
+    """Return the bytes of *rule*, after checking that it can jump where it does.
 
-    What iptables finds out itself is refused in its words.
+    policy_of(chain) returns the policy of a chain, "" for a user chain, None if there is no such chain. Raises what
+    iptables says.
     """
     return _checked(rule.program.family, first_record(rule), policy_of)
 
@@ -174,18 +175,18 @@ cdef inline bint _is_goto(Family *family, const char *entry) noexcept nogil:
 
 
 cdef bytes _as_jump(Family *family, bytes entry, str name):
-    """*entry* with its target, an extension, replaced by the chain of the same name: iptables prefers the chain, and
-    says so."""
+    """Return *entry* with its target, an extension, replaced by a jump to the chain of that name. iptables prefers the
+    chain too, and prints this warning."""
     cdef bytes jump = entry[:target_offset(family, PyBytes_AS_STRING(entry))] + standard_target(name)
     (<uint16_t *> (PyBytes_AS_STRING(jump) + family.offsets))[1] = PyBytes_GET_SIZE(jump)
     warnings.warn(f"Warning: using chain {name}, not extension", XTablesWarning, stacklevel=2)
     return jump
 
 
-# -------------------------------------------------------- rules that are the same
+# -------------------------------------------------------------- finding the same rule
 
 cdef size_t _find_same(Family *family, DraftChain chain, const RuleRow *wanted, const Record *record) noexcept nogil:
-    """The position of the first rule that `iptables -D` would find, or the number of rules."""
+    """Return the position of the first rule that `iptables -D` would find, or the number of rules if there is none."""
     cdef const char *mask = <const char *> (record + 1) + record.entry_size
     cdef size_t i
     for i in range(chain.rules.count):

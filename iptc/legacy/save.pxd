@@ -1,4 +1,4 @@
-# A legacy table on its way to text.
+# A legacy table that is being printed.
 
 from libc.stdint cimport uint32_t
 
@@ -9,14 +9,14 @@ cdef struct Heading:
     uint32_t end
     char name[32]
 
-# A table on its way to text: the chains in the order in which they are printed, and in that of the blob.
+# `chains` are in the order in which they are printed, `by_offset` in that of the blob.
 cdef struct Saved:
     Printed rule
     const char *entries
-    const char *head            # what stands before the rules, and behind them
-    const char *foot
+    const char *head            # the text before the rules
+    const char *foot            # the text behind the rules
     bint counters
-    bint broken                 # a target stands for no chain
+    bint broken                 # a target is neither a verdict nor the offset of a chain
     size_t count
     Heading *chains
     Heading *by_offset

@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from .blob cimport ENTRIES_HEAD, TableBlob
-from .._core cimport STANDARD_SIZE, TARGET_HEADER, Family, next_offset, os_encode, room_for, target_offset
+from .._core cimport STANDARD_SIZE, PAYLOAD_HEADER, Family, next_offset, os_encode, room_for, target_offset
 from ..language.plugins cimport (
     Names, begin_names, end_names, print_text, printed_text, prints_by_mask, warn_of_what_was_said,
 )
@@ -19,14 +19,14 @@ from ..errors import KernelError
 
 
 cdef const char *_verdict_of(Saved *saved, uint32_t at) noexcept nogil:
-    """The name that the standard target of the entry at *at* stands for."""
+    """Return the name of the verdict or chain that the standard target of the entry at *at* stands for."""
     cdef const char *entry = saved.entries + at
     cdef Family *family = saved.rule.family
     cdef int32_t verdict
     cdef const Verdict *named
     cdef size_t low = 0, high = saved.count, middle
     if next_offset(family, entry) - target_offset(family, entry) == STANDARD_SIZE:
-        verdict = (<const int32_t *> (entry + target_offset(family, entry) + TARGET_HEADER))[0]
+        verdict = (<const int32_t *> (entry + target_offset(family, entry) + PAYLOAD_HEADER))[0]
         if verdict == <int32_t> (at + next_offset(family, entry)):
             return b""
         if verdict < 0:
@@ -46,7 +46,7 @@ cdef const char *_verdict_of(Saved *saved, uint32_t at) noexcept nogil:
 
 
 cdef void _aim(Saved *saved, uint32_t at) noexcept nogil:
-    """Make the rule at offset *at* the one to be printed."""
+    """Point `saved.rule` at the rule at offset *at*."""
     cdef Printed *rule = &saved.rule
     rule.head = saved.entries + at
     rule.payloads = rule.head + rule.family.header
@@ -82,8 +82,10 @@ cdef void _save_body(void *arg) noexcept nogil:
 
 
 def save_rules(TableBlob table not None, bint counters, bytes head not None, bytes foot not None):
-    """Return *head*, the `-A` lines of *table* as `iptables-save` (`-c` with *counters*) prints them, and *foot*, as
-    text."""
+    """Return *head*, the rules of *table* as lines `-A`, and *foot* as one text, as `iptables-save` prints it.
+
+    With *counters* each rule begins with its counters, as in `iptables-save -c`.
+    """
     cdef Saved saved
     cdef Names looked
     cdef size_t length, i

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _WITHOUT_LOCK = 0.05
-"""Seconds for which counters stay fallen before they are taken for set back: there are writers that take no lock."""
+"""After so many seconds, counters that fell are taken for reset. A writer that takes no lock is done long before."""
 
 _FOR_LOCK = 0.5
 """Seconds to wait for a writer that holds the lock."""
@@ -28,11 +28,12 @@ _FOR_LOCK = 0.5
 _FREE, _BUSY, _ABSENT = "free", "busy", "absent"
 
 _LOOKS = {_FREE: 5, _ABSENT: 10}
-"""How many looks at a table that there is nothing to compare with: what is never seen to rise was not fallen."""
+"""How many times a table is read if no earlier reading is there to compare it with. If no counter rises meanwhile, none
+had been put aside by a writer."""
 
 
 class Settling:
-    """Looks again at a table whose counters are in doubt, under the lock where that is free and may be taken."""
+    """Reads a table again whose counters are in doubt, under the xtables lock if it is free and may be taken."""
 
     def __init__(self, scan: Any) -> None:
         self._scan = scan
@@ -40,9 +41,9 @@ class Settling:
         self._given_up = False
 
     def settle(self, reading: Any) -> Any:
-        """Return a reading to rely on in place of *reading*, which `TableScan.read` has just returned and does doubt.
+        """Return a reading that can be relied on. *reading* is what `TableScan.read` has just returned, with a doubt.
 
-        Where a writer holds the lock and does not go on, that is the last one with what was known before added to it.
+        If a writer holds the lock and does not finish, the last reading is returned with the earlier counters added.
         """
         scan = self._scan
         begin = time.monotonic()
@@ -70,7 +71,7 @@ class Settling:
         return reading
 
     def _look(self) -> Any:
-        # an interrupt between any two of these must not leave the lock with us
+        # an interrupt between any two of these steps must not leave the lock taken
         try:
             try:
                 lock = _FREE if self._lock.seize() else _BUSY
@@ -81,7 +82,7 @@ class Settling:
             self._lock.release()
 
     def _given(self, counts: Counts, digest: int, policies: list[tuple[int, int]]) -> Any:
-        """What to return while the lock cannot be had; nobody waits for it again before it can."""
+        """Return the reading to use while the lock cannot be taken. Until it can, no later read waits for it again."""
         self._given_up = True
         if self._scan.doubt != FALLEN:
             self._scan.rely_on(None)

@@ -1,4 +1,4 @@
-"""A table of the legacy back end (`ip_tables`, `ip6_tables`): reads its blob, and commits edits by way of a draft."""
+"""A table of the legacy back end (`ip_tables`, `ip6_tables`): reads its blob, and commits edits on a draft of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _RETRIES = 16
 
 
 class LegacyTable:
-    """Read and write one table of one family in one network namespace; the edits themselves are in `edits`.
+    """One table of one family in one network namespace. What can be edited is in `model.edits`.
 
-    What stands above knows a back end by `backend`, `nfproto`, `name`, `place`, `read`, `save`, `require`, `rehearse`,
-    `commit` and `commit_together`.
+    Higher levels use `backend`, `nfproto`, `name`, `place`, `read`, `read_heads`, `save`, `require`, `rehearse`,
+    `commit`, `commit_together` and `close` of a back end's table, and nothing else.
     """
 
     backend = "legacy"
@@ -73,7 +73,7 @@ class LegacyTable:
         return None
 
     def save(self, counters: bool) -> str:
-        """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
+        """Return the table as text, as `iptables-save` prints it; with *counters*, as `iptables-save -c`."""
         blob = self._blob()
         from .save import save_rules  # programs that only poll need not load it
 
@@ -81,31 +81,32 @@ class LegacyTable:
         return save_rules(blob, counters, head, foot)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no socket is kept open."""
 
     def require(self) -> None:
-        """Raise if the kernel has no such table, or does not let us (`IPT_SO_GET_INFO`)."""
+        """Raise if the kernel has no such table, or refuses to let this process read it (`IPT_SO_GET_INFO`)."""
         with self.place.open() as there:
             TableScan(self.nfproto, self.name, there).close()
 
     def rehearse(self, operations: list[Any], lock: Any) -> None:
-        """Do *operations* as `commit` does, and send nothing."""
+        """Carry out *operations* as `commit` does, but send nothing."""
         with lock:
             self._draft(operations).close()
 
     def commit(self, operations: list[Any], lock: Any) -> None:
-        """Apply *operations* to the table as it is now and send it, under *lock*; all of them or none.
+        """Carry out *operations* on the table as it is now, and send it under *lock*: all of them or none.
 
-        EAGAIN, from a writer that takes no lock, reads again and replays.
+        If a writer that takes no lock changes the table meanwhile (EAGAIN), the table is read again and the operations
+        are carried out again.
         """
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
     def commit_together(parts: list[tuple[Any, list[Any]]], lock: Any) -> None:
-        """Commit several [(table, operations)] under one *lock*: each with one replacement, all of them or none.
+        """Commit [(table, operations)] of several tables under one *lock*: all of them or none.
 
-        The kernel replaces one table at a time. Where it refuses a later one, those before are put back as they were,
-        with what was counted; `PartialCommit` says where even that was refused.
+        The kernel replaces one table at a time. If it refuses a later one, the earlier ones are put back, with what
+        they have counted meanwhile. Raises `PartialCommit` if the kernel refuses that too.
         """
         with lock:
             for left in range(_RETRIES, 0, -1):
@@ -113,7 +114,7 @@ class LegacyTable:
                     return
 
     def _draft(self, operations: list[Any]) -> Any:
-        """The table as it is now with *operations* done to it, to be sent."""
+        """Return a draft of the table as it is now, with *operations* carried out."""
         with self.place.open() as there:
             draft = self._new_draft(TableBlob(self.nfproto, self.name, there), there)
         try:
@@ -129,8 +130,8 @@ class LegacyTable:
 
 
 def _attempt(parts: list[tuple[Any, list[Any]]], again: bool) -> bool:
-    """Send [(table, operations)] to the tables as they are now; False where a writer that takes no lock came between,
-    and that may be tried *again*."""
+    """Send [(table, operations)] to the tables as they are now. Return False if a writer that takes no lock changed one
+    of them meanwhile, and *again* says that it may be tried once more."""
     drafts = []
     try:
         for table, operations in parts:
@@ -153,5 +154,5 @@ def _attempt(parts: list[tuple[Any, list[Any]]], again: bool) -> bool:
             return False
         raise error
     finally:
-        # an exception knows this frame: a name for it here would make a cycle
+        # an exception refers to this frame: a variable that refers to the exception would form a cycle
         del error, failed, left

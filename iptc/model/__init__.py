@@ -1,1 +1,1 @@
-"""A table in memory: its chains and rules, and what edits of it mean. Both back ends use it."""
+"""A table in memory, the commands of iptables, and the restoring of texts. All back ends use these modules."""

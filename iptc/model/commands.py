@@ -1,5 +1,4 @@
-"""Does the commands of a restored text to a table, one after the other: the one interpreter of them, for every kind of
-table."""
+"""Carries out the commands of a restored text, one after the other, on any kind of table."""
 
 from __future__ import annotations
 
@@ -18,15 +17,19 @@ _BY_LETTER = {kind.letter: kind for kind in vars(edits).values() if getattr(kind
 
 
 def interpret(program: Program, handle: Any) -> None:
-    """Do what *program* says to *handle*: a view, a draft, a handle of libiptc or the plan of a batch.
+    """Carry out the commands of *program* on *handle*: a `View`, a draft, libiptc's handle, or the plan of a batch.
 
-    Beside the verbs of single edits a handle has `begin(program)`; `take(rule)`, which checks where a rule jumps to and
-    returns its bytes; `append_run(run)`; `locate(chain, rule)`; `policy_of(chain)`, "" for a user chain and None for
-    none; `chain_names(of_users)`; and `line`, the line of the text that is being done, with which `append_run` counts
-    on.
+    A handle has the verbs of single edits (see `model.edits`), and for texts:
 
-    What cannot be done is raised in iptables' words, with the number of the line as `line`; what was done so far is not
-    to be sent.
+    begin(program): empty the table, unless its rules are to stay.
+    take(rule): return the bytes of a rule, after checking that the chain to which it jumps exists.
+    append_run(run): append the rules of commands `-A` that follow each other.
+    locate(chain, rule): return the position of the first rule that is the same.
+    policy_of(chain): return the policy, "" for a user chain, None if there is no such chain.
+    chain_names(of_users): return the names of all chains, or of the user chains.
+    line: the number of the line that is being carried out. `append_run` counts it on.
+
+    Raises what iptables says, with the number of the line as `line`. Then the handle is not to be sent.
     """
     handle.begin(program)
     for line, letter, chain, number, rule, other, counters in program.commands(runs=True):

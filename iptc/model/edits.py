@@ -1,12 +1,13 @@
-"""The commands of iptables, one class each: what an edit of a table means, recorded once and done as often as needed.
+"""The commands of iptables, one class each. An edit is recorded once, and carried out on one or several handles.
 
-An edit is done to a *handle*: a table that can be edited. There are four kinds of it, with the same verbs: the `View`
-in memory, where an edit shows before it is committed; the draft of a legacy table; libiptc's handle; and the plan of a
-batch of nf_tables. A verb that cannot be done raises `OSError` with its errno, and the class of the edit has iptables'
-words for it.
+A *handle* is a table that can be edited. There are four kinds of handles, and all have the same verbs: the `View` in
+memory, in which an edit shows before it is committed; the draft of a legacy table; libiptc's handle; and the plan of a
+batch of nf_tables. A verb that fails raises `OSError` with an errno. The class of the edit has iptables' message for
+that errno.
 
-An edit names the rule that it means by what the rule says; a bare position is never acted on unchecked. Only a restored
-text is done by bare positions, as it is one operation of its own.
+Another process may change the table before an edit is committed. So an edit remembers the rule that it means by what
+the rule says, and not only by its position. Only the commands of a restored text use bare positions: the whole text is
+one operation.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
 
 
 class TextCommand:
-    """One command of a restored text: what its line says.
+    """One command of a restored text, as its line says.
 
-    *number* is that of a rule and counts from 1; 0: none. *rule* is a `Run`. *other* is the policy or the new name.
+    *number*: of a rule, counting from 1, or 0. *rule*: a `Run`, or None. *other*: the policy, or the new name.
+    *counters*: (packets, bytes) of a policy, or None.
     """
 
     __slots__ = ("chain", "number", "rule", "other", "counters")
@@ -51,67 +53,66 @@ class TextCommand:
 
 
 class _Edit:
-    """One operation on a chain; *what* begins the messages about it, with the chain's name put in.
+    """One edit of a chain. *what* is the beginning of its error messages; the name of the chain is put into it.
 
-    do(handle, look) does it: *look* returns a `View` of the table that is edited, for those that must know what is
-    there. in_text(handle, program, command) does what a line of a text says: by bare positions, since the whole text
-    is one operation.
+    do(handle, look) carries the edit out. look() returns a `View` of the table, for edits that depend on what is there.
+    in_text(handle, program, command) carries out one command of a restored text.
     """
 
     __slots__ = ("chain",)
     chain: str
     what = ""
     letter: str | None = None
-    """How a line of a text names the command, if it can."""
+    """The letter of the command in a restored text, or None if a text cannot have it."""
 
     words: dict[int, str] = {}
-    """errno -> what iptables says, where that is not `_WORDS`."""
+    """errno -> iptables' message, where it differs from `_WORDS`."""
 
     words_in_text: dict[int, str] = {}
-    """errno -> what is said of a line of a text, where that is another."""
+    """errno -> iptables-restore's message, where it differs from `words`."""
 
     of_all: str | None = None
-    """Which chains a line of a text is for that names none: all of them, or those of users."""
+    """The chains that a command in a text means if it names none: "chains" or "chains of users"."""
 
     changed: int = True
-    """Whether there was anything to do, once it is done."""
+    """After `do`: whether the edit changed anything, or how many rules it deleted."""
 
     binds = False
-    """Whether `bind(view)` is to be called when the edit is made, to name the rule that is meant by what it says."""
+    """Whether `bind(view)` must be called when the edit is made: it remembers what the rule at a position says."""
 
     def find_chain(self, view: View) -> Any:
-        """The chain of this operation in *view*."""
+        """Return the `ChainView` of the edit's chain in *view*."""
         try:
             return view.chains[self.chain]
         except KeyError:
             raise refusal(_errno.ENOENT) from None
 
     def apply(self, view: View) -> None:
-        """Do it to a table in memory; the exception is what `refused` says."""
+        """Carry the edit out on a table in memory. Raises what `refused` returns."""
         perform(self, view, view.look)
 
     def reason(self, errno: int) -> str:
-        """What iptables says where the operation fails with *errno*."""
+        """Return iptables' message for *errno*."""
         return self.words.get(errno) or reason_of(errno)
 
     @classmethod
     def reason_in_text(cls, errno: int | None, number: int) -> str:
-        """What iptables says where a line of a text fails that names a rule by *number*, or by none (0)."""
+        """Return iptables-restore's message for *errno*. *number* is that of the rule in the command, or 0."""
         number_of = errno or 0
         return cls.words_in_text.get(number_of) or cls.words.get(number_of) or reason_of(errno)
 
     def refused(self, errno: int) -> KernelError:
-        """The exception that says why this operation cannot be done."""
+        """Return the exception that says why the edit cannot be carried out."""
         return kernel_error(self.what.format(self.chain), errno, self.reason(errno))
 
 
 def reason_of(errno: int | None) -> str:
-    """What iptables says of *errno*, whatever could not be done."""
+    """Return iptables' message for *errno*, for any command."""
     return _WORDS.get(errno or 0) or strerror(errno or 0)
 
 
 def perform(operation: Any, handle: Any, look: Callable[[], View]) -> None:
-    """Do *operation* to *handle*; where a verb cannot be done, raise it in the words of the operation."""
+    """Carry out *operation* on *handle*. If a verb raises `OSError`, raise the exception of the operation instead."""
     try:
         operation.do(handle, look)
     except OSError as error:
@@ -151,7 +152,7 @@ class Append(_Edit):
 
 
 class Insert(_Edit):
-    """`iptables -I`: before the rule that stood at *position* when the edit was made."""
+    """`iptables -I`: inserts before the rule that stood at *position* when the edit was made."""
 
     what = "can't insert entry into chain {}"
     letter = "I"
@@ -184,7 +185,7 @@ class Insert(_Edit):
 
 
 class EnsureRule(_Edit):
-    """`iptables -C`, and `-A` or, with *position*, `-I` where there is no such rule."""
+    """`iptables -C`, and if there is no such rule, `-A`, or `-I` if there is a *position*."""
 
     what = Append.what
 
@@ -209,12 +210,12 @@ class EnsureRule(_Edit):
 
 
 def first_like(nfproto: int, entry: bytes) -> Any:
-    """The anchor of the first rule that is the same as *entry*."""
+    """Return the anchor (see `ChainView.anchor`) of the first rule that is the same as *entry*."""
     return entry, comparing.compare_key(nfproto, entry), 0
 
 
 class _OfOneRule(_Edit):
-    """An edit of a rule that is there: named by its position when the edit was made, or by what it says."""
+    """An edit of one existing rule: the one at *position* when the edit was made, or the one that *anchor* names."""
 
     binds = True
 
@@ -228,7 +229,7 @@ class _OfOneRule(_Edit):
             self.anchor = chain.anchor(self.position)
 
     def find(self, look: Callable[[], View]) -> Any:
-        """The position of the rule in the table that look() gives."""
+        """Return the position of the rule in the table that look() returns. Raises `Conflict` if it is gone."""
         if self.anchor is None:
             return self.position
         position = self.find_chain(look()).locate(self.anchor)
@@ -259,7 +260,7 @@ class Replace(_OfOneRule):
 
 
 class Delete(_OfOneRule):
-    """`iptables -D`, by rule or by number; with *missing_ok* a rule that is not there is no error."""
+    """`iptables -D`, by rule or by number. With *missing_ok* it is no error if there is no such rule."""
 
     what = "can't delete entry from chain {}"
     letter = "D"
@@ -275,7 +276,8 @@ class Delete(_OfOneRule):
 
     @classmethod
     def reason_in_text(cls, errno: int | None, number: int) -> str:
-        """`iptables -D NOPE 1` says that there is no such chain, `-D NOPE` with a rule that there is no such rule."""
+        """Return the message. `iptables -D NOPE 1` says that the chain is missing, `-D NOPE` with a rule that the rule
+        is."""
         return reason_of(errno) if number and errno == _errno.ENOENT else super().reason_in_text(errno, number)
 
     def do(self, handle: Any, look: Callable[[], View]) -> None:
@@ -297,7 +299,7 @@ class Delete(_OfOneRule):
 
 
 class DeleteRules(_Edit):
-    """`iptables -D` for each rule whose entry *chosen* says yes to; `changed` is how many there were."""
+    """`iptables -D` for each rule for whose entry chosen(entry) is true. `changed` is how many there were."""
 
     what = Delete.what
 
@@ -313,7 +315,7 @@ class DeleteRules(_Edit):
 
 
 class Check(_Edit):
-    """`iptables -C`, in a text: nothing but to see that the rule is there."""
+    """`iptables -C` in a text: raises if there is no such rule, and changes nothing."""
 
     letter = "C"
     words = {_errno.ENOENT: _BAD_RULE}
@@ -324,7 +326,7 @@ class Check(_Edit):
 
 
 class _OfChain(_Edit):
-    """An edit that needs to know nothing but its chain."""
+    """An edit that has no other argument than its chain."""
 
     def __init__(self, chain: str) -> None:
         self.chain = chain
@@ -365,8 +367,10 @@ class Zero(_OfChain):
 
 
 def check_new_name(nfproto: int, name: str, declared: bool = False) -> None:
-    """Refuse what `iptables -N` refuses as the name of a chain, or, *declared*, a line of a text: an extension's is
-    free there."""
+    """Raise `ParameterError` if `iptables -N` refuses *name* as the name of a chain.
+
+    *declared*: if a line `:CHAIN` of a text refuses it. There the name of an extension is allowed.
+    """
     if name[0] in "-!":
         raise ParameterError(f"chain name not allowed to start with `{name[0]}'")
     if any(c in " \t\n\v\f\r" for c in name):
@@ -391,7 +395,7 @@ class CreateChain(_OfChain):
 
 
 class EnsureChain(_Edit):
-    """`iptables -N` where there is no such chain; with *empty* `-F` where there is one."""
+    """`iptables -N` if there is no such chain. With *empty*, `-F` if there is one."""
 
     what = CreateChain.what
     words = CreateChain.words
@@ -429,7 +433,7 @@ class DeleteChain(_OfChain):
 
 
 class RenameChain(_Edit):
-    """`iptables -E`; jumps to the chain follow."""
+    """`iptables -E`. Rules that jump to the chain jump to the new name then."""
 
     what = "can't rename chain {}"
     letter = "E"
@@ -446,8 +450,7 @@ class RenameChain(_Edit):
 
 
 class SetPolicy(_Edit):
-    """`iptables -P`; counters stay as they are where none are given. `changed`: the policy or the counters were
-    others."""
+    """`iptables -P`, and the counters of the policy if they are given. `changed`: whether any of them differed."""
 
     letter = "P"
     words = {_errno.ENOENT: "Bad built-in chain name", _errno.EINVAL: "Bad policy name"}
@@ -478,7 +481,7 @@ class Declare(_Edit):
 
 
 def _declare(handle: Any, anew: bool, chain: str, policy: str, counters: tuple[int, int] | None) -> None:
-    """As iptables-legacy-restore does it; *anew*: the table was empty when the text began."""
+    """Carry out `:CHAIN` as iptables-legacy-restore does. *anew*: the table was emptied when the text began."""
     there = handle.policy_of(chain)
     if there == "" and not anew:
         handle.flush(chain)
@@ -500,7 +503,7 @@ def _declare(handle: Any, anew: bool, chain: str, policy: str, counters: tuple[i
 
 
 def _declare_on_nft(handle: Any, anew: bool, chain: str, policy: str, counters: tuple[int, int] | None) -> None:
-    """As iptables-nft-restore does it: the policy of a user chain is not looked at."""
+    """Carry out `:CHAIN` as iptables-nft-restore does: it ignores the policy of a user chain."""
     there = handle.policy_of(chain)
     if there is None:
         check_new_name(handle.nfproto, chain, declared=True)
@@ -510,13 +513,13 @@ def _declare_on_nft(handle: Any, anew: bool, chain: str, policy: str, counters: 
     elif counters is None:
         raise ParameterError(f"invalid policy counters for chain '{chain}'")
     else:
-        # flushed, the chain is made anew
+        # if the table was emptied, the chain is made again, with the policy ACCEPT
         same = "ACCEPT" if anew else there
         handle.set_policy(chain, same if policy == "-" else policy, counters)
 
 
 class OnlyJump(_Edit):
-    """A rule of a text that is not for this family: nothing but to see that it can jump where it does."""
+    """A rule that is not for this family (`-4`, `-6`). The chain to which it jumps must exist all the same."""
 
     letter = "?"
 
@@ -526,7 +529,7 @@ class OnlyJump(_Edit):
 
 
 class Replay:
-    """The operations of one commit, one after the other, on the table as it is now."""
+    """Carries out the edits of one commit, one after the other, on the table as it is now."""
 
     def __init__(self, handle: Any, read_view: Callable[[], View], operations: list[Any]) -> None:
         self._handle = handle
@@ -536,7 +539,7 @@ class Replay:
         self._done = 0
 
     def look(self) -> View:
-        """The table as the operations so far have left it; read only if one of them must look."""
+        """Return the table as a `View`, with the edits so far. It is read only if an edit asks for it."""
         if self._view is None:
             self._view = self._read_view()
             for operation in self._operations[: self._done]:
@@ -544,7 +547,7 @@ class Replay:
         return self._view
 
     def run(self) -> None:
-        """Do all operations to the handle."""
+        """Carry out all edits on the handle."""
         handle, look = self._handle, self.look
         for self._done, operation in enumerate(self._operations):  # noqa: B020
             try:

@@ -1,4 +1,4 @@
-"""Restores a table from the text of iptables-save: reads the text, and does what it says to a table."""
+"""Restores tables from the text of iptables-save: where the text comes from, and the edit that it is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PIECE = 1 << 20
 
 
 class _File:
-    """A path, also where its name could be taken for a text."""
+    """A path that is never taken for a text, whatever characters it has."""
 
     def __init__(self, path: Any) -> None:
         if not isinstance(path, (str, bytes, os.PathLike)):
@@ -36,7 +36,7 @@ class _File:
 
 
 def one_source(source: Any, path: Any) -> Any:
-    """What is to be read: *source*, or the file at *path*, of which the caller was given one."""
+    """Return *source*, or the file at *path*. Raises `ParameterTypeError` unless exactly one of them is given."""
     if (source is None) == (path is None):
         raise ParameterTypeError(
             "a ruleset is read from a source or from path=" + ("" if path is None else ", not from both")
@@ -47,8 +47,8 @@ def one_source(source: Any, path: Any) -> Any:
 def pieces(source: Any) -> Iterator[Any]:
     """Yield the text of *source* in pieces of bytes.
 
-    A string with a line break, or an empty one, is the text itself; any other string, or an `os.PathLike`, is the path
-    of a file; an object with `read` is read, whether it gives text or bytes; bytes are the text.
+    A string with a line break is the text itself, and so are bytes and an empty string. Any other string, and an
+    `os.PathLike`, is the path of a file. An object with a method `read` is read; it may return text or bytes.
     """
     if isinstance(source, str) and ("\n" in source or not source):
         source = _encoded(source)
@@ -76,8 +76,8 @@ def pieces(source: Any) -> Iterator[Any]:
 
 
 def _read(file: IO[Any]) -> Any:
-    """The next piece of *file*, empty at its end; a failure is an `IPTCError`, and what the file said is the cause of
-    it."""
+    """Return the next piece of *file*; it is empty at the end. Raises `IPTCError`, with the file's exception as the
+    cause."""
     while True:
         try:
             piece = file.read(_PIECE)
@@ -94,7 +94,7 @@ def _read(file: IO[Any]) -> Any:
 
 
 def _wait_for(file: IO[Any]) -> None:
-    """Wait until *file*, which does not wait by itself and has nothing now, has something or ends."""
+    """Wait until *file*, which is non-blocking and has no data now, has data or ends."""
     import select
 
     try:
@@ -122,11 +122,11 @@ def programs(
     rehearse: Callable[[Any], Any],
     progress: Any = None,
 ) -> Iterator[Any]:
-    """Yield a `Program` for each table of *source*, or for that named *only*.
+    """Yield a `Program` for each table of *source*, or only for the table *only*.
 
-    begun(table) is called where a table begins: it returns the name of its back end, and raises if there is no such
-    table; rehearse(program) does a table that breaks off to a draft: of two mistakes the one that comes first in the
-    text is reported. progress(bytes) is called after each piece.
+    begun(table) is called at the line `*table`. It returns the name of the back end, or raises if there is no such
+    table. rehearse(program) is called with the beginning of a table in which the text has a mistake: of two mistakes,
+    the one that comes first in the text is raised. progress(bytes) is called after each piece of the text.
     """
     reader = Reader(nfproto, counters, flush, only)
     try:
@@ -140,7 +140,7 @@ def programs(
                 except KernelError as error:
                     tool = "iptables-restore" if nfproto == _core.IPV4 else "ip6tables-restore"
                     message = f"line {line}: {error.strerror}: {tool}: unable to initialize table '{visible(table)}'"
-                    # a table that is not there is a mistake of the text
+                    # iptables-restore ends with the status of a bad line if a table does not exist
                     status = max(error.status, ParameterError.status)
                     raise at_line(type(error)(message, error.errno, error.strerror), line, status) from None
             if progress is not None:
@@ -153,7 +153,7 @@ def programs(
 
 
 class AtCommit:
-    """What the kernel refuses as a whole is refused at the line of the `COMMIT`: a context manager."""
+    """A context manager: an error without a line gets the line of the `COMMIT`, where the kernel is asked."""
 
     def __init__(self, program: Program) -> None:
         self._line = program.last_line
@@ -170,7 +170,7 @@ class AtCommit:
 
 
 def _with_last(parts: Any) -> Iterator[Any]:
-    """(part, whether it is the last)."""
+    """Yield (part, whether it is the last one)."""
     previous = b""
     for part in parts:
         if previous:
@@ -180,7 +180,7 @@ def _with_last(parts: Any) -> Iterator[Any]:
 
 
 class Restore:
-    """What a program does to its table: one operation over many rules."""
+    """The edit that a restored text is: it carries out a whole `Program` on its table."""
 
     binds = False
     changed = True
@@ -189,9 +189,9 @@ class Restore:
         self.program = program
 
     def do(self, handle: Any, look: Callable[[], View]) -> None:
-        """Do it to a table that can be edited, whatever kind of it."""
+        """Carry it out on a handle of any kind."""
         interpret(self.program, handle)
 
     def apply(self, view: View) -> None:
-        """Do it to a table in memory."""
+        """Carry it out on a table in memory."""
         interpret(self.program, view)

@@ -1,4 +1,4 @@
-"""A table in memory: its chains and their rules, and ways to find a rule by what it says."""
+"""A table in memory: its chains and their rules, the index to find a rule by what it says, and who jumps where."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ChainHead:
-    """What is known of a chain whose rules were not read: attributes as those of a `ChainView`."""
+    """Name, policy and counters of a chain whose rules were not read. The attributes are those of a `ChainView`."""
 
     __slots__ = ("name", "policy", "counters")
 
@@ -30,10 +30,10 @@ class ChainHead:
 
 
 class ChainView:
-    """One chain: its policy (None for a user chain) and its rules as entries, read when first asked for.
+    """One chain: its policy (None for a user chain), and its rules as entries, which read() returns when needed.
 
-    *stored*, of the back end, says what an entry will be once it is there; read_like(entry) is quicker where only
-    (position, entry) of the rules with its addresses and protocol are wanted.
+    stored(nfproto, entry) returns what the back end makes of an entry. read_like(entry) returns [(position, entry)] of
+    the rules that have the same addresses and protocol; it is faster than to read all rules.
     """
 
     __slots__ = (
@@ -69,8 +69,8 @@ class ChainView:
         self._read = read
         self._stored = stored
         self._read_like = read_like
-        # a list as long as rules are read and appended; rows once they are edited at other places, and the list of them
-        # when asked for
+        # the rules are a list while they are only read and appended; the first other edit turns them into rows, and the
+        # list is then made again when it is needed
         self._entries: list[bytes] | None = None
         self._rows: Any = None
         self._index: _Index | None = None
@@ -84,7 +84,7 @@ class ChainView:
 
     @property
     def entries(self) -> list[bytes]:
-        """The rules, as bytes with their targets by name: a list that is not to be changed."""
+        """The rules as a list of bytes. Callers must not change it."""
         if self._entries is None:
             self._entries = self._read() if self._rows is None else [row.entry for row in self._rows]
         return self._entries
@@ -102,13 +102,13 @@ class ChainView:
     # edits
 
     def _rows_beside_entries(self) -> Any:
-        """The rules as rows, which edits at any place keep cheap."""
+        """Return the rules as rows: inserting and deleting at any position is cheap there."""
         if self._rows is None:
             self._rows = Sequence(map(Row, self.entries))
         return self._rows
 
     def _as_rows(self) -> Any:
-        """The rows, to be edited."""
+        """Return the rows, which the caller will edit."""
         rows = self._rows_beside_entries()
         self._entries = None
         return rows
@@ -135,17 +135,17 @@ class ChainView:
         self._note(row)
 
     def delete(self, position: int) -> None:
-        """Take the entry at *position* away."""
+        """Delete the entry at *position*."""
         rows = self._as_rows()
         self._forget(rows[position])
         rows.pop(position)
 
     def clear(self) -> None:
-        """Take all entries away."""
+        """Delete all entries."""
         self.reset([])
 
     def reset(self, entries: list[bytes]) -> None:
-        """Let the rules be *entries*."""
+        """Replace all rules by *entries*."""
         if self._jumps is not None:
             for row in self._rows:
                 self._jumps.forget(row)
@@ -154,7 +154,7 @@ class ChainView:
             self.tell(self._jumps)
 
     def rename_target(self, row: Row, old: str, new: str) -> None:
-        """Let *row*, which jumps to chain *old*, jump to chain *new*."""
+        """Make *row*, which jumps to chain *old*, jump to chain *new*."""
         self._entries = None
         self._forget(row)
         row.entry = _core.retarget(self._nfproto, row.entry, old, new) or row.entry
@@ -162,7 +162,7 @@ class ChainView:
         self._note(row)
 
     def tell(self, jumps: Jumps) -> None:
-        """Let *jumps* know where the rules jump to, from now on."""
+        """Tell *jumps* to which chains the rules jump, now and after each edit."""
         self._jumps = jumps
         for row in self._rows_beside_entries():
             jumps.note(row, self)
@@ -182,9 +182,9 @@ class ChainView:
     # looking
 
     def _first(self, entry: bytes, key: Any = None) -> int | None:
-        """The position of the first rule that is the same as *entry*, whose key may be known; or None."""
+        """Return the position of the first rule that is the same as *entry*, or None. *key* is its key, if known."""
         if not self._asked and self._rows is None:
-            # asked once, a look at each rule costs less than an index of them
+            # for a single question it is cheaper to look at each rule than to make an index
             self._asked = True
             if self._entries is not None or self._read_like is None:
                 position = comparing.find_like(self._nfproto, self.entries, entry)
@@ -200,12 +200,14 @@ class ChainView:
         return self._index
 
     def find(self, entry: bytes) -> int | None:
-        """The position of the first rule that is the same as *entry*, as `iptables -C` finds out, or None; at once,
-        from the third time on."""
+        """Return the position of the first rule that is the same as *entry* (`iptables -C`), or None.
+
+        The first call compares all rules; later ones use an index.
+        """
         return self._first(self._as_stored(entry))
 
     def anchor(self, position: int) -> Any:
-        """Name the rule at *position*: its bytes, and how many of the same bytes stand before it."""
+        """Return a name for the rule at *position*: (its bytes, its key, how many rules with this key stand before)."""
         if not self._asked and self._rows is None:
             self._asked = True
             entry = self.entries[position]
@@ -219,7 +221,7 @@ class ChainView:
         return row.entry, row.key, index.count_before(row)
 
     def locate(self, anchor: Any) -> int | None:
-        """The position of the rule that *anchor* names, or None."""
+        """Return the position of the rule that *anchor* names, or None."""
         entry, key, skip = anchor
         there = self._as_stored(entry)
         if there is not entry:
@@ -230,18 +232,18 @@ class ChainView:
 
 
 class _Index:
-    """The rows of a chain by what tells them from others, kept up to date."""
+    """The rows of a chain by their keys (`comparing.compare_key`), updated with each edit."""
 
     def __init__(self, nfproto: int, rows: Any) -> None:
         self._nfproto = nfproto
         self._rows = rows
         self._by_key: dict[Any, Any] = {}
-        """key -> the rows that have it, in their order"""
+        """key -> the rows with this key, in their order"""
         for row in rows:
             self._enter(row).append(row)
 
     def _enter(self, row: Row) -> Any:
-        """The list of the rows with the key of *row*."""
+        """Return the list of the rows with the key of *row*."""
         if row.key is None:
             row.key = comparing.compare_key(self._nfproto, row.entry)
         same = self._by_key.get(row.key)
@@ -250,19 +252,19 @@ class _Index:
         return same
 
     def put(self, row: Row) -> None:
-        """Take *row* in, which stands in its place already."""
+        """Add *row*. It must have its place in the chain already."""
         same = self._enter(row)
         same.insert(self._rank(same, row), row)
 
     def drop(self, row: Row) -> None:
-        """Take *row* out, which still stands in its place."""
+        """Remove *row*. It must still have its place in the chain."""
         same = self._by_key[row.key]
         del same[self._rank(same, row)]
         if not same:
             del self._by_key[row.key]
 
     def _rank(self, same: Any, row: Row) -> int:
-        """How many of the rows *same* stand before *row*."""
+        """Return how many of the rows *same* stand before *row*."""
         low, high = 0, len(same)
         if high == 0 or high == 1 and same[0] is row:
             return 0
@@ -276,31 +278,31 @@ class _Index:
         return low
 
     def count_before(self, row: Row) -> int:
-        """How many rows with the key of *row* stand before it."""
+        """Return how many rows with the key of *row* stand before it."""
         return self._rank(self._by_key[row.key], row)
 
     def find(self, key: Any, skip: int = 0) -> int | None:
-        """The position of the row with *key* that has *skip* of them before it, or None."""
+        """Return the position of the row with *key* that has *skip* such rows before it, or None."""
         same = self._by_key.get(key, ())
         return int(self._rows.position(same[skip])) if skip < len(same) else None
 
 
 class Jumps:
-    """Which rules of a table jump to which chain, kept up to date."""
+    """Which rules of a table jump to which chain, updated with each edit."""
 
     def __init__(self, nfproto: int) -> None:
         self._nfproto = nfproto
         self._rows: dict[Any, Any] = {}
 
     def note(self, row: Row, chain: Any) -> None:
-        """Note where *row* of *chain* jumps to, if it jumps to a chain."""
+        """Add *row* of *chain*, if it jumps to a chain."""
         label = _core.jump_of(self._nfproto, row.entry)
         if label:
-            # chains know this object too: without weak references a view would stay until the garbage collector comes
+            # chains refer to this object: with a strong reference to them, only the garbage collector would free a view
             self._rows.setdefault(label, {})[row] = ref(chain)
 
     def forget(self, row: Row) -> None:
-        """Note that *row* is gone."""
+        """Remove *row*."""
         label = _core.jump_of(self._nfproto, row.entry)
         if label:
             rows = self._rows[label]
@@ -309,7 +311,7 @@ class Jumps:
                 del self._rows[label]
 
     def to(self, name: str) -> Any:
-        """The rows that jump to chain *name*, each with its chain."""
+        """Return [(row, chain)] of the rows that jump to chain *name*."""
         rows = self._rows.get(name.encode("utf-8", "surrogateescape"), {})
         return [(row, chain()) for row, chain in rows.items()]
 
@@ -319,19 +321,18 @@ def _chain_order(chain: Any) -> Any:
 
 
 def refusal(error: int) -> Any:
-    """What a verb raises that cannot be done with *error*, an errno; the edit has the words."""
+    """Return the `OSError` with errno *error* that a verb raises. The edit that called it knows iptables' message."""
     return OSError(error, os.strerror(error))
 
 
 class View:
-    """A table as it was read, with pending edits applied. `chains` maps names to chains, in any order; `in_order` has
-    theirs.
+    """A table as it was read, with the pending edits. `chains` maps names to `ChainView`s, in no special order.
 
-    It is edited by verbs as a draft is, and refuses what cannot be done: `OSError` with its errno.
+    It is one of the kinds of handles that `model.edits` describes: its verbs raise `OSError` with an errno.
     """
 
     line = None
-    """The line of the text that is being done to it."""
+    """The line of the restored text that is being carried out, or None."""
 
     def __init__(self, nfproto: int, chains: Any, stored: Callable[[int, bytes], bytes] | None = None) -> None:
         self.nfproto = nfproto
@@ -341,14 +342,14 @@ class View:
         self._jumps: Jumps | None = None
 
     def in_order(self) -> Any:
-        """The chains: builtin ones in hook order, then user chains by name, as libiptc keeps them."""
+        """Return the chains: builtin ones in the order of their hooks, then user chains by name, as libiptc does."""
         if not self._sorted:
             self.chains = {chain.name: chain for chain in sorted(self.chains.values(), key=_chain_order)}
             self._sorted = True
         return self.chains.values()
 
     def look(self) -> Any:
-        """Itself: what an edit sees that is done to it."""
+        """Return itself: an edit that is carried out on a view looks at that view."""
         return self
 
     def _chain(self, name: str) -> ChainView:
@@ -379,7 +380,7 @@ class View:
         self._chain_with(name, position).delete(position)
 
     def _chain_with(self, name: str, position: int) -> Any:
-        """The chain, which has a rule at *position*."""
+        """Return the chain. Raises `OSError` (E2BIG) unless it has a rule at *position*."""
         chain = self._chain(name)
         if position >= len(chain):
             raise refusal(errno.E2BIG)
@@ -422,7 +423,7 @@ class View:
         del self.chains[name]
 
     def rename_chain(self, name: str, new: str) -> None:
-        """`iptables -E`; jumps to the chain follow."""
+        """`iptables -E`. Rules that jump to the chain jump to the new name then."""
         if new in self.chains:
             raise refusal(errno.EEXIST)
         if self._chain(name).policy is not None:
@@ -435,7 +436,7 @@ class View:
         self._sorted = False
 
     def set_policy(self, name: str, policy: str | None, counters: tuple[int, int] | None = None) -> bool:
-        """`iptables -P`, and the counters if they are given; whether they were others."""
+        """`iptables -P`, and the counters if they are given. Return whether any of them differed."""
         chain = self._chain(name)
         if chain.policy is None:
             raise refusal(errno.ENOENT)
@@ -448,40 +449,40 @@ class View:
             chain.counters = packets, size
         return before != (chain.policy, chain.counters)
 
-    # what a restored text needs
+    # verbs that only restored texts use
 
     def begin(self, program: Program) -> None:
-        """Take all rules and all user chains away, unless they are to stay."""
+        """Delete all rules and all user chains, unless *program* keeps them."""
         if program.flush:
             for chain in self.chains.values():
                 chain.clear()
             self.chains = {name: chain for name, chain in self.chains.items() if chain.policy is not None}
 
     def take(self, rule: Run) -> bytes:
-        """The bytes of a rule; where it jumps to is looked at when it is sent."""
+        """Return the bytes of a rule. Whether it can jump where it does is checked when it is sent."""
         return rule.entry
 
     def append_run(self, run: Run) -> None:
-        """Commands `-A` that follow each other."""
+        """Append the rules of commands `-A` that follow each other."""
         for self.line, name, part in run.parts():
             chain = self._chain(name)
             for self.line, entry in part.rules():
                 chain.append(entry)
 
     def locate(self, name: str, rule: Run) -> int:
-        """The position of the first rule that is the same as *rule*."""
+        """Return the position of the first rule that is the same as *rule*, or raise `OSError` (ENOENT)."""
         position = self._chain(name).find(rule.entry)
         if position is None:
             raise refusal(errno.ENOENT)
         return position
 
     def policy_of(self, name: str) -> str | None:
-        """The policy of a chain, "" of a user chain, None where there is none."""
+        """Return the policy of a chain, "" for a user chain, None if there is no such chain."""
         chain = self.chains.get(name)
         return None if chain is None else chain.policy or ""
 
     def chain_names(self, of_users: bool) -> list[str]:
-        """The names of all chains, or of those of users."""
+        """Return the names of all chains, or with *of_users* of the user chains."""
         return [chain.name for chain in self.in_order() if not (of_users and chain.policy is not None)]
 
     def _find_jumps(self) -> Jumps:
@@ -494,14 +495,14 @@ class View:
 
 
 class Entry(bytes):
-    """An entry that knows what follows it, for `first_rule` and `next_rule`."""
+    """An entry that knows its position, for `Table.first_rule` and `Table.next_rule`."""
 
     _entries: list[bytes]
     _position: int
 
     @classmethod
     def first(cls, chain: Any) -> Entry | None:
-        """The first entry of *chain*, or None."""
+        """Return the first entry of *chain*, or None."""
         return cls._at(chain.entries, 0) if chain is not None else None
 
     @classmethod
@@ -513,5 +514,5 @@ class Entry(bytes):
         return entry
 
     def following(self) -> Entry | None:
-        """The entry behind this one, or None."""
+        """Return the entry that follows this one, or None."""
         return self._at(self._entries, self._position + 1)

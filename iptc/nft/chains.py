@@ -1,4 +1,4 @@
-"""One chain of a table while a batch of nf_tables is made."""
+"""One chain while a batch of nf_tables is planned: which rules the kernel has in it, and which the batch adds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 
 class ChainPlan:
-    """One chain while a batch is made. A rule that the kernel has is known by its handle, one that this batch makes is
-    a `Row`."""
+    """One chain while a batch is planned. A rule that the kernel has is a handle (an integer), a new one a `Row`."""
 
     __slots__ = (
         "name",
@@ -38,7 +37,7 @@ class ChainPlan:
         self.handle = handle
         self.hook = hook
         self.view: ChainView | None = None
-        """A `ChainView` of the rules, kept in step with them once one was needed."""
+        """A `ChainView` of the rules, or None. Once it is made, each edit updates it."""
         self._rules = None if rules is None else Sequence(rules)
         self._head: list[Any] = []
         self._tail: list[Any] = []
@@ -46,35 +45,35 @@ class ChainPlan:
 
     @property
     def rules(self) -> Any:
-        """All of them: handles and `Row`s; None if the kernel's are not known."""
+        """All rules, as handles and `Row`s, or None if it is not known which rules the kernel has."""
         self._settle()
         return self._rules
 
     def _settle(self) -> None:
-        """Take apart what was noted as a whole."""
+        """Turn the runs that were appended as a whole into single rows."""
         runs, self._runs = self._runs, []
         for first, run in runs:
             for number, (_, entry) in enumerate(run.rules()):
                 (self._tail if self._rules is None else self._rules).append(Row(entry, first + number))
 
     def load(self, handles: list[int]) -> None:
-        """Take the *handles* that the kernel has, around which the rules of this batch stand."""
+        """Note the *handles* of the kernel's rules. The new rules so far stand before and behind them."""
         self._rules = Sequence(self._head[::-1] + handles + self._tail)
         self._head, self._tail = [], []
 
     def append(self, row: Row) -> None:
-        """Note a rule at the end."""
+        """Add a rule at the end."""
         rules = self.rules
         (self._tail if rules is None else rules).append(row)
         if self.view is not None:
             self.view.append(row.entry)
 
     def append_run(self, first: int, run: Run) -> None:
-        """Note the rules of *run* at the end, made by message *first* and those that follow."""
+        """Add the rules of *run* at the end. Message *first* makes the first of them, and so on."""
         self._runs.append((first, run))
 
     def insert(self, position: int, row: Row) -> None:
-        """Note a rule at *position*, of rules that are known, or at the head."""
+        """Add a rule at *position*; at the beginning if the kernel's rules are not known."""
         rules = self.rules
         if rules is None:
             self._head.append(row)
@@ -84,24 +83,24 @@ class ChainPlan:
             self.view.insert(position, row.entry)
 
     def replace(self, position: int, row: Row) -> None:
-        """Note a rule in the place of another."""
+        """Replace the rule at *position*."""
         self.rules[position] = row
         if self.view is not None:
             self.view.replace(position, row.entry)
 
     def delete(self, position: int) -> Any:
-        """Note that a rule is gone, and return it."""
+        """Delete the rule at *position*, and return it."""
         if self.view is not None:
             self.view.delete(position)
         return self.rules.pop(position)
 
     def clear(self) -> None:
-        """Note that there are no rules."""
+        """Delete all rules."""
         self._rules = Sequence()
         self._head, self._tail, self._runs = [], [], []
         self.view = None
 
     def new_rules(self) -> Any:
-        """The rules that this batch makes."""
+        """Return the rules that this batch makes, as `Row`s."""
         self._settle()
         return [rule for rule in self._head + self._tail + list(self._rules or ()) if not isinstance(rule, int)]

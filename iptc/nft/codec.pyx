@@ -13,14 +13,14 @@ from libc.string cimport memcpy, memset, strcmp, strlen
 
 from .._linux cimport htobe64, strnlen
 from .._core cimport (
-    TARGET_HEADER, Family, family_of, is_entry, is_verdict, marks_any_protocol,
+    PAYLOAD_HEADER, Family, family_of, is_entry, is_verdict, marks_any_protocol,
     target_offset, xt_counters, xt_entry_match,
 )
 from .._netlink cimport (
-    NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_LIST_ELEM, NFTA_QUOTA_CONSUMED, NFTA_RULE_EXPRESSIONS,
-    NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket, Writer, attribute_be64,
-    attribute_next, attribute_scan, attribute_text, message_next, message_scan, nest, nest_end, put_be64,
-    writer_reserve,
+    ATTRIBUTE_HEAD, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_LIST_ELEM, NFTA_QUOTA_CONSUMED,
+    NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket,
+    Writer, attribute_be64, attribute_next, attribute_scan, attribute_text, message_next, message_scan, nest,
+    nest_end, put_be64, writer_reserve,
 )
 from .expressions cimport Fields, Open, expression_begin, expression_end, expression_next, expression_text
 from .parts cimport (
@@ -31,7 +31,6 @@ from ..language.plugins cimport prints_by_mask, reads_compat_only
 from ..errors import ParameterError, Unsupported
 
 cdef enum:
-    ATTRIBUTE_HEAD = 4
     UDATA_COMMENT = 0            # the kind of a comment in a rule's user data
     LAST_SET = 1                 # NFTA_LAST_SET and NFTA_LAST_MSECS, which older headers do not have
     LAST_MSECS = 2
@@ -88,7 +87,7 @@ cdef bint _add_opaque(Reading *reading, const Attribute *expressions, const Attr
     reading.length = at
     reading.target = 0
     stated = length
-    whole = min(length, <size_t> ENTRY_MOST - at - TARGET_HEADER - OPAQUE_HEAD)
+    whole = min(length, <size_t> ENTRY_MOST - at - PAYLOAD_HEADER - OPAQUE_HEAD)
     reading.comment_length = 0
     room = add_target(reading, OPAQUE, strlen(OPAQUE), 0, OPAQUE_HEAD + whole)
     memcpy(room, &stated, OPAQUE_HEAD)
@@ -116,20 +115,20 @@ cdef int _put_opaque(Writer *writer, Family *family, const char *entry, char *sc
     entry."""
     cdef const char *target = entry + target_offset(family, entry)
     cdef uint32_t length
-    cdef size_t room = (<const uint16_t *> target)[0] - TARGET_HEADER
+    cdef size_t room = (<const uint16_t *> target)[0] - PAYLOAD_HEADER
     cdef size_t start = writer.length
     cdef Attribute cursor
     cdef Reading reading
     if room < OPAQUE_HEAD:
         raise ParameterError("not a rule that was read from nf_tables")
-    memcpy(&length, target + TARGET_HEADER, OPAQUE_HEAD)
+    memcpy(&length, target + PAYLOAD_HEADER, OPAQUE_HEAD)
     if length == 0:
         return 0
     if length > room - OPAQUE_HEAD:
         raise Unsupported("the rule was written by another program, and is too long to be written again")
     if not writer_reserve(writer, length):
         return 0
-    memcpy(writer.memory + start, target + TARGET_HEADER + OPAQUE_HEAD, length)
+    memcpy(writer.memory + start, target + PAYLOAD_HEADER + OPAQUE_HEAD, length)
     writer.length += length
     attribute_scan(&cursor, writer.memory + start, length)
     while attribute_next(&cursor):
@@ -149,12 +148,12 @@ cdef list _expressions(const char *target, size_t room):
     cdef uint32_t length
     cdef Attribute cursor, element
     cdef list found = []
-    if room < TARGET_HEADER + OPAQUE_HEAD or not _is_opaque(<const xt_entry_match *> target):
+    if room < PAYLOAD_HEADER + OPAQUE_HEAD or not _is_opaque(<const xt_entry_match *> target):
         return None
-    memcpy(&length, target + TARGET_HEADER, OPAQUE_HEAD)
-    if length > room - TARGET_HEADER - OPAQUE_HEAD:
+    memcpy(&length, target + PAYLOAD_HEADER, OPAQUE_HEAD)
+    if length > room - PAYLOAD_HEADER - OPAQUE_HEAD:
         return None
-    attribute_scan(&cursor, target + TARGET_HEADER + OPAQUE_HEAD, length)
+    attribute_scan(&cursor, target + PAYLOAD_HEADER + OPAQUE_HEAD, length)
     while attribute_next(&cursor):
         if cursor.kind != NFTA_RULE_EXPRESSIONS:
             continue

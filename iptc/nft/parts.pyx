@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy, memset, strcmp, strlen
 from .._linux cimport IFNAMSIZ, SIOCGIFNAME, htons, if_indextoname, ifreq, ioctl, strnlen
 from .._core cimport (
     IP6T_F_PROTO, IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN,
-    IPT_INV_VIA_OUT, NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFPROTO_IPV4, STANDARD_SIZE, TARGET_HEADER,
+    IPT_INV_VIA_OUT, NFLOG_LONG_ROOM, NFLOG_LONG_SIZE, NFLOG_PREFIX, NFPROTO_IPV4, STANDARD_SIZE, PAYLOAD_HEADER,
     XT_EXTENSION_MAXNAMELEN, Payloads, is_long_nflog, is_verdict, is_verdict_name, mark_verdict, next_payload,
     payloads_of, target_offset, xt_entry_match,
 )
@@ -291,7 +291,7 @@ cdef bint _read_network(Reading *reading, Register *register, int relation, cons
 
 cdef char *_add(Reading *reading, const char *name, size_t name_length, int revision, size_t size) noexcept nogil:
     """Append a match or target with *size* bytes of data, all zero; NULL where it would not be one of this rule."""
-    cdef size_t whole = (TARGET_HEADER + size + 7) & ~<size_t> 7
+    cdef size_t whole = (PAYLOAD_HEADER + size + 7) & ~<size_t> 7
     cdef xt_entry_match *payload = <xt_entry_match *> (reading.entry + reading.length)
     if reading.target or reading.length + whole > ENTRY_MOST or not 0 < name_length < XT_EXTENSION_MAXNAMELEN:
         return NULL
@@ -309,7 +309,7 @@ cdef char *_add_match(Reading *reading, const char *name, int revision, size_t s
 
 cdef bint _is_named(const xt_entry_match *payload, const char *name, int revision, size_t size) noexcept nogil:
     """Whether a match is *name* with data of at least *size* bytes."""
-    return (payload.u.user.revision == revision and payload.u.match_size >= TARGET_HEADER + size
+    return (payload.u.user.revision == revision and payload.u.match_size >= PAYLOAD_HEADER + size
             and strcmp(payload.u.user.name, name) == 0)
 
 
@@ -628,9 +628,9 @@ cdef char *add_target(Reading *reading, const char *name, size_t name_length, in
 
 cdef bint _add_verdict(Reading *reading, const char *name) noexcept nogil:
     """Append a verdict, a jump, or, with an empty name, no target."""
-    cdef char *room = add_target(reading, b"standard", 8, 0, STANDARD_SIZE - TARGET_HEADER)
+    cdef char *room = add_target(reading, b"standard", 8, 0, STANDARD_SIZE - PAYLOAD_HEADER)
     if room != NULL:
-        mark_verdict(room - TARGET_HEADER, name)
+        mark_verdict(room - PAYLOAD_HEADER, name)
     return room != NULL
 
 
@@ -766,7 +766,7 @@ cdef bint _read_log(Reading *reading, const Fields *fields) noexcept nogil:
             return False
     target = <xt_nflog_info *> add_target(
         reading, b"NFLOG", 5, 0,
-        sizeof(xt_nflog_info) if length < sizeof(target.prefix) else NFLOG_LONG_SIZE - TARGET_HEADER)
+        sizeof(xt_nflog_info) if length < sizeof(target.prefix) else NFLOG_LONG_SIZE - PAYLOAD_HEADER)
     if target == NULL:
         return False
     target.group = group
@@ -789,7 +789,7 @@ cdef void _put_compat(Writer *writer, bint is_target, const xt_entry_match *payl
     name[length] = 0
     put_text(writer, NFTA_TARGET_NAME if is_target else NFTA_MATCH_NAME, name)
     put_be32(writer, NFTA_TARGET_REV if is_target else NFTA_MATCH_REV, payload.u.user.revision)
-    put(writer, NFTA_TARGET_INFO if is_target else NFTA_MATCH_INFO, payload.data, payload.u.match_size - TARGET_HEADER)
+    put(writer, NFTA_TARGET_INFO if is_target else NFTA_MATCH_INFO, payload.data, payload.u.match_size - PAYLOAD_HEADER)
     expression_end(writer, open)
 
 
@@ -876,7 +876,7 @@ cdef void put_target(Writer *writer, Family *family, const char *entry, bint com
         if strcmp(name, b"TRACE") == 0:
             _put_trace(writer)
         elif compat and not is_long_nflog(target) or not _is_named(target, b"NFLOG", 0, NFLOG_PREFIX) \
-                or not _put_log(writer, <const xt_nflog_info *> target.data, target.u.match_size - TARGET_HEADER):
+                or not _put_log(writer, <const xt_nflog_info *> target.data, target.u.match_size - PAYLOAD_HEADER):
             _put_compat(writer, True, target)
     elif verdict != NULL and verdict.code != VERDICT_NO_CODE:
         _put_verdict(writer, verdict.code, NULL)

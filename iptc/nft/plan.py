@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _FEW = 8
-"""So many chains or rules are asked for by name; for more of them all are listed."""
+"""Up to so many chains or rules are read one by one. If more are needed, all are read at once."""
 
 _NEW = -1
 """The handle of a chain that the batch makes."""
@@ -33,20 +33,19 @@ _POLICIES = {"DROP": 0, "ACCEPT": 1}
 
 
 def entries_of(nfproto: int, messages: bytes, socket: Socket | None = None) -> Any:
-    """The rules in *messages* of the kernel, as bytes; interfaces by their names where *socket* is, else where this
-    thread is."""
+    """Return the rules in the kernel's *messages* as bytes. Interfaces get the names that they have in the network
+    namespace of *socket*, or without it in that of this thread."""
     return [entry for _, entry in codec.decode_rules(nfproto, messages, socket)]
 
 
 def step_of(steps: list[Any], number: int) -> Any:
-    """What message *number* of the batch is for: (family, line of a text, verb, chain, entry); None where nothing was
-    noted."""
+    """Return (family, line of a text, verb, chain, entry) of the step that message *number* belongs to, or None."""
     for first, *step, entry in reversed(steps):
         if first > number:
             continue
         if entry is None or isinstance(entry, bytes):
             return (*step, entry) if first == number else None
-        # a run of rules of a text
+        # the step is a run of rules of a text, one message for each
         nfproto, _, verb, chain = step
         line, entry = entry.rules()[number - first]
         return nfproto, line, verb, chain, entry
@@ -54,20 +53,19 @@ def step_of(steps: list[Any], number: int) -> Any:
 
 
 def _is_opaque(nfproto: int, entry: Any) -> bool:
-    """Whether this is a rule of `nft`, which has no matches and targets: it may hold on to what no second rule can
-    have."""
+    """Whether this is a rule that only `nft` can read. Such a rule may refer to something that no second rule can refer
+    to at the same time, so it cannot be replaced by a copy."""
     target = _core.split_entry(nfproto, entry)[1][-1]
     return target[2:6] == b"nft\0" and target != _core.standard_target("nft")
 
 
 def _place(rule: int | Row) -> dict[str, int]:
-    """How a message of the batch names *rule*."""
+    """Return the arguments with which a message of the batch names *rule*: its handle, or the number of its message."""
     return {"handle": rule} if isinstance(rule, int) else {"number": rule.number}
 
 
 class TablePlan(ArrangesByMessages):
-    """The verbs of `model.edits`, as messages of a batch. What was not read is not known, and is read when it is
-    needed."""
+    """A handle (see `model.edits`) whose verbs plan messages of a batch. Chains and rules are read when needed."""
 
     def __init__(self, socket: Socket, batch: Batch, steps: list[Any], table: Any) -> None:
         self._socket = socket
@@ -83,17 +81,17 @@ class TablePlan(ArrangesByMessages):
         self._listed: dict[str, tuple[str | None, int]] | None = None
         self._made = False
         self._renamed: dict[str, ChainPlan] = {}
-        """The chains that get another name, by the one that the kernel knows until the batch is applied; in the order
-        in which they first did."""
+        """old name -> chain, of chains that this batch renames, in that order. Until the batch is applied, the kernel
+        knows them by their old names."""
         self._jumps: Jumps | None = None
         self._read: dict[bytes, tuple[bytes, list[int]]] = {}
         self._to_zero: list[tuple[ChainPlan, int]] = []
         self.line: int | None = None
-        """The line of the text that is being done."""
+        """The line of the restored text that is being carried out, or None."""
         self.depends = False
 
     def view(self) -> View:
-        """The table as it is in the kernel; rules are read when they are asked for."""
+        """Return the table as it is in the kernel, as a `View`. Rules are read when they are needed."""
         self.depends = True
         rows = self._scan.list_chains()
         return View(
@@ -106,21 +104,20 @@ class TablePlan(ArrangesByMessages):
         )
 
     def is_at(self, generation: int) -> bool:
-        """Whether the ruleset is what it was at *generation*; what is planned on it holds as long as nobody changes
-        any."""
+        """Whether the ruleset is still the one of *generation*. The kernel will refuse the batch if it is not any more
+        when the batch is sent."""
         self.depends = True
         return self._socket.generation() == generation
 
     def know(self, name: str, handles: list[int]) -> None:
-        """Take *handles* for those of the rules that the kernel has in chain *name*: it need not be asked."""
+        """Note that the kernel's rules in chain *name* have these *handles*, so that they need not be read."""
         self.depends = True
         chain = self._chain(name)
         if chain.rules is None:
             chain.load(list(handles))
 
     def current(self, name: str, positions: list[int]) -> Any:
-        """{position: rule} of the rules at *positions* of chain *name*, as the kernel has them now: bytes with their
-        counters."""
+        """Return {position: entry} for *positions* of chain *name*, with the counters that the kernel has now."""
         if len(positions) > _FEW:
             entries = self._entries(name)
             return {position: entries[position] for position in positions}
@@ -132,12 +129,12 @@ class TablePlan(ArrangesByMessages):
         return {position: entries_of(self.nfproto, message, self._socket)[0] for position, message in messages.items()}
 
     def lacks(self, name: str) -> bool:
-        """Whether there is no chain of that name, with what the batch does so far."""
+        """Whether there is no chain of that name after the batch so far."""
         chain = self._find(name)
         return chain is None or not chain.handle
 
     def seal(self) -> None:
-        """What must stand at the end of the batch: chains get the names that they have at last."""
+        """Add the last messages of the batch: those that rename chains."""
         for old, chain in self._renamed.items():
             label = _core.chain_label(chain.name)
             if chain.name != old:
@@ -146,14 +143,14 @@ class TablePlan(ArrangesByMessages):
                 )
 
     def finish(self, socket: Socket) -> None:
-        """What can be done only once the batch is applied: zero the rules that cannot be replaced."""
+        """After the batch is applied: zero the counters of rules that cannot be replaced (`NFT_MSG_GETRULE_RESET`)."""
         for chain, handle in self._to_zero:
             socket.zero_rule(self.nfproto, self._label, chain.label, handle)
 
     # what is there
 
     def _rules(self, label: bytes) -> Any:
-        """(messages, handles) of the rules that the kernel has in the chain that it knows as *label*."""
+        """Return (messages, handles) of the kernel's rules in the chain that it knows as *label*."""
         self.depends = True
         if label not in self._read:
             self._read[label] = self._scan.chain_rules(label)
@@ -163,7 +160,7 @@ class TablePlan(ArrangesByMessages):
         return entries_of(self.nfproto, self._rules(_core.text_bytes(name, "a chain name"))[0], self._socket)
 
     def _look(self, name: str) -> tuple[str | None, int] | None:
-        """(policy, handle) of a chain, or None."""
+        """Return (policy, handle) of a chain as the kernel has it, or None."""
         if name in self._builtins or self._listed is None and len(self._chains) < _FEW:
             return self._scan.find_chain(_core.text_bytes(name, "a chain name"))
         if self._listed is None:
@@ -171,7 +168,7 @@ class TablePlan(ArrangesByMessages):
         return self._listed.get(name)
 
     def _find(self, name: str) -> ChainPlan | None:
-        """The `ChainPlan` of *name*, or None where there is none."""
+        """Return the `ChainPlan` of *name*, or None if there is no such chain."""
         if name not in self._chains:
             label, hook = _core.text_bytes(name, "a chain name"), self._builtins.get(name)
             found = self._look(name)
@@ -182,14 +179,14 @@ class TablePlan(ArrangesByMessages):
         return self._chains[name]
 
     def _chain(self, name: str) -> ChainPlan:
-        """The chain that the present operation is about."""
+        """Return the `ChainPlan` of *name*, or raise `OSError` (ENOENT)."""
         chain = None if name is None else self._find(name)
         if chain is None:
             raise refusal(errno.ENOENT)
         return chain
 
     def _loaded(self, chain: ChainPlan) -> Any:
-        """The rules of *chain*, read if they must be."""
+        """Return the rules of *chain*; they are read if they are not known."""
         if chain.rules is None:
             chain.load(self._rules(chain.label)[1])
         return chain.rules
@@ -197,7 +194,7 @@ class TablePlan(ArrangesByMessages):
     # messages
 
     def _noted(self, number: int, verb: str, chain: ChainPlan, entry: Any = None) -> Any:
-        """Say what message *number* is for, in the word that iptables has for it."""
+        """Note which step message *number* is for. *verb* is the name that iptables-nft prints for such a step."""
         self._steps.append((number, self.nfproto, self.line, verb, chain.name, entry))
         return number
 
@@ -220,7 +217,7 @@ class TablePlan(ArrangesByMessages):
             chain.handle = _NEW
 
     def _used(self, name: str) -> Any:
-        """The chain, made if it is a base chain that nobody has used yet."""
+        """Return the chain. A builtin chain that does not exist yet is created."""
         chain = self._chain(name)
         if not chain.handle:
             self._base(chain, "ACCEPT", (0, 0))
@@ -236,12 +233,12 @@ class TablePlan(ArrangesByMessages):
         return codec.encode(self.nfproto, entry)
 
     def _jump_of(self, entry: bytes) -> str:
-        """The name of the chain that *entry* jumps to, or ""."""
+        """Return the name of the chain that *entry* jumps to, or ""."""
         return _core.jump_of(self.nfproto, entry).decode("utf-8", "surrogateescape")
 
     def _decoded(self, chain: ChainPlan) -> Any:
-        """{handle: rule} of the rules that the kernel has in *chain*, which jump to chains by the names that these have
-        by now."""
+        """Return {handle: entry} of the kernel's rules in *chain*. Jumps to chains that this batch renames have the new
+        names."""
         there = dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0], self._socket))
         for handle, entry in there.items() if self._renamed else ():
             moved = self._renamed.get(self._jump_of(entry))
@@ -250,14 +247,14 @@ class TablePlan(ArrangesByMessages):
         return there
 
     def _new(self, chain: ChainPlan, number: int, verb: str, entry: Any) -> Any:
-        """The row of a rule that message *number* makes."""
+        """Return the `Row` of the rule that message *number* makes."""
         row = Row(entry, self._noted(number, verb, chain, entry))
         if self._jumps is not None:
             self._jumps.note(row, chain)
         return row
 
     def _gone(self, rule: int | Row) -> None:
-        """Note that *rule* is to be deleted or replaced."""
+        """Note that *rule* will be deleted or replaced."""
         if self._jumps is not None and not isinstance(rule, int):
             self._jumps.forget(rule)
 
@@ -332,7 +329,7 @@ class TablePlan(ArrangesByMessages):
         chain.clear()
 
     def zero(self, name: str) -> None:
-        """`iptables -Z CHAIN`: each rule that has counted is replaced."""
+        """`iptables -Z CHAIN`: each rule that has counted is replaced by itself with counters of zero."""
         chain = self._chain(name)
         if chain.hook is not None and chain.handle:
             self._base(chain, chain.policy or "ACCEPT", (0, 0))
@@ -346,7 +343,7 @@ class TablePlan(ArrangesByMessages):
         self._zero_at(chain, position)
 
     def _view_of(self, chain: ChainPlan) -> ChainView:
-        """The `ChainView` of a chain, with what this batch has done so far."""
+        """Return the `ChainView` of a chain after the batch so far."""
         rules = self._loaded(chain)
         if chain.view is None:
             there = self._decoded(chain) if chain.handle != _NEW else {}
@@ -386,20 +383,20 @@ class TablePlan(ArrangesByMessages):
         self._drop_chain(chain)
 
     def _drop_chain(self, chain: ChainPlan) -> None:
-        """Delete a chain that is empty; a builtin one is made again when it is used."""
+        """Delete an empty chain. A builtin one is created again when it is used."""
         self._noted(self._batch.delete_chain(self.nfproto, self._label, chain.label), "CHAIN_DEL", chain)
         self._chains[chain.name] = (
             None if chain.hook is None else ChainPlan(chain.name, chain.label, "ACCEPT", 0, chain.hook, [])
         )
 
     def drop_chain(self, name: str) -> None:
-        """Delete a builtin chain that is empty, so that it is as if nobody had used it."""
+        """Delete an empty builtin chain, as if nobody had ever used it."""
         chain = self._chain(name)
         if chain.handle:
             self._drop_chain(chain)
 
     def drop_table(self) -> None:
-        """Delete the table, in which there is nothing any more."""
+        """Delete the table, which must be empty."""
         self._batch.delete_table(self.nfproto, self._label)
 
     def rename_chain(self, name: str, new: str) -> None:
@@ -433,13 +430,13 @@ class TablePlan(ArrangesByMessages):
         chain.name = new
 
     def _rename_new(self, chain: ChainPlan, name: str, new: str) -> None:
-        """A chain that this batch makes has no handle to be renamed by."""
+        """Rename a chain that this batch creates. It has no handle yet, so another chain is created instead."""
         jumps = [(other, self._loaded(other).position(row), row.entry) for row, other in self._find_jumps().to(name)]
         self._supplant(chain, new, [row.entry for row in chain.rules], jumps)
 
     def _vacate(self, label: str) -> None:
-        """Let no chain of the kernel have the name *label*: one that has got another name has it until the batch is
-        applied, in the way of whatever else is to have it."""
+        """Make the name *label* free. A chain that this batch renames keeps its old name until the batch is applied; if
+        another chain is to have that name, the renamed one is deleted, and a copy with the new name is created."""
         chain = self._renamed.get(label)
         if chain is None:
             return
@@ -457,8 +454,10 @@ class TablePlan(ArrangesByMessages):
     def _supplant(
         self, chain: ChainPlan, new: str, entries: list[bytes], jumps: list[tuple[ChainPlan, int, bytes]]
     ) -> None:
-        """Let another chain, with the name *new* and these rules, take the place of *chain*; *jumps*: chain, position
-        and bytes of the rules that jump to it."""
+        """Create a chain *new* with the rules *entries*, turn all *jumps* to it, and delete *chain*.
+
+        *jumps*: [(chain, position, entry)] of the rules that jump to *chain*.
+        """
         name = chain.name
         self.create_chain(new)
         for entry in entries:
@@ -470,7 +469,7 @@ class TablePlan(ArrangesByMessages):
         self._drop_chain(chain)
 
     def _find_jumps(self) -> Jumps:
-        """Where the rules of this batch jump to."""
+        """Return the `Jumps` of the rules that this batch makes."""
         if self._jumps is None:
             jumps = self._jumps = Jumps(self.nfproto)
             for chain in filter(None, self._chains.values()):
@@ -479,7 +478,7 @@ class TablePlan(ArrangesByMessages):
         return self._jumps
 
     def set_policy(self, name: str, policy: str, counters: tuple[int, int] | None = None) -> Any:
-        """`iptables -P`, and the counters if they are given; whether they were others."""
+        """`iptables -P`, and the counters if they are given. Return whether any of them differed."""
         chain = self._chain(name)
         if chain.policy is None:
             raise refusal(errno.ENOENT)
@@ -487,7 +486,7 @@ class TablePlan(ArrangesByMessages):
             raise refusal(errno.EINVAL)
         differs = policy != chain.policy
         if counters is not None and self.line is None:
-            # of a text nobody asks
+            # a restored text does not need the answer, which costs a read
             differs = differs or tuple(counters) != self._policy_counters(name)
         if counters is None and not chain.handle:
             counters = (0, 0)
@@ -495,16 +494,16 @@ class TablePlan(ArrangesByMessages):
         return differs
 
     def _policy_counters(self, name: str) -> tuple[int, int]:
-        """What the policy of a builtin chain has counted in the kernel."""
+        """Return the (packets, bytes) of the policy of a builtin chain, as the kernel has them."""
         self.depends = True
         found = [counters for each, _, counters, *_ in self._scan.list_chains() if each == name]
         return (found and found[0]) or (0, 0)
 
-    # what a restored text needs
+    # verbs that only restored texts use
 
     def begin(self, program: Program) -> None:
-        """Begin with an empty table, unless the rules that are there are to stay. As with iptables-nft-restore, a
-        builtin chain that the text does not name is not there any more then: its policy goes with it."""
+        """Delete all rules and chains, unless *program* keeps them. As by iptables-nft-restore, a builtin chain that
+        the text does not name is deleted too, with its policy."""
         listed = (
             [(name, policy) for name, policy, _, handle, _ in self._scan.list_chains() if handle]
             if program.flush
@@ -520,16 +519,16 @@ class TablePlan(ArrangesByMessages):
                 self._drop_chain(self._chain(name))
 
     def take(self, rule: Run) -> bytes:
-        """The bytes of a rule; where it jumps to is looked at by the kernel."""
+        """Return the bytes of a rule. The kernel checks where it jumps to."""
         return rule.entry
 
     def append_run(self, run: Run) -> None:
-        """Commands `-A` that follow each other: nearly all that a text has."""
+        """Append the rules of commands `-A` that follow each other."""
         for self.line, name, part in run.parts():
             self._append_part(name, part)
 
     def _append_part(self, name: str, run: Run) -> None:
-        """Those of one chain."""
+        """Append the rules of *run*, which are all for chain *name*."""
         if self._renamed or self._jumps is not None:
             for self.line, entry in run.rules():
                 self.append(name, entry)
@@ -543,7 +542,7 @@ class TablePlan(ArrangesByMessages):
         chain.append_run(self._noted(first, "RULE_APPEND", chain, run), run)
 
     def chain_names(self, of_users: bool) -> list[str]:
-        """The names of the chains that are used, with what this batch has done so far."""
+        """Return the names of all chains, or with *of_users* of the user chains, after the batch so far."""
         self.depends = True
         for name, *_ in self._scan.list_chains():
             if name not in self._chains and name not in self._renamed:
@@ -555,12 +554,12 @@ class TablePlan(ArrangesByMessages):
         ]
 
     def policy_of(self, name: str) -> str | None:
-        """The policy of a chain, "" of a user chain, None where there is none."""
+        """Return the policy of a chain, "" for a user chain, None if there is no such chain."""
         chain = self._find(name)
         return None if chain is None else chain.policy or ""
 
     def locate(self, name: str, rule: Run) -> int:
-        """The position of the first rule that is the same as *rule*."""
+        """Return the position of the first rule that is the same as *rule*, or raise `OSError` (ENOENT)."""
         position = self._view_of(self._chain(name)).find(rule.entry)
         if position is None:
             raise refusal(errno.ENOENT)

@@ -22,7 +22,7 @@ from .._netlink cimport (
     NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS,
     NFTA_CHAIN_HANDLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
     NFTA_CHAIN_USE, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HOOK_HOOKNUM,
-    NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE,
+    NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, GENERAL_HEAD,
     NFTA_RULE_USERDATA, Attribute, Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next,
     attribute_scan, attribute_text, channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours,
     message_next, message_scan, put_text, writer_reserve,
@@ -32,7 +32,6 @@ from .._core import HOOKS
 from ..errors import Conflict, KernelError, kernel_error
 
 cdef enum:
-    GENERAL_HEAD = 20            # struct nlmsghdr and struct nfgenmsg
     NF_DROP = 0
     NF_ACCEPT = 1
     ATTEMPTS = 64

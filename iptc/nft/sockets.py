@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 _IDLE_MOST = 4
-"""Sockets of one namespace that wait for work: so many threads send at a time without making more."""
+"""How many unused sockets of one namespace are kept, for as many threads that send at the same time."""
 
 _NAMESPACES_MOST = 32
-"""Namespaces whose sockets are kept; those that were used least recently are closed."""
+"""How many namespaces keep sockets. The sockets of the namespace that was used least recently are closed."""
 
 _all: weakref.WeakValueDictionary[int, Sockets] = weakref.WeakValueDictionary()
 """cookie of a network namespace -> its `Sockets`."""
 
 _recent: dict[int, None] = {}
-"""cookie -> None of those that have sockets, the one that was used last at the end."""
+"""The cookies of the namespaces that keep sockets, as keys: the one that was used last stands at the end."""
 
 
 class Sockets:
-    """The sockets of one network namespace that nobody uses just now."""
+    """The unused sockets of one network namespace."""
 
     __slots__ = ("cookie", "_idle", "_file", "_pid", "__weakref__")
 
@@ -44,8 +44,10 @@ class Sockets:
         self._pid = os.getpid()
 
     def lend(self, place: Place) -> Any:
-        """Return what gives, in a `with` statement, a socket in the namespace of *place*; `KernelError` where that is
-        another one now."""
+        """Return a context manager that lends a socket in the namespace of *place*.
+
+        Raises `KernelError` (ESTALE) if that is another namespace now.
+        """
         return _Loan(self, place)
 
     def take(self, place: Place) -> Socket:
@@ -57,7 +59,7 @@ class Sockets:
                 place.check(there.cookie())
                 same = True
             else:
-                # a socket keeps the namespace, and so this number, from being another's
+                # a kept socket keeps the namespace alive, so no other namespace can have got this number
                 same = there.file() == self._file
             while same and self._idle:
                 try:
@@ -72,7 +74,7 @@ class Sockets:
         return socket
 
     def give(self, socket: Socket) -> None:
-        """Keep *socket* for whoever needs one next."""
+        """Keep *socket* for the next user."""
         if self._pid != os.getpid() or len(self._idle) >= _IDLE_MOST:
             return
         self._idle.append(socket)
@@ -86,7 +88,7 @@ class Sockets:
                 kept.drop()
 
     def drop(self) -> None:
-        """Close what is kept: in a child it is the parent's."""
+        """Close the kept sockets. After a fork they are the parent's, and the child only forgets them."""
         self._idle = []
         self._file = None
         self._pid = os.getpid()
@@ -96,7 +98,7 @@ class Sockets:
 
 
 class _Loan:
-    """A socket for the time of a `with` statement."""
+    """A context manager that takes a socket and gives it back."""
 
     __slots__ = ("_sockets", "_place", "_socket")
 
@@ -114,7 +116,7 @@ class _Loan:
 
 
 def sockets_of(cookie: int) -> Any:
-    """The `Sockets` of the network namespace with *cookie*, kept as long as somebody holds them."""
+    """Return the `Sockets` of the network namespace with *cookie*. It exists as long as somebody refers to it."""
     found = _all.get(cookie)
     if found is None:
         found = _all.setdefault(cookie, Sockets(cookie))

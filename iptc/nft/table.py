@@ -1,6 +1,6 @@
 """A table of the nf_tables back end: read by dumps, written by batches that the kernel applies whole or not at all.
 
-It leaves behind what `iptables-nft` leaves behind: the same tables and base chains, made when they are first used.
+Tables and base chains are created when they are first used, as by `iptables-nft`, and have the same names and hooks.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 _RETRIES = 1024
 _PATIENCE = 4
-"""Attempts without a pause."""
+"""How many attempts to commit are made without a pause between them."""
 
 _PROTOCOLS_OF_PORTS = {"tcp": 6, "udp": 17}
 
 
 class NftTable:
-    """Read and write one table of one family in one network namespace; the edits themselves are in `edits`."""
+    """One table of one family in one network namespace. It has the same methods as `LegacyTable`."""
 
     backend = "nft"
 
@@ -58,33 +58,33 @@ class NftTable:
         self._sockets = sockets_of(place.cookie)
 
     def _socket(self) -> Any:
-        """A socket in the table's namespace, for a `with` statement."""
+        """Return a context manager that lends a socket in the table's namespace."""
         if self._sockets is None:
             self._sockets = sockets_of(self.place.cookie)
         return self._sockets.lend(self.place)
 
     def close(self) -> None:
-        """Let go of the sockets that are kept; use opens them anew."""
+        """Close the kept sockets. The next use opens new ones."""
         self._sockets = None
 
     def read(self) -> View:
-        """Return the table as it is in the kernel now, as a `View`: all its rules, of one moment."""
+        """Return the table as it is in the kernel now, as a `View`. All rules are of one moment."""
         with self._socket() as socket:
             rows = NftScan(self.nfproto, self.name, socket).messages()
             if self.place.netns is not None:
-                # rules of nft may have the number of an interface, which has its name there
+                # a rule of `nft` may have the number of an interface, whose name is looked up in its namespace
                 rows = [(*row, entries_of(self.nfproto, messages, socket)) for *row, messages in rows]
         return View(self.nfproto, [self._chain(*row) for row in rows], codec.stored)
 
     def read_heads(self) -> Any:
-        """Return [`ChainHead`…], in order: what can be read without the rules."""
+        """Return the `ChainHead`s of all chains, in their order, without reading the rules."""
         with self._socket() as socket:
             return [ChainHead(*row[:3]) for row in NftScan(self.nfproto, self.name, socket).list_chains()]
 
     def _chain(
         self, name: str, policy: str | None, counters: tuple[int, int] | None, rules: bytes | list[bytes]
     ) -> ChainView:
-        """A chain of the view: *rules* are the kernel's messages, or entries."""
+        """Return a chain of the view. *rules* are the kernel's messages, or a list of entries."""
 
         def read() -> list[bytes]:
             return rules if isinstance(rules, list) else entries_of(self.nfproto, rules)
@@ -92,31 +92,31 @@ class NftTable:
         return ChainView(self.nfproto, name, policy, counters, read, codec.stored)
 
     def save(self, counters: bool) -> str:
-        """Return the table as `iptables-save` writes it (`-c` with *counters*)."""
+        """Return the table as text, as `iptables-save` prints it; with *counters*, as `iptables-save -c`."""
         return text_of_view(self.name, self.read(), counters)
 
     def require(self) -> None:
-        """Raise if the kernel has no nf_tables, iptables no such table, or we no right."""
+        """Raise if the kernel has no nf_tables, if iptables knows no such table, or without CAP_NET_ADMIN."""
         with self._socket() as socket:
             NftScan(self.nfproto, self.name, socket)
 
     def rehearse(self, operations: list[Any], lock: Any) -> None:
-        """Do *operations* as `commit` does, and let the kernel check and forget them."""
+        """Carry out *operations* as `commit` does, but have the kernel only check the batch."""
         self.commit_together([(self, operations)], lock, test=True)
 
     def commit(self, operations: list[Any], lock: Any) -> None:
-        """Apply *operations* to the table as it is now; all of them or none. See `commit_together`."""
+        """Carry out *operations* on the table as it is now: all of them or none. See `commit_together`."""
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
     def commit_together(parts: list[tuple[Any, list[Any]]], lock: Any, test: bool = False) -> None:
-        """Commit several [(table, operations)] of one namespace, of whatever families, in one batch: all of them or
-        none.
+        """Commit [(table, operations)] of tables of one namespace, of both families, in one batch: all of them or none.
 
-        The kernel refuses a batch that was planned on a ruleset that has changed since; it is planned anew then, and
-        `Conflict` is raised only after very many times. So *lock* is not needed, and, like iptables-nft, not taken.
-        With *test* the kernel checks everything and nothing is changed. `PartialCommit` where the kernel's answer is
-        lost, and nothing else tells whether the batch was applied.
+        The kernel refuses a batch if the ruleset has changed since the batch was planned. Then it is planned again;
+        `Conflict` is raised after very many attempts. So *lock* is not needed, and is not taken, as by iptables-nft.
+
+        With *test* the kernel checks everything and changes nothing. Raises `PartialCommit` if the kernel's answer is
+        lost, and it cannot be found out whether the batch was applied.
         """
         place = parts[0][0].place
         if any(table.place.cookie != place.cookie for table, _ in parts):
@@ -144,7 +144,7 @@ def _commit(socket: Socket, parts: list[tuple[Any, list[Any]]], test: bool) -> N
             if socket.generation() != generation:
                 continue  # what was read was not of one ruleset
             raise
-        # what does not depend on anything that was read cannot be out of date
+        # a batch that does not depend on anything that was read cannot be out of date
         depends = any(handle.depends for handle in handles)
         marks = [mark(str(table)) for table, _ in parts]
         try:
@@ -165,7 +165,7 @@ def _commit(socket: Socket, parts: list[tuple[Any, list[Any]]], test: bool) -> N
                 _diagnose(parts, handles, failed == errno.EBUSY)
             raise _refused(failed, explanation, step_of(steps, number), handles)
         if attempt >= _PATIENCE:
-            # not all at the same time again
+            # a pause of random length, so that several writers do not collide again
             time.sleep(time.perf_counter_ns() % 1000 * 1e-6 * min(attempt / _PATIENCE, 16))
     raise Conflict("can't commit: the ruleset never stops changing", errno.EAGAIN, "Resource temporarily unavailable")
 
@@ -173,7 +173,7 @@ def _commit(socket: Socket, parts: list[tuple[Any, list[Any]]], test: bool) -> N
 def _is_at(place: Place, generation: int) -> bool:
     """Whether nobody has committed anything in this namespace since *generation*."""
     try:
-        # not the one whose answer is lost
+        # a new socket: the answer on the old one is lost
         with place.open() as there, Socket(there) as socket:
             place.check(socket.cookie(there))
             return socket.generation() == generation
@@ -187,7 +187,7 @@ def _partial(what: str, parts: list[tuple[Any, list[Any]]]) -> Any:
 
 
 def _finish(socket: Socket, handle: TablePlan, parts: list[tuple[Any, list[Any]]]) -> None:
-    """Do what can be done only once the batch is applied."""
+    """Do the work of *handle* that is left after the batch is applied."""
     try:
         handle.finish(socket)
     except NotFound:
@@ -197,8 +197,10 @@ def _finish(socket: Socket, handle: TablePlan, parts: list[tuple[Any, list[Any]]
 
 
 def _diagnose(parts: list[tuple[Any, list[Any]]], handles: list[TablePlan], by_kernel: bool) -> None:
-    """Raise what keeps one of the operations from being done, as far as it can be seen in the tables; *by_kernel*:
-    iptables-nft leaves it to the kernel to refuse that."""
+    """Raise the reason for which one of the operations fails, if the tables show it.
+
+    *by_kernel*: in this case iptables-nft prints the kernel's refusal, and ends with another exit status.
+    """
     for handle, (_, operations) in zip(handles, parts):
         view = handle.view()
         try:
@@ -211,7 +213,7 @@ def _diagnose(parts: list[tuple[Any, list[Any]]], handles: list[TablePlan], by_k
 
 
 def _missing_chain(step: Any, handles: list[TablePlan]) -> Any:
-    """The chain that the rule of *step* jumps to, if there is none of that name."""
+    """Return the name of the chain that the rule of *step* jumps to, if no such chain exists, or None."""
     nfproto, _, _, _, entry = step
     if entry is None:
         return None
@@ -223,12 +225,12 @@ def _missing_chain(step: Any, handles: list[TablePlan]) -> Any:
 
 
 def _name_of(payload: bytes) -> Any:
-    """The name of a match or target."""
+    """Return the name of a match or target."""
     return payload[2:31].partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def _wanted_protocol(nfproto: int, entry: bytes) -> Any:
-    """What iptables-nft says of a match of ports in a rule of another protocol, or None."""
+    """Return what iptables-nft says of a match of ports in a rule of another protocol, or None."""
     protocol, _ = _core.load_rules(_core.RuleValue, nfproto, [entry], None)[0]._get_proto()
     for match in _core.split_entry(nfproto, entry)[1][:-1]:
         name = _name_of(match)
@@ -238,7 +240,7 @@ def _wanted_protocol(nfproto: int, entry: bytes) -> Any:
 
 
 def _refused(error: int, explanation: str | None, step: Any, handles: list[TablePlan]) -> Any:
-    """The exception for what the kernel said of the message for *step*, or of the batch as a whole."""
+    """Return the exception for the errno with which the kernel refused the message of *step*, or the whole batch."""
     reason = "No chain/target/match by that name" if error == errno.ENOENT else os.strerror(error)
     if step is None:
         return kernel_error("can't commit", error, reason, RESOURCE_PROBLEM)
