@@ -23,7 +23,7 @@ from .views import refusal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from ..errors import KernelError
     from ..language.program import Program
@@ -119,7 +119,7 @@ def perform(operation: Any, handle: Any, look: Callable[[], View]) -> None:
         _raise_in_words(operation, error)
 
 
-def _raise_in_words(operation, error):
+def _raise_in_words(operation: Any, error: OSError) -> NoReturn:
     """Raise *error*, an `OSError` that came out of *operation*, in its words."""
     if isinstance(error, IPTCError):
         raise error
@@ -139,7 +139,7 @@ class Append(_Edit):
     def do(self, handle: Any, look: Callable[[], View]) -> None:
         handle.append(self.chain, self.entry)
 
-    def apply(self, view):
+    def apply(self, view: View) -> None:
         """Do it to a table in memory, without the steps between: a batch is hardly anything but this."""
         chain = view.chains.get(self.chain)
         if chain is None:
