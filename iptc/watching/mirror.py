@@ -6,7 +6,6 @@ import struct
 
 from .. import _core
 from .._netlink import Socket
-from ..language import printing
 from ..managing.difference import ChainDifference, diff_tables
 from ..managing.value import ChainValue, Ruleset, TableValue, jump_of, plain_table, read_live
 from ..nft import codec
@@ -292,7 +291,7 @@ def _with_jumps(chain: ChainValue, renamed: dict[str, str]) -> ChainValue:
     for position, entry in enumerate(entries):
         name = jump_of(chain.nfproto, entry)
         if name in renamed:
-            entries[position] = printing.retarget(chain.nfproto, entry, name, renamed[name]) or entry
+            entries[position] = _core.retarget(chain.nfproto, entry, name, renamed[name]) or entry
     if entries == list(chain.entries):
         return chain
     return ChainValue(
