@@ -7,7 +7,7 @@ import struct
 from .. import _core
 from .._netlink import Socket
 from ..managing.difference import ChainDifference, diff_tables
-from ..managing.value import ChainValue, Ruleset, TableValue, jump_of, plain_table, read_live
+from ..managing.value import ChainValue, Ruleset, TableValue, plain_table, read_live
 from ..nft import codec
 from ..nft.reader import BUILTIN_CHAINS
 from ..nft.sockets import Sockets, sockets_of
@@ -289,7 +289,7 @@ def _with_jumps(chain: ChainValue, renamed: dict[str, str]) -> ChainValue:
     """*chain* with its jumps to what chains are called now."""
     entries = list(chain.entries)
     for position, entry in enumerate(entries):
-        name = jump_of(chain.nfproto, entry)
+        name = _core.jump_of(chain.nfproto, entry).decode("utf-8", "surrogateescape")
         if name in renamed:
             entries[position] = _core.retarget(chain.nfproto, entry, name, renamed[name]) or entry
     if entries == list(chain.entries):
