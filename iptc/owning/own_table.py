@@ -225,10 +225,10 @@ class OwnTable:
 
 def _retargeted(nfproto: Family, entry: bytes, old: str, new: str) -> bytes:
     """*entry* with its jump, if it has one, to a chain whose name begins with *new* and not with *old*."""
-    chain = printing.jump_of(nfproto, entry).decode("utf-8", "surrogateescape")
+    chain = _core.jump_of(nfproto, entry).decode("utf-8", "surrogateescape")
     if not chain:
         return entry
-    return printing.retarget(nfproto, entry, chain, new + chain.removeprefix(old)) or entry
+    return _core.retarget(nfproto, entry, chain, new + chain.removeprefix(old)) or entry
 
 
 def _value(nfproto: Family, chain: str, entries: list[bytes] | None) -> ChainValue | None:
