@@ -14,6 +14,9 @@
 #define PyList_GET_SIZE PyList_Size
 #define PyList_SET_ITEM PyList_SetItem
 #define PyTuple_SET_ITEM PyTuple_SetItem
+#define PyContextVar_Get(variable, otherwise, found) \
+	((*(found) = PyObject_CallMethod(variable, "get", "O", otherwise)) == NULL ? -1 : 0)
+#define PyContextVar_Set(variable, value) PyObject_CallMethod(variable, "set", "O", value)
 #endif
 
 #endif
