@@ -87,7 +87,7 @@ def extensions():
             [f"iptc/language/{name}.c" for name in ("shim", "libxtables", "division", "names")],
         ),
         extension("language.extension"),
-        extension("language.printing"),
+        extension("language.printing", ["iptc/language/native.c"]),
         extension("language.comparing"),
         extension("language.options"),
         extension("language.specification"),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     _bytes = bytes
 
 
+_PAYLOAD_HEADER = 32  # of a match, before what it says
+
 _named = _core.Counters._make
 
 
@@ -225,17 +227,20 @@ class RuleInfo:
 
     @property
     def text(self) -> str:
-        """The rule as `iptables-save` prints it, without `-A CHAIN`."""
+        """The rule as `iptables-save` prints it, without `-A CHAIN`; where no extensions are installed, as far as
+        can be without them."""
         if self._text is None:
-            self._text = str(self._rule)
+            self._text = self._rule._shown()
         return self._text
 
     @property
     def comment(self) -> Any:
         """The text of its match `comment`, or None if it has none."""
         if self._comment is False:
-            comments = (match.comment for match in self._rule.matches if match.name == "comment")
-            self._comment = next(comments, None)
+            comments = (match.match_buf[_PAYLOAD_HEADER:] for match in self._rule.matches if match.name == "comment")
+            found = next(comments, None)
+            # of its bytes, so that it is known where no plugins are installed too
+            self._comment = found and found.partition(b"\0")[0].decode("utf-8", "surrogateescape")
         return self._comment
 
     @property

@@ -126,12 +126,14 @@ class Target(IPTCModule):
             self._become_verdict(rule, _VERDICTS[name], bool(goto))
         elif (_state or _load_state()).is_user_chain(rule.nfproto, name):
             self._become_verdict(rule, _core.standard_target(name), bool(goto))
-        elif not goto and plugins.find_target(rule.nfproto, name, revision) is not None:
+        elif not goto and plugins.has_target(rule.nfproto, name):
             self._begin(rule, True, name, revision)
         elif (_state or _load_state()).is_user_chain(rule.nfproto, name, look_again=True):
             self._become_verdict(rule, _core.standard_target(name), bool(goto))
+        elif goto:
+            raise XTablesError(f"goto '{name}' is not a chain")
         else:
-            raise XTablesError(f"goto '{name}' is not a chain" if goto else f"can't find target {name}")
+            self._begin(rule, True, name, revision)  # for what it says
 
     @property
     def standard_target(self) -> str:
@@ -294,6 +296,8 @@ class Rule(_core.RuleValue):
         if negated:
             text = text[1:].lstrip(" ")
         number = PROTOCOL_NUMBERS.get(text)
+        if number is None and text.isascii() and text.isdigit() and text[0] != "0":
+            number = int(text)
         if number is None:
             try:
                 number = plugins.parse_protocol(text) if text and not text.startswith("-") else -1
@@ -452,8 +456,12 @@ class Rule(_core.RuleValue):
         rest._set_network(0, *any_network)
         return " ".join([*words, str(rest)])
 
+    def _shown(self) -> str:
+        """The rule as text, also where there is no plugin for a part of it."""
+        return str(self) if self._networks else printing.render(self.nfproto, self._whole(), partly=True)
+
     def __repr__(self) -> str:
-        return f"<iptc.{type(self).__name__} {self}>"
+        return f"<iptc.{type(self).__name__} {self._shown()}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._matches is None:

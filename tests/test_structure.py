@@ -25,7 +25,7 @@ def modules(suffix):
 
 
 COMPILED = modules(".pyx")
-C_ONLY = ("division", "libxtables", "names", "shim")  # in the folder language
+C_ONLY = ("division", "libxtables", "names", "native", "shim")  # in the folder language
 PLAIN = modules(".py")
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 GENERATED = {PACKAGE / f"{name.replace('.', '/')}.c" for name in COMPILED}

@@ -46,8 +46,8 @@ def of_library():
     """Whether libxtables is there, and is the one that iptc was compiled for."""
     path, number = library()
     if number is None and path:
-        text = f"libxtables cannot be used: {path.rstrip('.')}. Only counters can be read, no rule made or printed."
-        yield Finding(WARNING, text, "Install it: apt install libxtables12, or dnf install iptables-libs")
+        text = f"libxtables cannot be used: {path.rstrip('.')}. No rule can be made, and few can be printed."
+        yield Finding(WARNING, text, "Install it: apt install iptables, or dnf install iptables-nft")
         return
     compiled = _compiled_for()
     if number is not None and compiled is not None and number != compiled:
@@ -92,7 +92,7 @@ def of_plugins(plugins, number):
         # with several folders one may be missing
         level = WARNING if plugins.files else ERROR
         text = f"The folder of plugins {place} cannot be read: {why}."
-        do = "Install iptables' extensions there, or correct XTABLES_LIBDIR"
+        do = "Install the package iptables (iptables-nft on Fedora), or correct XTABLES_LIBDIR"
         yield Finding(level, text, do)
     unfit = {}
     for name, path in sorted(plugins.files.items()):
@@ -108,7 +108,7 @@ def of_plugins(plugins, number):
         yield Finding(INFO, f"There are {len(plugins.files)} plugin files in {places}.")
     elif not plugins.files and not plugins.unreadable:
         places = listed(plugins.places) if plugins.places else "any folder that is known"
-        do = "Install iptables' extensions, or set XTABLES_LIBDIR"
+        do = "Install the package iptables (iptables-nft on Fedora), or set XTABLES_LIBDIR"
         yield Finding(WARNING, f"There is no plugin in {places}: matches and targets cannot be used.", do)
 
 

@@ -16,6 +16,7 @@ cdef class Extension:
     cdef unsigned int flags
     cdef list journal                       # [(Option, negated, words)]: what was set, in order; None: as read
 
+    cdef int _miss_plugin(self) except -1
     cdef int _create(self, RuleValue rule, bint is_target, str name, revision) except -1
     cdef int _read(self, RuleValue rule, bint is_target, bytes payload) except -1
     cpdef int _become_verdict(self, RuleValue rule, bytes payload, bint goto) except -1

@@ -189,8 +189,18 @@ cdef class Extension:
         if found is None:
             found = options.get(name.strip().replace("_", "-"))
         if found is None and must:
+            self._miss_plugin()
             raise ParameterError(f"{self.name}: invalid parameter {name.replace('_', '-')}")
         return found
+
+    cdef int _miss_plugin(self) except -1:
+        """Raise `Unsupported` where this payload cannot be read because there are no plugins at all."""
+        cdef const xt_entry_match *raw
+        if self.plugin is None:
+            raw = self._raw()
+            if not (self.is_target and is_verdict(raw)):
+                find(self.is_target, self.base.family.nfproto, self.name, raw.u.user.revision)
+        return 0
 
     def set_parameter(self, str parameter, value=None):
         """Set *parameter* to *value*, replacing what it was, negation included.
@@ -413,6 +423,7 @@ cdef class Extension:
         cdef dict found = {}
         cdef Option item
         if self.plugin is None:
+            self._miss_plugin()
             return found
         for item, negated, words in read_saved(self.plugin.options(), self._saved()):
             key = item.name

@@ -101,6 +101,7 @@ cdef struct Spec:
     bint wanted
     bint wanted_is_target
     char wanted_name[NAME_ROOM]
+    bint wanted_for_chain    # a chain is to have it: no extension need be there
 
 # Bits of the base options that were given, in iptables' order.
 cdef enum:

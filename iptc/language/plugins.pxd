@@ -204,7 +204,7 @@ cdef bint wants_check(const PluginRow *row, unsigned int given) noexcept nogil
 
 # Look *name* up without Python: False if nobody has asked for it yet, and `learn` must. No plugin is NULL in *row*.
 cdef bint known(bint is_target, int nfproto, const char *name, int revision, PluginRow **row) noexcept nogil
-cdef int learn(bint is_target, int nfproto, const char *name, int revision) except -1
+cdef int learn(bint is_target, int nfproto, const char *name, int revision, bint may_be_none=*) except -1
 cdef enum:
     PREFERRED = -1                          # for a revision: the one that iptables would use
 

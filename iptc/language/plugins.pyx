@@ -771,6 +771,14 @@ def find_target(int nfproto, str name, revision=None):
     return find(True, nfproto, name, revision)
 
 
+def has_target(int nfproto, str name not None):
+    """Whether an extension that is installed is target *name*, which is no name for a chain then."""
+    try:
+        return find(True, nfproto, name, None) is not None
+    except Unsupported:
+        return False            # there are none
+
+
 cdef set _all_options = None        # what the options of all installed extensions are called, once it was asked for
 
 
@@ -869,15 +877,25 @@ cdef bint known(bint is_target, int nfproto, const char *name, int revision, Plu
     return True
 
 
-cdef int learn(bint is_target, int nfproto, const char *name, int revision) except -1:
-    """Find plugin *name* (at most 28 bytes) and keep it where `known` looks; *name* may change meanwhile."""
+cdef int learn(bint is_target, int nfproto, const char *name, int revision, bint may_be_none=False) except -1:
+    """Find plugin *name* (at most 28 bytes) and keep it where `known` looks; *name* may change meanwhile.
+
+    *may_be_none*: where no plugins are installed it is none of them, and that is no error.
+    """
     global _slots, _slot_room, _slots_used
     cdef bytes label = name
-    cdef Plugin plugin = find(is_target, nfproto, text_of(label, PyBytes_GET_SIZE(label)),
-                              None if revision == PREFERRED else revision)
-    cdef Slot *old = _slots
+    cdef Plugin plugin = None
+    cdef Slot *old
     cdef Slot *slot
-    cdef size_t i, room = _slot_room
+    cdef size_t i, room
+    try:
+        plugin = find(is_target, nfproto, text_of(label, PyBytes_GET_SIZE(label)),
+                      None if revision == PREFERRED else revision)
+    except Unsupported:
+        if not may_be_none:
+            raise
+    old = _slots
+    room = _slot_room
     if 2 * (_slots_used + 1) > _slot_room:
         # names come from outside, without end: beyond a number all are forgotten, and asked for again
         _slots = <Slot *> calloc(2 * room if 0 < room < MOST_SLOTS else 1024, sizeof(Slot))

@@ -12,6 +12,7 @@ cdef struct Printed:
     size_t target_at
     size_t size
     bint counted                # with `-c PACKETS BYTES` before the target, as `iptables -S -v`
+    bint partly                 # where there are no plugins, what needs one is printed as what no plugin is known for
     Names *looked               # what was looked up to print it, and others with it
     const char *verdict         # the verdict or chain of a rule as the kernel has it; NULL: its target has the name
 

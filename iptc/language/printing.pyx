@@ -17,7 +17,12 @@ from .plugins cimport (
     library_there, print_text, printed_text, prints_by_mask, protocol_name, said, use_family, warn_of_what_was_said,
 )
 from .._core import split_entry
-from ..errors import ParameterError
+from ..errors import ParameterError, Unsupported
+
+cdef extern from "native.h" nogil:
+    enum:
+        NATIVE_ROOM
+    int native_print(char *text, int is_target, int family, const xt_entry_match *payload)
 
 
 cdef char *put(char *at, const char *text, size_t length) noexcept nogil:
@@ -151,12 +156,13 @@ cdef void _name_protocol(void *arg) noexcept nogil:
 
 cdef int learn_plugins(Printed *rule) except -1:
     """Look up what prints the parts of *rule*, and the name of its protocol: what nobody has looked for yet; return how
-    many."""
+    many. `Unsupported` where there are no plugins, and the rule needs one."""
     cdef Payloads at = _payloads_of(rule)
     cdef const char *label
     cdef bytes name
     cdef bint unknown
     cdef int learned = 0
+    cdef char text[NATIVE_ROOM]
     if rule.by_mask and protocol_name((<const uint16_t *> (rule.head + rule.family.proto))[0], False) == NULL:
         if captured(_name_protocol, rule, rule.looked) != 0:
             look_up(rule.looked)
@@ -168,8 +174,12 @@ cdef int learn_plugins(Printed *rule) except -1:
             if unknown:
                 label = <const char *> at.payload.u.user.name
                 name = label[:strnlen(label, 28)]
-                learn(at.is_target, rule.family.nfproto, name, at.payload.u.user.revision)
-                learned += 1
+                try:
+                    learn(at.is_target, rule.family.nfproto, name, at.payload.u.user.revision)
+                    learned += 1
+                except Unsupported:
+                    if native_print(text, at.is_target, rule.family.nfproto, at.payload) < 0 and not rule.partly:
+                        raise
     return learned
 
 
@@ -185,7 +195,8 @@ cdef void print_rule(Printed *rule) noexcept nogil:
     cdef const xt_entry_match *payload
     cdef PluginRow *row
     cdef const char *name
-    cdef bint unknown = False
+    cdef bint unknown
+    cdef int length
     while next_payload(&payloads):
         payload = payloads.payload
         name = <const char *> payload.u.user.name
@@ -198,6 +209,7 @@ cdef void print_rule(Printed *rule) noexcept nogil:
                 at = _put_option(at, b'g' if rule.head[rule.family.flags] & rule.family.goto_flag else b'j', 0)
                 at = put(at, name, strnlen(name, 29))
             break
+        unknown = False
         row = _row_of(rule.family, payloads.is_target, payload, &unknown)
         if row != NULL:
             expect_division(row)
@@ -207,7 +219,13 @@ cdef void print_rule(Printed *rule) noexcept nogil:
         at = put(at, name, strnlen(name, 29))
         print_text(text, at - text)
         at = text
-        if row == NULL:
+        length = -1
+        if unknown:
+            # there are no plugins
+            length = native_print(text, payloads.is_target, rule.family.nfproto, payload)
+        if length >= 0:
+            at = text + length
+        elif row == NULL:
             at = _put_number(put(text, b" [", 2), payload.u.match_size - PAYLOAD_HEADER)
             at = put(at, b" bytes of unknown data]", 23)
         elif row.c.save != NULL:
@@ -254,9 +272,13 @@ cdef str _text_of(Printed *rule):
     return text
 
 
-def render(int nfproto, bytes entry not None, bint counted=False):
+def render(int nfproto, bytes entry not None, bint counted=False, bint partly=False):
     """Return *entry* as `iptables-save` prints it, without `-A CHAIN` in front; *counted*: as `iptables -S -v`, with
-    `-c`."""
+    `-c`.
+
+    *partly*: where there are no plugins at all, what needs one is printed as iptables prints what it has no plugin for,
+    instead of raising `Unsupported`.
+    """
     cdef Printed rule
     split_entry(nfproto, entry)
     rule.family = family_of(nfproto)
@@ -266,10 +288,11 @@ def render(int nfproto, bytes entry not None, bint counted=False):
     rule.size = PyBytes_GET_SIZE(entry)
     rule.verdict = NULL
     rule.counted = counted
+    rule.partly = partly
     return _text_of(&rule)
 
 
-def render_rule(RuleValue value not None):
+def render_rule(RuleValue value not None, bint partly=False):
     """Return the rule as `render` does; it must be as it was read, its parts not taken out."""
     cdef Printed rule
     cdef bytes body = value.body
@@ -282,4 +305,5 @@ def render_rule(RuleValue value not None):
     rule.size = rule.family.header + PyBytes_GET_SIZE(body)
     rule.verdict = NULL
     rule.counted = False
+    rule.partly = partly
     return _text_of(&rule)

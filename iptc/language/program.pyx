@@ -24,7 +24,7 @@ from .plugins cimport (
     OTHER_PROBLEM, PARAMETER_PROBLEM, Names, captured, look_up, begin_names, end_names,
     refused_with, said, warn_of_what_was_said, warned, xtables_error,
 )
-from .specification cimport check_length, free_networks, learn_wanted, plugin_of, read_command, set_network, spec_of
+from .specification cimport check_length, free_networks, learn_wanted, names_target, read_command, set_network, spec_of
 from .words cimport MOST_WORDS, add, clear, make_room, split
 from ..errors import ParameterError
 
@@ -331,7 +331,7 @@ cdef void _read_declaration(Reading *reading) noexcept nogil:
 cdef void _hide_target(Reading *reading, const char *name) noexcept nogil:
     """A chain that was declared is what its name means from now on, even where there is such a target."""
     cdef char *grown
-    if plugin_of(reading.spec, True, name) == NULL:
+    if not names_target(reading.spec, name):
         return
     grown = <char *> realloc(reading.hidden, NAME_ROOM * (reading.hidden_count + 1))
     if grown == NULL:

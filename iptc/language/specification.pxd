@@ -1,7 +1,6 @@
 # Reading one command, for those who have its line.
 
 from .options cimport Spec
-from .plugins cimport PluginRow
 
 cdef Spec *spec_of(int nfproto, const char *program, const char *table) except NULL
 cdef void read_command(Spec *spec) noexcept nogil
@@ -9,4 +8,4 @@ cdef void check_length(const char *chain) noexcept nogil
 cdef void set_network(Spec *spec, int which, unsigned int i) noexcept nogil
 cdef void free_networks(Spec *spec) noexcept nogil
 cdef int learn_wanted(Spec *spec) except -1
-cdef PluginRow *plugin_of(Spec *spec, bint is_target, const char *name) noexcept nogil
+cdef bint names_target(Spec *spec, const char *name) noexcept nogil

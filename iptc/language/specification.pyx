@@ -65,6 +65,10 @@ cdef Spec *spec_of(int nfproto, const char *program, const char *table) except N
 
 cdef PluginRow *plugin_of(Spec *spec, bint is_target, const char *name) noexcept nogil:
     """The plugin *name* that iptables would use, or NULL; reading ends where nobody has looked for it yet."""
+    return _plugin_of(spec, is_target, name, False)
+
+
+cdef PluginRow *_plugin_of(Spec *spec, bint is_target, const char *name, bint for_chain) noexcept nogil:
     cdef PluginRow *row
     cdef size_t i
     if is_target:
@@ -78,15 +82,21 @@ cdef PluginRow *plugin_of(Spec *spec, bint is_target, const char *name) noexcept
     if not known(is_target, spec.family.nfproto, name, PREFERRED, &row):
         spec.wanted = True
         spec.wanted_is_target = is_target
+        spec.wanted_for_chain = for_chain
         memcpy(spec.wanted_name, name, strlen(name) + 1)
         xtables_error(PARAMETER_PROBLEM, b"nobody knows %s yet", name)
     return row
 
 
+cdef bint names_target(Spec *spec, const char *name) noexcept nogil:
+    """Whether *name*, which is to be a chain's, is that of a target; where no extension is installed it is not."""
+    return _plugin_of(spec, True, name, True) != NULL
+
+
 cdef int learn_wanted(Spec *spec) except -1:
     """Look up the name that ended the reading; after it *spec* has to be filled anew."""
     cdef bytes name = spec.wanted_name
-    return learn(spec.wanted_is_target, spec.family.nfproto, name, PREFERRED)
+    return learn(spec.wanted_is_target, spec.family.nfproto, name, PREFERRED, spec.wanted_for_chain)
 
 
 cdef void _begin_part(Spec *spec, Part *part, PluginRow *row, char *payload, bint is_target) noexcept nogil:
@@ -412,7 +422,7 @@ cdef void check_new_name(Spec *spec, const char *name) noexcept nogil:
     check_length(name)
     if name[0] == b'-' or name[0] == b'!':
         xtables_error(PARAMETER_PROBLEM, b"chain name not allowed to start with `%c'", <int> name[0])
-    if is_verdict_name(name) or plugin_of(spec, True, name) != NULL:
+    if is_verdict_name(name) or names_target(spec, name):
         xtables_error(PARAMETER_PROBLEM, b"chain name may not clash with target name")
     while at[0]:
         if isspace(<unsigned char> at[0]):

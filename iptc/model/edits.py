@@ -375,7 +375,7 @@ def check_new_name(nfproto: int, name: str, declared: bool = False) -> None:
         raise ParameterError(f"chain name not allowed to start with `{name[0]}'")
     if any(c in " \t\n\v\f\r" for c in name):
         raise ParameterError(f"Invalid chain name `{name}'")
-    if name in _core.VERDICTS or not declared and plugins.find_target(nfproto, name) is not None:
+    if name in _core.VERDICTS or not declared and plugins.has_target(nfproto, name):
         raise ParameterError("chain name may not clash with target name")
 
 

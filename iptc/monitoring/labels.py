@@ -38,7 +38,7 @@ def words_of(nfproto: Any, entry: bytes) -> Words:
     payloads = _core.split_entry(nfproto, entry)[1]
     target = _text(payloads[-1][2:31])
     comment = next((_text(match[32:]) for match in payloads[:-1] if match[2:].startswith(_COMMENT)), None)
-    text = printing.render(nfproto, entry)
+    text = printing.render(nfproto, entry, partly=True)
     if target == "nft":
         # what iptables-nft did not write, and only nft can read
         from ..nft.codec import entry_expressions
