@@ -194,6 +194,7 @@ BOTH_BACKENDS = {
     "test_easy",
     "test_extensions",
     "test_grammar",
+    "test_libxtables",
     "test_match",
     "test_memory",
     "test_names",

@@ -50,7 +50,7 @@ def seen(tmp_path_factory):
             mount --bind {view} {folder}
             exec "$@"
         """
-        command = ["unshare", "-mn", "sh", "-ec", script, "sh", sys.executable, "-W", "error", "-c", code, *arguments]
+        command = ["unshare", "-m", "sh", "-ec", script, "sh", sys.executable, "-W", "error", "-c", code, *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         done = subprocess.run(command, input=given, capture_output=True, text=True, env=environment, cwd="/")
         for path in folder.iterdir():
@@ -245,3 +245,56 @@ def test_what_nf_tables_has_itself_is_printed_without_extensions_as_with_them(se
             assert json.loads(text) == str(rule) or " 0:65535" in text
             used |= names
     assert NATIVE <= used
+
+
+RULES = [
+    "-A INPUT -i lo -j ACCEPT",
+    '-A INPUT -p tcp -m tcp --dport 22 -m comment --comment "ssh in" -j web',
+    "-A web -m mark --mark 0x1/0xff -m limit --limit 3/sec -j DROP",
+    "-A web -m conntrack --ctstate NEW -j ACCEPT",
+]
+
+POLLED = (
+    REFUSED
+    + """
+import os, sys
+backend = os.environ["IPTC_BACKEND"]
+print(iptc.backend())
+with iptc.CounterReader("filter") as reader:
+    for _ in range(2):
+        snapshot = reader.read()
+        print(sum(snapshot.packets), snapshot["INPUT"][1].packets)
+    for rule in snapshot.rules:
+        print(f"-A {rule.chain} {rule.text}")
+        print(rule.comment, rule.target)
+table = iptc.Table("filter")
+refused(table.save)
+web = iptc.Chain(table, "web")
+web.delete_rule_at(1)
+print(*[line for line in table.save().splitlines() if line.startswith("-A ")], sep="\\n")
+table.create_chain("other").rename("another")
+iptc.Chain(table, "INPUT").set_policy("DROP")
+print(*[chain.name for chain in table.chains], iptc.Chain(table, "INPUT").get_policy().name)
+refused(iptc.Rule.from_args, "-p tcp -m tcp --dport 22 -j ACCEPT")
+refused(getattr, iptc.Chain(table, "INPUT").rules[1].matches[0], "dport")
+"""
+)
+
+
+def test_a_container_without_iptables_polls_counters_and_asks_for_it_when_a_rule_is_to_be_read(host, seen):
+    counted = [f"[{packets}:{60 * packets}] {rule}" for packets, rule in enumerate(RULES)]
+    chains = [":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", ":web - [0:0]"]
+    host.restore("\n".join(["*filter", *chains, *counted, "COMMIT", ""]), arguments=["-c"])
+    missing = f"libxtables.so.12 is not there, and rules are read and printed with it: {INSTALL}"
+    polled = seen("'libxtables*' xtables", POLLED, IPTC_BACKEND=host.backend)
+    unread = re.sub(r"conntrack .* -j", "conntrack [200 bytes of unknown data] -j", RULES[3])
+    assert [re.sub(r"\[\d+ bytes", "[200 bytes", line) for line in polled] == [
+        host.backend,
+        *["6 1"] * 2,
+        *[RULES[0], "None ACCEPT", RULES[1], "ssh in web", RULES[2], "None DROP", unread, "None ACCEPT"],
+        missing,
+        *RULES[:3],
+        "INPUT FORWARD OUTPUT another web DROP",
+        *[missing] * 2,
+    ]
+    assert host.rules() == RULES[:3]
