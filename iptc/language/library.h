@@ -4,9 +4,11 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* One symbol and the pointer that it goes to; without an *optional* one the table is of no use. */
 struct library_symbol {
@@ -30,8 +32,19 @@ static inline void *library_load(const char *file, int flags, const char *prefix
 	errno = 0;
 	handle = dlopen(file, flags);
 	if (handle == NULL) {
-		int error = errno;
+		int error = errno, spare;
 		const char *said = dlerror();
+
+		/* where nothing can be opened for now, nothing is found */
+		spare = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (spare < 0 || error == ENOMEM) {
+			why->error = error == ENOMEM ? ENOMEM : errno;
+			snprintf(why->text, sizeof(why->text), "%s", strerror(why->error));
+			if (spare >= 0)
+				close(spare);
+			return NULL;
+		}
+		close(spare);
 
 		why->error = error ? error : EINVAL;
 		/* the loader looks at several places, and errno is of any of them: what it says is of the last */
