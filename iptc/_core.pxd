@@ -210,24 +210,28 @@ cdef class Base:
     cdef Family *family
 
 cdef class RuleValue:
-    cdef readonly Base _base
+    cdef readonly Base _base     # its own base part, once it was changed or a match or target needs it
     cdef Family *family
-    cdef bytes body          # matches and target as they stood in the blob that was read, or None
+    cdef bytes entry         # the whole rule as it was read, as long as its parts were not asked for, or None
     cdef public object chain     # the Chain it was read from, or None
     cdef public list _matches    # the Match objects, or None until they are asked for
     cdef public object _target   # the Target, or None: there is none, or it was not asked for yet
     cdef public list _networks   # [sources, destinations] as (address, mask) where it stands for several rules, or None
 
     cdef int _load_entry(self, Family *family, const char *entry) except -1
+    cdef void _take_entry(self, Family *family, bytes entry) noexcept
+    cdef int _flag(self, int flag, bint given) except -1
     cpdef list _body_payloads(self)
     cpdef bytes _assemble(self, list payloads)
     cpdef int _set_goto(self, bint given) except -1
-    cdef char *_head(self) noexcept
-    cdef uint8_t *_flags(self) noexcept
-    cdef unsigned char *_address(self, int which) noexcept
-    cdef char *_interface(self, int which) noexcept
+    cdef int _own(self) except -1
+    cdef char *_head(self) except NULL
+    cdef const char *_seen(self) noexcept
+    cdef const uint8_t *_flags(self) noexcept
+    cdef const unsigned char *_address(self, int which) noexcept
+    cdef const char *_interface(self, int which) noexcept
     cdef str _get_address(self, int which, int inverted)
     cdef int _set_address(self, int which, int inverted, value) except -1
-    cdef void _invert(self, int flag, bint negated) noexcept
+    cdef int _invert(self, int flag, bint negated) except -1
     cdef object _get_interface(self, int which, int inverted)
     cdef int _set_interface(self, int which, int inverted, value) except -1

@@ -243,6 +243,9 @@ cdef class Base:
     """The base part of one rule."""
 
 
+cdef Header _nothing         # the base part of a rule of which nothing was said
+
+
 cdef tuple _ATTRIBUTES = (
     "protocol", "src", "dst", "in_interface", "out_interface", "target", "counters", "fragment", "chain",
     "_matches", "_target", "_networks",
@@ -268,14 +271,11 @@ cdef class RuleValue:
 
     def __cinit__(self):
         self.family = &_ipv4
-        self._matches = []
-        self._base = Base.__new__(Base)
-        self._base.family = &_ipv4
 
     def __init__(self, entry=None, chain=None):
         if entry is not None:
             self._load(self._nfproto, entry if type(entry) is bytes else bytes(memoryview(entry)))
-        elif self._nfproto != NFPROTO_IPV4:
+        else:
             self._reset_header(self._nfproto)
         self.chain = chain
 
@@ -285,44 +285,68 @@ cdef class RuleValue:
             check_rule(self, name)
         PyObject_GenericSetAttr(self, name, value)
 
-    cdef char *_head(self) noexcept:
+    # Of many thousand rules that are read, most are only looked at: they share their bytes with the table.
+
+    cdef int _own(self) except -1:
+        """Have an own base part."""
+        cdef Base base
+        if self._base is None:
+            base = Base.__new__(Base)
+            base.family = self.family
+            memcpy(&base.raw, self._seen(), self.family.header)
+            self._base = base
+        return 0
+
+    cdef char *_head(self) except NULL:
+        """The base part, to be changed."""
+        self._own()
         return <char *> &self._base.raw
 
-    cdef uint8_t *_flags(self) noexcept:
-        return <uint8_t *> (self._head() + self.family.flags)
+    cdef const char *_seen(self) noexcept:
+        """The base part, to be looked at."""
+        if self._base is not None:
+            return <const char *> &self._base.raw
+        if self.entry is not None:
+            return PyBytes_AS_STRING(self.entry)
+        return <const char *> &_nothing
 
-    cdef unsigned char *_address(self, int which) noexcept:
+    cdef const uint8_t *_flags(self) noexcept:
+        return <const uint8_t *> (self._seen() + self.family.flags)
+
+    cdef const unsigned char *_address(self, int which) noexcept:
         """src, dst, smsk, dmsk are 0 to 3."""
-        return <unsigned char *> self._head() + which * self.family.address
+        return <const unsigned char *> self._seen() + which * self.family.address
 
-    cdef char *_interface(self, int which) noexcept:
+    cdef const char *_interface(self, int which) noexcept:
         """iniface, outiface, and their masks, are 0 to 3."""
-        return self._head() + 4 * self.family.address + which * IFNAMSIZ
+        return self._seen() + 4 * self.family.address + which * IFNAMSIZ
 
     def _reset_header(self, int nfproto):
         """Make this an empty rule of *nfproto*."""
-        self.family = self._base.family = family_of(nfproto)
-        self.body = None
+        self.family = family_of(nfproto)
+        self._base = None
+        self.entry = None
         self._matches = []
         self._target = None
-        memset(self._head(), 0, sizeof(Header))
 
     def _load(self, int nfproto, bytes entry):
         """Take over the base part and the body of *entry* (`ipt_entry` or `ip6t_entry`, target by name)."""
         cdef Family *family = family_of(nfproto)
         check_entry(family, entry)
-        self._load_entry(family, PyBytes_AS_STRING(entry))
+        self._take_entry(family, entry)
 
     cdef int _load_entry(self, Family *family, const char *entry) except -1:
         """`_load` for an entry that is known to be whole."""
-        self.family = self._base.family = family
-        memset(self._head(), 0, sizeof(Header))
-        memcpy(self._head(), entry, family.header)
-        self.body = PyBytes_FromStringAndSize(entry + family.header, next_offset(family, entry) - family.header)
+        self._take_entry(family, PyBytes_FromStringAndSize(entry, next_offset(family, entry)))
+        return 0
+
+    cdef void _take_entry(self, Family *family, bytes entry) noexcept:
+        self.family = family
+        self._base = None
+        self.entry = entry
         self._matches = None
         self._target = None
         self._networks = None
-        return 0
 
     def _load_header(self, int nfproto, bytes header):
         """Take over a base part alone, as `_header_bytes` gave it."""
@@ -333,16 +357,16 @@ cdef class RuleValue:
 
     def _header_bytes(self):
         """The base part as `ipt_entry` or `ip6t_entry`, counters included."""
-        return PyBytes_FromStringAndSize(self._head(), self.family.header)
+        return PyBytes_FromStringAndSize(self._seen(), self.family.header)
 
     cpdef list _body_payloads(self):
         """The matches and, last, the target that were read, as bytes; nothing where nothing was read."""
         cdef list payloads = []
-        cdef size_t target = target_offset(self.family, self._head()) - self.family.header
+        cdef bytes entry = self.entry
         cdef Payloads at
-        if self.body is None:
+        if entry is None:
             return payloads
-        at = payloads_between(PyBytes_AS_STRING(self.body), target, PyBytes_GET_SIZE(self.body))
+        at = payloads_of(self.family, PyBytes_AS_STRING(entry))
         while next_payload(&at):
             payloads.append(PyBytes_FromStringAndSize(<const char *> at.payload, at.size))
         return payloads
@@ -359,7 +383,7 @@ cdef class RuleValue:
             raise ParameterError("the rule is longer than 65535 bytes")
         cdef bytes entry = PyBytes_FromStringAndSize(NULL, size)
         cdef char *raw = PyBytes_AS_STRING(entry)
-        memcpy(raw, self._head(), self.family.header)
+        memcpy(raw, self._seen(), self.family.header)
         (<uint16_t *> (raw + self.family.offsets))[0] = target_at
         (<uint16_t *> (raw + self.family.offsets))[1] = size
         # nfcache and comefrom are the kernel's own scratch
@@ -429,17 +453,20 @@ cdef class RuleValue:
             # IPv6 host bits are kept: programs read back what they wrote, and the kernel masks both sides
             for i in range(length):
                 parsed[i] &= bits[i]
-        memcpy(self._address(which), parsed, length)
-        memcpy(self._address(which + 2), bits, length)
+        cdef char *head = self._head()
+        memcpy(head + which * length, parsed, length)
+        memcpy(head + (which + 2) * length, bits, length)
         self._invert(inverted, negated)
         self._networks = None
         return 0
 
-    cdef void _invert(self, int flag, bint negated) noexcept:
+    cdef int _invert(self, int flag, bint negated) except -1:
+        cdef uint8_t *flags = <uint8_t *> self._head() + self.family.flags
         if negated:
-            self._flags()[1] |= flag
+            flags[1] |= flag
         else:
-            self._flags()[1] &= ~flag
+            flags[1] &= ~flag
+        return 0
 
     def _address_is_any(self, int which):
         """Whether neither address nor mask nor negation of src (0) or dst (1) says anything."""
@@ -463,8 +490,9 @@ cdef class RuleValue:
         cdef size_t length = self.family.address
         if <size_t> PyBytes_GET_SIZE(address) != length or <size_t> PyBytes_GET_SIZE(mask) != length:
             raise ParameterError("not an address of this family")
-        memcpy(self._address(which), PyBytes_AS_STRING(address), length)
-        memcpy(self._address(which + 2), PyBytes_AS_STRING(mask), length)
+        cdef char *head = self._head()
+        memcpy(head + which * length, PyBytes_AS_STRING(address), length)
+        memcpy(head + (which + 2) * length, PyBytes_AS_STRING(mask), length)
         self._networks = None
 
     @property
@@ -488,8 +516,8 @@ cdef class RuleValue:
     # interfaces
 
     cdef _get_interface(self, int which, int inverted):
-        cdef char *name = self._interface(which)
-        cdef unsigned char *mask = <unsigned char *> self._interface(which + 2)
+        cdef const char *name = self._interface(which)
+        cdef const unsigned char *mask = <const unsigned char *> self._interface(which + 2)
         cdef size_t length = 0, masked = 0
         cdef str sign = "!" if self._flags()[1] & inverted else ""
         while length < IFNAMSIZ and name[length]:
@@ -510,12 +538,14 @@ cdef class RuleValue:
             raise ParameterError("Empty interface is likely to be undesired")
         if length >= IFNAMSIZ:
             raise ParameterError(f"interface name {os_decode(text)} too long")
-        memset(self._interface(which), 0, IFNAMSIZ)
-        memset(self._interface(which + 2), 0, IFNAMSIZ)
-        memcpy(self._interface(which), text, length)
+        cdef char *name = self._head() + 4 * self.family.address + which * IFNAMSIZ
+        cdef char *mask = name + 2 * IFNAMSIZ
+        memset(name, 0, IFNAMSIZ)
+        memset(mask, 0, IFNAMSIZ)
+        memcpy(name, text, length)
         if length:
             # a name that ends in + is compared up to it, any other with its NUL
-            memset(self._interface(which + 2), 0xff, length - 1 if text[length - 1] == b'+' else length + 1)
+            memset(mask, 0xff, length - 1 if text[length - 1] == b'+' else length + 1)
         self._invert(inverted, negated)
         return 0
 
@@ -541,41 +571,41 @@ cdef class RuleValue:
 
     def _get_proto(self):
         """(protocol number, whether negated)."""
-        return (<uint16_t *> (self._head() + self.family.proto))[0], bool(self._flags()[1] & IPT_INV_PROTO)
+        return (<const uint16_t *> (self._seen() + self.family.proto))[0], bool(self._flags()[1] & IPT_INV_PROTO)
 
     def _set_proto(self, int number, bint negated):
         (<uint16_t *> (self._head() + self.family.proto))[0] = number
         self._invert(IPT_INV_PROTO, negated)
         if self.family.nfproto == NFPROTO_IPV6:
             # without it the kernel does not look at the protocol at all
-            if number or negated:
-                self._flags()[0] |= IP6T_F_PROTO
-            else:
-                self._flags()[0] &= ~IP6T_F_PROTO
+            self._flag(IP6T_F_PROTO, number or negated)
 
     def _get_fragment(self):
         """(`-f` given, negated); IPv4 only."""
         return bool(self._flags()[0] & IPT_F_FRAG), bool(self._flags()[1] & IPT_INV_FRAG)
 
     def _set_fragment(self, bint given, bint negated):
-        if given:
-            self._flags()[0] |= IPT_F_FRAG
-        else:
-            self._flags()[0] &= ~IPT_F_FRAG
+        self._flag(IPT_F_FRAG, given)
         self._invert(IPT_INV_FRAG, negated)
 
     cpdef int _set_goto(self, bint given) except -1:
+        if self._flags()[0] & self.family.goto_flag != (self.family.goto_flag if given else 0):
+            self._flag(self.family.goto_flag, given)
+        return 0
+
+    cdef int _flag(self, int flag, bint given) except -1:
+        cdef uint8_t *flags = <uint8_t *> self._head() + self.family.flags
         if given:
-            self._flags()[0] |= self.family.goto_flag
+            flags[0] |= flag
         else:
-            self._flags()[0] &= ~self.family.goto_flag
+            flags[0] &= ~flag
         return 0
 
     # counters
 
     def get_counters(self):
         """Return the `Counters` as they were when the rule was read, or as set."""
-        cdef xt_counters *counters = <xt_counters *> (self._head() + self.family.counters)
+        cdef const xt_counters *counters = <const xt_counters *> (self._seen() + self.family.counters)
         return tuple_of_two(_counters_type, counters.pcnt, counters.bcnt)
 
     def set_counters(self, counters):

@@ -5,7 +5,8 @@
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.string cimport memcmp, strcmp
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from libc.string cimport memcmp, strcmp, strlen
 
 from .._linux cimport IFNAMSIZ
 from .._core cimport (
@@ -35,11 +36,12 @@ def find_like(int nfproto, list entries not None, bytes entry not None):
     no keys."""
     cdef Family *family = family_of(nfproto)
     cdef tuple key = compare_key(nfproto, entry)
+    cdef list parts = _parts_of(key)
     cdef bytes other
     cdef Py_ssize_t i
     for i in range(len(entries)):
         other = <bytes> entries[i]
-        if _has_same_ends(family, entry, other) and compare_key(nfproto, other) == key:
+        if _may_be_same(family, entry, parts, other) and compare_key(nfproto, other) == key:
             return i
     return -1
 
@@ -49,20 +51,49 @@ def count_like(int nfproto, list entries not None, Py_ssize_t position):
     cdef Family *family = family_of(nfproto)
     cdef bytes entry = <bytes> entries[position], other
     cdef tuple key = compare_key(nfproto, entry)
+    cdef list parts = _parts_of(key)
     cdef Py_ssize_t i, count = 0
     for i in range(position):
         other = <bytes> entries[i]
-        if _has_same_ends(family, entry, other) and compare_key(nfproto, other) == key:
+        if _may_be_same(family, entry, parts, other) and compare_key(nfproto, other) == key:
             count += 1
     return count
 
 
-cdef inline bint _has_same_ends(Family *family, bytes entry, bytes other) noexcept:
-    """Whether the rules may be the same: addresses and protocol are written in one way only."""
+cdef list _parts_of(tuple key):
+    """The keys of the matches and, last, of the target."""
+    cdef list parts = list(<tuple> key[1])
+    parts.append(key[2])
+    return parts
+
+
+cdef bint _may_be_same(Family *family, bytes entry, list parts, bytes other) noexcept:
+    """Whether *other* may be the same rule as *entry*, of which *parts* are the keys of its matches and its target:
+    a look at bytes that are in the key of whatever is the same, so that hardly any other key must be made."""
     cdef const char *one = PyBytes_AS_STRING(entry)
     cdef const char *two = PyBytes_AS_STRING(other)
-    return (<size_t> PyBytes_GET_SIZE(other) >= family.header and memcmp(one, two, 4 * family.address) == 0
-            and memcmp(one + family.proto, two + family.proto, 2) == 0)
+    cdef const char *payload
+    cdef const char *part
+    cdef size_t at = family.header, size = PyBytes_GET_SIZE(other), length, rest, whole
+    cdef Py_ssize_t i
+    # addresses and protocol are written in one way only
+    if size < at or memcmp(one, two, 4 * family.address) or memcmp(one + family.proto, two + family.proto, 2):
+        return False
+    for i in range(PyList_GET_SIZE(parts)):
+        part = PyBytes_AS_STRING(<bytes> PyList_GET_ITEM(parts, i))
+        length = strlen(part)
+        rest = PyBytes_GET_SIZE(<bytes> PyList_GET_ITEM(parts, i)) - length
+        payload = two + at
+        if at + PAYLOAD_HEADER > size:
+            return False
+        whole = (<const xt_entry_match *> payload).u.match_size
+        if memcmp(payload + 2, part, length) or length < 29 and payload[2 + length]:
+            return False
+        # a verdict has its name alone
+        if rest and (30 + rest > whole or at + whole > size or memcmp(payload + 31, part + length + 1, rest - 1)):
+            return False
+        at += whole
+    return at == size
 
 
 cdef bytes _plain_header(int nfproto, bytes header):

@@ -6,6 +6,7 @@ from its parts.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject_GenericSetAttr
 from cpython.weakref cimport PyWeakref_NewRef
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -125,6 +126,7 @@ cdef class Extension:
     # the rule
 
     cdef int _belong(self, RuleValue rule) except -1:
+        rule._own()
         self.base = rule._base
         self.owner = PyWeakref_NewRef(rule, None)
         return 0
@@ -627,10 +629,14 @@ def new_verdict(type cls, RuleValue rule not None, bytes payload not None):
 
 def read_payloads(type match_class, type target_class, RuleValue rule not None):
     """Make the objects of the bytes that *rule* was read from."""
-    cdef list payloads = rule._body_payloads()
-    cdef list matches = []
+    cdef list payloads, matches = []
     cdef Extension made
-    cdef bytes target = payloads.pop()
+    cdef bytes target
+    if rule.entry is None:       # made by `__new__` alone
+        rule._matches = matches
+        return
+    payloads = rule._body_payloads()
+    target = payloads.pop()
     for payload in payloads:
         made = <Extension?> match_class.__new__(match_class)
         made._read(rule, False, payload)
@@ -639,17 +645,22 @@ def read_payloads(type match_class, type target_class, RuleValue rule not None):
     made._read(rule, True, target)
     rule._target = made
     rule._matches = matches
+    rule.entry = None
 
 
 cdef bytes _as_it_was_read(RuleValue rule):
     """The whole entry of a rule whose parts were not taken out."""
     cdef Family *family = rule.family
-    cdef Py_ssize_t size = family.header + PyBytes_GET_SIZE(rule.body)
-    cdef bytes entry = PyBytes_FromStringAndSize(NULL, size)
-    cdef char *raw = PyBytes_AS_STRING(entry)
-    memcpy(raw, rule._head(), family.header)
-    memcpy(raw + family.header, PyBytes_AS_STRING(rule.body), size - family.header)
+    cdef const char *seen = rule._seen()
+    cdef bytes entry = rule.entry
+    cdef char *raw
     # nfcache and comefrom are the kernel's own scratch
+    if (rule._base is None and (<const uint32_t *> (seen + family.offsets))[-1] == 0
+            and (<const uint32_t *> (seen + family.offsets))[1] == 0):
+        return entry
+    entry = PyBytes_FromStringAndSize(PyBytes_AS_STRING(entry), PyBytes_GET_SIZE(entry))
+    raw = PyBytes_AS_STRING(entry)
+    memcpy(raw, seen, family.header)
     memset(raw + family.offsets - 4, 0, 4)
     memset(raw + family.offsets + 4, 0, 4)
     return entry
@@ -663,7 +674,9 @@ def pack(RuleValue rule not None, bint checked):
     if checked and rule._networks is not None:
         raise ParameterError("this rule has several addresses and stands for as many rules: expand() it")
     if rule._matches is None:
-        return _as_it_was_read(rule)
+        if rule.entry is not None:
+            return _as_it_was_read(rule)
+        rule._matches = []       # made by `__new__` alone
     if rule._target is None:
         return None
     rule._set_goto((<Extension> rule._target).goto)

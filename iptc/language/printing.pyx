@@ -9,7 +9,7 @@ from libc.string cimport memcpy, strcmp, strlen
 from .._linux cimport AF_INET6, inet_ntop, strnlen
 from .._core cimport (
     IPT_F_FRAG, IPT_INV_DSTIP, IPT_INV_FRAG, IPT_INV_PROTO, IPT_INV_SRCIP, IPT_INV_VIA_IN, IPT_INV_VIA_OUT,
-    NFPROTO_IPV4, PAYLOAD_HEADER, Family, Payloads, RuleValue, family_of, is_prefix, is_verdict, next_payload,
+    NFPROTO_IPV4, PAYLOAD_HEADER, Base, Family, Payloads, RuleValue, family_of, is_prefix, is_verdict, next_payload,
     payloads_between, target_offset, xt_counters, xt_entry_match,
 )
 from .plugins cimport (
@@ -295,14 +295,16 @@ def render(int nfproto, bytes entry not None, bint counted=False, bint partly=Fa
 def render_rule(RuleValue value not None, bint partly=False):
     """Return the rule as `render` does; it must be as it was read, its parts not taken out."""
     cdef Printed rule
-    cdef bytes body = value.body
-    if body is None or value._matches is not None:
+    # another thread may change the rule while a name is looked up
+    cdef bytes entry = value.entry
+    cdef Base base = value._base
+    if entry is None or value._matches is not None:
         raise ParameterError("the rule is not as it was read")
     rule.family = value.family
-    rule.head = <const char *> &value._base.raw
-    rule.payloads = PyBytes_AS_STRING(body)
+    rule.head = <const char *> &base.raw if base is not None else PyBytes_AS_STRING(entry)
+    rule.payloads = PyBytes_AS_STRING(entry) + rule.family.header
     rule.target_at = target_offset(rule.family, rule.head)
-    rule.size = rule.family.header + PyBytes_GET_SIZE(body)
+    rule.size = PyBytes_GET_SIZE(entry)
     rule.verdict = NULL
     rule.counted = False
     rule.partly = partly

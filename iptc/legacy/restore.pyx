@@ -37,9 +37,9 @@ class TableDraft(Draft, ArrangesAtOnce):
             _flush_all(self)
         _keep(self, program)
 
-    def take(self, rule):
+    def take(self, Run rule not None):
         """Return the bytes of a rule. Raises if it cannot jump where it does."""
-        return checked(rule, self.policy_of)
+        return _checked(rule.program.family, first_record(rule), self.policy_of)
 
     def append_run(self, Run run not None):
         """Append the rules of commands `-A` that follow each other."""

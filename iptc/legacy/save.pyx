@@ -61,23 +61,26 @@ cdef void _save_body(void *arg) noexcept nogil:
     cdef Saved *saved = <Saved *> arg
     cdef size_t i, name_length
     cdef uint32_t at
-    cdef char text[64]
+    cdef char text[128]          # what stands before a rule, and the end of the line before it: printed in one piece
     cdef char *end
+    cdef bint begun = False
     print_text(saved.head, strlen(saved.head))
     for i in range(saved.count):
         name_length = strlen(saved.chains[i].name)
         at = saved.chains[i].first
         while at < saved.chains[i].end:
             _aim(saved, at)
+            end = put(text, b"\n", 1) if begun else text
             if saved.counters:
-                text[0] = b'['
-                end = put_counters(text + 1, &saved.rule, b':')
-                print_text(text, put(end, b"] ", 2) - text)
-            print_text(b"-A ", 3)
-            print_text(saved.chains[i].name, name_length)
+                end = put_counters(put(end, b"[", 1), &saved.rule, b':')
+                end = put(end, b"] ", 2)
+            end = put(put(end, b"-A ", 3), saved.chains[i].name, name_length)
+            print_text(text, end - text)
             print_rule(&saved.rule)
-            print_text(b"\n", 1)
+            begun = True
             at += saved.rule.size
+    if begun:
+        print_text(b"\n", 1)
     print_text(saved.foot, strlen(saved.foot))
 
 
