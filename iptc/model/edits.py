@@ -23,7 +23,7 @@ from .views import refusal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any
 
     from ..errors import KernelError
     from ..language.program import Program
@@ -115,15 +115,11 @@ def perform(operation: Any, handle: Any, look: Callable[[], View]) -> None:
     """Carry out *operation* on *handle*. If a verb raises `OSError`, raise the exception of the operation instead."""
     try:
         operation.do(handle, look)
+    except IPTCError:
+        # some are an `OSError` too
+        raise
     except OSError as error:
-        _raise_in_words(operation, error)
-
-
-def _raise_in_words(operation: Any, error: OSError) -> NoReturn:
-    """Raise *error*, an `OSError` that came out of *operation*, in its words."""
-    if isinstance(error, IPTCError):
-        raise error
-    raise operation.refused(error.errno) from None
+        raise operation.refused(error.errno) from None
 
 
 class Append(_Edit):
@@ -552,7 +548,9 @@ class Replay:
         for self._done, operation in enumerate(self._operations):  # noqa: B020
             try:
                 operation.do(handle, look)
+            except IPTCError:
+                raise
             except OSError as error:
-                _raise_in_words(operation, error)
+                raise operation.refused(error.errno) from None
             if self._view is not None and operation is not self._operations[-1]:
                 operation.apply(self._view)
