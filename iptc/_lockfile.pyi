@@ -1,5 +1,8 @@
 """What `_lockfile` gives to the rest of the package."""
 
+from types import TracebackType
+from typing import Any
+
 class LockFile:
     """A lock file that is open, and the lock on it (`flock`): both go with the object."""
 
@@ -12,3 +15,17 @@ class LockFile:
     def take(self, shared: bool, wait: bool) -> bool: ...
     def release(self) -> None: ...
     def close(self) -> None: ...
+
+class Holder:
+    """What holds a lock file, or others that hold one, in a `with` statement. The end of the statement is C: a signal
+    handler runs before it, or once nothing is held any more."""
+
+    _file: Any
+    _locks: Any
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None: ...
+    def _drop(self) -> None: ...

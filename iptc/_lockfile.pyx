@@ -91,3 +91,28 @@ cdef class LockFile:
         """Close, and unlock nothing that another process has a copy of."""
         self._locked = False
         held_close(&self.held)
+
+
+cdef class Holder:
+    """What holds a lock file, or others that hold one, in a `with` statement. The end of the statement is C: a signal
+    handler runs before it, or once nothing is held any more."""
+
+    def __exit__(self, kind=None, error=None, traceback=None):
+        """Let go."""
+        self._let_go()
+        self._drop()
+
+    cdef int _let_go(self) except -1:
+        cdef Py_ssize_t left
+        if self._file is not None:
+            self._file.release()
+        if self._locks is not None:
+            # the last one first
+            left = len(self._locks)
+            while left:
+                left -= 1
+                (<Holder?> self._locks[left])._let_go()
+        return 0
+
+    def _drop(self):
+        """Forget what was let go."""

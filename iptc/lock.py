@@ -12,12 +12,11 @@ from _thread import (  # threading's own, without the weight of that module
 )
 
 from ._core import environment
-from ._lockfile import LockFile
+from ._lockfile import Holder, LockFile
 from .errors import AccessDenied, KernelError, LockTimeout, ParameterError, ParameterTypeError, TransactionError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any
 
     from ._types import LockFile as LockFilePath
@@ -63,7 +62,7 @@ def lock_path(path: LockFilePath = None) -> str | None:
     return os.fsdecode(path or environment("XTABLES_LOCKFILE") or _LOCK_FILE)
 
 
-class XTablesLock:
+class XTablesLock(Holder):
     """The lock that every iptables writer takes (`XTABLES_LOCKFILE`, else /run/xtables.lock), as a context manager.
 
     *wait*: how many seconds to wait; None waits for ever, False not at all. Raises `LockTimeout` if it is not obtained.
@@ -77,7 +76,7 @@ class XTablesLock:
         self.wait = wait
         self.path: LockFilePath = path
         self._shared = shared
-        self._file: Any = None  # the LockFile, while it is open
+        self._file = None  # the LockFile, while it is open
         self._thread: int | None = None
 
     def __enter__(self) -> XTablesLock:
@@ -100,17 +99,6 @@ class XTablesLock:
             self._drop()
             raise
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        # no step from here until the lock is released allocates memory, not even for a tuple of arguments
-        if self._file is not None:
-            self._file.release()
-        self._drop()
 
     def seize(self) -> bool:
         """Take the lock if it is free. Return whether it was. Raises `OSError` if the lock file cannot be opened."""
@@ -190,7 +178,7 @@ def _opened(path: bytes) -> LockFile:
     return LockFile(path)
 
 
-class Locks:
+class Locks(Holder):
     """A context manager of several locks. Everybody takes them in the same order, so nobody waits in a circle."""
 
     def __init__(self, locks: list[XTablesLock]) -> None:
@@ -205,17 +193,9 @@ class Locks:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        # in reverse order; a lock that was not taken has nothing to release
-        left = len(self._locks)
-        while left:
-            left -= 1
-            self._locks[left].__exit__()
+    def _drop(self) -> None:
+        for lock in self._locks:
+            lock._drop()
 
 
 def _mounted_device(fd: int) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -239,3 +240,41 @@ def test_iptables_waits_for_a_commit(host, family):
         iptc.Chain(table, "INPUT").append_rule(drop(family))
     assert [other.wait() for other in others] == [0] * 6
     assert len(host.rules(family.ipv6)) == 26
+
+
+class Alarm(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("kind", [XTablesLock, Locks])
+def test_an_exception_of_a_signal_handler_leaves_no_lock_held(tmp_path, monkeypatch, kind):
+    """The exceptions are kept, and with them all that was on the stack: nothing may wait for that to go."""
+    path, kept = str(tmp_path / "lock"), []
+    # a function of Python begins with a look at signals
+    assert not isinstance(kind.__exit__, types.FunctionType)
+
+    def raised(number, frame):
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, raised)
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    try:
+        for number in range(400):
+            held = XTablesLock(path=path)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + number))
+                for _ in range(20):
+                    with held if kind is XTablesLock else Locks([held]):
+                        pass
+            except Alarm as error:
+                kept.append(error)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Alarm:
+                pass
+            with XTablesLock(False, path=path):
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert kept
