@@ -90,7 +90,9 @@ def main():
     for backend in ("nft", "legacy"):
         exposed = measure(backend, flushes, [f"iptables-{backend}", "-F", "INPUT"])
         cut = statistics.quantiles(exposed, n=100)[98]
-        print(f"| {backend}, `iptables-{backend} -F` | {statistics.median(exposed):.1f} | {cut:.1f} | {max(exposed):.1f} |")
+        print(
+            f"| {backend}, `iptables-{backend} -F` | {statistics.median(exposed):.1f} | {cut:.1f} | {max(exposed):.1f} |"
+        )
     exposed = measure("nft", flushes // 4, ["nft", "flush", "ruleset"], "--own-table")
     print(f"| own table, `nft flush ruleset` | {statistics.median(exposed):.1f} | | {max(exposed):.1f} |")
 

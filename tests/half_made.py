@@ -6,12 +6,14 @@ SystemError, or a descriptor of somebody else that is gone is a finding.
 """
 
 import copy
+import gc
 import importlib
 import inspect
 import itertools
 import os
 import pathlib
 import pickle
+import signal
 import sys
 import warnings
 
@@ -22,6 +24,9 @@ warnings.simplefilter("ignore")
 os.kill = lambda number, name: None
 PACKAGE = pathlib.Path(iptc.__file__).parent
 SUFFIXES = {".pyx": "compiled", ".py": "plain"}
+LONG_ENOUGH = 0.1
+"""Seconds after which a call is interrupted; that may be before it waits, since any exception is an answer."""
+
 VALUES = [b"x", "filter", 0, 1, -1, None, [], (b"", b""), 1 << 70]
 """What is given for an argument that no signature tells more of."""
 NEVER = {
@@ -70,16 +75,29 @@ def argument_lists(function):
     return [[value] * needed for value in VALUES] + [list(values) for values in mixed]
 
 
+class Waits(Exception):
+    """A call waits for what will not come: a change of rules, the next sample."""
+
+
+def interrupt(number, frame):
+    raise Waits
+
+
 def attempt(action, *arguments):
-    """Do *action*; any exception but SystemError is an answer."""
+    """Do *action*; any exception but SystemError is an answer. What waits is interrupted, as by the handler of a
+    signal."""
     try:
-        result = action(*arguments)
-        if inspect.isgenerator(result):
-            next(result, None)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, LONG_ENOUGH, LONG_ENOUGH)
+            result = action(*arguments)
+            if inspect.isgenerator(result):
+                next(result, None)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
     except SystemError as error:
         print("SystemError:", error)
     except (Exception, SystemExit):
-        pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def use(make, name):
@@ -152,6 +170,7 @@ def descriptors():
 
 
 def main(kind):
+    signal.signal(signal.SIGALRM, interrupt)
     for backend in ("legacy", "nft"):
         iptc.restore("*filter\n:x - [0:0]\n-A INPUT -j x\nCOMMIT\n", backend=backend)
     for _ in range(3):
@@ -162,6 +181,7 @@ def main(kind):
             cls.__new__(cls)
         except TypeError:
             continue  # it cannot be made so, or it needs arguments that nobody has
+        gc.collect()
         before = descriptors()
         use(lambda: cls.__new__(cls), f"{name} new")
         use(lambda: half_initialised(cls), f"{name} half")

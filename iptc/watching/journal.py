@@ -7,12 +7,14 @@ written.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import time
 from datetime import datetime
+from io import FileIO
 
 from .. import _core
 from ..errors import KernelError, NotFound, ParameterError, kernel_error
@@ -144,11 +146,14 @@ class Journal:
         self._folder = os.fsdecode(os.fspath(folder))
         self._size = size
         self._files = files
-        self._fd = self._lock = -1
+        self._file: FileIO | None = None
+        self._lock: FileIO | None = None
         self._written = 0
         try:
             os.makedirs(self._folder, 0o700, exist_ok=True)
-            self._lock = os.open(os.path.join(self._folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = FileIO(
+                os.open(os.path.join(self._folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+"
+            )
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
@@ -161,10 +166,10 @@ class Journal:
 
     def close(self) -> None:
         """Close it."""
-        for fd in (self._fd, self._lock):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._lock = -1
+        for file in (self._file, self._lock):
+            if file is not None:
+                file.close()
+        self._file = self._lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -178,7 +183,7 @@ class Journal:
         """Begin a file with the rules as they are; whether they are others than when the last one ended."""
         state = state_of(rulesets)
         before = None
-        if self._fd < 0 and _names(self._folder):
+        if self._file is None and _names(self._folder):
             before = _ended(self._folder)
         line = {"schema": 1, "when": _now(), "state": state}
         differs = before is not None and any(_said(before, backend) != _said(state, backend) for backend in state)
@@ -191,18 +196,19 @@ class Journal:
 
     def _open(self) -> None:
         """A new file, whose name no other has."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         stem = _now().replace("-", "").replace(":", "")
         for number in range(1000):
             name = f"{stem}{f'-{number}' if number else ''}.jsonl"
             try:
-                self._fd = os.open(
+                fd = os.open(
                     os.path.join(self._folder, name),
                     os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
                     0o600,
                 )
+                self._file = FileIO(fd, "a")
             except FileExistsError:
                 continue
             except OSError as error:
@@ -228,11 +234,14 @@ class Journal:
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         data = b"".join([json.dumps(line, ensure_ascii=True).encode() + b"\n" for line in lines])
+        file = self._file
+        if file is None:
+            raise KernelError("this journal is closed", errno.EBADF, os.strerror(errno.EBADF))
         try:
             left = memoryview(data)
             while left:
-                left = left[os.write(self._fd, left) :]
-            os.fdatasync(self._fd)
+                left = left[os.write(file.fileno(), left) :]
+            os.fdatasync(file.fileno())
         except OSError as error:
             raise kernel_error(f"can't write to the journal {self._folder}", error.errno, error.strerror) from None
         self._written += len(data)

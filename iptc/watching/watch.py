@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import select
+import sys
 import time
 from _thread import RLock
 from collections import deque
 from datetime import UTC, datetime
+from io import FileIO
 
 from .. import _core
 from ..errors import KernelError, ParameterError, ParameterTypeError, Unsupported
@@ -267,8 +269,8 @@ class Watch:
         self._ending = RLock()
         """Held while it is decided whether somebody waits on the descriptors; a signal handler may close it too."""
         self._poll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poll.register(self._wake, select.EPOLLIN)
+        self._wake: FileIO | None = FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+")
+        self._poll.register(self._wake.fileno(), select.EPOLLIN)
         try:
             self._open(backend, Place(netns), lock_file)
         except BaseException:
@@ -308,7 +310,7 @@ class Watch:
         with self._ending:
             self._closed = True
             if self._waiting:
-                os.eventfd_write(self._wake, 1)
+                self._rouse()
             else:
                 self._release()
 
@@ -326,21 +328,21 @@ class Watch:
                 if self._closed:
                     self._release()
 
+    def _rouse(self) -> None:
+        """Let whoever waits on the descriptors go on."""
+        if self._wake is not None:
+            self._wake.write((1).to_bytes(8, sys.byteorder))
+
     def _release(self) -> None:
         """Close the descriptors, once nobody waits on them."""
-        if self._wake < 0 or self._pid != os.getpid():
+        wake, self._wake = self._wake, None
+        if wake is None or self._pid != os.getpid():
             return
         sides, self._sides = self._sides, []
         for side in sides:
             side.source.close()
         self._poll.close()
-        wake, self._wake = self._wake, -1
-        os.close(wake)
-
-    def __del__(self) -> None:
-        if getattr(self, "_wake", -1) >= 0:
-            self._closed = True
-            self._release()
+        wake.close()
 
     def __enter__(self) -> Self:
         return self
