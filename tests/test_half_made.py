@@ -17,11 +17,14 @@ HERE = pathlib.Path(__file__).parent
 
 @pytest.mark.one_backend("legacy")
 @pytest.mark.parametrize("kind", ["compiled", "plain"])
-def test_an_object_that_is_not_whole_answers_every_call(host, kind):
+def test_an_object_that_is_not_whole_answers_every_call(host, kind, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     del environment["IPTC_BACKEND"]
     command = [sys.executable, "-X", "faulthandler", HERE / "half_made.py", kind]
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    # some make files, in the folder that they are in
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
     lines = done.stdout.splitlines()
     findings = [line for line in lines if line.startswith("SystemError:") or "descriptors that are not its own" in line]
     assert (done.returncode, findings) == (0, []), "\n".join([*findings, *lines[-2:], done.stderr[-3000:]])
