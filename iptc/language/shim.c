@@ -222,7 +222,8 @@ void shim_trap_sigfpe(void)
 	if (trapped || sigaction(SIGFPE, &trap, &sigfpe_before) < 0)
 		return;
 	flags = SA_SIGINFO | (sigfpe_before.sa_flags & (SA_ONSTACK | SA_RESTART | SA_NODEFER));
-	if (trap.sa_flags != flags || memcmp(&trap.sa_mask, &sigfpe_before.sa_mask, sizeof(trap.sa_mask)) != 0) {
+	/* the kernel fills in one bit for each signal, and nobody the rest of a mask */
+	if (trap.sa_flags != flags || memcmp(&trap.sa_mask, &sigfpe_before.sa_mask, (_NSIG - 1) / 8) != 0) {
 		trap.sa_flags = flags;
 		trap.sa_mask = sigfpe_before.sa_mask;
 		sigaction(SIGFPE, &trap, NULL);
