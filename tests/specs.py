@@ -34,16 +34,20 @@ def load(ipv6):
 
 
 def load_taken(ipv6):
-    """Those of `load` of which the installed iptables makes a rule: releases differ in a few. That its verdict is ours
-    is tested elsewhere."""
+    """Those of `load` of which the installed iptables makes a rule: releases differ in a few, and where there is one
+    user, the kernel takes no other. That its verdict is ours is tested elsewhere."""
+    from conftest import has_other_users
+
     import iptc
 
-    taken = []
+    taken, users = [], has_other_users()
     for spec in load(ipv6):
+        if not users and "-m owner" in spec.text:
+            continue
         with contextlib.suppress(iptc.ParameterError):
             (iptc.Rule6 if ipv6 else iptc.Rule).from_args(spec.text)
             taken.append(spec)
-    assert len(taken) > 0.95 * len(load(ipv6))
+    assert len(taken) > 0.9 * len(load(ipv6))
     return taken
 
 
