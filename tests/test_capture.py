@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import has_other_users
+from conftest import as_seen_here, has_other_users
 from test_robustness import FOLDER, prints
 
 from iptc.language import plugins
@@ -64,12 +64,15 @@ def references(path):
 def mappings():
     """{path: (first address, ranges)} of the files that this process has mapped; what is zero at first follows without
     a name."""
-    found, last = {}, (None, 0)
+    found, names, last = {}, {}, (None, 0)
     for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
         words = line.split(maxsplit=5)
         start, end = (int(part, 16) for part in words[0].split("-"))
         path = words[5] if len(words) == 6 else last[0] if last[1] == start else None
         if path is not None and path.startswith("/"):
+            if path not in names:
+                names[path] = as_seen_here(path)
+            path = names[path]
             found.setdefault(path, (start, []))[1].append((start, end))
         last = path, end
     return found

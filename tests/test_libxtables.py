@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import specs
+from conftest import as_seen_here
 
 import iptc
 from iptc import _core
@@ -31,7 +32,7 @@ def library_path():
     """Where the libxtables lies that is loaded into this process."""
     plugins.library_dirs()
     maps = pathlib.Path("/proc/self/maps").read_text()
-    return pathlib.Path(re.search(r"/\S*/libxtables\.so\S*", maps)[0])
+    return pathlib.Path(as_seen_here(re.search(r"/\S*/libxtables\.so\S*", maps)[0]))
 
 
 @pytest.fixture(scope="module")

@@ -267,6 +267,7 @@ NOT_WRITTEN_AGAIN = (
     "--seconds 4294967295",
     "--monthdays 0",
     "--weekdays 8",
+    "--hmark-src-prefix 33",
     "-j QUEUE",
     "! -s 0.0.0.0/0",
     "! -s ::/0",
