@@ -167,8 +167,8 @@ def headers(place):
 
 
 def linker(place, platform, compiler):
-    """The command that links a module. musl's own packages call the C library by the name of the processor, and zig does
-    not: the module asks for it by that name."""
+    """The command that links a module. musl's own packages call the C library by the name of the processor, as zig does
+    not; a module asks for it by that name."""
     if not platform.tag.startswith("musllinux"):
         return f"{compiler} -shared"
     path = os.path.join(place, f"link-{platform.target}")
