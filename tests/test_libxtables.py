@@ -229,7 +229,9 @@ def test_what_nf_tables_has_itself_is_printed_without_extensions_as_with_them(se
     rules = []
     for ipv6, cls in ((False, iptc.Rule), (True, iptc.Rule6)):
         # a set has to be there for its rules
-        texts = [spec.text for spec in specs.load_taken(ipv6) if not re.search(r"-[mj] (set|SET)\b|--rateest", spec.text)]
+        texts = [
+            spec.text for spec in specs.load_taken(ipv6) if not re.search(r"-[mj] (set|SET)\b|--rateest", spec.text)
+        ]
         for text in [*texts, *MORE, *MORE_OF_ONE[ipv6]]:
             rules += cls.from_args(text).expand()
     given = json.dumps([(rule.nfproto, rule._whole().hex()) for rule in rules])
