@@ -252,6 +252,10 @@ def _log(spans: dict[_Key, _Span], errors: dict[Any, BaseException]) -> None:
             logger.warning("sampler: a table could not be read: %s", error)
 
 
+_LOOK = 0.5
+"""So often whoever waits looks up, in seconds: Python sees a signal that came right before the wait only after it."""
+
+
 class _Mail:
     """Between the thread that polls and whoever takes the samples. Nothing here waits for anything that a handler of a
     signal, or a thread that is not there after a fork, could hold."""
@@ -396,7 +400,7 @@ class Samples:
                 _open(mail.gate)  # for others that wait
                 mail.raise_error()
                 raise StopIteration
-            mail.gate.acquire()
+            mail.gate.acquire(timeout=_LOOK)
 
     def __aiter__(self) -> Samples:
         return self
