@@ -25,7 +25,7 @@ from harness import (
     totals_of,
     workers,
 )
-from nftables import measure_nft
+from nftables import RULE, measure_nft
 from plans import measure_plans
 from report import Table, micro, number, plot, ratio
 from slopes import measure_slopes
@@ -377,20 +377,7 @@ def measure_commit(bench):
     """One more rule, and two hundred more, on a table of a thousand."""
     base = built_lines(1000)
     add = "iptables-legacy -A"
-    arguments = [
-        "iptables-legacy",
-        "-A",
-        "FORWARD",
-        "-s",
-        "10.0.0.0",
-        "-d",
-        "192.168.7.0/24",
-        "-i",
-        "eth0",
-        "-o",
-        "eth1",
-    ]
-    arguments += ["-p", "tcp", "-m", "tcp", "--dport", "1", "-m", "comment", "--comment", "rule 0", "-j", "ACCEPT"]
+    arguments = ["iptables-legacy", *RULE]
     for operation, times, title in (("append", 1, "One more rule"), ("batch200", 200, "200 more rules in one batch")):
         with workers(bench.both()) as running:
 

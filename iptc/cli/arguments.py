@@ -52,6 +52,17 @@ def add_command(
     return command
 
 
+def add_compare(command: argparse.ArgumentParser) -> None:
+    """Add `--compare`, for a command that watches."""
+    command.add_argument(
+        "--compare",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="so often legacy tables are compared, for programs that do not take the xtables lock (60)",
+    )
+
+
 def add_wait(command: ArgumentParser, default: Any, text: str) -> None:
     """Add `-w`, which without a number waits for ever."""
     command.add_argument(

@@ -4,7 +4,7 @@ import os
 import signal
 
 from ..errors import ParameterError
-from .arguments import add_command, add_wait, seconds, wait_of
+from .arguments import add_command, add_compare, add_wait, wait_of
 from .output import write
 from .owned import add_own_table
 from .signals import Stopped
@@ -30,13 +30,7 @@ def add(commands):
     guard.add_argument(
         "--limit", metavar="N/SECONDS", default="100/10", help="after so many heals let a fight be for a while (100/10)"
     )
-    guard.add_argument(
-        "--compare",
-        type=seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="so often legacy tables are compared, for programs that do not take the xtables lock (60)",
-    )
+    add_compare(guard)
     guard.add_argument("--textfile", metavar="PATH", help="write metrics there, for node_exporter's textfile collector")
     guard.add_argument("-q", "--quiet", action="store_true", help="do not print what was put back")
     add_own_table(guard)

@@ -4,7 +4,7 @@ import time
 
 from .arguments import add_command
 from .output import write
-from .watch import told
+from .watch import families_of, told
 
 
 def add(commands):
@@ -49,7 +49,7 @@ def run(options):
     now = time.time()
     since = None if options.since is None else journal.moment(options.since, now)
     until = None if options.until is None else journal.moment(options.until, now)
-    families = {"4": ("ipv4",), "6": ("ipv6",), "both": ("ipv4", "ipv6")}[options.family]
+    families = families_of(options)
     for said in journal.read(folder_of(options), since, until):
         if not said.get("unwatched") and (
             said["family"] not in families

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from .arguments import add_command, positive, seconds
+from .arguments import add_command, add_compare, positive
 from .output import write
 from .signals import Stopped
 
@@ -25,13 +25,7 @@ def add(commands):
     watch.add_argument("-t", "--table", action="append", default=[], help="only this table; repeatable")
     watch.add_argument("--json", action="store_true", help="one object a line")
     watch.add_argument("--count", type=positive, metavar="N", help="end after N changes")
-    watch.add_argument(
-        "--compare",
-        type=seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="so often legacy tables are compared, for programs that do not take the xtables lock (60)",
-    )
+    add_compare(watch)
     watch.add_argument("--log", metavar="DIR", help="keep a journal of all changes in this folder")
     watch.add_argument("-q", "--quiet", action="store_true", help="print nothing")
 
@@ -72,9 +66,13 @@ def _print_all(options, changes, journal):
                 return 0
 
 
+def families_of(options):
+    """The families that were asked for, as a change names them."""
+    return {"4": ("ipv4",), "6": ("ipv6",), "both": ("ipv4", "ipv6")}[options.family]
+
+
 def _is_asked_for(options, change):
-    families = {"4": ("ipv4",), "6": ("ipv6",), "both": ("ipv4", "ipv6")}[options.family]
-    return change.family in families and (not options.table or change.table in options.table)
+    return change.family in families_of(options) and (not options.table or change.table in options.table)
 
 
 def _said(options, change):

@@ -388,9 +388,23 @@ def apply(
     if isinstance(target, Plan):
         target.apply(wait, lock_file)
         return target
+    wanted: Ruleset | Source = target
+
+    def planned() -> Plan:
+        nonlocal wanted
+        found = plan(wanted, only=only, keep=keep, ipv6=ipv6, backend=backend, netns=netns)
+        # a source is read once
+        wanted = found.target
+        return found
+
+    return apply_anew(planned, wait, lock_file)
+
+
+def apply_anew(planned: Callable[[], Plan], wait: Wait, lock_file: LockFile) -> Plan:
+    """Apply the plan that *planned* makes, and return it. Where the ruleset has changed meanwhile another one is made;
+    `Conflict` where it never stops changing."""
     for attempt in reversed(range(ATTEMPTS)):
-        found = plan(target, only=only, keep=keep, ipv6=ipv6, backend=backend, netns=netns)
-        target = found.target
+        found = planned()
         try:
             found.apply(wait, lock_file)
             return found

@@ -28,6 +28,14 @@ def rule_class(nfproto: Family) -> type[Rule]:
     return Rule if nfproto == _core.IPV4 else Rule6
 
 
+def comments_with(text: bytes, nfproto: Family, entry: bytes) -> list[bytes]:
+    """The comments of a rule, in full; none where *text* does not stand in the rule."""
+    if text not in entry:
+        return []
+    parts = _core.split_entry(nfproto, entry)[1][:-1]
+    return [part[_COMMENT].partition(b"\0")[0] for part in parts if part[2:31].partition(b"\0")[0] == b"comment"]
+
+
 class Mark:
     """The mark of one owner: what its comments begin with."""
 
@@ -50,19 +58,12 @@ class Mark:
         if len(self._bytes) > _COMMENT_MOST:
             raise ParameterError(f"the comment is longer than {_COMMENT_MOST} bytes: {self.text!r}")
 
-    def _comments(self, nfproto: Family, entry: bytes) -> list[bytes]:
-        """The comments of a rule that may be ours, in full."""
-        if self._bytes not in entry:
-            return []
-        parts = _core.split_entry(nfproto, entry)[1][:-1]
-        return [part[_COMMENT].partition(b"\0")[0] for part in parts if part[2:31].partition(b"\0")[0] == b"comment"]
-
     def _of(self, comment: bytes) -> bool:
         return comment == self._bytes or comment.startswith(self._bytes + b" ")
 
     def is_on(self, nfproto: Family, entry: bytes) -> bool:
         """Whether the rule belongs to the owner."""
-        return any(map(self._of, self._comments(nfproto, entry)))
+        return any(map(self._of, comments_with(self._bytes, nfproto, entry)))
 
     def positions(self, chain: ChainValue) -> list[int]:
         """Where in *chain* the rules of the owner stand."""
@@ -82,7 +83,7 @@ class Mark:
         return any(
             comment == word or comment.startswith(word + b":")
             for position in positions
-            for comment in self._comments(chain.nfproto, chain.entries[position])
+            for comment in comments_with(self._bytes, chain.nfproto, chain.entries[position])
         )
 
     def put_on(self, rule: Rule, chain: str, own_chain: bool) -> Rule:

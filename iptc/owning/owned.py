@@ -6,16 +6,16 @@ from collections.abc import Iterable
 
 from .. import _core, state
 from .._applied import telling_methods
-from ..errors import Conflict, NotFound, ParameterError, ParameterTypeError, Unsupported
+from ..errors import NotFound, ParameterError, ParameterTypeError, Unsupported
 from ..language.specification import refuse_meaningless
-from ..managing.planning import ATTEMPTS, Plan, Scope
+from ..managing.planning import Plan, Scope, apply_anew
 from ..managing.value import ChainValue, Ruleset, TableValue, ip_version, plain_table, read_live
 from ..model.edits import check_new_name
 from ..namespace import Place
 from ..nft.reader import BUILTIN_CHAINS
 from ..rule import Rule
 from .families import said_for, words_of
-from .marks import Mark, rule_class
+from .marks import Mark, comments_with, rule_class
 from .own_table import OwnTable, encode
 
 TYPE_CHECKING = False
@@ -301,15 +301,7 @@ class Owned:
             plan = self._own_table.plan(self._for_own_table(blocks))
             plan.apply()
             return plan
-        for attempt in reversed(range(ATTEMPTS)):
-            found = self._plan(self._live(), blocks)
-            try:
-                found.apply(wait, lock_file)
-                return found
-            except Conflict:
-                if not attempt:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+        return apply_anew(lambda: self._plan(self._live(), blocks), wait, lock_file)
 
     def _plan(self, live: Ruleset, blocks: dict[tuple[Family, str, str], _Block], yielding: bool = False) -> Plan:
         """The `Plan` for *blocks*. *yielding*: where an anchor is not there, the rules stay where they are, or stand
@@ -456,10 +448,7 @@ class _Anchor:
 
     def __call__(self, chain: ChainValue, position: int, entry: bytes) -> bool:
         if self._comment is not None:
-            return self._comment in entry and any(
-                part[2:31].partition(b"\0")[0] == b"comment" and part[32:288].partition(b"\0")[0] == self._comment
-                for part in _core.split_entry(chain.nfproto, entry)[1][:-1]
-            )
+            return self._comment in comments_with(self._comment, chain.nfproto, entry)
         return chain.rule(position) in self._keys
 
 

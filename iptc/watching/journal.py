@@ -19,6 +19,7 @@ from io import FileIO
 from .. import _core
 from ..errors import KernelError, NotFound, ParameterError, kernel_error
 from ..nft.reader import BUILTIN_CHAINS
+from .watch import FAMILIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "/var/lib/iptc/journal"
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z(-[0-9]+)?\.jsonl")
-_FAMILIES = {4: "ipv4", 6: "ipv6"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -50,7 +50,7 @@ def state_of(rulesets: dict[str, Ruleset]) -> _State:
     for backend, ruleset in rulesets.items():
         families = state.setdefault(backend, {})
         for table in ruleset.tables:
-            tables = families.setdefault(_FAMILIES[table.ip_version], {})
+            tables = families.setdefault(FAMILIES[table.ip_version], {})
             tables[table.name] = {chain.name: (chain.policy, list(chain.rules)) for chain in table}
     return state
 
@@ -70,7 +70,7 @@ def _tables_of(ruleset: Ruleset) -> dict[str, list[str]]:
     """{family: the tables that are there}."""
     return {
         family: [table.name for table in ruleset.tables if table.ip_version == version]
-        for version, family in _FAMILIES.items()
+        for version, family in FAMILIES.items()
     }
 
 

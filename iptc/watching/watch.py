@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from ..managing.value import Ruleset
     from .nft_events import Process
 
-_FAMILIES = {4: "ipv4", 6: "ipv6"}
+FAMILIES = {4: "ipv4", 6: "ipv6"}
+"""4 or 6 -> what a change calls the family."""
+
 _BACKENDS = ("legacy", "nft")
 _KEYS = {
     "added": "added",
@@ -80,7 +82,7 @@ class TableChange:
     @property
     def family(self) -> str:
         """ "ipv4" or "ipv6"."""
-        return _FAMILIES[self._first.ip_version]
+        return FAMILIES[self._first.ip_version]
 
     @property
     def table(self) -> str:
