@@ -197,8 +197,10 @@ def _legacy_chains(nfproto: Family, there: Namespace) -> Any:
     """Yield (table, name, policy, whether it has rules) for each legacy chain. Tables that may not be read are left
     out."""
     tables = _legacy_tables(nfproto, there)
-    if tables:
-        from .legacy.blob import TableBlob
+    if not tables:
+        return
+    from .legacy.blob import TableBlob
+
     for table in tables:
         try:
             for name, policy, _, first, end in TableBlob(nfproto, table, there).chains:

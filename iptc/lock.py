@@ -59,7 +59,12 @@ def lock_path(path: LockFilePath = None) -> str | None:
     """Return the path of the lock file: *path*, `XTABLES_LOCKFILE` or /run/xtables.lock; None stands for no lock."""
     if path is False:
         return None
-    return os.fsdecode(path or environment("XTABLES_LOCKFILE") or _LOCK_FILE)
+    return os.fsdecode(path) if path else host_lock_path()
+
+
+def host_lock_path() -> str:
+    """Return the path of the lock file that the tools of this host use: `XTABLES_LOCKFILE` or /run/xtables.lock."""
+    return os.fsdecode(environment("XTABLES_LOCKFILE") or _LOCK_FILE)
 
 
 class XTablesLock(Holder):

@@ -248,6 +248,7 @@ class Rule(_core.RuleValue):
         @classmethod
         def from_args(cls, specification: str | Iterable[str]) -> Self:
             """Return the rule of a specification, as `read_rule` reads it."""
+            ...
 
     else:
         # compiled as it is: no step of Python's between

@@ -1,5 +1,7 @@
 """`iptc guard`: keep the rules of a name in their place."""
 
+from __future__ import annotations
+
 import os
 import signal
 
@@ -10,8 +12,16 @@ from .owned import add_own_table
 from .signals import Stopped
 from .sources import read_text
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
 
-def add(commands):
+    from ..owning.guard import Guard, Heal
+    from ..owning.owned import Owned
+
+
+def add(commands: Any) -> None:
     """Describe the command."""
     guard = add_command(
         commands,
@@ -38,11 +48,11 @@ def add(commands):
     guard.set_defaults(family=None)
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Guard what *options* say."""
     owned = _owned(options)
 
-    def tell(heal):
+    def tell(heal: Heal) -> None:
         _write_metrics(options, owned, guard)
         if not options.quiet:
             write(f"{owned.name}: {heal}\n")
@@ -60,7 +70,7 @@ def run(options):
     return 0
 
 
-def _owned(options):
+def _owned(options: Namespace) -> Owned:
     from ..owning.owned import Owned
     from ..owning.wanted import owner_of, set_from
 
@@ -82,7 +92,7 @@ def _owned(options):
     return owned
 
 
-def _limit(text):
+def _limit(text: str) -> tuple[int, float]:
     count, slash, length = text.partition("/")
     try:
         return int(count), float(length if slash else "10")
@@ -90,7 +100,7 @@ def _limit(text):
         raise ParameterError(f"--limit must be N/SECONDS, not {text!r}") from None
 
 
-def _write_metrics(options, owned, guard):
+def _write_metrics(options: Namespace, owned: Owned, guard: Guard) -> None:
     if options.textfile is None:
         return
     from ..monitoring import textfile

@@ -1,13 +1,20 @@
 """`iptc log`: what a journal says of changes."""
 
+from __future__ import annotations
+
 import time
 
 from .arguments import add_command
 from .output import write
 from .watch import families_of, told
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Any
 
-def add(commands):
+
+def add(commands: Any) -> None:
     """Describe the command."""
     log = add_command(
         commands,
@@ -25,7 +32,7 @@ def add(commands):
     log.add_argument("--json", action="store_true", help="one object a line")
 
 
-def add_folder(command):
+def add_folder(command: ArgumentParser) -> None:
     """Add the argument that names the journal."""
     from ..watching.journal import DEFAULT
 
@@ -33,14 +40,14 @@ def add_folder(command):
     command.add_argument("--log", dest="log", metavar="DIR", help="the same")
 
 
-def folder_of(options):
+def folder_of(options: Namespace) -> str:
     """The folder that was named."""
     from ..watching.journal import DEFAULT
 
     return options.log or options.folder or DEFAULT
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Print what *options* ask for."""
     import json
 

@@ -95,14 +95,14 @@ def encoded(text: str) -> Any:
     return text.encode("utf-8", "surrogateescape")
 
 
-def printable(text: str) -> Any:
+def printable(text: str) -> str:
     r"""*text* with everything that a terminal could obey, or could not show, written as `\r`, `\x1b` or `\u202e`."""
     if _ALWAYS_PLAIN.fullmatch(text):
         return text
     return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
 
 
-def _escaped(char: str) -> Any:
+def _escaped(char: str) -> str:
     if "\udc80" <= char <= "\udcff":
         # a byte that is no UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"

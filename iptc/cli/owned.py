@@ -1,15 +1,25 @@
 """`iptc owned`: the rules that belong to a name among those of others."""
 
+from __future__ import annotations
+
 from ..errors import ParameterError
 from .arguments import add_command, add_wait, wait_of
 from .output import write
 from .rulesets import DIFFERENT, SAME, TROUBLE, add_format, show, trouble_is
 from .sources import read_text
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Any
+
+    from ..managing.planning import Plan
+    from ..owning.owned import Owned
+
 VERBS = ("plan", "apply", "show", "remove")
 
 
-def add(commands):
+def add(commands: Any) -> None:
     """Describe the command."""
     owned = add_command(
         commands,
@@ -33,7 +43,7 @@ def add(commands):
     owned.set_defaults(family=None)
 
 
-def add_own_table(command):
+def add_own_table(command: ArgumentParser) -> None:
     """Add the argument for a table that nobody else can change."""
     command.add_argument(
         "--own-table",
@@ -42,14 +52,14 @@ def add_own_table(command):
     )
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Do what *options* say."""
     if (options.file is not None) != (options.verb in ("plan", "apply")):
         raise ParameterError(f"{options.verb} {'takes no' if options.file is not None else 'needs a'} FILE")
     return {"plan": _plan, "apply": _apply, "show": _show, "remove": _remove}[options.verb](options)
 
 
-def owned_of(options, text=None):
+def owned_of(options: Namespace, text: bytes | None = None) -> Owned:
     """The `Owned` that *options* name, with what *text* says."""
     from ..owning.owned import Owned
     from ..owning.wanted import set_from
@@ -61,30 +71,30 @@ def owned_of(options, text=None):
 
 
 @trouble_is(TROUBLE)
-def _plan(options):
+def _plan(options: Namespace) -> int:
     found = owned_of(options, read_text(options.file)).plan()
     show(options, found, ("live", options.file))
     return DIFFERENT if found else SAME
 
 
-def _apply(options):
+def _apply(options: Namespace) -> int:
     _tell(options, owned_of(options, read_text(options.file)).apply(wait_of(options)))
     return 0
 
 
-def _remove(options):
+def _remove(options: Namespace) -> int:
     _tell(options, owned_of(options).remove(wait_of(options)))
     return 0
 
 
-def _tell(options, done):
+def _tell(options: Namespace, done: Plan) -> None:
     if options.format == "json":
         show(options, done, None)
     elif not options.quiet:
         write(f"{done.difference.summary() or 'nothing to do'}\n")
 
 
-def _show(options):
+def _show(options: Namespace) -> int:
     rows = [
         row
         for row in owned_of(options).rows()

@@ -1,9 +1,20 @@
 """Turns drawn lines into what a terminal obeys: by rich where it is installed, else by the colours that all have."""
 
+from __future__ import annotations
+
 import os
 import sys
 
 from ..monitoring import drawing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rich.console import Console
+    from rich.text import Text
+
+    _Line = list[tuple[str, str]]
 
 _COLOURS = {
     drawing.PLAIN: "",
@@ -25,7 +36,7 @@ _RICH_STYLES = {
 }
 
 
-def painter():
+def painter() -> Callable[[Iterable[_Line]], list[str]]:
     """The function that turns lines into a text for the terminal."""
     try:
         from rich.console import Console
@@ -33,34 +44,34 @@ def painter():
         return _paint_plainly
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
-    def paint(lines):
+    def paint(lines: Iterable[_Line]) -> list[str]:
         return [_captured(console, line) for line in lines]
 
     return paint
 
 
-def _captured(console, line):
+def _captured(console: Console, line: _Line) -> str:
     with console.capture() as captured:
         console.print(as_text(line), end="")
     return captured.get()
 
 
-def as_text(line):
+def as_text(line: _Line) -> Text:
     """A line as a `Text` of rich; nothing in it is taken for markup."""
     from rich.text import Text
 
     return Text.assemble(*[(text, _RICH_STYLES[style]) for text, style in line], no_wrap=True)
 
 
-def _paint_plainly(lines):
+def _paint_plainly(lines: Iterable[_Line]) -> list[str]:
     bare = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in (None, "", "dumb")
     return ["".join(text if bare else _coloured(text, _COLOURS[style]) for text, style in line) for line in lines]
 
 
-def _coloured(text, code):
+def _coloured(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if code else text
 
 
-def frame(painted):
+def frame(painted: Iterable[str]) -> str:
     """What puts the lines *painted* on the screen in the place of what is there."""
     return "\x1b[H" + "\r\n".join(f"{line}\x1b[K" for line in painted) + "\x1b[J"

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any
 
+    from ..managing.value import Ruleset
+
 
 def add(commands: Any) -> None:
     """Describe the command."""
@@ -63,7 +65,7 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _share(options, ipv6):
+def _share(options: Namespace, ipv6: bool) -> str:
     """The text of what belongs to an owner, or of all but that of some owners."""
     from ..managing.value import Ruleset
     from ..owning import owners
@@ -76,5 +78,5 @@ def _share(options, ipv6):
     return owners.without(live, options.without).text(options.counters)
 
 
-def _keys(live):
+def _keys(live: Ruleset) -> list[tuple[int, str]]:
     return [(table.nfproto, table.name) for table in live.tables]

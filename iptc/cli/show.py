@@ -1,13 +1,20 @@
 """`iptc show`: the rules of a moment, from a journal."""
 
+from __future__ import annotations
+
 import time
 
 from .arguments import FAMILIES, HEADINGS, add_command
 from .log import add_folder, folder_of
 from .output import write
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
 
-def add(commands):
+
+def add(commands: Any) -> None:
     """Describe the command."""
     show = add_command(
         commands,
@@ -24,7 +31,7 @@ def add(commands):
     add_folder(show)
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Print what *options* ask for."""
     from ..errors import ParameterError
     from ..watching import journal

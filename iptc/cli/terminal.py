@@ -1,5 +1,7 @@
 """A terminal as a screen of its own: its size, its keys, and how it was before."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import select
@@ -10,6 +12,10 @@ import tty
 
 from .output import is_terminal, put
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
+
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[H\x1b[2J"
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 _SEQUENCES = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1b[5~": "page up", b"\x1b[6~": "page down", b"\x1b[H": "home"}
@@ -19,13 +25,13 @@ _SEQUENCES |= {b"\x1bOA": "up", b"\x1bOB": "down", b"\x1bOH": "home", b"\x1b[1~"
 class Terminal:
     """The terminal of this process, as a context manager; keys come from it while it is entered."""
 
-    def __init__(self):
-        self._before = None
-        self._bell = None
-        self._handlers = {}
+    def __init__(self) -> None:
+        self._before: list[Any] | None = None
+        self._bell: tuple[int, int] | None = None  # the two ends of a pipe
+        self._handlers: dict[int, Any] = {}
         self._has_keys = is_terminal(sys.stdin)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             for number, handler in (signal.SIGWINCH, self._ring), (signal.SIGTSTP, self._pause):
@@ -36,7 +42,7 @@ class Terminal:
             raise
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         try:
             self._give_back()
         finally:
@@ -47,13 +53,13 @@ class Terminal:
             for descriptor in bell or ():
                 os.close(descriptor)
 
-    def _take(self):
+    def _take(self) -> None:
         if self._has_keys:
             self._before = termios.tcgetattr(sys.stdin)
             tty.setcbreak(sys.stdin)
         put(sys.stdout, _ENTER, raw=True)
 
-    def _give_back(self):
+    def _give_back(self) -> None:
         before, self._before = self._before, None
         if before is not None:
             with contextlib.suppress(termios.error):
@@ -62,18 +68,19 @@ class Terminal:
         with contextlib.suppress(OSError):
             put(sys.stdout, _LEAVE, raw=True)
 
-    def _ring(self, *_):
-        with contextlib.suppress(OSError, TypeError):
-            os.write(self._bell[1], b"!")
+    def _ring(self, *_: object) -> None:
+        if self._bell is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._bell[1], b"!")
 
-    def _pause(self, *_):
+    def _pause(self, *_: object) -> None:
         """Ctrl-Z: the shell finds its screen as it was."""
         self._give_back()
         os.kill(os.getpid(), signal.SIGSTOP)
         self._take()
         self._ring()
 
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(columns, lines)."""
         try:
             columns, lines = os.get_terminal_size(sys.stdout.fileno())
@@ -82,22 +89,24 @@ class Terminal:
         # one that does not know its size says 0
         return columns or 80, lines or 24
 
-    def show(self, text):
+    def show(self, text: str) -> None:
         """Write *text*, which the terminal obeys."""
         put(sys.stdout, text, raw=True)
 
-    def keys(self, seconds):
+    def keys(self, seconds: float) -> list[str]:
         """Wait for keys at most *seconds*: a list of them, empty also where the size has changed."""
-        watched = [self._bell[0]] + ([sys.stdin.fileno()] if self._has_keys else [])
+        bells = () if self._bell is None else self._bell[:1]
+        watched = [*bells, *([sys.stdin.fileno()] if self._has_keys else [])]
         ready, _, _ = select.select(watched, [], [], max(0, seconds))
-        if self._bell[0] in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._bell[0], 4096)
+        for bell in bells:
+            if bell in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(bell, 4096)
         if sys.stdin is not None and self._has_keys and sys.stdin.fileno() in ready:
             return self._decoded(os.read(sys.stdin.fileno(), 1024))
         return []
 
-    def _decoded(self, typed):
+    def _decoded(self, typed: bytes) -> list[str]:
         if not typed:
             # nobody is at the keyboard any more
             self._has_keys = False
@@ -119,7 +128,7 @@ class Terminal:
         return found
 
 
-def _is_text(typed):
+def _is_text(typed: bytes) -> bool:
     try:
         typed.decode()
     except UnicodeDecodeError:

@@ -1,5 +1,7 @@
 """`iptc top`: the rates of rules and chains, live."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import locale
@@ -10,10 +12,19 @@ from .arguments import FAMILIES, add_command, positive
 from .output import is_terminal, printable, write
 from .selecting import add_selection
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
+
+    from ..monitoring.board import Board
+    from ..monitoring.pace import Clock, Pace
+    from ..monitoring.sampler import Sample, Watch
+
 SCHEMA = 1
 
 
-def add(commands):
+def add(commands: Any) -> None:
     """Describe the command."""
     top = add_command(
         commands,
@@ -38,7 +49,7 @@ def add(commands):
     top.set_defaults(family="both")
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Show what *options* say."""
     from ..monitoring.board import Board
     from ..monitoring.pace import Clock, Pace
@@ -64,27 +75,27 @@ def run(options):
         watch.close()
 
 
-def title_of(options):
+def title_of(options: Namespace) -> str:
     """What stands first in the first line."""
     place = "" if options.netns is None else f" {options.netns}"
     return f"iptc top{place}"
 
 
-def bars():
+def bars() -> str:
     """The signs of the trend that this locale has."""
     from ..monitoring import drawing
 
     return drawing.BARS if "utf" in locale.getpreferredencoding(False).lower() else drawing.ASCII_BARS
 
 
-def _interval(text):
+def _interval(text: str) -> float:
     value = float(text)
     if not 0.01 <= value < 1e6:
         raise argparse.ArgumentTypeError("must be at least 0.01 seconds")
     return value
 
 
-def _as_text(options, board, watch, clock, pace):
+def _as_text(options: Namespace, board: Board, watch: Watch, clock: Clock, pace: Pace) -> int:
     done = 0
     while True:
         time.sleep(max(0, pace.due - clock.now()) / 1e9)
@@ -97,7 +108,7 @@ def _as_text(options, board, watch, clock, pace):
             return 0
 
 
-def _as_table(options, board):
+def _as_table(options: Namespace, board: Board) -> str:
     """Numbers as they are, and whole rules: for programs."""
     rows, _ = board.rows()
     cells = [[f"{row.packets:.1f}", f"{row.bytes:.1f}"] for row in rows]
@@ -117,7 +128,7 @@ def _as_table(options, board):
     return "".join(f"{line}\n" for line in lines) + ("" if options.once else "\n")
 
 
-def _as_json(board, sample):
+def _as_json(board: Board, sample: Sample) -> str:
     rows, _ = board.rows()
     return (
         json.dumps(
@@ -146,6 +157,6 @@ def _as_json(board, sample):
     )
 
 
-def safe(text):
+def safe(text: str) -> str:
     """*text* as a terminal may have it, in one line."""
     return printable(text).replace("\n", "\\n")

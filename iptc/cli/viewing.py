@@ -1,5 +1,7 @@
 """The live view of `iptc top`: keys, and a screen that follows the size of the terminal."""
 
+from __future__ import annotations
+
 import re
 
 from ..errors import IPTCError
@@ -7,6 +9,14 @@ from ..monitoring.drawing import BARS, Drawing
 from .painting import frame, painter
 from .terminal import Terminal
 from .top import bars, safe, title_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from ..monitoring.board import Board
+    from ..monitoring.pace import Clock, Pace
+    from ..monitoring.sampler import Watch
 
 _SORTS = {"p": "packets", "b": "bytes", "o": "place"}
 _PROMPTS = {"/": "search (regular expression): ", "c": "chain (pattern): "}
@@ -16,7 +26,7 @@ _DELETE = {"\x7f", "\x08"}
 class View:
     """One `iptc top` on a terminal."""
 
-    def __init__(self, options, board, watch, clock, pace):
+    def __init__(self, options: Namespace, board: Board, watch: Watch, clock: Clock, pace: Pace) -> None:
         self._board = board
         self._watch = watch
         self._clock = clock
@@ -25,14 +35,14 @@ class View:
         self._paint = painter()
         self._drawing = Drawing(board, title_of(options), safe, bars())
         self._has_signs = bars() is BARS
-        self._asked = None  # "/" or "c", while a line is typed
+        self._asked: str | None = None  # "/" or "c", while a line is typed
         self._typed = ""
         self._paused = False
         self._trouble = ""  # of the last poll
         self._said = ""  # until the next key
         self._ended = False
 
-    def run(self):
+    def run(self) -> int:
         """Show it until somebody has enough."""
         with Terminal() as terminal:
             while not self._ended:
@@ -43,14 +53,14 @@ class View:
                     self._poll()
         return 0
 
-    def _draw(self, terminal):
+    def _draw(self, terminal: Terminal) -> None:
         self._drawing.prompt = None if self._asked is None else _PROMPTS[self._asked] + self._typed
         notes = [self._said, self._trouble, "paused" if self._paused else ""]
         self._drawing.note = "  ".join(filter(None, notes))
         painted = frame(self._paint(self._drawing.screen(*terminal.size())))
         terminal.show(painted if self._has_signs else painted.replace("…", "~"))
 
-    def _poll(self):
+    def _poll(self) -> None:
         sample = self._watch.poll()
         self._pace.go_on(self._clock.now())
         if not self._paused:
@@ -60,10 +70,10 @@ class View:
             self._left -= 1
             self._ended = self._left <= 0
 
-    def _press(self, key, terminal):
+    def _press(self, key: str, terminal: Terminal) -> None:
         self._said = ""
         if self._asked is not None:
-            self._type(key)
+            self._type(self._asked, key)
         elif key == "q":
             self._ended = True
         elif key in _SORTS:
@@ -81,14 +91,14 @@ class View:
         else:
             self._scroll(key, max(1, terminal.size()[1] - 3))
 
-    def _scroll(self, key, page):
+    def _scroll(self, key: str, page: int) -> None:
         steps = {"up": -1, "k": -1, "down": 1, "j": 1, "page up": -page, "page down": page, "home": -(1 << 60)}
         self._drawing.start = max(0, self._drawing.start + steps.get(key, 0))
 
-    def _type(self, key):
+    def _type(self, asked: str, key: str) -> None:
         """A key of a line that is being typed."""
         if key in ("\r", "\n"):
-            self._set(self._asked, self._typed)
+            self._set(asked, self._typed)
             self._asked = None
         elif key == "escape":
             self._asked = None
@@ -97,7 +107,7 @@ class View:
         elif len(key) == 1 and key.isprintable():
             self._typed += key
 
-    def _set(self, asked, text):
+    def _set(self, asked: str, text: str) -> None:
         self._drawing.start = 0
         if asked == "c":
             self._board.chain = text

@@ -1,5 +1,7 @@
 """`iptc watch`: print changes of the rules as they happen, and keep a journal of them."""
 
+from __future__ import annotations
+
 import os
 import signal
 
@@ -7,8 +9,17 @@ from .arguments import add_command, add_compare, positive
 from .output import write
 from .signals import Stopped
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Mapping
+    from typing import Any
 
-def add(commands):
+    from ..watching.journal import Journal
+    from ..watching.watch import TableChange, Watch
+
+
+def add(commands: Any) -> None:
     """Describe the command."""
     watch = add_command(
         commands,
@@ -30,7 +41,7 @@ def add(commands):
     watch.add_argument("-q", "--quiet", action="store_true", help="print nothing")
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Watch what *options* say."""
     from ..watching.watch import Watch
 
@@ -50,7 +61,7 @@ def run(options):
         raise
 
 
-def _print_all(options, changes, journal):
+def _print_all(options: Namespace, changes: Watch, journal: Journal | None) -> int:
     done = 0
     while True:
         found = changes.wait()
@@ -66,16 +77,16 @@ def _print_all(options, changes, journal):
                 return 0
 
 
-def families_of(options):
+def families_of(options: Namespace) -> tuple[str, ...]:
     """The families that were asked for, as a change names them."""
     return {"4": ("ipv4",), "6": ("ipv6",), "both": ("ipv4", "ipv6")}[options.family]
 
 
-def _is_asked_for(options, change):
+def _is_asked_for(options: Namespace, change: TableChange) -> bool:
     return change.family in families_of(options) and (not options.table or change.table in options.table)
 
 
-def _said(options, change):
+def _said(options: Namespace, change: TableChange) -> str:
     if options.json:
         import json
 
@@ -83,7 +94,7 @@ def _said(options, change):
     return told(change.as_dict())
 
 
-def told(said):
+def told(said: Mapping[str, Any]) -> str:
     """A change, as JSON has it, in lines for people."""
     if said.get("unwatched"):
         return f"{said['when']} the rules were changed while nobody watched\n"
@@ -102,5 +113,5 @@ def told(said):
     return "".join(f"{line}\n" for line in lines)
 
 
-def _row(sign, chain, rule, note):
+def _row(sign: str, chain: str, rule: str, note: str) -> str:
     return f"{sign} -A {chain} {rule}".rstrip() + f"    # {note}"

@@ -1,12 +1,20 @@
 """How full the table of connections is."""
 
+from __future__ import annotations
+
 from .finding import ERROR, INFO, WARNING, Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .._netns import Namespace
 
 _FOLDER = "/proc/sys/net/netfilter"
 _NEARLY, _FULL = 0.8, 0.95
 
 
-def of_place(there):
+def of_place(there: Namespace) -> Iterator[Finding]:
     """Findings about the connections of the namespace *there*."""
     count, most = (_number(there, name) for name in ("nf_conntrack_count", "nf_conntrack_max"))
     if count is None or most is None:
@@ -19,7 +27,7 @@ def of_place(there):
         yield Finding(WARNING, text, "Raise net.netfilter.nf_conntrack_max; look for what opens them: conntrack -L")
 
 
-def judged(count, most):
+def judged(count: int, most: int) -> Finding:
     """The `Finding` about *count* connections where *most* fit; 0 is no limit."""
     text = (
         f"{count} of {most} connections are tracked ({count / most:.0%})"
@@ -34,14 +42,14 @@ def judged(count, most):
     return Finding(INFO, f"{text}.")
 
 
-def _number(there, name):
+def _number(there: Namespace, name: str) -> int | None:
     try:
         return int(there.read_file(f"{_FOLDER}/{name}".encode()))
     except (OSError, ValueError):
         return None
 
 
-def _dropped(there):
+def _dropped(there: Namespace) -> int:
     """How many packets found no room, by the kernel's own count; a row for each processor, in hexadecimal."""
     try:
         head, *rows = there.read_file(b"/proc/thread-self/net/stat/nf_conntrack").decode().splitlines()

@@ -1,13 +1,25 @@
 """Puts the kinds of findings together: for the host, for one network namespace or all of them, and for a ruleset."""
 
+from __future__ import annotations
+
 from .. import _core
 from ..errors import AccessDenied, IPTCError, is_absent
 from ..namespace import open_namespace
 from . import conntrack, kernel, locking, needs, places, plugins, rights, sides, versions
 from .finding import ERROR, INFO, WARNING, Finding, told
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
-def examine(netns=None, everywhere=False, texts=()):
+    from .._netns import Namespace
+    from .._types import Family, Netns
+    from .needs import Need
+
+
+def examine(
+    netns: Netns = None, everywhere: bool = False, texts: Iterable[tuple[bool, bytes]] = ()
+) -> tuple[str | None, list[Finding]]:
     """Return ("legacy", "nft", "libiptc" or None, [`Finding`]).
 
     *netns* is the namespace to look into instead of our own, *everywhere* looks into all of them; *texts* are (ipv6,
@@ -39,13 +51,13 @@ def examine(netns=None, everywhere=False, texts=()):
     return side, findings
 
 
-def _of_place(there):
+def _of_place(there: Namespace) -> Iterator[Finding]:
     yield from rights.of_place(there)
     yield from sides.of_place(there)
     yield from conntrack.of_place(there)
 
 
-def _of_other(place, name):
+def _of_other(place: Netns, name: str) -> Iterator[Finding]:
     """What is found in another network namespace, whose *name* stands before each sentence."""
     try:
         with open_namespace(place) as there:
@@ -61,10 +73,12 @@ def _of_other(place, name):
         yield finding._replace(text=f"{name[:1].upper()}{name[1:]}: {finding.text}")
 
 
-def _of_text(machine, side, ipv6, text, found):
+def _of_text(
+    machine: kernel.Kernel, side: str | None, ipv6: bool, text: bytes, found: plugins.Plugins
+) -> list[Finding]:
     tables, needed = needs.needs_of(text)
 
-    def has_plugin(nfproto, need):
+    def has_plugin(nfproto: Family, need: Need) -> bool:
         # without any plugin another finding says so
         known = found.has(nfproto == _core.IPV6, need.name) or found.has(nfproto == _core.IPV6, need.kernels_name)
         return known or not found.files
@@ -74,9 +88,9 @@ def _of_text(machine, side, ipv6, text, found):
     return _tried(lambda: kernel.of_ruleset(machine, chosen, nfproto, tables, needed, has_plugin))
 
 
-def _tried(part):
+def _tried(part: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """The findings of one part; what keeps it from looking is one too."""
-    found = []
+    found: list[Finding] = []
     try:
         for finding in part():
             found.append(finding)
@@ -85,6 +99,6 @@ def _tried(part):
     return found
 
 
-def is_well(findings):
+def is_well(findings: Iterable[Finding]) -> bool:
     """Whether there is nothing to do."""
     return all(finding.level == INFO for finding in findings)

@@ -1,5 +1,7 @@
 """What this kernel can do: legacy tables, nf_tables and its compatibility layer, and what a ruleset needs."""
 
+from __future__ import annotations
+
 import errno
 
 from .. import _core
@@ -7,6 +9,15 @@ from .._netlink import Socket
 from ..errors import AccessDenied, IPTCError, KernelError, is_absent
 from .finding import ERROR, INFO, WARNING, Finding, listed, told
 from .modules import ABSENT, HERE, KEPT_OUT, LOADABLE, UNKNOWN, Modules
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from .._netns import Namespace
+    from .._types import Family
+    from .modules import _State
+    from .needs import Need
 
 _FAMILIES = {_core.IPV4: ("ip", "ipt", "IP"), _core.IPV6: ("ip6", "ip6t", "IP6")}
 _NATIVE = {"match": {"tcp", "udp", "limit", "mark", "comment"}, "target": {"NFLOG", "TRACE"}}
@@ -40,14 +51,14 @@ _EXTRA = "kernel-modules-extra (Fedora, RHEL), linux-modules-extra-{release} (Ub
 class Kernel:
     """The kernel as the network namespace *there* shows it."""
 
-    def __init__(self, there, modules=None):
+    def __init__(self, there: Namespace, modules: Modules | None = None) -> None:
         self.there = there
         self.modules = modules or Modules()
-        self._listed = {}
+        self._listed: dict[str, set[str] | None] = {}
 
     # --------------------------------------------------- nf_tables and legacy
 
-    def has_nf_tables(self):
+    def has_nf_tables(self) -> bool | None:
         """Whether nf_tables answers; None where that may not be asked."""
         try:
             with Socket(self.there) as socket:
@@ -60,19 +71,19 @@ class Kernel:
             return False
         return True
 
-    def compat(self):
+    def compat(self) -> _State:
         """(state, module, why) of the layer through which nf_tables uses matches and targets of xtables."""
         # the kernel asks for it by these aliases, which a blacklist stops
         return self.modules.state(["nft_compat", "nft-expr-match"], ["NFT_COMPAT"])
 
-    def legacy(self, nfproto):
+    def legacy(self, nfproto: Family) -> _State:
         """(state, module, why) of the legacy tables of a family."""
         prefix, _, symbol = _FAMILIES[nfproto]
         if self._has_file(f"{prefix}_tables_names"):
             return HERE, f"{prefix}_tables", ""
         return self.modules.state([f"{prefix}_tables"], [f"{symbol}_NF_IPTABLES_LEGACY"])
 
-    def _has_file(self, name):
+    def _has_file(self, name: str) -> bool:
         try:
             self.there.read_file(f"/proc/thread-self/net/{name}".encode())
         except OSError as error:
@@ -81,7 +92,7 @@ class Kernel:
 
     # ------------------------------------------------------- what a rule needs
 
-    def table(self, nfproto, name):
+    def table(self, nfproto: Family, name: str) -> _State:
         """(state, module, why) of a legacy table."""
         prefix, _, symbol = _FAMILIES[nfproto]
         if name in (self._lines(f"{prefix}_tables_names") or ()):
@@ -94,7 +105,7 @@ class Kernel:
         symbols = [f"{symbol}_NF_{_TABLE_SYMBOLS[name]}"] if name in _TABLE_SYMBOLS else []
         return self.modules.state([f"{prefix}table_{name}"], symbols)
 
-    def extension(self, nfproto, kind, name):
+    def extension(self, nfproto: Family, kind: str, name: str) -> _State:
         """(state, module, why) of a match or target."""
         prefix, start, symbol = _FAMILIES[nfproto]
         listed = self._lines(f"{prefix}_tables_{kind}{'es' if kind == 'match' else 's'}")
@@ -112,7 +123,7 @@ class Kernel:
             return ABSENT, module, "the kernel does not list it"
         return state, module, why
 
-    def _lines(self, name):
+    def _lines(self, name: str) -> set[str] | None:
         """What the kernel lists in a file of its own; None where that is not to be had."""
         if name not in self._listed:
             try:
@@ -123,7 +134,7 @@ class Kernel:
         return self._listed[name]
 
 
-def _opens_elsewhere(nfproto, name):
+def _opens_elsewhere(nfproto: Family, name: str) -> bool | None:
     """Whether the kernel opens a legacy table in a network namespace that is made for it and is gone afterwards; None
     where that cannot be tried."""
     try:
@@ -138,7 +149,7 @@ def _opens_elsewhere(nfproto, name):
 # ---------------------------------------------------------------- findings
 
 
-def of_kernel(kernel, side, host_side):
+def of_kernel(kernel: Kernel, side: str | None, host_side: str | None) -> Iterator[Finding]:
     """What the kernel has of both back ends; *side* is ours and *host_side* that of the host's tools."""
     release = kernel.modules.release
     legacy = {nfproto: kernel.legacy(nfproto) for nfproto in _FAMILIES}
@@ -170,11 +181,18 @@ def of_kernel(kernel, side, host_side):
         yield Finding(INFO, f"Linux {release} has legacy tables, nf_tables and its compatibility layer.")
 
 
-def _reasons(states):
+def _reasons(states: Iterable[_State]) -> str:
     return listed(list(dict.fromkeys(why or "not there" for state, _, why in states if state in (ABSENT, KEPT_OUT))))
 
 
-def of_ruleset(kernel, side, nfproto, tables, needs, has_plugin):
+def of_ruleset(
+    kernel: Kernel,
+    side: str,
+    nfproto: Family,
+    tables: Mapping[str, int],
+    needs: Sequence[Need],
+    has_plugin: Callable[[Family, Need], bool],
+) -> Iterator[Finding]:
     """What this kernel cannot do of what a ruleset needs; *has_plugin* tells whether libxtables has an extension."""
     family = "IPv6" if nfproto == _core.IPV6 else "IPv4"
     wrong = []
@@ -206,7 +224,7 @@ def of_ruleset(kernel, side, nfproto, tables, needs, has_plugin):
         yield Finding(INFO, f"This kernel has {extensions} that the {family} ruleset needs.")
 
 
-def _judged(kernel, answer, name):
+def _judged(kernel: Kernel, answer: _State, name: str) -> list[Finding]:
     """The findings about one thing that is needed."""
     state, module, why = answer
     if state in (HERE, LOADABLE):
@@ -219,7 +237,7 @@ def _judged(kernel, answer, name):
     return [Finding(ERROR, text, _way_to(kernel, module, state, why))]
 
 
-def _way_to(kernel, module, state, why):
+def _way_to(kernel: Kernel, module: str, state: str, why: str) -> str:
     """What to do about a module that is not there."""
     if state == KEPT_OUT:
         if " /" in why:
@@ -230,5 +248,5 @@ def _way_to(kernel, module, state, why):
     return f"Install the package that has it: {_EXTRA.format(release=kernel.modules.release)}"
 
 
-def _capital(text):
+def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]

@@ -1,5 +1,7 @@
 """Who holds the xtables lock."""
 
+from __future__ import annotations
+
 import os
 import stat
 import time
@@ -7,13 +9,17 @@ import time
 from .. import lock
 from .finding import ERROR, INFO, WARNING, Finding, listed, told
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
 _LOOKS = 8
 _PAUSE = 0.025
 
 
-def of_lock(pause=time.sleep):
+def of_lock(pause: Callable[[float], object] = time.sleep) -> Iterator[Finding]:
     """Who is on the lock: looked at several times, since whoever commits a change holds it for a moment."""
-    path = lock.lock_path()
+    path = lock.host_lock_path()
     try:
         # neither read nor written: that needs no right, and creates nothing
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -34,7 +40,7 @@ def of_lock(pause=time.sleep):
         os.close(descriptor)
 
 
-def _holders(path, descriptor, pause):
+def _holders(path: str, descriptor: int, pause: Callable[[float], object]) -> Finding:
     staying = first = set(lock.holders(descriptor))
     for _ in range(_LOOKS):
         if not staying:
@@ -49,9 +55,9 @@ def _holders(path, descriptor, pause):
     return Finding(INFO, f"Nobody holds the xtables lock {path}.")
 
 
-def _named(holders):
+def _named(holders: Iterable[tuple[int, str]]) -> str:
     return listed([f"{name} (pid {pid})" for pid, name in sorted(holders)])
 
 
-def _pids(holders):
+def _pids(holders: Iterable[tuple[int, str]]) -> list[str]:
     return [str(pid) for pid, _ in sorted(holders)]

@@ -1,8 +1,16 @@
 """Which modules of netfilter this kernel has, as its files say it: nothing is loaded to find out."""
 
+from __future__ import annotations
+
 import glob
 import gzip
 import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    _State = tuple[str, str, str]
 
 HERE, LOADABLE, KEPT_OUT, ABSENT, UNKNOWN = "here", "loadable", "kept out", "absent", "unknown"
 """A module is in the kernel; is loaded when it is first needed; would be, if the host's configuration let it; is not
@@ -12,7 +20,7 @@ there; nobody can tell."""
 class Modules:
     """The modules of the kernel that runs, read from the folder of its release and its configuration."""
 
-    def __init__(self, root="", release=None):
+    def __init__(self, root: str = "", release: str | None = None) -> None:
         self.release = release or os.uname().release
         self._root = root
         self.folder = f"{root}/lib/modules/{self.release}"
@@ -28,11 +36,11 @@ class Modules:
         self.config = self._read_config()
 
     @property
-    def can_load(self):
+    def can_load(self) -> bool:
         """Whether the kernel may load a module at all."""
         return self.is_modular and not self.is_closed
 
-    def state(self, names, symbols=()):
+    def state(self, names: Sequence[str], symbols: Sequence[str] = ()) -> _State:
         """(state, module, why) of the first module that answers to one of *names*; *symbols* are what the kernel's
         configuration calls it."""
         found = (UNKNOWN, names[0], "")
@@ -56,19 +64,19 @@ class Modules:
             return ABSENT, names[0], "this kernel was built without it"
         return UNKNOWN, names[0], ""
 
-    def _lines(self, path):
+    def _lines(self, path: str) -> list[str]:
         try:
             with open(self._root + path, errors="replace") as file:
                 return file.read().splitlines()
         except OSError:
             return []
 
-    def _line(self, path):
+    def _line(self, path: str) -> str:
         return "".join(self._lines(path)[:1])
 
-    def _read_aliases(self):
+    def _read_aliases(self) -> dict[str, list[str]]:
         """{alias: [module]}, of the modules that can be loaded and of those that are built in."""
-        found = {}
+        found: dict[str, list[str]] = {}
         for line in self._lines(f"/lib/modules/{self.release}/modules.alias"):
             words = line.split()
             if len(words) == 3 and words[0] == "alias":
@@ -80,9 +88,9 @@ class Modules:
                 found.setdefault(_plain(said[6:]), []).append(_plain(module))
         return found
 
-    def _read_kept_out(self):
+    def _read_kept_out(self) -> dict[str, str]:
         """{module: why the host's configuration does not let it be loaded}."""
-        found = {}
+        found: dict[str, str] = {}
         for folder in ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"):
             for path in sorted(glob.glob(f"{glob.escape(self._root + folder)}/*.conf")):
                 path = path[len(self._root) :]
@@ -94,7 +102,7 @@ class Modules:
                         found.setdefault(_plain(words[1]), f"{path} forbids to load it")
         return found
 
-    def _read_config(self):
+    def _read_config(self) -> dict[str, str]:
         """{symbol: "y" or "m"} of the kernel's configuration; empty where it is not known."""
         for path in ("/proc/config.gz", f"/boot/config-{self.release}", f"/lib/modules/{self.release}/config"):
             try:
@@ -106,11 +114,11 @@ class Modules:
         return {}
 
 
-def _plain(name):
+def _plain(name: str) -> str:
     """The name of a module or alias as the kernel compares it."""
     return name.replace("-", "_")
 
 
-def _module(path):
+def _module(path: str) -> str:
     """The name of the module in a file: `kernel/net/netfilter/xt_LOG.ko.xz`."""
     return _plain(os.path.basename(path).partition(".ko")[0])

@@ -1,7 +1,13 @@
 """Which tables, matches and targets the text of a ruleset needs: found in its words, without libxtables."""
 
+from __future__ import annotations
+
 from ..errors import ParameterError
 from ..language.words import split_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _VERDICTS = {"", "ACCEPT", "DROP", "QUEUE", "RETURN"}
 _OPTIONS_OF_PROTOCOLS = {
@@ -39,23 +45,24 @@ class Need:
     """A match or target that a text asks for: "match" or "target", its name, and the line where it is first asked
     for."""
 
-    def __init__(self, kind, name, line):
+    def __init__(self, kind: str, name: str, line: int) -> None:
         self.kind = kind
         self.name = name
         self.line = line
 
     @property
-    def kernels_name(self):
+    def kernels_name(self) -> str:
         """What the kernel calls it."""
         return KERNELS_NAMES.get((self.kind, self.name), self.name)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.kind} {self.name}"
 
 
-def needs_of(text):
+def needs_of(text: bytes) -> tuple[dict[str, int], list[Need]]:
     """({table: the line that begins it}, [`Need`]) of *text*, bytes in the format of iptables-save."""
-    tables, found = {}, {}
+    tables: dict[str, int] = {}
+    found: dict[tuple[str, str], Need] = {}
     table = None
     chains = _chains_of(text)
     for number, line in enumerate(text.split(b"\n"), 1):
@@ -69,9 +76,10 @@ def needs_of(text):
     return tables, list(found.values())
 
 
-def _chains_of(text):
+def _chains_of(text: bytes) -> dict[str | None, set[str]]:
     """{table: the names of the chains that the text makes}."""
-    found, table = {}, None
+    found: dict[str | None, set[str]] = {}
+    table = None
     for line in text.split(b"\n"):
         words = line.split()
         if line.startswith(b"*"):
@@ -85,13 +93,14 @@ def _chains_of(text):
     return found
 
 
-def _needs_of_line(line, number, chains):
+def _needs_of_line(line: bytes, number: int, chains: Collection[str]) -> list[tuple[str, str]]:
     """("match" or "target", name) of each part of a rule."""
     try:
         words = [_text(word) for word, _ in split_words(line)]
     except ParameterError as error:
         raise ParameterError(f"line {number}: {error}") from None
-    protocol, named, implied = None, [], False
+    protocol, implied = "", False
+    named: list[tuple[str, str]] = []
     rest = iter(words)
     for word in rest:
         word, has_value, value = word.partition("=") if word.startswith("--") else (word, "", "")
@@ -113,5 +122,5 @@ def _needs_of_line(line, number, chains):
     return [*([("match", protocol)] if implied else []), *named]
 
 
-def _text(word):
+def _text(word: bytes) -> str:
     return word.decode("utf-8", "surrogateescape")

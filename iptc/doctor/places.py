@@ -1,14 +1,16 @@
 """The network namespaces of this host: those with a name, and those that only processes are in."""
 
+from __future__ import annotations
+
 import os
 
 _FOLDER = "/run/netns"
 
 
-def all_places():
+def all_places() -> list[tuple[str | int, str]]:
     """[(what `netns=` takes, what to call it)] of each network namespace but the one that this process is in."""
     seen = {_identity("/proc/self/ns/net")}
-    found = []
+    found: list[tuple[str | int, str]] = []
     for name in sorted(_names(_FOLDER)):
         identity = _identity(f"{_FOLDER}/{name}")
         if identity is not None and identity not in seen:
@@ -22,14 +24,14 @@ def all_places():
     return found
 
 
-def _names(folder):
+def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
     except OSError:
         return []
 
 
-def _identity(path):
+def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except OSError:
@@ -37,7 +39,7 @@ def _identity(path):
     return status.st_dev, status.st_ino
 
 
-def _command(pid):
+def _command(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
             return file.read().rstrip("\n")

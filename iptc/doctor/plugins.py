@@ -1,5 +1,7 @@
 """The plugins of libxtables: whether their folder can be read, and whether they fit; none of their code runs."""
 
+from __future__ import annotations
+
 import os
 import re
 
@@ -8,13 +10,18 @@ from .._core import environment
 from ..errors import IPTCError
 from .finding import ERROR, INFO, WARNING, Finding, listed, told
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Literal
+
 _FILE = re.compile(r"lib(xt|ipt|ip6t)_(.+)\.so")
 _VERSION = re.compile(rb"libxtables\.so\.(\d+)")
 _HEADER = 20  # of an ELF file: who it is, its type and its machine
 _SHOWN = 5
 
 
-def folders():
+def folders() -> list[str]:
     """Where plugins are looked for."""
     try:
         from ..language.plugins import library_dirs
@@ -25,7 +32,7 @@ def folders():
         return given.split(":") if given else []
 
 
-def library():
+def library() -> tuple[str, int | None]:
     """(path of libxtables, its number) as it is loaded in this process; (why it is not, None)."""
     try:
         from ..language import plugins
@@ -42,7 +49,7 @@ def library():
     return "", None
 
 
-def of_library():
+def of_library() -> Iterator[Finding]:
     """Whether libxtables is there, and is the one that iptc was compiled for."""
     path, number = library()
     if number is None and path:
@@ -58,7 +65,7 @@ def of_library():
         yield Finding(INFO, f"libxtables is number {number} ({path}).")
 
 
-def _compiled_for():
+def _compiled_for() -> int | None:
     from ..language import plugins
 
     return getattr(plugins, "LIBRARY_MAJOR", None)
@@ -67,10 +74,10 @@ def _compiled_for():
 class Plugins:
     """The plugin files in *folders*."""
 
-    def __init__(self, places):
+    def __init__(self, places: Sequence[str]) -> None:
         self.places = places
-        self.files = {}
-        self.unreadable = {}
+        self.files: dict[str, str] = {}
+        self.unreadable: dict[str, str | None] = {}
         for place in places:
             try:
                 names = os.listdir(place)
@@ -81,12 +88,12 @@ class Plugins:
                 if _FILE.fullmatch(name):
                     self.files.setdefault(name, os.path.join(place, name))
 
-    def has(self, ipv6, name):
+    def has(self, ipv6: bool, name: str) -> bool:
         """Whether there is a file for a match or target of this name."""
         return any(f"lib{start}_{name}.so" in self.files for start in ("ip6t" if ipv6 else "ipt", "xt"))
 
 
-def of_plugins(plugins, number):
+def of_plugins(plugins: Plugins, number: int | None) -> Iterator[Finding]:
     """What is wrong with the folder or with single plugins; *number* is that of libxtables."""
     for place, why in plugins.unreadable.items():
         # with several folders one may be missing
@@ -94,7 +101,7 @@ def of_plugins(plugins, number):
         text = f"The folder of plugins {place} cannot be read: {why}."
         do = "Install the package iptables (iptables-nft on Fedora), or correct XTABLES_LIBDIR"
         yield Finding(level, text, do)
-    unfit = {}
+    unfit: dict[str, list[str]] = {}
     for name, path in sorted(plugins.files.items()):
         why = unfitness(path, number)
         if why:
@@ -112,7 +119,7 @@ def of_plugins(plugins, number):
         yield Finding(WARNING, f"There is no plugin in {places}: matches and targets cannot be used.", do)
 
 
-def unfitness(path, number=None, like=None):
+def unfitness(path: str, number: int | None = None, like: str | None = None) -> str | None:
     """Why the plugin in the file *path* cannot be loaded by a libxtables of this *number*, or None."""
     try:
         with open(path, "rb") as file:
@@ -133,9 +140,9 @@ def unfitness(path, number=None, like=None):
     return None
 
 
-def _ends_early(content):
+def _ends_early(content: bytes) -> bool:
     """Whether an ELF file is shorter than its own table of sections says."""
-    order = "little" if content[5] == 1 else "big"
+    order: Literal["little", "big"] = "little" if content[5] == 1 else "big"
     place, size, count = (40, 8, (58, 60)) if content[4] == 2 else (32, 4, (46, 48))
     start = int.from_bytes(content[place : place + size], order)
     entry, entries = (int.from_bytes(content[at : at + 2], order) for at in count)

@@ -1,10 +1,18 @@
 """What this process may do: capabilities, and the user namespace that it is in."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
 
 from .finding import INFO, WARNING, Finding, listed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .._netns import Namespace
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 _NS_GET_USERNS = 0xB701
@@ -12,14 +20,14 @@ _WHOLE_MAP = ["0", "0", "4294967295"]
 _NAMES_FILE = b"/proc/thread-self/net/ip_tables_names"
 
 
-def capabilities():
+def capabilities() -> set[str]:
     """The names of those capabilities that matter here and that this process has."""
     with open("/proc/self/status") as status:
         mask = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     return {name for name, bit in _CAPABILITIES.items() if mask >> bit & 1}
 
 
-def of_process():
+def of_process() -> Iterator[Finding]:
     """Findings about capabilities and user namespaces."""
     have = capabilities()
     if "CAP_NET_ADMIN" not in have:
@@ -41,7 +49,7 @@ def of_process():
     yield from _of_user_namespace()
 
 
-def _of_user_namespace():
+def _of_user_namespace() -> Iterator[Finding]:
     with open("/proc/self/uid_map") as mapped:
         if mapped.read().split() == _WHOLE_MAP:
             return
@@ -52,7 +60,7 @@ def _of_user_namespace():
         yield Finding(WARNING, text, "Make one of your own: unshare -Ur unshare -n")
 
 
-def _owns_network():
+def _owns_network() -> bool:
     """Whether our user namespace owns our network namespace."""
     with open("/proc/self/ns/net") as network:
         try:
@@ -66,7 +74,7 @@ def _owns_network():
         os.close(owner)
 
 
-def of_place(there):
+def of_place(there: Namespace) -> Iterator[Finding]:
     """Whether the kernel's list of legacy tables may be read in the namespace *there*."""
     try:
         there.read_file(_NAMES_FILE)

@@ -1,5 +1,7 @@
 """Which back end the host's own iptables uses, which one is ours, and whether both hold rules."""
 
+from __future__ import annotations
+
 import os
 import warnings
 
@@ -7,11 +9,17 @@ from .. import _core, backends
 from ..errors import AccessDenied, IPTCError
 from .finding import ERROR, INFO, WARNING, Finding, listed, told
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .._netns import Namespace
+
 _TOOLS = ("iptables", "ip6tables", "iptables-restore", "ip6tables-restore")
 _WORDS = {"legacy": "legacy xtables", "nft": "nf_tables", "libiptc": "legacy xtables, by way of libiptc"}
 
 
-def ours(there):
+def ours(there: Namespace) -> tuple[str, None] | tuple[None, Exception]:
     """(what `iptc.backend()` says in the namespace *there*, None), or (None, why it cannot say it)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it would warn of is found here
@@ -21,9 +29,9 @@ def ours(there):
             return None, error
 
 
-def of_tools():
+def of_tools() -> Iterator[Finding]:
     """What the host's tools are."""
-    found = {}
+    found: dict[str | None, list[tuple[str, str]]] = {}
     for name in _TOOLS:
         path = backends.find_tool(name)
         if path is not None:
@@ -33,7 +41,7 @@ def of_tools():
         return
     if len(found) > 1:
         groups = [(listed([name for name, _ in tools]), side) for side, tools in found.items()]
-        said = [f"{names}: {_WORDS.get(side, 'not said')}" for names, side in groups]
+        said = [f"{names}: {_WORDS.get(side or '', 'not said')}" for names, side in groups]
         text = f"The host's tools do not use the same back end ({'; '.join(said)})."
         yield Finding(WARNING, text, "Let all of them lead to the same one: update-alternatives --config iptables")
     side = host_side()
@@ -43,17 +51,17 @@ def of_tools():
     yield Finding(INFO, text)
 
 
-def host_side():
+def host_side() -> str | None:
     """The back end of the host's `iptables`, or None."""
     path = backends.find_tool("iptables")
     return None if path is None else backends.side_of_tool(path)
 
 
-def _on(side):
+def _on(side: str | None) -> str:
     return f"uses {_WORDS[side]}" if side else "does not say which back end it uses"
 
 
-def of_place(there):
+def of_place(there: Namespace) -> Iterator[Finding]:
     """What is found in the network namespace *there*: our back end, and who else holds rules."""
     side, error = ours(there)
     if side is None:
@@ -82,7 +90,7 @@ def of_place(there):
         yield Finding(WARNING, text[0].upper() + text[1:], do)
 
 
-def holding(there, side):
+def holding(there: Namespace, side: str) -> list[str]:
     """The names of the tables that hold something on one side, of both families."""
     found = {}
     for nfproto, family in (_core.IPV4, "IPv4"), (_core.IPV6, "IPv6"):
@@ -92,7 +100,7 @@ def holding(there, side):
     return list(found)
 
 
-def _remedy(error):
+def _remedy(error: BaseException | None) -> str:
     if isinstance(error, AccessDenied):
         return "Run it as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
     return "Say which one: IPTC_BACKEND=legacy or IPTC_BACKEND=nft"

@@ -1,5 +1,7 @@
 """What iptc runs on, and whether another package called iptc is in its way."""
 
+from __future__ import annotations
+
 import os
 import platform
 import sys
@@ -8,16 +10,20 @@ import sysconfig
 from .. import __version__
 from .finding import ERROR, INFO, WARNING, Finding, listed
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 _ELSEWHERE = ("/usr/lib/python3/dist-packages", "/usr/local/lib/python3/dist-packages")
 
 
-def of_versions():
+def of_versions() -> Iterator[Finding]:
     """The releases of what takes part."""
     release = os.uname().release
     yield Finding(INFO, f"iptc {__version__}, Python {platform.python_version()}, Linux {release}.")
 
 
-def of_namesakes(path=None, package=None):
+def of_namesakes(path: Sequence[str] | None = None, package: str | None = None) -> Iterator[Finding]:
     """Packages of python-iptables, which has the same import name: `iptc`."""
     path = sys.path if path is None else path
     package = package or os.path.dirname(os.path.dirname(__file__))
@@ -48,7 +54,7 @@ def of_namesakes(path=None, package=None):
                 yield Finding(INFO, text)
 
 
-def distributions(place):
+def distributions(place: str) -> list[str]:
     """The names of what python-iptables leaves in the folder *place* when it is installed."""
     try:
         names = os.listdir(place)
@@ -62,11 +68,11 @@ def distributions(place):
     )
 
 
-def _removal(place):
+def _removal(place: str) -> str:
     if place.startswith("/usr/lib/python3"):
         return "apt remove python3-iptables"
     return f"pip uninstall python-iptables, with the Python that {place} belongs to"
 
 
-def _capital(text):
+def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]

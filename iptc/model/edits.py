@@ -487,7 +487,7 @@ def _declare(handle: Any, anew: bool, chain: str, policy: str, counters: tuple[i
         except OSError as error:
             if error.errno != _errno.EEXIST:
                 raise
-            raise ParameterError(f"error creating chain '{chain}':{strerror(error.errno)}") from None
+            raise ParameterError(f"error creating chain '{chain}':{strerror(_errno.EEXIST)}") from None
     if policy == "-":
         return
     try:

@@ -496,8 +496,8 @@ class TablePlan(ArrangesByMessages):
     def _policy_counters(self, name: str) -> tuple[int, int]:
         """Return the (packets, bytes) of the policy of a builtin chain, as the kernel has them."""
         self.depends = True
-        found = [counters for each, _, counters, *_ in self._scan.list_chains() if each == name]
-        return (found and found[0]) or (0, 0)
+        found = next((counters for each, _, counters, *_ in self._scan.list_chains() if each == name), None)
+        return found or (0, 0)
 
     # verbs that only restored texts use
 

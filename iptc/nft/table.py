@@ -70,11 +70,13 @@ class NftTable:
     def read(self) -> View:
         """Return the table as it is in the kernel now, as a `View`. All rules are of one moment."""
         with self._socket() as socket:
-            rows = NftScan(self.nfproto, self.name, socket).messages()
-            if self.place.netns is not None:
-                # a rule of `nft` may have the number of an interface, whose name is looked up in its namespace
-                rows = [(*row, entries_of(self.nfproto, messages, socket)) for *row, messages in rows]
-        return View(self.nfproto, [self._chain(*row) for row in rows], codec.stored)
+            # a rule of `nft` may have the number of an interface, whose name is looked up in its namespace
+            at_once = self.place.netns is not None
+            chains = [
+                self._chain(name, policy, counters, entries_of(self.nfproto, rules, socket) if at_once else rules)
+                for name, policy, counters, rules in NftScan(self.nfproto, self.name, socket).messages()
+            ]
+        return View(self.nfproto, chains, codec.stored)
 
     def read_heads(self) -> Any:
         """Return the `ChainHead`s of all chains, in their order, without reading the rules."""

@@ -112,7 +112,7 @@ class Guard:
         self._callback = callback
         self._compare = compare
         self._wait = wait
-        self._lock_file = lock_file
+        self._lock_file: LockFile = lock_file
         self._fights: dict[str | None, _Fight] = {}
         self._watch: Watch | None = None
         self._thread: threading.Thread | None = None

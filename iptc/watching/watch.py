@@ -196,9 +196,10 @@ class _Nft:
         before = self._mirror.ruleset
         self._mirror.read()
         after = self._mirror.ruleset
-        alone = commit is not None and commit.generation == after.generation
-        by = commit.by if alone else None
-        yield from _changes(self.name, before, after, by, not alone)
+        by, several = None, True
+        if commit is not None and commit.generation == after.generation:
+            by, several = commit.by, False
+        yield from _changes(self.name, before, after, by, several)
 
     def compare(self) -> Iterator[TableChange]:
         """Nothing: what was changed was told."""
