@@ -73,6 +73,18 @@ def test_links_lead_to_files(path):
     assert missing == []
 
 
+def test_every_page_is_in_the_contents_of_the_site():
+    listed = set(re.findall(r"^[\w-]+$", (ROOT / "docs/index.md").read_text(), re.MULTILINE))
+    pages = {path.stem for path in ROOT.glob("docs/*.md")} | {path.stem for path in ROOT.glob("docs/*.rst")}
+    assert pages - listed == {"index"}
+
+
+def test_every_public_name_is_in_the_reference():
+    listed = set(re.findall(r"auto(?:class|function):: iptc\.(\w+)", (ROOT / "docs/api.rst").read_text()))
+    errors = {name for name in iptc._NAMES if iptc._NAMES[name] == "errors"}
+    assert listed == set(iptc._NAMES) - errors
+
+
 FIGURES = [
     "read() against the C floor, the worst from 1,000 rules on",
     "nf_tables: `read()` against C floor, one chain",
