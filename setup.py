@@ -60,7 +60,7 @@ def extension(name, extra_sources=()):
         f"iptc.{name}",
         [f"iptc/{name.replace('.', '/')}.pyx", *extra_sources],
         include_dirs=["iptc/language"],
-        depends=["iptc/_build.h", *glob.glob("iptc/language/*.h"), *glob.glob("iptc/**/*.pxd", recursive=True)],
+        depends=["iptc/_build.h", *glob.glob("iptc/*/*.h"), *glob.glob("iptc/**/*.pxd", recursive=True)],
         define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED_API else [],
         py_limited_api=LIMITED_API,
         extra_compile_args=["-include", "iptc/_build.h", *pkg_config("--cflags", "xtables")]
@@ -107,6 +107,8 @@ def extensions():
         extension("monitoring.series"),
         extension("monitoring.passwords"),
         extension("watching.inotify"),
+        extension("bpf.btf", ["iptc/bpf/types.c"]),
+        extension("bpf.kernel", ["iptc/bpf/calls.c"]),
     ]
     from Cython.Build import cythonize
 

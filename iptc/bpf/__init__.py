@@ -1,0 +1,1 @@
+"""Counters read from the kernel's own memory, by programs that the kernel checks and runs (eBPF)."""

@@ -1,0 +1,185 @@
+# cython: freethreading_compatible=False
+"""Where the members of the kernel's structures are: asked of BTF, the kernel's own description of them.
+
+vmlinux has the kernel's, and each module its own, which goes on where the kernel's ends. Both may change from boot to
+boot; answers are kept in memory as long as the process lives, and in no file that somebody could write.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t, uint64_t
+
+from ..errors import OutOfMemory, Unsupported
+
+import os
+
+cdef extern from "types.h" nogil:
+    enum:
+        TYPES_BROKEN
+        TYPES_UNKNOWN_KIND
+        TYPES_NO_TYPE
+        TYPES_NO_MEMBER
+        TYPES_BITFIELD
+        TYPES_AMBIGUOUS
+        TYPES_NO_MEMORY
+    struct types:
+        uint32_t count
+    struct place:
+        uint64_t offset
+        uint64_t size
+    int types_open(types *these, const void *data, size_t length, const types *base)
+    void types_close(types *these)
+    int types_size(const types *these, const char *name, uint64_t *size)
+    int types_member(const types *these, const char *name, const char *path, place *found)
+    int types_bits(const types *these, const char *name, const char *path, place *found)
+    int types_variable(const types *these, const char *section, const char *name, place *found)
+    int types_function(const types *these, const char *name, uint32_t *number)
+    int types_typedef(const types *these, const char *name)
+
+FOLDER = "/sys/kernel/btf"
+
+
+cdef class Types:
+    """The types of the kernel, or those of a module on top of the kernel's."""
+
+    cdef types found
+    cdef bytes data                  # what `found` points into
+    cdef Types base
+    cdef readonly str name           # for messages
+
+    def __dealloc__(self):
+        types_close(&self.found)
+
+    def __init__(self, bytes data not None, Types base=None, str name="vmlinux"):
+        """Read *data*, which is BTF; `Unsupported` if it is not, or is newer than iptc."""
+        cdef int failed
+        cdef const char *bytes_of = PyBytes_AS_STRING(data)
+        cdef size_t length = PyBytes_GET_SIZE(data)
+        types_close(&self.found)
+        self.data, self.base, self.name = data, base, name
+        with nogil:
+            failed = types_open(&self.found, bytes_of, length, &base.found if base is not None else NULL)
+        if failed:
+            types_close(&self.found)
+            self._refuse(failed, "", "")
+
+    cdef int _refuse(self, int failed, str name, str path) except -1:
+        if failed == TYPES_NO_MEMORY:
+            raise OutOfMemory("can't read the kernel's BTF: no memory")
+        if failed == TYPES_BROKEN:
+            raise Unsupported(f"the BTF of {self.name} is broken")
+        if failed == TYPES_UNKNOWN_KIND:
+            raise Unsupported(f"the BTF of {self.name} has a kind of type that this iptc does not know")
+        if failed == TYPES_NO_TYPE:
+            raise Unsupported(f"the BTF of {self.name} has no {name}")
+        if failed == TYPES_NO_MEMBER:
+            raise Unsupported(f"{name} has no {path} in this kernel")
+        if failed == TYPES_BITFIELD:
+            raise Unsupported(f"{name}'s {path} is a bit-field in this kernel")
+        raise Unsupported(f"the BTF of {self.name} has several {name}, which differ")
+
+    def size(self, str name not None):
+        """Return how many bytes the structure, union or typedef *name* has."""
+        cdef uint64_t size = 0
+        cdef bytes its_name = name.encode()
+        cdef int failed = types_size(&self.found, its_name, &size)
+        if failed:
+            self._refuse(failed, name, "")
+        return size
+
+    def member(self, str name not None, str path not None):
+        """Return (offset, size) of a member of *name*, in bytes; *path* is like "table.name" or "ptr[3]"."""
+        cdef place found
+        cdef bytes its_name = name.encode(), its_path = path.encode()
+        cdef int failed = types_member(&self.found, its_name, its_path, &found)
+        if failed:
+            self._refuse(failed, name, path)
+        return found.offset, found.size
+
+    def bits(self, str name not None, str path not None):
+        """Return (offset, width) of a member in bits, which may be a bit-field: on a little-endian machine the
+        lowest bit of a number comes first."""
+        cdef place found
+        cdef bytes its_name = name.encode(), its_path = path.encode()
+        cdef int failed = types_bits(&self.found, its_name, its_path, &found)
+        if failed:
+            self._refuse(failed, name, path)
+        return found.offset, found.size
+
+    def variable(self, str section not None, str name not None):
+        """Return (offset, size) of the variable *name* in a section, such as ".data..percpu"."""
+        cdef place found
+        cdef bytes its_section = section.encode(), its_name = name.encode()
+        cdef int failed = types_variable(&self.found, its_section, its_name, &found)
+        if failed:
+            self._refuse(failed, section, name)
+        return found.offset, found.size
+
+    def function(self, str name not None):
+        """Return the number of the type of the function *name*, by which programs call it."""
+        cdef uint32_t number = 0
+        cdef bytes its_name = name.encode()
+        cdef int failed = types_function(&self.found, its_name, &number)
+        if failed:
+            self._refuse(failed, f"{name}()", "")
+        return number
+
+    def has_tracepoint(self, str name not None):
+        """Whether the kernel has the tracepoint *name*."""
+        cdef bytes its_name = f"btf_trace_{name}".encode()
+        return types_typedef(&self.found, its_name) == 1
+
+    def __len__(self):
+        return self.found.count
+
+
+def _read(str name):
+    with open(f"{FOLDER}/{name}", "rb", buffering=0) as file:
+        return file.readall()
+
+
+def kernel_types(str module=None):
+    """Return the `Types` of the running kernel, or those of a *module* on top of them.
+
+    A module that is built into the kernel, or is not loaded, has none of its own: then they are the kernel's. Raises
+    `Unsupported` where the kernel has no BTF.
+    """
+    try:
+        kernel = Types(_read("vmlinux"))
+    except FileNotFoundError:
+        raise Unsupported(f"the kernel has no BTF: there is no {FOLDER}/vmlinux") from None
+    if module is None:
+        return kernel
+    try:
+        return Types(_read(module), kernel, module)
+    except FileNotFoundError:
+        return kernel
+
+
+cdef dict _answers = {}
+
+
+def _identity(str name):
+    """What tells a file of BTF from that of a module which was loaded anew."""
+    try:
+        status = os.stat(f"{FOLDER}/{name}")
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def ask(tuple questions not None, str module=None):
+    """Return the answers to *questions*, a list: of ("size", name), ("member", name, path), ("bits", name, path),
+    ("variable", section, name), ("function", name) or ("has_tracepoint", name).
+
+    The kernel's BTF is read for the first asking only: some megabytes, which are not kept.
+    """
+    cdef object module_now = _identity(module) if module is not None else None
+    cdef object key = (questions, module, _identity("vmlinux"), module_now)
+    answers = _answers.get(key)
+    if answers is None:
+        types_there = kernel_types(module)
+        answers = []
+        for kind, *names in questions:
+            answers.append(getattr(types_there, kind)(*names))
+        _answers[key] = answers
+    return list(answers)

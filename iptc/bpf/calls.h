@@ -1,0 +1,50 @@
+/* The calls of bpf(2) that iptc makes. Each returns a descriptor, 0, or a negative errno. */
+#ifndef IPTC_BPF_CALLS_H
+#define IPTC_BPF_CALLS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Numbers of the kernel's interface, which never change; headers that are old do not have all of them. */
+enum {
+	BPF_KIND_ARRAY = 2,
+	BPF_KIND_PERCPU_ARRAY = 6,
+	BPF_MAP_MMAPABLE = 1 << 10,
+	BPF_MAP_READ_ONLY = 1 << 3,
+	BPF_PROGRAM_RAW_TRACEPOINT = 17,
+	BPF_PROGRAM_SYSCALL = 31,
+	BPF_PROGRAM_SLEEPABLE = 1 << 4,
+};
+
+struct bpf_program_text {
+	uint32_t kind;
+	uint32_t flags;
+	const void *instructions;       /* 8 bytes each */
+	uint32_t instruction_count;
+	int types;                      /* the descriptor of its BTF; 0 for none */
+	const void *functions;          /* struct bpf_func_info: 8 bytes each */
+	uint32_t function_count;
+	const char *name;
+	char *log;                      /* NULL: none */
+	uint32_t log_size;
+};
+
+struct bpf_map_facts {
+	uint32_t kind;
+	uint32_t key_size;
+	uint32_t value_size;
+	uint32_t entries;
+	uint32_t flags;
+};
+
+int bpf_call_map(uint32_t kind, uint32_t value_size, uint32_t entries, uint32_t flags, const char *name);
+int bpf_call_get(int map, uint32_t key, void *value);
+int bpf_call_put(int map, uint32_t key, const void *value);
+int bpf_call_facts(int map, struct bpf_map_facts *facts);
+int bpf_call_types(const void *types, uint32_t length, char *log, uint32_t log_size);
+int bpf_call_program(const struct bpf_program_text *text);
+/* Run a program of the kind SYSCALL; what it writes into its context comes back there. */
+int bpf_call_run(int program, void *context, uint32_t length, uint32_t *result);
+int bpf_call_trace(int program, const char *tracepoint);
+
+#endif

@@ -1,0 +1,55 @@
+"""What `bpf.kernel` gives to the rest of the package."""
+
+from collections.abc import Iterable
+
+ARRAY: int
+PERCPU_ARRAY: int
+SYSCALL: int
+RAW_TRACEPOINT: int
+
+class Descriptor:
+    """What one descriptor of bpf(2) stands for."""
+
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+class Map(Descriptor):
+    """An array in the kernel."""
+
+    kind: int
+    value_size: int
+    entries: int
+    def __init__(self, kind: int, value_size: int, entries: int, mapped: bool = False, name: str = "iptc") -> None: ...
+    @classmethod
+    def from_descriptor(cls, descriptor: int) -> Map: ...
+    def read(self, key: int) -> bytes: ...
+    def write(self, key: int, value: bytes) -> None: ...
+
+def possible_processors() -> list[int]: ...
+
+class ProgramTypes(Descriptor):
+    """The types of programs in the kernel."""
+
+    def __init__(self, types: bytes) -> None: ...
+
+class Program(Descriptor):
+    """A program in the kernel."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: int,
+        code: bytes,
+        types: ProgramTypes | None = None,
+        functions: bytes = b"",
+        maps: Iterable[tuple[int, str, bool, int]] = (),
+        given: dict[str, Map] = {},
+    ) -> None: ...
+    @classmethod
+    def from_descriptor(cls, descriptor: int) -> Program: ...
+    def run(self, context: bytearray) -> int: ...
+
+class Trace(Descriptor):
+    """A program that runs at a tracepoint."""
+
+    def __init__(self, program: Program, tracepoint: str) -> None: ...

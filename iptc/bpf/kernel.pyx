@@ -1,0 +1,369 @@
+# cython: freethreading_compatible=False
+"""Maps, programs and their types in the kernel, by bpf(2) alone.
+
+Each object owns one descriptor, which the kernel closes on exec. No Python code runs between a call and the note of
+what it returned, so an interrupt loses none. What the kernel refuses is `Unsupported` and says why.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR, ENOSPC
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport _SC_PAGESIZE, sysconf
+
+from .._linux cimport F_DUPFD_CLOEXEC, errno_now, fcntl
+from .._netns cimport held_close, held_set
+
+from ..errors import ParameterError, Unsupported, kernel_error
+
+import os
+
+cdef extern from "calls.h" nogil:
+    struct bpf_program_text:
+        uint32_t kind
+        uint32_t flags
+        const void *instructions
+        uint32_t instruction_count
+        int types
+        const void *functions
+        uint32_t function_count
+        const char *name
+        char *log
+        uint32_t log_size
+    struct bpf_map_facts:
+        uint32_t kind
+        uint32_t key_size
+        uint32_t value_size
+        uint32_t entries
+        uint32_t flags
+    int bpf_call_map(uint32_t kind, uint32_t value_size, uint32_t entries, uint32_t flags, const char *name)
+    int bpf_call_facts(int map, bpf_map_facts *facts)
+    int bpf_call_types(const void *types, uint32_t length, char *log, uint32_t log_size)
+    int bpf_call_program(const bpf_program_text *text)
+    int bpf_call_trace(int program, const char *tracepoint)
+
+ARRAY = BPF_KIND_ARRAY
+PERCPU_ARRAY = BPF_KIND_PERCPU_ARRAY
+SYSCALL = BPF_PROGRAM_SYSCALL
+RAW_TRACEPOINT = BPF_PROGRAM_RAW_TRACEPOINT
+
+cdef enum:
+    LOG_ROOM = 1 << 20               # for what the verifier says first
+    MOST_LOG = 1 << 24
+    PATIENCE = 100                   # a signal that is on its way has the kernel give up: so often in a row at most
+    LONGEST_CONTEXT = 0xffff         # of a program that is run
+    INSTRUCTION = 8
+    LOAD_IMMEDIATE = 0x18            # the one instruction that is two long: it takes the address of a map
+    MAP_ADDRESS = 1                  # what it loads, in the place of the source register
+    MAP_MEMORY = 2
+
+
+cdef void _refuse(int error, str doing, str log="") except *:
+    """Raise what the negative errno *error* means."""
+    from .reasons import refusal
+
+    raise refusal(doing, -error, log)
+
+
+cdef bint _again(int answer, int *tries) except -1:
+    """Whether a call that ended so, for the signal that is on its way, is made again; the handler runs first."""
+    if answer != -EAGAIN and answer != -EINTR or tries[0] >= PATIENCE:
+        return False
+    tries[0] += 1
+    PyErr_CheckSignals()
+    return True
+
+
+cdef class Descriptor:
+    """What one descriptor of bpf(2) stands for."""
+
+    def __cinit__(self):
+        self.held.fd = -1
+
+    def __dealloc__(self):
+        self._drop()
+
+    cdef void _drop(self) noexcept:
+        held_close(&self.held)
+
+    cdef int _keep(self, int fd, str doing, str log) except -1:
+        """Note the descriptor that a call returned, or raise what it returned instead."""
+        if fd < 0:
+            _refuse(fd, doing, log)
+        held_set(&self.held, fd)
+        return 0
+
+    cdef int _copy(self, int descriptor) except -1:
+        """Own a copy of another one's *descriptor*."""
+        cdef int fd = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)
+        if fd < 0:
+            raise kernel_error("can't take a descriptor over", errno_now, os.strerror(errno_now))
+        held_set(&self.held, fd)
+        return 0
+
+    def fileno(self):
+        """Return the descriptor, -1 once it is closed."""
+        return self.held.fd
+
+    def close(self):
+        """Close it; again does nothing."""
+        self._drop()
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(f"a {type(self).__name__} has a descriptor and cannot be copied")
+
+
+cdef class Map(Descriptor):
+    """An array in the kernel: of one value for all processors, which can be mapped into memory, or one for each."""
+
+    def __cinit__(self):
+        self.memory = NULL
+        self.length = 0
+
+    def __init__(self, uint32_t kind, uint32_t value_size, uint32_t entries, bint mapped=False, str name="iptc"):
+        """Make one of *kind* `ARRAY` or `PERCPU_ARRAY`, all zeros. *mapped*: its memory is ours too."""
+        cdef bytes its_name = name.encode()
+        cdef const char *text = its_name
+        cdef uint32_t flags = BPF_MAP_MMAPABLE if mapped else 0
+        cdef int fd
+        self._drop()
+        with nogil:
+            fd = bpf_call_map(kind, value_size, entries, flags, text)
+        self._keep(fd, f"can't make a map of {entries} times {value_size} bytes", "")
+        self.kind, self.value_size, self.entries = kind, value_size, entries
+        if mapped:
+            self._map()
+
+    @classmethod
+    def from_descriptor(cls, int descriptor):
+        """Return the map that another process has made and whose *descriptor* was handed over, which is copied."""
+        cdef bpf_map_facts facts
+        cdef Map taken = Map.__new__(Map)
+        cdef int failed
+        taken._copy(descriptor)
+        with nogil:
+            failed = bpf_call_facts(taken.held.fd, &facts)
+        if failed < 0:
+            _refuse(failed, "can't ask what kind of map it is")
+        taken.kind, taken.value_size, taken.entries = facts.kind, facts.value_size, facts.entries
+        if facts.kind not in (BPF_KIND_ARRAY, BPF_KIND_PERCPU_ARRAY) or facts.key_size != 4:
+            raise ParameterError("the descriptor is not that of an array of bpf(2)")
+        if facts.flags & BPF_MAP_MMAPABLE:
+            taken._map()
+        return taken
+
+    cdef int _map(self) except -1:
+        """Map its memory. It can be written, since what a program is told stands there too."""
+        cdef size_t page = sysconf(_SC_PAGESIZE)
+        cdef size_t stride = (<size_t> self.value_size + 7) // 8 * 8
+        cdef size_t length = (stride * self.entries + page - 1) // page * page
+        cdef void *memory
+        with nogil:
+            memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, self.held.fd, 0)
+        if memory == MAP_FAILED:
+            raise kernel_error("can't map the memory of a map", errno_now, os.strerror(errno_now))
+        self.memory, self.length = <unsigned char *> memory, length
+        return 0
+
+    cdef void _drop(self) noexcept:
+        if self.memory != NULL:
+            munmap(self.memory, self.length)
+        self.memory = NULL
+        self.length = 0
+        held_close(&self.held)
+
+    def read(self, uint32_t key):
+        """Return the value at *key*; of a map with one for each processor all of them, each 8 bytes or a multiple."""
+        cdef size_t processors = 1
+        cdef size_t stride = (<size_t> self.value_size + 7) // 8 * 8
+        cdef bytes value
+        cdef char *room
+        cdef int failed
+        if self.kind == BPF_KIND_PERCPU_ARRAY:
+            processors = len(possible_processors())
+        value = PyBytes_FromStringAndSize(NULL, stride * processors)
+        room = PyBytes_AS_STRING(value)
+        with nogil:
+            failed = bpf_call_get(self.held.fd, key, room)
+        if failed < 0:
+            _refuse(failed, "can't read a map")
+        return value if processors > 1 else value[:self.value_size]
+
+    def write(self, uint32_t key, bytes value not None):
+        """Set the value at *key*, in a map that has one for all processors."""
+        cdef const char *data = value
+        cdef int failed
+        if PyBytes_GET_SIZE(value) != self.value_size or self.kind != BPF_KIND_ARRAY:
+            raise ParameterError(f"a value of this map has {self.value_size} bytes")
+        with nogil:
+            failed = bpf_call_put(self.held.fd, key, data)
+        if failed < 0:
+            _refuse(failed, "can't write a map")
+
+
+def possible_processors():
+    """Return the numbers of the processors that there can be: not all may be there, and some numbers may be left out.
+    """
+    cdef list numbers = []
+    with open("/sys/devices/system/cpu/possible") as file:
+        for part in file.read().strip().split(","):
+            first, _, last = part.partition("-")
+            numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+cdef class ProgramTypes(Descriptor):
+    """The types of programs in the kernel, which it needs to tell their functions apart."""
+
+    def __init__(self, bytes types not None):
+        """Load *types*, which are BTF."""
+        cdef const char *data = types
+        cdef uint32_t length = PyBytes_GET_SIZE(types)
+        cdef int fd
+        cdef Log log = Log()
+        self._drop()
+        with nogil:
+            fd = bpf_call_types(data, length, NULL, 0)
+        if fd < 0 and log.room():
+            with nogil:
+                bpf_call_types(data, length, log.text, log.size)
+        self._keep(fd, "can't load the types of the programs", log.read())
+
+
+cdef class Log:
+    """Room for what the kernel's verifier has to say."""
+
+    cdef char *text
+    cdef uint32_t size
+
+    def __dealloc__(self):
+        free(self.text)
+
+    cdef bint room(self) noexcept:
+        """Make room, then four times as much; whether there is any more."""
+        cdef uint32_t size = 4 * self.size if self.size else LOG_ROOM
+        if size > MOST_LOG:
+            return False
+        free(self.text)
+        self.text = <char *> calloc(size, 1)
+        self.size = size if self.text != NULL else 0
+        return self.text != NULL
+
+    cdef str read(self):
+        if self.text == NULL:
+            return ""
+        self.text[self.size - 1] = 0
+        return (<bytes> self.text).decode("utf-8", "replace")
+
+
+cdef bytes _patched(bytes code, object maps, dict given):
+    """Return *code* with the descriptors of maps in it: *maps* are (instruction, name, whether its memory is meant and
+    not itself, the offset there), *given* is {name: `Map`}."""
+    cdef bytes patched = bytes(bytearray(code))     # of its own
+    cdef char *memory = PyBytes_AS_STRING(patched)
+    cdef Py_ssize_t count = PyBytes_GET_SIZE(code) // INSTRUCTION, at
+    cdef Map its
+    cdef int32_t descriptor, offset
+    for at, name, within, its_offset in maps:
+        if not 0 <= at < count - 1 or <uint8_t> memory[at * INSTRUCTION] != LOAD_IMMEDIATE:
+            raise ParameterError("the program takes no map there")
+        its = given[name]
+        descriptor, offset = its.held.fd, its_offset
+        memory[at * INSTRUCTION + 1] = memory[at * INSTRUCTION + 1] & 0x0f | (MAP_MEMORY if within else MAP_ADDRESS) << 4
+        memcpy(memory + at * INSTRUCTION + 4, &descriptor, 4)
+        memcpy(memory + (at + 1) * INSTRUCTION + 4, &offset, 4)
+    return patched
+
+
+cdef class Program(Descriptor):
+    """A program in the kernel, which its verifier has checked."""
+
+    def __init__(self, str name not None, uint32_t kind, bytes code not None, ProgramTypes types=None,
+                 bytes functions=b"", maps=(), dict given={}):
+        """Load *code*, instructions of 8 bytes. *kind*: `SYSCALL` or `RAW_TRACEPOINT`.
+
+        *types*, *functions* (`struct bpf_func_info`): what its functions are, where it has several. *maps*: where it
+        takes the maps that are *given* by name, as (instruction, name, whether in its memory, offset there).
+        """
+        cdef bpf_program_text text
+        cdef bytes its_name = name.encode(), patched = _patched(code, maps, given)
+        cdef Log log = Log()
+        cdef int fd, answer, tries = 0
+        self._drop()
+        text.kind, text.flags = kind, BPF_PROGRAM_SLEEPABLE if kind == BPF_PROGRAM_SYSCALL else 0
+        text.instructions, text.instruction_count = PyBytes_AS_STRING(patched), PyBytes_GET_SIZE(code) // INSTRUCTION
+        text.types = types.held.fd if types is not None else 0
+        text.functions = NULL
+        text.function_count = 0
+        if functions:
+            text.functions, text.function_count = PyBytes_AS_STRING(functions), PyBytes_GET_SIZE(functions) // 8
+        text.name, text.log, text.log_size = its_name, NULL, 0
+        while True:
+            with nogil:
+                fd = bpf_call_program(&text)
+            if not _again(fd, &tries):
+                break
+        answer = fd
+        # once more, to hear why; a kernel before 6.4 needs room for all that it says, and no errno tells of the reason
+        # if there is none
+        while answer < 0 and log.room():
+            text.log, text.log_size = log.text, log.size
+            with nogil:
+                answer = bpf_call_program(&text)
+            if answer >= 0:
+                fd = answer
+            if answer != -ENOSPC:
+                break
+        self._keep(fd, f"can't load the program {name}", log.read())
+
+    @classmethod
+    def from_descriptor(cls, int descriptor):
+        """Return the program that another process has loaded and whose *descriptor* was handed over, which is
+        copied."""
+        cdef Program taken = Program.__new__(Program)
+        taken._copy(descriptor)
+        return taken
+
+    cdef int run_in(self, void *context, uint32_t length, uint32_t *result) noexcept nogil:
+        """Run it, for programs of the kind `SYSCALL`; what it writes into *context* stands there. 0, or a negative
+        errno."""
+        return bpf_call_run(self.held.fd, context, length, result)
+
+    def run(self, bytearray context not None):
+        """Run it, for programs of the kind `SYSCALL`, and return its answer. What it writes into *context* stands
+        there."""
+        cdef unsigned char[::1] memory
+        cdef void *at = NULL
+        cdef uint32_t length = len(context), result = 0
+        cdef int failed, tries = 0
+        if len(context) > LONGEST_CONTEXT:
+            raise ParameterError("a context has 65535 bytes at most")
+        memory = context
+        if length:
+            at = &memory[0]
+        while True:
+            with nogil:
+                failed = self.run_in(at, length, &result)
+            if not _again(failed, &tries):
+                break
+        if failed < 0:
+            _refuse(failed, "can't run a program")
+        return result
+
+
+cdef class Trace(Descriptor):
+    """A program that runs each time the kernel comes by a tracepoint, until this is closed."""
+
+    def __init__(self, Program program not None, str tracepoint not None):
+        """Have *program*, of the kind `RAW_TRACEPOINT`, run at *tracepoint*."""
+        cdef bytes name = tracepoint.encode()
+        cdef const char *text = name
+        cdef int fd
+        self._drop()
+        self.program = program
+        with nogil:
+            fd = bpf_call_trace(program.held.fd, text)
+        self._keep(fd, f"can't use the tracepoint {tracepoint}", "")

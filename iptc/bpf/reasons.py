@@ -1,0 +1,77 @@
+"""Why the kernel refuses a program, as far as this process can find out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from ..errors import IPTCError, Unsupported, is_passing, kernel_error
+
+OLDEST = (5, 18)
+"""The first kernel that has all that the programs call: bpf_map_lookup_percpu_elem came last."""
+
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode, which is the same in every kernel
+_CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+_FULL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def capabilities(numbers: dict[str, int]) -> set[str]:
+    """Return those of *numbers*, {name: number}, that this thread has."""
+    with open("/proc/thread-self/status") as status:
+        mask = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+    return {name for name, number in numbers.items() if mask >> number & 1}
+
+
+def refusal(doing: str, number: int, log: str = "") -> IPTCError:
+    """Return the exception for a call of bpf(2) that ended with errno *number*.
+
+    *doing*: what was being done, as "can't load a program"; *log*: what the kernel's verifier wrote.
+    """
+    if number in _FULL or is_passing(number):
+        return kernel_error(doing, number, os.strerror(number))
+    return Unsupported(f"{doing}: {_why(number, log)}")
+
+
+def _why(number: int, log: str) -> str:
+    if number == errno.ENOSYS:
+        return "the kernel has no bpf()"
+    if number in (errno.EPERM, errno.EACCES) and not log:
+        return _why_not_permitted()
+    lines = [line for line in log.splitlines() if line.strip() and not _STATISTICS.match(line)]
+    last = f"{os.strerror(number)}: {lines[-1]}" if lines else os.strerror(number)
+    release = kernel_release()
+    if "probe_read_kernel" in last and is_locked_down():
+        return "the kernel is locked down (lockdown=confidentiality) and lets no program read its memory"
+    if release < OLDEST:
+        return f"the kernel is {release[0]}.{release[1]} and older than {OLDEST[0]}.{OLDEST[1]} ({last})"
+    return f"the kernel refused it ({last})"
+
+
+_STATISTICS = re.compile(r"processed \d+ insns|verification time|stack depth|max_states|\d+: \([0-9a-f]{2}\)")
+
+
+def kernel_release() -> tuple[int, int]:
+    """Return the version of the kernel that runs: (6, 1)."""
+    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+
+
+def is_locked_down() -> bool:
+    """Whether the kernel says that it gives away nothing of its memory; where it cannot be asked, it may well be."""
+    try:
+        with open("/sys/kernel/security/lockdown") as file:
+            return "[confidentiality]" in file.read()
+    except OSError:
+        return True
+
+
+def _why_not_permitted() -> str:
+    if os.stat("/proc/thread-self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
+        return "this is a user namespace, and the kernel takes programs from its first one only"
+    have = capabilities(_CAPABILITIES)
+    if "CAP_SYS_ADMIN" not in have:
+        missing = [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in have]
+        if missing:
+            return f"this process has no {' and no '.join(missing)}"
+    return "not permitted, by a security module or a filter of system calls (seccomp)"
