@@ -253,6 +253,7 @@ BOTH_BACKENDS = {
     "test_guard",
     "test_watch",
     "test_journal",
+    "test_trace",
 }
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
 

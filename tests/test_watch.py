@@ -16,7 +16,7 @@ import threading
 import pytest
 
 import iptc
-from iptc.watching import mirror, nft_events
+from iptc.watching import mirror, multicast
 from iptc.watching.mirror import Mirror
 
 STRESS = int(os.environ.get("IPTC_STRESS", "1"))
@@ -259,7 +259,7 @@ def test_what_cannot_be_followed_is_read_again_and_said(host, monkeypatch):
 
 @pytest.mark.one_backend("nft")
 def test_messages_that_are_lost_lose_no_change(host, monkeypatch):
-    monkeypatch.setattr(nft_events, "_ROOM", 4096)
+    monkeypatch.setattr(multicast, "_ROOM", 4096)
     with iptc.watch("nft") as watch:
         rows = "".join(f"-A INPUT -p udp --dport {port} -j ACCEPT\n" for port in range(1, 2000))
         host.restore(f"*filter\n:INPUT ACCEPT\n{rows}COMMIT\n")

@@ -11,7 +11,7 @@ from ..managing.value import ChainValue, Ruleset, TableValue, plain_table, read_
 from ..nft import codec
 from ..nft.reader import BUILTIN_CHAINS
 from ..nft.sockets import Sockets, sockets_of
-from .nft_events import fields
+from .multicast import fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from ..managing.value import read_live
 from ..namespace import Place
 from .lock_events import LockEvents
 from .mirror import LostStep, Mirror
-from .nft_events import MessagesLost, NftEvents
+from .multicast import MessagesLost
+from .nft_events import NftEvents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

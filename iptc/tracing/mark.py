@@ -1,0 +1,142 @@
+"""A table of nf_tables that marks packets to be traced. It is of our own, and gone with the socket that made it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from .._netlink import Batch, Socket, attribute
+from ..errors import Unsupported, kernel_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._types import Family
+    from ..namespace import Place
+
+_OWNER = 2  # NFT_TABLE_F_OWNER
+_ELEMENT, _NAME, _DATA, _NESTED = 1, 1, 2, 0x8000  # NFTA_LIST_ELEM, NFTA_EXPR_*, NLA_F_NESTED
+_RULE_EXPRESSIONS = 4  # NFTA_RULE_EXPRESSIONS
+_REGISTER, _VERDICT_REGISTER = 8, 0  # NFT_REG32_00, NFT_REG_VERDICT
+_META_TRACE = 12  # NFT_META_NFTRACE
+_JUMP, _ACCEPT = -3, 1  # NFT_JUMP, NF_ACCEPT
+_LIMIT_RATE, _LIMIT_UNIT, _LIMIT_BURST = 1, 2, 3  # NFTA_LIMIT_*
+
+PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
+FIRST, LAST = -301, 2147483646
+"""Priorities: right before table raw, behind the putting together of fragments; and behind all others."""
+
+CHOSEN = "chosen"
+"""The chain in which a packet is marked."""
+
+BEGINNINGS = {PREROUTING: "begin-prerouting", OUTPUT: "begin-output"}
+ENDS = {INPUT: "end-input", POSTROUTING: "end-postrouting"}
+
+
+def expression(name: bytes, data: bytes) -> bytes:
+    """One expression of a rule."""
+    return attribute(_ELEMENT | _NESTED, attribute(_NAME, name + b"\0") + attribute(_DATA | _NESTED, data))
+
+
+def _number(value: int) -> bytes:
+    return struct.pack("!I", value & 0xFFFFFFFF)
+
+
+def _verdict(code: int, chain: str = "") -> bytes:
+    verdict = attribute(1, _number(code)) + (attribute(2, chain.encode() + b"\0") if chain else b"")
+    data = attribute(2 | _NESTED, attribute(2 | _NESTED, verdict))
+    return expression(b"immediate", attribute(1, _number(_VERDICT_REGISTER)) + data)
+
+
+def _rule(expressions: bytes) -> bytes:
+    return attribute(_RULE_EXPRESSIONS | _NESTED, expressions)
+
+
+def _limit(rate: int, burst: int) -> bytes:
+    return expression(
+        b"limit",
+        attribute(_LIMIT_RATE, struct.pack("!Q", rate))
+        + attribute(_LIMIT_UNIT, struct.pack("!Q", 1))
+        + attribute(_LIMIT_BURST, _number(burst)),
+    )
+
+
+def _trace() -> bytes:
+    value = attribute(2 | _NESTED, attribute(1, b"\1"))
+    load = expression(b"immediate", attribute(1, _number(_REGISTER)) + value)
+    return load + expression(b"meta", attribute(2, _number(_META_TRACE)) + attribute(3, _number(_REGISTER)))
+
+
+class MarkTable:
+    """A table, of each family that is asked for, whose rules let the kernel report of packets.
+
+    *conditions* are (family, hook, expressions): what a packet must be at the hook PREROUTING or OUTPUT, as the bytes
+    of the expressions of a rule. At most *limit* packets a second are chosen, with a *burst*; None for all. The table
+    has a chain behind all others at INPUT and POSTROUTING too, whose reports say that a packet has passed. The kernel
+    removes it when this is closed, or the process ends in any way. `name` is that of the table.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        conditions: Sequence[tuple[Family, int, bytes]],
+        limit: int | None = None,
+        burst: int | None = None,
+    ) -> None:
+        self.name = f"iptc-trace-{os.urandom(4).hex()}"
+        with place.open() as there:
+            self._socket = Socket(there)
+        try:
+            self._send(conditions, limit, burst)
+        except BaseException:
+            self.close()
+            raise
+
+    def _send(self, conditions: Sequence[tuple[Family, int, bytes]], limit: int | None, burst: int | None) -> None:
+        batch = Batch()
+        label = self.name.encode()
+        marking = (b"" if limit is None else _limit(limit, burst or limit)) + _trace() + _verdict(_ACCEPT)
+        for family in dict.fromkeys(family for family, *_ in conditions):
+            batch.add_table(family, label, _OWNER)
+            batch.add_chain(family, label, CHOSEN.encode())
+            batch.add_rule(family, label, CHOSEN.encode(), _rule(marking))
+            for names, priority in ((BEGINNINGS, FIRST), (ENDS, LAST)):
+                for hook, name in names.items():
+                    batch.add_base_chain(family, label, name.encode(), hook, b"filter", priority, 1)
+            for name in ENDS.values():
+                # one report, and not one of the end of the chain too
+                batch.add_rule(family, label, name.encode(), _rule(_verdict(_ACCEPT)))
+        numbers = [
+            batch.add_rule(
+                family,
+                label,
+                BEGINNINGS[hook].encode(),
+                _rule(condition + _verdict(_JUMP, CHOSEN)),
+            )
+            for family, hook, condition in conditions
+        ]
+        refused = self._socket.send(batch)
+        if refused:
+            number, code, _ = refused[0]
+            raise _refusal(code, number in numbers)
+
+    def close(self) -> None:
+        """Remove the table."""
+        self._socket.close()
+
+
+def _refusal(code: int, of_condition: bool) -> Exception:
+    if of_condition and code in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL):
+        return Unsupported(
+            f"the kernel can't choose packets by this specification where they come in: {os.strerror(code)}"
+        )
+    if code in (errno.EOPNOTSUPP, errno.EINVAL):
+        return Unsupported("this kernel has no tables with an owner (Linux 5.12)")
+    return kernel_error("can't trace packets", code, os.strerror(code))
+
+
+def everything(families: Sequence[Family]) -> list[tuple[Family, int, bytes]]:
+    """The conditions that all packets fulfil."""
+    return [(family, hook, b"") for family in families for hook in BEGINNINGS]
