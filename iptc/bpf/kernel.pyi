@@ -43,7 +43,7 @@ class Program(Descriptor):
         types: ProgramTypes | None = None,
         functions: bytes = b"",
         maps: Iterable[tuple[int, str, bool, int]] = (),
-        given: dict[str, Map] = {},
+        given: dict[str, Map] | None = None,
     ) -> None: ...
     @classmethod
     def from_descriptor(cls, descriptor: int) -> Program: ...

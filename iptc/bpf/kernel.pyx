@@ -8,7 +8,7 @@ what it returned, so an interrupt loses none. What the kernel refuses is `Unsupp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ENOSPC
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
@@ -17,7 +17,7 @@ from posix.unistd cimport _SC_PAGESIZE, sysconf
 from .._linux cimport F_DUPFD_CLOEXEC, errno_now, fcntl
 from .._netns cimport held_close, held_set
 
-from ..errors import ParameterError, Unsupported, kernel_error
+from ..errors import ParameterError, kernel_error
 
 import os
 
@@ -267,12 +267,16 @@ cdef bytes _patched(bytes code, object maps, dict given):
     cdef Py_ssize_t count = PyBytes_GET_SIZE(code) // INSTRUCTION, at
     cdef Map its
     cdef int32_t descriptor, offset
+    cdef int meant
+    if maps and given is None:
+        raise ParameterError("the program needs maps")
     for at, name, within, its_offset in maps:
         if not 0 <= at < count - 1 or <uint8_t> memory[at * INSTRUCTION] != LOAD_IMMEDIATE:
             raise ParameterError("the program takes no map there")
         its = given[name]
         descriptor, offset = its.held.fd, its_offset
-        memory[at * INSTRUCTION + 1] = memory[at * INSTRUCTION + 1] & 0x0f | (MAP_MEMORY if within else MAP_ADDRESS) << 4
+        meant = MAP_MEMORY if within else MAP_ADDRESS
+        memory[at * INSTRUCTION + 1] = memory[at * INSTRUCTION + 1] & 0x0f | meant << 4
         memcpy(memory + at * INSTRUCTION + 4, &descriptor, 4)
         memcpy(memory + (at + 1) * INSTRUCTION + 4, &offset, 4)
     return patched
@@ -282,7 +286,7 @@ cdef class Program(Descriptor):
     """A program in the kernel, which its verifier has checked."""
 
     def __init__(self, str name not None, uint32_t kind, bytes code not None, ProgramTypes types=None,
-                 bytes functions=b"", maps=(), dict given={}):
+                 bytes functions=b"", maps=(), dict given=None):
         """Load *code*, instructions of 8 bytes. *kind*: `SYSCALL` or `RAW_TRACEPOINT`.
 
         *types*, *functions* (`struct bpf_func_info`): what its functions are, where it has several. *maps*: where it

@@ -1,0 +1,146 @@
+/* bpf(2): see calls.h. The parts of union bpf_attr that are used, as the kernel has had them since Linux 5.18; it takes
+   shorter ones than its own. */
+#include "calls.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+
+enum {
+	MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, PROG_LOAD = 5, PROG_TEST_RUN = 10, OBJ_GET_INFO_BY_FD = 15,
+	RAW_TRACEPOINT_OPEN = 17, BTF_LOAD = 18,
+};
+
+#define AS_NUMBER(pointer) ((uint64_t)(uintptr_t)(pointer))
+
+static int call(int command, void *attributes, uint32_t size)
+{
+	long answer = syscall(SYS_bpf, command, attributes, size);
+	return answer < 0 ? -errno : (int)answer;
+}
+
+/* A name may have letters, digits, '_' and '.' only; 15 of them. */
+static void set_name(char *its, const char *name)
+{
+	size_t i;
+	for (i = 0; i < 15 && name[i]; i++)
+		its[i] = name[i];
+}
+
+int bpf_call_map(uint32_t kind, uint32_t value_size, uint32_t entries, uint32_t flags, const char *name)
+{
+	struct {
+		uint32_t kind, key_size, value_size, entries, flags, inner, node;
+		char name[16];
+	} a;
+
+	memset(&a, 0, sizeof(a));
+	a.kind = kind;
+	a.key_size = sizeof(uint32_t);
+	a.value_size = value_size;
+	a.entries = entries;
+	a.flags = flags;
+	set_name(a.name, name);
+	return call(MAP_CREATE, &a, sizeof(a));
+}
+
+struct element {
+	uint32_t map, padding;
+	uint64_t key, value, flags;
+};
+
+int bpf_call_get(int map, uint32_t key, void *value)
+{
+	struct element a = { .map = map, .key = AS_NUMBER(&key), .value = AS_NUMBER(value) };
+	return call(MAP_LOOKUP_ELEM, &a, sizeof(a));
+}
+
+int bpf_call_put(int map, uint32_t key, const void *value)
+{
+	struct element a = { .map = map, .key = AS_NUMBER(&key), .value = AS_NUMBER(value) };
+	return call(MAP_UPDATE_ELEM, &a, sizeof(a));
+}
+
+int bpf_call_facts(int map, struct bpf_map_facts *facts)
+{
+	struct { uint32_t kind, id, key_size, value_size, entries, flags; } info = { 0 };
+	struct { uint32_t fd, length; uint64_t info; } a = { map, sizeof(info), AS_NUMBER(&info) };
+	int failed = call(OBJ_GET_INFO_BY_FD, &a, sizeof(a));
+
+	facts->kind = info.kind;
+	facts->key_size = info.key_size;
+	facts->value_size = info.value_size;
+	facts->entries = info.entries;
+	facts->flags = info.flags;
+	return failed;
+}
+
+int bpf_call_types(const void *types, uint32_t length, char *log, uint32_t log_size)
+{
+	struct {
+		uint64_t types, log;
+		uint32_t length, log_size, log_level, padding;
+	} a = { AS_NUMBER(types), AS_NUMBER(log), length, log_size, log != NULL, 0 };
+
+	return call(BTF_LOAD, &a, sizeof(a));
+}
+
+int bpf_call_program(const struct bpf_program_text *text)
+{
+	struct {
+		uint32_t kind, count;
+		uint64_t instructions, license;
+		uint32_t log_level, log_size;
+		uint64_t log;
+		uint32_t version, flags;
+		char name[16];
+		uint32_t device, attach_type, types, function_size;
+		uint64_t functions;
+		uint32_t function_count, line_size;
+		uint64_t lines;
+		uint32_t line_count, attach_type_number;
+	} a;
+
+	memset(&a, 0, sizeof(a));
+	a.kind = text->kind;
+	a.count = text->instruction_count;
+	a.instructions = AS_NUMBER(text->instructions);
+	/* what the kernel calls it when a program may use the functions that are for those with its own license too */
+	a.license = AS_NUMBER("Dual MIT/GPL");
+	a.log = AS_NUMBER(text->log);
+	a.log_size = text->log != NULL ? text->log_size : 0;
+	a.log_level = text->log != NULL;
+	a.flags = text->flags;
+	set_name(a.name, text->name);
+	a.types = text->types;
+	a.function_size = text->function_count ? 8 : 0;
+	a.functions = AS_NUMBER(text->functions);
+	a.function_count = text->function_count;
+	return call(PROG_LOAD, &a, sizeof(a));
+}
+
+int bpf_call_run(int program, void *context, uint32_t length, uint32_t *result)
+{
+	struct {
+		uint32_t program, result, data_in, data_out;
+		uint64_t data, data_back;
+		uint32_t repeat, duration, context_length, context_back_length;
+		uint64_t context, context_back;
+	} a;
+	int failed;
+
+	memset(&a, 0, sizeof(a));
+	a.program = program;
+	a.context = AS_NUMBER(context);
+	a.context_length = length;
+	failed = call(PROG_TEST_RUN, &a, sizeof(a));
+	*result = a.result;
+	return failed;
+}
+
+int bpf_call_trace(int program, const char *tracepoint)
+{
+	struct { uint64_t name; uint32_t program, padding; } a = { AS_NUMBER(tracepoint), program, 0 };
+	return call(RAW_TRACEPOINT_OPEN, &a, sizeof(a));
+}
