@@ -16,7 +16,7 @@ import threading
 import pytest
 
 import iptc
-from iptc.watching import mirror, multicast
+from iptc.watching import mirror, multicast, nft_events
 from iptc.watching.mirror import Mirror
 
 STRESS = int(os.environ.get("IPTC_STRESS", "1"))
