@@ -18,7 +18,10 @@ from iptc import (
     Table6,
     Target,
 )
+from iptc.doctor.examine import examine, is_well
+from iptc.doctor.finding import Finding
 from iptc.ip4tc import IPTCModule
+from iptc.watching.journal import Journal
 
 
 def tables() -> None:
@@ -285,3 +288,23 @@ def watching() -> None:
             if change.by is not None:
                 assert_type(change.by.pid, int)
         assert_type(changes.wait(1.0), list[iptc.TableChange])
+
+
+def kept(folder: str) -> None:
+    with iptc.watch() as changes, Journal(folder, files=10) as journal:
+        assert_type(journal, Journal)
+        assert_type(journal.begin(changes.rulesets()), bool)
+        journal.write(changes.wait(), changes.rulesets())
+
+
+def examined() -> None:
+    side, findings = examine("blue", texts=[(False, b"*filter\nCOMMIT\n")])
+    assert_type(side, str | None)
+    assert_type(findings, list[Finding])
+    assert_type(is_well(findings), bool)
+
+
+def old_import_paths() -> None:
+    assert_type(iptc.ip4tc.Table("filter"), Table)
+    assert_type(iptc.ip6tc.Table6("filter"), Table6)
+    iptc.util.load_kernel("ip_tables", exc_if_failed=True)
