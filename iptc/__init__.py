@@ -96,18 +96,26 @@ _NAMES = {
 }
 
 
-def __getattr__(name):
-    from importlib import import_module
+def _loaded(module):
+    """Return the module of that name in this package; importlib, which would be loaded for it, is not needed."""
+    import sys
 
+    __import__(f"{__name__}.{module}")
+    return sys.modules[f"{__name__}.{module}"]
+
+
+def __getattr__(name):
     if name in _NAMES:
-        value = getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
+        value = getattr(_loaded(_NAMES[name]), name)
         globals()[name] = value  # from now on without this function
         return value
     if name == "iptc":
         # python-iptables imports its own name
-        return import_module(__name__)
+        import sys
+
+        return sys.modules[__name__]
     if name in _MODULES or name in _OTHER_MODULES:
-        return import_module(f"{__name__}.{name}")
+        return _loaded(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

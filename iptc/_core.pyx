@@ -13,7 +13,7 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_FromObject
 from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strlen, strspn
 
-from operator import index, itemgetter
+from _operator import index, itemgetter    # those of operator, without the weight of that module
 
 from ._linux cimport (
     AF_INET, AF_INET6, IFNAMSIZ, IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SO_NETNS_COOKIE, getsockopt, in6_addr,

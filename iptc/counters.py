@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-import weakref
+from _weakref import ref  # that of weakref, without the weight of that module
 
 from . import _core, backends, namespace
 from ._counts import place_slots
@@ -108,7 +108,7 @@ class CounterReader:
             layout = self._layout()
             if layout is None or layout.generation != digest:
                 layout = _Layout(self._nfproto, digest, self._scan.chains, self._scan.identities, self)
-                self._layout = weakref.ref(layout)
+                self._layout = ref(layout)
         return Snapshot(counts, layout, policies, time.monotonic(), time.time())
 
     def _settled(self, reading: Any) -> Any:

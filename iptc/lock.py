@@ -5,11 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-import weakref
-from _thread import (  # threading's own, without the weight of that module
-    RLock,
-    get_ident,
-)
+from _thread import RLock, get_ident  # those of threading and weakref, without the weight of these modules
+from _weakrefset import WeakSet
 
 from ._core import environment
 from ._lockfile import Holder, LockFile
@@ -27,7 +24,7 @@ _LOCK_FILE = "/run/xtables.lock"
 UNSET: Any = object()
 """The default of a setting that was not given, where None is a value of its own."""
 
-_held: weakref.WeakSet[XTablesLock] = weakref.WeakSet()
+_held: WeakSet[XTablesLock] = WeakSet()
 """The locks that this process holds or waits for. After a fork the child closes its copies."""
 
 
