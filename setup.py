@@ -76,6 +76,7 @@ def extensions():
     modules = [
         extension("_core"),
         extension("_applied"),
+        extension("_agent"),
         extension("_netns"),
         extension("_lockfile"),
         extension("_netlink"),

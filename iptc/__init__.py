@@ -27,6 +27,10 @@ Rules that stay
     watch, Watch            changes of the rules as they happen, and by whom
     TableChange             one change
 
+What becomes of a packet
+    Bench                   a ruleset in a private network namespace, where the kernel judges packets that are made up
+    Verdict, Left           what it did with one, and a packet that left because of it
+
 Counters
     CounterReader           reads the counters of a table, as often as wanted
     Snapshot, Delta         the counters of one moment, and what was counted between two
@@ -73,6 +77,8 @@ _NAMES = {
     for module, names in {
         "_core": "Counters",
         "backends": "backend",
+        "bench.bench": "Bench",
+        "bench.verdict": "Left Verdict",
         "counters": "ChainCounters CounterReader Delta RuleInfo Snapshot",
         "errors": "AccessDenied Conflict IPTCError KernelError LockTimeout Missing NotFound OutOfMemory ParameterError "
         "ParameterTypeError PartialCommit RolledBack TransactionError Unsupported XTablesError "

@@ -9,6 +9,9 @@ from . import version as version
 from . import xtables as xtables
 from ._core import Counters as Counters
 from .backends import backend as backend
+from .bench.bench import Bench as Bench
+from .bench.verdict import Left as Left
+from .bench.verdict import Verdict as Verdict
 from .chain import Chain as Chain
 from .counters import ChainCounters as ChainCounters
 from .counters import CounterReader as CounterReader

@@ -25,6 +25,9 @@ cdef uint64_t cookie_of_socket(int fd, int netns) noexcept nogil
 cdef class Namespace:
     cdef Held held
     cdef bint named                  # not that of whichever thread asks
+    cdef int agent                   # the process that lives in it for us, 0 for none
+    cdef int starter                 # the process that started that one
 
+    cdef void let_go(self) noexcept
     cdef int where(self) except -2
     cdef int check(self, int failed, str what) except -1

@@ -5,16 +5,20 @@ one.
 A socket stays in the namespace that it was made in, whichever thread uses it. So a thread has to be there only to make
 it. That is a C thread, which makes the socket and ends. Where the system lets no thread begin, the calling thread
 enters the namespace and comes back within one call of C.
+
+An ordinary user may enter no namespace. A process of theirs that lives in one (`_agent`) makes the sockets there; the
+socket that it is asked by stands for the namespace then.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EBADF, EINTR, ENOMEM
+from libc.errno cimport EBADF, EINTR, ENAMETOOLONG, ENOMEM, EOPNOTSUPP
 from libc.stdlib cimport free, realloc
-from libc.string cimport memset, strerror
+from libc.string cimport memset, strcpy, strerror, strlen
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
-from posix.stat cimport fstat, stat, struct_stat
-from posix.unistd cimport close, read
+from posix.stat cimport S_ISSOCK, fstat, stat, struct_stat
+from posix.unistd cimport close, getpid, read
 
+from ._agent cimport Wanted, agent_ask, agent_end, agent_start
 from ._linux cimport (
     AF_UNIX, CLONE_NEWNET, F_DUPFD_CLOEXEC, SIG_SETMASK, SIOCGSKNS, SOCK_CLOEXEC, SOCK_DGRAM, errno_now, fcntl,
     ioctl, pthread_attr_destroy, pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t, pthread_create,
@@ -78,6 +82,7 @@ cdef struct Errand:
     Work work
     void *context
     const char *path
+    int flags
     int domain
     int kind
     int protocol
@@ -90,7 +95,7 @@ cdef void _do(Errand *errand) noexcept nogil:
         errand.work(errand.context)
         return
     if errand.path != NULL:
-        errand.fd = c_open(errand.path, O_RDONLY | O_CLOEXEC)
+        errand.fd = c_open(errand.path, errand.flags | O_CLOEXEC)
     else:
         errand.fd = socket(errand.domain, errand.kind, errand.protocol)
     errand.failed = 0 if errand.fd >= 0 else errno_now
@@ -132,17 +137,38 @@ cdef void _go_and_return(Errand *errand) noexcept nogil:
     close(here)
 
 
+cdef void _send_agent(Errand *errand) noexcept nogil:
+    """Have the agent do it that lives there."""
+    cdef Wanted wanted
+    memset(&wanted, 0, sizeof(wanted))
+    if errand.work != NULL:
+        errand.failed = EOPNOTSUPP
+        return
+    if errand.path != NULL:
+        if strlen(errand.path) >= sizeof(wanted.path):
+            errand.failed = ENAMETOOLONG
+            return
+        strcpy(wanted.path, errand.path)
+    wanted.flags = errand.flags
+    wanted.domain, wanted.kind, wanted.protocol = errand.domain, errand.kind, errand.protocol
+    errand.failed = agent_ask(errand.netns, &wanted, &errand.fd)
+
+
 cdef int _run(Errand *errand) noexcept nogil:
     """Do the errand: 0, or an errno. Signals are for the threads of the program, and for those in their own
     namespace."""
     cdef pthread_attr_t attributes
     cdef pthread_t thread
     cdef sigset_t every, usual
+    cdef struct_stat status
     cdef bint begun
     errand.fd = -1
     errand.failed = 0
     if errand.netns < 0 and not errand.fresh:
         _do(errand)
+        return errand.failed
+    if not errand.fresh and fstat(errand.netns, &status) == 0 and S_ISSOCK(status.st_mode):
+        _send_agent(errand)
         return errand.failed
     sigfillset(&every)
     pthread_sigmask(SIG_SETMASK, &every, &usual)
@@ -210,6 +236,10 @@ cdef uint64_t cookie_of_socket(int fd, int netns) noexcept nogil:
 
 # ----------------------------------------------------------- the namespace
 
+_agents = set()
+"""(device, inode) of each socket that an agent is asked by."""
+
+
 cdef class Namespace:
     """A network namespace: one that was opened, or that of the thread that asks."""
 
@@ -217,7 +247,19 @@ cdef class Namespace:
         self.held.fd = -1
 
     def __dealloc__(self):
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
+        """Close it, and end its agent, which lives no longer than the object that started it."""
+        cdef int agent = self.agent
         held_close(&self.held)
+        if agent > 0:
+            self.agent = 0
+            _agents.discard((self.held.device, self.held.inode))
+            # a process that was forked off holds a copy of this object, and is no parent of the agent
+            if self.starter == getpid():
+                with nogil:
+                    agent_end(agent)
 
     def __init__(self, bytes path=None, int descriptor=-1):
         """Open the file *path*, or copy *descriptor*; with neither it is that of whichever thread asks."""
@@ -240,13 +282,13 @@ cdef class Namespace:
 
     def close(self):
         """Close it."""
-        held_close(&self.held)
+        self.let_go()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        held_close(&self.held)
+        self.let_go()
 
     cdef int where(self) except -2:
         """The descriptor to go by, or -1 for the namespace of this thread."""
@@ -291,6 +333,20 @@ cdef class Namespace:
         self.check(failed, "can't open a socket")
         return fd
 
+    def open_file(self, bytes path not None, int flags):
+        """Return the descriptor of the file *path*, which is looked up from inside, closed on exec. The caller closes
+        it. `OSError` as `os.open` raises it."""
+        cdef Errand errand
+        memset(&errand, 0, sizeof(errand))
+        errand.netns, errand.path, errand.flags = self.where(), PyBytes_AS_STRING(path), flags
+        with nogil:
+            _run(&errand)
+        if errand.failed == NOT_BACK:
+            self.check(errand.failed, "")
+        if errand.failed:
+            raise OSError(errand.failed, strerror(errand.failed).decode(), path.decode())
+        return errand.fd
+
     def read_file(self, bytes path not None):
         """Return what stands in the file *path*, which is looked up from inside; `OSError` as `open` raises it."""
         cdef Errand errand
@@ -333,6 +389,30 @@ cdef class Namespace:
 def namespace_cookie():
     """Return the cookie of the network namespace that this thread is in."""
     return Namespace().cookie()
+
+
+def is_agent(int descriptor):
+    """Whether *descriptor* stands for the namespace of an agent."""
+    cdef struct_stat status
+    return fstat(descriptor, &status) == 0 and (status.st_dev, status.st_ino) in _agents
+
+
+def new_namespace_of_agent():
+    """Return a new, empty network namespace in a user namespace of its own, which an ordinary user can make: only an
+    agent is in it. It is gone once this object is closed. `OSError` with the step that failed where none can be
+    made."""
+    cdef Namespace made = Namespace()
+    cdef int fd, pid, failed
+    cdef const char *step
+    with nogil:
+        failed = agent_start(&fd, &pid, &step)
+    if failed:
+        raise OSError(failed, f"{step.decode()}: {strerror(failed).decode()}")
+    held_set(&made.held, fd)
+    made.named = True
+    made.agent, made.starter = pid, getpid()
+    _agents.add((made.held.device, made.held.inode))
+    return made
 
 
 def new_namespace():

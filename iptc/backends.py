@@ -290,6 +290,11 @@ def _tools_choice() -> Any:
     return None if path is None else side_of_tool(path)
 
 
+def tools_side() -> str:
+    """Return the side that the command `iptables` works on; nf_tables where there is no such command."""
+    return str(_tools_choice() or "nft")
+
+
 def find_tool(name: str) -> str | None:
     """Return the path of a command as root's shell finds it, or None."""
     for folder in [*os.get_exec_path(), *_SYSTEM_FOLDERS]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ._netns import Namespace
+from ._netns import Namespace, is_agent
 from .errors import KernelError, ParameterError, ParameterTypeError, kernel_error
 
 TYPE_CHECKING = False
@@ -63,7 +63,9 @@ def _located(netns: Any) -> tuple[bytes | None, int]:
 
 def _is_namespace(descriptor: int) -> bool:
     try:
-        return descriptor >= 0 and os.readlink(f"/proc/self/fd/{descriptor}").startswith("net:[")
+        return descriptor >= 0 and (
+            os.readlink(f"/proc/self/fd/{descriptor}").startswith("net:[") or is_agent(descriptor)
+        )
     except OSError:
         return False
 

@@ -278,6 +278,16 @@ def told(heal: iptc.Heal) -> None:
     assert_type(heal.plan, iptc.Plan | None)
 
 
+def benches() -> None:
+    with iptc.Bench("rules.v4", {"eth0": "203.0.113.1/24"}, routes=["default via 203.0.113.2"], backend="nft") as bench:
+        verdict = bench.send("eth0", src="198.51.100.9", tcp=22, flags="SYN")
+        assert_type(verdict, iptc.Verdict)
+        assert_type(verdict.verdict, str)
+        assert_type(verdict.rule, Rule | None)
+        assert_type(verdict.out, list[iptc.Left])
+        assert_type(verdict.out[0].sport, int | None)
+
+
 def watching() -> None:
     with iptc.watch("nft", compare=5) as changes:
         assert_type(changes, iptc.Watch)

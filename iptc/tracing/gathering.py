@@ -112,11 +112,15 @@ class Gatherer:
     """Takes reports, and returns the packets that they are of.
 
     *table* is the name of the table that marks: packets that somebody else traces are left out. A packet is whole when
-    the report of the last chain comes, or that of a rule or policy that drops it.
+    the report of the last chain comes, or that of a rule or policy that drops it. *fixed* says that nobody changes the
+    rules.
     """
 
-    def __init__(self, place: Place, table: str, nft: NftRules | None, legacy: LegacyRules | None) -> None:
+    def __init__(
+        self, place: Place, table: str, nft: NftRules | None, legacy: LegacyRules | None, fixed: bool = False
+    ) -> None:
         self._table = table
+        self._fixed = fixed
         self._nft = nft
         self._legacy = legacy
         self._names = Names(place)
@@ -139,9 +143,9 @@ class Gatherer:
         nft, legacy = list(nft), list(legacy)
         if not nft and not legacy and not self._unplaced:
             return []
-        if self._nft is not None:
+        if self._nft is not None and not self._fixed:
             self._nft.look_again()
-        if self._legacy is not None and legacy:
+        if self._legacy is not None and legacy and not self._fixed:
             self._legacy.look_again(legacy)
         now = time.time()
         for report in nft:

@@ -1,0 +1,266 @@
+# cython: freethreading_compatible=False
+"""A process that lives in a network namespace of its own, in a user namespace of its own, and opens sockets and files
+there for the process that started it: what an ordinary user has in the place of a thread that enters the namespace.
+
+It runs no Python and shares no memory. It ends when nobody is left who could ask it, or when `agent_end` says so. The
+process that started it is not told of its end by a signal, and finds it with no `wait` of its own.
+"""
+
+from libc.errno cimport EINTR, EPIPE
+from posix.fcntl cimport O_CLOEXEC, O_WRONLY, open as c_open
+from posix.types cimport gid_t, pid_t, uid_t
+from posix.unistd cimport _exit, close, getegid, geteuid, write
+
+from ._linux cimport (
+    AF_UNIX, CLONE_NEWNET, SIG_SETMASK, SOCK_CLOEXEC, errno_now, pthread_sigmask, sigfillset, sigset_t,
+    socket,
+)
+
+cdef extern from * nogil:
+    """
+    #include <fcntl.h>
+    #include <sched.h>
+    #include <signal.h>
+    #include <stdio.h>
+    #include <string.h>
+    #include <sys/prctl.h>
+    #include <sys/socket.h>
+    #include <sys/syscall.h>
+    #include <sys/wait.h>
+    #include <unistd.h>
+    #ifndef SYS_close_range
+    #define SYS_close_range 436
+    #endif
+
+    /* fork() without a signal at the end of the child, and without the handlers of fork. */
+    static int iptc_clone(void) { return (int) syscall(SYS_clone, 0, NULL, NULL, NULL, NULL); }
+
+    /* Close all descriptors but one. */
+    static void iptc_close_others(int kept)
+    {
+        int fd, most;
+        if ((kept == 0 || syscall(SYS_close_range, 0U, (unsigned) kept - 1, 0U) == 0)
+            && syscall(SYS_close_range, (unsigned) kept + 1, ~0U, 0U) == 0)
+            return;
+        most = (int) sysconf(_SC_OPEN_MAX);
+        for (fd = 0; fd < most; fd++)
+            if (fd != kept)
+                close(fd);
+    }
+
+    /* Send bytes with a descriptor, or with -1 without one. */
+    static ssize_t iptc_send_fd(int fd, const void *data, size_t length, int passed)
+    {
+        struct iovec part = { (void *) data, length };
+        union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control;
+        struct msghdr message;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        if (passed >= 0) {
+            memset(&control, 0, sizeof control);
+            message.msg_control = control.room;
+            message.msg_controllen = sizeof control.room;
+            control.head.cmsg_level = SOL_SOCKET;
+            control.head.cmsg_type = SCM_RIGHTS;
+            control.head.cmsg_len = CMSG_LEN(sizeof(int));
+            memcpy(CMSG_DATA(&control.head), &passed, sizeof(int));
+        }
+        return sendmsg(fd, &message, MSG_NOSIGNAL);
+    }
+
+    /* Receive bytes and the descriptor with them, -1 where there is none. */
+    static ssize_t iptc_receive_fd(int fd, void *data, size_t length, int *passed)
+    {
+        struct iovec part = { data, length };
+        union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control;
+        struct msghdr message;
+        ssize_t got;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.room;
+        message.msg_controllen = sizeof control.room;
+        *passed = -1;
+        got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+        if (got >= 0 && message.msg_controllen >= CMSG_LEN(sizeof(int)) && control.head.cmsg_type == SCM_RIGHTS)
+            memcpy(passed, CMSG_DATA(&control.head), sizeof(int));
+        return got;
+    }
+    """
+    enum:
+        CLONE_NEWUSER
+        SOCK_SEQPACKET
+        __WALL
+    int iptc_clone()
+    void iptc_close_others(int kept)
+    ssize_t iptc_send_fd(int fd, const void *data, size_t length, int passed)
+    ssize_t iptc_receive_fd(int fd, void *data, size_t length, int *passed)
+    int socketpair(int domain, int kind, int protocol, int *pair)
+    int unshare(int kind)
+    enum:
+        SIGKILL
+    int kill(pid_t pid, int number)
+    int setsid()
+    pid_t waitpid(pid_t pid, int *status, int options)
+    int snprintf(char *text, size_t size, const char *format, ...)
+    size_t strlen(const char *text)
+
+# What an agent says: an errno, and when it starts which step failed.
+cdef struct Answer:
+    int failed
+    int step
+
+cdef const char *STEPS[4]
+STEPS[0] = b"can't make a user namespace"
+STEPS[1] = b"can't map the user into a user namespace"
+STEPS[2] = b"can't make a network namespace inside a user namespace"
+STEPS[3] = b"can't start a process"
+
+
+cdef int _put(const char *path, const char *text) noexcept nogil:
+    """Write *text* to a file: 0, or an errno."""
+    cdef int failed = 0
+    cdef int fd = c_open(path, O_WRONLY | O_CLOEXEC)
+    if fd < 0:
+        return errno_now
+    if write(fd, text, strlen(text)) < 0:
+        failed = errno_now
+    close(fd)
+    return failed
+
+
+cdef Answer _move_in(uid_t user, gid_t group) noexcept nogil:
+    """Enter new namespaces. The user is mapped before the network namespace is made, so that it is root's: files such
+    as ip_tables_names are root's alone."""
+    cdef Answer answer
+    cdef char text[64]
+    answer.failed = answer.step = 0
+    if unshare(CLONE_NEWUSER) < 0:
+        answer.failed = errno_now
+        return answer
+    answer.step = 1
+    _put(b"/proc/self/setgroups", b"deny")
+    snprintf(text, sizeof(text), b"0 %u 1", <unsigned int> user)
+    answer.failed = _put(b"/proc/self/uid_map", text)
+    if not answer.failed:
+        snprintf(text, sizeof(text), b"0 %u 1", <unsigned int> group)
+        answer.failed = _put(b"/proc/self/gid_map", text)
+    if answer.failed:
+        return answer
+    answer.step = 2
+    if unshare(CLONE_NEWNET) < 0:
+        answer.failed = errno_now
+    return answer
+
+
+cdef void _serve(int fd) noexcept nogil:
+    """Open what is asked for, until nobody is left who asks."""
+    cdef Wanted wanted
+    cdef Answer answer
+    cdef int back, made
+    cdef ssize_t length
+    answer.step = 0
+    while True:
+        length = iptc_receive_fd(fd, &wanted, sizeof(wanted), &back)
+        if length < 0 and errno_now == EINTR:
+            continue
+        if length <= 0:
+            return
+        if back < 0:
+            continue
+        if length == sizeof(wanted):
+            wanted.path[sizeof(wanted.path) - 1] = 0
+            if wanted.path[0]:
+                made = c_open(wanted.path, wanted.flags | O_CLOEXEC)
+            else:
+                made = socket(wanted.domain, wanted.kind | SOCK_CLOEXEC, wanted.protocol)
+            answer.failed = errno_now if made < 0 else 0
+            iptc_send_fd(back, &answer, sizeof(answer), made)
+            if made >= 0:
+                close(made)
+        close(back)
+
+
+cdef void _live(int fd, uid_t user, gid_t group) noexcept nogil:
+    """All that the agent does: it never returns."""
+    cdef Answer answer
+    iptc_close_others(fd)
+    # who interrupts the program at its terminal does not mean the agent
+    setsid()
+    answer = _move_in(user, group)
+    if iptc_send_fd(fd, &answer, sizeof(answer), -1) >= 0 and not answer.failed:
+        _serve(fd)
+    _exit(0)
+
+
+cdef int agent_start(int *fd, int *pid, const char **failed_at) noexcept nogil:
+    """Start an agent: 0, or an errno and which step failed. *fd* is what it is asked by; the caller closes it."""
+    cdef int pair[2]
+    cdef Answer answer
+    cdef sigset_t every, usual
+    cdef uid_t user = geteuid()
+    cdef gid_t group = getegid()
+    cdef int passed
+    cdef ssize_t length
+    failed_at[0] = STEPS[3]
+    fd[0] = pid[0] = -1
+    if socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0:
+        return errno_now
+    # the agent keeps them blocked: its memory has handlers of the program
+    sigfillset(&every)
+    pthread_sigmask(SIG_SETMASK, &every, &usual)
+    pid[0] = iptc_clone()
+    if pid[0] == 0:
+        _live(pair[1], user, group)
+    answer.failed = errno_now if pid[0] < 0 else 0
+    pthread_sigmask(SIG_SETMASK, &usual, NULL)
+    close(pair[1])
+    if not answer.failed:
+        while True:
+            length = iptc_receive_fd(pair[0], &answer, sizeof(answer), &passed)
+            if length >= 0 or errno_now != EINTR:
+                break
+        if length != sizeof(answer):
+            answer.failed, answer.step = EPIPE, 3
+        if answer.failed:
+            failed_at[0] = STEPS[answer.step]
+            agent_end(pid[0])
+    if answer.failed:
+        close(pair[0])
+        return answer.failed
+    fd[0] = pair[0]
+    return 0
+
+
+cdef int agent_ask(int fd, const Wanted *wanted, int *got) noexcept nogil:
+    """Have the agent open what is *wanted*: 0, or an errno. Each question has a socket of its own for the answer, so
+    that threads do not take each other's."""
+    cdef int pair[2]
+    cdef int failed = 0
+    cdef Answer answer
+    cdef ssize_t length
+    got[0] = -1
+    if socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0:
+        return errno_now
+    while iptc_send_fd(fd, wanted, sizeof(wanted[0]), pair[1]) < 0:
+        if errno_now != EINTR:
+            failed = errno_now
+            break
+    close(pair[1])
+    while not failed:
+        length = iptc_receive_fd(pair[0], &answer, sizeof(answer), got)
+        if length < 0 and errno_now == EINTR:
+            continue
+        failed = errno_now if length < 0 else answer.failed if length == sizeof(answer) else EPIPE
+        break
+    close(pair[0])
+    return failed
+
+
+cdef void agent_end(int pid) noexcept nogil:
+    """End the agent *pid*, a child of this process, and all that it holds."""
+    cdef int status
+    kill(pid, SIGKILL)
+    while waitpid(pid, &status, __WALL) < 0 and errno_now == EINTR:
+        pass

@@ -1,0 +1,362 @@
+"""Bench: a ruleset in a private network namespace, and the packets that are sent through it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+
+from .. import _core, backends, ruleset
+from ..errors import IPTCError, KernelError, ParameterError, TransactionError, kernel_error
+from ..namespace import Place
+from ..tracing.headers import ICMP, ICMPV6
+from . import wire
+from .devices import Device
+from .layout import Layout
+from .links import Links
+from .place import LOGGERS, SETTINGS, new_place, write_setting
+from .rules import interfaces_in, texts_of
+from .tracer import Tracer
+from .verdict import Left, Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+    from typing import Any, Self
+
+    from ..tracing.steps import Packet
+
+_PATIENCE = 10.0
+"""Seconds to wait for what the kernel does a moment later, but surely: such as a packet that the host sends to
+itself."""
+
+_SO_MARK = 36
+_NOISE = frozenset({130, 131, 132, 133, 134, 135, 136, 143})
+"""Types of ICMPv6 that interfaces send by themselves."""
+
+
+class Bench:
+    """A ruleset that the kernel judges packets by, in a private network namespace: nothing of it leaves this process.
+
+    ```
+    with iptc.Bench("rules.v4", interfaces={"eth0": "203.0.113.1/24", "eth1": "10.0.0.1/24"}) as bench:
+        verdict = bench.send("eth0", src="198.51.100.9", tcp=22)
+        print(verdict.verdict, verdict.rule)
+    ```
+
+    *rules*: a text in the format of iptables-save (a string with a line break), a path, an open file or a `Ruleset`. A
+        text with the headings `# IPv4` and `# IPv6` is of both families; otherwise *ipv6* says of which it is. *rules6*
+        are the rules of IPv6, where they stand apart.
+    *interfaces*: {name: address with its network, or several of them}. None for those that the rules name, with made-up
+        addresses: the first has 203.0.113.1/24 and 2001:db8::1/64.
+    *routes*: texts as `ip route add` takes them. None for a default route by the first interface.
+    *sets*: what `ipset save` prints, or {name: (type, entries)}.
+    *sysctls*: {"net/ipv4/conf/all/rp_filter": "1"}, beside those of `iptc.bench.place.SETTINGS`.
+    *backend*: "legacy" or "nft"; None for the one that is in use.
+
+    It is made when it is entered, or first used. As an ordinary user it is in a user namespace. Serves one thread at a
+    time.
+    """
+
+    def __init__(
+        self,
+        rules: Any = None,
+        interfaces: Mapping[str, Any] | Iterable[str] | None = None,
+        *,
+        routes: Iterable[Any] | None = None,
+        sets: Any = None,
+        sysctls: Mapping[str, str] | None = None,
+        backend: str | None = None,
+        rules6: Any = None,
+        ipv6: bool | None = None,
+    ) -> None:
+        self._texts = texts_of(rules, rules6, ipv6)
+        named = list(dict.fromkeys(name for _, text in self._texts for name in interfaces_in(text)))
+        self.layout = Layout.told(interfaces, routes, named)
+        self._sets = sets
+        self._sysctls = dict(sysctls or {})
+        self._backend = backend if backend is not None or not hasattr(rules, "backend") else rules.backend
+        self._stack: contextlib.ExitStack | None = None
+        self._ended = False
+        self._ident = 0
+
+    # ------------------------------------------------------------ made and unmade
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Make it, if it is not made yet."""
+        if self._stack is not None:
+            return
+        if self._ended:
+            raise TransactionError("this bench is closed")
+        with contextlib.ExitStack() as stack:
+            self._make(stack)
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """End it: nothing of it is left. Again does nothing."""
+        self._ended = True
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            stack.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_stack", None) is not None:
+            self.close()
+
+    def _make(self, stack: contextlib.ExitStack) -> None:
+        self.backend = _side(self._backend)
+        self.namespace = stack.enter_context(new_place())
+        for name, value in {**SETTINGS, **self._sysctls}.items():
+            if not write_setting(self.namespace, name, value) and name in self._sysctls:
+                raise KernelError(f"there is no setting {name.replace('/', '.')}", errno.ENOENT, os.strerror(2))
+        self.links = Links(self.namespace)
+        stack.callback(self.links.close)
+        self._devices: dict[str, Device] = {}
+        for name in self.layout.interfaces:
+            if name != "lo":
+                self._devices[name] = device = Device(self.namespace, name)
+                stack.callback(device.close)
+        self._connect()
+        self.place = Place(self.namespace)
+        self._restore()
+        if self.backend != "nft":
+            for name, value in LOGGERS.items():
+                write_setting(self.namespace, name, value)
+        self._tracer = Tracer(self.place, self.backend)
+        stack.callback(self._tracer.close)
+        self._senders: dict[int, socket.socket] = {}
+        stack.callback(self._forget_senders)
+        self.calm()
+
+    def _connect(self) -> None:
+        self.links.set_up("lo")
+        for name, addresses in self.layout.interfaces.items():
+            for address in addresses:
+                self.links.add_address(name, address)
+            self.links.set_up(name)
+        for route in self.layout.routes:
+            self.links.add_route(route)
+        self.links.settle((each for some in self.layout.interfaces.values() for each in some), _PATIENCE)
+
+    def _restore(self) -> None:
+        for nfproto, text in self._texts:
+            if text.strip():
+                ruleset.restore(
+                    text, nfproto == _core.IPV6, backend=self.backend, netns=self.namespace, lock_file=False
+                )
+
+    def _forget_senders(self) -> None:
+        for sender in self._senders.values():
+            sender.close()
+
+    # ------------------------------------------------------------------- packets
+
+    def send(
+        self,
+        interface: str | None = None,
+        src: str | None = None,
+        dst: str | None = None,
+        *,
+        tcp: Any = None,
+        udp: Any = None,
+        icmp: Any = None,
+        raw: bytes | None = None,
+        protocol: Any = None,
+        sport: Any = None,
+        flags: Any = None,
+        mark: int = 0,
+        ttl: int | None = None,
+        tos: int = 0,
+        payload: bytes = b"",
+        seq: int = 1000,
+        ack: int = 0,
+    ) -> Verdict:
+        """Send a packet in at *interface*, or one that the host makes itself where it is None. Return its `Verdict`.
+
+        *tcp* and *udp* are the port that it goes to, *icmp* a type ("echo-request", 8, "3/1", True), *protocol* any
+        other one with *payload* behind the header of IP, and *raw* is a whole packet. TCP has the *flags* SYN where
+        nothing is said. *sport* is another one from 40000 on for each packet, which so is of a connection of its own.
+        *src* is by default a neighbour at *interface*, and *dst* the host's own address there. A packet of the host
+        goes to that neighbour by default.
+        """
+        self.open()
+        if interface is not None and interface not in self._devices and interface != "lo":
+            raise ParameterError(f"the bench has no interface {interface}: {', '.join(self._devices)} are there")
+        if raw is None:
+            src, dst = self._ends(interface, src, dst, icmp)
+        made = wire.packet(
+            src,
+            dst,
+            ident=self._next_ident(),
+            tcp=tcp,
+            udp=udp,
+            icmp=icmp,
+            raw=raw,
+            protocol=protocol,
+            sport=sport,
+            flags=flags,
+            ttl=ttl,
+            tos=tos,
+            payload=payload,
+            seq=seq,
+            ack=ack,
+        )
+        return self.judge(interface, made, mark)
+
+    def _ends(self, interface: str | None, src: Any, dst: Any, icmp: Any) -> tuple[str, str]:
+        """(source, destination) of a packet, as far as they are not said."""
+        version = wire.address(src if src is not None else dst).version if src is not None or dst is not None else 0
+        first = next(iter(self.layout.interfaces))
+        if not version:
+            version = 4 if self.layout.own(interface or first, 4) or not self.layout.own(interface or first, 6) else 6
+        if interface is None:
+            dst = self.layout.neighbour(first, version) if dst is None else dst
+            if src is None:
+                with contextlib.suppress(OSError):
+                    src = self.links.way(str(dst))[1]
+            return src or self.layout.own(None, version) or wire.ANY[version], dst
+        if interface == "lo":
+            loopback = wire.LOOPBACK[version]
+            return (loopback if src is None else src), (loopback if dst is None else dst)
+        src = self.layout.neighbour(interface, version) if src is None else src
+        if dst is None:
+            dst = self.layout.own(interface, version) or self.layout.own(None, version)
+            if dst is None:
+                raise ParameterError(f"the host has no address of IPv{version}: say dst=")
+        return src, dst
+
+    def _next_ident(self) -> int:
+        self._ident = self._ident % 65534 + 1
+        return self._ident
+
+    def calm(self) -> None:
+        """Forget all that left and was reported."""
+        self._tracer.skip()
+        self._taken()
+
+    def judge(self, interface: str | None, made: wire.Made, mark: int = 0) -> Verdict:
+        """Send a packet that was made, and return its `Verdict`."""
+        self.open()
+        self.calm()
+        if interface is None or interface == "lo":
+            failed = self._send_own(made, mark)
+        else:
+            failed = None
+            if mark:
+                raise ParameterError("a packet that comes in has no mark: rules give it one")
+            self._devices[interface].put(made.data)
+        return self._verdict(interface, made, failed)
+
+    def _send_own(self, made: wire.Made, mark: int) -> str | None:
+        """Let the host send a packet: None, or why it can't."""
+        key = made.version
+        if key not in self._senders:
+            family = socket.AF_INET if key == 4 else socket.AF_INET6
+            number = self.namespace.open_socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            self._senders[key] = sender = socket.socket(fileno=number)
+            if key == 4:
+                sender.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+        sender = self._senders[key]
+        try:
+            sender.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+            sender.sendto(made.data, (made.dst, 0))
+        except OSError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL):
+                return f"no route to {made.dst}: {error.strerror}"
+            if error.errno not in (errno.EPERM, errno.ECONNREFUSED):
+                raise kernel_error("can't send", error.errno or errno.EIO, str(error.strerror)) from None
+        return None
+
+    def _verdict(self, interface: str | None, made: wire.Made, failed: str | None) -> Verdict:
+        ident = wire.ident_of(made.data)
+
+        def is_it(packet: Packet) -> bool:
+            before = packet.before
+            return before is not None and (before.version, before.ident) == (made.version, ident)
+
+        packets = self._tracer.whole()
+        while _is_under_way(packets, is_it) and self._tracer.wait(_PATIENCE):
+            packets += self._tracer.whole()
+        packets += self._tracer.packets()
+        its = [packet for packet in packets if is_it(packet)]
+        out = self._taken()
+        first = [left for left in out if wire.ident_of(left.data) == ident and left.header.version == made.version]
+        out = first + [left for left in out if left not in first]
+        verdict = Verdict(wire.header_of(made), its, out, [p for p in packets if not is_it(p)])
+        if verdict.verdict == "LOST":
+            verdict.reason = failed or self._why_lost(interface, verdict, its)
+        return verdict
+
+    def _taken(self) -> list[Left]:
+        """The packets that left since, without what interfaces send by themselves."""
+        found = []
+        for name, device in self._devices.items():
+            for data in device.taken():
+                left = Left(name, data)
+                icmp = left.header.icmp
+                if not (left.header.number == ICMPV6 and icmp is not None and icmp[0] in _NOISE):
+                    found.append(left)
+        return found
+
+    def _why_lost(self, interface: str | None, verdict: Verdict, its: list[Packet]) -> str:
+        """Why a packet did not arrive that no rule dropped."""
+        if not its:
+            return "the kernel took it for no packet of IP: a wrong checksum, length or version"
+        last = its[-1]
+        header = last.after
+        assert header is not None
+        for left in verdict.out:
+            kind = (left.header.number, *(left.header.icmp or (-1, -1)))
+            if kind in ((ICMP, 11, 0), (ICMPV6, 3, 0)):
+                return "its TTL was used up"
+            if kind in ((ICMP, 3, 4), (ICMPV6, 2, 0)):
+                return "it is larger than the way allows"
+        try:
+            incoming = last.in_interface or (interface if interface != "lo" else None)
+            self.links.way(header.dst, header.src, incoming, last.mark)
+        except OSError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.ESRCH):
+                return f"no route to {header.dst}"
+            if error.errno in (errno.EINVAL, errno.EXDEV):
+                return (
+                    f"a packet from {header.src} to {header.dst} can't come in at {incoming}: martian or reverse path"
+                )
+            return f"no way to {header.dst}: {error.strerror}"
+        return f"no rule dropped it, and it did not come further than {last.hook or 'the interface'}"
+
+    # ---------------------------------------------------------------------- rules
+
+    def ruleset(self) -> Any:
+        """The rules of the bench, as a `Ruleset`."""
+        from ..managing.value import Ruleset
+
+        self.open()
+        return Ruleset.live(backend=self.backend, netns=self.namespace)
+
+
+def _is_under_way(packets: list[Packet], is_it: Any) -> bool:
+    """Whether the packet was sent to the host itself, and has not come in yet."""
+    its = [packet for packet in packets if is_it(packet)]
+    return bool(its) and its[-1].verdict == "ACCEPT" and its[-1].out_interface == "lo" and its[-1].hook == "POSTROUTING"
+
+
+def _side(given: str | None) -> str:
+    """The back end that was asked for, or that is in use; that of the tools where it is not to be found out."""
+    try:
+        side = backends.backend(given)
+    except IPTCError:
+        if given is not None:
+            raise
+        side = backends.tools_side()
+    return "legacy" if side == "libiptc" else side

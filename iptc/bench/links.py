@@ -1,0 +1,276 @@
+"""Interfaces, addresses and routes of a network namespace, by netlink: read, made, and asked for."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import struct
+
+from .._netlink import attribute, attributes
+from ..errors import KernelError, ParameterError, kernel_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from .._netns import Namespace
+
+_NETLINK_ROUTE = 0
+_HEAD = struct.Struct("=IHHII")
+_ERROR, _DONE = 2, 3
+_REQUEST, _ACK, _DUMP, _CREATE, _REPLACE = 1, 4, 0x300, 0x400, 0x100  # NLM_F_*
+_EXCL = 0x200
+_NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _NEWROUTE, _GETROUTE = 16, 18, 20, 22, 24, 26  # RTM_*
+_IFNAME = 3  # IFLA_IFNAME
+_UP = 1  # IFF_UP
+_ADDRESS, _LOCAL, _FLAGS = 1, 2, 8  # IFA_*
+_NODAD = 2  # IFA_F_NODAD
+_ROUTES_OF_IPV6 = 1 << 10  # RTMGRP_IPV6_ROUTE
+_DST, _SRC, _IIF, _OIF, _GATEWAY, _PREFSRC, _TABLE, _MARK = 1, 2, 3, 4, 5, 7, 15, 16  # RTA_*
+_MAIN, _STATIC, _UNIVERSE, _LINK = 254, 4, 0, 253  # RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_*
+_UNICAST, _LOCAL_TYPE = 1, 2  # RTN_*
+_TYPES = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7, "prohibit": 8}
+
+
+class Route:
+    """A way: where to (None for everywhere), by which neighbour, by which interface, from which address; *kind* is
+    "unicast", or "blackhole", "unreachable" or "prohibit" for one that leads nowhere."""
+
+    __slots__ = ("network", "via", "device", "source", "kind")
+
+    def __init__(
+        self,
+        network: Any,
+        via: Any = None,
+        device: str | None = None,
+        source: Any = None,
+        kind: str = "unicast",
+    ) -> None:
+        self.network = network
+        self.via = via
+        self.device = device
+        self.source = source
+        self.kind = kind
+
+    @classmethod
+    def read(cls, text: str) -> Route:
+        """The route that a text says as `ip route` takes it: `[TYPE] NETWORK|default [via ADDRESS] [dev NAME] [src
+        ADDRESS]`."""
+        words = text.split()
+        kind = words.pop(0) if words and words[0] in _TYPES else "unicast"
+        if not words:
+            raise ParameterError(f"no route: {text!r}")
+        target = words.pop(0)
+        given: dict[str, str] = {}
+        while words:
+            key = words.pop(0)
+            if key not in ("via", "dev", "src", "metric", "proto", "scope") or not words:
+                raise ParameterError(f"no route: {text!r}; NETWORK [via ADDRESS] [dev NAME] [src ADDRESS] is one")
+            given[key] = words.pop(0)
+        try:
+            via = ipaddress.ip_address(given["via"]) if "via" in given else None
+            source = ipaddress.ip_address(given["src"]) if "src" in given else None
+            if target in ("default", "default6"):
+                six = target == "default6" or any(each is not None and each.version == 6 for each in (via, source))
+                network: Any = ipaddress.ip_network("::/0" if six else "0.0.0.0/0")
+            else:
+                network = ipaddress.ip_network(target, strict=False)
+        except ValueError as error:
+            raise ParameterError(f"no route: {text!r}: {error}") from None
+        return cls(network, via, given.get("dev"), source, kind)
+
+    def __str__(self) -> str:
+        words = [] if self.kind == "unicast" else [self.kind]
+        words.append(str(self.network) if self.network.prefixlen else "default")
+        for key, value in (("via", self.via), ("dev", self.device), ("src", self.source)):
+            words += [key, str(value)] if value is not None else []
+        return " ".join(words)
+
+
+class Links:
+    """A socket of rtnetlink in the namespace *there*."""
+
+    def __init__(self, there: Namespace) -> None:
+        self._socket = socket.socket(fileno=there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE))
+        self._there = there
+        self._sequence = 0
+        self._indices: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+    # messages
+
+    def _ask(self, kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
+        """Send a message and return the answers [(kind, message)]; the kernel has answered before send returns.
+        `OSError` with what it says."""
+        self._sequence += 1
+        head = _HEAD.pack(16 + len(body), kind, _REQUEST | flags, self._sequence, 0)
+        self._socket.send(head + body)
+        found: list[tuple[int, bytes]] = []
+        while True:
+            data = self._socket.recv(1 << 16)
+            while len(data) >= 16:
+                length, kind, _, sequence, _ = _HEAD.unpack_from(data)
+                if sequence == self._sequence:
+                    if kind == _ERROR:
+                        (code,) = struct.unpack_from("=i", data, 16)
+                        if code:
+                            raise OSError(-code, os.strerror(-code))
+                        return found
+                    if kind == _DONE:
+                        return found
+                    found.append((kind, data[16:length]))
+                    if not flags & (_ACK | _DUMP):
+                        return found
+                data = data[(length + 3) & ~3 :]
+
+    def _do(self, what: str, kind: int, flags: int, body: bytes) -> None:
+        try:
+            self._ask(kind, flags | _ACK, body)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            raise kernel_error(f"can't {what}", number, os.strerror(number)) from None
+
+    # interfaces
+
+    def links(self) -> dict[int, tuple[str, bool]]:
+        """{number: (name, whether it is up)} of the interfaces."""
+        found = {}
+        for _, message in self._ask(_GETLINK, _DUMP, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
+            index, flags = struct.unpack_from("=4xiI", message)
+            name = dict(attributes(message[16:])).get(_IFNAME, b"").rstrip(b"\0").decode("utf-8", "surrogateescape")
+            found[index] = name, bool(flags & _UP)
+        self._indices = {name: index for index, (name, _) in found.items()}
+        return found
+
+    def index(self, name: str) -> int:
+        """The number of an interface."""
+        if name not in self._indices:
+            self.links()
+        if name not in self._indices:
+            raise ParameterError(f"there is no interface {name}")
+        return self._indices[name]
+
+    def set_up(self, name: str) -> None:
+        """Set an interface up."""
+        self._do(f"set {name} up", _NEWLINK, 0, struct.pack("=BxHiII", 0, 0, self.index(name), _UP, _UP))
+
+    def addresses(self) -> list[tuple[str, Any]]:
+        """[(interface, address with its network)], as `ipaddress.ip_interface` has it."""
+        names = self.links()
+        found = []
+        for _, message in self._ask(_GETADDR, _DUMP, struct.pack("=BBBBi", 0, 0, 0, 0, 0)):
+            length, index = struct.unpack_from("=xBxxi", message)
+            said = dict(attributes(message[8:]))
+            packed = said.get(_LOCAL) or said.get(_ADDRESS)
+            if packed and index in names:
+                found.append((names[index][0], ipaddress.ip_interface((packed, length))))
+        return found
+
+    def add_address(self, name: str, address: Any) -> None:
+        """Give an interface an address, an `ipaddress.ip_interface`; it is not tried out on the network."""
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        body = struct.pack("=BBBBi", family, address.network.prefixlen, _NODAD, 0, self.index(name))
+        body += attribute(_LOCAL, address.packed) + attribute(_ADDRESS, address.packed)
+        self._do(f"give {name} the address {address}", _NEWADDR, _CREATE | _REPLACE, body)
+
+    def settle(self, addresses: Iterable[Any], patience: float) -> None:
+        """Wait until the host takes packets to all *addresses* (of IPv6) for its own: the kernel sees to that a moment
+        after it was given them."""
+        left = [address for address in addresses if address.version == 6]
+        if not left:
+            return
+        with socket.socket(fileno=self._there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)) as news:
+            news.bind((0, _ROUTES_OF_IPV6))
+            news.settimeout(patience)
+            while left:
+                if self._is_own(left[-1]):
+                    left.pop()
+                    continue
+                try:
+                    news.recv(1 << 16)
+                except TimeoutError:
+                    raise KernelError(
+                        f"the address {left[-1]} does not come into use", errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)
+                    ) from None
+
+    def _is_own(self, address: Any) -> bool:
+        try:
+            return self.way(str(address.ip))[0] is None
+        except OSError:
+            return False
+
+    # routes
+
+    def add_route(self, route: Route) -> None:
+        """Add a route."""
+        version = route.network.version
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        scope = _LINK if version == 4 and route.via is None and route.kind == "unicast" else _UNIVERSE
+        kind = _TYPES[route.kind]
+        body = struct.pack("=BBBBBBBBI", family, route.network.prefixlen, 0, 0, _MAIN, _STATIC, scope, kind, 0)
+        if route.network.prefixlen:
+            body += attribute(_DST, route.network.network_address.packed)
+        if route.device is not None:
+            body += attribute(_OIF, struct.pack("=i", self.index(route.device)))
+        if route.via is not None:
+            body += attribute(_GATEWAY, route.via.packed)
+        if route.source is not None:
+            body += attribute(_PREFSRC, route.source.packed)
+        self._do(f"add the route {route}", _NEWROUTE, _CREATE | _REPLACE, body)
+
+    def routes(self) -> Iterator[Route]:
+        """The routes of the main table."""
+        names = self.links()
+        kinds = {number: name for name, number in _TYPES.items()}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for _, message in self._ask(_GETROUTE, _DUMP, struct.pack("=BBBBBBBBI", family, *[0] * 8)):
+                length, table, kind = struct.unpack_from("=xBxxBxxB", message)
+                said = dict(attributes(message[12:]))
+                if table != _MAIN or kind not in kinds or kind == _LOCAL_TYPE:
+                    continue
+                packed = said.get(_DST, bytes(4 if family == socket.AF_INET else 16))
+                device = names.get(struct.unpack("=i", said[_OIF])[0], (None, False))[0] if _OIF in said else None
+                yield Route(
+                    ipaddress.ip_network((packed, length)),
+                    ipaddress.ip_address(said[_GATEWAY]) if _GATEWAY in said else None,
+                    device,
+                    ipaddress.ip_address(said[_PREFSRC]) if _PREFSRC in said else None,
+                    kinds[kind],
+                )
+
+    def way(self, dst: str, src: str | None = None, iif: str | None = None, mark: int = 0) -> tuple[str | None, str]:
+        """(interface, source) of the way that a packet takes to *dst*; the interface is None for the host itself.
+        `OSError` with the errno that the kernel gives for a packet that has none."""
+        target = ipaddress.ip_address(dst)
+        four = target.version == 4
+        family, size = (socket.AF_INET, 32) if four else (socket.AF_INET6, 128)
+        body = struct.pack("=BBBBBBBBI", family, size, size if src and iif else 0, 0, 0, 0, 0, 0, 0)
+        body += attribute(_DST, target.packed)
+        if src:
+            body += attribute(_SRC, ipaddress.ip_address(src).packed)
+        if iif:
+            body += attribute(_IIF, struct.pack("=i", self.index(iif)))
+        if mark:
+            body += attribute(_MARK, struct.pack("=I", mark))
+        _, message = self._ask(_GETROUTE, 0, body)[0]
+        said = dict(attributes(message[12:]))
+        kind = message[7]
+        if kind not in (_UNICAST, _LOCAL_TYPE):
+            errors = {6: errno.EINVAL, 7: errno.EHOSTUNREACH, 8: errno.EACCES, 3: 0, 4: 0, 5: 0}
+            code = errors.get(kind, errno.EINVAL)
+            if code:
+                raise OSError(code, os.strerror(code))
+        source = str(ipaddress.ip_address(said[_PREFSRC])) if _PREFSRC in said else ""
+        if kind != _UNICAST or _OIF not in said:
+            return None, source
+        (index,) = struct.unpack("=i", said[_OIF])
+        names = {number: name for name, number in self._indices.items()}
+        if index not in names:
+            names = {number: name for number, (name, _) in self.links().items()}
+        return names.get(index), source

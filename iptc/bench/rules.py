@@ -1,0 +1,52 @@
+"""The rules that a bench is given: text, a path, an open file or a `Ruleset`; and the interfaces that they name."""
+
+from __future__ import annotations
+
+import shlex
+
+from .. import _core
+from ..managing.value import Ruleset, parts_of
+from ..model.restoring import pieces
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .._types import Family
+
+_IN = ("-i", "--in-interface", "-o", "--out-interface", "--physdev-in", "--physdev-out")
+
+
+def texts_of(rules: Any, rules6: Any = None, ipv6: bool | None = None) -> list[tuple[Family, bytes]]:
+    """[(family, text)] of what a bench is given as *rules*, and of IPv6 as *rules6*; see `Bench`."""
+    found: list[tuple[Family, bytes]] = []
+    if isinstance(rules, Ruleset):
+        families: list[Family] = sorted({table.nfproto for table in rules.tables})
+        for nfproto in families:
+            names = [(table.nfproto, table.name) for table in rules.tables if table.nfproto == nfproto]
+            found.append((nfproto, rules.only(names).text().encode("utf-8", "surrogateescape")))
+    elif rules is not None:
+        found += parts_of(b"".join(pieces(rules)), ipv6)
+    if rules6 is not None:
+        found = [part for part in found if part[0] != _core.IPV6]
+        if isinstance(rules6, Ruleset):
+            found += texts_of(rules6)
+        else:
+            found.append((_core.IPV6, b"".join(pieces(rules6))))
+    return found
+
+
+def interfaces_in(text: bytes) -> list[str]:
+    """The names of the interfaces that a text names, in their order, without those that stand for several."""
+    found: dict[str, None] = {}
+    for line in text.decode("utf-8", "surrogateescape").splitlines():
+        if not any(option in line for option in _IN):
+            continue
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            continue
+        for option, word in zip(words, words[1:]):
+            if option in _IN and not word.endswith("+") and word != "lo" and word != "!":
+                found[word] = None
+    return list(found)
