@@ -65,6 +65,15 @@ Modules
     ip4tc, ip6tc, util, version, xtables    import paths of python-iptables
 """
 
+import sys as _sys
+
+if "t" in getattr(_sys, "abiflags", ""):
+    # whoever came past pip and setup.py, which refuse it too
+    raise ImportError(
+        f"iptc needs a Python with the GIL, which guards libxtables, and {_sys.executable} is a free-threaded one: "
+        f"use python{_sys.version_info.major}.{_sys.version_info.minor}"
+    )
+
 __all__ = []
 
 __version__ = "0.1.0"

@@ -34,7 +34,8 @@ def tools(listed):
 
 
 def write(dist, sdist, listed, when):
-    """The bill of all that is in *dist*, beside it; *listed* is the file that pins the tools, *when* its time."""
+    """The bill of all that is in *dist*, beside it; *listed* is the file that pins the tools, *when* its time. Returns
+    its path."""
     fields = metadata_of(sdist)
     name, version = fields["Name"], fields["Version"]
     files = []
@@ -73,6 +74,8 @@ def write(dist, sdist, listed, when):
         ],
         "dependencies": [{"ref": f"pkg:pypi/{name}@{version}", "dependsOn": ["libxtables"]}],
     }
-    with open(os.path.join(dist, f"{name}-{version}.cdx.json"), "w") as file:
+    path = os.path.join(dist, f"{name}-{version}.cdx.json")
+    with open(path, "w") as file:
         json.dump(bill, file, indent=2)
         file.write("\n")
+    return path

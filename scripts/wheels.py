@@ -130,15 +130,17 @@ def unpacked(sdist, place):
 
 
 def pythons_here():
-    """{version: path} of the Pythons on PATH that have headers and a GIL."""
+    """{version: path} of the Pythons on PATH, and of those that pyenv made, which have headers and a GIL."""
     found = {}
+    made = os.path.join(glob.escape(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")), "versions/*/bin")
+    folders = ["/usr/bin", *os.environ["PATH"].split(os.pathsep), *sorted(glob.glob(made))]
     probe = (
         "import os, sys, sysconfig\n"
         "there = os.path.exists(sysconfig.get_path('include') + '/Python.h')\n"
         "print(sys.executable if there and not sysconfig.get_config_var('Py_GIL_DISABLED') else '')"
     )
     for version in PYTHONS:
-        for folder in ["/usr/bin", *os.environ["PATH"].split(os.pathsep)]:
+        for folder in folders:
             path = os.path.join(folder, f"python{version}")
             if version not in found and os.access(path, os.X_OK):
                 asked = subprocess.run([path, "-I", "-c", probe], capture_output=True, text=True)
@@ -265,6 +267,17 @@ def needed(data):
     return {tag.needed for tag in dynamic.iter_tags() if tag.entry.d_tag == "DT_NEEDED"}
 
 
+def check_bill(path):
+    """Raise where the bill of materials *path* is not what CycloneDX says that one is."""
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    with open(path) as file:
+        error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(file.read())
+    if error is not None:
+        raise Failed(f"{os.path.basename(path)} is no bill of materials: {error.data.json_path}: {error.data.message}")
+
+
 def checksum(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -319,7 +332,7 @@ def main():
     for name in options.platform or PLATFORMS:
         for version in wanted:
             say(os.path.basename(make_wheel(tree, place, dist, name, version, here.get(version, sys.executable))))
-    sbom.write(dist, sdist, os.path.join(root, "scripts", "wheel-tools.txt"), int(time))
+    check_bill(sbom.write(dist, sdist, os.path.join(root, "scripts", "wheel-tools.txt"), int(time)))
     write_checksums(dist)
     say(f"checked, with their checksums, in {dist}")
 

@@ -63,6 +63,14 @@ def test_a_python_that_it_is_not_for_is_refused_in_one_sentence(otherwise, said)
     assert done.stderr.startswith(said) and done.stderr.count("\n") == 1
 
 
+def test_a_free_threaded_python_is_refused_at_import_too():
+    done = python("import sys; sys.abiflags = 't'; import iptc")
+    (said,) = done.stderr.splitlines()[-1:]
+    assert done.returncode == 1
+    assert said.startswith("ImportError: iptc needs a Python with the GIL, which guards libxtables, and ")
+    assert said.endswith(f"is a free-threaded one: use python{sys.version_info.major}.{sys.version_info.minor}")
+
+
 def test_no_module_is_compiled_for_32_bits():
     command = ["gcc", "-m32", "-fsyntax-only", "-include", "iptc/_build.h", "-x", "c", "/dev/null"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -87,6 +87,43 @@ static int foreign(const char *reason)
 	return LIBXTABLES_FOREIGN;
 }
 
+/* Its file is called libxtables.so.12.MINOR.REVISION: 4 since iptables 1.8.7, 7 from 1.8.9 to 1.8.13. */
+#define LEAST_MINOR 4
+#define MOST_MINOR 7
+#define TEXT_OF(number) #number
+#define TEXT(number) TEXT_OF(number)
+
+/* The name of its file after "libxtables.so.": 12.7.0, or 12 where nobody gave it more. */
+static const char *file_number(void)
+{
+	const char *name = strrchr(path, '/');
+	const char *number = strstr(name != NULL ? name : path, ".so.");
+
+	return number != NULL ? number + strlen(".so.") : "none";
+}
+
+/* What is at `path` is of another release. */
+static int another_number(void)
+{
+	char reason[PATH_MAX + 100];
+
+	snprintf(reason, sizeof(reason), "its number is %s, and theirs are 12." TEXT(LEAST_MINOR) " to 12." TEXT(MOST_MINOR), file_number());
+	return foreign(reason);
+}
+
+static int is_known_number(void)
+{
+	const char *number = file_number();
+	char *end;
+	long minor;
+
+	/* without one its structures alone tell */
+	if (strncmp(number, "12.", strlen("12.")) != 0)
+		return 1;
+	minor = strtol(number + strlen("12."), &end, 10);
+	return end == number + strlen("12.") || (minor >= LEAST_MINOR && minor <= MOST_MINOR);
+}
+
 /* Whether another libxtables is there than the one whose plugins we know. */
 static int find_another(void)
 {
@@ -105,23 +142,6 @@ static int find_another(void)
 		}
 	}
 	return 0;
-}
-
-/* Its file is called libxtables.so.12.MINOR.REVISION: 4 since iptables 1.8.7, 7 from 1.8.9 to 1.8.13. */
-#define LEAST_MINOR 4
-#define MOST_MINOR 7
-
-static int is_known_number(void)
-{
-	const char *name = strrchr(path, '/');
-	char *end;
-	long minor;
-
-	name = name != NULL ? name + 1 : path;
-	if (strncmp(name, FILE_NAME ".", sizeof(FILE_NAME)) != 0)
-		return 1;
-	minor = strtol(name + sizeof(FILE_NAME), &end, 10);
-	return end == name + sizeof(FILE_NAME) || (minor >= LEAST_MINOR && minor <= MOST_MINOR);
 }
 
 int libxtables_open(void)
@@ -145,7 +165,7 @@ int libxtables_open(void)
 			snprintf(why, sizeof(why), "it has no %s", failure.text);
 			return LIBXTABLES_FOREIGN;
 		} else if (failure.text[0] == '\0') {
-			return find_another() ? foreign("its number is another") : LIBXTABLES_ABSENT;
+			return find_another() ? another_number() : LIBXTABLES_ABSENT;
 		} else {
 			error = failure.error;
 			snprintf(why, sizeof(why), "%s", failure.text);
@@ -154,7 +174,7 @@ int libxtables_open(void)
 	}
 	find_path(handle);
 	if (!is_known_number())
-		return foreign("its number is another");
+		return another_number();
 	return LIBXTABLES_READY;
 }
 
