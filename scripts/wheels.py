@@ -47,7 +47,7 @@ FLAGS = (
     " -Wno-unused-function -Wno-gnu-variable-sized-type-not-at-end"
 )
 # Sources stay out of wheels, and so does whatever is not ours.
-SHIPPED = {".py", ".pyi", ".so", ".typed"}
+SHIPPED = {".py", ".pyi", ".so", ".typed", ".bin"}
 LIBRARIES = {
     "libc.musl-x86_64.so.1",
     "libc.musl-aarch64.so.1",
@@ -229,6 +229,7 @@ def make_wheel(tree, place, dist, name, version, python):
         if " warning: " in line or " error: " in line:
             say(line)
     (file,) = os.listdir(made)
+    check_complete(os.path.join(made, file), tree)
     check_wheel(os.path.join(made, file), platform, place)
     return shutil.copy(os.path.join(made, file), dist)
 
@@ -257,6 +258,18 @@ def check_wheel(path, platform, place):
             raise Failed(f"auditwheel on {name}:\n{shown}")
     if "-abi3-" in name:
         run(os.path.join(tools, "abi3audit"), "--strict", path)
+
+
+def check_complete(path, tree):
+    """Raise where the wheel *path* lacks what programs need of the sources in *tree*: modules, types and data."""
+    with zipfile.ZipFile(path) as wheel:
+        there = {f"{name.split('.')[0]}.so" if name.endswith(".so") else name for name in wheel.namelist()}
+    for folder, _, names in os.walk(os.path.join(tree, "iptc")):
+        for name in names:
+            stem, suffix = os.path.splitext(os.path.relpath(os.path.join(folder, name), tree))
+            wanted = f"{stem}.so" if suffix == ".pyx" else stem + suffix
+            if (suffix == ".pyx" or suffix in SHIPPED) and wanted not in there:
+                raise Failed(f"{os.path.basename(path)} has nothing of {stem}{suffix}")
 
 
 def needed(data):

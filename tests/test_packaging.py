@@ -14,6 +14,7 @@ import zipfile
 
 import pytest
 from packaging.requirements import Requirement
+from setuptools import find_packages
 
 import iptc
 
@@ -119,7 +120,8 @@ def test_the_source_distribution_has_all_sources_and_tests_and_nothing_that_is_m
 
 def test_every_package_and_every_compiled_module_is_named():
     packages = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in ROOT.glob("iptc/**/*.py")}
-    assert set(project()["tool"]["setuptools"]["packages"]) == packages
+    found = project()["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert set(find_packages(ROOT, include=found)) == packages
     compiled = {
         str(path.relative_to(ROOT / "iptc").with_suffix("")).replace("/", ".") for path in ROOT.glob("iptc/**/*.pyx")
     }
@@ -185,6 +187,25 @@ def test_a_wheel_with_what_it_must_not_have_is_refused(tmp_path, member, content
         wheel.writestr(member, content)
     with pytest.raises(wheels.Failed, match=re.escape(said)):
         wheels.check_wheel(str(path), wheels.PLATFORMS["manylinux-x86_64"], "/home/x/place")
+
+
+def test_a_wheel_that_lacks_a_module_its_types_or_its_data_is_refused(tmp_path):
+    names = ["iptc/__init__.py", "iptc/_core.pyi", "iptc/_core.pyx", "iptc/py.typed", "iptc/bpf/program.bin"]
+    for name in [*names, "iptc/_core.c", "iptc/_core.pxd"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    shipped = [name.replace(".pyx", ".abi3.so") for name in names]
+    path = tmp_path / "iptc-1-cp311-abi3-any.whl"
+    for lacking in [None, *shipped]:
+        with zipfile.ZipFile(path, "w") as wheel:
+            for name in shipped:
+                if name != lacking:
+                    wheel.writestr(name, "")
+        if lacking is None:
+            wheels.check_complete(str(path), str(tmp_path))
+        else:
+            with pytest.raises(wheels.Failed, match=f"has nothing of {lacking.split('.')[0]}"):
+                wheels.check_complete(str(path), str(tmp_path))
 
 
 def test_the_bill_of_materials_names_all_files_and_tools(sdist, tmp_path):
