@@ -1,6 +1,9 @@
 """A ruleset in a private network namespace, and what the kernel does there with packets that are made up."""
 
 import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +13,7 @@ from iptc.bench import wire
 from iptc.bench.bench import Bench
 
 BOTH = pytest.mark.parametrize("side", ["legacy", "nft"])
+ALL = pytest.mark.parametrize("side", ["legacy", "nft", "legacy without tun", "nft without tun"])
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 INTERFACES = {"eth0": "203.0.113.1/24 2001:db8::1/64", "eth1": "10.0.0.1/24 fd00::1/64"}
@@ -61,7 +65,8 @@ def benches():
 
     def bench(side, version):
         if (side, version) not in made:
-            made[side, version] = Bench(rules(version), INTERFACES, backend=side, ipv6=version == 6)
+            name, _, rest = side.partition(" ")
+            made[side, version] = Bench(rules(version), INTERFACES, backend=name, ipv6=version == 6, tun=not rest)
         return made[side, version]
 
     yield bench
@@ -69,7 +74,7 @@ def benches():
         one.close()
 
 
-@BOTH
+@ALL
 @FAMILIES
 def test_each_verdict_and_its_rule(benches, side, version):
     bench = benches(side, version)
@@ -97,7 +102,7 @@ def test_each_verdict_and_its_rule(benches, side, version):
     assert "filter web rule 1: -s " in bad.way() and bad.as_dict()["rule"]["comment"] == "bad ones"
 
 
-@BOTH
+@ALL
 @FAMILIES
 def test_rejections_are_seen_by_their_answers(benches, side, version):
     bench = benches(side, version)
@@ -113,7 +118,7 @@ def test_rejections_are_seen_by_their_answers(benches, side, version):
     assert "RST" in reset.out[0].header.flags
 
 
-@BOTH
+@ALL
 @FAMILIES
 def test_nat_is_seen_in_what_leaves(benches, side, version):
     bench = benches(side, version)
@@ -132,7 +137,7 @@ def test_nat_is_seen_in_what_leaves(benches, side, version):
     assert (out.interface, out.src, out.dst, out.header.ttl) == ("eth0", HOST[version], OUTSIDE[version], wire.TTL - 1)
 
 
-@BOTH
+@ALL
 @FAMILIES
 def test_packets_to_the_host_itself(benches, side, version):
     bench = benches(side, version)
@@ -144,7 +149,7 @@ def test_packets_to_the_host_itself(benches, side, version):
             assert hooks.index("OUTPUT") < hooks.index("INPUT")
 
 
-@BOTH
+@ALL
 @FAMILIES
 def test_packets_that_no_rule_drops_and_that_do_not_arrive(benches, side, version):
     bench = benches(side, version)
@@ -202,6 +207,31 @@ def test_a_ruleset_that_the_kernel_refuses_names_the_line():
 
 
 # ------------------------------------------------------------ an ordinary user
+
+ORDINARY = """
+import json, os, sys
+import iptc
+with iptc.Bench(sys.argv[1], {"eth0": "203.0.113.1/24 2001:db8::1/64", "eth1": "10.0.0.1/24"}, backend=sys.argv[2]) as bench:
+    print(os.geteuid() != 0, bench.send("eth0", tcp=22), bench.send("eth1", dst="192.0.2.1", tcp=1).out[0].src, sep="\\n")
+"""
+
+
+def as_ordinary_user(*words):
+    """Run Python with *words* as a user without rights."""
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", sys.executable]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(pathlib.Path(iptc.__file__).parents[1]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return subprocess.run([*command, *words], capture_output=True, text=True, env=environment, cwd="/")
+
+
+@BOTH
+def test_as_an_ordinary_user(side):
+    done = as_ordinary_user("-c", ORDINARY, rules(4), side)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["True", "DROP: filter INPUT policy DROP", "203.0.113.1"]
 
 
 def test_the_agent_opens_sockets_and_files_where_it_lives_and_ends_with_its_namespace():

@@ -8,13 +8,14 @@ import os
 import socket
 
 from .. import _core, backends, ruleset
-from ..errors import IPTCError, KernelError, ParameterError, TransactionError, kernel_error
+from ..errors import AccessDenied, IPTCError, KernelError, ParameterError, TransactionError, Unsupported, kernel_error
 from ..namespace import Place
 from ..tracing.headers import ICMP, ICMPV6
 from . import wire
 from .devices import Device
 from .layout import Layout
 from .links import Links
+from .pairs import Pair, on_one_processor
 from .place import LOGGERS, SETTINGS, new_place, write_setting
 from .rules import interfaces_in, texts_of
 from .tracer import Tracer
@@ -55,6 +56,7 @@ class Bench:
     *sets*: what `ipset save` prints, or {name: (type, entries)}.
     *sysctls*: {"net/ipv4/conf/all/rp_filter": "1"}, beside those of `iptc.bench.place.SETTINGS`.
     *backend*: "legacy" or "nft"; None for the one that is in use.
+    *tun*: False makes its interfaces without /dev/net/tun, as is done anyway where that can't be opened.
 
     It is made when it is entered, or first used. As an ordinary user it is in a user namespace. Serves one thread at a
     time.
@@ -71,6 +73,7 @@ class Bench:
         backend: str | None = None,
         rules6: Any = None,
         ipv6: bool | None = None,
+        tun: bool = True,
     ) -> None:
         self._texts = texts_of(rules, rules6, ipv6)
         named = list(dict.fromkeys(name for _, text in self._texts for name in interfaces_in(text)))
@@ -81,6 +84,7 @@ class Bench:
         self._stack: contextlib.ExitStack | None = None
         self._ended = False
         self._ident = 0
+        self._paired = not tun
 
     # ------------------------------------------------------------ made and unmade
 
@@ -122,10 +126,10 @@ class Bench:
                 raise KernelError(f"there is no setting {name.replace('/', '.')}", errno.ENOENT, os.strerror(2))
         self.links = Links(self.namespace)
         stack.callback(self.links.close)
-        self._devices: dict[str, Device] = {}
-        for name in self.layout.interfaces:
+        self._devices: dict[str, Device | Pair] = {}
+        for number, name in enumerate(self.layout.interfaces, 1):
             if name != "lo":
-                self._devices[name] = device = Device(self.namespace, name)
+                self._devices[name] = device = self._new_device(name, number)
                 stack.callback(device.close)
         self._connect()
         self.place = Place(self.namespace)
@@ -138,6 +142,21 @@ class Bench:
         self._senders: dict[int, socket.socket] = {}
         stack.callback(self._forget_senders)
         self.calm()
+
+    def _new_device(self, name: str, number: int) -> Device | Pair:
+        """An interface: a TUN device, or an end of a pair where there are none for us. All are of one kind."""
+        if not self._paired:
+            try:
+                return Device(self.namespace, name)
+            except (Unsupported, AccessDenied) as error:
+                if self._devices:
+                    raise
+                self._paired, lacking = True, error
+            try:
+                return Pair(self.namespace, self.links, name, number, _PATIENCE)
+            except KernelError as error:
+                raise Unsupported(f"{lacking}, and no pair of interfaces in its place: {error}") from None
+        return Pair(self.namespace, self.links, name, number, _PATIENCE)
 
     def _connect(self) -> None:
         self.links.set_up("lo")
@@ -248,6 +267,10 @@ class Bench:
     def judge(self, interface: str | None, made: wire.Made, mark: int = 0) -> Verdict:
         """Send a packet that was made, and return its `Verdict`."""
         self.open()
+        with on_one_processor() if self._paired else contextlib.nullcontext():
+            return self._judged(interface, made, mark)
+
+    def _judged(self, interface: str | None, made: wire.Made, mark: int) -> Verdict:
         self.calm()
         if interface is None or interface == "lo":
             failed = self._send_own(made, mark)

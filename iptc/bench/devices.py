@@ -19,10 +19,14 @@ _PATH = b"/dev/net/tun"
 _MOST = 65536
 """Bytes of the largest packet."""
 
-NO_TUN = (
-    "there is no /dev/net/tun, by which the bench makes its interfaces: load the module tun (modprobe tun), and let a"
-    " container have the device (docker run --device /dev/net/tun)"
-)
+NO_TUN = "there is no /dev/net/tun here (modprobe tun; docker run --device /dev/net/tun)"
+
+
+def checked_name(name: str) -> str:
+    """*name*, if an interface can have it."""
+    if not 0 < len(os.fsencode(name)) < 16 or "/" in name or name in (".", "..") or any(map(str.isspace, name)):
+        raise ParameterError(f"no name of an interface: {name!r}")
+    return name
 
 
 class Device:
@@ -31,9 +35,7 @@ class Device:
     __slots__ = ("name", "_fd")
 
     def __init__(self, there: Namespace, name: str) -> None:
-        if not 0 < len(os.fsencode(name)) < 16 or "/" in name or name in (".", "..") or any(map(str.isspace, name)):
-            raise ParameterError(f"no name of an interface: {name!r}")
-        self.name = name
+        self.name = checked_name(name)
         try:
             self._fd = there.open_file(_PATH, os.O_RDWR | os.O_NONBLOCK)
         except OSError as error:

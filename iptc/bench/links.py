@@ -25,7 +25,9 @@ _REQUEST, _ACK, _DUMP, _CREATE, _REPLACE = 1, 4, 0x300, 0x400, 0x100  # NLM_F_*
 _EXCL = 0x200
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _NEWROUTE, _GETROUTE = 16, 18, 20, 22, 24, 26  # RTM_*
 _IFNAME = 3  # IFLA_IFNAME
-_UP = 1  # IFF_UP
+_HARDWARE, _LINKINFO, _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 18, 1, 2, 1  # IFLA_*, VETH_INFO_PEER
+_NESTED = 0x8000  # NLA_F_NESTED
+_UP, _NOARP = 1, 0x80  # IFF_*
 _ADDRESS, _LOCAL, _FLAGS = 1, 2, 8  # IFA_*
 _NODAD = 2  # IFA_F_NODAD
 _ROUTES_OF_IPV6 = 1 << 10  # RTMGRP_IPV6_ROUTE
@@ -155,6 +157,17 @@ class Links:
         if name not in self._indices:
             raise ParameterError(f"there is no interface {name}")
         return self._indices[name]
+
+    def add_pair(self, name: str, address: bytes, peer: str, other: bytes) -> None:
+        """Make two interfaces that are the ends of one wire, and look for no neighbours; their hardware's addresses are
+        *address* and *other*."""
+        head = struct.pack("=BxHiII", 0, 0, 0, _NOARP, _NOARP)
+        ends = [head + attribute(_IFNAME, os.fsencode(end) + b"\0") for end in (name, peer)]
+        ends = [end + attribute(_HARDWARE, packed) for end, packed in zip(ends, (address, other))]
+        data = attribute(_INFO_DATA | _NESTED, attribute(_VETH_PEER | _NESTED, ends[1]))
+        info = attribute(_LINKINFO | _NESTED, attribute(_INFO_KIND, b"veth") + data)
+        self._do(f"make the interface {name}", _NEWLINK, _CREATE | _EXCL, ends[0] + info)
+        self._indices.clear()
 
     def set_up(self, name: str) -> None:
         """Set an interface up."""
