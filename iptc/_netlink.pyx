@@ -570,6 +570,9 @@ cdef class Socket:
         cdef int size, failed = 0
         cdef ssize_t sent
         self._open()
+        for each in marks or ():
+            if not isinstance(each, Mark):
+                raise TypeError(f"a mark must be a Mark, not {type(each).__name__}")
         if batch.writer.failed:
             raise MemoryError
         if not batch.messages:

@@ -1,5 +1,5 @@
 """Every class of the package, made by `__new__` alone, half initialised, closed and copied: each of its methods is
-called.
+called. So is each function of the compiled modules, with arguments that it does not expect.
 
 `tests/test_half_made.py` runs this in a process of its own. What is expected is an exception or a result; a signal, a
 SystemError, or a descriptor of somebody else that is gone is a finding.
@@ -27,7 +27,7 @@ SUFFIXES = {".pyx": "compiled", ".py": "plain"}
 LONG_ENOUGH = 0.1
 """Seconds after which a call is interrupted; that may be before it waits, since any exception is an answer."""
 
-VALUES = [b"x", "filter", 0, 1, -1, None, [], (b"", b""), 1 << 70]
+VALUES = [b"x", "filter", 0, 1, -1, None, [], (b"", b""), 1 << 70, [None], [1]]
 """What is given for an argument that no signature tells more of."""
 NEVER = {
     "__new__",
@@ -54,6 +54,15 @@ def classes(kind):
             if isinstance(value, type) and value.__module__ == name:
                 found[f"{name}.{value.__qualname__}"] = value
     return found
+
+
+def functions():
+    """The functions of all compiled modules."""
+    for path in sorted(PACKAGE.rglob("*.pyx")):
+        name = ".".join(["iptc", *path.relative_to(PACKAGE).with_suffix("").parts])
+        for attribute, value in sorted(vars(importlib.import_module(name)).items()):
+            if callable(value) and not isinstance(value, type) and getattr(value, "__module__", None) == name:
+                yield f"{name}.{attribute}", value
 
 
 def argument_lists(function):
@@ -169,10 +178,24 @@ def descriptors():
     }
 
 
+def call_functions():
+    """Call the functions of all compiled modules with what they do not expect."""
+    count = 0
+    for name, function in functions():
+        print("at", name, flush=True)
+        for arguments in argument_lists(function):
+            attempt(function, *arguments)
+        count += 1
+    print("all", count)
+
+
 def main(kind):
     signal.signal(signal.SIGALRM, interrupt)
     for backend in ("legacy", "nft"):
         iptc.restore("*filter\n:x - [0:0]\n-A INPUT -j x\nCOMMIT\n", backend=backend)
+    if kind == "functions":
+        call_functions()
+        return
     for _ in range(3):
         os.open("/dev/null", os.O_RDWR)
     found = classes(kind)

@@ -16,7 +16,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 @pytest.mark.one_backend("legacy")
-@pytest.mark.parametrize("kind", ["compiled", "plain"])
+@pytest.mark.parametrize("kind", ["compiled", "plain", "functions"])
 def test_an_object_that_is_not_whole_answers_every_call(host, kind, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     del environment["IPTC_BACKEND"]

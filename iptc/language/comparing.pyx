@@ -40,7 +40,7 @@ def find_like(int nfproto, list entries not None, bytes entry not None):
     cdef bytes other
     cdef Py_ssize_t i
     for i in range(len(entries)):
-        other = <bytes> entries[i]
+        other = <bytes?> entries[i]
         if _may_be_same(family, entry, parts, other) and compare_key(nfproto, other) == key:
             return i
     return -1
@@ -49,12 +49,12 @@ def find_like(int nfproto, list entries not None, bytes entry not None):
 def count_like(int nfproto, list entries not None, Py_ssize_t position):
     """Return how many of *entries* before *position* have the key of the one that stands there."""
     cdef Family *family = family_of(nfproto)
-    cdef bytes entry = <bytes> entries[position], other
+    cdef bytes entry = <bytes?> entries[position], other
     cdef tuple key = compare_key(nfproto, entry)
     cdef list parts = _parts_of(key)
     cdef Py_ssize_t i, count = 0
     for i in range(position):
-        other = <bytes> entries[i]
+        other = <bytes?> entries[i]
         if _may_be_same(family, entry, parts, other) and compare_key(nfproto, other) == key:
             count += 1
     return count

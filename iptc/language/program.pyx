@@ -721,7 +721,7 @@ cdef class Reader:
                           OTHER_PROBLEM)
 
 
-def refused(uint32_t line, str message, int status=PARAMETER_PROBLEM, kind=ParameterError):
+def refused(uint32_t line, str message not None, int status=PARAMETER_PROBLEM, kind=ParameterError):
     """The exception, of class *kind*, for a *line* that iptables-restore refuses with *message* and exit *status*."""
     error = kind(f"line {line}: {visible(message.strip())}")
     error.line = line
@@ -733,6 +733,6 @@ cdef dict _CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), 127
 _CONTROLS[13] = "\\r"
 
 
-def visible(str text):
+def visible(str text not None):
     """*text* with its control characters named: a line that ends in a carriage return says so."""
     return text if text.isprintable() else text.translate(_CONTROLS)

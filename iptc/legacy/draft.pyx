@@ -643,8 +643,8 @@ def send_together(list drafts not None):
     cdef Py_ssize_t number
     cdef int failed
     cdef list problems = []
-    for draft in drafts:
-        draft._prepare()
+    for each in drafts:
+        (<Draft?> each)._prepare()
     # no Python code runs from here until everything that was done is noted: so no handler of a signal can run in
     # between
     for number in range(len(drafts)):
