@@ -242,6 +242,9 @@ cdef class Log:
     def __dealloc__(self):
         free(self.text)
 
+    def __reduce_ex__(self, protocol):
+        raise TypeError("what the kernel's verifier says cannot be copied before it is read")
+
     cdef bint room(self) noexcept:
         """Make room, then four times as much; whether there is any more."""
         cdef uint32_t size = 4 * self.size if self.size else LOG_ROOM
