@@ -11,7 +11,9 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static char armed[32];
@@ -128,6 +130,34 @@ int setsockopt(int fd, int level, int option, const void *value, socklen_t lengt
 		raise(SIGSTOP);
 	return fails(option == 64 ? "replace" : "add") ? -1 : real(fd, level, option, value, length);
 }
+
+/* bpf(2) has no function of its own. */
+long syscall(long number, ...)
+{
+	long a, b, c, d, e, f;
+	va_list rest;
+
+	REAL(long (*)(long, ...), "syscall");
+	va_start(rest, number);
+	a = va_arg(rest, long), b = va_arg(rest, long), c = va_arg(rest, long);
+	d = va_arg(rest, long), e = va_arg(rest, long), f = va_arg(rest, long);
+	va_end(rest);
+	return number == SYS_bpf && fails("bpf") ? -1 : real(number, a, b, c, d, e, f);
+}
+
+/* Of memory that is shared only, which a map's is. */
+void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t offset)
+{
+	REAL(void *(*)(void *, size_t, int, int, int, off_t), "mmap");
+	if (flags & MAP_SHARED && !(flags & MAP_ANONYMOUS) && fails("mmap"))
+		return MAP_FAILED;
+	return real(at, length, protection, flags, fd, offset);
+}
+
+#if __SIZEOF_POINTER__ == 8 && defined(__GLIBC__)
+/* Its name in a program for large files. */
+void *mmap64(void *at, size_t length, int protection, int flags, int fd, off64_t offset) __attribute__((alias("mmap")));
+#endif
 
 ssize_t send(int fd, const void *data, size_t length, int flags)
 {

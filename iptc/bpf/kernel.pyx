@@ -18,6 +18,7 @@ from .._linux cimport F_DUPFD_CLOEXEC, errno_now, fcntl
 from .._netns cimport held_close, held_set
 
 from ..errors import ParameterError, kernel_error
+from .reasons import FULL, refusal   # now: once there is no descriptor left, no module can be imported
 
 import os
 
@@ -63,8 +64,6 @@ cdef enum:
 
 cdef void _refuse(int error, str doing, str log="") except *:
     """Raise what the negative errno *error* means."""
-    from .reasons import refusal
-
     raise refusal(doing, -error, log)
 
 
@@ -75,6 +74,11 @@ cdef bint _again(int answer, int *tries) except -1:
     tries[0] += 1
     PyErr_CheckSignals()
     return True
+
+
+cdef bint _is_full(int error) except -1:
+    """Whether the errno *error* says that there is no room, and not that something is refused."""
+    return error in FULL
 
 
 cdef class Descriptor:
@@ -222,14 +226,17 @@ cdef class ProgramTypes(Descriptor):
         """Load *types*, which are BTF."""
         cdef const char *data = types
         cdef uint32_t length = PyBytes_GET_SIZE(types)
-        cdef int fd
+        cdef int fd, answer
         cdef Log log = Log()
         self._drop()
         with nogil:
             fd = bpf_call_types(data, length, NULL, 0)
-        if fd < 0 and log.room():
+        if fd < 0 and not _is_full(-fd) and log.room():
+            # once more, to hear why
             with nogil:
-                bpf_call_types(data, length, log.text, log.size)
+                answer = bpf_call_types(data, length, log.text, log.size)
+            if answer >= 0:
+                fd = answer
         self._keep(fd, "can't load the types of the programs", log.read())
 
 
@@ -316,7 +323,7 @@ cdef class Program(Descriptor):
         answer = fd
         # once more, to hear why; a kernel before 6.4 needs room for all that it says, and no errno tells of the reason
         # if there is none
-        while answer < 0 and log.room():
+        while answer < 0 and not _is_full(-answer) and log.room():
             text.log, text.log_size = log.text, log.size
             with nogil:
                 answer = bpf_call_program(&text)

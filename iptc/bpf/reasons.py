@@ -6,14 +6,15 @@ import errno
 import os
 import re
 
-from ..errors import IPTCError, Unsupported, is_passing, kernel_error
+from ..errors import IPTCError, Unsupported, kernel_error
 
 OLDEST = (5, 18)
 """The first kernel that has all that the programs call: bpf_map_lookup_percpu_elem came last."""
 
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode, which is the same in every kernel
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
-_FULL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+FULL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""What says that there is no room, and not that something is refused."""
 
 
 def capabilities(numbers: dict[str, int]) -> set[str]:
@@ -28,7 +29,7 @@ def refusal(doing: str, number: int, log: str = "") -> IPTCError:
 
     *doing*: what was being done, as "can't load a program"; *log*: what the kernel's verifier wrote.
     """
-    if number in _FULL or is_passing(number):
+    if number in FULL:
         return kernel_error(doing, number, os.strerror(number))
     return Unsupported(f"{doing}: {_why(number, log)}")
 
@@ -67,9 +68,12 @@ def is_locked_down() -> bool:
 
 
 def _why_not_permitted() -> str:
-    if os.stat("/proc/thread-self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
-        return "this is a user namespace, and the kernel takes programs from its first one only"
-    have = capabilities(_CAPABILITIES)
+    try:
+        if os.stat("/proc/thread-self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
+            return "this is a user namespace, and the kernel takes programs from its first one only"
+        have = capabilities(_CAPABILITIES)
+    except OSError:
+        return "not permitted"
     if "CAP_SYS_ADMIN" not in have:
         missing = [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in have]
         if missing:

@@ -1,0 +1,194 @@
+"""BTF that is made here, and BTF that is damaged: nothing outside of it is read, and no answer is a guess."""
+
+import os
+import pathlib
+import struct
+import subprocess
+import sysconfig
+
+import pytest
+
+import iptc
+from iptc.bpf import btf
+
+HERE = pathlib.Path(__file__).parent
+TIMES = 2000 * int(os.environ.get("IPTC_STRESS", "1"))
+INT, PTR, ARRAY, STRUCT, UNION, TYPEDEF, CONST, FUNC, FUNC_PROTO, VAR, DATASEC = 1, 2, 3, 4, 5, 8, 10, 12, 13, 14, 15
+
+
+class Made:
+    """Types, one after the other, as BTF."""
+
+    def __init__(self, first_type=1, first_string=0):
+        self.records, self.strings, self.first_string = [], bytearray(b"\0"), first_string
+        self.next, self.number_of = first_type, {}
+
+    def text(self, name):
+        """Where the string *name* is."""
+        if not name:
+            return 0
+        self.strings += name.encode() + b"\0"
+        return self.first_string + len(self.strings) - len(name.encode()) - 1
+
+    def add(self, kind, name="", size_or_type=0, more=b"", count=0, flag=0):
+        """One more; its number."""
+        self.records.append(struct.pack("<III", self.text(name), flag << 31 | kind << 24 | count, size_or_type) + more)
+        self.number_of[name] = self.next
+        self.next += 1
+        return self.next - 1
+
+    def number(self, name="u32", size=4, bits=32, first=0):
+        """A number."""
+        return self.add(INT, name, size, struct.pack("<I", first << 16 | bits))
+
+    def structure(self, name, size, members, kind=STRUCT, flag=0):
+        """A structure of (name, type, offset in bits)."""
+        more = b"".join(struct.pack("<III", self.text(its), number, offset) for its, number, offset in members)
+        return self.add(kind, name, size, more, len(members), flag)
+
+    def data(self):
+        """All of them."""
+        body = b"".join(self.records)
+        head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(body), len(body), len(self.strings))
+        return head + body + self.strings
+
+
+def sample():
+    """A bit of everything."""
+    made = Made()
+    u32 = made.number()
+    pointer = made.add(PTR, "", u32)
+    array = made.add(ARRAY, "", 0, struct.pack("<III", pointer, u32, 5))
+    flexible = made.add(ARRAY, "", 0, struct.pack("<III", u32, u32, 0))
+    of_bits = made.number("bits", 4, 3, 2)
+    inner = made.structure("", 16, [("a", u32, 0), ("bits", of_bits, 32)])
+    union = made.structure("", 16, [("", inner, 0), ("b", pointer, 64)], UNION)
+    alias = made.add(TYPEDEF, "alias", made.add(CONST, "", inner))
+    made.structure("whole", 88, [("list", array, 0), ("", union, 320), ("named", alias, 448), ("tail", flexible, 576)])
+    made.structure("fields", 8, [("one", u32, 1 << 24), ("rest", u32, 31 << 24 | 1), ("all", u32, 32)], flag=1)
+    made.structure("twin", 4, [("same", u32, 0), ("other", u32, 0)])
+    made.structure("twin", 8, [("same", u32, 0), ("other", u32, 32)])
+    proto = made.add(FUNC_PROTO, "", u32, struct.pack("<II", 0, pointer), 1)
+    made.add(FUNC, "call", proto)
+    made.add(TYPEDEF, "btf_trace_free", pointer)
+    variable = made.add(VAR, "mine", u32, struct.pack("<I", 0))
+    made.add(DATASEC, ".data..percpu", 64, struct.pack("<III", variable, 16, 4), 1)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("list", (0, 40)),
+        ("list[4]", (32, 8)),
+        ("a", (40, 4)),
+        ("b", (48, 8)),
+        ("named.a", (56, 4)),
+        ("tail", (72, 0)),
+        ("tail[1000]", (4072, 4)),
+    ],
+)
+def test_where_a_member_is(path, place):
+    types = btf.Types(sample().data())
+    assert types.member("whole", path) == place
+    assert types.bits("whole", path) == (place[0] * 8, place[1] * 8)
+
+
+def test_the_other_questions():
+    types = btf.Types(sample().data())
+    assert [types.size(name) for name in ("whole", "alias", "fields")] == [88, 16, 8]
+    assert types.bits("fields", "rest") == (1, 31) and types.member("fields", "all") == (4, 4)
+    assert types.bits("whole", "bits") == (320 + 32 + 2, 3)
+    assert types.variable(".data..percpu", "mine") == (16, 4)
+    assert types.function("call") == sample().number_of["call"]
+    assert types.has_tracepoint("free") and not types.has_tracepoint("call")
+    assert types.member("twin", "same") == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        (("member", "whole", "c"), "whole has no c"),
+        (("member", "whole", "list[5]"), "has no list"),
+        (("member", "whole", "list[]"), "has no list"),
+        (("member", "whole", "list[1"), "has no list"),
+        (("member", "whole", "list[99999999999999999999]"), "has no list"),
+        (("member", "whole", "a[0]"), "has no a"),
+        (("member", "whole", "a.b"), "has no a.b"),
+        (("member", "whole", ""), "has no "),
+        (("member", "whole", "named..a"), "has no"),
+        (("member", "fields", "one"), "a bit-field"),
+        (("member", "whole", "bits"), "a bit-field"),
+        (("member", "fields", "one.x"), "has no one.x"),
+        (("member", "twin", "other"), "several twin, which differ"),
+        (("size", "twin"), "several twin, which differ"),
+        (("member", "call", "x"), "has no call"),
+        (("variable", "twin", "mine"), "twin has no mine"),
+    ],
+)
+def test_what_is_not_there_is_no_answer(question, reason):
+    name, *arguments = question
+    with pytest.raises(iptc.Unsupported, match=reason):
+        getattr(btf.Types(sample().data()), name)(*arguments)
+
+
+def test_a_module_goes_on_where_the_kernel_ends():
+    base = sample()
+    kernel = btf.Types(base.data())
+    made = Made(base.next, len(base.strings))
+    # its types are of the kernel's, and one is its own that the kernel has too
+    made.structure("its", 24, [("a", 1, 32), ("whole", base.number_of["whole"], 64)])
+    made.structure("fields", 4, [("all", 1, 0)])
+    module = btf.Types(made.data(), kernel, "some")
+    assert module.member("its", "whole.list[1]") == (16, 8)
+    assert (module.member("fields", "all"), kernel.member("fields", "all")) == ((0, 4), (4, 4))
+    assert module.size("whole") == 88 and module.variable(".data..percpu", "mine") == (16, 4)
+    with pytest.raises(iptc.Unsupported, match="the BTF of some has no nothing"):
+        module.size("nothing")
+
+
+def test_types_without_end():
+    made = Made()
+    made.add(TYPEDEF, "round", 1)
+    made.structure("within", 8, [("", 2, 0)])
+    made.structure("big", 8, [("many", 4, 0)])
+    made.add(ARRAY, "", 0, struct.pack("<III", 4, 1, 1 << 20))
+    types = btf.Types(made.data())
+    for question in (("size", "round"), ("member", "round", "x"), ("member", "within", "x"), ("member", "big", "many")):
+        with pytest.raises(iptc.Unsupported):
+            getattr(types, question[0])(*question[1:])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3, 23, 24, 40, -1])
+def test_a_part_of_it_is_broken(cut):
+    with pytest.raises(iptc.Unsupported, match="the BTF of vmlinux is broken"):
+        btf.Types(sample().data()[:cut])
+
+
+def test_a_kind_that_is_not_known_is_the_reason():
+    made = sample()
+    made.add(25, "of later")
+    with pytest.raises(iptc.Unsupported, match="kind of type that this iptc does not know"):
+        btf.Types(made.data())
+
+
+def test_nothing_outside_is_read(tmp_path):
+    """The kernel's BTF itself, too, once it is damaged: here and there, and cut."""
+    compiler = os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0]
+    source, made = HERE.parent / "iptc" / "bpf", tmp_path / "btf"
+    command = [compiler, "-g", "-O1", "-Wall", "-Werror", f"-I{source}", HERE / "btf.c", source / "types.c", "-o", made]
+    checked = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    if subprocess.run([*command, *checked], capture_output=True).returncode:
+        print("this compiler has no AddressSanitizer: only what ends the process is found")
+        subprocess.run(command, check=True)
+    names = ["whole", "alias", "fields", "twin", "call", "list", "a", "b", "named", "tail", "bits", "one", "rest"]
+    names += ["free", "mine", ".data..percpu", "same", "other", "u32", "from"]
+    (tmp_path / "sample").write_bytes(sample().data())
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    for seed in (1, 2):
+        done = subprocess.run(
+            [made, tmp_path / "sample", str(seed), str(TIMES), *names], capture_output=True, text=True, env=environment
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr[:3000]
+        opened, answers = map(int, done.stdout.split())
+        assert opened > TIMES // 10 and answers > opened
