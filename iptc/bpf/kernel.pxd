@@ -20,7 +20,7 @@ cdef class Descriptor:
     cdef Held held                   # -1: none
 
     cdef void _drop(self) noexcept
-    cdef int _keep(self, int fd, str doing, str log) except -1
+    cdef bint _keep(self, int fd) noexcept
     cdef int _copy(self, int descriptor) except -1
 
 cdef class Map(Descriptor):

@@ -14,11 +14,11 @@ from libc.string cimport memcpy
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 
-from .._linux cimport F_DUPFD_CLOEXEC, errno_now, fcntl
+from .._linux cimport F_DUPFD_CLOEXEC, errno_now, fcntl, strnlen
 from .._netns cimport held_close, held_set
 
 from ..errors import ParameterError, kernel_error
-from .reasons import FULL, refusal   # now: once there is no descriptor left, no module can be imported
+from . import reasons             # now: once there is no descriptor left, no module can be imported
 
 import os
 
@@ -64,7 +64,7 @@ cdef enum:
 
 cdef void _refuse(int error, str doing, str log="") except *:
     """Raise what the negative errno *error* means."""
-    raise refusal(doing, -error, log)
+    raise reasons.refusal(doing, -error, log)
 
 
 cdef bint _again(int answer, int *tries) except -1:
@@ -78,7 +78,7 @@ cdef bint _again(int answer, int *tries) except -1:
 
 cdef bint _is_full(int error) except -1:
     """Whether the errno *error* says that there is no room, and not that something is refused."""
-    return error in FULL
+    return error in reasons.FULL
 
 
 cdef class Descriptor:
@@ -93,12 +93,10 @@ cdef class Descriptor:
     cdef void _drop(self) noexcept:
         held_close(&self.held)
 
-    cdef int _keep(self, int fd, str doing, str log) except -1:
-        """Note the descriptor that a call returned, or raise what it returned instead."""
-        if fd < 0:
-            _refuse(fd, doing, log)
-        held_set(&self.held, fd)
-        return 0
+    cdef bint _keep(self, int fd) noexcept:
+        """Note the descriptor that a call returned, before anything else can fail; whether it returned one."""
+        held_set(&self.held, fd if fd >= 0 else -1)
+        return fd >= 0
 
     cdef int _copy(self, int descriptor) except -1:
         """Own a copy of another one's *descriptor*."""
@@ -136,7 +134,8 @@ cdef class Map(Descriptor):
         self._drop()
         with nogil:
             fd = bpf_call_map(kind, value_size, entries, flags, text)
-        self._keep(fd, f"can't make a map of {entries} times {value_size} bytes", "")
+        if not self._keep(fd):
+            _refuse(fd, f"can't make a map of {entries} times {value_size} bytes")
         self.kind, self.value_size, self.entries = kind, value_size, entries
         if mapped:
             self._map()
@@ -219,6 +218,28 @@ def possible_processors():
     return numbers
 
 
+# Room for what the kernel's verifier has to say.
+cdef struct Log:
+    char *text
+    uint32_t size
+
+
+cdef bint _room(Log *log) noexcept nogil:
+    """Make room, then four times as much; whether there is any more."""
+    cdef uint32_t size = 4 * log.size if log.size else LOG_ROOM
+    if size > MOST_LOG:
+        return False
+    free(log.text)
+    log.text = <char *> calloc(size, 1)
+    log.size = size if log.text != NULL else 0
+    return log.text != NULL
+
+
+cdef str _said(const Log *log):
+    """What stands in it."""
+    return "" if log.text == NULL else log.text[:strnlen(log.text, log.size)].decode("utf-8", "replace")
+
+
 cdef class ProgramTypes(Descriptor):
     """The types of programs in the kernel, which it needs to tell their functions apart."""
 
@@ -227,46 +248,22 @@ cdef class ProgramTypes(Descriptor):
         cdef const char *data = types
         cdef uint32_t length = PyBytes_GET_SIZE(types)
         cdef int fd, answer
-        cdef Log log = Log()
+        cdef Log log
         self._drop()
+        log.text, log.size = NULL, 0
         with nogil:
             fd = bpf_call_types(data, length, NULL, 0)
-        if fd < 0 and not _is_full(-fd) and log.room():
-            # once more, to hear why
-            with nogil:
-                answer = bpf_call_types(data, length, log.text, log.size)
-            if answer >= 0:
-                fd = answer
-        self._keep(fd, "can't load the types of the programs", log.read())
-
-
-cdef class Log:
-    """Room for what the kernel's verifier has to say."""
-
-    cdef char *text
-    cdef uint32_t size
-
-    def __dealloc__(self):
-        free(self.text)
-
-    def __reduce_ex__(self, protocol):
-        raise TypeError("what the kernel's verifier says cannot be copied before it is read")
-
-    cdef bint room(self) noexcept:
-        """Make room, then four times as much; whether there is any more."""
-        cdef uint32_t size = 4 * self.size if self.size else LOG_ROOM
-        if size > MOST_LOG:
-            return False
-        free(self.text)
-        self.text = <char *> calloc(size, 1)
-        self.size = size if self.text != NULL else 0
-        return self.text != NULL
-
-    cdef str read(self):
-        if self.text == NULL:
-            return ""
-        self.text[self.size - 1] = 0
-        return (<bytes> self.text).decode("utf-8", "replace")
+        try:
+            if fd < 0 and not _is_full(-fd) and _room(&log):
+                # once more, to hear why
+                with nogil:
+                    answer = bpf_call_types(data, length, log.text, log.size)
+                if answer >= 0:
+                    fd = answer
+            if not self._keep(fd):
+                _refuse(fd, "can't load the types of the programs", _said(&log))
+        finally:
+            free(log.text)
 
 
 cdef bytes _patched(bytes code, object maps, dict given):
@@ -304,9 +301,10 @@ cdef class Program(Descriptor):
         """
         cdef bpf_program_text text
         cdef bytes its_name = name.encode(), patched = _patched(code, maps, given)
-        cdef Log log = Log()
+        cdef Log log
         cdef int fd, answer, tries = 0
         self._drop()
+        log.text, log.size = NULL, 0
         text.kind, text.flags = kind, BPF_PROGRAM_SLEEPABLE if kind == BPF_PROGRAM_SYSCALL else 0
         text.instructions, text.instruction_count = PyBytes_AS_STRING(patched), PyBytes_GET_SIZE(code) // INSTRUCTION
         text.types = types.held.fd if types is not None else 0
@@ -320,18 +318,21 @@ cdef class Program(Descriptor):
                 fd = bpf_call_program(&text)
             if not _again(fd, &tries):
                 break
-        answer = fd
-        # once more, to hear why; a kernel before 6.4 needs room for all that it says, and no errno tells of the reason
-        # if there is none
-        while answer < 0 and not _is_full(-answer) and log.room():
-            text.log, text.log_size = log.text, log.size
-            with nogil:
-                answer = bpf_call_program(&text)
-            if answer >= 0:
-                fd = answer
-            if answer != -ENOSPC:
-                break
-        self._keep(fd, f"can't load the program {name}", log.read())
+        try:
+            answer = fd
+            # once more, to hear why; a kernel before 6.4 needs room for all that it says
+            while answer < 0 and not _is_full(-answer) and _room(&log):
+                text.log, text.log_size = log.text, log.size
+                with nogil:
+                    answer = bpf_call_program(&text)
+                if answer >= 0:
+                    fd = answer
+                if answer != -ENOSPC:
+                    break
+            if not self._keep(fd):
+                _refuse(fd, f"can't load the program {name}", _said(&log))
+        finally:
+            free(log.text)
 
     @classmethod
     def from_descriptor(cls, int descriptor):
@@ -380,4 +381,5 @@ cdef class Trace(Descriptor):
         self.program = program
         with nogil:
             fd = bpf_call_trace(program.held.fd, text)
-        self._keep(fd, f"can't use the tracepoint {tracepoint}", "")
+        if not self._keep(fd):
+            _refuse(fd, f"can't use the tracepoint {tracepoint}")
