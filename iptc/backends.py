@@ -261,13 +261,14 @@ def _holds_rules(there: Namespace, side: str) -> bool:
 
 
 def has_user_chain(nfproto: Family, name: str) -> bool:
-    """Whether a table of the back end in use has a user chain *name*. False if the tables may not be read."""
+    """Whether a table of the back end in use has a user chain *name*. Tables that may not be read are no answer."""
     try:
         return any(
             chain == name and policy is None for _, chain, policy, _ in _CHAINS[_kernels_side(backend())](nfproto, HERE)
         )
-    except AccessDenied:
-        return False  # a rule can be made without any privilege
+    except AccessDenied as error:
+        error.message = f"can't tell whether {name!r} is a chain: {error.message}"
+        raise
 
 
 # ------------------------------------------------------------- whom to follow

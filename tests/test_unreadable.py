@@ -126,6 +126,28 @@ for label, action in actions.items():
 
 
 @pytest.mark.one_backend("legacy", "nft")
+def test_whether_a_name_is_a_chain_is_not_guessed_without_the_capability(host, ipv6):
+    host.iptables("-N web", ipv6=ipv6)
+    code = f"""
+import iptc
+from iptc import easy
+ipv6 = {ipv6}
+rule = iptc.Rule6() if ipv6 else iptc.Rule()
+for make in (
+    lambda: rule.create_target("web"), lambda: iptc.Target(rule, "web", goto=True), lambda: easy.test_target("web", {{}}, ipv6),
+    lambda: easy.test_rule({{"target": "web"}}, ipv6), lambda: easy.encode_iptc_rule({{"target": {{"goto": "web"}}}}, ipv6),
+):
+    try:
+        print(make())
+    except iptc.AccessDenied as error:
+        assert str(error).startswith("can't tell whether 'web' is a chain: can't "), error
+print(type(rule).from_args("-j web"), easy.test_target("DROP", {{}}, ipv6), easy.test_target("LOG", {{}}, ipv6))
+"""
+    assert run(["setpriv", "--bounding-set=-all", "--inh-caps=-all"], code).stdout == "-j web True True\n"
+    assert iptc.easy.test_target("web", {}, ipv6)
+
+
+@pytest.mark.one_backend("legacy", "nft")
 def test_what_is_absent_is_no_error(host, start):  # noqa: F811
     """A table that the kernel does not have, for it alone."""
     lines = start(
