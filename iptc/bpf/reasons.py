@@ -37,13 +37,16 @@ def refusal(doing: str, number: int, log: str = "") -> IPTCError:
 def _why(number: int, log: str) -> str:
     if number == errno.ENOSYS:
         return "the kernel has no bpf()"
-    if number in (errno.EPERM, errno.EACCES) and not log:
-        return _why_not_permitted()
     lines = [line for line in log.splitlines() if line.strip() and not _STATISTICS.match(line)]
     last = f"{os.strerror(number)}: {lines[-1]}" if lines else os.strerror(number)
+    reads = "probe_read_kernel" in last
+    if reads or not log and number in (errno.EPERM, errno.EACCES):
+        forbidden = _who_may_not()
+        if forbidden or not reads:
+            return forbidden or "not permitted, by a security module or a filter of system calls (seccomp)"
+    if reads:
+        return f"the kernel lets no program read its memory{_locked_down()}"
     release = kernel_release()
-    if "probe_read_kernel" in last and is_locked_down():
-        return "the kernel is locked down (lockdown=confidentiality) and lets no program read its memory"
     if release < OLDEST:
         return f"the kernel is {release[0]}.{release[1]} and older than {OLDEST[0]}.{OLDEST[1]} ({last})"
     return f"the kernel refused it ({last})"
@@ -58,24 +61,24 @@ def kernel_release() -> tuple[int, int]:
     return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
-def is_locked_down() -> bool:
-    """Whether the kernel says that it gives away nothing of its memory; where it cannot be asked, it may well be."""
+def _locked_down() -> str:
     try:
         with open("/sys/kernel/security/lockdown") as file:
-            return "[confidentiality]" in file.read()
+            modes = file.read()
     except OSError:
-        return True
+        return ", perhaps since it is locked down (lockdown=confidentiality)"
+    return ": it is locked down (lockdown=confidentiality)" if "[confidentiality]" in modes else ""
 
 
-def _why_not_permitted() -> str:
+def _who_may_not() -> str:
+    """Why this process may give the kernel no programs, "" if that is not known."""
     try:
         if os.stat("/proc/thread-self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
             return "this is a user namespace, and the kernel takes programs from its first one only"
         have = capabilities(_CAPABILITIES)
     except OSError:
-        return "not permitted"
-    if "CAP_SYS_ADMIN" not in have:
-        missing = [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in have]
-        if missing:
-            return f"this process has no {' and no '.join(missing)}"
-    return "not permitted, by a security module or a filter of system calls (seccomp)"
+        return ""
+    if "CAP_SYS_ADMIN" in have:
+        return ""
+    missing = [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in have]
+    return f"this process has no {' and no '.join(missing)}" if missing else ""
