@@ -41,6 +41,7 @@ COMMANDS = (
     "show",
     "doctor",
     "top",
+    "test",
 )
 
 

@@ -1,0 +1,134 @@
+"""`iptc test`: packets in a file, and what the kernel does with them under a ruleset."""
+
+from __future__ import annotations
+
+import argparse
+
+from .arguments import add_command
+from .rulesets import TROUBLE, trouble_is
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Any
+
+
+PASSED, FAILED = 0, 1
+
+
+def add(commands: Any) -> None:
+    """Describe the command."""
+    test = add_command(
+        commands,
+        "test",
+        run,
+        help="try packets of a file on a ruleset, in a private network namespace",
+        description="Restore RULES in a private network namespace, send the packets of CASES through them, and say "
+        "which verdicts of the kernel are not as expected. Needs no root, and changes nothing.",
+        epilog="Exit status: 0 all are as expected, 1 some are not, or too few rules were hit, 2 trouble.",
+    )
+    test.add_argument("rules", metavar="RULES", help="a file in the format of iptables-save, or - for standard input")
+    test.add_argument("cases", metavar="CASES", help="a file of TOML: a [[case]] has name, in, src, dst, tcp, expect …")
+    add_layout(test)
+    test.add_argument(
+        "--format", choices=["text", "tap"], default="text", help="what is printed: for people, or TAP version 13"
+    )
+    test.add_argument("--junit", metavar="FILE", help="write the results as JUnit's XML too")
+    test.add_argument(
+        "--coverage",
+        nargs="?",
+        type=_percent,
+        const=0.0,
+        metavar="PERCENT",
+        help="print which rules no packet has hit, and fail where fewer than PERCENT were",
+    )
+
+
+def add_layout(command: ArgumentParser) -> None:
+    """Add the arguments that say of a bench which rules of IPv6, interfaces and routes it has."""
+    command.add_argument("--rules6", metavar="FILE", help="the rules of IPv6, where RULES are those of IPv4")
+    command.add_argument(
+        "--interface",
+        action="append",
+        default=[],
+        metavar="NAME=ADDRESS/LEN[,…]",
+        type=_interface,
+        help="an interface and its addresses; repeatable (made up for those that the rules name)",
+    )
+    command.add_argument(
+        "--route",
+        action="append",
+        metavar="ROUTE",
+        help="a route as `ip route add' takes it; repeatable (by default all goes by the first interface)",
+    )
+
+
+def interfaces_of(options: Namespace) -> dict[str, str]:
+    """{name: addresses} that `--interface` says."""
+    found: dict[str, str] = {}
+    for name, addresses in options.interface:
+        found[name] = f"{found[name]},{addresses}" if name in found else addresses
+    return found
+
+
+def _interface(text: str) -> tuple[str, str]:
+    name, equals, addresses = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"must be NAME=ADDRESS/LEN: {text!r}")
+    return name, addresses
+
+
+def _percent(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError("must be from 0 to 100")
+    return value
+
+
+@trouble_is(TROUBLE)
+def run(options: Namespace) -> int:
+    """Run the cases that *options* say."""
+    from ..bench import results
+    from ..bench.bench import Bench
+    from ..bench.cases import Cases
+    from ..bench.coverage import Coverage
+    from .output import write
+    from .sources import read_text
+
+    cases = Cases(options.cases)
+    bench = Bench(
+        read_text(options.rules),
+        interfaces_of(options) or cases.interfaces,
+        routes=options.route if options.route is not None else cases.routes,
+        rules6=options.rules6,
+        sets=cases.sets,
+        sysctls=cases.sysctls,
+        backend=options.backend or cases.backend,
+        ipv6=options.family == "6" or None,
+    )
+    done = []
+    with bench:
+
+        def kept() -> Any:
+            for result in cases.run(bench):
+                done.append(result)
+                yield result
+
+        shape = results.tap if options.format == "tap" else results.plain
+        for line in shape(kept(), len(cases.cases)):
+            write(f"{line}\n")
+        coverage = Coverage()
+        if options.coverage is not None:
+            coverage.add(bench.ruleset())
+    if options.junit is not None:
+        from ..monitoring.textfile import write as write_file
+
+        write_file(options.junit, results.junit(done, options.cases).encode())
+    failed = any(result.wrong for result in done)
+    if options.coverage is not None:
+        lead = "# " if options.format == "tap" else ""
+        write("".join(f"{lead}{line}\n" for line in coverage.table().splitlines()))
+        if coverage.percent < options.coverage:
+            write(f"{lead}{coverage.percent:.1f}% of the rules were hit; {options.coverage:g}% were asked for\n")
+            failed = True
+    return FAILED if failed else PASSED
