@@ -281,7 +281,14 @@ int shim_refused_with(void)
 
 /* What libxtables and its plugins print goes to streams of our own: their references to the functions that print, and to
  * stdout and stderr themselves, are pointed here when they are loaded. The process's own streams are left alone. What is
- * printed stays in the stream's own buffer; only what does not fit there is spilled. */
+ * printed stays in the stream's own buffer; only what does not fit there is spilled. Where in the buffer a text begins is known
+ * of glibc alone: musl keeps its first bytes for ungetc. */
+#ifdef __GLIBC__
+#define STAYS_IN_BUFFER 1
+#else
+#define STAYS_IN_BUFFER 0
+#endif
+
 struct sink {
 	FILE *stream;
 	char *spilled;
@@ -336,11 +343,11 @@ static int sink_open(struct sink *sink)
 	return 0;
 }
 
-/* Spill the rest of a text that did not fit in the buffer, or where allocations are exact all of it, to an end that a
- * sanitizer sees. */
+/* Spill the rest of a text that did not fit in the buffer or may not stay there. Where allocations are exact all of it is
+ * spilled, to an end that a sanitizer sees. */
 static void sink_close(struct sink *sink)
 {
-	if (sink->length > 0 || (__fpending(sink->stream) > 0 && !shim_room(1, 0)))
+	if (sink->length > 0 || (__fpending(sink->stream) > 0 && (!STAYS_IN_BUFFER || !shim_room(1, 0))))
 		fflush_unlocked(sink->stream);
 }
 
@@ -662,11 +669,7 @@ static void redirect(struct link_map *map)
 		for (size_t at = 0; at + tables[t].step <= tables[t].size; at += tables[t].step) {
 			/* both kinds begin alike; what is added, only one of them has */
 			const ElfW(Rela) *r = (const void *)(tables[t].at + at);
-#if __ELF_NATIVE_CLASS == 64
 			size_t symbol = ELF64_R_SYM(r->r_info);
-#else
-			size_t symbol = ELF32_R_SYM(r->r_info);
-#endif
 			void **slot = (void **)(map->l_addr + r->r_offset);
 			char *start = (char *)((uintptr_t)slot & ~(uintptr_t)(page - 1));
 			char *instead = symbol != 0 ? instead_of(names + symbols[symbol].st_name) : NULL;
