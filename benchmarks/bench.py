@@ -27,6 +27,7 @@ from harness import (
 )
 from nftables import RULE, measure_nft
 from plans import measure_plans
+from removing import measure_removing
 from report import Table, micro, number, plot, ratio
 from slopes import measure_slopes
 
@@ -493,6 +494,7 @@ MEASURES = {
     "memory": measure_memory,
     "rules": measure_rules,
     "commit": measure_commit,
+    "removing": measure_removing,
     "rulesets": measure_rulesets,
     "nft": measure_nft,
     "slopes": measure_slopes,

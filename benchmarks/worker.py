@@ -174,6 +174,46 @@ class Delete:
         return {"ns": now() - started}
 
 
+class OnInput:
+    """An edit of the chain INPUT, sent at once; `reading_ns` is that with the reading of the table before it."""
+
+    def __init__(self):
+        self.table = iptc.Table("filter")
+
+    def run(self):
+        chain = iptc.Chain(self.table, "INPUT")
+        before = now()
+        self.table.refresh()
+        started = now()
+        self.edit(chain)
+        ended = now()
+        return {"ns": ended - started, "reading_ns": ended - before}
+
+
+@operation
+class Missing(OnInput):
+    """A rule deleted that is not there."""
+
+    def __init__(self):
+        super().__init__()
+        self.rule = build(0)
+
+    def edit(self, chain):
+        try:
+            chain.delete_rule(self.rule)
+        except iptc.IPTCError:
+            return
+        raise AssertionError("a rule that is not there was deleted")
+
+
+@operation
+class Flush(OnInput):
+    """All rules of a chain less."""
+
+    def edit(self, chain):
+        chain.flush()
+
+
 @operation
 class Policy:
     """Another policy, sent at once."""

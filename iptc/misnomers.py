@@ -187,7 +187,7 @@ def is_well_known(name: str) -> bool:
 
 def warn_of_option(extension: str | None, name: str, options: Iterable[str]) -> None:
     """Warn that option *name* is read, which neither *extension* nor any other has. The line of the caller is named."""
-    if extension is None:
+    if not extension:
         return  # a target that is none, or an object that was never made whole: it has no options at all
     near = _nearest(name, options, 0.75)
     meant = "" if near is None else f"; probably meant is {near.replace('-', '_')!r}"
