@@ -188,8 +188,8 @@ def _legacy_tables(nfproto: Family, there: Namespace) -> list[str]:
     except OSError as error:
         if error.errno == errno.ENOENT:
             return []
-        # it belongs to root of the user namespace that the network namespace was made in: nobody, where users were
-        # mapped later
+        # the file belongs to root of the user namespace in which the network namespace was made. If user ids were
+        # mapped only later, it belongs to nobody
         raise kernel_error(f"can't read {_PROC_NAMES[nfproto].decode()}", error.errno, error.strerror) from None
 
 

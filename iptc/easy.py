@@ -1,10 +1,17 @@
-"""Functions in which tables and chains are names and rules are dicts.
+"""Functions in which tables and chains are names, and rules are dicts.
 
-A rule: keys `src dst protocol in-interface out-interface fragment`, one key for each match, `target`, `counters`.
-A match is {parameter: value}; adjacent ones of a kind are a list, a later one stands under `name#2`. A value is text,
-"" for a flag, ["!", value] for a negation, a list for several words; integers are taken as text. `target` is a verdict,
-a chain,
-{extension: {parameter: value}} or {"goto": chain}. All take `ipv6`. What cannot be encoded raises.
+A rule is a dict with the keys `src`, `dst`, `protocol`, `in-interface`, `out-interface`, `fragment`, `target`,
+`counters`, and one key for each match:
+
+    {"protocol": "tcp", "tcp": {"dport": "22"}, "target": "ACCEPT", "counters": (0, 0)}
+
+The value of a match is {option: value}. Adjacent matches of the same name are a list of such dicts; a later match of
+that name has the key `name#2`. The value of an option is text, "" for a flag, ["!", value] for a negation, or a list of
+several words; an integer is taken as text. `target` is a verdict, a chain, {extension: {option: value}} or
+{"goto": chain}.
+
+*ipv6* selects the family in every function. With `raise_exc=False` a function returns None (or False) where it would
+raise. A dict of which no rule can be made raises `ParameterError`, a chain or rule that does not exist `Missing`.
 """
 
 from __future__ import annotations
@@ -36,48 +43,48 @@ _BASE = {
     "fragment": "fragment",
 }
 _OPAQUE = "opaque"
-"""Parameter under which the bytes of an extension without a plugin are kept, in hexadecimal."""
+"""The option under which the bytes of an extension without a plugin are kept, in hexadecimal."""
 
 
 # ---------------------------------------------------------------- tables
 
 
 def get_tables(ipv6: bool = False) -> list[str]:
-    """Return the names of the tables that there are or can be made here; raises where one may not or cannot be read."""
+    """Return the names of the tables that the kernel has or can load. Raises `KernelError` if one cannot be read."""
     return [name for name in Table.ALL if _is_there(name, ipv6)]
 
 
 def flush_all(ipv6: bool = False) -> None:
-    """Empty every table and delete its user chains; raises as `get_tables` does, before anything is changed."""
+    """Delete all rules and user chains of all tables. If a table cannot be read, raises before anything is changed."""
     for table in get_tables(ipv6):
         flush_table(table, ipv6)
 
 
 def flush_table(table: str, ipv6: bool = False, raise_exc: bool = True) -> None:
-    """Empty *table* and delete its user chains."""
+    """Delete all rules of *table* (`iptables -F`) and then its user chains (`iptables -X`). Policies stay."""
     _quietly(raise_exc, lambda: _table(table, ipv6).flush())
 
 
 def zero_all(table: str | None = None, ipv6: bool = False) -> None:
-    """Zero the counters of every table; *table* is there for python-iptables' sake, and is not looked at."""
+    """Set the counters of all tables to zero (`iptables -Z`). *table* is ignored, as in python-iptables."""
     for name in get_tables(ipv6):
         zero_table(name, ipv6)
 
 
 def zero_table(table: str, ipv6: bool = False) -> None:
-    """Zero the counters of all chains of *table*."""
+    """Set the counters of all chains of *table* to zero (`iptables -Z`)."""
     with _table(table, ipv6)._together() as found:
         for chain in found.chains:
             chain.zero_counters()
 
 
 def dump_all(ipv6: bool = False) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Return {table: {chain: [rule]}}."""
+    """Return {table: {chain: [rule]}} for all tables; each rule is a dict."""
     return {table: dump_table(table, ipv6) for table in get_tables(ipv6)}
 
 
 def dump_table(table: str, ipv6: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """Return {chain: [rule]}."""
+    """Return {chain: [rule]} for the chains of *table*; each rule is a dict."""
     return {chain.name: [decode_iptc_rule(rule) for rule in chain.rules] for chain in _table(table, ipv6).chains}
 
 
@@ -85,7 +92,7 @@ def dump_table(table: str, ipv6: bool = False) -> dict[str, list[dict[str, Any]]
 
 
 def get_chains(table: str, ipv6: bool = False) -> list[str]:
-    """Return the names of the chains of *table*."""
+    """Return the names of the chains of *table*: builtin chains in the order of their hooks, then the user chains."""
     return [chain.name for chain in _table(table, ipv6).chains]
 
 
@@ -95,12 +102,12 @@ def has_chain(table: str, chain: str, ipv6: bool = False) -> bool:
 
 
 def add_chain(table: str, chain: str, ipv6: bool = False, raise_exc: bool = True) -> bool:
-    """Create *chain*; True if that was done."""
+    """Create user chain *chain* (`iptables -N`). Return whether it was created."""
     return _quietly(raise_exc, lambda: bool(_table(table, ipv6).create_chain(chain))) or False
 
 
 def delete_chain(table: str, chain: str, ipv6: bool = False, flush: bool = False, raise_exc: bool = True) -> None:
-    """Delete *chain*, with *flush* its rules first, both at once."""
+    """Delete user chain *chain* (`iptables -X`). With *flush*, its rules are deleted in the same commit."""
 
     def delete() -> None:
         found = _table(table, ipv6)
@@ -115,17 +122,17 @@ def delete_chain(table: str, chain: str, ipv6: bool = False, flush: bool = False
 
 
 def flush_chain(table: str, chain: str, ipv6: bool = False, raise_exc: bool = True) -> None:
-    """Delete all rules of *chain*."""
+    """Delete all rules of *chain* (`iptables -F CHAIN`)."""
     _quietly(raise_exc, lambda: _find_chain(table, chain, ipv6).flush())
 
 
 def zero_chain(table: str, chain: str, ipv6: bool = False) -> None:
-    """Zero the counters of *chain*."""
+    """Set the counters of *chain* and its rules to zero (`iptables -Z CHAIN`)."""
     _find_chain(table, chain, ipv6).zero_counters()
 
 
 def dump_chain(table: str, chain: str, ipv6: bool = False) -> list[dict[str, Any]]:
-    """Return the rules of *chain*, a dict each."""
+    """Return the rules of *chain*, as a list of dicts."""
     return [decode_iptc_rule(rule) for rule in _find_chain(table, chain, ipv6).rules]
 
 
@@ -136,7 +143,7 @@ def get_policy(table: str, chain: str, ipv6: bool = False) -> str | None:
 
 
 def set_policy(table: str, chain: str, policy: str = "ACCEPT", ipv6: bool = False) -> bool:
-    """Set the policy of *chain*; return whether it was another."""
+    """Set the policy of *chain* (`iptables -P`). Return whether it was a different one before."""
     return _find_chain(table, chain, ipv6).set_policy(policy)
 
 
@@ -144,20 +151,20 @@ def set_policy(table: str, chain: str, policy: str = "ACCEPT", ipv6: bool = Fals
 
 
 def has_rule(table: str, chain: str, rule_d: RuleDict, ipv6: bool = False) -> bool:
-    """Whether *chain* has the rule *rule_d*, its matches in the same order (`iptables -C`)."""
+    """Whether *chain* has the rule *rule_d*, with its matches in the same order (`iptables -C`)."""
     return _find_chain(table, chain, ipv6).has_rule(encode_iptc_rule(rule_d, ipv6))
 
 
 def add_rule(table: str, chain: str, rule_d: RuleDict, position: int = 0, ipv6: bool = False) -> None:
-    """Add a rule: *position* 0 is the end, 1 the beginning, n before the n-th, -1 before the last.
+    """Add a rule to *chain*. *position* 0 appends it, 1 makes it the first, n the n-th; -1 puts it before the last one.
 
-    A position that the chain does not have is the end of it, or the beginning where it is negative.
+    A position behind the end appends the rule. A negative one before the beginning makes it the first.
     """
     _add(_find_chain(table, chain, ipv6), encode_iptc_rule(rule_d, ipv6), position)
 
 
 def insert_rule(table: str, chain: str, rule_d: RuleDict, ipv6: bool = False) -> None:
-    """Add a rule at the beginning."""
+    """Add a rule at the beginning of *chain* (`iptables -I`)."""
     add_rule(table, chain, rule_d, position=1, ipv6=ipv6)
 
 
@@ -176,7 +183,7 @@ def _add(chain: Chain, rule: Rule, position: int) -> None:
 
 
 def delete_rule(table: str, chain: str, rule_d: RuleDict, ipv6: bool = False, raise_exc: bool = True) -> None:
-    """Delete the first rule that is the same as *rule_d*."""
+    """Delete the first rule of *chain* that is the same as *rule_d* (`iptables -D`)."""
     _quietly(raise_exc, lambda: _find_chain(table, chain, ipv6).delete_rule(encode_iptc_rule(rule_d, ipv6)))
 
 
@@ -187,7 +194,10 @@ def get_rule(
     ipv6: bool = False,
     raise_exc: bool = True,
 ) -> Any:
-    """Return all rules for *position* 0, else the n-th from 1, or from the end for a negative one."""
+    """Return the list of all rules if *position* is 0, and otherwise one rule.
+
+    1 is the first rule, -1 the last one.
+    """
     if position == 0:
         return _quietly(raise_exc, lambda: dump_chain(table, chain, ipv6))
 
@@ -199,19 +209,19 @@ def get_rule(
 
 
 def replace_rule(table: str, chain: str, old_rule_d: RuleDict, new_rule_d: RuleDict, ipv6: bool = False) -> None:
-    """Put a rule in the place of the first that is the same as *old_rule_d*."""
+    """Replace the first rule that is the same as *old_rule_d* by *new_rule_d* (`iptables -R`)."""
     new = encode_iptc_rule(new_rule_d, ipv6)
     found = _find_chain(table, chain, ipv6)
     found.replace_rule(new, _index(found, old_rule_d, ipv6)[0])
 
 
 def get_rule_counters(table: str, chain: str, rule_d: RuleDict, ipv6: bool = False) -> Counters:
-    """Return (packets, bytes) of the first rule that is the same as *rule_d*."""
+    """Return the `Counters` (packets, bytes) of the first rule that is the same as *rule_d*."""
     return _index(_find_chain(table, chain, ipv6), rule_d, ipv6)[1].get_counters()
 
 
 def get_rule_position(table: str, chain: str, rule_d: RuleDict, ipv6: bool = False) -> int:
-    """Return the position, from 0, of the first rule that is the same as *rule_d*."""
+    """Return the position of the first rule that is the same as *rule_d*. It counts from 0."""
     return _index(_find_chain(table, chain, ipv6), rule_d, ipv6)[0]
 
 
@@ -223,17 +233,17 @@ def _index(chain: Chain, rule_d: RuleDict, ipv6: bool) -> tuple[int, Rule]:
 
 
 def test_rule(rule_d: RuleDict, ipv6: bool = False) -> bool:
-    """Whether *rule_d* makes a rule."""
+    """Whether a rule can be made of *rule_d*, with all options that its extensions require."""
     return _holds(lambda: encode_iptc_rule(rule_d, ipv6).final_check())
 
 
 def test_match(name: str, value: Any, ipv6: bool = False) -> bool:
-    """Whether match *name* takes *value*."""
+    """Whether match *name* accepts *value*."""
     return _holds(lambda: _set_match(_new_rule(ipv6), name, value))
 
 
 def test_target(name: str, value: Any, ipv6: bool = False) -> bool:
-    """Whether target *name* takes *value*."""
+    """Whether target *name* accepts *value*."""
     return _holds(lambda: _set_target(_new_rule(ipv6), {name: value}))
 
 
@@ -241,7 +251,7 @@ def _holds(attempt: Callable[[], object]) -> bool:
     try:
         attempt()
     except KernelError:
-        raise  # says nothing of the rule
+        raise  # the kernel or the process failed: the rule may be right
     except (IPTCError, TypeError):
         return False
     return True
@@ -251,13 +261,13 @@ def _holds(attempt: Callable[[], object]) -> bool:
 
 
 def batch_begin(table: str | None = None, ipv6: bool = False) -> None:
-    """Gather the changes of *table* (or of all tables) until `batch_end`."""
+    """Collect the changes of *table*, or of all tables, until `batch_end`."""
     for name in [table] if table else get_tables(ipv6):
         _table(name, ipv6).autocommit = False
 
 
 def batch_end(table: str | None = None, ipv6: bool = False) -> None:
-    """Send what was gathered since `batch_begin`, one atomic commit for each table."""
+    """Send the changes that were collected since `batch_begin`, in one commit for each table."""
     for name in [table] if table else get_tables(ipv6):
         found = _table(name, ipv6)
         found.autocommit = True
@@ -265,7 +275,10 @@ def batch_end(table: str | None = None, ipv6: bool = False) -> None:
 
 
 def batch_add_chains(table: str, chains: Iterable[str], ipv6: bool = False, flush: bool = True) -> None:
-    """Create those of *chains* that are not there, and with *flush* empty all, in one commit or not at all."""
+    """Create those of *chains* that do not exist, and with *flush* delete the rules of all of them.
+
+    All in one commit: everything is done, or nothing if this raises.
+    """
     with _table(table, ipv6)._together() as found:
         for name in chains:
             chain = Chain(found, name) if found.is_chain(name) else found.create_chain(name)
@@ -274,7 +287,7 @@ def batch_add_chains(table: str, chains: Iterable[str], ipv6: bool = False, flus
 
 
 def batch_delete_chains(table: str, chains: Iterable[str], ipv6: bool = False) -> None:
-    """Empty and delete those of *chains* that are there, in one commit or not at all."""
+    """Delete those of *chains* that exist, with their rules. All in one commit: all are deleted, or none."""
     with _table(table, ipv6)._together() as found:
         present = [name for name in chains if found.is_chain(name)]
         for name in present:
@@ -284,7 +297,7 @@ def batch_delete_chains(table: str, chains: Iterable[str], ipv6: bool = False) -
 
 
 def batch_add_rules(table: str, batch_rules: Iterable[tuple[str, RuleDict, int]], ipv6: bool = False) -> None:
-    """Add the rules (chain, rule_d, position), in one commit or not at all."""
+    """Add rules, given as (chain, rule_d, position) as for `add_rule`. All in one commit: all are added, or none."""
     with _table(table, ipv6)._together() as found:
         for name, rule_d, position in batch_rules:
             _add(_chain(found, name), encode_iptc_rule(rule_d, ipv6), position)
@@ -296,7 +309,7 @@ def batch_delete_rules(
     ipv6: bool = False,
     raise_exc: bool = True,
 ) -> None:
-    """Delete the rules (chain, rule_d), in one commit or not at all."""
+    """Delete rules, given as (chain, rule_d). All in one commit: all are deleted, or none."""
 
     def delete() -> None:
         with _table(table, ipv6)._together() as found:
@@ -310,11 +323,11 @@ def batch_delete_rules(
 
 
 def encode_iptc_rule(rule_d: RuleDict, ipv6: bool = False) -> Rule:
-    """Return the `Rule` or `Rule6` of *rule_d*, which is not changed."""
+    """Return the `Rule` or `Rule6` that *rule_d* describes. *rule_d* is not changed."""
     if not isinstance(rule_d, dict):
         raise ParameterTypeError(f"a rule must be a dict, not {type(rule_d).__name__}")
     rule = _new_rule(ipv6)
-    # matches may look at the base part: that one first
+    # first the base part: an extension may look at it when its options are read
     for key, attribute in _BASE.items():
         if key in rule_d:
             _set_base(rule, key, attribute, rule_d[key])
@@ -324,7 +337,7 @@ def encode_iptc_rule(rule_d: RuleDict, ipv6: bool = False) -> Rule:
             if value is not None:
                 rule.counters = _counters(value)
         elif key in _BASE:
-            # the match `dst` of IPv6 has the name of an address
+            # `dst` is also a match of IPv6: dicts under this key are that match, text is the address
             for item in _alternatives(value):
                 if isinstance(item, dict):
                     _set_match(rule, name, item)
@@ -335,7 +348,7 @@ def encode_iptc_rule(rule_d: RuleDict, ipv6: bool = False) -> Rule:
 
 
 def _counters(value: Any) -> Any:
-    """(packets, bytes) of a pair, or of a dict with these keys."""
+    """Return (packets, bytes), given as a pair or as a dict with these keys."""
     if not isinstance(value, Mapping):
         return value
     if not value or not set(value) <= {"packets", "bytes"}:
@@ -344,7 +357,7 @@ def _counters(value: Any) -> Any:
 
 
 def _set_base(rule: Rule, key: str, attribute: str, value: Any) -> None:
-    """Set one attribute of the base part, which has one value; the dicts beside it are matches of that name."""
+    """Set an attribute of the base part. It must have one value. Dicts beside that value are left to `_set_match`."""
     values = [item for item in _alternatives(value) if not isinstance(item, dict)]
     if len(values) > 1 or value is None or value in ([], ()):
         raise ParameterTypeError(f"{key} must have one value, not {value!r}")
@@ -353,7 +366,7 @@ def _set_base(rule: Rule, key: str, attribute: str, value: Any) -> None:
 
 
 def decode_iptc_rule(iptc_rule: Rule, ipv6: bool = False) -> dict[str, Any]:
-    """Return the dict of *iptc_rule*; its family is the rule's own, whatever *ipv6* says."""
+    """Return the dict that describes *iptc_rule*. *ipv6* is ignored: the rule knows its family."""
     rule = iptc_rule
     v4 = isinstance(rule, Rule) and not isinstance(rule, Rule6)
     decoded = {}
@@ -385,7 +398,7 @@ def decode_iptc_rule(iptc_rule: Rule, ipv6: bool = False) -> dict[str, Any]:
 
 
 def _cidr(rule: Rule, which: int, text: str) -> str:
-    """`a/mask` as `a/prefix`; a mask with holes stays."""
+    """Return the address *text* with its mask as a prefix length. A mask with holes stays as it is."""
     prefix = rule._address_prefix(which)
     return text if prefix is None else f"{text.partition('/')[0]}/{prefix}"
 
@@ -397,7 +410,7 @@ def _parameters(extension: Match | Target) -> dict[str, Any]:
 
 
 def _shortest(extension: Match | Target, name: str, words: list[str]) -> str | list[str]:
-    """[] -> "", ["x"] -> "x"; a list stays where text would be read as a negation."""
+    """Return "" for no word and the word itself for one. A list stays if the word alone would be read as a negation."""
     if not words:
         return ""
     if len(words) > 1 or extension._looks_negated(name, words):
@@ -406,9 +419,9 @@ def _shortest(extension: Match | Target, name: str, words: list[str]) -> str | l
 
 
 def _put_match(decoded: dict[str, Any], name: str, parameters: Mapping[str, Any], last: str | None) -> str:
-    """Add one match to *decoded* and return its key; *last* is the key of the match before it."""
+    """Add a match to *decoded* and return its key. *last* is the key of the match before it."""
     if name in _BASE:
-        # beside the address of that name
+        # `dst` is also the key of an address: the match stands beside it
         decoded[name] = [*_alternatives(decoded.get(name)), parameters]
         if len(decoded[name]) == 1:
             decoded[name] = parameters
@@ -481,7 +494,7 @@ def _set_parameters(extension: Match | Target, parameters: Mapping[str, Any]) ->
         extension.set_parameter(name, value)
     kept = extension._state()[-1]
     if kept is not None and len(kept) < len(parameters):
-        # set one after the other, the later takes the place of the earlier
+        # an option that is set later replaces an earlier one that it excludes
         raise ParameterError(f"{extension.name}: of {', '.join(parameters)} some exclude each other")
 
 
@@ -503,7 +516,7 @@ def _new_rule(ipv6: bool) -> Rule:
 
 
 def _table(name: str, ipv6: bool) -> Table:
-    """The table as it is now; inside a batch, with what was gathered."""
+    """Return the table, read anew unless a batch is collecting changes."""
     table = (Table6 if ipv6 else Table)(name)
     if table.autocommit:
         table._renew()
@@ -531,7 +544,7 @@ def _find_chain(table: str, name: str, ipv6: bool) -> Chain:
 
 
 def _quietly(raise_exc: bool, action: Callable[[], _Result]) -> _Result | None:
-    """Do *action*; with *raise_exc* false a failure returns None instead."""
+    """Return action(). If it fails and *raise_exc* is false, return None."""
     try:
         return action()
     except (IPTCError, LookupError, TypeError):

@@ -131,10 +131,11 @@ u32: u32
 ULOG: ulog-nlgroup ulog-prefix ulog-cprange ulog-qthreshold
 REDIRECT: to-ports
 """
-"""extension -> its options, except those of an earlier extension. With it, no plugin is loaded to recognize `dport`."""
+"""extension -> its options, except those of an earlier extension. With this list no plugin is loaded to find
+`dport`."""
 
 _NOTES = frozenset("label log name next path remove restore save timeout timestamp type update".split())
-"""Options that are just as likely a program's own attribute of a rule: no warning for them."""
+"""Options whose names a program may as well use for its own attributes of a rule. They get no warning."""
 
 
 def _plain(name: str) -> str:
@@ -165,13 +166,14 @@ def _nearest(name: str, names: Iterable[str], likeness: float) -> str | None:
 
 @lru_cache(1000)
 def meant_by(name: str) -> str | None:
-    """Return what was probably meant by attribute *name* of a rule, or None if it is probably the program's own."""
+    """Return the attribute that was probably meant by *name*, or None if the program probably uses *name* for
+    itself."""
     plain = _plain(name)
     return _meanings()[0].get(plain) or _nearest(name.lower(), _OWN[2:], 0.85)
 
 
 def check_rule(rule: object, name: str) -> None:
-    """Warn that *rule* is given an attribute *name* that a rule does not have. The line of the caller is named."""
+    """Warn if a rule has no attribute *name*, which is being set. The warning names the line of the program."""
     if name.startswith("_") or hasattr(type(rule), name):
         return
     meant = meant_by(name)
@@ -186,9 +188,9 @@ def is_well_known(name: str) -> bool:
 
 
 def warn_of_option(extension: str | None, name: str, options: Iterable[str]) -> None:
-    """Warn that option *name* is read, which neither *extension* nor any other has. The line of the caller is named."""
+    """Warn that a program reads option *name*, which no extension has. The warning names the line of the program."""
     if not extension:
-        return  # a target that is none, or an object that was never made whole: it has no options at all
+        return  # the empty target, or an object whose constructor failed: it has no options
     near = _nearest(name, options, 0.75)
     meant = "" if near is None else f"; probably meant is {near.replace('-', '_')!r}"
     text = f"{extension} has no option --{name}, nor has any other extension here{meant}"

@@ -110,7 +110,7 @@ class TableState:
         """Return the table with its pending edits, as a `View`. It is read from the kernel if it is not known yet."""
         self._check_open()
         notes = self._notes
-        # another thread may drop it meanwhile
+        # another thread may drop the view meanwhile
         view = notes.view
         if view is None:
             view = self._table.read()

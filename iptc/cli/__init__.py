@@ -6,12 +6,12 @@ __all__ = ["main", "run"]
 
 
 def run() -> int:
-    """Run the command as a program of its own, which ends behind this; return its exit status."""
-    # the bare module, without the weight of the one around it
+    """Run the command as a program of its own. Return its exit status; the process ends after that."""
+    # the C module: it loads faster than `signal`
     import _signal  # type: ignore[import-not-found]
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-        # while modules are loaded, and at the very end, there is nothing to tidy up: an interrupt ends the process
+        # while modules are loaded, and at the end, nothing has to be cleaned up: an interrupt simply ends the process
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     return main()
 
@@ -19,10 +19,10 @@ def run() -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command with *arguments* (`sys.argv`) and return its exit status."""
     try:
-        # here and not above: an interrupt while this is loaded ends the command as any other does
+        # imported here, so that an interrupt during the import is handled below as any other
         from . import dispatch
 
         return dispatch.main(arguments)
     except KeyboardInterrupt as stop:
-        # SIGINT, without the weight of the module that names it
+        # 2 is SIGINT; the module `signal` is not loaded for that alone
         return 128 + getattr(stop, "number", 2)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 ROLLED_BACK = 255
-"""As of iptables-apply: the change was not confirmed, and the rules are what they were."""
+"""The exit status, as of iptables-apply, when the change was not confirmed and was taken back."""
 
 NOT_DONE = 1
-"""The exit status of a change that could not be made, where it was to be confirmed."""
+"""The exit status when a change that was to be confirmed could not be made."""
 
 
 def add(commands: Any) -> None:
@@ -63,7 +63,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Apply what *options* say."""
+    """Apply the file that *options* name. Return the exit status."""
     command = options.check if isinstance(options.check, str) else None
     if command is not None and options.file is None and options.timeout is None:
         # `--check FILE`
@@ -101,7 +101,7 @@ def _tell(options: Namespace, change: Any) -> None:
 
 
 def _tell_flows(options: Namespace, change: Any) -> None:
-    """Say how many flows go on that only deleted rules had let in."""
+    """Print how many flows go on that only deleted rules had accepted."""
     from ..managing import flows
 
     if not options.quiet and options.format == "text":
@@ -127,7 +127,8 @@ def _until_confirmed(options: Namespace, command: str | None) -> Any:
                 _decide(options, change, command)
         except KeyboardInterrupt as stop:
             if getattr(stop, "number", signal.SIGINT) != signal.SIGINT:
-                # a terminal that is gone says nothing: the change can still be confirmed from another session
+                # the terminal is gone, so nothing can be printed: the change can still be confirmed from another
+                # session
                 raise
             change.roll_back()
         if change:
@@ -148,7 +149,7 @@ def _say(options: Namespace, text: str) -> None:
 
 
 def _decide(options: Namespace, change: Any, command: str | None) -> None:
-    """Wait until *change* is confirmed or taken back: by the command, at the prompt, or by somebody else."""
+    """Wait until the command, the answer at the prompt, or another process confirms *change* or takes it back."""
     from ..errors import RolledBack
     from ..managing import rollback
 
@@ -165,12 +166,12 @@ def _decide(options: Namespace, change: Any, command: str | None) -> None:
             _say(options, f"rolled back in {options.timeout:g} s unless `iptc confirm' is run in another session")
         change.wait()
     except RolledBack:
-        # too late
+        # too late: the change was taken back already
         pass
 
 
 def _ask(options: Namespace, change: Any) -> None:
-    """Ask at the terminal; no answer is no."""
+    """Ask at the terminal whether to keep *change*. No answer means no."""
     from ..managing import pending
 
     write(

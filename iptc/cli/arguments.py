@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 FAMILIES = {"4": [False], "6": [True], "both": [False, True]}
-"""What -4, -6 and -a stand for: for each family, whether it is IPv6."""
+"""option (-4, -6 or -a) -> a list with one entry for each family: whether it is IPv6."""
 
 HEADINGS = {False: "# IPv4", True: "# IPv6"}
-"""The line before the rules of a family, where a text has both; the key says whether it is IPv6."""
+"""whether it is IPv6 -> the heading before the rules of that family, in a text of both families."""
 
 
 def add_command(
@@ -26,10 +26,10 @@ def add_command(
     many: bool = False,
     **words: Any,
 ) -> Any:
-    """Add the command *name*, done by `run(options)`, with the options that all have; *both*: it takes two families at
-    once; *many*: several network namespaces.
+    """Add the command *name*, which run(options) does, with the options that all commands have.
 
-    *words* are what argparse takes for a parser: `help`, `description`.
+    *both*: the command can work on both families at once. *many*: it can work on several network namespaces at once.
+    *words* are further arguments of the parser, such as `help` and `description`.
     """
     command = commands.add_parser(name, **words)
     family = command.add_mutually_exclusive_group()
@@ -53,7 +53,7 @@ def add_command(
 
 
 def add_compare(command: argparse.ArgumentParser) -> None:
-    """Add `--compare`, for a command that watches."""
+    """Add `--compare` to a command that watches changes."""
     command.add_argument(
         "--compare",
         type=seconds,
@@ -64,19 +64,19 @@ def add_compare(command: argparse.ArgumentParser) -> None:
 
 
 def add_wait(command: ArgumentParser, default: Any, text: str) -> None:
-    """Add `-w`, which without a number waits for ever."""
+    """Add `-w`. Without a number it means to wait for ever."""
     command.add_argument(
         "-w", "--wait", nargs="?", type=seconds, const=True, default=default, metavar="SECONDS", help=text
     )
 
 
 def wait_of(options: Namespace) -> Any:
-    """The value of `-w` as the library has it: None for ever."""
+    """Return the value of `-w` as the library takes it: None means for ever."""
     return None if options.wait is True else options.wait
 
 
 def seconds(text: str) -> Any:
-    """A number of seconds."""
+    """Return the number of seconds that *text* gives."""
     value = float(text)
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError("must be a number of seconds, not negative")
@@ -84,7 +84,7 @@ def seconds(text: str) -> Any:
 
 
 def positive(text: str) -> Any:
-    """A whole number from 1."""
+    """Return the whole number, at least 1, that *text* gives."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
@@ -92,5 +92,5 @@ def positive(text: str) -> Any:
 
 
 def netns(text: str) -> Any:
-    """A network namespace: the number of a process, or a name or path."""
+    """Return the network namespace that *text* names: a process id, a name or a path."""
     return int(text) if text.isdigit() else text

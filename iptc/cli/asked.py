@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 SIGNALS = ("none", "STDIN", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""What telegraf can be set to."""
+"""The values of `--execd`: the ways in which telegraf's `execd` plugin can ask."""
 
 
 def asking(how: Any) -> Any:
-    """Return what is gone through once for each time that somebody asks; it ends with standard input, if that is
-    *how*."""
+    """Return an iterator that gives one item for each request. If *how* is standard input, it ends at the end of
+    that."""
     if how == "STDIN":
         return _by_lines()
     number = signal.Signals[how]
-    # at once, since it would end a process that does not wait for it; one that comes while others are answered waits
+    # blocked at once, since the signal would end the process. While one request is answered, the next signal is pending
     return _by_signal(number, signal.pthread_sigmask(signal.SIG_BLOCK, {number}))
 
 

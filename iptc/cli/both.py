@@ -22,10 +22,10 @@ _HEADING = re.compile(rb"^(%s)\n" % b"|".join(HEADINGS[ipv6].encode() for ipv6 i
 
 
 class Both:
-    """The parts of the text of *source*: (ipv6, a file to read from) of each family, in the order of the text.
+    """Iterates over the parts of a text of both families: (ipv6, a file to read from) in the order of the text.
 
-    A part is read to its end, or not at all, before the next one is asked for. So what is wrong in a part is found
-    without reading on. The second time the parts are what was read the first time.
+    A part must be read to its end, or not at all, before the next one is asked for. So a mistake in one part is found
+    before the next one is read. A second iteration gives the same parts again.
     """
 
     def __init__(self, source: Any) -> None:
@@ -50,7 +50,7 @@ class Both:
             self._kept.seek(0)
             yield from restoring.pieces(self._kept)
             return
-        # it is closed when this object goes
+        # the file is closed when this object is deleted
         self._kept = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY)  # noqa: SIM115
         for piece in restoring.pieces(self._source):
             self._kept.write(piece)
@@ -64,7 +64,7 @@ class Part:
         self._texts = texts
 
     def read(self, size: int = -1) -> Any:
-        """The next bytes, however many they are; none at the end."""
+        """Return the next bytes, as many as there are at once; b"" at the end."""
         for _, text in self._texts:
             if text:
                 return text
@@ -72,19 +72,21 @@ class Part:
 
 
 def _texts(pieces: Any) -> Iterator[Any]:
-    """(ipv6, text) for all lines of *pieces* that are no heading, many lines in one text; None for ipv6 before the
-    first heading."""
+    """Yield (ipv6, text) for all lines of *pieces* except the headings. One text has many lines.
+
+    Before the first heading, ipv6 is None.
+    """
     ipv6 = None
     rest = b""
     for piece in itertools.chain(pieces, [None]):
         if piece is None:
-            # a last line may have no end
+            # the last line may have no line break
             whole, rest = rest and rest + b"\n", b""
         else:
             whole, end, rest = (rest + piece).rpartition(b"\n")
             whole += end
             if len(rest) > _LONGEST_LINE:
-                # no line that can be read: whoever reads this part says so
+                # a line that is too long: whoever reads this part raises
                 whole, rest = whole + rest, b""
         for text in _HEADING.split(whole):
             if _HEADING.fullmatch(text + b"\n"):
@@ -94,7 +96,7 @@ def _texts(pieces: Any) -> Iterator[Any]:
 
 
 def _check_empty(texts: Any) -> None:
-    """Refuse rules that stand before the first heading."""
+    """Raise if there are rules before the first heading."""
     for _, text in texts:
         if any(line.strip() and not line.startswith(b"#") for line in text.split(b"\n")):
             raise ParameterError(_missing(False))

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Check what *options* say."""
+    """Run the command. Return the exit status."""
     from .. import ruleset
 
     for ipv6, source in sources(options):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 NOTHING = 1
-"""The exit status where nothing waits to be confirmed."""
+"""The exit status if no change waits to be confirmed."""
 
 
 def add(commands: Any) -> None:
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 
 
 def add_state_dir(command: ArgumentParser) -> None:
-    """Add the argument that says where it is noted what waits to be confirmed."""
+    """Add the argument for the folder that records which change waits to be confirmed."""
     command.add_argument(
         "--state-dir",
         metavar="DIR",
@@ -48,7 +48,7 @@ def add_state_dir(command: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Confirm, or show."""
+    """Confirm the change that waits, or show it. Return the exit status."""
     from ..managing import pending
 
     if options.status:
@@ -93,7 +93,8 @@ def _maker(note: Any) -> Any:
 
 
 def keep(path: str, versions: Any, netns: Any) -> None:
-    """Save the rules of these families (4, 6) to the file *path*, unless it is None; two of them under headings."""
+    """Save the rules of the families *versions* (4, 6) to the file *path*, two families under headings. None: do
+    nothing."""
     if path is None:
         return
     from .. import ruleset

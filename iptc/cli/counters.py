@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Print the counters that *options* say."""
+    """Run the command. Return the exit status."""
     if options.all_tables:
         options.table = None
     elif not options.table:
@@ -69,7 +69,7 @@ def run(options: Namespace) -> int:
 
 
 def _times(options: Namespace) -> Iterator[Any]:
-    """Go through this once for each time that the counters are to be printed."""
+    """Yield once for each time that the counters are to be printed."""
     if options.signal not in (None, "none"):
         yield from asking(options.signal)
         return
@@ -82,7 +82,7 @@ def _times(options: Namespace) -> Iterator[Any]:
 
 
 class _Metrics:
-    """The counters as a scrape of `iptc exporter`."""
+    """Prints the counters as a scrape of `iptc exporter`."""
 
     def __init__(self, options: Namespace) -> None:
         from ..monitoring.exposition import Scraper
@@ -91,7 +91,7 @@ class _Metrics:
         self.status = 0
 
     def text(self) -> Any:
-        """What is printed now."""
+        """Return the text to print now."""
         scrape = self._scraper.scrape()
         self.status = 0 if scrape.complete else 1
         return scrape.text().decode()
@@ -102,7 +102,7 @@ class _Metrics:
 
 
 class _Tables:
-    """The counters of all tables, each in the format that was asked for."""
+    """Prints the counters of all tables, in the format that was asked for."""
 
     def __init__(self, options: Namespace) -> None:
         from ..monitoring import lines
@@ -122,7 +122,7 @@ class _Tables:
         self.status = 0
 
     def text(self) -> Any:
-        """What is printed now."""
+        """Return the text to print now."""
         readings = self._sources.poll()
         self._complain(readings)
         read = [reading for reading in readings if reading.error is None]
@@ -132,7 +132,7 @@ class _Tables:
         return head + "".join([self._of_table(reading) for reading in read])
 
     def _complain(self, readings: Any) -> None:
-        """Raise where nothing could be read, and name what could not be read."""
+        """Name the tables that could not be read. Raise if none could be read."""
         failed = [reading for reading in readings if reading.error is not None]
         if failed and len(failed) == len(readings):
             raise failed[0].error
@@ -141,7 +141,7 @@ class _Tables:
             complain(str(reading.error))
 
     def _check_chains(self, readings: Any) -> None:
-        """Raise for the name of a chain, which is no pattern, that no table has."""
+        """Raise if a chain was asked for by its name, without a pattern, and no table has it."""
         there = {chain.name for reading in readings for chain in reading.snapshot.chains}
         for name in self._chains:
             if readings and not set(name) & set("*?[") and name not in there:
@@ -164,16 +164,16 @@ class _Tables:
 
 
 class _Text:
-    """Tables for people."""
+    """Prints a table for people."""
 
     several = False
 
     def head(self) -> str:
-        """What stands before all tables."""
+        """Return the text before the first table."""
         return ""
 
     def write(self, table: Any) -> Any:
-        """One table."""
+        """Return the text of one table."""
         reading = table.reading
         lines = []
         if self.several:
@@ -197,16 +197,16 @@ class _Text:
 
 
 class _Objects:
-    """One JSON object a table."""
+    """Prints each table as a JSON object."""
 
     several = False
 
     def head(self) -> str:
-        """What stands before all tables."""
+        """Return the text before the first table."""
         return ""
 
     def write(self, table: Any) -> Any:
-        """One table."""
+        """Return the text of one table."""
         import json
 
         reading, snapshot = table.reading, table.snapshot

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 
 @trouble_is(TROUBLE)
 def run(options: Namespace) -> int:
-    """Compare what *options* say."""
+    """Run the command. Return the exit status: 0 if the rulesets are equal, 1 if they differ."""
     from ..errors import ParameterError
     from ..managing.difference import diff
 
@@ -53,7 +53,8 @@ def _is_live(name: Any) -> Any:
 
 
 def _live(options: Namespace, name: Any, beside: Any) -> Any:
-    """What the kernel has; *beside* a file, no more than that has."""
+    """Return the `Ruleset` of the kernel. If *beside* is the ruleset of a file, only the tables of that file are
+    read."""
     from ..managing.value import Ruleset
     from .arguments import netns
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
-# A command is a module of this folder with this name. Its `add(commands)` describes the arguments, and names the
-# function that runs it, which returns the exit status.
+# Each command is a module of this folder with the name of the command. Its `add(commands)` describes the arguments, and
+# names the function that runs the command and returns the exit status.
 COMMANDS = (
     "save",
     "restore",
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             status: int = options.run(options)
             return status
     except BrokenPipeError:
-        # whoever read us has enough
+        # the program that reads our output has closed the pipe
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt as stop:
         for note in getattr(stop, "__notes__", ()):
@@ -70,14 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that prints as the commands do: it fails where its help cannot be written."""
+    """A parser that prints its help as the commands print: if the help cannot be written, the command fails."""
 
     def print_help(self, file: Any = None) -> None:
         """Print the help to standard output."""
         write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
-        """End with one line, behind the usage of the command."""
+        """Print the usage of the command and one line with *message*, and end with status 2."""
         complain(message, f"{self.format_usage()}{self.prog}")
         self.exit(BAD_USAGE)
 
@@ -93,7 +93,7 @@ class _Version(argparse.Action):
 
 
 def _parser(words: Any) -> Any:
-    """The parser of the command that *words* begin with; of all commands where they begin with none."""
+    """Return the parser of the command that *words* begin with, or the parser of all commands."""
     parser = _Parser(prog="iptc", description="The Linux firewall, read and written through the kernel.")
     parser.add_argument("--version", nargs=0, action=_Version, help="print the release of iptc, and end")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -105,5 +105,5 @@ def _parser(words: Any) -> Any:
 def _warn(
     message: Any, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
 ) -> None:
-    """Print a warning in one line; where in the program it comes from is of no use here."""
+    """Print a warning in one line, without the place in the program that raised it."""
     complain(f"warning: {message}")

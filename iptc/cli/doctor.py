@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Print the findings."""
+    """Run the command: print the findings. Return the exit status."""
     from ..doctor.examine import examine, is_well
     from ..doctor.finding import INFO
 
@@ -62,7 +62,7 @@ def _as_text(finding: Any) -> str:
 
 
 def _texts(options: Namespace) -> Iterator[Any]:
-    """(ipv6, text) of the ruleset, for each family that was asked for."""
+    """Yield (ipv6, text) of the ruleset, for each family that was asked for."""
     if options.file is None:
         return
     if options.family != "both":

@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Export what *options* say."""
+    """Run the command. Return the exit status."""
     import logging
 
     logging.basicConfig(stream=sys.stderr, format="iptc: %(message)s", level=logging.INFO)
@@ -100,6 +100,6 @@ def _to_file(options: Namespace, scraper: Any) -> int:
         textfile.write(options.textfile, scrape.text())
         if options.once:
             return 0 if scrape.complete else 1
-        # a file that took too long to write is not made up for
+        # if writing took longer than the interval, the writes that were missed are left out
         due = max(due + options.interval, time.monotonic())
         time.sleep(due - time.monotonic() if due > time.monotonic() else 0)

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 _CANNOT_REPLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV, errno.ENOTSUP, errno.EINVAL}
-"""What is refused where a file can be written, but no other one can be put in its place that is like it."""
+"""The errno where the file can be written, but a new file with the same owner and mode cannot take its place."""
 
 _UNKNOWN = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ESPIPE, errno.ENOSYS}
-"""What a file system says to a request that it does not have."""
+"""The errno of a file system that does not know a request."""
 
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 
 
 def write_file(path: Any, text: str) -> None:
-    """Write *text* to the file *path*; where that fails, what stood there stays, and nothing else is left behind.
+    """Write *text* to the file *path*. If that fails, the old content stays, and no other file is left behind.
 
-    A regular file is replaced at once by a new one with the owner, mode, ACL and extended attributes of the old one. It
-    is written in place where it has several names, or where no such file can be put there. A link stays a link. A
-    device or pipe is written to. A new file is its owner's alone.
+    A regular file is replaced at once by a new one with the owner, mode, ACL and extended attributes of the old one. If
+    it has several names, or if such a new file cannot be put there, it is written in place. A link stays a link. A
+    device or pipe is written to. If *path* does not exist, the new file can be read and written by its owner only.
     """
     try:
         _write(path, text)
@@ -45,7 +45,7 @@ def _write(path: Any, text: str) -> None:
     except FileNotFoundError:
         if not os.path.basename(path):
             raise
-        # where the link at *path* leads to, if there is one
+        # the file that *path* links to, if it is a link
         _replace(os.path.realpath(path), text, None)
         return
     file = _opened(path, regular)
@@ -62,7 +62,7 @@ def _write(path: Any, text: str) -> None:
 
 
 def _opened(path: Any, regular: bool) -> Any:
-    """The file at *path*, open for writing: one that may not be written is not replaced either."""
+    """Return the file *path*, open for writing. A file that may not be written must not be replaced either."""
     if regular:
         try:
             return os.open(path, os.O_RDWR | _FLAGS)
@@ -72,8 +72,7 @@ def _opened(path: Any, regular: bool) -> Any:
 
 
 def _is_a_descriptor(path: Any) -> bool:
-    """Whether *path* leads to a descriptor that somebody has open, as /dev/stdout does: what it writes to must stay
-    there."""
+    """Whether *path* leads to an open descriptor, as /dev/stdout does. The file behind it must not be replaced."""
     for _ in range(40):
         if os.path.realpath(os.path.dirname(path)).startswith("/proc/"):
             return True
@@ -84,7 +83,7 @@ def _is_a_descriptor(path: Any) -> bool:
 
 
 def _replace(target: str, text: str, old: int | None) -> bool:
-    """Put a new file in the place of *target*, with what the open file *old* has; False where that cannot be done."""
+    """Replace *target* by a new file with the attributes of the open file *old*. Return False if that is impossible."""
     folder = os.path.dirname(target)
     draft = os.path.join(folder, f".iptc-{os.urandom(12).hex()}")
     try:
@@ -95,14 +94,14 @@ def _replace(target: str, text: str, old: int | None) -> bool:
             raise
         return False
     finally:
-        # the name cannot be anybody else's
+        # the name is random and was created by us, so no other program owns it
         _unlink(draft)
     _sync_folder(folder)
     return True
 
 
 def _make(path: Any, text: str, old: int | None) -> None:
-    """Make the file *path* with *text* in it, like *old* or its owner's alone."""
+    """Create the file *path* with *text*, with the attributes of the open file *old*, or for its owner only."""
     new = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
     try:
         if old is None:
@@ -123,7 +122,7 @@ def _unlink(path: Any) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Let the new name last; some file systems know no such request."""
+    """Sync the folder, so that the new name survives a crash. Some file systems do not know that request."""
     try:
         file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -137,12 +136,12 @@ def _sync_folder(folder: str) -> None:
 
 
 def _copy_attributes(old: int, new: int) -> None:
-    """Give *new* the owner, mode, ACL and extended attributes of *old*; OSError where it cannot have them."""
+    """Give *new* the owner, mode, ACL and extended attributes of *old*. Raises `OSError` if it cannot have them."""
     wanted, has = os.fstat(old), os.fstat(new)
     if (wanted.st_uid, wanted.st_gid) != (has.st_uid, has.st_gid):
         os.fchown(new, wanted.st_uid, wanted.st_gid)
     wanted_attributes, attributes = _attributes(old), _attributes(new)
-    # an ACL is written before the mode, which is part of it
+    # the ACL is set before the mode, since the mode is a part of it
     for name in attributes.keys() - wanted_attributes.keys():
         os.removexattr(new, name)
     for name, value in wanted_attributes.items():
@@ -161,7 +160,7 @@ def _attributes(file: Any) -> Any:
 
 
 def _overwrite(file: Any, data: Any) -> None:
-    """Write *data* over the open *file*: its room is reserved first, and if writing fails, what stood there is put
+    """Write *data* over the open *file*. Its space is reserved first; if writing fails, the old content is written
     back."""
     size = os.fstat(file).st_size
     before = _contents(file, size)
@@ -178,7 +177,7 @@ def _overwrite(file: Any, data: Any) -> None:
 
 
 def _reserve(file: Any, size: int) -> None:
-    """Have room for *size* bytes; some file systems know no such request."""
+    """Reserve space for *size* bytes. Some file systems do not know that request."""
     try:
         if size:
             os.posix_fallocate(file, 0, size)
@@ -188,7 +187,7 @@ def _reserve(file: Any, size: int) -> None:
 
 
 def _contents(file: Any, size: int) -> Any:
-    """The first *size* bytes of a file; None where we may write it but not read it."""
+    """Return the first *size* bytes of a file, or None if the file may be written but not read."""
     try:
         return os.pread(file, size, 0)
     except OSError:

@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Guard what *options* say."""
+    """Run the command. Return the exit status."""
     owned = _owned(options)
 
     def tell(heal: Heal) -> None:

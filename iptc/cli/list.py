@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """List what *options* say."""
+    """Run the command. Return the exit status."""
     from .. import ruleset
 
     for ipv6 in FAMILIES[options.family]:

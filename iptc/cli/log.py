@@ -41,14 +41,14 @@ def add_folder(command: ArgumentParser) -> None:
 
 
 def folder_of(options: Namespace) -> str:
-    """The folder that was named."""
+    """Return the folder of the journal."""
     from ..watching.journal import DEFAULT
 
     return options.log or options.folder or DEFAULT
 
 
 def run(options: Namespace) -> int:
-    """Print what *options* ask for."""
+    """Run the command. Return the exit status."""
     import json
 
     from ..watching import journal

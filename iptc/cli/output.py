@@ -22,8 +22,7 @@ _ALWAYS_PLAIN = re.compile(r"[\n\x20-\x7e]*")
 
 
 def write(text: str, raw: bool = False) -> None:
-    """Write *text* to standard output at once, as the bytes that it stands for; a terminal gets no control
-    characters, or with *raw* all that is in it."""
+    """Write *text* to standard output at once. If that is a terminal, control characters are escaped unless *raw*."""
     try:
         put(sys.stdout, text, raw)
     except BrokenPipeError:
@@ -33,12 +32,12 @@ def write(text: str, raw: bool = False) -> None:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a standard stream is open, and a terminal."""
+    """Whether a standard stream is open and is a terminal."""
     return stream is not None and stream.isatty()
 
 
 def complain(text: str, prefix: str = "iptc") -> None:
-    """Write *text* as one line behind *prefix* to standard error; there is nobody to tell where that cannot be done."""
+    """Write *text* to standard error, as one line behind *prefix*. If that fails, nothing more can be done."""
     try:
         put(sys.stderr, f"{prefix}: {printable(text.rstrip()).replace(chr(10), ' ')}\n")
     except OSError:
@@ -46,8 +45,10 @@ def complain(text: str, prefix: str = "iptc") -> None:
 
 
 def hold_standard_streams() -> None:
-    """Open the null device where a standard stream is closed, so that no file or socket gets its number and is written
-    to."""
+    """Open /dev/null in the place of each standard stream that is closed.
+
+    Otherwise a file or socket gets that number, and our output is written into it.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -56,17 +57,17 @@ def hold_standard_streams() -> None:
 
 
 def put(stream: Any, text: str, raw: bool = False) -> None:
-    """Write *text* to a standard stream, all of it; OSError where that fails, and where the stream was closed from the
+    """Write all of *text* to a standard stream. Raises `OSError` if that fails, or if the stream was closed at the
     start.
 
-    With *raw* a terminal may obey it.
+    With *raw*, control characters are written to a terminal as they are.
     """
     if stream is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     try:
         number = stream.fileno()
     except (OSError, ValueError):
-        # a stream that is only in memory
+        # a stream in memory, without a descriptor
         stream.write(text)
         return
     stream.flush()
@@ -74,8 +75,7 @@ def put(stream: Any, text: str, raw: bool = False) -> None:
 
 
 def write_all(number: int, text: str, raw: bool = False) -> None:
-    """Write *text* to the descriptor *number*; it waits where the descriptor takes nothing now and does not wait
-    itself."""
+    """Write *text* to the descriptor *number*. If the descriptor is non-blocking and full, wait for it."""
     if not raw and os.isatty(number):
         text = printable(text)
     rest = memoryview(encoded(text))
@@ -91,12 +91,14 @@ def write_all(number: int, text: str, raw: bool = False) -> None:
 
 
 def encoded(text: str) -> Any:
-    """The bytes of *text*: UTF-8, and bytes that are none as they were read."""
+    """Return *text* as UTF-8. Bytes that were read as surrogates, because they are no UTF-8, become those bytes
+    again."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def printable(text: str) -> str:
-    r"""*text* with everything that a terminal could obey, or could not show, written as `\r`, `\x1b` or `\u202e`."""
+    r"""Return *text* with each character that would control a terminal, or cannot be shown, as `\r`, `\x1b`,
+    `\u202e`."""
     if _ALWAYS_PLAIN.fullmatch(text):
         return text
     return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
@@ -104,6 +106,6 @@ def printable(text: str) -> str:
 
 def _escaped(char: str) -> str:
     if "\udc80" <= char <= "\udcff":
-        # a byte that is no UTF-8
+        # a byte that is not UTF-8, read as a surrogate
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")

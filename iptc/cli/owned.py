@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
 
 
 def add_own_table(command: ArgumentParser) -> None:
-    """Add the argument for a table that nobody else can change."""
+    """Add the argument for a table that no other program can change."""
     command.add_argument(
         "--own-table",
         action="store_true",
@@ -53,14 +53,14 @@ def add_own_table(command: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Do what *options* say."""
+    """Run the command. Return the exit status."""
     if (options.file is not None) != (options.verb in ("plan", "apply")):
         raise ParameterError(f"{options.verb} {'takes no' if options.file is not None else 'needs a'} FILE")
     return {"plan": _plan, "apply": _apply, "show": _show, "remove": _remove}[options.verb](options)
 
 
 def owned_of(options: Namespace, text: bytes | None = None) -> Owned:
-    """The `Owned` that *options* name, with what *text* says."""
+    """Return the `Owned` that *options* name. Its rules are those of *text*."""
     from ..owning.owned import Owned
     from ..owning.wanted import set_from
 

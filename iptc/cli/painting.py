@@ -37,7 +37,7 @@ _RICH_STYLES = {
 
 
 def painter() -> Callable[[Iterable[_Line]], list[str]]:
-    """The function that turns lines into a text for the terminal."""
+    """Return the function that turns lines into text for the terminal."""
     try:
         from rich.console import Console
     except ImportError:
@@ -57,7 +57,7 @@ def _captured(console: Console, line: _Line) -> str:
 
 
 def as_text(line: _Line) -> Text:
-    """A line as a `Text` of rich; nothing in it is taken for markup."""
+    """Return a line as rich's `Text`. Its words are not read as markup."""
     from rich.text import Text
 
     return Text.assemble(*[(text, _RICH_STYLES[style]) for text, style in line], no_wrap=True)
@@ -73,5 +73,5 @@ def _coloured(text: str, code: str) -> str:
 
 
 def frame(painted: Iterable[str]) -> str:
-    """What puts the lines *painted* on the screen in the place of what is there."""
+    """Return the text that shows the lines *painted* in the place of what the screen shows now."""
     return "\x1b[H" + "\r\n".join(f"{line}\x1b[K" for line in painted) + "\x1b[J"

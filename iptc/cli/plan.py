@@ -32,12 +32,12 @@ def add(commands: Any) -> None:
 
 @trouble_is(TROUBLE)
 def run(options: Namespace) -> int:
-    """Plan what *options* say."""
+    """Run the command. Return the exit status."""
     return rehearse(options)
 
 
 def rehearse(options: Namespace) -> int:
-    """Show what would be done; return the exit status."""
+    """Show the plan, and do nothing. Return the exit status."""
     from ..managing import planning
 
     text, settings = wanted(options)
@@ -47,7 +47,7 @@ def rehearse(options: Namespace) -> int:
 
 
 def wanted(options: Namespace) -> Any:
-    """What `plan` and `apply` of the library take, as *options* say: the text of the file, and the rest."""
+    """Return the first argument and the keyword arguments of `iptc.plan` and `iptc.apply` for *options*."""
     from ..managing import value
 
     text = read_text(options.file)

@@ -26,13 +26,13 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Restore what *options* say."""
+    """Run the command. Return the exit status."""
     from .. import ruleset
 
     settings = {"wait": wait_of(options), "netns": options.netns, "table": options.table}
     found = sources(options)
     if options.family == "both" and not options.test:
-        # of two families none is restored where one of them cannot be
+        # if one of the two families cannot be restored, neither is
         for ipv6, source in found:
             ruleset.check(source, ipv6, options.counters, not options.noflush, **settings)
     for ipv6, source in found:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
-"""Exit statuses, as those of `diff`."""
+"""The exit statuses, as those of `diff`."""
 
 
 def add_format(command: ArgumentParser) -> None:
-    """Add the arguments that say how differences are shown."""
+    """Add the arguments for the format in which differences are shown."""
     command.add_argument(
         "--format", choices=["text", "json"], default="text", help="text: a unified diff; json: one object"
     )
@@ -39,7 +39,7 @@ def add_format(command: ArgumentParser) -> None:
 
 
 def add_scope(command: ArgumentParser) -> None:
-    """Add the arguments that say what a plan may touch."""
+    """Add the arguments that limit which chains a plan may touch."""
     command.add_argument(
         "--only", action="append", default=[], metavar="TABLE[:CHAIN]", help="touch nothing else; repeatable"
     )
@@ -56,7 +56,7 @@ def _number(text: str) -> int:
 
 
 def trouble_is(status: int) -> Callable[[_Run], _Run]:
-    """Have a function that runs a command return *status* where it cannot be done."""
+    """Return a decorator: a function that runs a command returns *status* if the command fails."""
 
     def decorate(run: _Run) -> _Run:
         @functools.wraps(run)
@@ -75,7 +75,7 @@ def trouble_is(status: int) -> Callable[[_Run], _Run]:
 
 
 def ruleset_of(options: Namespace, path: str, netns: Any = None) -> Any:
-    """The `Ruleset` of a file, of the families that were asked for."""
+    """Return the `Ruleset` of a file, or of the kernel, for the families that were asked for."""
     from ..managing import value
 
     text = read_text(path)
@@ -85,12 +85,12 @@ def ruleset_of(options: Namespace, path: str, netns: Any = None) -> Any:
 
 
 def family_of(options: Namespace) -> bool | None:
-    """Whether IPv6 was asked for; None: both, or what a text says."""
+    """Return whether IPv6 was asked for. None means both families, or those of the text."""
     return None if options.family in (None, "both") else options.family == "6"
 
 
 def show(options: Namespace, difference: Difference | Plan, names: Any) -> None:
-    """Print a `Difference`, or a `Plan`, as *options* say."""
+    """Print a `Difference` or a `Plan` in the format that *options* name."""
     if options.quiet:
         return
     if options.format == "json":
@@ -100,7 +100,7 @@ def show(options: Namespace, difference: Difference | Plan, names: Any) -> None:
         return
     wanted = is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
     if options.color == "always" or options.color == "auto" and wanted:
-        # a terminal obeys the colours, and nothing that stands in a rule
+        # only our colours reach the terminal: control characters inside a rule are escaped by `printable`
         write(difference.text(names, options.context, printable), raw=True)
     else:
         write(difference.text(names, options.context))

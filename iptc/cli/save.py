@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Save what *options* say."""
+    """Run the command. Return the exit status."""
     from .. import ruleset
 
     parts = []
@@ -66,7 +66,7 @@ def run(options: Namespace) -> int:
 
 
 def _share(options: Namespace, ipv6: bool) -> str:
-    """The text of what belongs to an owner, or of all but that of some owners."""
+    """Return the text of the rules of one owner, or of all rules except those of some owners."""
     from ..managing.value import Ruleset
     from ..owning import owners
 

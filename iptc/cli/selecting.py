@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def add_selection(command: ArgumentParser, tables: Any) -> None:
-    """Add the arguments that choose; *tables* says which tables it is where none is chosen."""
+    """Add the arguments that select tables, chains and rules. *tables* names the tables that are watched without
+    `-t`."""
     command.add_argument(
         "-t", "--table", action="append", metavar="TABLE", help=f"only this table; repeatable ({tables})"
     )
@@ -31,7 +32,7 @@ def add_selection(command: ArgumentParser, tables: Any) -> None:
 
 
 def sources_of(options: Namespace, lock: bool = False) -> Any:
-    """The `Sources` that *options* say."""
+    """Return the `Sources` that *options* select."""
     from ..monitoring.selection import Selection
     from ..monitoring.sources import Sources
 

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Print what *options* ask for."""
+    """Run the command. Return the exit status."""
     from ..errors import ParameterError
     from ..watching import journal
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN = 0.01
-"""After so many seconds a signal is taken once more, if its exception got lost."""
+"""If the exception of a signal was lost, it is raised once more after this many seconds."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The signal `number` asked the command to end."""
+    """Raised when signal `number` asks the command to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -28,20 +28,22 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Any]:
-    """Within this, a signal that ends programs raises `Stopped`; one that is ignored, or that has a handler, is left
-    alone."""
+    """Return a context manager in which a signal that would end the process raises `Stopped`.
+
+    A signal that is ignored, or that has a handler, keeps its effect.
+    """
     plain = (signal.SIG_DFL, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in _ENDING}
     ours = [number for number in _ENDING if before[number] in plain]
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # once: what tidies up is not to be stopped by a second one
+        # only once: a second signal must not interrupt the clean-up
         for other in ours:
             signal.signal(other, signal.SIG_IGN)
         raise Stopped(number)
 
     def unraisable(lost: Any) -> None:
-        # it arrived in a callback or a `__del__`, out of which no exception comes
+        # the signal came during a callback or `__del__`, where Python prints an exception and drops it
         if isinstance(lost.exc_value, Stopped):
             number = lost.exc_value.number
             signal.signal(signal.SIGALRM, lambda *_: stop(number, None))
@@ -53,7 +55,7 @@ def stoppable() -> Iterator[Any]:
         for number in ours:
             signal.signal(number, stop)
     except ValueError:
-        # not the main thread: no signal arrives here
+        # this is not the main thread, so no signal handler runs here
         ours = []
     hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
     sys.unraisablehook = unraisable

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_source(command: ArgumentParser, counters: str, noflush: str) -> None:
-    """Add the arguments that say what is read, and how."""
+    """Add the arguments that say what is read and how it is restored."""
     command.add_argument("file", nargs="?", metavar="FILE", help="instead of standard input")
     command.add_argument("-T", "--table", help="only this table")
     command.add_argument("-c", "--counters", action="store_true", help=counters)
@@ -29,8 +29,7 @@ def add_source(command: ArgumentParser, counters: str, noflush: str) -> None:
 
 
 def sources(options: Namespace) -> Any:
-    """(ipv6, where its text comes from) for the families that were asked for; can be gone through twice where those are
-    both."""
+    """Return (ipv6, source) for each family that was asked for. If that is both, the result can be iterated twice."""
     source = _standard_input() if options.file in (None, "-") else _opened(options.file)
     if options.family != "both":
         return [(options.family == "6", source)]
@@ -38,7 +37,7 @@ def sources(options: Namespace) -> Any:
 
 
 def read_text(path: str) -> Any:
-    """All of a file, or of standard input for `-`, as bytes."""
+    """Return the content of a file as bytes; `-` is standard input."""
     return b"".join(restoring.pieces(_standard_input() if path == "-" else _opened(path)))
 
 
@@ -56,7 +55,8 @@ def _opened(path: str) -> Any:
 
 
 class Progress:
-    """A bar on standard error while a text is read, where that is a terminal and takes longer than a moment."""
+    """A progress bar on standard error while a text is read. It is shown on a terminal, and only if reading takes
+    long."""
 
     def __init__(self, source: Any) -> None:
         self._done = 0
@@ -71,7 +71,7 @@ class Progress:
         return self if is_terminal(sys.stderr) else None
 
     def __call__(self, size: int) -> None:
-        """Say that *size* more bytes were read."""
+        """Count *size* more bytes as read, and redraw the bar."""
         self._done += size
         if time.monotonic() - self._started < 0.5:
             return
@@ -89,5 +89,5 @@ class Progress:
         try:
             put(sys.stderr, text, raw=True)
         except OSError:
-            # a terminal that is gone is no reason to stop
+            # the terminal is gone, which is no reason to stop
             pass

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 BAD_USAGE = 2
-"""The arguments of the command make no sense."""
+"""The status for wrong arguments of the command."""
 
 NO_TABLE = 3
-"""`iptables -S` ends so where it cannot open the table; on nf_tables only where there is no such table."""
+"""The status with which `iptables -S` ends if it cannot open the table; on nf_tables only if there is no such table."""
 
 
 def status_of(error: BaseException) -> int:
-    """The exit status of a command that *error* ends."""
+    """Return the exit status of a command that ends with *error*."""
     return error.status if isinstance(error, IPTCError) else IPTCError.status

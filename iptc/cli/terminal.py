@@ -23,7 +23,7 @@ _SEQUENCES |= {b"\x1bOA": "up", b"\x1bOB": "down", b"\x1bOH": "home", b"\x1b[1~"
 
 
 class Terminal:
-    """The terminal of this process, as a context manager; keys come from it while it is entered."""
+    """The terminal of this process as a context manager. Inside it, keys can be read."""
 
     def __init__(self) -> None:
         self._before: list[Any] | None = None
@@ -64,7 +64,7 @@ class Terminal:
         if before is not None:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-        # a terminal that is gone is as it was
+        # if the terminal is gone, there is nothing to restore
         with contextlib.suppress(OSError):
             put(sys.stdout, _LEAVE, raw=True)
 
@@ -74,27 +74,28 @@ class Terminal:
                 os.write(self._bell[1], b"!")
 
     def _pause(self, *_: object) -> None:
-        """Ctrl-Z: the shell finds its screen as it was."""
+        """Handle Ctrl-Z: restore the screen of the shell, and stop."""
         self._give_back()
         os.kill(os.getpid(), signal.SIGSTOP)
         self._take()
         self._ring()
 
     def size(self) -> tuple[int, int]:
-        """(columns, lines)."""
+        """Return (columns, lines)."""
         try:
             columns, lines = os.get_terminal_size(sys.stdout.fileno())
         except OSError:
             columns = lines = 0
-        # one that does not know its size says 0
+        # a terminal that does not know its size reports 0
         return columns or 80, lines or 24
 
     def show(self, text: str) -> None:
-        """Write *text*, which the terminal obeys."""
+        """Write *text* to the terminal, control characters included."""
         put(sys.stdout, text, raw=True)
 
     def keys(self, seconds: float) -> list[str]:
-        """Wait for keys at most *seconds*: a list of them, empty also where the size has changed."""
+        """Wait at most *seconds* for keys. Return a list of them, which is empty too if the terminal changed its
+        size."""
         bells = () if self._bell is None else self._bell[:1]
         watched = [*bells, *([sys.stdin.fileno()] if self._has_keys else [])]
         ready, _, _ = select.select(watched, [], [], max(0, seconds))
@@ -108,7 +109,7 @@ class Terminal:
 
     def _decoded(self, typed: bytes) -> list[str]:
         if not typed:
-            # nobody is at the keyboard any more
+            # end of file: the keyboard is gone
             self._has_keys = False
             return ["q"]
         found = []
@@ -119,7 +120,7 @@ class Terminal:
                 typed = typed[len(sequence) :]
             elif typed[:1] == b"\x1b":
                 found.append("escape")
-                # the rest belongs to a key that nobody asked for
+                # the rest is the sequence of a key that has no meaning here
                 typed = b"" if typed[1:2] in (b"[", b"O") else typed[1:]
             else:
                 length = next((n for n in range(1, 5) if _is_text(typed[:n])), 1)

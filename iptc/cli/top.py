@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Show what *options* say."""
+    """Run the command. Return the exit status."""
     from ..monitoring.board import Board
     from ..monitoring.pace import Clock, Pace
     from ..monitoring.sampler import Sampler
@@ -76,13 +76,13 @@ def run(options: Namespace) -> int:
 
 
 def title_of(options: Namespace) -> str:
-    """What stands first in the first line."""
+    """Return the beginning of the first line."""
     place = "" if options.netns is None else f" {options.netns}"
     return f"iptc top{place}"
 
 
 def bars() -> str:
-    """The signs of the trend that this locale has."""
+    """Return the characters of the trend that can be printed in this locale."""
     from ..monitoring import drawing
 
     return drawing.BARS if "utf" in locale.getpreferredencoding(False).lower() else drawing.ASCII_BARS
@@ -109,7 +109,7 @@ def _as_text(options: Namespace, board: Board, watch: Watch, clock: Clock, pace:
 
 
 def _as_table(options: Namespace, board: Board) -> str:
-    """Numbers as they are, and whole rules: for programs."""
+    """Return unrounded numbers and whole rules, for programs."""
     rows, _ = board.rows()
     cells = [[f"{row.packets:.1f}", f"{row.bytes:.1f}"] for row in rows]
     heads = ["pkt/s", "bytes/s"]
@@ -158,5 +158,5 @@ def _as_json(board: Board, sample: Sample) -> str:
 
 
 def safe(text: str) -> str:
-    """*text* as a terminal may have it, in one line."""
+    """Return *text* as one line, with control characters escaped."""
     return printable(text).replace("\n", "\\n")

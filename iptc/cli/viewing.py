@@ -24,7 +24,7 @@ _DELETE = {"\x7f", "\x08"}
 
 
 class View:
-    """One `iptc top` on a terminal."""
+    """The live view of `iptc top` on a terminal."""
 
     def __init__(self, options: Namespace, board: Board, watch: Watch, clock: Clock, pace: Pace) -> None:
         self._board = board
@@ -35,15 +35,15 @@ class View:
         self._paint = painter()
         self._drawing = Drawing(board, title_of(options), safe, bars())
         self._has_signs = bars() is BARS
-        self._asked: str | None = None  # "/" or "c", while a line is typed
+        self._asked: str | None = None  # "/" or "c" while a line is being typed
         self._typed = ""
         self._paused = False
-        self._trouble = ""  # of the last poll
-        self._said = ""  # until the next key
+        self._trouble = ""  # the error of the last poll
+        self._said = ""  # a message that is shown until the next key
         self._ended = False
 
     def run(self) -> int:
-        """Show it until somebody has enough."""
+        """Show the view until the user ends it."""
         with Terminal() as terminal:
             while not self._ended:
                 self._draw(terminal)
@@ -96,7 +96,7 @@ class View:
         self._drawing.start = max(0, self._drawing.start + steps.get(key, 0))
 
     def _type(self, asked: str, key: str) -> None:
-        """A key of a line that is being typed."""
+        """Handle one key of the line that is being typed."""
         if key in ("\r", "\n"):
             self._set(asked, self._typed)
             self._asked = None

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Watch what *options* say."""
+    """Run the command. Return the exit status."""
     from ..watching.watch import Watch
 
     backend = os.environ.get("IPTC_BACKEND") if options.backend else None
@@ -78,7 +78,7 @@ def _print_all(options: Namespace, changes: Watch, journal: Journal | None) -> i
 
 
 def families_of(options: Namespace) -> tuple[str, ...]:
-    """The families that were asked for, as a change names them."""
+    """Return the families that were asked for, as "ip" and "ip6"."""
     return {"4": ("ipv4",), "6": ("ipv6",), "both": ("ipv4", "ipv6")}[options.family]
 
 
@@ -95,7 +95,7 @@ def _said(options: Namespace, change: TableChange) -> str:
 
 
 def told(said: Mapping[str, Any]) -> str:
-    """A change, as JSON has it, in lines for people."""
+    """Return a change, given as for JSON, as lines for people."""
     if said.get("unwatched"):
         return f"{said['when']} the rules were changed while nobody watched\n"
     by = "somebody" if said["by"] is None else f"{said['by']['name']} ({said['by']['pid']})"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .value import Ruleset, TableValue
 
 _COMPARED = 2500
-"""So many pairs of rules in one place are compared by their words."""
+"""In one hunk, at most this many pairs of rules are compared word by word."""
 
 if TYPE_CHECKING:
 
@@ -32,18 +32,20 @@ if TYPE_CHECKING:
         old_rule: str | None
 else:
     Change = namedtuple("Change", "kind ip_version table chain number old_number rule old_rule")
-"""One difference. *kind* is "added", "removed", "moved", "changed" (the same place, other options), "policy" (`rule`
-and `old_rule` are the policies), "chain added" or "chain removed". Numbers are those of `iptables -L --line-numbers`,
-from 1; None where there is none.
+"""One difference.
+
+`kind` is "added", "removed", "moved", "changed" (the same place, other options), "policy" (`rule` and `old_rule` are
+the policies), "chain added" or "chain removed". Positions count from 1, as in `iptables -L --line-numbers`; None means
+that there is none.
 """
 
 
 class ChainDifference:
-    """What one chain differs in; false where both say the same.
+    """The differences of one chain. It is false if the chain is the same in both rulesets.
 
-    *old* and *new* are `ChainValue`s, None where there is no such chain. *hunks* are (start, end, new start, new end)
-    of what differs; *moved* and *changed* say for a position of *new* which one of *old* it was; *added* and *removed*
-    are positions.
+    *old* and *new* are `ChainValue`s, or None if that ruleset does not have the chain. *hunks* are the parts that
+    differ, as (start, end, new start, new end). *moved* and *changed* map a position in *new* to the position in *old*.
+    *added* and *removed* are lists of positions.
     """
 
     __slots__ = ("nfproto", "table", "name", "old", "new", "hunks", "moved", "changed", "added", "removed")
@@ -78,24 +80,25 @@ class ChainDifference:
 
     @property
     def created(self) -> bool:
-        """Whether the chain is there only in the new one."""
+        """Whether only the new ruleset has the chain."""
         return self.old is None
 
     @property
     def deleted(self) -> bool:
-        """Whether the chain is there only in the old one."""
+        """Whether only the old ruleset has the chain."""
         return self.new is None
 
     @property
     def policy(self) -> tuple[str | None, str | None] | None:
-        """(old policy, new policy) where they differ, or None."""
+        """(old policy, new policy) if they differ, or None."""
         if self.created or self.deleted:
             return None
         policies = self.old.policy, self.new.policy
         return None if policies[0] == policies[1] or "-" in policies else policies
 
     def _sort_out(self, before: Any, after: Any) -> None:
-        """Find out of what differs what has moved, and what has changed in its place."""
+        """Sort the rules of the hunks: which have moved, which have changed in their place, which are added or
+        removed."""
         gone = defaultdict(list)
         for start, end, _, _ in reversed(self.hunks):
             for position in range(end - 1, start - 1, -1):
@@ -143,7 +146,7 @@ class ChainDifference:
 
 
 def _hunks(before: Any, after: Any) -> list[tuple[int, int, int, int]]:
-    """(start, end, new start, new end) of what is not common to both."""
+    """Return [(start, end, new start, new end)]: the parts that the two sequences do not have in common."""
     hunks, start, new_start = [], 0, 0
     for place, new_place, length in [*lcs.blocks(before, after), (len(before), len(after), 0)]:
         if place > start or new_place > new_start:
@@ -158,7 +161,7 @@ def _paired(
     before: Callable[[int], str],
     after: Callable[[int], str],
 ) -> list[tuple[int, int]]:
-    """[(old position, new position)]: as many as there can be in their order, those with the most words in common."""
+    """Return [(old position, new position)]: as many pairs as possible in order, with the most words in common."""
     if len(removed) == len(added):
         return list(zip(removed, added))
     if len(removed) * len(added) > _COMPARED:
@@ -174,10 +177,11 @@ def _paired_each(
     few_rules: Callable[[int], str],
     many_rules: Callable[[int], str],
 ) -> list[tuple[int, int]]:
-    """Give each of *few* a partner among *many*."""
+    """Return a pair for each of *few*, with a partner among *many*."""
     words = [set(many_rules(position).split()) for position in many]
     spare = len(many) - len(few)
-    # best[i][k]: the most words in common of the first i of *few*, with k of *many* left out so far
+    # best[i][k]: the most words that the first i of *few* have in common with partners, if k of *many* are left out so
+    # far
     best, came = [[0] * (spare + 1)], []
     for i, position in enumerate(few):
         own = set(few_rules(position).split())
@@ -201,7 +205,8 @@ def _paired_each(
 
 
 class Difference:
-    """What two rulesets differ in: false where they say the same. It yields `Change`s, and prints as a unified diff."""
+    """The difference of two rulesets. It is false if they are equal. It yields `Change`s, and `str()` is a unified
+    diff."""
 
     def __init__(self, chains: Iterable[ChainDifference]) -> None:
         self.chains = [chain for chain in chains if chain]
@@ -227,12 +232,12 @@ class Difference:
 
     @property
     def added(self) -> list[Change]:
-        """The rules that are new."""
+        """The rules that only the new ruleset has."""
         return self._of("added")
 
     @property
     def removed(self) -> list[Change]:
-        """The rules that are gone."""
+        """The rules that only the old ruleset has."""
         return self._of("removed")
 
     @property
@@ -247,18 +252,18 @@ class Difference:
 
     @property
     def policies(self) -> list[Change]:
-        """The policies that are others."""
+        """The policies that differ."""
         return self._of("policy")
 
     def counts(self) -> dict[str, int]:
-        """{kind: how many}, without those of which there are none."""
+        """Return {kind: how many}, without the kinds that do not occur."""
         counts: dict[str, int] = {}
         for change in self:
             counts[change.kind] = counts.get(change.kind, 0) + 1
         return counts
 
     def summary(self) -> str:
-        """One line that says how many rules, policies and chains differ; "" for none."""
+        """Return one line that says how many rules, policies and chains differ, or "" if none does."""
         counts = self.counts()
         words = {
             "policy": ("policy changed", "policies changed"),
@@ -278,9 +283,10 @@ class Difference:
         context: int = 3,
         colour: bool | Callable[[str], str] | None = None,
     ) -> str:
-        """It as a unified diff of what `iptables-save` prints, with *context* lines around each difference.
+        """Return a unified diff of what `iptables-save` prints, with *context* lines around each difference.
 
-        In colours for a terminal where *colour* is True, or a function that makes a line harmless to it.
+        *colour*: True adds the colours of a terminal. A function does that too, and each line goes through it first, to
+            escape control characters.
         """
         if not self.chains:
             return ""
@@ -292,7 +298,7 @@ class Difference:
         return "".join([_painted(kind, colour(line) if callable(colour) else line) for kind, line in lines])
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON has it: `{"schema": 1, "same": …, "chains": […]}`."""
+        """Return a dict for JSON: `{"schema": 1, "same": …, "chains": […]}`."""
         return {"schema": 1, "same": not self, "chains": [_described(chain) for chain in self.chains]}
 
 
@@ -304,7 +310,7 @@ def _painted(kind: str, line: str) -> str:
 
 
 def _lines_of(chain: ChainDifference, context: int) -> Iterator[tuple[str, str]]:
-    """(kind, line) of what a chain differs in."""
+    """Yield (kind, line) for the differences of a chain."""
     where = f"IPv{chain.ip_version} {chain.table} {chain.name}"
     declared = []
     if chain.deleted or chain.policy:
@@ -340,7 +346,7 @@ def _lines_of(chain: ChainDifference, context: int) -> Iterator[tuple[str, str]]
 
 
 def _grouped(hunks: list[tuple[int, int, int, int]], context: int) -> list[list[tuple[int, int, int, int]]]:
-    """Hunks whose context touches stand together."""
+    """Return lists of hunks. Hunks whose context lines touch are in one list."""
     if not hunks:
         return []
     groups = [[hunks[0]]]
@@ -353,7 +359,7 @@ def _grouped(hunks: list[tuple[int, int, int, int]], context: int) -> list[list[
 
 
 def _span(start: int, end: int) -> str:
-    """Lines as a unified diff numbers them."""
+    """Return a range of lines in the form of a unified diff."""
     return f"{start + 1},{end - start}" if end > start else f"{start},0"
 
 
@@ -392,7 +398,7 @@ def _described(chain: ChainDifference) -> dict[str, Any]:
 def diff(old: Ruleset, new: Ruleset) -> Difference:
     """Return the `Difference` that leads from one `Ruleset` to another.
 
-    A table that is not there is one that has nothing but its builtin chains with the policy ACCEPT.
+    A table that a ruleset does not have counts as empty: its builtin chains have no rules and the policy ACCEPT.
     """
     return Difference(
         [chain for key in _keys_of(old, new) for chain in diff_tables(old.table(*key), new.table(*key), *key)]
@@ -405,8 +411,9 @@ def _keys_of(old: Ruleset, new: Ruleset) -> list[tuple[Family, str]]:
 
 
 def diff_tables(old: TableValue | None, new: TableValue | None, nfproto: Family, name: str) -> list[ChainDifference]:
-    """The `ChainDifference`s of two `TableValue`s, either of which may be None: builtin chains first, then as they
-    stand in *new*.
+    """Return the `ChainDifference`s of two `TableValue`s; one of them may be None.
+
+    Builtin chains come first, and then user chains in the order of *new*.
     """
     old = plain_table(nfproto, name) if old is None else old
     new = plain_table(nfproto, name) if new is None else new
@@ -416,7 +423,7 @@ def diff_tables(old: TableValue | None, new: TableValue | None, nfproto: Family,
 
 
 def _both(nfproto: Family, name: str, old: TableValue, new: TableValue) -> tuple[ChainValue | None, ChainValue | None]:
-    """A chain of both tables; a builtin one is in each of them."""
+    """Yield the `ChainValue` of a chain in both tables. Both have all builtin chains."""
     sides = old.chains.get(name), new.chains.get(name)
     for number, side in enumerate(sides):
         other = sides[1 - number]

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 _PATIENCE = 1.0
-"""Seconds after which the flows are counted no further."""
+"""Seconds after which the count stops."""
 
 Flow = namedtuple("Flow", "version protocol src dst sport dport")
-"""The first packet of a flow as the filter table sees it. Addresses are numbers, ports None where there are none."""
+"""The first packet of a flow as the filter table sees it. Addresses are integers; ports are None if it has none."""
 
 _PROTOCOLS = {
     "icmp": 1,
@@ -50,9 +50,8 @@ _IGNORED = {"--comment": 1, "--reject-with": 1, "--tcp-flags": 2, "--syn": 0, "-
 
 
 def report(change: Any, netns: Netns | None = None) -> Any:
-    """Return one sentence about the flows that go on after *change* (a `Plan` or `Pending`), or None where there is
-    nothing to say.
-    """
+    """Return one sentence about the flows that go on after *change* (a `Plan` or `Pending`), or None if there are
+    none."""
     if not any(_lets_in(chain) for chain in change.difference.chains):
         return None
     try:
@@ -68,7 +67,7 @@ def report(change: Any, netns: Netns | None = None) -> Any:
 
 
 def _lets_in(chain: ChainDifference) -> bool:
-    """Whether a rule of *chain*, a `ChainDifference`, that accepts is deleted or has other options."""
+    """Whether a rule of *chain* that accepts packets is deleted or has other options."""
     if chain.table != "filter" or chain.old is None:
         return False
     return any(
@@ -77,8 +76,9 @@ def _lets_in(chain: ChainDifference) -> bool:
 
 
 def count_left(change: Any, netns: Netns | None = None) -> Any:
-    """(how many established flows only deleted rules had let in, whether all were looked at); OSError where they
-    cannot be read.
+    """Return (how many established flows only deleted rules had accepted, whether all flows were looked at).
+
+    Raises `OSError` if the flows cannot be read.
     """
     place = Place(netns)
     end = time.monotonic() + _PATIENCE
@@ -105,11 +105,11 @@ def count_left(change: Any, netns: Netns | None = None) -> Any:
 
 
 class _OutOfTime(Exception):
-    """It has taken long enough."""
+    """Raised when the time for the count is over."""
 
 
 class _Walk:
-    """The filter table of one family, before and after; it goes through rules until the time is *end*."""
+    """Follows packets through the filter table of one family, before and after a change, until the time *end*."""
 
     def __init__(self, change: Any, nfproto: int, chains: Any, end: Any) -> None:
         self._end = end
@@ -124,7 +124,7 @@ class _Walk:
                 self._new[chain.name] = chain.new
             self._gone[chain.name] = {*chain.removed, *chain.changed.values()}
         self._rules: dict[str, _Rule] = {}
-        # most flows are of no deleted rule, and need no further look
+        # most flows match none of the deleted rules, and need not be followed
         self._lost = [
             self._rule(chain.old.rule(position))
             for chain in chains
@@ -134,7 +134,7 @@ class _Walk:
         self._lost = [rule for rule in self._lost if rule.target == "ACCEPT"]
 
     def has_lost(self, flow: Flow, local: Any) -> bool:
-        """Whether it was a deleted rule that let *flow* in, and none would now."""
+        """Whether a deleted rule accepted *flow*, and no rule would accept it now."""
         if time.monotonic() > self._end:
             raise _OutOfTime
         if not any(rule.matches(flow) is not False for rule in self._lost):
@@ -153,7 +153,8 @@ class _Walk:
         return False
 
     def _accepts(self, chains: Any, hook: str, flow: Flow) -> Any:
-        """(chain, position) of the first rule that may accept *flow*, True for the policy, or False."""
+        """Return (chain, position) of the first rule that may accept *flow*, True if the policy accepts it, or
+        False."""
         verdict = self._through(chains, hook, flow, 0)
         if verdict is None:
             chain = chains.get(hook)
@@ -191,7 +192,7 @@ class _Walk:
 
 
 class _Rule:
-    """What a rule, as `iptables-save` prints it, asks of the first packet of a flow, as far as that is known."""
+    """What a rule in the format of `iptables-save` requires of the first packet of a flow, as far as that is known."""
 
     def __init__(self, text: str) -> None:
         self.target = None
@@ -201,7 +202,7 @@ class _Rule:
         try:
             words = shlex.split(text)
         except ValueError:
-            # quoted as no shell has it
+            # the quotes do not match, as they never do in a shell
             words, self._unsure = text.split(), True
         negated = False
         while words:
@@ -210,7 +211,7 @@ class _Rule:
                 negated = True
                 continue
             if word in ("-j", "-g"):
-                # what follows are the options of the target
+                # the following words are options of the target
                 self.target, self.goto = words.pop(0), word == "-g"
                 return
             try:
@@ -252,13 +253,13 @@ class _Rule:
             new = "NEW" in words.pop(0).split(",")
             self._tests.append((negated, lambda flow: new))
         else:
-            # an interface, or what a packet's flow does not tell
+            # an interface, or something else that connection tracking does not know of a flow
             self._unsure = True
             while words and words[0] != "!" and not words[0].startswith("-"):
                 words.pop(0)
 
     def matches(self, flow: Flow) -> Any:
-        """True or False, or None where it may match."""
+        """Return True or False, or None if the rule may match."""
         if any(test(flow) == negated for negated, test in self._tests):
             return False
         return None if self._unsure else True
@@ -273,7 +274,7 @@ def _span(text: str) -> Any:
 
 
 def _local_addresses(there: Any) -> Any:
-    """The addresses of this host, as numbers."""
+    """Return the addresses of this host, as integers."""
     found, last = set(), None
     for line in there.read_file(b"/proc/thread-self/net/fib_trie").decode().splitlines():
         words = line.split()
@@ -284,14 +285,14 @@ def _local_addresses(there: Any) -> Any:
     try:
         lines = there.read_file(b"/proc/thread-self/net/if_inet6").decode().splitlines()
     except OSError:
-        # a host without IPv6
+        # this host has no IPv6
         lines = []
     found.update(int(line.split()[0], 16) for line in lines)
     return found
 
 
 def _flows(there: Any, is_here: Any) -> Any:
-    """The established flows of a namespace: from /proc, or, for that of this thread, by netlink."""
+    """Return the established flows of a namespace, from /proc, or by netlink for the namespace of this thread."""
     try:
         return list(_from_proc(there.read_file(b"/proc/thread-self/net/nf_conntrack").decode()))
     except FileNotFoundError:
@@ -312,13 +313,13 @@ def _from_proc(text: str) -> Iterator[Any]:
                 int(values[key][place]) if len(values[key]) == 2 else None
                 for key, place in (("sport", 0), ("sport", 1))
             ]
-            # the filter table sees what destination NAT has made of it, which is where the answers come from
+            # the filter table sees the destination after NAT, which is the source of the answers
             addresses = [int(ipaddress.ip_address(value)) for value in values["src"]]
             yield Flow(4 if words[0] == "ipv4" else 6, int(words[3]), *addresses, *ports)
 
 
 def _from_netlink() -> Iterator[Any]:
-    """The flows that ctnetlink dumps (IPCTNL_MSG_CT_GET)."""
+    """Return the flows that ctnetlink dumps (IPCTNL_MSG_CT_GET)."""
     dump, done, error = 0x301, 3, 2
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12) as channel:
         channel.sendto(struct.pack("=IHHII", 20, 0x101, dump, 1, 0) + bytes(4), (0, 0))
@@ -347,7 +348,7 @@ def _attributes(data: bytes) -> Any:
 
 
 def _decoded(data: bytes) -> Any:
-    """A `Flow` of the attributes of a message; None if it is not established."""
+    """Return a `Flow` of the attributes of a message, or None if it is not established."""
     attributes = _attributes(data)
     if 1 not in attributes or 2 not in attributes or not struct.unpack(">I", attributes.get(3, bytes(4)))[0] & 2:
         return None

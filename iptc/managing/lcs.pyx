@@ -14,17 +14,17 @@ from libc.string cimport memset
 from .._core cimport room_for
 
 cdef enum:
-    EDITS_MOST = 2048        # to be counted one by one
-    DEEPEST = 64             # cut so often, a piece is given up
+    EDITS_MOST = 2048        # the most edits that are counted one by one
+    DEEPEST = 64             # a piece that was cut so often is given up
 
 BOUND = 1 << 32
-"""Up to this product of the lengths of what differs, the result is the longest: 65,536 numbers against as many."""
+"""If the product of the lengths of what differs is larger, the result may not be the longest: 65,536 x 65,536."""
 
 
 def blocks(const uint32_t[::1] one not None, const uint32_t[::1] other not None, bound=None):
-    """Return [(start in *one*, start in *other*, length)…]: what both have, in order.
+    """Return [(start in *one*, start in *other*, length)]: the blocks that both sequences have, in order.
 
-    Each number must be smaller than the sum of the lengths: number what is compared from 0 on.
+    The numbers must be smaller than the sum of both lengths.
     """
     cdef Problem problem
     cdef uint32_t n = one.shape[0], m = other.shape[0], kinds = n + m, i
@@ -53,7 +53,7 @@ def blocks(const uint32_t[::1] one not None, const uint32_t[::1] other not None,
                 if not bad:
                     seen[second[i]] |= 2
             if not bad:
-                # what only one of them has can be no part of the answer
+                # numbers that only one sequence has cannot be in the result
                 n = _keep(first, n, seen, kept_one, place_one)
                 m = _keep(second, m, seen, kept_other, place_other)
                 _prepare(&problem, kept_one, n, kept_other, m, kinds)
@@ -88,7 +88,7 @@ def blocks(const uint32_t[::1] one not None, const uint32_t[::1] other not None,
 
 cdef uint32_t _keep(const uint32_t *numbers, uint32_t length, const char *seen, uint32_t *kept,
                     uint32_t *place) noexcept nogil:
-    """Keep the numbers that both sequences have, and where they stood; return how many."""
+    """Store the numbers that both sequences have, and their positions. Return how many they are."""
     cdef uint32_t i, count = 0
     for i in range(length):
         if seen[numbers[i]] == 3:
@@ -132,7 +132,7 @@ cdef void _release_side(Side *side) noexcept nogil:
 
 
 cdef bint _index(Side *side, bint mirrored) noexcept nogil:
-    """Note where each number stands, once this is needed."""
+    """Build the index of the positions, unless it exists."""
     cdef uint32_t i, kind, words = side.length // 64 + 1, frequent = 0
     cdef uint64_t *row
     if side.first != NULL:
@@ -171,7 +171,8 @@ cdef bint _index(Side *side, bint mirrored) noexcept nogil:
 
 cdef void _solve(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high,
                  int depth) noexcept nogil:
-    """Match [low, high) of the first sequence with [other_low, other_high) of the second."""
+    """Match the positions from *low* to *high* of the first sequence with those from *other_low* to *other_high* of the
+    second."""
     cdef const uint32_t *one = problem.forwards.numbers
     cdef const uint32_t *other = problem.other
     while low < high and other_low < other_high and one[low] == other[other_low]:
@@ -192,7 +193,7 @@ cdef void _solve(Problem *problem, uint32_t low, uint32_t high, uint32_t other_l
 
 cdef bint _few_edits(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low,
                      uint32_t other_high) noexcept nogil:
-    """Count the edits up from none, as long as that is cheap; whether it came to an end."""
+    """Try with 0 edits, then 1, 2 and so on, as long as that is cheap. Return whether it has found a result."""
     cdef int32_t n = high - low, m = other_high - other_low, most = 16, edits, k, i, x, y, before
     cdef const uint32_t *one = problem.forwards.numbers + low
     cdef const uint32_t *other = problem.other + other_low
@@ -202,7 +203,7 @@ cdef bint _few_edits(Problem *problem, uint32_t low, uint32_t high, uint32_t oth
     cdef bint down, done = False
     while most < EDITS_MOST and <uint64_t> most * most < 8 * (<uint64_t> n + m):
         most += 16
-    # how far each diagonal was reached with so many edits: one row behind the other
+    # how far each diagonal was reached with 0 edits, with 1, and so on: one row after the other
     reached = <int32_t *> malloc(<size_t> (most + 1) * (most + 2) // 2 * sizeof(int32_t))
     if reached == NULL:
         problem.failed = True
@@ -258,7 +259,7 @@ cdef bint _few_edits(Problem *problem, uint32_t low, uint32_t high, uint32_t oth
 
 cdef void _halve(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high,
                  int depth) noexcept nogil:
-    """Cut the second sequence in halves, and the first where the halves then match most."""
+    """Cut the second sequence in the middle, and the first where the halves have most in common."""
     cdef uint32_t middle = (other_low + other_high) // 2, i, mirrored, length, best = low, most = 0
     cdef uint32_t n = problem.forwards.length
     if other_high - other_low == 1:
@@ -278,7 +279,7 @@ cdef void _halve(Problem *problem, uint32_t low, uint32_t high, uint32_t other_l
     while i > middle:
         i -= 1
         _step(&problem.backwards, problem.other[i], n - high, n - low)
-    # a bit that is not set: one more in common
+    # each bit that is not set is one more number in common
     problem.lengths[high - low] = length = 0
     for mirrored in range(n - high, n - low):
         length += not problem.backwards.state[mirrored >> 6] >> (mirrored & 63) & 1
@@ -299,7 +300,8 @@ cdef void _begin(Side *side, uint32_t low, uint32_t high) noexcept nogil:
 
 
 cdef void _step(Side *side, uint32_t number, uint32_t low, uint32_t high) noexcept nogil:
-    """Take one more number of the other sequence: V = (V + (V & M)) | (V & ~M); M is where it stands in [low, high)."""
+    """Read one number of the other sequence: V = (V + (V & M)) | (V & ~M), where M has its positions from low to
+    high."""
     cdef uint32_t last = (high - 1) >> 6, word = low >> 6, at, end
     cdef const uint64_t *row = side.rows[number]
     cdef uint64_t carry = 0, bits
@@ -337,7 +339,7 @@ cdef inline uint64_t _add(uint64_t *state, uint64_t bits, uint64_t carry) noexce
 
 
 cdef uint32_t _first_from(Side *side, uint32_t number, uint32_t low) noexcept nogil:
-    """The first of the positions of *number* that is not below *low*."""
+    """Return the index of the first position of *number* that is not below *low*."""
     cdef uint32_t start = side.first[number], end = side.first[number + 1], middle
     while start < end:
         middle = (start + end) // 2
@@ -353,7 +355,7 @@ cdef uint32_t _first_from(Side *side, uint32_t number, uint32_t low) noexcept no
 
 cdef void _cut(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low, uint32_t other_high,
                int depth) noexcept nogil:
-    """Cut both sequences at the numbers that each has once, as many as stand in the same order; or else in halves."""
+    """Cut both sequences at numbers that each of them has once and that stand in the same order, or else in halves."""
     cdef uint32_t kinds = problem.forwards.kinds, i, count = 0, place, number, start, end, middle
     cdef uint32_t *times = <uint32_t *> calloc(2 * <size_t> kinds, sizeof(uint32_t))
     cdef uint32_t *place_of = <uint32_t *> malloc(<size_t> kinds * sizeof(uint32_t))
@@ -370,7 +372,7 @@ cdef void _cut(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low
             place_of[number] = i
         for i in range(other_low, other_high):
             times[2 * problem.other[i] + 1] += 1
-        # the longest rising row of places: *ends* are where rows of each length end lowest
+        # the longest rising sequence of places: ends[n] is where the one of length n ends lowest
         for i in range(other_low, other_high):
             number = problem.other[i]
             if times[2 * number] != 1 or times[2 * number + 1] != 1:
@@ -391,7 +393,7 @@ cdef void _cut(Problem *problem, uint32_t low, uint32_t high, uint32_t other_low
             _solve(problem, low, (low + high) // 2, other_low, (other_low + other_high) // 2, depth)
             _solve(problem, (low + high) // 2, high, (other_low + other_high) // 2, other_high, depth)
         while at >= 0:
-            # from the last to the first: what stands behind each
+            # from the last cut to the first: solve the piece after each
             place = place_of[problem.other[at]]
             problem.match[at] = place
             _solve(problem, place + 1, high, at + 1, other_high, depth)

@@ -14,7 +14,7 @@ from .._core cimport Family, family_of, room_for
 from ..errors import ParameterError
 from ..language import comparing, printing
 
-# What tells entries apart at first: all of the bytes but the counters, or the addresses and the protocol alone.
+# What is compared at first: all bytes except the counters, or only addresses and protocol.
 cdef enum:
     WHOLE
     ADDRESSES
@@ -26,14 +26,14 @@ cdef struct Rows:
     const char **data
     uint32_t *sizes
     uint32_t count
-    uint32_t *slots          # of a table of hashes: the number of a row, from 1
+    uint32_t *slots          # a hash table with the numbers of rows, counting from 1
     uint32_t mask
 
 
 def number(int nfproto, list one not None, list other not None):
-    """Return the numbers of the rules of both lists of entries, all smaller than both lists are long together.
+    """Return two memoryviews of uint32: the numbers of the rules of both lists, given as entries.
 
-    They are two objects that hold 32-bit numbers.
+    Equal rules have the same number. The numbers are smaller than the lengths of both lists together.
     """
     cdef Rows rows
     cdef uint32_t split = len(one), i, first
@@ -58,7 +58,7 @@ def number(int nfproto, list one not None, list other not None):
         _take(&rows, other, split)
         with nogil:
             for i in range(rows.count):
-                # a row has the number of the first one that is the same
+                # the number of a rule is the index of the first equal one
                 first = _found(&rows, i, WHOLE, True)
                 numbers[i] = first
                 sides[first] |= 1 if i < split else 2
@@ -92,7 +92,7 @@ cdef object _as_numbers(const uint32_t *numbers, uint32_t count):
 
 
 cdef dict _same_texts(Rows *rows, list one, list other, const uint32_t *numbers, const char *sides):
-    """number -> the smaller number of the rules with the same text."""
+    """Return {number: the smallest number of the rules with the same text}."""
     cdef uint32_t i, found
     cdef bint any_alone = False
     cdef dict texts = {}, same = {}
@@ -115,7 +115,7 @@ cdef dict _same_texts(Rows *rows, list one, list other, const uint32_t *numbers,
         entry = one[i] if i < <uint32_t> len(one) else other[i - len(one)]
         text = printing.render(rows.family.nfproto, entry)
         if "unknown data]" in text and not comparing.is_readable(rows.family.nfproto, entry):
-            # the text does not say all of it
+            # the text does not show everything
             continue
         first = texts.setdefault(text, i)
         if first != i:
@@ -127,7 +127,7 @@ cdef dict _same_texts(Rows *rows, list one, list other, const uint32_t *numbers,
 
 
 cdef uint32_t _found(Rows *rows, uint32_t row, int what, bint put) noexcept nogil:
-    """The first row that is the same as *row*, as far as *what* says, noted if *put*; else the number of rows."""
+    """Return the index of the first row that is equal to *row* in *what*, or the number of rows. *put*: add the row."""
     cdef uint32_t at = _hash(rows, row, what) & rows.mask
     while rows.slots[at]:
         if _is_same(rows, rows.slots[at] - 1, row, what):

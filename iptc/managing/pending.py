@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 _FOLDER = "/run/iptc"
 _ATTEMPTS = 20
 _OLD = 86400
-"""Seconds after which a note that nobody holds is deleted."""
+"""Seconds after which a note is deleted if no process holds it."""
 
 _PATIENCE = 10
 """Seconds to wait for the answer of a watchdog."""
 
 
 def folder(path: Path | None = None) -> str:
-    """The folder of the notes, made if needed: *path*, `IPTC_STATE_DIR`, root's /run/iptc, or $XDG_RUNTIME_DIR/iptc."""
+    """Return the folder of the notes: *path*, `IPTC_STATE_DIR`, root's /run/iptc, or $XDG_RUNTIME_DIR/iptc.
+
+    It is created if it does not exist.
+    """
     path = path or os.environ.get("IPTC_STATE_DIR")
     if path:
         return _made(os.path.abspath(os.fsdecode(path)))
@@ -68,9 +71,8 @@ def _made(path: str) -> str:
 
 
 class Slot:
-    """The note of one network namespace: a file that whoever watches over a change holds locked, and a socket to ask
-    it by.
-    """
+    """The note of one network namespace: a file, which the watchdog of a change keeps locked, and a socket of the
+    watchdog."""
 
     def __init__(self, path: str, cookie: int) -> None:
         self._folder = path
@@ -78,10 +80,10 @@ class Slot:
         self._name = f"netns-{cookie}.socket"
         self._lock = -1
 
-    # by whom watches
+    # used by the watchdog
 
     def take(self) -> None:
-        """Hold the slot for as long as this process lives; `IPTCError` if another change is pending."""
+        """Lock the note for as long as this process lives. Raises `IPTCError` if another change is pending."""
         for _ in range(_ATTEMPTS):
             lock = os.open(self._note, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -90,10 +92,10 @@ class Slot:
                     self._lock = lock
                     break
             except BlockingIOError:
-                # who only looks whether it is locked holds it for a moment, too
+                # a process that checks whether the file is locked holds the lock for a moment too
                 time.sleep(0.01)
             except FileNotFoundError:
-                # it was old, and somebody has deleted it
+                # another process has just deleted the old note
                 pass
             os.close(lock)
         else:
@@ -101,7 +103,7 @@ class Slot:
         self._delete_old()
 
     def _delete_old(self) -> None:
-        """Delete what was noted of namespaces that may be gone: notes that nobody has written to for a day."""
+        """Delete the notes that nobody has written to for a day: their namespaces may be gone."""
         for name in os.listdir(self._folder):
             path = os.path.join(self._folder, name)
             if not name.startswith("netns-") or name.endswith(".socket") or path == self._note:
@@ -114,15 +116,15 @@ class Slot:
                     os.unlink(path)
                     os.unlink(f"{path}.socket")
             except OSError:
-                # somebody else does it, or it is in use
+                # another process deletes it, or it is in use
                 pass
 
     def bind(self) -> socket.socket:
-        """A socket that others can ask by, once it listens."""
+        """Return a bound socket for requests. It answers once it listens."""
         place = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            # by way of the descriptor, since the name of a socket is short
+            # bound by the descriptor of the folder, since the path of a socket must be short (108 bytes)
             name = f"/proc/self/fd/{place}/{self._name}"
             try:
                 os.unlink(name)
@@ -138,14 +140,14 @@ class Slot:
         return listener
 
     def write(self, note: dict[str, Any]) -> None:
-        """Write down *note*, a dict, over what was written."""
+        """Write the dict *note* over the old one."""
         data = json.dumps(note).encode()
         os.pwrite(self._lock, data.ljust(max(len(data), os.fstat(self._lock).st_size)), 0)
 
-    # by anybody
+    # used by any process
 
     def read(self) -> tuple[dict[str, Any] | None, bool]:
-        """The note, and whether the one who wrote it still watches; (None, False) if there is none."""
+        """Return (the note, whether its writer still watches), or (None, False) if there is no note."""
         busy = False
         try:
             with open(self._note, "rb") as file:
@@ -157,7 +159,7 @@ class Slot:
             return None, busy
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send *request*, a dict, to the one who watches, and return the answer; `NotFound` if nothing is pending."""
+        """Send the dict *request* to the watchdog, and return its answer. Raises `NotFound` if no change is pending."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
                 channel.settimeout(_PATIENCE)
@@ -180,7 +182,7 @@ class Slot:
 
 
 def received_line(channel: socket.socket) -> bytes:
-    """A line from *channel*; ValueError if it ends before."""
+    """Return one line from *channel*. Raises `ValueError` if the channel ends before the line does."""
     data = b""
     while not data.endswith(b"\n"):
         part = channel.recv(65536)
@@ -200,7 +202,8 @@ def _is_locked(file: BinaryIO) -> bool:
 
 
 def readable(files: Iterable[Any], seconds: float | None = None) -> set[int]:
-    """The descriptors of those of *files* that can be read, as soon as there is one, or after *seconds*."""
+    """Wait until one of *files* can be read, but at most *seconds*. Return the descriptors of those that can be
+    read."""
     poller = select.poll()
     for file in files:
         poller.register(file, select.POLLIN)
@@ -208,16 +211,16 @@ def readable(files: Iterable[Any], seconds: float | None = None) -> set[int]:
 
 
 def peer_of(channel: socket.socket) -> tuple[int, int]:
-    """(process id, user id) of whoever is at the other end of a UNIX socket."""
+    """Return (process id, user id) of the process at the other end of a UNIX socket."""
     pid, user, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return pid, user
 
 
 def session_of(pid: int | str = "self") -> dict[str, Any]:
-    """What a process's session is known by: {"sid", "tty", "audit", "since"}; "since" is when its first process began,
-    in ticks.
+    """Return what identifies the session of a process: {"sid", "tty", "audit", "since"}.
 
-    None stands for what is not known: no terminal, no audit session, a first process that has gone.
+    "since" is when the first process of the session began, in ticks. None stands for an unknown value: there is no
+    terminal or no audit session, or the first process has ended.
     """
     fields = _stat(pid)
     sid, tty = int(fields[3]), int(fields[4])
@@ -232,14 +235,14 @@ def session_of(pid: int | str = "self") -> dict[str, Any]:
 
 
 def ticks_now() -> int:
-    """The time of this system in ticks, as /proc has them of processes."""
+    """Return the time since the start of the system in ticks, the unit of /proc/PID/stat."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def proves_nothing(session: dict[str, Any], note: dict[str, Any]) -> str | None:
-    """Why a confirmation from *session* does not prove that one can still log in; None where it may.
+    """Return why a confirmation from *session* does not prove that one can still log in, or None if it may prove that.
 
-    *note* is that of the change: it has the session that applied it, and when.
+    *note* belongs to the change. It names the session that made the change, and the time.
     """
     applied = note.get("session") or {}
     same = any(session[key] is not None and session[key] == applied.get(key) for key in ("sid", "tty", "audit"))
@@ -251,7 +254,7 @@ def proves_nothing(session: dict[str, Any], note: dict[str, Any]) -> str | None:
 
 
 def _stat(pid: int | str) -> list[str]:
-    """The fields of /proc/PID/stat behind the name; [] if there is no such process."""
+    """Return the fields of /proc/PID/stat after the name, or [] if there is no such process."""
     text = _read(f"/proc/{pid}/stat")
     return text.rpartition(")")[2].split() if text else []
 
@@ -265,15 +268,14 @@ def _read(path: str) -> str:
 
 
 def slot_of(netns: Netns = None, directory: Path | None = None) -> Slot:
-    """The `Slot` of a network namespace."""
+    """Return the `Slot` of a network namespace."""
     return Slot(folder(directory), Place(netns).cookie)
 
 
 def status(netns: Netns = None, directory: Path | None = None) -> dict[str, Any] | None:
-    """Return what is known of the change that waits to be confirmed, or of the last one: a dict, or None if there was
-    none.
+    """Return a dict that describes the change that waits to be confirmed, or the last one, or None if there was none.
 
-    Its "state" is "pending" where it can be confirmed; "unwatched" where the process that would take it back is gone.
+    Its "state" is "pending" while it can be confirmed, and "unwatched" if the watchdog that would take it back is gone.
     """
     note, watched = slot_of(netns, directory).read()
     if note is not None and not watched and note["state"] in ("armed", "pending", "rolling back"):
@@ -282,7 +284,8 @@ def status(netns: Netns = None, directory: Path | None = None) -> dict[str, Any]
 
 
 def confirm(netns: Netns = None, directory: Path | None = None) -> dict[str, Any]:
-    """Keep the change that waits to be confirmed, and return what is known of it; `NotFound` if there is none."""
+    """Keep the change that waits to be confirmed. Return its dict, as `status` does. Raises `NotFound` if none
+    waits."""
     answer = slot_of(netns, directory).ask({"do": "confirm"})
     if answer["state"] != "confirmed":
         raise AccessDenied("only the user who made the change can confirm it", errno.EACCES, os.strerror(errno.EACCES))

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class Scope:
-    """Which chains a plan may touch: those that *only* names, if it names any, and none whose name matches *keep*.
+    """Which chains a plan may touch: only those in *only*, if it is given, and none whose name matches *keep*.
 
-    *only* is "TABLE" or "TABLE:CHAIN", or several of them; *keep* is a pattern as a shell has them (`DOCKER*`), or
-    several.
+    *only*: "TABLE" or "TABLE:CHAIN", or several of them. *keep*: a pattern as in a shell, such as `DOCKER*`, or
+        several.
     """
 
     def __init__(self, only: str | Iterable[str] = (), keep: str | Iterable[str] = ()) -> None:
@@ -47,7 +47,7 @@ class Scope:
                 plain_table(2, table)
 
     def covers(self, table: str, chain: str) -> bool:
-        """Whether *chain* of *table* may be touched."""
+        """Whether the plan may touch *chain* of *table*."""
         if any(fnmatchcase(chain, pattern) for pattern in self._keep):
             return False
         return not self._only or any(
@@ -55,7 +55,7 @@ class Scope:
         )
 
     def may_cover(self, table: str) -> bool:
-        """Whether any chain of *table* may be touched."""
+        """Whether the plan may touch any chain of *table*."""
         return not self._only or any(table == name for name, _ in self._only)
 
 
@@ -68,10 +68,10 @@ def _words(value: str | Iterable[str], what: str) -> list[str]:
 
 @telling_methods
 class Plan:
-    """What must be done for the tables of a place to be what was wanted; false where there is nothing to do.
+    """The edits that lead from the live ruleset to the wanted one. It is false if there are none. `apply()` makes them.
 
-    `difference` is what is announced; `kept` are (4 or 6, table, chain) that are not wanted, and stay because a chain
-    that is kept jumps there. `apply()` does it.
+    `difference` is the `Difference` that the edits make. `kept` is a list of (4 or 6, table, chain): chains that the
+    target does not have, and that stay because a chain that is kept jumps to them.
     """
 
     def __init__(self, live: Ruleset, target: Ruleset, scope: Scope, place: Place, exact: bool = False) -> None:
@@ -82,7 +82,7 @@ class Plan:
         self.kept: list[tuple[int, str, str]] = []
         self.reworks: list[_Rework] = []
         self.exact = exact
-        # held, so that its socket is not closed between reading and sending: the kernel would wait for what was deleted
+        # kept open between reading and sending: closing an nf_tables socket waits until deleted objects are freed
         self._sockets = sockets_of(place.cookie) if live.backend == "nft" else None
         found = []
         for table in target.tables:
@@ -114,7 +114,7 @@ class Plan:
         context: int = 3,
         colour: bool | Callable[[str], str] | None = None,
     ) -> str:
-        """What will be different, as a unified diff; behind it the chains that stay though they are not wanted."""
+        """Return the `Difference` as a unified diff, and after it the chains that stay although they are not wanted."""
         stays = [
             f"# stays, since a chain that is kept jumps there: IPv{v} {table} {chain}\n"
             for v, table, chain in self.kept
@@ -122,13 +122,15 @@ class Plan:
         return self.difference.text(names, context, colour) + "".join(stays)
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON has it: what a `Difference` has, and `kept`."""
+        """Return a dict for JSON: the keys of `Difference.as_dict`, and `kept`."""
         kept = [{"ip_version": version, "table": table, "chain": chain} for version, table, chain in self.kept]
         return {**self.difference.as_dict(), "kept": kept}
 
     def apply(self, wait: Wait = None, lock_file: LockFile = None) -> None:
-        """Do it, all of it or nothing. `Conflict` where one of the chains that it looked at is not what it was any
-        more.
+        """Make the edits: all of them or none. Raises `Conflict` if a chain that may be touched has changed since the
+        reading.
+
+        *wait* and *lock_file* are as for `Table`.
         """
         if self.reworks:
             state.send_together(
@@ -150,11 +152,11 @@ def plan(
     backend: str | None = None,
     netns: Netns = None,
 ) -> Plan:
-    """Return the `Plan` that leads from what is there to *target*: a `Ruleset`, or what `Ruleset.read` takes. Nothing
-    is changed.
+    """Return the `Plan` that leads from the live ruleset to *target*. Nothing is changed.
 
-    Tables that *target* does not have are left alone. *only* and *keep* are as for `Scope`; what they leave out is
-    neither looked for in *target* nor changed. *ipv6* says the family of a text without headings.
+    *target*: a `Ruleset`, or what `Ruleset.read` takes. Tables that it does not have are left alone.
+    *only* and *keep*: which chains may be touched, as for `Scope`. Other chains are ignored in *target* too.
+    *ipv6*: the family of a text without headings.
     """
     place = Place(netns)
     scope = Scope(only, keep)
@@ -167,8 +169,10 @@ def plan(
 
 
 def plan_at(place: Place, target: Ruleset, scope: Scope, exact: bool = False) -> Plan:
-    """The `Plan` for *target* at *place*; an *exact* one goes back to what was there: rules that are new have the
-    counters of *target*, and on nf_tables the tables and builtin chains that were not there go.
+    """Return the `Plan` for *target* at *place*.
+
+    An *exact* plan goes back to an earlier ruleset: new rules get the counters that *target* has, and on nf_tables the
+    tables and builtin chains that did not exist are deleted.
     """
     keys = [(table.nfproto, table.name) for table in target.tables]
     live = read_live(sorted({nfproto for nfproto, _ in keys}), place, target.backend, keys)
@@ -176,14 +180,14 @@ def plan_at(place: Place, target: Ruleset, scope: Scope, exact: bool = False) ->
 
 
 def in_backend(ruleset: Ruleset, side: str) -> Ruleset:
-    """*ruleset* as it would be on the back end *side*."""
+    """Return *ruleset* as it would be on the back end *side*."""
     if (ruleset.backend == "nft") == (side == "nft"):
         return Ruleset(ruleset.tables, side, ruleset.generation)
     return Ruleset.read(ruleset.text().encode("utf-8", "surrogateescape"), backend=side)
 
 
 def _plan_table(plan: Plan, live: TableValue | None, wanted: TableValue) -> _Rework:
-    """The `_Rework` of one table."""
+    """Return the `_Rework` of one table."""
     nfproto, name, scope = wanted.nfproto, wanted.name, plan.scope
     live = plain_table(nfproto, name) if live is None else live
     stay = _staying(live, wanted, scope)
@@ -213,9 +217,8 @@ def _plan_table(plan: Plan, live: TableValue | None, wanted: TableValue) -> _Rew
 
 
 def _staying(live: TableValue, wanted: TableValue, scope: Scope) -> set[str]:
-    """The user chains of *live* that stay what they are: those that are kept, and whatever they jump to that is not
-    wanted.
-    """
+    """Return the user chains of *live* that stay as they are: those that are kept, and unwanted ones that they jump
+    to."""
     users = {chain.name for chain in live if chain.policy is None}
     found, left = set(), [chain.name for chain in live if not scope.covers(live.name, chain.name)]
     while left:
@@ -235,7 +238,7 @@ def _check_jumps(
     chains: list[ChainDifference],
     scope: Scope,
 ) -> None:
-    """Refuse what would jump to a chain that will not be there."""
+    """Raise if a rule would jump to a chain that will not exist."""
     there = stay | {chain.name for chain in live if chain.policy is None}
     there |= {chain.name for chain in chains if chain.created}
     gone = {chain.name for chain in chains if chain.deleted}
@@ -262,10 +265,9 @@ def _no_chain(nfproto: Family, table: str, chain: str, position: int, rule: str,
 
 
 class _Rework:
-    """What a plan does to one table: one operation over all of its chains that differ. *expected* are those it was
-    made for.
+    """The edits of a plan in one table, as one operation. *expected* are the chains that the plan was made for.
 
-    *unused* are builtin chains that go as if nobody had used them, and with *empty* the table goes with them.
+    *unused*: builtin chains to delete, as if no program had used them yet. With *empty* the table is deleted too.
     """
 
     binds = False
@@ -292,17 +294,17 @@ class _Rework:
         self._empty = empty
 
     def refused(self, number: int) -> KernelError:
-        """The exception that says why it cannot be done."""
+        """Return the exception that the edits failed with errno *number*."""
         return kernel_error(
             f"can't change IPv{ip_version(self.nfproto)} table {self.table}", number, os.strerror(number)
         )
 
     def apply(self, view: View) -> None:
-        """Look whether *view* is the table that it was made for."""
+        """Raise `Conflict` unless *view* is the table that the plan was made for."""
         self._check(view)
 
     def do(self, handle: Any, look: Any) -> None:
-        """Do it to a table that can be edited."""
+        """Make the edits on *handle*. look() returns the table as it is."""
         if self._generation is not None and handle.is_at(self._generation):
             for chain in self.chains:
                 if chain.old is not None and chain.old.handles is not None and not chain.created:
@@ -333,7 +335,7 @@ class _Rework:
             handle.drop_table()
 
     def _check(self, view: View) -> None:
-        """Raise `Conflict` if any chain that may be touched is not what it was."""
+        """Raise `Conflict` if a chain that may be touched has changed."""
         for name in view.chains:
             if self._scope.covers(self.table, name) and name not in self._expected:
                 raise self._moved(f"there is a chain {name} now")
@@ -363,7 +365,7 @@ class _Rework:
         )
 
     def _entry(self, chain: ChainDifference, position: int) -> bytes:
-        """A rule as it is sent where it is new."""
+        """Return the bytes of a new rule as they are sent."""
         entry = chain.new.entries[position]
         return entry if self._counters else _core.without_counters(self.nfproto, [entry])[0]
 
@@ -380,10 +382,10 @@ def apply(
     wait: Wait = None,
     lock_file: LockFile = None,
 ) -> Plan:
-    """Make what is there *target*, with the fewest edits; return the `Plan` that was done.
+    """Make the live ruleset equal to *target* with the fewest edits. Return the `Plan` that was applied.
 
-    *target* and the others are as for `plan`; a `Plan` itself is done as it is, or `Conflict` is raised because the
-    ruleset is another by now. *wait* and *lock_file* are as for `Table`.
+    *target* and the others are as for `plan`. If *target* is a `Plan`, it is applied as it is; `Conflict` is raised if
+    the ruleset has changed since. *wait* and *lock_file* are as for `Table`.
     """
     if isinstance(target, Plan):
         target.apply(wait, lock_file)
@@ -393,7 +395,7 @@ def apply(
     def planned() -> Plan:
         nonlocal wanted
         found = plan(wanted, only=only, keep=keep, ipv6=ipv6, backend=backend, netns=netns)
-        # a source is read once
+        # a file or a stream can be read only once
         wanted = found.target
         return found
 
@@ -401,8 +403,10 @@ def apply(
 
 
 def apply_anew(planned: Callable[[], Plan], wait: Wait, lock_file: LockFile) -> Plan:
-    """Apply the plan that *planned* makes, and return it. Where the ruleset has changed meanwhile another one is made;
-    `Conflict` where it never stops changing."""
+    """Apply the plan that planned() returns, and return it. If the ruleset has changed meanwhile, make a new plan.
+
+    Raises `Conflict` if the ruleset changes each time.
+    """
     for attempt in reversed(range(ATTEMPTS)):
         found = planned()
         try:
@@ -415,4 +419,4 @@ def apply_anew(planned: Callable[[], Plan], wait: Wait, lock_file: LockFile) -> 
 
 
 ATTEMPTS = 16
-"""So often what has changed meanwhile is planned for anew."""
+"""How often a plan is made if the ruleset changes each time."""

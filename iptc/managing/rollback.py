@@ -32,15 +32,14 @@ _CODE = "import sys; sys.path[:] = sys.argv[2:]; from iptc.managing.watchdog imp
 _HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 _MADE = ("begun", "pending")
-"""States of a change that may be made, and is not decided on yet."""
+"""The states of a change that is neither confirmed nor taken back, nor has failed."""
 
 
 class Pending:
-    """A change that is made, and taken back after its time unless `confirm` is called: by this process, or by `iptc
-    confirm`.
+    """A change that is taken back after its time, unless `confirm` or the command `iptc confirm` keeps it.
 
-    `difference` is what was changed; `state` is "armed", "begun", "pending", "confirmed", "rolled back" or "failed".
-    It does not matter what becomes of this process: the change is in the hands of another one.
+    `difference` is what was changed. `state` is "armed", "begun", "pending", "confirmed", "rolled back" or "failed".
+    Another process, the watchdog, makes the change and takes it back, also if this process ends.
     """
 
     def __init__(self, channel: socket.socket, armed: Any) -> None:
@@ -57,16 +56,16 @@ class Pending:
         return f"<iptc.Pending: {self.difference.summary() or 'nothing to do'}, {self.state}>"
 
     def fileno(self) -> int:
-        """The descriptor that can be read once there is news; see `look`."""
+        """Return the descriptor that becomes readable when there is news. `look` reads it."""
         return self._channel.fileno()
 
     @property
     def seconds_left(self) -> float:
-        """For how long it can be confirmed yet."""
+        """The seconds that are left to confirm the change."""
         return max(0.0, self.until - time.time()) if self.state == "pending" else 0.0
 
     def begin(self) -> None:
-        """Let the change be made; return when it is."""
+        """Let the watchdog make the change. Return when it is made."""
         if not self.difference:
             self.state = "confirmed"
             return
@@ -75,7 +74,7 @@ class Pending:
         self._hear()
 
     def confirm(self) -> None:
-        """Keep the change. `RolledBack` if it was too late."""
+        """Keep the change. Raises `RolledBack` if it was too late."""
         if self.state == "pending":
             self._say("confirm", f"process {os.getpid()}")
             self._until_over()
@@ -83,13 +82,13 @@ class Pending:
             raise RolledBack("the change was not confirmed in time: the rules are what they were")
 
     def roll_back(self) -> None:
-        """Take the change back now; return when it is. Nothing is done if it is confirmed already."""
+        """Take the change back now. Return when that is done. Does nothing if the change is confirmed already."""
         if self.state in _MADE:
             self._say("roll back")
             self._until_over()
 
     def wait(self, seconds: float | None = None) -> str:
-        """Wait until it is confirmed by somebody or taken back, no longer than *seconds*; return the state."""
+        """Wait until the change is confirmed or taken back, but at most *seconds*. Return the state."""
         end = None if seconds is None else time.monotonic() + seconds
         while self.state == "pending":
             left = None if end is None else max(0, end - time.monotonic())
@@ -99,11 +98,11 @@ class Pending:
         return self.state
 
     def look(self) -> str:
-        """Take notice of what has happened; return the state."""
+        """Read the news, without waiting. Return the state."""
         return self.wait(0)
 
     def close(self) -> None:
-        """Let go of it: the change can still be confirmed with `iptc confirm`."""
+        """Close the connection to the watchdog. The change can still be confirmed with `iptc confirm`."""
         self._channel.close()
 
     def __enter__(self) -> Pending:
@@ -116,7 +115,7 @@ class Pending:
         try:
             watchdog.send(self._channel, what, content)
         except OSError:
-            # what became of it is still to be heard
+            # the watchdog is gone or closing: its last message is still to be read
             pass
 
     def _until_over(self) -> None:
@@ -157,11 +156,10 @@ def start(
     by: str = "",
     save: Any = None,
 ) -> Pending:
-    """Have a process watch over the change to *target*, and return a `Pending` with which it can `begin`: nothing is
-    changed yet.
+    """Start a watchdog for the change to *target*. Return a `Pending`, whose `begin` makes the change.
 
-    *directory* is where it is noted that a change is pending; see `pending.folder`. *by* says who wants it, *save*
-    where the ruleset is to be saved once it is confirmed.
+    *directory*: the folder that records which change waits to be confirmed, as for `pending.folder`.
+    *by*: who wants the change. *save*: the file into which the ruleset is saved once the change is confirmed.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise ParameterTypeError(f"timeout must be seconds, not {timeout!r}")
@@ -181,7 +179,7 @@ def start(
         "backend": backend,
         "netns": None,
         "wait": checked_wait(wait),
-        # the watchdog is in another folder
+        # the watchdog works in another folder
         "lock_file": False if lock_file is False else os.path.abspath(str(lock_path(checked_lock_file(lock_file)))),
         "exactly": wanted is not None,
         "folder": pending.folder(directory),
@@ -207,7 +205,7 @@ def start(
 
 
 def _started(job: dict[str, Any], netns: Netns) -> socket.socket:
-    """The socket to a watchdog that was given *job*."""
+    """Start a watchdog for *job*. Return the socket to it."""
     if not sys.executable:
         raise IPTCError("there is no Python interpreter (sys.executable) to watch over the change with")
     paths = [_HOME, *(os.path.abspath(path) for path in sys.path if isinstance(path, str) and path)]
@@ -246,12 +244,14 @@ def _started(job: dict[str, Any], netns: Netns) -> socket.socket:
 
 
 class safe_apply:
-    """Make what is there *target*, for `with`: kept where the block ends, taken back where it raises, where *check*
-    says no, after *timeout* seconds, and where this process dies.
+    """Change the rules to *target* for a `with` statement, and keep them only if the statement ends well.
 
-    It gives the `Pending`. *check* is called at the end of the block, or run by a shell where it is a string: a false
-    value, an exception or an exit status other than 0 is a no. `iptc confirm` from elsewhere is as good. `RolledBack`
-    where the change was not confirmed; the other arguments are as for `apply` and `start`.
+    The change is taken back if the `with` block raises, if *check* fails, after *timeout* seconds, or if this process
+    dies. Entering returns the `Pending`. At the end of the block *check* is called, or run by a shell if it is a
+    string. It fails with a false value, an exception or an exit status other than 0. `iptc confirm` in another terminal
+    confirms too.
+
+    Raises `RolledBack` if the change was not confirmed. The other arguments are as for `apply` and `start`.
     """
 
     def __init__(
@@ -304,8 +304,9 @@ class safe_apply:
 
 
 def run_check(command: Any, change: Pending) -> bool:
-    """Run *command* by a shell; whether it succeeded before *change* was over. It is killed, with what it started, if
-    not.
+    """Run *command* by a shell. Return whether it succeeded before *change* was over.
+
+    Otherwise it is killed, with the processes that it has started.
     """
     with subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, start_new_session=True) as process:
         try:

@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 1024
 _HEADINGS = {_core.IPV4: b"# IPv4", _core.IPV6: b"# IPv6"}
-"""The line before the rules of a family, where a text has both."""
+"""family -> the heading before the rules of that family, in a text of both families."""
 
 _UNSAID = "-"
-"""The policy of a builtin chain that a text does not name, or gives none: it stays what it is."""
+"""The policy of a builtin chain if a text does not name the chain, or gives no policy: it stays as it is."""
 
 
 class ChainValue:
     """One chain: its policy (None for a user chain), and its rules as `iptables-save` prints them.
 
-    *entries* are their bytes, with counters; *handles* what nf_tables knows them by, and *number* what it knows the
-    chain by, where they were read from there. A builtin chain is *absent* on nf_tables as long as nobody has used it.
+    *entries*: the rules as bytes, with their counters. *handles* and *number*: nf_tables' handles of the rules and of
+        the chain, if the chain was read from there. *absent*: a builtin chain that nf_tables does not have, because no
+        program has used it yet.
     """
 
     __slots__ = ("nfproto", "name", "policy", "counters", "entries", "handles", "absent", "number", "_rules", "_keys")
@@ -79,14 +80,14 @@ class ChainValue:
         return self._rules
 
     def rule(self, position: int) -> str:
-        """The text of one rule."""
+        """Return the text of one rule, without `-A CHAIN`."""
         return (
             self._rules[position] if self._rules is not None else printing.render(self.nfproto, self.entries[position])
         )
 
     @property
     def keys(self) -> list[Any]:
-        """What tells each rule from others: its text, and its bytes where the text does not say all of it."""
+        """What identifies each rule: its text, and also its bytes if the text does not show everything."""
         if self._keys is None:
             self._keys = [
                 self._key(*pair) if "unknown data]" in pair[0] else pair[0] for pair in zip(self.rules, self.entries)
@@ -100,15 +101,15 @@ class ChainValue:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a builtin chain as it is of itself."""
+        """Whether it is a builtin chain without rules and with the policy ACCEPT."""
         return self.policy in ("ACCEPT", _UNSAID) and not self.entries
 
     def jumps_among(self, names: set[str]) -> set[str]:
-        """Which of *names* its rules jump to."""
+        """Return those of *names* that rules of this chain jump to."""
         return {name for name, _ in self.jumps_to(names)}
 
     def jumps_to(self, names: set[str]) -> Iterator[tuple[str, int]]:
-        """Yield (name, position) of the rules that jump to one of *names*."""
+        """Yield (name, position) for each rule that jumps to one of *names*."""
         for position, rule in enumerate(self.rules if names else ()):
             name = rule.rpartition(" ")[2]
             if name in names:
@@ -118,7 +119,7 @@ class ChainValue:
 
 
 class TableValue:
-    """One table of one family: its chains by name, the builtin ones first."""
+    """One table of one family: a mapping of names to `ChainValue`s. Builtin chains come first."""
 
     __slots__ = ("nfproto", "name", "chains")
 
@@ -149,19 +150,19 @@ class TableValue:
 
 
 def ip_version(nfproto: Family) -> Literal[4, 6]:
-    """4 or 6."""
+    """Return 4 or 6."""
     return 4 if nfproto == _core.IPV4 else 6
 
 
 def families_of(ipv6: bool | None) -> list[Family]:
-    """The families that *ipv6* stands for: False IPv4, True IPv6, None both."""
+    """Return the families that *ipv6* selects: False is IPv4, True is IPv6, None is both."""
     if ipv6 is None:
         return [_core.IPV4, _core.IPV6]
     return [_core.IPV6 if ipv6 else _core.IPV4]
 
 
 def plain_table(nfproto: Family, name: str, policy: str = "ACCEPT") -> TableValue:
-    """Table *name* as it is of itself: builtin chains, and nothing in them."""
+    """Return table *name* as it is when no program has used it: builtin chains without rules."""
     if name not in reader.BUILTIN_CHAINS:
         raise kernel_error(f"can't initialize {name}", errno.ENOENT, "Table does not exist (do you need to insmod?)")
     return TableValue(
@@ -175,11 +176,12 @@ def plain_table(nfproto: Family, name: str, policy: str = "ACCEPT") -> TableValu
 
 
 class Ruleset:
-    """Tables of one or both families as a value: compared by what it says, wherever it came from.
+    """A ruleset as a value: the tables of one or both families. Two rulesets are equal if they have the same rules.
 
     `Ruleset.live()` reads the kernel, `Ruleset.read(source)` a text or a file, `Ruleset.built({...})` makes one of
-    rules. It maps (4 or 6, table) to a table of chains; `ruleset[4, "filter"]["INPUT"].rules` are texts. It is not to
-    be changed.
+    rules.
+    It maps (4 or 6, table) to a `TableValue`: `ruleset[4, "filter"]["INPUT"].rules` is a list of texts. It never
+    changes.
     """
 
     def __init__(
@@ -196,9 +198,9 @@ class Ruleset:
 
     @classmethod
     def live(cls, ipv6: bool | None = None, *, backend: str | None = None, netns: Netns = None) -> Ruleset:
-        """Return what the kernel has now, of both families or of one; looking creates no table.
+        """Return the ruleset of the kernel, of both families or of one. No table is created by looking.
 
-        On nf_tables all of it is of one moment; of legacy tables each is of its own.
+        On nf_tables all tables are read at one moment. Legacy tables are read one after the other.
         """
         return read_live(families_of(ipv6), Place(netns), backend)
 
@@ -213,12 +215,13 @@ class Ruleset:
         netns: Netns = None,
         table: str | None = None,
     ) -> Ruleset:
-        """Return what *source*, in the format of iptables-save, would make of empty tables: text (a string with a line
-        break), a path or an open file; *path*, in its stead, is always a path.
+        """Return the ruleset that *source*, a text of iptables-save, would make in empty tables.
 
-        It is of one family (*ipv6*; IPv4 where nothing is said), or of those whose rules stand behind the lines `#
-        IPv4` and `# IPv6`. Only *table* is read where one is named. *backend* says what the text would be saved as
-        again. `ParameterError` with the number of the line as `line`.
+        *source*: the text itself (a string with a line break), a path or an open file. *path*: always a path.
+        *ipv6*: the family of a text without the headings `# IPv4` and `# IPv6`; None means IPv4.
+        *table*: read only this table. *backend*: whose form the rules get when the ruleset is printed.
+
+        Raises `ParameterError` with the number of the line as `line`.
         """
         return parse(b"".join(pieces(one_source(source, path))), ipv6, state.side_at(Place(netns), backend), table)
 
@@ -232,10 +235,10 @@ class Ruleset:
         backend: str | None = None,
         netns: Netns = None,
     ) -> Self:
-        """Return a value made of {table: {chain: [rule, ...]}}: a rule is a `Rule`, or a text as `iptables -A CHAIN`
-        takes it.
+        """Return a ruleset made of {table: {chain: [rule, ...]}}. A rule is a `Rule`, or text as after `iptables -A
+        CHAIN`.
 
-        *policies* is {(table, chain): "DROP"}.
+        *policies*: {(table, chain): "DROP"}.
         """
         nfproto = families_of(bool(ipv6))[0]
         side = state.side_at(Place(netns), backend)
@@ -262,7 +265,7 @@ class Ruleset:
             raise ParameterError(f"no builtin chain of a table that is built: {', '.join(map('/'.join, policies))}")
         return cls(made, side)
 
-    # what it says
+    # the content
 
     def __getitem__(self, key: tuple[int, str]) -> TableValue:
         version, table = key
@@ -285,26 +288,26 @@ class Ruleset:
 
     @property
     def tables(self) -> list[TableValue]:
-        """The tables, as `TableValue`s."""
+        """The tables as a list of `TableValue`s."""
         return list(self._tables.values())
 
     def table(self, nfproto: int, name: str) -> TableValue | None:
-        """The `TableValue` of a family, or None."""
+        """Return the `TableValue` of a family and name, or None."""
         return self._tables.get((nfproto, name))
 
     def only(self, names: Iterable[tuple[int, str]]) -> Ruleset:
-        """The same with the tables [(family, name)] alone."""
+        """Return a `Ruleset` with only the tables [(family, name)]."""
         names = set(names)
         return Ruleset([table for key, table in self._tables.items() if key in names], self.backend, self.generation)
 
     def __or__(self, other: object) -> Ruleset:
-        """Both together: the tables of *other* in the place of those of the same name."""
+        """Return a `Ruleset` of both. Where both have a table, the one of *other* is taken."""
         if not isinstance(other, Ruleset):
             return NotImplemented
         return Ruleset([*{**self._tables, **other._tables}.values()], self.backend)
 
     def _said(self) -> dict[Any, Any]:
-        """What makes two of them equal: whatever is not there of itself."""
+        """Return what is compared for equality: all chains except those that the kernel has without our doing."""
         return {
             (key, chain.name): (chain.policy, chain.keys)
             for key, table in self._tables.items()
@@ -322,7 +325,7 @@ class Ruleset:
         )
 
     def _unsaid(self, key: Any) -> tuple[Any, Any]:
-        """(policy, rules) of a chain that says nothing, or is not there."""
+        """Return (policy, rules) of a chain that is empty or does not exist."""
         table = self._tables.get(key[0]) or plain_table(*key[0])
         chain = table.chains.get(key[1])
         return (chain.policy, chain.keys) if chain else ("", [])
@@ -334,7 +337,7 @@ class Ruleset:
         return f"<iptc.Ruleset of {', '.join(f'IPv{version} {name}' for version, name in self) or 'nothing'}>"
 
     def text(self, counters: bool = False) -> str:
-        """It in the format of iptables-save; of two families under the headings `# IPv4` and `# IPv6`."""
+        """Return the ruleset in the format of iptables-save. Two families are printed under `# IPv4` and `# IPv6`."""
         families = sorted({nfproto for nfproto, _ in self._tables})
         parts = []
         for nfproto in families:
@@ -347,7 +350,7 @@ class Ruleset:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two chains, as (policy, rules), say the same."""
+    """Whether two chains, given as (policy, rules), are equal. An unknown policy equals any policy."""
     return one[1] == other[1] and (
         one[0] == other[0] or _UNSAID in (one[0], other[0]) and None not in (one[0], other[0])
     )
@@ -377,7 +380,7 @@ def _text_of(table: TableValue, counters: bool) -> str:
 
 
 def parse(text: bytes, ipv6: bool | None, side: str, only: str | None = None) -> Ruleset:
-    """The `Ruleset` of *text* (bytes); see `Ruleset.read`. *side* is the back end."""
+    """Return the `Ruleset` of *text*, as `Ruleset.read` does. *side* is the back end."""
     tables = []
     for nfproto, part in parts_of(text, ipv6):
 
@@ -393,7 +396,7 @@ def parse(text: bytes, ipv6: bool | None, side: str, only: str | None = None) ->
 
 
 def parts_of(text: bytes, ipv6: bool | None = None) -> list[tuple[Family, bytes]]:
-    """[(family, text)] of the parts of *text* (bytes); lines keep their numbers. Without headings it is one part."""
+    """Return [(family, text)] of the parts of *text*. Without headings it is one part. Lines keep their numbers."""
     lines = text.split(b"\n")
     places = [
         (place, nfproto)
@@ -419,7 +422,7 @@ def parts_of(text: bytes, ipv6: bool | None = None) -> list[tuple[Family, bytes]
 
 
 def require_headings(text: bytes) -> None:
-    """Raise if *text* (bytes) has not the rules of both families."""
+    """Raise if *text* does not have the headings of both families."""
     lines = text.split(b"\n")
     for heading in _HEADINGS.values():
         if heading not in lines:
@@ -427,7 +430,8 @@ def require_headings(text: bytes) -> None:
 
 
 def _empty_view(nfproto: Family, name: str, side: str) -> View:
-    # on nf_tables a builtin chain that a text does not name is made anew when it is used
+    # on nf_tables a builtin chain that a text does not name is created with its first rule, and then its policy is
+    # ACCEPT
     plain = plain_table(nfproto, name, "ACCEPT" if side == "nft" else _UNSAID)
     stored = (codec if side == "nft" else blob).stored
     return View(nfproto, [ChainView(nfproto, c.name, c.policy, c.counters, stored=stored) for c in plain], stored)
@@ -442,7 +446,7 @@ def _value_of(nfproto: Family, name: str, view: View) -> TableValue:
 
 
 def _entries_of(nfproto: Family, rule: Rule | str) -> list[Any]:
-    """The entries of a rule of `Ruleset.built`."""
+    """Return the entries of a rule of `Ruleset.built`, as bytes."""
     kind = Rule if nfproto == _core.IPV4 else Rule6
     if isinstance(rule, str):
         rule = kind.from_args(rule)
@@ -460,7 +464,7 @@ def read_live(
     backend: str | None = None,
     tables: Collection[tuple[int, str]] | None = None,
 ) -> Ruleset:
-    """The `Ruleset` of *place*: all tables that are there, or those of [(family, name)]."""
+    """Return the `Ruleset` of *place*: all tables, or those of [(family, name)]."""
     side = state.side_at(place, backend)
     if side == "nft":
         return _read_nft(families, place, tables)
@@ -473,7 +477,7 @@ def _read_legacy(nfproto: Family, name: str, place: Place) -> TableValue:
 
 
 def _read_nft(families: Iterable[Family], place: Place, tables: Collection[tuple[int, str]] | None) -> Ruleset:
-    """All tables of one moment: read again where the ruleset changes meanwhile."""
+    """Return all tables at one moment. If the ruleset changes during the reading, read again."""
     with sockets_of(place.cookie).lend(place) as socket, place.open() as there:
         for _ in range(_ATTEMPTS):
             generation = socket.generation()

@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 
 _STRAIGHT_AWAY = 0.25
-"""Seconds to wait for the xtables lock when rules are taken back: whoever hangs with it must not keep them."""
+"""Seconds to wait for the xtables lock when rules are taken back. A process that hangs with the lock must not stop
+it."""
 
 _PATIENCE = 0.25
-"""Seconds to wait for anything, before it is looked again whether there is still somebody."""
+"""Seconds to wait for anything before it is checked again whether the caller is still there."""
 
 _PAUSE = 0.02
 _GIVE_UP = 600
-"""Seconds for which it is tried to take a change back."""
+"""Seconds after which the watchdog stops trying to take a change back."""
 
 _IGNORED = (
     "SIGHUP",
@@ -55,13 +56,13 @@ _IGNORED = (
 
 
 def send(channel: Any, what: Any, content: Any = None) -> None:
-    """Send a message to the other end: a word, and anything that can be pickled."""
+    """Send a message to the other end: a word, and an object that can be pickled."""
     data = pickle.dumps((what, content))
     channel.sendall(struct.pack("=Q", len(data)) + data)
 
 
 def receive(channel: Any) -> Any:
-    """The next message, (word, content); (None, None) when there comes none any more."""
+    """Return the next message as (word, content), or (None, None) if the other end has closed."""
     head = _exactly(channel, 8)
     data = head and _exactly(channel, struct.unpack("=Q", head)[0])
     return pickle.loads(data) if data else (None, None)
@@ -85,9 +86,9 @@ def _exactly(channel: Any, size: int) -> Any:
 
 
 def main(descriptor: int) -> None:
-    """Be the watchdog: *descriptor* is the socket to whoever wants a change."""
+    """Run as the watchdog. *descriptor* is the socket to the process that wants a change."""
     if os.fork():
-        # nobody's child any more, and with a session of its own
+        # the watchdog is not our child any more, and has its own session
         os._exit(0)
     _detach()
     with socket.socket(fileno=descriptor) as channel:
@@ -113,19 +114,19 @@ def _detach() -> None:
             with open(path, "w") as file:
                 file.write(text)
         except OSError:
-            # it is a courtesy
+            # the name and the protection from the OOM killer are not essential
             pass
 
 
 def _sendable(error: BaseException) -> Any:
-    """*error* as an exception that can be pickled."""
+    """Return *error*, or an exception with its message if *error* cannot be pickled."""
     if isinstance(error, (IPTCError, MemoryError)):
         return error
     return IPTCError(f"the watchdog failed: {type(error).__name__}: {error}")
 
 
 class _Change:
-    """One change, from the plan until it is confirmed or taken back."""
+    """One change: planned, made, and then confirmed or taken back."""
 
     def __init__(self, channel: Any, job: dict[str, Any]) -> None:
         self._channel = channel
@@ -139,7 +140,7 @@ class _Change:
         self._back: planning.Plan | None = None
 
     def run(self) -> None:
-        """Plan, arm, change, wait; and take it back unless it was confirmed."""
+        """Plan the change, make it, wait, and take it back unless it was confirmed."""
         self._slot.take()
         self._plan = planning.plan_at(self._place, planning.in_backend(self._job["target"], self._side()), self._scope)
         self._old = self._what_is_there()
@@ -171,7 +172,7 @@ class _Change:
         return state.side_at(self._place, self._job["backend"])
 
     def _what_is_there(self) -> Any:
-        """What is to be there again: all tables that the plan may change, also those that are not there."""
+        """Return the ruleset to go back to: all tables that the plan may change, also those that do not exist."""
         tables = [
             self._plan.live.table(table.nfproto, table.name) or value.plain_table(table.nfproto, table.name)
             for table in self._plan.target.tables
@@ -179,9 +180,8 @@ class _Change:
         return value.Ruleset(tables, self._plan.live.backend)
 
     def _prepare(self) -> None:
-        """Load all that taking back needs: modules, and the plugins that print the rules which are there and which
-        will be.
-        """
+        """Load all that is needed to take the change back: modules, and the plugins that print the old and the new
+        rules."""
         import_module("..nft.table" if self._plan.live.backend == "nft" else "..legacy.draft", __package__)
         planning.Plan(self._plan.live, self._old, self._scope, self._place, True)
         for ruleset in (self._old, self._plan.target):
@@ -191,7 +191,8 @@ class _Change:
                         printing.render(chain.nfproto, entry)
 
     def _change(self) -> bool:
-        """Make the change; whether it is made: nobody may wait for it any more."""
+        """Make the change. Return whether it was made: it is not if the caller has gone before the lock was
+        obtained."""
         self._armed = pending.ticks_now()
         try:
             for attempt in reversed(range(planning.ATTEMPTS)):
@@ -202,7 +203,7 @@ class _Change:
                 except Conflict:
                     if not attempt or self._job["exactly"]:
                         raise
-                    # nothing was done: what is there is read again, and that is what is to be there again
+                    # nothing was changed by us: the ruleset is read again, and becomes the one to go back to
                     self._plan = planning.plan_at(self._place, self._plan.target, self._scope)
                     self._old = self._what_is_there()
         except BaseException as error:
@@ -213,13 +214,13 @@ class _Change:
         self._channel.settimeout(_PATIENCE)
         self._deadline = time.monotonic() + self._job["timeout"]
         self._note("pending")
-        # not before: who confirms has seen the change
+        # only now: whoever confirms has seen the change
         self._listener.listen(8)
         self._tell("applied", time.time() + self._job["timeout"])
         return True
 
     def _apply(self) -> bool:
-        """Make the change, once the lock is ours; False, and nothing done, where nobody waits for that any more."""
+        """Take the lock and make the change. If the caller goes away while this waits, do nothing and return False."""
         wait = self._job["wait"]
         end = None if wait is None else time.monotonic() + (wait or 0)
         while True:
@@ -253,13 +254,13 @@ class _Change:
         try:
             send(self._channel, what, content)
         except (OSError, AttributeError):
-            # whoever asked is gone
+            # the caller is gone
             pass
 
     # waiting
 
     def _wait(self) -> None:
-        """Until the change is confirmed, refused, or its time is over."""
+        """Wait until the change is confirmed or refused, or its time is over."""
         poller = select.poll()
         poller.register(self._channel, select.POLLIN)
         poller.register(self._listener, select.POLLIN)
@@ -277,7 +278,7 @@ class _Change:
                     self._answer(poller, number)
 
     def _hear(self, poller: select.poll) -> None:
-        """A word of whoever asked for the change; it is not over when they are gone."""
+        """Handle a message from the caller. If the caller is gone, the change goes on."""
         word, content = receive(self._channel)
         if word is None:
             poller.unregister(self._channel)
@@ -331,14 +332,14 @@ class _Change:
     # taking back
 
     def _plan_back(self) -> None:
-        """Plan the way back while there is time: what is there may change yet, and then it is planned anew."""
+        """Plan the way back while there is time. If the ruleset changes after that, it is planned again."""
         try:
             self._back = planning.plan_at(self._place, self._old, self._scope, True)
         except (IPTCError, MemoryError):
             pass
 
     def _take_back(self) -> Any:
-        """Make what is there what was there; try until it is done. Return what the last try failed with, or None."""
+        """Restore the old ruleset, and try again until that is done. Return the last error if it is not, else None."""
         end = time.monotonic() + _GIVE_UP
         settings = {"wait": _STRAIGHT_AWAY, "lock_file": self._job["lock_file"]}
         while True:
@@ -351,7 +352,8 @@ class _Change:
                 if not plan or settings["lock_file"] is not False or self._job["lock_file"] is False:
                     return None
             except LockTimeout:
-                # who holds the lock may hang, and the rules are to be back: the kernel takes them without
+                # the process that holds the lock may hang. The rules must come back, and the kernel accepts them
+                # without the lock
                 settings["lock_file"] = False
             except BaseException as error:
                 if time.monotonic() > end:
