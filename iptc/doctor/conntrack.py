@@ -15,7 +15,7 @@ _NEARLY, _FULL = 0.8, 0.95
 
 
 def of_place(there: Namespace) -> Iterator[Finding]:
-    """Findings about the connections of the namespace *there*."""
+    """Yield findings about the connection tracking table of the namespace *there*."""
     count, most = (_number(there, name) for name in ("nf_conntrack_count", "nf_conntrack_max"))
     if count is None or most is None:
         yield Finding(INFO, "This kernel tracks no connections here (nf_conntrack is not loaded, or may not be seen).")
@@ -28,7 +28,7 @@ def of_place(there: Namespace) -> Iterator[Finding]:
 
 
 def judged(count: int, most: int) -> Finding:
-    """The `Finding` about *count* connections where *most* fit; 0 is no limit."""
+    """Return the `Finding` for *count* connections with the limit *most*; 0 means no limit."""
     text = (
         f"{count} of {most} connections are tracked ({count / most:.0%})"
         if most
@@ -50,7 +50,8 @@ def _number(there: Namespace, name: str) -> int | None:
 
 
 def _dropped(there: Namespace) -> int:
-    """How many packets found no room, by the kernel's own count; a row for each processor, in hexadecimal."""
+    """Return how many packets were dropped because the table was full, summed over the kernel's rows for each
+    processor."""
     try:
         head, *rows = there.read_file(b"/proc/thread-self/net/stat/nf_conntrack").decode().splitlines()
         place = head.split().index("drop")

@@ -22,8 +22,8 @@ def examine(
 ) -> tuple[str | None, list[Finding]]:
     """Return ("legacy", "nft", "libiptc" or None, [`Finding`]).
 
-    *netns* is the namespace to look into instead of our own, *everywhere* looks into all of them; *texts* are (ipv6,
-    bytes) of rulesets to compare with what this kernel can do.
+    *netns*: the namespace to look into instead of our own. *everywhere*: look into all namespaces. *texts*: (ipv6,
+        bytes) of rulesets to compare with what this kernel can do.
     """
     findings = []
     with open_namespace(netns) as there:
@@ -58,13 +58,13 @@ def _of_place(there: Namespace) -> Iterator[Finding]:
 
 
 def _of_other(place: Netns, name: str) -> Iterator[Finding]:
-    """What is found in another network namespace, whose *name* stands before each sentence."""
+    """Yield the findings of another network namespace. Its *name* stands before each sentence."""
     try:
         with open_namespace(place) as there:
             found = _tried(lambda: _of_place(there))
     except (IPTCError, OSError) as error:
         if is_absent(error):
-            # it ended meanwhile
+            # the namespace has ended meanwhile
             return
         level = WARNING if isinstance(error, AccessDenied) else ERROR
         do = "Run it as root" if level == WARNING else ""
@@ -79,7 +79,7 @@ def _of_text(
     tables, needed = needs.needs_of(text)
 
     def has_plugin(nfproto: Family, need: Need) -> bool:
-        # without any plugin another finding says so
+        # if there are no plugins at all, another finding says so
         known = found.has(nfproto == _core.IPV6, need.name) or found.has(nfproto == _core.IPV6, need.kernels_name)
         return known or not found.files
 
@@ -89,7 +89,7 @@ def _of_text(
 
 
 def _tried(part: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """The findings of one part; what keeps it from looking is one too."""
+    """Return the findings of one part. If the part fails, that is a finding too."""
     found: list[Finding] = []
     try:
         for finding in part():
@@ -100,5 +100,5 @@ def _tried(part: Callable[[], Iterable[Finding]]) -> list[Finding]:
 
 
 def is_well(findings: Iterable[Finding]) -> bool:
-    """Whether there is nothing to do."""
+    """Whether none of the findings needs an action."""
     return all(finding.level == INFO for finding in findings)

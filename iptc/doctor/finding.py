@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 INFO, WARNING, ERROR = "info", "warning", "error"
 LEVELS = (INFO, WARNING, ERROR)
-"""From the lightest to the most serious one."""
+"""The levels, from the least to the most serious one."""
 
 
 Finding = namedtuple("Finding", "level text do", defaults=[""])
@@ -18,11 +18,11 @@ Finding.__doc__ = """How serious it is, a sentence, and what to do about it, "" 
 
 
 def told(error: BaseException | str | None) -> str:
-    """What *error* says, as the end of a sentence."""
+    """Return the message of *error*, as the end of a sentence."""
     return str(error) or type(error).__name__
 
 
 def listed(names: Iterable[str]) -> str:
-    """*names* as an enumeration: `a, b and c`."""
+    """Return *names* as text: `a, b and c`."""
     *some, last = names
     return f"{', '.join(some)} and {last}" if some else last

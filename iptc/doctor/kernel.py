@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 _FAMILIES = {_core.IPV4: ("ip", "ipt", "IP"), _core.IPV6: ("ip6", "ip6t", "IP6")}
 _NATIVE = {"match": {"tcp", "udp", "limit", "mark", "comment"}, "target": {"NFLOG", "TRACE"}}
-"""What iptables writes on nf_tables in expressions of its own, at least in part: no compatibility layer is needed."""
+"""The extensions that iptables-nft writes in expressions, at least in part: they need no compatibility layer."""
 
 _IN_THE_CORE = {"match": {"tcp", "udp", "icmp", "icmp6"}, "target": {"ERROR"}}
-"""What comes with the tables themselves, and has no symbol in the kernel's configuration."""
+"""The extensions that are a part of ip_tables itself, and have no symbol in the kernel's configuration."""
 
 _SYMBOLS = {
     ("match", "set"): ("NETFILTER_XT_SET",),
@@ -49,7 +49,7 @@ _EXTRA = "kernel-modules-extra (Fedora, RHEL), linux-modules-extra-{release} (Ub
 
 
 class Kernel:
-    """The kernel as the network namespace *there* shows it."""
+    """The kernel, as seen in the network namespace *there*."""
 
     def __init__(self, there: Namespace, modules: Modules | None = None) -> None:
         self.there = there
@@ -59,7 +59,7 @@ class Kernel:
     # --------------------------------------------------- nf_tables and legacy
 
     def has_nf_tables(self) -> bool | None:
-        """Whether nf_tables answers; None where that may not be asked."""
+        """Whether the kernel has nf_tables; None if this process may not ask."""
         try:
             with Socket(self.there) as socket:
                 socket.generation()
@@ -72,12 +72,12 @@ class Kernel:
         return True
 
     def compat(self) -> _State:
-        """(state, module, why) of the layer through which nf_tables uses matches and targets of xtables."""
-        # the kernel asks for it by these aliases, which a blacklist stops
+        """Return (state, module, why) of the layer with which nf_tables uses matches and targets of xtables."""
+        # the kernel loads it by these aliases, which a blacklist can block
         return self.modules.state(["nft_compat", "nft-expr-match"], ["NFT_COMPAT"])
 
     def legacy(self, nfproto: Family) -> _State:
-        """(state, module, why) of the legacy tables of a family."""
+        """Return (state, module, why) of the legacy tables of a family."""
         prefix, _, symbol = _FAMILIES[nfproto]
         if self._has_file(f"{prefix}_tables_names"):
             return HERE, f"{prefix}_tables", ""
@@ -93,7 +93,7 @@ class Kernel:
     # ------------------------------------------------------- what a rule needs
 
     def table(self, nfproto: Family, name: str) -> _State:
-        """(state, module, why) of a legacy table."""
+        """Return (state, module, why) of a legacy table."""
         prefix, _, symbol = _FAMILIES[nfproto]
         if name in (self._lines(f"{prefix}_tables_names") or ()):
             return HERE, f"{prefix}table_{name}", ""
@@ -106,7 +106,7 @@ class Kernel:
         return self.modules.state([f"{prefix}table_{name}"], symbols)
 
     def extension(self, nfproto: Family, kind: str, name: str) -> _State:
-        """(state, module, why) of a match or target."""
+        """Return (state, module, why) of a match or target."""
         prefix, start, symbol = _FAMILIES[nfproto]
         listed = self._lines(f"{prefix}_tables_{kind}{'es' if kind == 'match' else 's'}")
         if listed is not None and name in listed:
@@ -119,12 +119,12 @@ class Kernel:
         if module.startswith(start) and state in (ABSENT, UNKNOWN):
             module = f"xt_{name}"
         if listed is not None and state == HERE and not self.modules.can_load:
-            # a list that does not have it is to be believed where nothing can be added to it
+            # the kernel's list is complete if no module can be loaded
             return ABSENT, module, "the kernel does not list it"
         return state, module, why
 
     def _lines(self, name: str) -> set[str] | None:
-        """What the kernel lists in a file of its own; None where that is not to be had."""
+        """Return the lines of one of the kernel's lists in /proc/net, or None if it cannot be read."""
         if name not in self._listed:
             try:
                 found = set(self.there.read_file(f"/proc/thread-self/net/{name}".encode()).decode().split())
@@ -135,12 +135,11 @@ class Kernel:
 
 
 def _opens_elsewhere(nfproto: Family, name: str) -> bool | None:
-    """Whether the kernel opens a legacy table in a network namespace that is made for it and is gone afterwards; None
-    where that cannot be tried."""
+    """Whether the kernel opens a legacy table in a temporary network namespace; None if that cannot be tried."""
     try:
         from ..trial import lacking
     except ImportError:
-        # without libxtables nothing can be tried out
+        # nothing can be tried without libxtables
         return None
     lacks = lacking(nfproto, [name])
     return None if lacks is None else not lacks
@@ -150,7 +149,8 @@ def _opens_elsewhere(nfproto: Family, name: str) -> bool | None:
 
 
 def of_kernel(kernel: Kernel, side: str | None, host_side: str | None) -> Iterator[Finding]:
-    """What the kernel has of both back ends; *side* is ours and *host_side* that of the host's tools."""
+    """Yield findings about both back ends in the kernel. *side* is our back end, *host_side* that of the host's
+    tools."""
     release = kernel.modules.release
     legacy = {nfproto: kernel.legacy(nfproto) for nfproto in _FAMILIES}
     gone = [words for nfproto, words in _FAMILIES.items() if legacy[nfproto][0] in (ABSENT, KEPT_OUT)]
@@ -193,7 +193,8 @@ def of_ruleset(
     needs: Sequence[Need],
     has_plugin: Callable[[Family, Need], bool],
 ) -> Iterator[Finding]:
-    """What this kernel cannot do of what a ruleset needs; *has_plugin* tells whether libxtables has an extension."""
+    """Yield what a ruleset needs and this kernel cannot do. has_plugin(nfproto, need): whether libxtables has a
+    plugin."""
     family = "IPv6" if nfproto == _core.IPV6 else "IPv4"
     wrong = []
     if side != "nft":
@@ -225,7 +226,7 @@ def of_ruleset(
 
 
 def _judged(kernel: Kernel, answer: _State, name: str) -> list[Finding]:
-    """The findings about one thing that is needed."""
+    """Yield the findings about one table, match or target that is needed."""
     state, module, why = answer
     if state in (HERE, LOADABLE):
         return []
@@ -238,7 +239,7 @@ def _judged(kernel: Kernel, answer: _State, name: str) -> list[Finding]:
 
 
 def _way_to(kernel: Kernel, module: str, state: str, why: str) -> str:
-    """What to do about a module that is not there."""
+    """Return what to do about a missing module."""
     if state == KEPT_OUT:
         if " /" in why:
             return f"Load it: modprobe {module}; or take it out of that file"

@@ -18,10 +18,10 @@ _PAUSE = 0.025
 
 
 def of_lock(pause: Callable[[float], object] = time.sleep) -> Iterator[Finding]:
-    """Who is on the lock: looked at several times, since whoever commits a change holds it for a moment."""
+    """Yield findings about the xtables lock. It is checked several times, since each commit holds it for a moment."""
     path = lock.host_lock_path()
     try:
-        # neither read nor written: that needs no right, and creates nothing
+        # opened neither for reading nor for writing: that needs no permission, and creates nothing
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         yield Finding(INFO, f"There is no lock file {path} yet: the first who writes rules creates it.")

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     _State = tuple[str, str, str]
 
 HERE, LOADABLE, KEPT_OUT, ABSENT, UNKNOWN = "here", "loadable", "kept out", "absent", "unknown"
-"""A module is in the kernel; is loaded when it is first needed; would be, if the host's configuration let it; is not
-there; nobody can tell."""
+"""The state of a module: built into the kernel; loaded when needed; blocked by the host's configuration; missing;
+unknown."""
 
 
 class Modules:
-    """The modules of the kernel that runs, read from the folder of its release and its configuration."""
+    """The modules of the running kernel, read from /lib/modules and from the kernel's configuration."""
 
     def __init__(self, root: str = "", release: str | None = None) -> None:
         self.release = release or os.uname().release
@@ -41,8 +41,8 @@ class Modules:
         return self.is_modular and not self.is_closed
 
     def state(self, names: Sequence[str], symbols: Sequence[str] = ()) -> _State:
-        """(state, module, why) of the first module that answers to one of *names*; *symbols* are what the kernel's
-        configuration calls it."""
+        """Return (state, module, why) of the first module that answers to one of *names*. *symbols* are its names in
+        the kernel's configuration."""
         found = (UNKNOWN, names[0], "")
         for name in names:
             for module in [*self._aliases.get(_plain(name), ()), _plain(name)]:
@@ -75,13 +75,13 @@ class Modules:
         return "".join(self._lines(path)[:1])
 
     def _read_aliases(self) -> dict[str, list[str]]:
-        """{alias: [module]}, of the modules that can be loaded and of those that are built in."""
+        """Return {alias: [module]} of modules that can be loaded and of modules that are built in."""
         found: dict[str, list[str]] = {}
         for line in self._lines(f"/lib/modules/{self.release}/modules.alias"):
             words = line.split()
             if len(words) == 3 and words[0] == "alias":
                 found.setdefault(_plain(words[1]), []).append(_plain(words[2]))
-        # module.alias=name, each with a zero behind it
+        # entries of the form module.alias=name, each with a NUL behind it
         for line in "\n".join(self._lines(f"/lib/modules/{self.release}/modules.builtin.modinfo")).split("\0"):
             module, _, said = line.partition(".")
             if said.startswith("alias="):
@@ -89,7 +89,7 @@ class Modules:
         return found
 
     def _read_kept_out(self) -> dict[str, str]:
-        """{module: why the host's configuration does not let it be loaded}."""
+        """Return {module: why the host's configuration blocks it}."""
         found: dict[str, str] = {}
         for folder in ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"):
             for path in sorted(glob.glob(f"{glob.escape(self._root + folder)}/*.conf")):
@@ -103,7 +103,7 @@ class Modules:
         return found
 
     def _read_config(self) -> dict[str, str]:
-        """{symbol: "y" or "m"} of the kernel's configuration; empty where it is not known."""
+        """Return {symbol: "y" or "m"} of the kernel's configuration, or {} if it is not known."""
         for path in ("/proc/config.gz", f"/boot/config-{self.release}", f"/lib/modules/{self.release}/config"):
             try:
                 with (gzip.open if path.endswith(".gz") else open)(self._root + path, "rt", errors="replace") as file:
@@ -115,10 +115,10 @@ class Modules:
 
 
 def _plain(name: str) -> str:
-    """The name of a module or alias as the kernel compares it."""
+    """Return the name of a module or alias in the form in which the kernel compares names."""
     return name.replace("-", "_")
 
 
 def _module(path: str) -> str:
-    """The name of the module in a file: `kernel/net/netfilter/xt_LOG.ko.xz`."""
+    """Return the name of the module in a file such as `kernel/net/netfilter/xt_LOG.ko.xz`."""
     return _plain(os.path.basename(path).partition(".ko")[0])

@@ -25,7 +25,7 @@ _OPTIONS_OF_PROTOCOLS = {
 """The options that load the match of the protocol without `-m`."""
 
 _WITH_FREE_TEXT = {"--comment", "--log-prefix", "--nflog-prefix", "--string", "--hex-string", "--name"}
-"""Options whose value may look like another option."""
+"""The options whose value may look like another option."""
 
 _NAMES_OF_PROTOCOLS = {
     **{"6": "tcp", "17": "udp", "136": "udplite", "132": "sctp", "33": "dccp", "1": "icmp", "58": "icmp6", "51": "ah"},
@@ -38,12 +38,11 @@ KERNELS_NAMES = {
     ("match", "icmpv6"): "icmp6",
     ("match", "ipv6-icmp"): "icmp6",
 }
-"""Names that iptables knows, and what it asks the kernel for instead."""
+"""Names of iptables -> the names that it asks the kernel for."""
 
 
 class Need:
-    """A match or target that a text asks for: "match" or "target", its name, and the line where it is first asked
-    for."""
+    """A match or target that a text needs: "match" or "target", its name, and the first line that needs it."""
 
     def __init__(self, kind: str, name: str, line: int) -> None:
         self.kind = kind
@@ -52,7 +51,7 @@ class Need:
 
     @property
     def kernels_name(self) -> str:
-        """What the kernel calls it."""
+        """The name of the extension in the kernel."""
         return KERNELS_NAMES.get((self.kind, self.name), self.name)
 
     def __str__(self) -> str:
@@ -60,7 +59,7 @@ class Need:
 
 
 def needs_of(text: bytes) -> tuple[dict[str, int], list[Need]]:
-    """({table: the line that begins it}, [`Need`]) of *text*, bytes in the format of iptables-save."""
+    """Return ({table: the line that begins it}, [`Need`]) for *text*, bytes in the format of iptables-save."""
     tables: dict[str, int] = {}
     found: dict[tuple[str, str], Need] = {}
     table = None
@@ -77,7 +76,7 @@ def needs_of(text: bytes) -> tuple[dict[str, int], list[Need]]:
 
 
 def _chains_of(text: bytes) -> dict[str | None, set[str]]:
-    """{table: the names of the chains that the text makes}."""
+    """Return {table: the names of the chains that the text creates}."""
     found: dict[str | None, set[str]] = {}
     table = None
     for line in text.split(b"\n"):
@@ -94,7 +93,7 @@ def _chains_of(text: bytes) -> dict[str | None, set[str]]:
 
 
 def _needs_of_line(line: bytes, number: int, chains: Collection[str]) -> list[tuple[str, str]]:
-    """("match" or "target", name) of each part of a rule."""
+    """Yield ("match" or "target", name) for each part of a rule."""
     try:
         words = [_text(word) for word, _ in split_words(line)]
     except ParameterError as error:

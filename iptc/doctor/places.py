@@ -8,7 +8,7 @@ _FOLDER = "/run/netns"
 
 
 def all_places() -> list[tuple[str | int, str]]:
-    """[(what `netns=` takes, what to call it)] of each network namespace but the one that this process is in."""
+    """Return [(value for `netns=`, name to show)] of all network namespaces except that of this process."""
     seen = {_identity("/proc/self/ns/net")}
     found: list[tuple[str | int, str]] = []
     for name in sorted(_names(_FOLDER)):

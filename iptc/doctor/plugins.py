@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 _FILE = re.compile(r"lib(xt|ipt|ip6t)_(.+)\.so")
 _VERSION = re.compile(rb"libxtables\.so\.(\d+)")
-_HEADER = 20  # of an ELF file: who it is, its type and its machine
+_HEADER = 20  # the beginning of an ELF file, with its type and machine
 _SHOWN = 5
 
 
 def folders() -> list[str]:
-    """Where plugins are looked for."""
+    """Return the folders in which plugins are looked for."""
     try:
         from ..language.plugins import library_dirs
 
@@ -33,11 +33,11 @@ def folders() -> list[str]:
 
 
 def library() -> tuple[str, int | None]:
-    """(path of libxtables, its number) as it is loaded in this process; (why it is not, None)."""
+    """Return (path of the loaded libxtables, its version number), or (why it is not loaded, None)."""
     try:
         from ..language import plugins
 
-        plugins.parse_protocol("tcp")  # whatever loads the library late loads it now
+        plugins.parse_protocol("tcp")  # any call that loads the library
     except (ImportError, IPTCError, OSError) as error:
         return told(error), None
     with open("/proc/self/maps", errors="surrogateescape") as maps:
@@ -50,7 +50,7 @@ def library() -> tuple[str, int | None]:
 
 
 def of_library() -> Iterator[Finding]:
-    """Whether libxtables is there, and is the one that iptc was compiled for."""
+    """Yield findings about libxtables: whether it is installed, and is the release that iptc was compiled for."""
     path, number = library()
     if number is None and path:
         text = f"libxtables cannot be used: {path.rstrip('.')}. No rule can be made, and few can be printed."
@@ -72,7 +72,7 @@ def _compiled_for() -> int | None:
 
 
 class Plugins:
-    """The plugin files in *folders*."""
+    """The files of plugins in *folders*."""
 
     def __init__(self, places: Sequence[str]) -> None:
         self.places = places
@@ -89,14 +89,14 @@ class Plugins:
                     self.files.setdefault(name, os.path.join(place, name))
 
     def has(self, ipv6: bool, name: str) -> bool:
-        """Whether there is a file for a match or target of this name."""
+        """Whether there is a file for a match or target of that name."""
         return any(f"lib{start}_{name}.so" in self.files for start in ("ip6t" if ipv6 else "ipt", "xt"))
 
 
 def of_plugins(plugins: Plugins, number: int | None) -> Iterator[Finding]:
-    """What is wrong with the folder or with single plugins; *number* is that of libxtables."""
+    """Yield what is wrong with folders or single plugins. *number* is the version number of libxtables."""
     for place, why in plugins.unreadable.items():
-        # with several folders one may be missing
+        # if there are several folders, one may be missing
         level = WARNING if plugins.files else ERROR
         text = f"The folder of plugins {place} cannot be read: {why}."
         do = "Install the package iptables (iptables-nft on Fedora), or correct XTABLES_LIBDIR"
@@ -120,7 +120,7 @@ def of_plugins(plugins: Plugins, number: int | None) -> Iterator[Finding]:
 
 
 def unfitness(path: str, number: int | None = None, like: str | None = None) -> str | None:
-    """Why the plugin in the file *path* cannot be loaded by a libxtables of this *number*, or None."""
+    """Return why libxtables with version *number* cannot load the plugin in the file *path*, or None."""
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -141,7 +141,7 @@ def unfitness(path: str, number: int | None = None, like: str | None = None) -> 
 
 
 def _ends_early(content: bytes) -> bool:
-    """Whether an ELF file is shorter than its own table of sections says."""
+    """Whether an ELF file is shorter than its table of sections requires."""
     order: Literal["little", "big"] = "little" if content[5] == 1 else "big"
     place, size, count = (40, 8, (58, 60)) if content[4] == 2 else (32, 4, (46, 48))
     start = int.from_bytes(content[place : place + size], order)

@@ -21,14 +21,14 @@ _NAMES_FILE = b"/proc/thread-self/net/ip_tables_names"
 
 
 def capabilities() -> set[str]:
-    """The names of those capabilities that matter here and that this process has."""
+    """Return the names of the relevant capabilities that this process has."""
     with open("/proc/self/status") as status:
         mask = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     return {name for name, bit in _CAPABILITIES.items() if mask >> bit & 1}
 
 
 def of_process() -> Iterator[Finding]:
-    """Findings about capabilities and user namespaces."""
+    """Yield findings about capabilities and user namespaces."""
     have = capabilities()
     if "CAP_NET_ADMIN" not in have:
         text = "This process has no CAP_NET_ADMIN: it may neither read nor write rules and counters."
@@ -66,7 +66,7 @@ def _owns_network() -> bool:
         try:
             owner = fcntl.ioctl(network, _NS_GET_USERNS)
         except OSError as error:
-            # EPERM: that of an ancestor, which we may not see
+            # EPERM: the owner is an ancestor of ours, which we may not see
             return error.errno != errno.EPERM
     try:
         return os.fstat(owner).st_ino == os.stat("/proc/self/ns/user").st_ino
@@ -75,7 +75,7 @@ def _owns_network() -> bool:
 
 
 def of_place(there: Namespace) -> Iterator[Finding]:
-    """Whether the kernel's list of legacy tables may be read in the namespace *there*."""
+    """Yield a finding if the kernel's list of legacy tables may not be read in the namespace *there*."""
     try:
         there.read_file(_NAMES_FILE)
     except OSError as error:

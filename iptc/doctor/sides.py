@@ -20,9 +20,9 @@ _WORDS = {"legacy": "legacy xtables", "nft": "nf_tables", "libiptc": "legacy xta
 
 
 def ours(there: Namespace) -> tuple[str, None] | tuple[None, Exception]:
-    """(what `iptc.backend()` says in the namespace *there*, None), or (None, why it cannot say it)."""
+    """Return (the result of `iptc.backend()` in the namespace *there*, None), or (None, why it fails)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it would warn of is found here
+        warnings.simplefilter("ignore")  # what it warns about is found here anyway
         try:
             return backends.side_in(there), None
         except (IPTCError, OSError) as error:
@@ -30,7 +30,7 @@ def ours(there: Namespace) -> tuple[str, None] | tuple[None, Exception]:
 
 
 def of_tools() -> Iterator[Finding]:
-    """What the host's tools are."""
+    """Yield findings about the host's tools."""
     found: dict[str | None, list[tuple[str, str]]] = {}
     for name in _TOOLS:
         path = backends.find_tool(name)
@@ -52,7 +52,7 @@ def of_tools() -> Iterator[Finding]:
 
 
 def host_side() -> str | None:
-    """The back end of the host's `iptables`, or None."""
+    """Return the back end of the host's `iptables`, or None."""
     path = backends.find_tool("iptables")
     return None if path is None else backends.side_of_tool(path)
 
@@ -62,7 +62,7 @@ def _on(side: str | None) -> str:
 
 
 def of_place(there: Namespace) -> Iterator[Finding]:
-    """What is found in the network namespace *there*: our back end, and who else holds rules."""
+    """Yield findings about the namespace *there*: our back end, and whether the other one has rules too."""
     side, error = ours(there)
     if side is None:
         level = WARNING if isinstance(error, AccessDenied) else ERROR
@@ -91,7 +91,7 @@ def of_place(there: Namespace) -> Iterator[Finding]:
 
 
 def holding(there: Namespace, side: str) -> list[str]:
-    """The names of the tables that hold something on one side, of both families."""
+    """Return the names of the tables with rules on one back end, of both families."""
     found = {}
     for nfproto, family in (_core.IPV4, "IPv4"), (_core.IPV6, "IPv6"):
         for table, _, policy, used in backends.chains_of(side, nfproto, there):

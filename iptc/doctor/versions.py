@@ -18,13 +18,13 @@ _ELSEWHERE = ("/usr/lib/python3/dist-packages", "/usr/local/lib/python3/dist-pac
 
 
 def of_versions() -> Iterator[Finding]:
-    """The releases of what takes part."""
+    """Yield findings about the releases of Python, iptc, the kernel and iptables."""
     release = os.uname().release
     yield Finding(INFO, f"iptc {__version__}, Python {platform.python_version()}, Linux {release}.")
 
 
 def of_namesakes(path: Sequence[str] | None = None, package: str | None = None) -> Iterator[Finding]:
-    """Packages of python-iptables, which has the same import name: `iptc`."""
+    """Yield findings about packages of python-iptables, which have the same import name `iptc`."""
     path = sys.path if path is None else path
     package = package or os.path.dirname(os.path.dirname(__file__))
     places = list(dict.fromkeys(os.path.realpath(place or ".") for place in path))
@@ -55,7 +55,7 @@ def of_namesakes(path: Sequence[str] | None = None, package: str | None = None) 
 
 
 def distributions(place: str) -> list[str]:
-    """The names of what python-iptables leaves in the folder *place* when it is installed."""
+    """Return the names of python-iptables' installed metadata in the folder *place*."""
     try:
         names = os.listdir(place)
     except OSError:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 MINUTE = 60.0
 _MARK_FOR = 5  # samples
-_MOST_KEPT = 240  # of a minute, however short the interval is
+_MOST_KEPT = 240  # of the last minute, however short the interval is
 _DROPPING = {"DROP", "REJECT"}
 
 SORTS = ("packets", "bytes", "place")
-"""By packets or bytes per second, or as the rules stand."""
+"""The orders of a view: by packets or by bytes per second, or as the rules stand in the table."""
 
 NEW, RESET, MOVED = "N", "R", "M"
 _MARKS = {Event.APPEARED: NEW, Event.RESET: RESET, Event.MOVED: MOVED}
@@ -34,8 +34,8 @@ _MARKS = {Event.APPEARED: NEW, Event.RESET: RESET, Event.MOVED: MOVED}
 class Row:
     """One line of the view: a rule, the policy of a chain, or the sum of a chain.
 
-    `packets` and `bytes` are rates a second, `trend` the packets a second of the last minute, the oldest first; `mark`
-    is `NEW`, `RESET`, `MOVED` or "". `position` is that of a rule in its chain, from 0, else None.
+    `packets` and `bytes` are rates per second. `trend` has the packets per second of the last minute, the oldest first.
+    `mark` is `NEW`, `RESET`, `MOVED` or "". `position` is the position of a rule in its chain, from 0, or None.
     """
 
     __slots__ = ("ipv6", "table", "chain", "position", "text", "packets", "bytes", "trend", "mark", "drops")
@@ -59,7 +59,7 @@ class Row:
 
 
 class _Line:
-    """What is kept of a rule, policy or chain from sample to sample."""
+    """The history of a rule, policy or chain."""
 
     __slots__ = ("ipv6", "table", "chain", "position", "rule", "policy", "rates", "trend", "mark", "marked")
 
@@ -127,7 +127,7 @@ class _Table:
         return _Line(self.ipv6, self.name, chain, self._most)
 
     def _place(self, snapshot: Snapshot) -> None:
-        """Give each rule of *snapshot* the line that it had."""
+        """Give each rule of *snapshot* the line that it had before."""
         if self.snapshot is not None and snapshot.generation == self.snapshot.generation:
             return
         places = None if self.snapshot is None else snapshot.places_in(self.snapshot)
@@ -143,7 +143,7 @@ class _Table:
                 self.rules.append(line)
 
     def _add_policies(self, sample: TableSample) -> None:
-        """The kernel's counters of policies, which no delta has."""
+        """Add the counters of policies, which the delta does not have."""
         chains = [] if sample.before is None else sample.before.chains
         last = {chain.name: chain.policy_counters for chain in chains}
         seconds = sample.delta.seconds
@@ -164,11 +164,11 @@ class _Table:
 
 
 class Board:
-    """The state of a live view: `add` each `Sample`, ask for `rows`.
+    """The state of a live view. `add` takes each `Sample`, and `rows` returns the lines.
 
-    `sort` is one of `SORTS`; `drops_first` shows what drops packets before all else; `by_chain` shows the sums of
-    chains instead of rules; `idle` shows also what counts nothing; `expression` (a regular expression) and `chain` (a
-    pattern of the shell) narrow it down.
+    `sort` is one of `SORTS`. `drops_first` shows rules and policies that drop packets first. `by_chain` shows the sums
+    of chains instead of rules. `idle` also shows what counts nothing. `expression` (a regular expression) and `chain`
+    (a pattern as in a shell) select rules.
     """
 
     def __init__(self, selection: Selection, interval: float, sort: str = "packets") -> None:
@@ -185,7 +185,7 @@ class Board:
 
     @property
     def expression(self) -> str:
-        """The regular expression that is looked for in the text of a rule, "" for none."""
+        """The regular expression that is searched in the text of a rule; "" selects all rules."""
         return "" if self._expression is None else self._expression.pattern
 
     @expression.setter
@@ -193,7 +193,7 @@ class Board:
         self._expression = re.compile(text) if text else None
 
     def add(self, sample: Sample) -> None:
-        """Take in what one interval brought."""
+        """Add the counters of one interval."""
         self.sample = sample
         there = {(table.ipv6, table.table) for table in sample.tables}
         if not sample.errors:
@@ -216,21 +216,21 @@ class Board:
 
     @property
     def count(self) -> int:
-        """How many rules there are."""
+        """The number of rules."""
         return sum(len(table.rules) for table in self._tables.values())
 
     @property
     def families(self) -> list[str]:
-        """The families of the tables that there are."""
+        """The families of the tables."""
         return ["IPv6" if ipv6 else "IPv4" for ipv6 in sorted({ipv6 for ipv6, _ in self._tables})]
 
     def total(self) -> _Rates:
-        """(packets, bytes) per second of everything that rules and policies of builtin chains have seen."""
+        """Return (packets, bytes) per second, summed over all rules and policies of builtin chains."""
         lines = [line for table in self._tables.values() for line in (*table.rules, *table.policies.values())]
         return sum(line.rates[0] for line in lines), sum(line.rates[1] for line in lines)
 
     def rows(self, most: int | None = None, start: int = 0) -> tuple[list[Row], int]:
-        """Return (at most *most* rows from number *start* on, how many there are)."""
+        """Return (at most *most* rows, beginning with number *start*; the number of all rows)."""
         lines = list(self._wanted())
         if self.sort == "place":
             if self.drops_first:
@@ -266,7 +266,7 @@ class Board:
                 yield line
 
     def _is_selected(self, line: _Line) -> bool:
-        """Whether a rule is wanted; where single rules are asked for, no policy and no chain is."""
+        """Whether a rule is selected. If rules are selected by text or comment, no policies and chains are shown."""
         return line.rule is not None and self._selection.wants_rule(line.rule.text, line.rule.comment)
 
     def _lines_of(self, table: _Table) -> Iterable[_Line]:

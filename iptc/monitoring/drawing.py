@@ -25,7 +25,7 @@ _KEYS = "q quit  p packets  b bytes  o order  d drops first  v chains  z idle  /
 
 
 def human(value: float) -> str:
-    """A rate in five characters at most: 0, 0.3, 12, 1.2k, 345M."""
+    """Return a rate as text of at most five characters: 0, 0.3, 12, 1.2k, 345M."""
     unit = 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value /= 1000
@@ -35,7 +35,7 @@ def human(value: float) -> str:
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal *text* takes."""
+    """Return how many columns of a terminal *text* takes."""
     if text.isascii():
         return len(text)
     return sum(_cells_of(char) for char in text)
@@ -48,7 +48,7 @@ def _cells_of(char: str) -> int:
 
 
 def fitted(text: str, width: int, right: bool = False) -> str:
-    """*text* in exactly *width* columns: cut off, or filled with blanks."""
+    """Return *text* in exactly *width* columns, cut off or filled with blanks."""
     if cells(text) > width:
         kept, room = [], width - 1
         for char in text:
@@ -62,19 +62,19 @@ def fitted(text: str, width: int, right: bool = False) -> str:
 
 
 def trend(values: list[float], width: int, bars: str = BARS) -> str:
-    """The last minute in *width* columns, the latest at the right."""
+    """Return the last minute as bars in *width* columns, with the latest at the right."""
     if not values or width <= 0:
         return " " * max(0, width)
-    # each column is the highest of its part
+    # each column shows the highest value of its part
     parts = min(width, len(values))
     shown = [max(values[i * len(values) // parts : (i + 1) * len(values) // parts]) for i in range(parts)]
-    # what has counted anything is seen
+    # rounded up, so that every value above 0 has a bar
     unit = max(shown) / (len(bars) - 1)
     return "".join(bars[math.ceil(value / unit - 1e-9)] if value else bars[0] for value in shown).rjust(width)
 
 
 class Drawing:
-    """How a board looks: *safe* makes text fit for a terminal, *bars* are the signs of the trend."""
+    """Draws a board. *safe* escapes control characters, *bars* are the characters of the trend."""
 
     def __init__(self, board: Board, title: str, safe: Callable[[str], str], bars: str = BARS) -> None:
         self._board = board
@@ -102,7 +102,7 @@ class Drawing:
         return lines[:height]
 
     def page(self, width: int) -> list[_Line]:
-        """Return all rows, however many."""
+        """Return lines with all rows."""
         rows, count = self._board.rows()
         return [self._title_line(width, count), self._head(width), *[self._row(row, width) for row in rows]]
 
@@ -129,7 +129,7 @@ class Drawing:
         return [(fitted(self._safe("  ".join([*kept, _KEYS])), width), FAINT)]
 
     def _columns(self, width: int) -> tuple[int, int, int]:
-        """(columns for the trend, for the table, for the chain) where all are *width*; 0 leaves one out."""
+        """Return the widths of (trend, table, chain) if the line has *width* columns; 0 leaves that column out."""
         spark = 0 if width < 60 else min(60, 10 + (width - 60) // 3)
         return spark, 0 if width < 50 else 9, 0 if width < 34 else min(28, 12 + max(0, width - 80) // 8)
 
@@ -164,7 +164,7 @@ class Drawing:
 
 
 def _cut(pieces: _Line, width: int) -> _Line:
-    """*pieces* in at most *width* columns."""
+    """Return *pieces* cut to at most *width* columns."""
     found: _Line = []
     for text, style in pieces:
         if cells(text) > width:
@@ -177,5 +177,5 @@ def _cut(pieces: _Line, width: int) -> _Line:
 
 
 def plain(lines: list[_Line]) -> str:
-    """*lines* as text without styles."""
+    """Return *lines* as text without styles."""
     return "".join("".join(text for text, _ in line).rstrip() + "\n" for line in lines)

@@ -29,18 +29,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("iptc")
 
 _FOR_REQUEST = 10.0
-"""Seconds that a client has to say what it wants, once it has begun."""
+"""Seconds for a client to send its request, once it has begun."""
 
 _FOR_NEXT = 300.0
-"""Seconds for which a connection is kept that asks for nothing."""
+"""Seconds after which an idle connection is closed."""
 
 _FOR_PIECE, _FOR_ANSWER = 10.0, 60.0
-"""Seconds that a client has to take a piece of an answer, and all of it."""
+"""Seconds for a client to receive a piece of an answer, and to receive all of it."""
 
 _LONGEST_REQUEST = 16384
 _PIECE = 65536
 _MOST_ANSWERS = 8
-"""How many answers are kept for clients that have not taken them yet; whoever still takes the oldest is cut off."""
+"""How many answers are kept for slow clients. If there are more, the clients that still receive the oldest are cut
+off."""
 
 _SPARE_DESCRIPTORS = 64
 
@@ -52,9 +53,9 @@ _PLAIN = "text/plain; charset=utf-8"
 
 
 def serve(scraper: Scraper, address: str, path: str, config: str | None = None) -> int:
-    """Answer scrapes on *address* under *path* until SIGTERM, SIGINT or SIGHUP; return the exit status.
+    """Answer scrapes on *address* under *path* until SIGTERM, SIGINT or SIGHUP. Return the exit status.
 
-    *config* is a file as exporter-toolkit has it for TLS and users. `IPTCError` without prometheus_client.
+    *config*: a file with TLS and users in the format of exporter-toolkit. Raises `IPTCError` without prometheus_client.
     """
     try:
         import prometheus_client.exposition  # noqa: F401
@@ -66,7 +67,7 @@ def serve(scraper: Scraper, address: str, path: str, config: str | None = None) 
 
 
 class _Answer:
-    """What one scrape is answered with, in the formats that were asked for, and who still takes it."""
+    """The answer of one scrape, in the formats that were requested, and the clients that still receive it."""
 
     def __init__(self, scrape: Scrape) -> None:
         self.scrape = scrape
@@ -87,7 +88,7 @@ class _Endpoint:
         for collector in (prometheus_client.ProcessCollector, prometheus_client.PlatformCollector):
             collector(registry=self._process)
         prometheus_client.GCCollector(registry=self._process)
-        # one that reads tables and writes answers, one that compares passwords
+        # one thread reads tables and formats answers, the other one checks passwords
         self._reading = concurrent.futures.ThreadPoolExecutor(1, "iptc-scrape")
         self._checking = concurrent.futures.ThreadPoolExecutor(1, "iptc-password")
         self._next: asyncio.Future[_Answer] | None = None
@@ -125,12 +126,12 @@ class _Endpoint:
     # ---------------------------------------------------------------- clients
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one client as long as it asks."""
+        """Answer the requests of one client."""
         transport: Any = writer.transport
         transport.set_write_buffer_limits(_PIECE)
         self._connections += 1
         if self._connections > self._most and self._idle:
-            # who has been silent for longest makes room
+            # close the connection that has been idle for the longest time
             next(iter(self._idle)).abort()
         try:
             while await self._request(reader, writer, transport):
@@ -143,7 +144,7 @@ class _Endpoint:
             writer.close()
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: Any) -> bool:
-        """Answer one request; whether the connection is kept for another."""
+        """Answer one request. Return whether the connection is kept for another one."""
         self._idle[transport] = None
         async with asyncio.timeout(_FOR_NEXT):
             first = await reader.read(1)
@@ -177,7 +178,7 @@ class _Endpoint:
                 answer.takers.add(transport)
                 body = await self._body(answer, encode, kind, packed)
             except Exception as error:
-                # whatever it is: the next scrape may do, and an exporter that ends says nothing
+                # answer with an error: the next scrape may succeed, and an exporter that has ended reports nothing
                 logger.exception("a scrape failed")
                 status, kind, body = 500, _PLAIN, f"{error}\n".encode("utf-8", "backslashreplace")
             else:
@@ -221,8 +222,10 @@ class _Endpoint:
                         await writer.drain()
 
     def _form(self, accept: str) -> tuple[Callable[[Any], bytes], str]:
-        """What writes the metrics of the process in the format that a client wants, and the name of that: one of two,
-        however many a client can name."""
+        """Return (the function that formats the metrics of this process as the client accepts them, the content type).
+
+        There are two formats, however many a client may name.
+        """
         wants_openmetrics = self._choose(accept)[1].startswith(_OPENMETRICS)
         form: tuple[Callable[[Any], bytes], str] = self._choose(f"{_OPENMETRICS}; version=1.0.0" * wants_openmetrics)
         return form
@@ -244,8 +247,10 @@ class _Endpoint:
         return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
 
     async def _answer(self, *form: Any) -> _Answer:
-        """What the tables hold now: the answer of a scrape that begins after this is called, which all share that wait
-        for it; *form* is what `_written` takes."""
+        """Return the answer of a scrape that begins after this call. All clients that wait for it share it.
+
+        *form*: the arguments of `_written`.
+        """
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
             if self._scraping is None or self._scraping.done():
@@ -253,14 +258,14 @@ class _Endpoint:
         return await asyncio.shield(self._next)
 
     async def _scrape(self, form: tuple[Any, ...]) -> None:
-        """Scrape as long as somebody waits for it."""
+        """Scrape as long as a client waits."""
         while self._next is not None:
             wanted, self._next = self._next, None
             try:
                 answer = await self._apart(self._reading, self._read, form)
             except Exception as error:
                 wanted.set_exception(error)
-                wanted.exception()  # who waited may be gone
+                wanted.exception()  # the clients that waited may be gone
                 continue
             wanted.set_result(answer)
             self._answers.append(answer)
@@ -269,7 +274,7 @@ class _Endpoint:
                     transport.abort()
 
     def _read(self, form: tuple[Any, ...]) -> _Answer:
-        """Scrape, and write it in the form in which it was asked for first."""
+        """Scrape, and format the answer as the first client has requested it."""
         answer = _Answer(self._scraper.scrape())
         answer.bodies[form[1:]] = self._written(answer, *form)
         return answer
@@ -281,8 +286,8 @@ class _Endpoint:
 
     def _written(self, answer: _Answer, encode: Callable[[Any], bytes], kind: str, packed: bool) -> bytes:
         if (kind, packed) in answer.bodies:
-            return answer.bodies[kind, packed]  # somebody else has asked for it meanwhile
-        # what prometheus_client writes ends with the line that ends OpenMetrics
+            return answer.bodies[kind, packed]  # another client has requested the same format meanwhile
+        # the text of prometheus_client ends with the line that must end OpenMetrics
         text = answer.scrape.text(kind.startswith(_OPENMETRICS), encode(self._process))
         if not packed:
             return text
@@ -306,7 +311,7 @@ class _Request:
 
     @classmethod
     def read(cls, head: bytes) -> _Request | None:
-        """Return the request that *head* is, or None."""
+        """Return the request that *head* contains, or None."""
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
         words = first.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
@@ -318,7 +323,7 @@ class _Request:
                 return None
             name = name.lower()
             headers[name] = f"{headers[name]},{value.strip()}" if name in headers else value.strip()
-        # a body is not read: what comes behind it could not be told from it
+        # a body is not read, so the connection cannot be used for another request
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         wishes = headers.get("connection", "").lower()
         keep = not has_body and "close" not in wishes and (words[2] == "HTTP/1.1" or "keep-alive" in wishes)
@@ -326,7 +331,7 @@ class _Request:
 
 
 def _raise_limit() -> int:
-    """Let this process have as many descriptors as it may; how many that is."""
+    """Raise the limit of open descriptors of this process as far as possible. Return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 8192) if hard != resource.RLIM_INFINITY else 8192
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Event:
     """Something that happened to a rule, or to a whole table.
 
-    `kind` is `APPEARED`, `DISAPPEARED`, `MOVED` (now on another side of rules that stayed), `RESET` (its counters
-    went back), or of a table `GONE` or `BACK` (also one that was never there before); `chain` and `rule` are None then.
-    `position` is where the rule stands in its chain now, `before` where it stood, from 0; None where it does not.
+    `kind` of a rule is `APPEARED`, `DISAPPEARED`, `MOVED` (past rules that stayed) or `RESET` (its counters went back).
+    `kind` of a table is `GONE` or `BACK` (also if it is new); then `chain` and `rule` are None. `position` is the
+    rule's position in its chain now, and `before` the earlier one, from 0; None if the rule is not there.
     """
 
     __slots__ = ("kind", "table", "ipv6", "chain", "rule", "position", "before")
@@ -60,7 +60,7 @@ class Event:
 
 
 def text_of(rule: RuleInfo) -> str:
-    """The text of a rule; where there is no libxtables to print it, its target."""
+    """Return the text of a rule; if there is no libxtables to print it, its target."""
     try:
         return rule.text
     except Unsupported:
@@ -68,7 +68,8 @@ def text_of(rule: RuleInfo) -> str:
 
 
 def events_between(table: str, ipv6: bool, before: Snapshot, now: Snapshot, flags: bytes) -> Iterator[Event]:
-    """Yield an `Event` for each rule of a table that is not what it was; *flags* are those of the `Delta` between."""
+    """Yield an `Event` for each rule of a table that has changed. *flags* are those of the `Delta` between the
+    snapshots."""
     resets = [slot for slot, flag in enumerate(flags) if flag == Delta.RESET] if Delta.RESET in flags else []
     slots = now.places_in(before)
     if slots is not None:
@@ -81,7 +82,7 @@ def events_between(table: str, ipv6: bool, before: Snapshot, now: Snapshot, flag
 
 
 def _changes(table: str, ipv6: bool, before: Snapshot, now: Snapshot, places: tuple[int, ...]) -> Iterator[Event]:
-    """*places* says for each rule which slot it had, -1 for none."""
+    """Yield the events of rules. *places* has the earlier slot of each rule, or -1."""
     starts_before, starts = _starts(before), _starts(now)
     gone = set(range(len(before))).difference(places)
     for slot in sorted(gone):
@@ -101,13 +102,13 @@ def _changes(table: str, ipv6: bool, before: Snapshot, now: Snapshot, places: tu
 
 
 def _starts(snapshot: Snapshot) -> dict[str, int]:
-    """{chain: the slot of its first rule}."""
+    """Return {chain: the slot of its first rule}."""
     return {chain.name: chain.slots.start for chain in snapshot.chains}
 
 
 def _longest_rising(numbers: Iterable[int]) -> set[int]:
-    """The most of these different numbers that stand in rising order: the rules that did not move."""
-    ends: list[int] = []  # the smallest last number of a rising row of each length
+    """Return the longest rising subsequence of these different numbers, as a set: the rules that did not move."""
+    ends: list[int] = []  # for each length, the smallest last number of a rising subsequence
     previous: dict[int, int | None] = {}
     for number in numbers:
         at = bisect_left(ends, number)

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("iptc")
 
 MOST_RULES = 100_000
-"""How many rules have series of their own, if nothing else was said."""
+"""How many rules have series of their own by default."""
 
 _PACKETS, _BYTES = 0, 1
 _MOST_TABLES = 1000
-"""How many tables that are gone may be remembered, should they come back."""
+"""How many tables that are gone are remembered, in case they come back."""
 
 
 class Family:
-    """A metric: its name without `_total`, its kind, what it is, its unit; and its samples as parts of text."""
+    """A metric: its name without `_total`, type, help text and unit, and its samples as pieces of text."""
 
     def __init__(self, name: str, kind: str, text: str, unit: str = "") -> None:
         self.kind = kind
@@ -42,7 +42,7 @@ class Family:
 
     @property
     def sample_name(self) -> bytes:
-        """What a sample of it begins with."""
+        """The name at the beginning of a sample."""
         return f"{self.name}_total".encode() if self.kind == "counter" else self.name.encode()
 
     def add(self, labels: bytes, value: float) -> None:
@@ -52,10 +52,10 @@ class Family:
         self.samples.append(b"%s%s %s\n" % (self.sample_name, braced, number.encode()))
 
     def parts(self, openmetrics: bool) -> Iterator[bytes]:
-        """The text of the metric; none where it has no sample."""
+        """Yield the text of the metric; nothing if it has no sample."""
         if not any(self.samples):
             return
-        # a counter is called by its whole name in the one format, and without the ending in the other
+        # OpenMetrics declares a counter without the suffix of its samples, the Prometheus format with it
         name = self.name if openmetrics else self.sample_name.decode()
         yield f"# HELP {name} {self.text}\n# TYPE {name} {self.kind}\n".encode()
         if openmetrics and self.unit:
@@ -64,22 +64,22 @@ class Family:
 
 
 class Scrape:
-    """The metrics of one look at all tables. `complete` says whether all could be read."""
+    """The metrics of one reading of all tables. `complete` is true if all tables could be read."""
 
     def __init__(self, families: list[Family], complete: bool) -> None:
         self._families = families
         self.complete = complete
 
     def text(self, openmetrics: bool = False, tail: bytes = b"") -> bytes:
-        """The metrics as text, and *tail* behind it; the line that ends one of OpenMetrics is left to the caller."""
+        """Return the metrics and then *tail* as text. The caller adds the line that ends OpenMetrics."""
         return b"".join([*(part for family in self._families for part in family.parts(openmetrics)), tail])
 
 
 class Scraper:
-    """Reads the tables of *sources*, and makes of each look at them a `Scrape`.
+    """Reads the tables of *sources*, and makes a `Scrape` of each reading.
 
     *monotonic*: totals that never go back, whatever happens to the kernel's counters. *limit*: how many rules, and how
-    many chains, have series. *retailnext*: the names that retailnext's exporter gives to the counters of policies.
+    many chains, have series. *retailnext*: use the names that retailnext's exporter has for the counters of policies.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Scraper:
         self._sources.close()
 
     def scrape(self) -> Scrape:
-        """Read every table once, and say what is there."""
+        """Read all tables once, and return the metrics."""
         started = time.perf_counter()
         metrics = _Metrics(self._policy)
         room = [self._limit, self._limit]
@@ -127,7 +127,7 @@ class Scraper:
         return Scrape(metrics.all, complete)
 
     def _add(self, metrics: _Metrics, reading: Reading, room: list[int]) -> int:
-        """Add what one table has counted; how many of its rules and chains there was no *room* for."""
+        """Add the counters of one table. Return how many of its rules and chains had no *room*."""
         labels = _labels_of(reading)
         table = self._tables.get(reading.key)
         if table is None:
@@ -158,9 +158,9 @@ class Scraper:
         return table.left_out
 
     def _note(self, reading: Reading) -> None:
-        """Say once what cannot be read, and that it can be read again."""
+        """Log once that something cannot be read, and once that it can be read again."""
         if reading.error is None:
-            # a table is read: it can be found out again which there are, too
+            # since a table was read, it is also known again which tables exist
             for key in (reading.key, (*reading.key[:2], None)):
                 if self._troubles.pop(key, None) is not None:
                     logger.warning("%s can be read again", _name_of(*key))
@@ -169,10 +169,10 @@ class Scraper:
             logger.warning("%s cannot be read: %s", _name_of(*reading.key), reading.error)
 
     def _tidy(self, readings: list[Reading]) -> None:
-        """Forget tables that are gone; with totals to keep, only when they are many."""
+        """Forget tables that are gone. If totals must be kept, do that only when they are many."""
         there = {reading.key for reading in readings}
         for key in [key for key in self._troubles if key not in there]:
-            del self._troubles[key]  # nobody asks for it any more, or there is nothing to read
+            del self._troubles[key]  # the table is not read any more
         gone = [key for key in self._tables if key not in there]
         for key in gone[: max(0, len(gone) - _MOST_TABLES)] if self._monotonic else gone:
             del self._tables[key]
@@ -184,7 +184,7 @@ class Scraper:
 
 
 class _Table:
-    """What is known of one table from scrape to scrape."""
+    """What is kept of one table between scrapes."""
 
     def __init__(self, labels: bytes, monotonic: bool) -> None:
         self._labels = labels + b","
@@ -196,7 +196,7 @@ class _Table:
         self.left_out = 0
 
     def follow(self, reading: Reading, selection: Selection, naming: Naming, room: list[int]) -> None:
-        """Make the series of the ruleset that *reading* found, unless they are made."""
+        """Make the series for the ruleset of *reading*, unless they exist."""
         if reading.reopened and self._totals is not None:
             self._totals.forget_counters()
         words = self._dictionary.words(reading)
@@ -211,14 +211,14 @@ class _Table:
         room[1] -= len(self.chains)
 
     def _fit(self, generation: int, room: list[int]) -> bool:
-        """Whether the series that were made are those of this ruleset, with so much room for them."""
+        """Whether the series are those of this ruleset, made with the same *room*."""
         if self._made_for is None or self._made_for[0] != generation:
             return False
         enough = len(self.rules) <= room[0] and len(self.chains) <= room[1]
         return self._made_for[1:] == tuple(room) or not self.left_out and enough
 
     def values(self, reading: Reading) -> tuple[Counts, Counts, Mapping[str, Pair]]:
-        """The numbers of `rules`, of `chains`, and of the policies."""
+        """Return the values of `rules`, of `chains`, and of the policies."""
         snapshot = reading.snapshot
         assert snapshot is not None
         if self._totals is not None:
@@ -228,7 +228,7 @@ class _Table:
 
 
 class _Metrics:
-    """The metrics of a scrape, in the order in which they are said."""
+    """The metrics of a scrape, in the order in which they are printed."""
 
     def __init__(self, policy: str) -> None:
         self.rule_packets = Family("iptables_rule_packets", "counter", "Packets that a rule has matched.")
@@ -256,7 +256,7 @@ class _Metrics:
 
 
 def _labels_of(reading: Reading) -> bytes:
-    """The labels that all metrics of a table have."""
+    """Return the labels that all metrics of a table have."""
     return written(
         [
             ("netns", reading.netns or ""),

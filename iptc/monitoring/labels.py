@@ -23,7 +23,7 @@ _COMMENT = b"comment\0"
 
 
 class Words:
-    """What a rule says: its `text` as iptables-save prints it, its `comment` or None, its `target` or ""."""
+    """A rule in words: its `text` as iptables-save prints it, its `comment` or None, its `target` or ""."""
 
     __slots__ = ("text", "comment", "target")
 
@@ -40,7 +40,7 @@ def words_of(nfproto: Any, entry: bytes) -> Words:
     comment = next((_text(match[32:]) for match in payloads[:-1] if match[2:].startswith(_COMMENT)), None)
     text = printing.render(nfproto, entry, partly=True)
     if target == "nft":
-        # what iptables-nft did not write, and only nft can read
+        # a rule that iptables-nft cannot read
         from ..nft.codec import entry_expressions
 
         expressions = entry_expressions(nfproto, entry)
@@ -54,7 +54,7 @@ def _text(field: bytes) -> str:
 
 
 class Dictionary:
-    """The `Words` of the rules of one table. Only rules that were not there before are looked up."""
+    """The `Words` of the rules of one table. Only new rules are looked up."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bytes], Words] = {}
@@ -62,8 +62,11 @@ class Dictionary:
         self._generation: int | None = None
 
     def words(self, reading: Reading) -> list[Words]:
-        """Return the `Words` of each slot of the snapshot of *reading*, which is read again if the rules have changed
-        since; `Conflict` if they change again and again."""
+        """Return the `Words` for each slot of the snapshot of *reading*. If the rules have changed since, it is read
+        again.
+
+        Raises `Conflict` if they change each time.
+        """
         for left in range(_ATTEMPTS, 0, -1):
             assert reading.snapshot is not None and reading.reader is not None
             if reading.snapshot.generation == self._generation:
@@ -96,15 +99,15 @@ class Dictionary:
 
 
 class Naming:
-    """How labels are made: *rule* and *details* say whether the text of a rule, and its comment and target, are among
-    them; *fixed* are labels that all have."""
+    """Which labels are made. *rule*: the text of a rule. *details*: its comment and its target. *fixed* are labels that
+    all series have."""
 
     def __init__(self, rule: bool = True, details: bool = True) -> None:
         self.rule = rule
         self.details = details
 
     def of_rule(self, chain: str, words: Words) -> list[tuple[str, str]]:
-        """The (name, value) of the labels of a rule, but for those that its table has."""
+        """Return [(name, value)] of the labels of a rule, without those of its table."""
         found = [("chain", chain)]
         if self.rule:
             found.append(("rule", words.text))
@@ -116,9 +119,9 @@ class Naming:
 def rule_series(
     snapshot: Snapshot, words: list[Words], selection: Selection, naming: Naming, table: bytes, limit: int
 ) -> tuple[Series, int]:
-    """Return the `Series` of the rules that are wanted, and how many rules *limit* has left out.
+    """Return (the `Series` of the selected rules, how many rules *limit* has left out).
 
-    *table* begins each label. Rules that say the same are told apart by their order in the chain; where the text of a
+    *table* is the beginning of each label text. Equal rules are numbered in their order in the chain. If the text of a
     rule is no label, rules with the same labels are one series.
     """
     places = array.array("i", bytes(4 * len(snapshot)))
@@ -150,7 +153,7 @@ def rule_series(
 
 
 def chain_series(snapshot: Snapshot, selection: Selection, table: bytes, limit: int) -> tuple[Series, int]:
-    """Return the `Series` of the sums of the chains that are wanted, and how many chains *limit* has left out."""
+    """Return (the `Series` of the sums of the selected chains, how many chains *limit* has left out)."""
     places = array.array("i", [-1]) * len(snapshot)
     labels: list[bytes] = []
     left_out = 0
@@ -166,17 +169,17 @@ def chain_series(snapshot: Snapshot, selection: Selection, table: bytes, limit: 
 
 
 def written(labels: Iterable[tuple[str, str]]) -> bytes:
-    """Return labels as the text formats of Prometheus have them; those without a value are left out."""
+    """Return labels in the text format of Prometheus, without those that have no value."""
     return b",".join(b'%s="%s"' % (name.encode(), _escaped(value)) for name, value in labels if value)
 
 
 def _escaped(value: str) -> bytes:
-    """*value* as it stands between quotes."""
+    """Return *value* escaped, as it is written between quotes."""
     return readable(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").encode()
 
 
 def readable(value: str) -> str:
-    r"""*value* with a byte that is no UTF-8 as the four characters `\xff`."""
+    r"""Return *value* with each byte that is not UTF-8 written as the four characters `\xff`."""
     if value.isprintable():
         return value
     return "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in value)

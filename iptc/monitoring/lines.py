@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 _GREATEST = (1 << 63) - 1
-"""The greatest integer that line protocol has everywhere."""
+"""The largest integer that all readers of the line protocol accept."""
 
 _SPECIAL = str.maketrans(
     {"\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", "\v": "\\v", " ": "\\ ", ",": "\\,", "=": "\\="}
@@ -27,7 +27,7 @@ _SPECIAL = str.maketrans(
 
 
 class Row:
-    """A rule of a table: its `slot`, the name of its `chain`, its `position` there from 1, and what it says."""
+    """A rule of a table: its `slot`, the name of its `chain`, its `position` there from 1, and its `Words`."""
 
     __slots__ = ("slot", "chain", "position", "words")
 
@@ -39,7 +39,7 @@ class Row:
 
 
 class Counted:
-    """What one table has counted: a `reading`, its `snapshot`, and the `delta` to the one before, or None."""
+    """The counters of one table: a `reading`, its `snapshot`, and the `delta` since the last one, or None."""
 
     def __init__(self, reading: Reading, words: list[Words], selection: Selection, delta: Delta | None) -> None:
         assert reading.snapshot is not None
@@ -50,37 +50,37 @@ class Counted:
         self._selection = selection
 
     def chains(self) -> Iterator[tuple[ChainCounters, list[Row]]]:
-        """The chains that are wanted, each with its rules that are wanted."""
+        """Yield (chain, its selected rules) for the selected chains."""
         for chain in self._selection.chains_of(self.snapshot):
             rows = [Row(slot, chain.name, number, self._words[slot]) for number, slot in enumerate(chain.slots, 1)]
             yield chain, [row for row in rows if self._selection.wants_rule(row.words.text, row.words.comment)]
 
     def rows(self) -> Iterator[Row]:
-        """The rules that are wanted."""
+        """Yield the selected rules."""
         for _, rows in self.chains():
             yield from rows
 
     def numbers(self, row: Row) -> list[int]:
-        """Packets and bytes of a rule; and what was added, where that is known."""
+        """Return the packets and bytes of a rule, and if there is a delta, what was added."""
         return [*self.snapshot[row.slot], *(() if self.delta is None else self.delta[row.slot])]
 
 
 class Influx:
-    """Line protocol, with measurement, tags and fields named as by telegraf's plugin for iptables.
+    """InfluxDB's line protocol, with the measurement, tags and fields of telegraf's iptables plugin.
 
-    `ruleid` is the comment of a rule; a rule without one has its text as `rule`. What begins a line is made once for
-    each ruleset.
+    `ruleid` is the comment of a rule. A rule without a comment has its text as `rule`. The beginning of a line is made
+    once for each ruleset.
     """
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], tuple[int, list[tuple[int, str]]]] = {}
 
     def head(self) -> str:
-        """What stands before all lines."""
+        """Return the text before the first line."""
         return ""
 
     def write(self, table: Counted) -> str:
-        """The lines of one table."""
+        """Return the lines of one table."""
         reading, snapshot = table.reading, table.snapshot
         generation, begins = self._made.get(reading.key, (None, []))
         if generation != snapshot.generation:
@@ -109,25 +109,25 @@ def _begins(reading: Reading, rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
             ("target", row.words.target),
         ]
         begin = "iptables" + "".join([f",{name}={tag}" for name, value in tags if value and (tag := _tag(value))])
-        # what has the same tags at the same time would be one point
+        # points with the same tags and the same time would be one point, so they are numbered
         number = seen[begin] = seen.get(begin, 0) + 1
         yield row.slot, begin if number == 1 else f"{begin},duplicate={number}"
 
 
 def _tag(value: str) -> str:
-    # a backslash at the end would take the comma behind it along
+    # a backslash at the end would escape the comma behind it
     return readable(value).rstrip("\\").translate(_SPECIAL)
 
 
 class Json:
-    """One object a rule."""
+    """A JSON object for each rule."""
 
     def head(self) -> str:
-        """What stands before all lines."""
+        """Return the text before the first line."""
         return ""
 
     def write(self, table: Counted) -> str:
-        """The lines of one table."""
+        """Return the lines of one table."""
         reading, snapshot = table.reading, table.snapshot
         lines = []
         for row in table.rows():
@@ -143,16 +143,16 @@ class Json:
 
 
 class Csv:
-    """Comma-separated values, quoted as RFC 4180 has it."""
+    """Comma-separated values, quoted as in RFC 4180."""
 
     _NAMES = "time,netns,ip_version,table,chain,position,rule,comment,target,packets,bytes,added_packets,added_bytes"
 
     def head(self) -> str:
-        """The names of the columns."""
+        """Return the names of the columns."""
         return self._NAMES + "\n"
 
     def write(self, table: Counted) -> str:
-        """The lines of one table."""
+        """Return the lines of one table."""
         reading, snapshot = table.reading, table.snapshot
         lines = []
         where = [f"{snapshot.time[1]:.6f}", _cell(reading.netns or ""), "6" if reading.ipv6 else "4", reading.table]

@@ -8,15 +8,15 @@ import socket
 from ..errors import IPTCError, ParameterError
 
 _FIRST = 3
-"""The first descriptor that systemd hands over."""
+"""The first descriptor that systemd passes (SD_LISTEN_FDS_START)."""
 
 BACKLOG = 1024
-"""How many connections may wait to be taken."""
+"""How many connections may wait to be accepted."""
 
 
 def open_sockets(address: str) -> list[socket.socket]:
-    """Return the sockets that systemd has handed over (`LISTEN_FDS`), else those of *address*: `HOST:PORT`, `:PORT` for
-    all addresses, `[::1]:PORT`."""
+    """Return the sockets that systemd has passed (`LISTEN_FDS`), or sockets for *address*: `HOST:PORT`, `[::1]:PORT`,
+    or `:PORT` for all addresses."""
     return _handed_over() or _bound(address)
 
 
@@ -45,7 +45,7 @@ def _bound(address: str) -> list[socket.socket]:
                 listening = socket.socket(family, kind, protocol)
             except OSError:
                 if not host:
-                    continue  # a kernel without IPv6 has all its addresses nevertheless
+                    continue  # the kernel has no IPv6: IPv4 is enough for all addresses
                 raise
             sockets.append(listening)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,7 +73,7 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def name_of(listening: socket.socket) -> str:
-    """Where a socket listens, as in an address of the web."""
+    """Return the address of a socket in the form of a URL."""
     where = listening.getsockname()
     if not isinstance(where, tuple):
         return str(where)
@@ -81,7 +81,7 @@ def name_of(listening: socket.socket) -> str:
 
 
 def tell_systemd(state: str) -> None:
-    """Tell systemd *state*, such as `READY=1`, where it wants to know (`NOTIFY_SOCKET`)."""
+    """Send *state*, such as `READY=1`, to systemd, if it wants it (`NOTIFY_SOCKET`)."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return
@@ -90,4 +90,4 @@ def tell_systemd(state: str) -> None:
             channel.connect("\0" + path[1:] if path[0] == "@" else path)
             channel.send(state.encode())
     except OSError:
-        pass  # a service is not ended because nobody hears that it has begun
+        pass  # nobody listens: that is no reason to end the service

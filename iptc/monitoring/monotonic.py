@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from .series import Series
 
 _MOST_KEPT = 200_000
-"""How many rules and series that are gone are remembered for each table, should they come back."""
+"""How many deleted rules and series are remembered for each table, in case they come back."""
 
 _NONE = (0, 0)
 
 
 class Totals:
-    """The totals of one table: of its rules, its chains and its policies."""
+    """The totals of the rules, chains and policies of one table."""
 
     def __init__(self) -> None:
         self._previous: Snapshot | None = None
@@ -30,14 +30,14 @@ class Totals:
         self._policies: dict[str, tuple[Pair, Pair]] = {}
 
     def forget_counters(self) -> None:
-        """Let the next snapshot be of counters that have nothing to do with those before."""
+        """Forget the last snapshot: the counters of the next one have nothing to do with it."""
         self._previous = None
         self._gone.clear()
         self._policies = {name: (_NONE, total) for name, (_, total) in self._policies.items()}
 
     def advance(self, snapshot: Snapshot, rules: Series, chains: Series) -> tuple[Counts, Counts, dict[str, Pair]]:
-        """Return the totals of *rules*, of *chains*, and of the policies of builtin chains, with what *snapshot* has
-        counted since the last time."""
+        """Add what *snapshot* has counted since the last one. Return the totals of *rules*, of *chains*, and of the
+        policies."""
         added = self._added(snapshot)
         self._previous = snapshot
         for chain in snapshot.chains:
@@ -49,7 +49,7 @@ class Totals:
         return self._rules.advance(rules, added), self._chains.advance(chains, added), policies
 
     def _added(self, snapshot: Snapshot) -> Counts:
-        """What each rule has counted since the last snapshot."""
+        """Return what each rule has counted since the last snapshot."""
         previous = self._previous
         if previous is None:
             return snapshot._counts
@@ -61,7 +61,7 @@ class Totals:
         self._note_gone(previous, snapshot)
         if not came:
             return delta._counts
-        # what comes back with at least what it had when it went has counted only the rest
+        # a rule that comes back with at least its old counters has counted only the difference
         pairs = list(delta)
         for slot in came:
             if found[slot] in self._gone:
@@ -82,7 +82,7 @@ class Totals:
 
 
 class _Growing:
-    """The totals of the series of one kind; those of series that are gone wait for them to come back."""
+    """The totals of the series of one kind. Those of deleted series are kept, in case they come back."""
 
     def __init__(self) -> None:
         self._series: Series | None = None
@@ -90,7 +90,7 @@ class _Growing:
         self._gone: dict[bytes, Pair] = {}
 
     def advance(self, series: Series, added: Counts) -> Counts:
-        """Add to *series* what their rules have *added*."""
+        """Add to the totals of *series* what their rules have counted, and return them."""
         if self._series is not series:
             if self._series is not None and self._totals is not None:
                 self._gone.update(zip(self._series.labels, self._totals.pairs(0, self._totals.rules)))
@@ -102,7 +102,7 @@ class _Growing:
 
 
 def _keys(snapshot: Snapshot) -> list[tuple[str, bytes]]:
-    """What each slot is: the name of its chain, and its identity."""
+    """Return (name of the chain, identity of the rule) for each slot."""
     layout = snapshot._layout
     return [
         (name, layout.identities[8 * slot : 8 * slot + 8])
@@ -112,7 +112,7 @@ def _keys(snapshot: Snapshot) -> list[tuple[str, bytes]]:
 
 
 def _difference(now: Pair, before: Pair) -> Pair:
-    """What was counted from *before* to *now*; all of it where a counter was set back."""
+    """Return what was counted between *before* and *now*; if a counter was reset, all of *now*."""
     if now[0] < before[0] or now[1] < before[1]:
         return now
     return now[0] - before[0], now[1] - before[1]
@@ -123,6 +123,6 @@ def _sum(a: Pair, b: Pair) -> Pair:
 
 
 def _shrink(kept: dict[Any, Any]) -> None:
-    """Forget what has been kept longest, where there is too much."""
+    """Remove the oldest entries, if there are too many."""
     while len(kept) > _MOST_KEPT:
         del kept[next(iter(kept))]

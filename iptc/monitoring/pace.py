@@ -12,20 +12,20 @@ _BILLION = 1_000_000_000
 
 
 class Clock:
-    """The monotonic clock, and waiting by it."""
+    """The monotonic clock, and a wait that uses it."""
 
     def now(self) -> int:
-        """Nanoseconds since some moment."""
+        """Return the time in nanoseconds."""
         return time.monotonic_ns()
 
     def wait(self, bell: Any, due: int) -> bool:
-        """Wait until *due*, or until somebody releases the lock *bell*: whether that was it."""
+        """Wait until *due*, or until another thread releases the lock *bell*. Return whether it was released."""
         rung: bool = bell.acquire(timeout=max(0, due - self.now()) / _BILLION)
         return rung
 
 
 class Pace:
-    """The moments `start + n * interval`: one that has passed while something else was done is left out."""
+    """The times `start + n * interval`. A time that has passed meanwhile is left out."""
 
     def __init__(self, interval: float, start: int) -> None:
         self._interval = max(1, round(interval * _BILLION))
@@ -33,6 +33,6 @@ class Pace:
         self.due = start + self._interval
 
     def go_on(self, now: int) -> None:
-        """Set `due` to the first moment after *now* that is later than the last one."""
+        """Set `due` to the first of these times that is after *now* and after the last one."""
         done = max(now, self.due) - self._start
         self.due = self._start + (done // self._interval + 1) * self._interval

@@ -17,11 +17,12 @@ cdef extern from "<dlfcn.h>" nogil:
 ctypedef char *(*CryptR)(const char *, const char *, void *) noexcept nogil
 
 cdef enum:
-    ROOM = 1 << 18               # what crypt_r works in: the largest of all C libraries needs 131,232 bytes
+    ROOM = 1 << 18               # the memory for crypt_r: the largest of all C libraries needs 131,232 bytes
 
 
 def hashed(bytes password not None, bytes setting not None):
-    """Return *password* hashed as *setting* was, which is such a hash; b"" where this system cannot do that."""
+    """Return *password*, hashed in the way of *setting*, which is such a hash; b"" if this system does not know the
+    way."""
     cdef CryptR crypt_r = _find()
     cdef void *room = calloc(1, ROOM)
     cdef const char *given = PyBytes_AS_STRING(password)

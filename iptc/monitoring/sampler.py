@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     _Key = tuple[bool, str]
 
 _PATIENCE = 1.0
-"""How many seconds the end of the interpreter waits for a read that is under way."""
+"""How many seconds the end of the interpreter waits for a reading that has begun."""
 
 
 class TableSample:
-    """What was counted in one table: `table`, `ipv6`, its `snapshot` now, and the `delta` since the last sample.
+    """The counters of one table: `table`, `ipv6`, its `snapshot` now, and the `delta` since the last sample.
 
-    `before` is its snapshot then, None where it has come since.
+    `before` is the snapshot of the last sample, or None if the table is new.
     """
 
     __slots__ = ("table", "ipv6", "snapshot", "delta", "before")
@@ -64,7 +64,7 @@ class TableSample:
         return self.delta.rates
 
     def __iter__(self) -> Iterator[tuple[RuleInfo, float, float]]:
-        """(rule, packets per second, bytes per second) of each rule."""
+        """Yield (rule, packets per second, bytes per second) for each rule."""
         return iter([(rule, packets, size) for rule, (packets, size) in zip(self.rules, self.rates)])
 
     def __len__(self) -> int:
@@ -75,8 +75,7 @@ class TableSample:
 
 
 class _Span:
-    """What is known of one table since the last sample that was taken: how it was then and is now, and whether it was
-    gone meanwhile."""
+    """One table since the last sample that was taken: its snapshot then and now, and whether it was gone meanwhile."""
 
     __slots__ = ("before", "now", "delta", "gone")
 
@@ -86,11 +85,11 @@ class _Span:
         self.gone = gone
         self.delta: Delta | None = None
         if now is not None:
-            # of a table that has just come nothing is known to have been counted
+            # the table is new, so it is not known what it has counted in the interval
             self.delta = now.since(now if before is None or gone else before)
 
     def followed_by(self, later: _Span) -> _Span:
-        """This and what came after it, as one."""
+        """Return this span and the *later* one as one span."""
         both = _Span.__new__(_Span)
         both.before, both.now = self.before, later.now
         both.gone = self.gone or later.gone
@@ -111,11 +110,11 @@ class _Span:
 
 
 class Sample:
-    """What one interval brought.
+    """The counters of one interval.
 
-    `tables` are the `TableSample`s of the tables that could be read; `time` is (monotonic, wall clock) of the poll, and
-    `seconds` how long it is since the last sample; `polls` is 1, or more where earlier ones were not taken in time and
-    are in this one too; `errors` are the exceptions of tables that could not be read this time.
+    `tables`: the `TableSample`s of the tables that could be read. `time`: (monotonic clock, wall clock) of the poll.
+    `seconds`: the time since the last sample. `polls`: 1, or more if earlier samples were not taken in time and are
+        included. `errors`: the exceptions of tables that could not be read this time.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class Sample:
 
     @property
     def tables(self) -> tuple[TableSample, ...]:
-        """The tables that there are, IPv4 first."""
+        """The tables, those of IPv4 first."""
         return tuple(
             [
                 TableSample(key[1], key[0], span.now, span.delta, None if span.gone else span.before)
@@ -149,12 +148,12 @@ class Sample:
 
     @property
     def errors(self) -> tuple[BaseException, ...]:
-        """Why tables could not be read this time; what they count meanwhile is in the next sample."""
+        """Why tables could not be read this time. What they count meanwhile is included in the next sample."""
         return tuple(self._errors.values())
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The `Event`s since the last sample; found out when they are first asked for."""
+        """The `Event`s since the last sample. They are computed when they are first asked for."""
         if self._events is None:
             self._events = tuple(
                 [event for (ipv6, table), span in self._spans.items() for event in span.events(table, ipv6)]
@@ -162,8 +161,10 @@ class Sample:
         return self._events
 
     def __getitem__(self, key: str | tuple[str, bool]) -> TableSample:
-        """The `TableSample` of a table: `sample["filter"]` for IPv4, `sample["filter", True]` for IPv6; `KeyError` if
-        it is not there."""
+        """Return the `TableSample` of a table: `sample["filter"]` for IPv4, `sample["filter", True]` for IPv6.
+
+        Raises `KeyError` if it is not in the sample.
+        """
         name, ipv6 = (key, False) if isinstance(key, str) else key
         for table in self.tables:
             if (table.table, table.ipv6) == (name, ipv6):
@@ -181,7 +182,7 @@ class Sample:
 
 
 class Watch:
-    """What is known of the tables from poll to poll."""
+    """What is known of the tables between polls."""
 
     def __init__(self, sources: Sources, netns: Netns, strict: Iterable[str]) -> None:
         self._sources = sources
@@ -196,7 +197,7 @@ class Watch:
                 self._keep(reading)
 
     def _is_there(self, reading: Reading) -> bool:
-        """Whether the table was there: on nf_tables one that is not reads as one without rules."""
+        """Whether the table existed. On nf_tables a table that does not exist reads as one without rules."""
         if reading.snapshot is None or reading.table is None:
             return False
         if len(reading.snapshot) or reading.backend != "nft":
@@ -206,7 +207,8 @@ class Watch:
             return reading.table in backends.tables_in_use(nfproto, "nft", there)
 
     def _keep(self, reading: Reading) -> Snapshot | None:
-        """The snapshot of *reading*, with its rules: the reader forgets them when it reads others."""
+        """Return the snapshot of *reading* with its rules decoded: the reader forgets them when it reads other
+        rules."""
         snapshot = reading.snapshot
         if snapshot is not None and reading.table is not None:
             snapshot.rules  # noqa: B018
@@ -240,7 +242,7 @@ class Watch:
 
 
 def _log(spans: dict[_Key, _Span], errors: dict[Any, BaseException]) -> None:
-    """Tell the logger `iptc` what went on behind the scenes."""
+    """Log the errors and other events to the logger `iptc`."""
     gone = [f"{'IPv6' if ipv6 else 'IPv4'} table {table} is gone" for (ipv6, table), span in spans.items() if span.gone]
     if gone or errors:
         import logging  # seldom needed
@@ -253,12 +255,14 @@ def _log(spans: dict[_Key, _Span], errors: dict[Any, BaseException]) -> None:
 
 
 _LOOK = 0.5
-"""So often whoever waits looks up, in seconds: Python sees a signal that came right before the wait only after it."""
+"""After so many seconds a waiting thread checks for signals: one that comes right before the wait is seen only then."""
 
 
 class _Mail:
-    """Between the thread that polls and whoever takes the samples. Nothing here waits for anything that a handler of a
-    signal, or a thread that is not there after a fork, could hold."""
+    """Passes samples from the thread that polls to the threads and tasks that take them.
+
+    No method waits for anything that a signal handler, or a thread that does not exist after a fork, may hold.
+    """
 
     def __init__(self) -> None:
         self.box: list[Sample] = []
@@ -270,7 +274,7 @@ class _Mail:
         self.done = _locked()
 
     def put(self, sample: Sample) -> None:
-        """Leave a sample, together with one that was not taken."""
+        """Add a sample to the one that was not taken yet."""
         try:
             sample = self.box.pop()._followed_by(sample)
         except IndexError:
@@ -279,45 +283,45 @@ class _Mail:
         self.wake()
 
     def take(self) -> Sample | None:
-        """The sample that waits, or None."""
+        """Return the sample that waits, or None."""
         try:
             return self.box.pop()
         except IndexError:
             return None
 
     def wake(self) -> None:
-        """Let go on whoever waits for a sample."""
+        """Wake everybody who waits for a sample."""
         _open(self.gate)
         while self.waiters:
             loop, waiter = self.waiters.pop()
             try:
                 loop.call_soon_threadsafe(_settle, waiter)
             except RuntimeError:
-                # the loop is closed
+                # the event loop is closed
                 pass
 
     def raise_error(self) -> None:
-        """Raise what ended the thread, once."""
+        """Raise the exception that has ended the thread, once."""
         error, self.error = self.error, None
         if error is not None:
             raise error
 
     def end(self) -> None:
-        """Have the thread end, and nobody wait."""
+        """Let the thread end, and wake everybody who waits."""
         self.ended = True
         _open(self.bell)
         self.wake()
 
 
 async def _received(mail: _Mail) -> Sample:
-    """The next sample."""
+    """Wait for the next sample, and return it."""
     from asyncio import get_running_loop
 
     loop = get_running_loop()
     while True:
         waiter = loop.create_future()
         entry = loop, waiter
-        # before looking: what comes after that wakes us
+        # registered before looking, so that a sample that comes after the look wakes this
         mail.waiters.append(entry)
         try:
             sample = mail.take()
@@ -352,7 +356,7 @@ def _open(lock: Any) -> None:
 
 
 def _work(mail: _Mail, watch: Watch, clock: Clock, pace: Pace) -> None:
-    """What the thread does; it knows the mail, and not who reads it, so that it does not keep that one alive."""
+    """Run in the thread. It knows the mail but not its reader, so that it does not keep the reader alive."""
     try:
         while not mail.ended and not clock.wait(mail.bell, pace.due):
             mail.put(watch.poll())
@@ -366,8 +370,7 @@ def _work(mail: _Mail, watch: Watch, clock: Clock, pace: Pace) -> None:
 
 
 class Samples:
-    """One run of a `Sampler`: an iterator, and an `async for` iterator. `close()`, or letting go of it, ends its
-    thread."""
+    """One run of a `Sampler`: an iterator for `for` and `async for`. `close()`, or deleting it, ends its thread."""
 
     def __init__(self, watch: Watch, clock: Clock, interval: float) -> None:
         self._mail = _Mail()
@@ -382,7 +385,7 @@ class Samples:
             raise
 
     def close(self) -> None:
-        """End it; whoever waits for a sample is told that there is none."""
+        """End the run. Whoever waits for a sample gets the end of the iteration."""
         self._mail.end()
 
     def __iter__(self) -> Samples:
@@ -390,14 +393,14 @@ class Samples:
 
     def __next__(self) -> Sample:
         mail = self._mail
-        # a traceback would keep it alive, and its thread with it
+        # a traceback would keep this object alive, and so its thread
         del self
         while True:
             sample = mail.take()
             if sample is not None:
                 return sample
             if mail.ended:
-                _open(mail.gate)  # for others that wait
+                _open(mail.gate)  # for other threads that wait
                 mail.raise_error()
                 raise StopIteration
             mail.gate.acquire(timeout=_LOOK)
@@ -414,8 +417,7 @@ class Samples:
 
 
 class Sampler:
-    """Polls counters every *interval* seconds, and gives what was added: a `Sample` each time, the first one after one
-    interval.
+    """Reads counters every *interval* seconds, and yields what was counted meanwhile: a `Sample` after each interval.
 
     >>> for sample in Sampler(1.0):                        # doctest: +SKIP
     ...     for rule, packets, size in sample["filter"]:
@@ -423,10 +425,13 @@ class Sampler:
     ...     for event in sample.events:
     ...         print(event)
 
-    *tables* are names; without them those that are in use at each poll. *netns* is a network namespace, *ipv6* one
-    family instead of both, *backend* "legacy" or "nft", else what `iptc.backend()` says. `for` and `async for` start a
-    run of their own each: one thread, which ends with the loop. `next(sampler)` and `anext(sampler)` share one, which
-    `close()` or the end of a `with` statement ends. In a child of `fork` a run has ended.
+    *tables*: names of tables; None means those that are in use at each poll.
+    *ipv6*: False for IPv4 and True for IPv6; None means both. *netns*: a network namespace, as for `Table`.
+    *backend*: "legacy" or "nft"; None takes what `iptc.backend()` returns.
+
+    Each `for` or `async for` starts a run of its own, with a thread that ends with the loop. `next(sampler)` and
+    `anext(sampler)` share one run, which `close()` or the end of a `with` statement ends. A fork ends all runs in the
+    child.
     """
 
     _clock = Clock()
@@ -459,7 +464,8 @@ class Sampler:
         return run
 
     def watch(self) -> Watch:
-        """Read everything once, and return the `Watch` that goes on from there, for whoever polls himself."""
+        """Read everything once, and return the `Watch` that continues from there, for programs that poll by
+        themselves."""
         families = (False, True) if self.ipv6 is None else (bool(self.ipv6),)
         selection = Selection(self.tables, families=families)
         sources = Sources(selection, [] if self.netns is None else [self.netns], backend=self.backend)
@@ -506,11 +512,11 @@ class Sampler:
 
 
 _running: weakref.WeakSet[_Mail] = weakref.WeakSet()
-"""The runs whose thread goes on."""
+"""The runs whose threads have not ended."""
 
 
 def _end_all() -> None:
-    """The interpreter ends: so do the threads, before it takes away what they use."""
+    """End all threads when the interpreter ends, before it removes what they use."""
     there = list(_running)
     for mail in there:
         mail.end()
@@ -519,7 +525,7 @@ def _end_all() -> None:
 
 
 def _forget_in_child() -> None:
-    """The threads are in the parent only."""
+    """Forget all runs in the child of a fork: their threads are in the parent only."""
     for mail in list(_running):
         mail.ended = True
         mail.box.clear()

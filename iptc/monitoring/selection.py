@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Selection:
-    """What is wanted of the tables of a host.
+    """Which tables, chains and rules of a host are wanted.
 
-    *tables* are names; None: those that are in use at the moment. *chains* and *comments* are patterns of the shell,
-    *rules* are regular expressions, looked for in the text of a rule; one of each kind must fit, and a kind without any
-    fits all.
+    *tables*: names; None means those in use at the moment. *chains* and *comments*: patterns as in a shell. *rules*:
+        regular expressions, searched in the text of a rule. One of each kind must match; a kind without any matches
+        everything.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Selection:
 
     @property
     def looks_at_rules(self) -> bool:
-        """Whether what a rule says decides if it is wanted."""
+        """Whether rules are selected by their text or comment."""
         return bool(self._comments or self._rules)
 
     def wants_chain(self, name: str) -> bool:
@@ -46,17 +46,17 @@ class Selection:
         return not self._chains or any(fits(name) for fits in self._chains)
 
     def wants_rule(self, text: str, comment: str | None) -> bool:
-        """Whether a rule of a chain that is wanted is wanted too."""
+        """Whether a rule of a wanted chain is wanted too."""
         if self._comments and (comment is None or not any(fits(comment) for fits in self._comments)):
             return False
         return not self._rules or any(rule.search(text) for rule in self._rules)
 
     def chains_of(self, snapshot: Snapshot) -> list[ChainCounters]:
-        """The chains of *snapshot* that are wanted."""
+        """Return the wanted chains of *snapshot*."""
         return [chain for chain in snapshot.chains if self.wants_chain(chain.name)]
 
     def rules_of(self, snapshot: Snapshot, chain: ChainCounters) -> list[RuleInfo]:
-        """The rules of a chain of *snapshot* that are wanted."""
+        """Return the wanted rules of a chain of *snapshot*."""
         rules = snapshot.rules[chain.slots.start : chain.slots.stop]
         if not self.looks_at_rules:
             return list(rules)

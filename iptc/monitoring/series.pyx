@@ -17,7 +17,7 @@ cdef extern from *:
     #include <stdint.h>
     #include <string.h>
 
-    /* Write number in decimal, and return what is behind it. At most 20 digits. */
+    /* Write *number* in decimal, at most 20 digits. Return the end. */
     static inline char *series_put_number(char *at, uint64_t number)
     {
         char digits[20];
@@ -39,23 +39,23 @@ cdef enum:
 
 
 cdef inline uint64_t _plus(uint64_t a, uint64_t b) noexcept nogil:
-    """The sum, or the greatest number where that is too large."""
+    """Return the sum, or the largest number if the sum is larger."""
     return a + b if a + b >= a else <uint64_t> 0xffffffffffffffff
 
 
 cdef class Series:
-    """The series of a table. `len()` is how many there are.
+    """The series of a table. `len()` is their number.
 
-    *labels* has the bytes of each, as they stand behind the name of a metric; *places*, an int32 for each of *slots*
-    rules, says which series a rule counts in, -1 for none. None for *places*: each in its own.
+    *labels*: for each series, the bytes after the name of the metric. *places*: an int32 for each of *slots* rules, the
+    number of its series or -1. None means that each rule has its own series.
     """
 
-    cdef char *text              # all labels, one behind the other
-    cdef size_t *ends            # where each ends; ends[0] is 0
+    cdef char *text              # all labels, one after the other
+    cdef size_t *ends            # where each label ends; ends[0] is 0
     cdef Py_ssize_t count
     cdef Py_ssize_t slots
     cdef bytes places
-    cdef readonly list labels    # of bytes
+    cdef readonly list labels    # a list of bytes
 
     def __dealloc__(self):
         free(self.text)
@@ -97,7 +97,8 @@ cdef class Series:
         return self.count
 
     def sums(self, Counts counts not None, Counts before=None):
-        """Return the `Counts` of the series: what their rules have in *counts*, added to *before*, of these series."""
+        """Return the `Counts` of the series: the sums over their rules in *counts*, plus *before*, their earlier
+        `Counts`."""
         cdef Counts sums
         cdef Py_ssize_t i, j
         cdef const int32_t *place

@@ -25,12 +25,11 @@ _NAMES = "/run/netns"
 
 
 class Reading:
-    """What one look at a table gave: a `snapshot` and the `reader` that it is of, or the `error` that kept it from
-    being read.
+    """The result of reading a table: a `snapshot` and its `reader`, or the `error` if it could not be read.
 
-    `netns` is the name of its network namespace where several may be read, else None. `table` is None where it could
-    not even be found out which tables there are. `key` stands for the same table from one poll to the next; `reopened`
-    says that it may be another one than the last time: the namespace of that name is a new one.
+    `netns` is the name of its network namespace if several may be read, or None. `table` is None if it is not even
+    known which tables exist. `key` identifies the table from one poll to the next. `reopened`: the namespace of that
+    name is a new one, so this is another table.
     """
 
     __slots__ = ("netns", "ipv6", "table", "backend", "reader", "snapshot", "error", "reopened")
@@ -63,8 +62,8 @@ class Reading:
 class Sources:
     """All tables that a `Selection` wants, in one or several network namespaces.
 
-    *netns* is a list of namespaces, *all_named* adds all that have a name when they are polled; without either it is
-    that of the thread that polls. *lock* and *backend* are what `CounterReader` takes.
+    *netns*: a list of namespaces. *all_named*: add all namespaces that have a name at the time of the poll. With
+        neither, the namespace of the polling thread is read. *lock* and *backend* are as for `CounterReader`.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Sources:
         self._places: dict[Netns, _Place] = {}
 
     def poll(self) -> list[Reading]:
-        """Read every table once."""
+        """Read all tables once."""
         readings: list[Reading] = []
         there = self._names()
         for name in [name for name in self._places if name not in there]:
@@ -94,7 +93,7 @@ class Sources:
         return readings
 
     def _names(self) -> dict[Netns, str | None]:
-        """{namespace: the name that it is shown with}."""
+        """Return {namespace: the name that is shown for it}."""
         if not self._netns and not self._all_named:
             return {None: None}
         names = [*self._netns, *(named() if self._all_named else ())]
@@ -113,7 +112,7 @@ class Sources:
 
 
 def named() -> list[str]:
-    """The names of network namespaces as `ip netns` knows them."""
+    """Return the names of network namespaces that `ip netns` lists."""
     try:
         return sorted(os.listdir(_NAMES))
     except FileNotFoundError:
@@ -121,7 +120,7 @@ def named() -> list[str]:
 
 
 class _Place:
-    """One network namespace and the readers in it."""
+    """One network namespace, and its readers."""
 
     def __init__(self, netns: Netns, label: str | None, selection: Selection, options: dict[str, Any]) -> None:
         self.netns = netns
@@ -150,9 +149,9 @@ class _Place:
         return readings
 
     def _wanted(self, there: Namespace) -> list[tuple[bool, str]]:
-        """(ipv6, table) of the tables that are wanted and there."""
+        """Return [(ipv6, table)] of the wanted tables that exist."""
         if self.bare:
-            # whoever polls may have been there before the firewall, which may be on the other side
+            # the firewall may have started after us, on the other back end
             backends.decide_again(there)
         side = backends.side_in(there, self.options["backend"])
         if side != self.side:
@@ -160,7 +159,7 @@ class _Place:
             self.side = side
         wanted = []
         for ipv6 in self.selection.families:
-            # asked for by name, a table is read even where that creates it
+            # a table that was asked for by name is read even if that creates it
             tables: Iterable[str] | None = self.selection.tables
             if tables is None:
                 tables = backends.tables_in_use(_core.IPV6 if ipv6 else _core.IPV4, side, there)
@@ -168,7 +167,7 @@ class _Place:
         return wanted
 
     def _follow(self, file: tuple[int, int] | None) -> bool:
-        """Close the readers of a namespace that is not the one of that name any more; whether it is another one."""
+        """Close the readers if the namespace of that name is a new one. Return whether it is."""
         known, lost = self.file, self.lost
         self.file, self.lost = file, False
         if file != known:
@@ -189,7 +188,7 @@ class _Place:
             return self._failed(ipv6, table, error)
 
     def _failed(self, ipv6: bool, table: str | None, error: BaseException) -> Reading:
-        # a traceback would keep all that it saw
+        # a traceback would keep all objects in its frames alive
         return Reading(self.label, ipv6, table, None, None, error.with_traceback(None))
 
     def close(self) -> None:

@@ -9,16 +9,15 @@ import os
 from ..errors import IPTCError
 
 _MODE = 0o644
-"""The collector is another user, and what it reads is published anyway."""
+"""The mode of the file: the collector is another user, and the content is published anyway."""
 
 _NO_NAMELESS_FILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
 def write(path: str, text: bytes) -> None:
-    """Put *text* in the place of the file *path*; where that fails, what stood there stays, and nothing else is
-    left."""
+    """Replace the file *path* by *text*. If that fails, the old content stays, and no other file is left behind."""
     folder, name = os.path.split(os.path.abspath(path))
-    # hidden, and with another ending: the collector reads *.prom
+    # a hidden name with another suffix: the collector reads *.prom
     draft = f".{name}.iptc"
     try:
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -32,7 +31,7 @@ def write(path: str, text: bytes) -> None:
 
 def _replace(place: int, draft: str, name: str, text: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(draft, dir_fd=place)  # of one that was killed
+        os.unlink(draft, dir_fd=place)  # a draft that a killed process has left
     try:
         file = _make(place, draft)
         try:
@@ -52,7 +51,7 @@ def _replace(place: int, draft: str, name: str, text: bytes) -> None:
 
 
 def _make(place: int, draft: str) -> int:
-    """A new file, open for writing; without a name, where the file system can do that."""
+    """Return a new file, open for writing; if the file system supports it, without a name."""
     try:
         return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=place)
     except OSError as error:

@@ -36,7 +36,7 @@ _MOST_KNOWN = 100
 
 
 class WebConfig:
-    """What a file says: `users` is {name: hash of the password}."""
+    """The content of a file: `users` is {name: hash of the password}, and the settings of TLS."""
 
     def __init__(
         self, tls: dict[str, str] | None = None, users: dict[str, str] | None = None, folder: str = ""
@@ -47,7 +47,7 @@ class WebConfig:
         self._known: dict[bytes, bool] = {}
 
     def context(self) -> ssl.SSLContext | None:
-        """What TLS needs, or None without it."""
+        """Return the context for TLS, or None if the file does not ask for TLS."""
         if not self._tls:
             return None
         import ssl
@@ -69,21 +69,22 @@ class WebConfig:
         return os.path.join(self._folder, self._tls[key])
 
     def is_known(self, given: str) -> bool | None:
-        """Whether this header `Authorization` was right when it was checked; None if it was not."""
+        """Return whether this `Authorization` header was right when it was checked; None if it was not checked."""
         return self._known.get(_digest(given))
 
     def check(self, given: str) -> bool:
-        """Whether a header `Authorization` names a user and its password; slow, as it is meant to be."""
+        """Whether an `Authorization` header has a user and the right password. It is slow, as hashes of passwords are
+        meant to be."""
         kind, _, words = given.partition(" ")
         try:
             pair = base64.b64decode(words, validate=True) if kind.lower() == "basic" else b""
         except (binascii.Error, ValueError):
             pair = b""
         name, _, password = pair.partition(b":")
-        # a name that there is not takes as long as one that there is
+        # an unknown user takes as much time as a known one
         wanted = self.users.get(name.decode("utf-8", "replace"))
         against = wanted or next(iter(self.users.values()))
-        # crypt() would read up to the NUL only
+        # crypt() reads only up to a NUL
         same = hmac.compare_digest(hashed(password.replace(b"\0", b"?"), against.encode()), against.encode())
         right = same and wanted is not None and b"\0" not in password
         if len(self._known) >= _MOST_KNOWN:
@@ -97,7 +98,7 @@ def _digest(given: str) -> bytes:
 
 
 def read(path: str) -> WebConfig:
-    """Return the `WebConfig` of a file; `IPTCError` names what is wrong in it."""
+    """Return the `WebConfig` of a file. Raises `IPTCError` with what is wrong in it."""
     try:
         with open(path, encoding="utf-8") as file:
             sections = _sections(path, file.read())

@@ -16,7 +16,7 @@ _PROTOCOL_NAMES = {"icmp", "1", "icmpv6", "icmp6", "ipv6-icmp", "58"}
 _MATCHES = {_core.IPV4: "icmp", _core.IPV6: "icmp6"}
 _TYPE_OPTIONS = {_core.IPV4: "--icmp-type", _core.IPV6: "--icmpv6-type"}
 
-# (IPv4, IPv6) of what means the same; where one family has fewer names, the first pair is the one that is taken
+# (IPv4, IPv6) of types with the same meaning. If one family has fewer types, the first pair with a type is used
 _TYPES = [
     ("echo-request", "echo-request"),
     ("ping", "echo-request"),
@@ -71,7 +71,7 @@ _ANY_ADDRESS = {_core.IPV4: "0.0.0.0/0", _core.IPV6: "::/0"}
 
 
 def words_of(specification: str | Iterable[str]) -> list[str]:
-    """The words of a specification: text as the files of iptables-restore quote it, or words already."""
+    """Return the words of a specification: text, quoted as for iptables-restore, or a list of words."""
     if isinstance(specification, str):
         text = _core.text_bytes(specification, "a rule")
         return [word.decode("utf-8", "surrogateescape") for word, _ in split_words(text)]
@@ -79,8 +79,7 @@ def words_of(specification: str | Iterable[str]) -> list[str]:
 
 
 def said_for(nfproto: Family, words: list[str]) -> list[str] | None:
-    """*words* as family *nfproto* says them; None where their addresses are of the other family, so that it cannot have
-    such a rule."""
+    """Return *words* translated for family *nfproto*, or None if their addresses are of the other family."""
     said: list[str] = []
     option = ""
     for word in words:
@@ -110,7 +109,7 @@ def _option(nfproto: Family, name: str) -> str:
 
 
 def _value(nfproto: Family, option: str, value: str, words: list[str]) -> str | None:
-    """The *value* of *option* in the words of *nfproto*; None for an address of the other family."""
+    """Return *value* of *option* translated for *nfproto*, or None if it is an address of the other family."""
     if option in ("-p", "--protocol", "--proto"):
         return _PROTOCOLS[nfproto] if value.lower() in _PROTOCOL_NAMES else value
     if option in ("-m", "--match"):
@@ -125,19 +124,19 @@ def _value(nfproto: Family, option: str, value: str, words: list[str]) -> str | 
 
 
 def _paired(pairs: list[tuple[str, str]], nfproto: Family, value: str, always: str = "") -> str:
-    """What *value* of either family is in *nfproto*."""
+    """Return the value for *nfproto* that means the same as *value* of either family."""
     own = 0 if nfproto == _core.IPV4 else 1
     if value == always or any(pair[own] == value for pair in pairs):
         return value
     for pair in pairs:
         if pair[1 - own] == value:
             return pair[own]
-    # what only one family has is refused by the extension of the other
+    # a value that only one family has stays as it is: the extension of the other family refuses it
     return value
 
 
 def _addresses(nfproto: Family, value: str) -> str | None:
-    """The addresses of *value* that are of *nfproto*, or may be; None if there is none."""
+    """Return the addresses in *value* that are of *nfproto*, or are names of hosts; None if there are none."""
     if value in _ANY_ADDRESS.values():
         return _ANY_ADDRESS[nfproto]
     other = "." if nfproto == _core.IPV6 else ":"
@@ -148,12 +147,12 @@ def _addresses(nfproto: Family, value: str) -> str | None:
 
 
 def _is_number(address: str) -> bool:
-    """Whether it is no name of a host: IPv6 has colons, and IPv4 nothing but digits and points."""
+    """Whether *address* is numeric and no host name: IPv6 has colons, IPv4 only digits and dots."""
     return ":" in address or address.partition("/")[0].replace(".", "").isdigit()
 
 
 def _without_any_type(nfproto: Family, words: list[str]) -> list[str]:
-    """IPv6 has no word for every type: there the match is left out."""
+    """Return *words* without the match for type `any`, which IPv6 cannot express."""
     if nfproto == _core.IPV4 or "any" not in words:
         return words
     kept = words[:]

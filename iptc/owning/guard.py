@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..watching.nft_events import Process
 
     class _Guarded(Protocol):
-        """Rules that can be guarded: an `Owned`."""
+        """The part of `Owned` that a guard uses."""
 
         @property
         def name(self) -> str: ...
@@ -39,10 +39,13 @@ _logger.addHandler(logging.NullHandler())
 
 
 class Heal:
-    """One time that rules were put back: `when`, `by` whom they had been broken (None: not known), and the `plan` that
-    was done. `pause` is 0, or for how many seconds the guard lets the rules be, since this fight goes on and on; then
-    there is no plan. `error` is the exception that made it impossible, after which it is tried again in `pause`
-    seconds."""
+    """One event of a guard: it has put rules back, or pauses, or has failed.
+
+    `when` is the time, `by` the process that had broken the rules (None: not known), `plan` the `Plan` that was
+    applied. `pause` is 0, or the seconds for which the guard lets the rules be, because one process breaks them again
+    and again; then there is no plan. `error` is the exception because of which they could not be put back; the next
+    attempt is after `pause` seconds.
+    """
 
     __slots__ = ("by", "error", "pause", "plan", "when")
 
@@ -72,7 +75,7 @@ class Heal:
 
 
 class _Fight:
-    """How often one program was healed against."""
+    """How often rules were put back that one process had broken."""
 
     __slots__ = ("ended", "pause", "times")
 
@@ -83,10 +86,10 @@ class _Fight:
 
 
 class Guard:
-    """Keeps the rules of an `Owned` as it said them, as long as the `with` statement lasts, by a thread of its own.
+    """Keeps the rules of an `Owned` in place during a `with` statement, in a thread of its own. See `Owned.guard`.
 
-    `heals` is how often they were put back, `pauses` how often a fight was let be, `last_offender` who broke them last.
-    See `Owned.guard`.
+    `heals` counts how often the rules were put back, `pauses` how often the guard paused. `last_offender` is the
+    process that has broken them last.
     """
 
     def __init__(
@@ -118,11 +121,11 @@ class Guard:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._names = False
-        """Whether it is always told who changed what."""
+        """Whether it is always known which process has changed the rules."""
         self._suspect: Process | None = None
-        """Who changed the tables last, since they were put back."""
+        """The process that changed the tables last, since the rules were put back."""
         self._again = False
-        """Whether to heal without waiting for a change."""
+        """Whether to check the rules without waiting for a change."""
         self.heals = 0
         self.pauses = 0
         self.last_offender: Process | None = None
@@ -134,7 +137,7 @@ class Guard:
     # ------------------------------------------------------------ beginning, end
 
     def open(self) -> None:
-        """Put the rules in their place, and watch from now on."""
+        """Put the rules in place, and start to watch."""
         if self._watch is not None:
             raise ParameterError("this guard is open already")
         self._stop.clear()
@@ -147,7 +150,7 @@ class Guard:
             raise
 
     def close(self) -> None:
-        """End it; the rules stay as they are. What is being done is done to its end."""
+        """Stop. The rules stay as they are. A change that has begun is finished."""
         self._stop.set()
         if self._watch is not None:
             self._watch.close()
@@ -169,11 +172,12 @@ class Guard:
     # ------------------------------------------------------------------- healing
 
     def run(self) -> None:
-        """Heal until `close` is called."""
+        """Put rules back until `close` is called."""
         watch, pause = self._watch, 0.0
         while watch is not None and not self._stop.is_set():
             try:
-                # not until something is different: what was broken again may be what was known before it was put back
+                # wait for a change only if nothing is left to check: rules may have been broken again while they were
+                # put back
                 if not self._again:
                     watch.sleep()
                 self._again = False
@@ -188,7 +192,7 @@ class Guard:
                 self._again = True
 
     def _heal(self, first: bool = False) -> None:
-        """Put back what is not there, unless that was done too often against the same program."""
+        """Put missing rules back, unless one process has broken them too often."""
         while not self._stop.is_set():
             plan = self._planned(first)
             if not plan:
@@ -219,7 +223,8 @@ class Guard:
             return
 
     def _planned(self, first: bool) -> Plan:
-        """The plan for what is known of the tables now; who changed them is suspected, unless it was this process."""
+        """Return the plan for the tables as they are known now. Remember who changed them, unless it was this
+        process."""
         watch = self._watch
         if watch is None:
             return self._owned.plan_for(None, yielding=not first)
@@ -230,11 +235,12 @@ class Guard:
         return self._owned.plan_for(ruleset, yielding=not first)
 
     def _fight_of(self, by: Process | None) -> _Fight:
-        """What is counted for *by*; of legacy tables it is not always known who it was, so all count together."""
+        """Return the count for process *by*. For legacy tables the process is not always known, so one count is
+        used."""
         return self._fights.setdefault(by.name if by is not None and self._names else None, _Fight())
 
     def _pause_for(self, by: Process | None) -> float:
-        """For how long to let the rules be: 0 unless *by* has broken them too often."""
+        """Return how many seconds to pause: 0 unless *by* has broken the rules too often."""
         most, seconds = self._limit
         fight, now = self._fight_of(by), time.monotonic()
         while fight.times and fight.times[0] < now - seconds:

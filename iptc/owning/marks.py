@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from ..managing.value import ChainValue
 
 _COMMENT_MOST = 255
-"""Bytes of a comment: XT_MAX_COMMENT_LEN less its end."""
+"""The longest comment in bytes (XT_MAX_COMMENT_LEN), without its NUL."""
 
 _COMMENT = slice(32, 32 + 256)
-"""Where the text stands in the payload of a match `comment` (struct xt_comment_info), behind its header."""
+"""The offset of the text in the payload of match `comment` (struct xt_comment_info), after its header."""
 
 _OWN_CHAIN = "own chain"
-"""What the comment says too in a chain that was made for the owner and does not begin with its name."""
+"""A word in the comments of a chain that was created for the owner, and whose name does not begin with its name."""
 
 
 def rule_class(nfproto: Family) -> type[Rule]:
-    """`Rule` or `Rule6`."""
+    """Return `Rule` or `Rule6`."""
     return Rule if nfproto == _core.IPV4 else Rule6
 
 
 def comments_with(text: bytes, nfproto: Family, entry: bytes) -> list[bytes]:
-    """The comments of a rule, in full; none where *text* does not stand in the rule."""
+    """Return the whole comments of a rule, or [] if *text* is not in the rule."""
     if text not in entry:
         return []
     parts = _core.split_entry(nfproto, entry)[1][:-1]
@@ -37,7 +37,7 @@ def comments_with(text: bytes, nfproto: Family, entry: bytes) -> list[bytes]:
 
 
 class Mark:
-    """The mark of one owner: what its comments begin with."""
+    """The mark of one owner: the text with which the comments of its rules begin."""
 
     __slots__ = ("owner", "text", "_bytes")
 
@@ -66,15 +66,15 @@ class Mark:
         return any(map(self._of, comments_with(self._bytes, nfproto, entry)))
 
     def positions(self, chain: ChainValue) -> list[int]:
-        """Where in *chain* the rules of the owner stand."""
+        """Return the positions of the owner's rules in *chain*."""
         return [position for position, entry in enumerate(chain.entries) if self.is_on(chain.nfproto, entry)]
 
     def is_name_ours(self, chain: str) -> bool:
-        """Whether a chain that the owner makes needs no further word: its name begins with the owner's."""
+        """Whether the name of *chain* begins with the owner's name, so that its comments need no further word."""
         return chain.lower().startswith(self.owner.lower())
 
     def is_chain_ours(self, chain: ChainValue, positions: list[int]) -> bool:
-        """Whether *chain*, in which the rules at *positions* are the owner's, was made for the owner."""
+        """Whether *chain* was created for the owner. *positions* are those of the owner's rules in it."""
         if chain.policy is not None or not positions:
             return False
         if self.is_name_ours(chain.name):
@@ -87,7 +87,7 @@ class Mark:
         )
 
     def put_on(self, rule: Rule, chain: str, own_chain: bool) -> Rule:
-        """A copy of *rule* that says whose it is, for *chain*, which is the owner's own or not."""
+        """Return a copy of *rule* with the mark, for *chain*. *own_chain*: the chain was created for the owner."""
         marked = copy.deepcopy(rule)
         comment = next((match for match in marked.matches if match.name == "comment"), None)
         said = comment.comment if comment is not None else None
@@ -106,5 +106,5 @@ class Mark:
         return marked
 
     def alone(self, nfproto: Family, chain: str) -> bytes:
-        """A rule that does nothing: it says whose a chain without rules is."""
+        """Return a rule without effect, which carries the mark in a chain that has no other rules."""
         return self.put_on(rule_class(nfproto)(), chain, True)._whole()

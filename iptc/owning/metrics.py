@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def metrics_of(owner: str, guard: Guard) -> bytes:
-    """The metrics of the *guard* of *owner* in the text format of Prometheus."""
+    """Return the metrics of the *guard* of *owner* in the text format of Prometheus."""
     labels = written([("owner", owner)])
     heals = Family("iptables_guard_heals", "counter", "How often rules of the owner were put back.")
     heals.add(labels, guard.heals)

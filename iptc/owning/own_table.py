@@ -38,10 +38,10 @@ _NESTED = 0x8000  # NLA_F_NESTED
 _META_NFPROTO = 15  # NFT_META_NFPROTO
 _COMMENT = 0  # the kind of a comment in a rule's user data
 _NAME_MOST = 28
-"""Bytes of the name of a chain that a rule can jump to, with its table before it."""
+"""The longest name, in bytes, of a chain that a rule can jump to, with its table before it."""
 
 _PLACES = {"first": -1, "last": 1}
-"""What is added to the priority of iptables' own chain."""
+"""The difference to the priority of iptables' own chain."""
 
 
 def _number(value: int) -> bytes:
@@ -53,7 +53,7 @@ def _expression(name: bytes, data: bytes) -> bytes:
 
 
 def _only_family(nfproto: Family) -> bytes:
-    """The expressions that let a rule of a table `inet` look at packets of one family alone."""
+    """Return the expressions that limit a rule of a table `inet` to packets of one family."""
     return _expression(b"meta", attribute(2, _number(_META_NFPROTO)) + attribute(1, _number(1))) + _expression(
         b"cmp",
         attribute(1, _number(1)) + attribute(2, _number(0)) + attribute(3 | _NESTED, attribute(1, bytes([nfproto]))),
@@ -61,7 +61,8 @@ def _only_family(nfproto: Family) -> bytes:
 
 
 def encode(nfproto: Family, entry: bytes) -> bytes:
-    """The attributes of a rule for a table `inet`. `Unsupported` names the match or target that has no native form."""
+    """Return the attributes of a rule for a table `inet`. Raises `Unsupported` for a match or target without
+    expressions."""
     said = dict(attributes(codec.encode(nfproto, entry)))
     expressions, comment = _only_family(nfproto), b""
     for _, element in attributes(said[_RULE_EXPRESSIONS]):
@@ -84,7 +85,8 @@ def encode(nfproto: Family, entry: bytes) -> bytes:
 
 
 def decode(rule: dict[int, bytes]) -> tuple[Family, bytes] | None:
-    """(family, entry) of the attributes of a rule of such a table; None for one that `encode` did not make."""
+    """Return (family, entry) for the attributes of a rule of such a table; None for a rule that `encode` did not
+    make."""
     expressions = rule.get(_RULE_EXPRESSIONS, b"")
     for nfproto in (_core.IPV4, _core.IPV6):
         guard = attributes(_only_family(nfproto))
@@ -99,7 +101,7 @@ def decode(rule: dict[int, bytes]) -> tuple[Family, bytes] | None:
 
 
 def _said(element: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
-    """An expression by what it says, in whatever order its attributes stand."""
+    """Return an expression in a form that does not depend on the order of its attributes."""
     parts = dict(attributes(element))
     data = [
         (kind, attributes(value)[0][1] if kind == 3 and parts[_NAME] == b"cmp\0" else value)
@@ -109,7 +111,7 @@ def _said(element: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
 
 
 class OwnTablePlan(Plan):
-    """What must be done for a table of its own to be what was wanted; false where there is nothing to do."""
+    """The edits that lead to the wanted content of an owner's table. It is false if there are none."""
 
     def __init__(
         self,
@@ -128,13 +130,14 @@ class OwnTablePlan(Plan):
         return self._adopt or bool(self.difference)
 
     def apply(self, wait: Wait = None, lock_file: LockFile = None) -> None:
-        """Do it, in one commit: nobody else can have changed the table meanwhile."""
+        """Apply it in one commit. No other process can have changed the table meanwhile."""
         if self:
             self._table.send(self._wanted)
 
 
 class OwnTable:
-    """The table of one owner at a place, and the socket that it belongs to, which lives as long as this object."""
+    """The table of one owner at a place, and the socket that owns it. The socket is open as long as this object
+    exists."""
 
     def __init__(self, owner: str, place: Place) -> None:
         self.name = f"iptc-{owner}"
@@ -144,7 +147,7 @@ class OwnTable:
         self._ours = False
 
     def plan(self, wanted: dict[_Key, tuple[str, list[bytes]]]) -> OwnTablePlan:
-        """The plan for *wanted*, {(family, table, chain): (place, rules)}."""
+        """Return the plan for *wanted*: {(family, table, chain): (place, rules)}."""
         there, live = self._read()
         differences = []
         for key in sorted(wanted.keys() | live.keys()):
@@ -157,11 +160,11 @@ class OwnTable:
         return OwnTablePlan(self, wanted, Difference(differences), bool(wanted) and there and not self._ours)
 
     def rows(self) -> list[tuple[Family, str, str, bytes]]:
-        """(family, table, chain, rule) of all its rules."""
+        """Return [(family, table, chain, rule)] for all rules of the table."""
         return [(*key, entry) for key, entries in self._read()[1].items() for entry in entries]
 
     def _read(self) -> tuple[bool, dict[_Key, list[bytes]]]:
-        """(whether it is there, {(family, table, chain): rules})."""
+        """Return (whether the table exists, {(family, table, chain): rules})."""
         name = attribute(_TABLE_NAME, self._label + b"\0")
         try:
             self._socket.get(_GETTABLE, _INET, name)
@@ -187,7 +190,7 @@ class OwnTable:
         return True, found
 
     def send(self, wanted: dict[_Key, tuple[str, list[bytes]]]) -> None:
-        """Make the table what *wanted* says; delete it where that is nothing."""
+        """Give the table the content *wanted*. Delete it if that is empty."""
         batch = Batch()
         flags = _OWNER | _PERSIST
         batch.add_table(_INET, self._label, flags)
@@ -224,7 +227,7 @@ class OwnTable:
 
 
 def _retargeted(nfproto: Family, entry: bytes, old: str, new: str) -> bytes:
-    """*entry* with its jump, if it has one, to a chain whose name begins with *new* and not with *old*."""
+    """Return *entry* with a jump to chain *old*…, if it has one, changed to *new*…; both are prefixes of names."""
     chain = _core.jump_of(nfproto, entry).decode("utf-8", "surrogateescape")
     if not chain:
         return entry

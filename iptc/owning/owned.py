@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _FAMILIES = {"ipv4": [_core.IPV4], "ipv6": [_core.IPV6], "both": [_core.IPV4, _core.IPV6]}
 _PLACES = ("first", "last", "before", "after")
 _COMMENT = "comment:"
-"""What an anchor begins with that is a comment."""
+"""The prefix of an anchor that is a comment."""
 
 
 class _Block:
-    """The rules of the owner in one chain, and where they stand among those of others."""
+    """The rules of the owner in one chain, and their place among the rules of others."""
 
     __slots__ = ("anchor", "marked", "place", "rules")
 
@@ -46,10 +46,10 @@ class _Block:
         self.place = place
         self.anchor = anchor
         self.marked = marked
-        """Whether the rules say already whose they are."""
+        """Whether the rules have the mark already."""
 
     def entries(self, mark: Mark, nfproto: Family, chain: str, own: bool) -> list[bytes]:
-        """The rules as they are sent, with whose they are."""
+        """Return the rules as bytes with the mark, as they are sent."""
         if self.marked:
             return [rule._whole() for rule in self.rules]
         made = [mark.put_on(rule, chain, own)._whole() for rule in self.rules]
@@ -57,7 +57,7 @@ class _Block:
 
 
 class _Exactly(Scope):
-    """A plan may touch these chains, {(table, chain)}, and no other."""
+    """A scope of exactly these chains: {(table, chain)}."""
 
     def __init__(self, chains: set[tuple[str, str]]) -> None:
         super().__init__()
@@ -73,21 +73,23 @@ class _Exactly(Scope):
 
 @telling_methods
 class Owned:
-    """The rules that belong to *name*, in any chain of any table, among rules of others.
+    """The rules that belong to *name*, in any chain of any table, among rules of other programs.
 
-    `set` says what they are; nothing is done. `plan()` says what must be done for them to be there, once, in their
-    place, and `apply()` does it: nothing of others is touched. `remove()` takes away whatever belongs to the name.
+    `set` defines the rules, and changes nothing in the kernel. `plan()` returns the edits that put them in place, and
+    `apply()` makes these edits. Rules of others are never changed. `remove()` deletes all rules that belong to the
+    name.
 
-    Whose a rule is stands in its comment: `web:` and then the comment that it had; *comment* says another word for
-    `web:`. So a program that starts again, or another one, finds the rules of before.
+    The owner of a rule stands in its comment: `web:` and then the rule's own comment. *comment* replaces `web:` by
+    another text. So the rules are found again after a restart, and by other programs.
 
-    With *own_table* the rules stand in a table of their own (nf_tables, Linux 6.9), which nobody else can change as
-    long as this object lives; afterwards it stays and goes on to filter. ACCEPT is final for that table alone, DROP is
-    final everywhere. It takes rules with a native form alone, in chains that are first or last: `Unsupported` names
-    what has none.
+    With *own_table* the rules stand in a table of their own (nf_tables, Linux 6.9 and later). No other process can
+    change it while this object exists. After that the table stays and goes on to filter. ACCEPT ends the evaluation of
+    that table only, DROP is final. The rules must be first or last in their chains, and nf_tables must have expressions
+    for all their matches and targets; otherwise `Unsupported` is raised.
 
-    A user chain that is not there is made, and belongs to the name; it goes when it is not wanted any more and nobody
-    else has a rule in it or jumps to it. A chain without rules gets one that does nothing, and says whose it is.
+    A user chain that does not exist is created, and belongs to the name. It is deleted when it is not wanted any more,
+    no other program has a rule in it, and no rule jumps to it. A chain without rules gets one rule without effect,
+    which carries the comment.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Owned:
 
     @property
     def name(self) -> str:
-        """The name."""
+        """The name of the owner."""
         return self._mark.owner
 
     def __repr__(self) -> str:
@@ -119,14 +121,14 @@ class Owned:
 
     @property
     def netns(self) -> str | int | None:
-        """The network namespace that was named, or None."""
+        """The network namespace that was given, or None."""
         return self._place.netns
 
     def backend(self) -> str:
-        """The name of the back end in use."""
+        """Return the name of the back end in use."""
         return state.side_at(self._place, self._backend)
 
-    # ------------------------------------------------------------ what is wanted
+    # ------------------------------------------------------------ the wanted rules
 
     def set(
         self,
@@ -137,13 +139,16 @@ class Owned:
         anchor: Rule | str | None = None,
         family: str | None = None,
     ) -> None:
-        """Say what the rules of *chain* are from now on, in the place of what was said before for this chain.
+        """Define the rules of the owner in *chain*, in place of an earlier definition for this chain.
 
-        A rule is a `Rule`, or a specification as `iptables -A CHAIN` takes it, text or words. They stand together:
-        "first" or "last" in the chain, or right "before" or "after" the rule *anchor* of somebody else: a `Rule`, a
-        specification, or "comment:TEXT" for the first rule with that comment. *family* is "ipv4" (as without it),
-        "ipv6" or "both": then a text is said for each family in its own words (ICMP, REJECT), and one with addresses
-        of a family is for that one alone. `Rule6`s are of IPv6. `ParameterError` for what makes no rule.
+        *rules*: each a `Rule`, or a specification as after `iptables -A CHAIN`, as text or words.
+        *place*: "first" or "last" in the chain, or directly "before" or "after" the rule *anchor*.
+        *anchor*: a rule of another program, as a `Rule`, a specification, or "comment:TEXT" for the first rule with
+            that comment.
+        *family*: "ipv4" (the default), "ipv6" or "both". With "both", text is translated for each family (ICMP,
+            REJECT), and a rule with addresses of one family is made for that family only. A `Rule6` is for IPv6.
+
+        Raises `ParameterError` if no rule can be made of a specification.
         """
         if place not in _PLACES:
             raise ParameterError(f"place must be one of {', '.join(_PLACES)}, not {place!r}")
@@ -170,15 +175,15 @@ class Owned:
             block = _Block(
                 self._made(nfproto, rules, family == "both"), place, _anchor(nfproto, anchor, family == "both")
             )
-            # what makes no rule with its comment is refused now
+            # a rule that is impossible with its comment is refused here, and not later by `apply`
             for entry in block.entries(self._mark, nfproto, chain, not _is_builtin(table, chain)):
                 refuse_meaningless(nfproto, chain, entry)
             blocks[nfproto, table, chain] = block
         self._blocks.update(blocks)
 
     def adopt(self) -> int:
-        """Take what is there now of the name for what is wanted, each chain's rules where they stand; return how many
-        rules that are."""
+        """Define the rules of the name that the kernel has now as the wanted ones, in their places. Return how many
+        they are."""
         count = 0
         for table in self._live().tables:
             for chain in table:
@@ -189,7 +194,7 @@ class Owned:
         return count
 
     def forget(self, table: str, chain: str, family: str = "both") -> None:
-        """Say that nothing is wanted in *chain* any more: what `set` said for it is as if never said."""
+        """Remove the definition that `set` made for *chain*: no rules are wanted there any more."""
         for nfproto in _FAMILIES[family]:
             self._blocks.pop((nfproto, table, chain), None)
 
@@ -201,18 +206,18 @@ class Owned:
                 made += found.expand()
         return made
 
-    # ------------------------------------------------------------- what is there
+    # ------------------------------------------------------------- the rules in the kernel
 
     def _live(self, keys: Any = None) -> Ruleset:
         return read_live(_FAMILIES["both"], self._place, self._backend, keys)
 
     @property
     def rules(self) -> list[Rule]:
-        """The rules of the name that are there now, of all tables, in their order: each an own copy."""
+        """The rules of the name that the kernel has now, of all tables in their order. Each is a copy."""
         return [rule for _, _, rule in self.rows()]
 
     def rows(self) -> list[tuple[str, str, Rule]]:
-        """(table, chain, rule) of each rule of the name that is there now."""
+        """Return [(table, chain, rule)] for each rule of the name that the kernel has now."""
         if self._own_table is not None:
             return [
                 (table, chain, _core.load_rules(rule_class(nfproto), nfproto, [entry], None)[0])
@@ -230,36 +235,41 @@ class Owned:
             )
         ]
 
-    # -------------------------------------------------------------- what is done
+    # -------------------------------------------------------------- changes
 
     def plan(self) -> Plan:
-        """Return the `Plan` that leads from what is there to what was said with `set`; false where there is nothing to
-        do. Nothing is changed. `NotFound` where an anchor is not there."""
+        """Return the `Plan` that puts the wanted rules in place; it is false if there is nothing to do. Nothing is
+        changed.
+
+        Raises `NotFound` if there is no anchor rule.
+        """
         return self.plan_for(None)
 
     def apply(self, wait: Wait = None, lock_file: LockFile = None) -> Plan:
-        """Do it, in one commit for each table, or one for all on nf_tables, and return the `Plan` that was done: what
-        changed, false where nothing did.
+        """Put the wanted rules in place, and return the `Plan` that was applied; it is false if nothing was changed.
 
-        Rules of the name that are not wanted any more go. *wait* and *lock_file* are as for `Table`. `Conflict` where
-        others never stop changing the same chains.
+        There is one commit for each table, or one for all tables on nf_tables. Rules of the name that are not wanted
+        any more are deleted. *wait* and *lock_file* are as for `Table`. Raises `Conflict` if other programs change the
+        same chains each time.
         """
         return self._do(self._blocks, wait, lock_file)
 
     def remove(self, wait: Wait = None, lock_file: LockFile = None) -> Plan:
-        """Take away all rules and chains of the name, also those that another program has put there; what was said with
-        `set` stays said. Return the `Plan` that was done."""
+        """Delete all rules and chains of the name, also those that another program has added, and return the `Plan`.
+
+        The definitions made by `set` stay.
+        """
         return self._do({}, wait, lock_file)
 
     def plan_for(self, live: Ruleset | None, yielding: bool = False) -> Plan:
-        """As `plan`, for tables that were read already. *yielding*: where an anchor is not there, the rules stay where
-        they are, or stand first."""
+        """Return the plan for tables that were read already. *yielding*: if there is no anchor, the rules stay where
+        they are, or become the first ones."""
         if self._own_table is not None:
             return self._own_table.plan(self._for_own_table(self._blocks))
         return self._plan(self._live() if live is None else live, self._blocks, yielding)
 
     def _for_own_table(self, blocks: dict[tuple[Family, str, str], _Block]) -> dict[Any, tuple[str, list[bytes]]]:
-        """What `OwnTable.plan` takes."""
+        """Return the argument of `OwnTable.plan`."""
         wanted = {}
         for (nfproto, table, chain), block in blocks.items():
             if block.anchor is not None:
@@ -284,13 +294,15 @@ class Owned:
         wait: Wait = None,
         lock_file: LockFile = None,
     ) -> Guard:
-        """Return a `Guard`: in a `with` statement the rules are put in their place, and put back whenever somebody
-        breaks them, as soon as it is told.
+        """Return a `Guard`. In a `with` statement it puts the rules in place, and again whenever another program breaks
+        them.
 
-        After *limit* (heals, seconds) against the same program the guard lets them be for 1 second, then 2, 4 and so on
-        up to 60, and says so; then it puts them back. *callback* gets a `Heal` each time, in the guard's thread; the
-        logger "iptc" is told too. Where an anchor is not there, the rules stay where they are, or stand first.
-        *compare* is as for `iptc.watch`, *wait* and *lock_file* as for `Table`.
+        *limit*: (heals, seconds). After so many heals against the same process, the guard pauses for 1 second, then 2,
+            4 and so on up to 60, and then puts the rules back.
+        *callback*: called with a `Heal` each time, in the guard's thread. The logger "iptc" gets a line too.
+        *compare*: as for `iptc.watch`. *wait* and *lock_file*: as for `Table`.
+
+        If there is no anchor rule, the rules stay where they are, or become the first ones.
         """
         from .guard import Guard
 
@@ -304,8 +316,8 @@ class Owned:
         return apply_anew(lambda: self._plan(self._live(), blocks), wait, lock_file)
 
     def _plan(self, live: Ruleset, blocks: dict[tuple[Family, str, str], _Block], yielding: bool = False) -> Plan:
-        """The `Plan` for *blocks*. *yielding*: where an anchor is not there, the rules stay where they are, or stand
-        first."""
+        """Return the `Plan` for *blocks*. *yielding*: if there is no anchor, the rules stay where they are, or become
+        the first ones."""
         tables, touched = [], set()
         keys = dict.fromkeys((table.nfproto, table.name) for table in live.tables)
         keys.update(dict.fromkeys((nfproto, name) for nfproto, name, _ in blocks))
@@ -325,8 +337,10 @@ class Owned:
     def _arranged(
         self, live: TableValue, blocks: dict[str, _Block], spare: _Names, yielding: bool
     ) -> tuple[TableValue, _Names]:
-        """*live* with the rules of the name as *blocks* say, without those of its chains in *spare* that are empty; and
-        which chains are others by that."""
+        """Return (*live* with the rules of the name arranged as *blocks* define, the chains that differ by that).
+
+        Chains of the name that are empty and in *spare* are left out.
+        """
         chains, touched = [], set()
         for chain in live:
             block = blocks.get(chain.name)
@@ -338,7 +352,7 @@ class Owned:
                     and chain.policy is None
                     and self._mark.is_name_ours(chain.name)
                 ):
-                    # somebody has emptied it
+                    # another program has deleted its rules
                     touched.add(chain.name)
                 else:
                     chains.append(chain)
@@ -346,7 +360,7 @@ class Owned:
             own = self._mark.is_chain_ours(chain, positions)
             touched.add(chain.name)
             if own and block is None and len(positions) == len(chain):
-                # taken away; a plan keeps what others jump to
+                # left out; a plan keeps it if other rules jump to it
                 continue
             chains.append(self._with_block(live, chain, block, positions, own, yielding))
         for name, block in blocks.items():
@@ -365,7 +379,7 @@ class Owned:
         own: bool,
         yielding: bool,
     ) -> ChainValue:
-        """*chain* with the rules of *block* in their place, and none else of the name."""
+        """Return *chain* with the rules of *block* in their place, and no other rules of the name."""
         mine = set(positions)
         others = [entry for position, entry in enumerate(chain.entries) if position not in mine]
         entries = others
@@ -377,7 +391,7 @@ class Owned:
     def _at(
         self, table: TableValue, chain: ChainValue, block: _Block, positions: list[int], mine: _Places, yielding: bool
     ) -> int:
-        """Before which of the rules of others *block* stands."""
+        """Return the position among the rules of others before which *block* stands."""
         others = len(chain) - len(positions)
         if block.place == "first":
             return 0
@@ -403,7 +417,7 @@ def _is_builtin(table: str, chain: str) -> bool:
 
 
 def _rule_for(nfproto: Family, rule: Any, both: bool) -> Rule | None:
-    """*rule*, of `set`, as a rule of *nfproto*; None where it is of the other family alone."""
+    """Return *rule*, an argument of `set`, as a rule of *nfproto*; None if it is for the other family only."""
     kind = rule_class(nfproto)
     if isinstance(rule, Rule):
         if rule.nfproto == nfproto:
@@ -423,7 +437,7 @@ def _rule_for(nfproto: Family, rule: Any, both: bool) -> Rule | None:
 
 
 def _adopted(mark: Mark, chain: ChainValue, positions: list[int]) -> _Block:
-    """The rules of the name in *chain*, and the place where the first of them stands."""
+    """Return the rules of the name in *chain*, with the place of the first of them."""
     rules = _core.load_rules(
         rule_class(chain.nfproto), chain.nfproto, [chain.entries[position] for position in positions], None
     )
@@ -437,7 +451,7 @@ def _adopted(mark: Mark, chain: ChainValue, positions: list[int]) -> _Block:
 
 
 class _Anchor:
-    """Says of a rule of a chain whether it is the one that is meant."""
+    """Decides whether a rule of a chain is the anchor."""
 
     __slots__ = ("said", "_keys", "_comment")
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def only(ruleset: Ruleset, owner: str, comment: str | None = None) -> Ruleset:
-    """What belongs to *owner*: its rules and chains, in the tables and chains that have any."""
+    """Return the share of *owner*: its rules and chains, in the tables and chains where it has any."""
     mark = Mark(owner, comment)
     tables = []
     for table in ruleset.tables:
@@ -26,8 +26,10 @@ def only(ruleset: Ruleset, owner: str, comment: str | None = None) -> Ruleset:
 
 
 def text_of(ruleset: Ruleset, counters: bool = False) -> str:
-    """The share of an owner in the format of iptables-save: builtin chains are not declared, since their policies are
-    nobody's. With `iptables-restore --noflush` it is added to what is there."""
+    """Return the share of an owner in the format of iptables-save. `iptables-restore --noflush` adds it to a table.
+
+    Builtin chains are not declared, since no owner owns their policies.
+    """
     builtin = {f":{chain.name} {chain.policy} " for table in ruleset.tables for chain in table if chain.policy}
     return "".join(
         line
@@ -37,7 +39,7 @@ def text_of(ruleset: Ruleset, counters: bool = False) -> str:
 
 
 def without(ruleset: Ruleset, owners: Iterable[str]) -> Ruleset:
-    """All but what belongs to *owners*: neither their rules nor the chains that were made for them."""
+    """Return *ruleset* without the rules of *owners*, and without the chains that were created for them."""
     marks = [Mark(owner) for owner in owners]
     tables = []
     for table in ruleset.tables:

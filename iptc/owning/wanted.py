@@ -18,16 +18,16 @@ _KEYS = {"table", "chain", "rules", "place", "anchor", "family"}
 
 
 def owner_of(text: bytes) -> str | None:
-    """The name that a file in TOML gives to the owner (`owner = "web"`); None where it gives none."""
+    """Return the name of the owner in a TOML file (`owner = "web"`), or None."""
     return None if _is_saved(text) else _toml(text).get("owner")
 
 
 def set_from(owned: Owned, text: bytes, ipv6: bool | None = None) -> None:
-    """Say to *owned* what stands in *text*; where a chain has no family of its own it is *ipv6*'s, of both with None.
+    """Call `owned.set` for the rules in *text*. *ipv6* is the family of chains that give none; None is both.
 
-    TOML has a `[[chain]]` for each chain, with what `Owned.set` takes: `chain`, `rules`, and `table` ("filter"),
-    `place`, `anchor` and `family` where they are others than without them. A file of iptables-save says the rules of
-    each chain, which stand first there; policies are not looked at. `ParameterError` for what is neither.
+    TOML has a `[[chain]]` for each chain, with the arguments of `Owned.set`: `chain`, `rules`, and if they are not the
+    defaults, `table`, `place`, `anchor` and `family`. A file of iptables-save has the rules of each chain, which become
+    the first ones; policies are ignored. Raises `ParameterError` for any other text.
     """
     if _is_saved(text):
         _set_saved(owned, text, ipv6)
@@ -108,7 +108,7 @@ def _set_saved(owned: Owned, text: bytes, ipv6: bool | None) -> None:
 
 
 def _add_line(chains: dict[str, list[list[str]]], line: str, number: int) -> None:
-    """Add the rule of a line `-A CHAIN …`, with or without counters before it."""
+    """Add the rule of a line `-A CHAIN …`, which may begin with counters."""
     words = [word.decode("utf-8", "surrogateescape") for word, _ in split_words(_core.text_bytes(line, "a line"))]
     if words and words[0].startswith("["):
         del words[0]

@@ -7,7 +7,7 @@ MADE: int
 LOST: int
 
 class Inotify:
-    """An inotify descriptor; it goes with the object."""
+    """An inotify descriptor. It is closed when the object is deleted."""
 
     def fileno(self) -> int: ...
     def add(self, path: bytes, mask: int) -> int: ...

@@ -23,7 +23,7 @@ cdef enum:
 
 
 cdef class Inotify:
-    """An inotify descriptor; it goes with the object."""
+    """An inotify descriptor. It is closed when the object is deleted."""
 
     def __dealloc__(self):
         held_close(&self.held)
@@ -39,12 +39,12 @@ cdef class Inotify:
         held_set(&self.held, fd)
 
     def fileno(self):
-        """Return the descriptor, which is readable when something has happened."""
+        """Return the descriptor, which becomes readable when there are events."""
         return self.held.fd
 
     def add(self, bytes path not None, uint32_t mask):
-        """Tell of what *mask* says about *path*; return the number that events will have. `OSError` where there is no
-        such file."""
+        """Watch *path* for the events in *mask*. Return the number that those events have. Raises `OSError` if there is
+        no such file."""
         cdef int failed, number
         cdef const char *name = PyBytes_AS_STRING(path)
         with nogil:
@@ -55,7 +55,7 @@ cdef class Inotify:
         return number
 
     def read(self):
-        """Return [(number, mask, name)…] of what has happened since, without waiting."""
+        """Return the events since the last call as [(number, mask, name)], without waiting."""
         cdef char room[ROOM]
         cdef ssize_t got, at
         cdef int failed

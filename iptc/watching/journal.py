@@ -45,7 +45,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def state_of(rulesets: dict[str, Ruleset]) -> _State:
-    """What is kept of {back end: ruleset}."""
+    """Return the state to store for {back end: ruleset}."""
     state: _State = {}
     for backend, ruleset in rulesets.items():
         families = state.setdefault(backend, {})
@@ -56,7 +56,7 @@ def state_of(rulesets: dict[str, Ruleset]) -> _State:
 
 
 def _said(state: _State, backend: str) -> dict[tuple[str, str, str], _Chain]:
-    """What the rules of a back end say: whatever is not there of itself."""
+    """Return the chains of a back end, except those that the kernel has without our doing."""
     return {
         (family, table, name): chain
         for family, tables in state.get(backend, {}).items()
@@ -67,7 +67,7 @@ def _said(state: _State, backend: str) -> dict[tuple[str, str, str], _Chain]:
 
 
 def _tables_of(ruleset: Ruleset) -> dict[str, list[str]]:
-    """{family: the tables that are there}."""
+    """Return {family: the tables that exist}."""
     return {
         family: [table.name for table in ruleset.tables if table.ip_version == version]
         for version, family in FAMILIES.items()
@@ -75,7 +75,7 @@ def _tables_of(ruleset: Ruleset) -> dict[str, list[str]]:
 
 
 def text_of(state: _State, backend: str, family: str) -> str:
-    """The tables of a family as `iptables-save` prints them, without counters."""
+    """Return the tables of a family as `iptables-save` prints them, without counters."""
     lines = []
     for name, chains in state.get(backend, {}).get(family, {}).items():
         lines.append(f"*{name}\n")
@@ -86,7 +86,7 @@ def text_of(state: _State, backend: str, family: str) -> str:
 
 
 def _edit_of(chain: ChainDifference) -> dict[str, Any]:
-    """What must be done to a chain of a state for it to be the new one."""
+    """Return the edit that turns the old chain of a state into the new one."""
     if chain.deleted:
         return {"chain": chain.name, "gone": True}
     hunks = [
@@ -100,7 +100,7 @@ def _edit_of(chain: ChainDifference) -> dict[str, Any]:
 
 
 def _plain(table: str) -> dict[str, _Chain]:
-    """A table as it is of itself."""
+    """Return the builtin chains of a table that no program has used."""
     return {_core.HOOKS[hook]: ("ACCEPT", []) for hook, *_ in BUILTIN_CHAINS[table]}
 
 
@@ -119,7 +119,7 @@ def _do(tables: dict[str, dict[str, _Chain]], table: str, edits: list[dict[str, 
 
 
 def _settled(tables: dict[str, dict[str, _Chain]]) -> dict[str, dict[str, _Chain]]:
-    """Builtin chains first, user chains by name, as they are printed."""
+    """Return the chains in the order in which they are printed: builtin chains, then user chains by name."""
     return {
         table: dict(
             [
@@ -135,9 +135,9 @@ def _settled(tables: dict[str, dict[str, _Chain]]) -> dict[str, dict[str, _Chain
 
 
 class Journal:
-    """A folder to which changes are written; nobody else writes to it meanwhile.
+    """A folder to which changes are written. Only one process can write to it at a time.
 
-    A new file is begun when one has *size* bytes, and the oldest go where there are more than *files*.
+    When a file has *size* bytes, a new one is begun. If there are more than *files*, the oldest are deleted.
     """
 
     def __init__(self, folder: Path, size: int = 1 << 24, files: int = 64) -> None:
@@ -165,7 +165,7 @@ class Journal:
             raise kernel_error(f"can't write to the journal {self._folder}", error.errno, error.strerror) from None
 
     def close(self) -> None:
-        """Close it."""
+        """Close the journal."""
         for file in (self._file, self._lock):
             if file is not None:
                 file.close()
@@ -180,7 +180,8 @@ class Journal:
         self.close()
 
     def begin(self, rulesets: dict[str, Ruleset]) -> bool:
-        """Begin a file with the rules as they are; whether they are others than when the last one ended."""
+        """Begin a file with the rules as they are now. Return whether they differ from those at the end of the last
+        file."""
         state = state_of(rulesets)
         before = None
         if self._file is None and _names(self._folder):
@@ -195,7 +196,7 @@ class Journal:
         return differs
 
     def _open(self) -> None:
-        """A new file, whose name no other has."""
+        """Create a file with a new name."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -218,7 +219,7 @@ class Journal:
         raise AssertionError("a name is free among a thousand")
 
     def write(self, changes: Iterable[TableChange], rulesets: dict[str, Ruleset]) -> None:
-        """Note *changes*, after which the rules are *rulesets*; they are on the disk when this returns."""
+        """Write *changes*. *rulesets* are the rules after them. When this returns, the lines are on the disk."""
         self._write(
             [
                 {
@@ -264,7 +265,7 @@ def _now() -> str:
 
 
 def _names(folder: str) -> list[str]:
-    """The files of a journal, the oldest first."""
+    """Return the names of the files of a journal, the oldest first."""
     try:
         return sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))
     except OSError as error:
@@ -272,7 +273,7 @@ def _names(folder: str) -> list[str]:
 
 
 def _lines(folder: str, name: str) -> Iterator[dict[str, Any]]:
-    """The lines of a file; one that a crash cut off is none."""
+    """Yield the lines of a file, except one that a crash has cut off."""
     path = os.path.join(folder, name)
     try:
         with open(path, "rb") as file:
@@ -287,21 +288,21 @@ def _lines(folder: str, name: str) -> Iterator[dict[str, Any]]:
                     raise ParameterError(f"line {number} of {path} is no line of a journal") from None
                 yield said
     except FileNotFoundError:
-        # the writer has tidied it away
+        # the writer has deleted this old file meanwhile
         return
     except OSError as error:
         raise kernel_error(f"can't read the journal {folder}", error.errno, error.strerror) from None
 
 
 def read(folder: Path = DEFAULT, since: float | None = None, until: float | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the changes noted in *folder* from *since* to *until* (`time.time()`), as `TableChange.as_dict()` has them.
+    """Yield the changes in *folder* from *since* to *until* (`time.time()`), each as `TableChange.as_dict()`.
 
-    Where nobody watched for a while, and the rules were others then, a line says `"unwatched": true` and no more.
+    If the rules have changed while no process was watching, there is an item `{"unwatched": True}` with the time.
     """
     folder = os.fsdecode(os.fspath(folder))
     names = _names(folder)
     for place, name in enumerate(names):
-        # a file ends where the next one begins
+        # the last change in a file is older than the next file
         if since is not None and place + 1 < len(names) and _begun(names[place + 1]) < since:
             continue
         for said in _lines(folder, name):
@@ -318,8 +319,8 @@ def read(folder: Path = DEFAULT, since: float | None = None, until: float | None
 
 
 def state_at(folder: Path = DEFAULT, when: float | None = None) -> _State:
-    """The rules as they were at *when* (`time.time()`; None: at the end of the journal). `NotFound` for a time before
-    it."""
+    """Return the rules at the time *when* (`time.time()`; None: at the end of the journal). Raises `NotFound` if the
+    journal begins later."""
     folder = os.fsdecode(os.fspath(folder))
     state: _State | None = None
     for name in reversed(_names(folder)):
@@ -370,8 +371,10 @@ def _seconds(when: str) -> float:
 
 
 def moment(text: str, now: float | None = None) -> float:
-    """The time that *text* says: `1h`, `30m`, `2d` ago, seconds since 1970 as `@1764236400`, or as ISO 8601 has it;
-    without a zone it is local. `ParameterError` for anything else."""
+    """Return the time that *text* gives: `1h`, `30m` or `2d` ago, seconds since 1970 as `@1764236400`, or ISO 8601.
+
+    Without a time zone it is local time. Raises `ParameterError` for anything else.
+    """
     now = time.time() if now is None else now
     word = text.strip().removeprefix("@")
     if word in ("now", ""):

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class LockEvents:
-    """The lock file, watched: nothing is told of a program that does not take the lock.
+    """Watches the lock file. A program that does not take the lock is not seen.
 
-    Where there is no lock file yet, its folder is watched until there is one.
+    If the lock file does not exist yet, its folder is watched until it does.
     """
 
     def __init__(self, lock_file: LockFile = None) -> None:
@@ -32,7 +32,7 @@ class LockEvents:
             self._look()
 
     def fileno(self) -> int:
-        """The descriptor, which is readable when the lock file was opened or closed."""
+        """Return the descriptor, which becomes readable when the lock file was opened or closed."""
         return self._inotify.fileno()
 
     def close(self) -> None:
@@ -52,12 +52,14 @@ class LockEvents:
                 self._in_folder = self._inotify.add(os.fsencode(self._folder), MADE)
             except OSError as error:
                 raise kernel_error(f"can't watch {self._folder}", error.errno, error.strerror) from None
-            # it may have been made between the two
+            # the file may have been created between the two calls
             self._look()
 
     def read(self) -> tuple[bool, Process | None]:
-        """(whether somebody has closed the lock file since, who it was that had the lock). Who it was is None where it
-        is not known: the lock was held too shortly to be seen, or by several."""
+        """Return (whether a process has closed the lock file since the last call, the process that had the lock).
+
+        The process is None if it is not known: it held the lock too shortly to be seen, or there were several.
+        """
         closed = doubted = False
         for number, mask, name in self._inotify.read():
             if mask & LOST:
@@ -72,7 +74,7 @@ class LockEvents:
                     self._look()
                     doubted = True
             elif number == self._in_folder and self._number < 0 and name == os.fsencode(os.path.basename(self._path)):
-                # who made it may have closed it already
+                # the process that created the file may have closed it already
                 self._look()
                 self._opened += 1
                 self._openers.add(self._holder())
@@ -85,7 +87,7 @@ class LockEvents:
         return True, by
 
     def _holder(self) -> Process | None:
-        """The process that has the lock now."""
+        """Return the process that has the lock now, or None."""
         try:
             descriptor = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
         except OSError:

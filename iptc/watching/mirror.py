@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     _Key = tuple[int, str]
 
-# NFT_MSG_*
+# NFT_MSG_*, the types of messages
 _NEWTABLE, _DELTABLE, _NEWCHAIN, _DELCHAIN, _NEWRULE, _DELRULE = 0, 2, 3, 5, 6, 8
 
 _NAME = 1
-"""The attribute that holds the name of a table (NFTA_TABLE_NAME), or the table of a chain or rule."""
+"""The attribute with the name of a table, or with the table of a chain or rule (NFTA_TABLE_NAME and others)."""
 
 _CHAIN_HANDLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 2, 3, 4, 5, 7  # NFTA_CHAIN_*
 _RULE_CHAIN, _RULE_HANDLE, _RULE_POSITION = 2, 3, 6  # NFTA_RULE_*
@@ -32,11 +32,11 @@ _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2  # NFTA_HOOK_*
 _POLICIES = {0: "DROP", 1: "ACCEPT"}
 _APPENDED = 0x800  # NLM_F_APPEND
 _FIRST, _LAST = 0, -1
-"""In the stead of the handle of the rule before."""
+"""Used in place of the handle of the rule before."""
 
 
 class LostStep(Exception):
-    """What the kernel told does not fit what is known: it must be read again."""
+    """The messages do not fit what is known, so the tables must be read again."""
 
 
 def _number(data: bytes) -> int:
@@ -48,7 +48,7 @@ def _text(data: bytes) -> str:
 
 
 class Mirror:
-    """The ruleset of nf_tables at a place, as far as iptables knows it, and its generation."""
+    """The tables of iptables in nf_tables at a place, and the generation that they belong to."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -56,17 +56,19 @@ class Mirror:
         self.read()
 
     def read(self) -> None:
-        """Read it anew from the kernel."""
+        """Read the tables from the kernel."""
         self.ruleset = read_live([_core.IPV4, _core.IPV6], self._place, "nft")
 
     def is_past(self, generation: int) -> bool:
-        """Whether what came with *generation* is known already."""
+        """Whether the tables already contain the commit with this *generation*."""
         known = self.ruleset.generation or 0
         return (known - generation) & 0xFFFFFFFF < 1 << 31
 
     def follow(self, commit: Commit) -> dict[_Key, list[ChainDifference]]:
-        """Do what *commit* did; return what is different by that, {(family, table): differences of chains}. `LostStep`
-        where that cannot be told: then nothing is done."""
+        """Apply *commit*. Return the differences that it makes: {(family, table): differences of chains}.
+
+        Raises `LostStep`, and changes nothing, if the result cannot be known.
+        """
         step = _Step(self.ruleset, self._place, self._sockets)
         for kind, nfproto, message in commit.messages:
             step.take(kind, nfproto, message)
@@ -91,7 +93,7 @@ def _in_order(tables: dict[_Key, TableValue]) -> list[TableValue]:
 
 
 class _Step:
-    """The tables that one commit touches, while its messages are gone through."""
+    """The tables that one commit changes, while its messages are read."""
 
     def __init__(self, ruleset: Ruleset, place: Place, sockets: Sockets) -> None:
         self._ruleset = ruleset
@@ -100,7 +102,7 @@ class _Step:
         self._tables: dict[_Key, _Table | None] = {}
 
     def take(self, kind: int, nfproto: int, message: bytes) -> None:
-        """Note one message."""
+        """Read one message."""
         if nfproto not in (_core.IPV4, _core.IPV6):
             return
         said = fields(message[20:])
@@ -127,13 +129,13 @@ class _Step:
         return self._tables[key]
 
     def finish(self) -> dict[_Key, TableValue | None]:
-        """The tables as they are now; None for those that are gone."""
+        """Return the tables after the commit; None for a table that was deleted."""
         with self._sockets.lend(self._place) as socket:
             return {key: None if table is None else table.finish(key, socket) for key, table in self._tables.items()}
 
 
 class _Table:
-    """One table, while the messages of a commit are gone through."""
+    """One table, while the messages of a commit are read."""
 
     def __init__(self, value: TableValue) -> None:
         self._value = value
@@ -141,7 +143,7 @@ class _Table:
         self._renamed: dict[str, str] = {}
 
     def take(self, kind: int, said: dict[int, bytes], message: bytes) -> None:
-        """Note a message about a chain or a rule."""
+        """Read a message about a chain or a rule."""
         if kind in (_NEWCHAIN, _DELCHAIN):
             self._take_chain(kind, said)
             return
@@ -178,7 +180,7 @@ class _Table:
             chain.policy = _POLICIES.get(_number(said[_CHAIN_POLICY]), "ACCEPT")
 
     def _builtin(self, name: str, said: dict[int, bytes]) -> bool:
-        """Whether this is a builtin chain; `LostStep` for a base chain that iptables does not know."""
+        """Whether this is a builtin chain. Raises `LostStep` for a base chain that iptables does not know."""
         hooks = [_core.HOOKS[hook] for hook, *_ in BUILTIN_CHAINS[self._value.name]]
         if _CHAIN_HOOK not in said:
             if name in hooks:
@@ -194,7 +196,7 @@ class _Table:
         return True
 
     def finish(self, key: _Key, socket: Socket) -> TableValue:
-        """The table as it is now."""
+        """Return the table after the commit."""
         chains = [chain.finish(key[0], socket, self._renamed) for chain in self._chains.values()]
         builtin = [chain for chain in chains if chain.policy is not None]
         # the order of iptables-nft-save
@@ -206,8 +208,7 @@ class _Table:
 
 
 class _New:
-    """A rule that is told of: its message, and the handle of the rule that it stands right behind, or `_FIRST` or
-    `_LAST`."""
+    """A new rule: its message, and the handle of the rule before it, or `_FIRST` or `_LAST`."""
 
     __slots__ = ("handle", "behind", "message")
 
@@ -218,7 +219,7 @@ class _New:
 
 
 class _Chain:
-    """One chain, while the messages of a commit are gone through."""
+    """One chain, while the messages of a commit are read."""
 
     __slots__ = ("name", "number", "policy", "gone", "new", "replaced", "_value", "_doubted")
 
@@ -231,11 +232,13 @@ class _Chain:
         self.replaced: list[bytes] = []
         self._value = value
         self._doubted = False
-        """Whether a rule may be the first or the last one."""
+        """Whether it is unknown if a new rule is the first or the last one."""
 
     def add(self, handle: int, behind: int | None, message: bytes) -> None:
-        """Note a new rule. The kernel names no place for the first and the last rule of a chain, and says of one that
-        was put in the place of another that it was appended; newer kernels let it have the handle of the other."""
+        """Add a new rule. For the first and the last rule of a chain, the kernel gives no place.
+
+        A rule that replaces another is reported as appended. Newer kernels give it the handle of the old rule.
+        """
         if handle in self.gone:
             self.gone.remove(handle)
             self.replaced.append(message)
@@ -247,12 +250,13 @@ class _Chain:
         self.new.append(_New(handle, behind, message))
 
     def _was_first(self, handle: int) -> bool:
-        """Whether *handle*, which is gone, was the first rule up to then, and others are left."""
+        """Whether the deleted rule *handle* was the first one before the commit, and other rules are left."""
         left = [one for one in self._value.handles or () if one not in self.gone[:-1]]
         return len(left) > 1 and left[0] == handle
 
     def finish(self, nfproto: int, socket: Socket, renamed: dict[str, str]) -> ChainValue:
-        """The chain as it is now; jumps to the chains that are *renamed*, {old name: new}, follow them."""
+        """Return the chain after the commit. *renamed* is {old name: new name} of chains; jumps to them get the new
+        names."""
         value = _with_jumps(self._value, renamed) if renamed else self._value
         if not self.gone and not self.new and not self.replaced:
             if (self.name, self.number, self.policy) == (value.name, value.number, value.policy):
@@ -286,7 +290,7 @@ class _Chain:
 
 
 def _with_jumps(chain: ChainValue, renamed: dict[str, str]) -> ChainValue:
-    """*chain* with its jumps to what chains are called now."""
+    """Return *chain* with jumps to renamed chains changed to the new names."""
     entries = list(chain.entries)
     for position, entry in enumerate(entries):
         name = _core.jump_of(chain.nfproto, entry).decode("utf-8", "surrogateescape")
@@ -304,10 +308,10 @@ def _padded(message: bytes) -> bytes:
 
 
 def _placed(order: list[int], new: list[_New]) -> list[int]:
-    """*order* with the *new* rules in it; those that are *gone* still stand in it.
+    """Return *order* with the *new* rules inserted. *order* still contains deleted rules.
 
-    The kernel tells of new rules with the place that they have once all of them are there. So one may stand behind
-    another that is told of later.
+    The kernel reports the place that a new rule has after the whole commit. So it may come after a rule that is
+    reported later.
     """
     known = {*order, *(rule.handle for rule in new)}
     behind: dict[int, list[int]] = {}
@@ -318,7 +322,7 @@ def _placed(order: list[int], new: list[_New]) -> list[int]:
     placed: list[int] = []
 
     def place(handles: list[int]) -> None:
-        """Put *handles* at the end, each with what stands behind it."""
+        """Append *handles*, and after each of them the new rules that follow it."""
         stack = handles[::-1]
         while stack:
             handle = stack.pop()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .nft_events import Process
 
 FAMILIES = {4: "ipv4", 6: "ipv6"}
-"""4 or 6 -> what a change calls the family."""
+"""4 or 6 -> the name of the family in a change."""
 
 _BACKENDS = ("legacy", "nft")
 _KEYS = {
@@ -46,16 +46,17 @@ _KEYS = {
     "chain added": "chains_added",
     "chain removed": "chains_removed",
 }
-"""kind of a `Change` -> what its rows are called in JSON."""
+"""kind of a `Change` -> the key of such rows in JSON."""
 
 
 class TableChange:
-    """What one commit changed in one table.
+    """The changes that one commit made in one table.
 
-    `backend` is "legacy" or "nft", `family` "ipv4" or "ipv6", `table` the name of the table; `by` is who did it, with
-    `pid` and `name`, or None where that is not known; `when` is the time as `time.time()` has it; `generation` is the
-    number of the commit on nf_tables. `several` says that it may have been more than one commit. `difference` is what
-    is different, and `added`, `removed`, `moved`, `changed` and `policy` are its rows.
+    `backend` is "legacy" or "nft", `family` is "ipv4" or "ipv6", `table` is the name of the table.
+    `by` is the process that made the commit, with `pid` and `name`, or None if it is not known.
+    `when` is the time (`time.time()`), `generation` the number of the commit on nf_tables.
+    `several` is true if it may have been more than one commit.
+    `difference` is the `Difference`. `added`, `removed`, `moved`, `changed` and `policy` are its rows.
     """
 
     __slots__ = ("backend", "by", "difference", "generation", "several", "when")
@@ -92,17 +93,17 @@ class TableChange:
 
     @property
     def added(self) -> list[Change]:
-        """The rules that are new."""
+        """The rules that were added."""
         return self.difference.added
 
     @property
     def removed(self) -> list[Change]:
-        """The rules that are gone."""
+        """The rules that were deleted."""
         return self.difference.removed
 
     @property
     def moved(self) -> list[Change]:
-        """The rules that stand in another order."""
+        """The rules that were moved to another place."""
         return self.difference.moved
 
     @property
@@ -112,12 +113,12 @@ class TableChange:
 
     @property
     def policy(self) -> list[Change]:
-        """The policies that are others."""
+        """The policies that were changed."""
         return self.difference.policies
 
     @property
     def time(self) -> str:
-        """When it was, as ISO 8601 has it, in UTC."""
+        """The time of the change in ISO 8601, in UTC."""
         return datetime.fromtimestamp(self.when, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
     def __repr__(self) -> str:
@@ -129,7 +130,7 @@ class TableChange:
         return f"{self.backend} {self.family} {self.table} by {by}: {several}{self.difference.summary()}"
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON has it: `{"schema": 1, "when": …, "backend": …, "family": …, "table": …, "by": …, "added":
+        """Return a dict for JSON: `{"schema": 1, "when": …, "backend": …, "family": …, "table": …, "by": …, "added":
         [{"chain", "number", "rule"}…], …}`."""
         rows: dict[str, list[dict[str, Any]]] = {key: [] for key in _KEYS.values()}
         for change in self.difference:
@@ -159,7 +160,7 @@ class TableChange:
 
 
 class _Nft:
-    """The tables of nf_tables: the kernel tells what each commit did."""
+    """The tables of nf_tables. The kernel reports each commit."""
 
     name = "nft"
 
@@ -169,11 +170,11 @@ class _Nft:
 
     @property
     def ruleset(self) -> Ruleset:
-        """What is known."""
+        """The tables as they are known now."""
         return self._mirror.ruleset
 
     def look(self) -> Iterator[TableChange]:
-        """Yield what has changed."""
+        """Yield the changes since the last call."""
         while True:
             try:
                 commits = self.source.read()
@@ -203,12 +204,12 @@ class _Nft:
         yield from _changes(self.name, before, after, by, several)
 
     def compare(self) -> Iterator[TableChange]:
-        """Nothing: what was changed was told."""
+        """Yield nothing: the kernel has reported all changes."""
         return iter(())
 
 
 class _Legacy:
-    """The legacy tables: read again when a writer has let go of the xtables lock."""
+    """The legacy tables. They are read again when a writer has released the xtables lock."""
 
     name = "legacy"
 
@@ -221,7 +222,7 @@ class _Legacy:
         return read_live([_core.IPV4, _core.IPV6], self._place, "legacy")
 
     def look(self) -> Iterator[TableChange]:
-        """Yield what has changed."""
+        """Yield the changes since the last call."""
         closed, by = self.source.read()
         if closed:
             yield from self._compared(by)
@@ -236,7 +237,7 @@ class _Legacy:
 
 
 def _changes(backend: str, before: Ruleset, after: Ruleset, by: Process | None, several: bool) -> Iterator[TableChange]:
-    """What is different, a `TableChange` a table."""
+    """Yield a `TableChange` for each table that differs."""
     keys = dict.fromkeys((table.nfproto, table.name) for table in [*before.tables, *after.tables])
     now = time.time()
     for key in sorted(keys, key=lambda key: key[0]):
@@ -246,10 +247,10 @@ def _changes(backend: str, before: Ruleset, after: Ruleset, by: Process | None, 
 
 
 class Watch:
-    """Yields a `TableChange` for each table that a commit has changed, as it happens; also for `async for`.
+    """Iterates over changes of rules as they happen, in `for` or `async for`: a `TableChange` for each changed table.
 
-    See `watch`. A context manager; `close()` ends the loop, from whatever thread. It serves one loop at a time, of the
-    process that opened it.
+    See `watch`. It is a context manager. `close()` ends the loop, and can be called by any thread. One loop at a time
+    can use it, in the process that opened it.
     """
 
     def __init__(
@@ -271,7 +272,8 @@ class Watch:
         self._sides: list[_Nft | _Legacy] = []
         self._closed = self._waiting = False
         self._ending = RLock()
-        """Held while it is decided whether somebody waits on the descriptors; a signal handler may close it too."""
+        """Held while it is decided whether a thread waits on the descriptors. A signal handler may call `close`
+        meanwhile."""
         self._poll = select.epoll()
         self._wake: FileIO | None = FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+")
         self._poll.register(self._wake.fileno(), select.EPOLLIN)
@@ -287,7 +289,7 @@ class Watch:
             try:
                 self._sides.append(_Nft(place))
             except (Unsupported, KernelError) as error:
-                # a kernel without nf_tables has nothing to tell of
+                # a kernel without nf_tables reports nothing
                 if backend is not None or getattr(error, "errno", None) not in (
                     errno.EPROTONOSUPPORT,
                     errno.EOPNOTSUPP,
@@ -299,7 +301,7 @@ class Watch:
             self._poll.register(side.source.fileno(), select.EPOLLIN)
 
     def fileno(self) -> int:
-        """A descriptor that is readable when something may have changed; then `read()` says what."""
+        """Return a descriptor that becomes readable when something may have changed. Then call `read()`."""
         return self._poll.fileno()
 
     @property
@@ -308,7 +310,7 @@ class Watch:
         return self._closed
 
     def close(self) -> None:
-        """End it; a loop that waits in another thread ends too."""
+        """Close it. A loop that waits in another thread ends."""
         if self._closed or self._pid != os.getpid():
             return
         with self._ending:
@@ -319,7 +321,7 @@ class Watch:
                 self._release()
 
     def _sleep(self, pause: float) -> None:
-        """Wait on the descriptors for *pause* seconds, -1 for ever."""
+        """Wait on the descriptors for *pause* seconds; -1 is for ever."""
         with self._ending:
             if self._closed:
                 return
@@ -333,12 +335,12 @@ class Watch:
                     self._release()
 
     def _rouse(self) -> None:
-        """Let whoever waits on the descriptors go on."""
+        """Wake the thread that waits on the descriptors."""
         if self._wake is not None:
             self._wake.write((1).to_bytes(8, sys.byteorder))
 
     def _release(self) -> None:
-        """Close the descriptors, once nobody waits on them."""
+        """Close the descriptors, once no thread waits on them."""
         wake, self._wake = self._wake, None
         if wake is None or self._pid != os.getpid():
             return
@@ -357,11 +359,11 @@ class Watch:
         self.close()
 
     def rulesets(self) -> dict[str, Ruleset]:
-        """{back end: what is known of its tables}."""
+        """Return {back end: `Ruleset`}, as it is known now."""
         return {side.name: side.ruleset for side in self._sides}
 
     def read(self) -> list[TableChange]:
-        """Return what has changed since, without waiting."""
+        """Return the changes since the last call, without waiting."""
         self._check()
         self._look()
         found = list(self._found)
@@ -384,14 +386,14 @@ class Watch:
                 self._found.extend(side.compare())
 
     def _pause(self) -> float:
-        """So long nothing need be done, in seconds; -1 for ever."""
+        """Return the seconds until the next comparison; -1 is for ever."""
         if not any(side.name == "legacy" for side in self._sides):
             return -1
         return max(0.0, self._next_look - time.monotonic())
 
     def wait(self, timeout: float | None = None) -> list[TableChange]:
-        """Return what has changed, waiting for it *timeout* seconds at most (None: for ever); [] where nothing has, or
-        it is closed meanwhile."""
+        """Wait at most *timeout* seconds (None: for ever) for changes, and return them. Return [] if there are none, or
+        if it is closed meanwhile."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._closed:
             found = self.read()
@@ -407,7 +409,7 @@ class Watch:
         return []
 
     def sleep(self) -> None:
-        """Wait until anything may have changed, or it is time to compare, or it is closed."""
+        """Wait until something may have changed, or a comparison is due, or it is closed."""
         self._sleep(self._pause())
 
     def __iter__(self) -> Iterator[TableChange]:
@@ -464,13 +466,15 @@ def watch(
     compare: float = 60.0,
     lock_file: LockFile = None,
 ) -> Watch:
-    """Return a `Watch`: an iterator of the changes of all tables that iptables knows, of both families, from now on.
+    """Return a `Watch`: an iterator over changes of the tables of iptables, of both families, from now on.
 
-    On nf_tables (*backend* "nft") the kernel tells of each commit, and who made it. A legacy table ("legacy") is read
-    again when a program closes the file of the xtables lock; who had the lock is told where it can be seen. Every
-    *compare* seconds legacy tables are compared, since not every program takes the lock. Without *backend* both are
-    watched. Nothing is changed, and nothing is done while nothing happens but that comparison. Where more messages came
-    than the kernel keeps, the tables are read again, and the change says `several`. `AccessDenied` without
-    CAP_NET_ADMIN and CAP_NET_RAW.
+    nf_tables (*backend* "nft"): the kernel reports each commit, and the process that made it.
+    Legacy tables ("legacy"): they are read again when a process closes the file of the xtables lock. The process that
+    had the lock is named if it can be seen. Not every program takes the lock, so they are also read every *compare*
+    seconds. Without *backend*, both are watched.
+
+    Nothing is changed, and between changes only that comparison runs. If there are more messages than the kernel keeps,
+    the tables are read again, and the change has `several`. Raises `AccessDenied` without CAP_NET_ADMIN and
+    CAP_NET_RAW.
     """
     return Watch(backend, netns, compare, lock_file)
