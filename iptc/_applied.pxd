@@ -1,4 +1,4 @@
-# What one commit does to one table, as C notes it.
+# The outcome of one commit for one table, as C records it.
 
 cdef enum:
     NOTHING

@@ -7,7 +7,8 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 _Class = TypeVar("_Class", bound=type)
 
 class Mark:
-    """What one commit has done to one table, noted where it is done: nothing, perhaps something, or all of it."""
+    """The outcome of one commit for one table: it changed nothing, perhaps something, or all. The code that sends sets
+    it."""
 
     @property
     def table(self) -> str: ...

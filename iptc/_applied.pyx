@@ -15,7 +15,7 @@ from cpython.exc cimport PyErr_CheckSignals
 
 cdef extern from *:
     """
-    /* How many calls that tell this thread is in, one within the other. */
+    /* How many calls of functions made by `telling` this thread is in, one inside the other. */
     static __thread int telling_calls;
     """
     int telling_calls
@@ -24,12 +24,12 @@ cdef extern from "Python.h":
     int PyContextVar_Get(object variable, PyObject *otherwise, PyObject **value) except -1    # a new reference
 
 _marks = ContextVar("the marks of what the present call has sent")
-# a list, once the first is made; None where nobody wants to know
+# The list of marks of a context is made with the first mark. None means that no call wants to know.
 cdef object _NO_LIST = object()
 
 
 cdef object _marks_now():
-    """The list of marks of this context, or None, or `_NO_LIST`."""
+    """Return the list of marks of this context, or None, or `_NO_LIST`."""
     cdef PyObject *found
     PyContextVar_Get(_marks, <PyObject *> _NO_LIST, &found)
     marks = <object> found
@@ -38,22 +38,23 @@ cdef object _marks_now():
 
 
 cdef class Mark:
-    """What one commit has done to one table, noted where it is done: nothing, perhaps something, or all of it."""
+    """The outcome of one commit for one table: it changed nothing, perhaps something, or all. The code that sends sets
+    it."""
 
     def __init__(self, str table=""):
         self.table = table
 
     def done(self):
-        """Note that the table is changed."""
+        """Record that the table is changed."""
         self.state = APPLIED
 
     def clear(self):
-        """Note that the table is as it was."""
+        """Record that the table is as it was before."""
         self.state = NOTHING
 
 
 def mark(str table not None):
-    """Return a new mark for *table*, which the call that goes on looks at in the end."""
+    """Return a new mark for *table*. The `telling` function that is running looks at it when it ends."""
     cdef Mark made = Mark(table)
     if telling_calls:
         marks = _marks_now()
@@ -65,7 +66,7 @@ def mark(str table not None):
 
 
 cdef int _tell(error, list marks, Py_ssize_t begin) except -1:
-    """Note on *error* what is applied by the marks from *begin* on."""
+    """Set `committed` on *error* by the marks from *begin* on."""
     cdef Mark made
     cdef list names = []
     cdef bint perhaps = False
@@ -77,7 +78,7 @@ cdef int _tell(error, list marks, Py_ssize_t begin) except -1:
     if not names or before == names:
         return 0
     if isinstance(before, list):
-        # an inner call has told of some of them, or it says itself what is committed
+        # an inner call has set `committed` already, or the exception says itself what is committed
         before.extend([name for name in names if name not in before])
         return 0
     error.committed = names
@@ -86,12 +87,14 @@ cdef int _tell(error, list marks, Py_ssize_t begin) except -1:
 
 
 def telling(function):
-    """Return *function* such that an exception out of it has `committed`, the names of the tables that it has changed
-    by then."""
+    """Return *function*, wrapped: an exception that leaves it gets the attribute `committed`.
+
+    That is the list of the names of the tables that were changed before the exception.
+    """
 
     def call(*args, **kwargs):
         global telling_calls
-        # most calls send nothing, and then there is nothing to be kept for them
+        # most calls send nothing, so no list is made for them
         marks = _marks_now()
         cdef Py_ssize_t begin = len(<list> marks) if isinstance(marks, list) else 0
         telling_calls += 1
@@ -99,7 +102,7 @@ def telling(function):
             result = function(*args, **kwargs)
             marks = _marks_now()
             if isinstance(marks, list) and len(<list> marks) > begin:
-                # what has come meanwhile is raised here, where it can be told
+                # a signal that came meanwhile raises here, where its exception can get `committed` too
                 PyErr_CheckSignals()
             return result
         except BaseException as error:
@@ -108,7 +111,7 @@ def telling(function):
                 if isinstance(marks, list):
                     _tell(error, <list> marks, begin)
             except Exception:
-                pass                 # an exception that takes no attribute, or no memory to say it
+                pass                 # an exception that accepts no attributes, or no memory for it
             raise
         finally:
             telling_calls -= 1
@@ -119,7 +122,7 @@ def telling(function):
 
 
 def elsewhere(function):
-    """Return *function* such that what it sends is told of by no call: it sends to places that nobody else knows."""
+    """Return *function*, wrapped: no exception tells of what it sends, since that goes to a private namespace."""
 
     def call(*args, **kwargs):
         token = _marks.set(None)
@@ -132,7 +135,7 @@ def elsewhere(function):
 
 
 cdef _in_place_of(function, call):
-    """*call* with the name and the docstring of *function*."""
+    """Return *call* with the name and the docstring of *function*."""
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(call, name, getattr(function, name))
     call.__wrapped__ = function
@@ -140,14 +143,14 @@ cdef _in_place_of(function, call):
 
 
 def telling_functions(dict names):
-    """Make each public function of the module whose globals are *names* `telling`."""
+    """Wrap each public function of a module by `telling`. *names* are the globals of the module."""
     for name, value in list(names.items()):
         if not name.startswith("_") and isinstance(value, FunctionType) and value.__module__ == names["__name__"]:
             names[name] = telling(value)
 
 
 def telling_methods(cls):
-    """Make each public method and property of *cls* `telling`; a decorator."""
+    """Wrap each public method and property of *cls* by `telling`. A decorator of classes."""
     for name, value in list(vars(cls).items()):
         if name.startswith("_") and name not in ("__contains__", "__enter__", "__exit__"):
             continue

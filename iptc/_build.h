@@ -1,4 +1,5 @@
-/* Comes before all else in each compiled module: what it is compiled for, and names that CPython's limited API lacks. */
+/* Included before everything else in each compiled module: checks the platform, and defines names that CPython's
+ * limited API does not have. */
 #ifndef IPTC_BUILD_H
 #define IPTC_BUILD_H
 
@@ -7,7 +8,7 @@
 #endif
 
 #ifdef Py_LIMITED_API
-/* The functions that do the same, and check what they are given. */
+/* The limited API has functions for these macros. They also check their arguments. */
 #define PyBytes_AS_STRING PyBytes_AsString
 #define PyBytes_GET_SIZE PyBytes_Size
 #define PyList_GET_ITEM PyList_GetItem

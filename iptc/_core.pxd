@@ -106,11 +106,11 @@ cdef struct Family:
     int so_set_replace       # of setsockopt
     int so_set_add_counters
     size_t header            # size of ipt_entry or ip6t_entry
-    size_t offsets           # where target_offset and next_offset stand in it
-    size_t counters          # where its xt_counters stand
-    size_t address           # length of one address; src, dst, smsk, dmsk follow each other from 0
-    size_t proto             # where the 16-bit protocol stands
-    size_t flags             # where flags and, in the next byte, invflags stand
+    size_t offsets           # the offset of target_offset, which next_offset follows
+    size_t counters          # the offset of struct xt_counters
+    size_t address           # the length of one address; src, dst, smsk and dmsk follow each other from offset 0
+    size_t proto             # the offset of the protocol (16 bits)
+    size_t flags             # the offset of flags, which invflags follows
     uint8_t goto_flag
 
 cdef bytes c_text(value, str what)
@@ -118,13 +118,13 @@ cdef Family *family_of(int nfproto) except NULL
 
 # ------------------------------------------------------------------ the rule
 
-# Sizes of the kernel's structures, with padding; `language/shim.h` checks them against the headers.
+# Sizes of the kernel's structures, with padding. `language/shim.h` checks them against the headers.
 cdef enum:
-    PAYLOAD_HEADER = 32      # struct xt_entry_match and xt_entry_target, which stand before the data of a payload
+    PAYLOAD_HEADER = 32      # struct xt_entry_match and xt_entry_target: the header of a payload, before its data
     STANDARD_SIZE = 40       # struct xt_standard_target
     ERROR_SIZE = 64          # struct xt_error_target
 
-# NFLOG's prefix: where it stands in struct xt_nflog_info, what is its room there and on nf_tables, and the sizes of the
+# NFLOG's prefix: its offset in struct xt_nflog_info, its size there and on nf_tables, and the sizes of the two
 # payloads.
 cdef enum:
     NFLOG_PREFIX = 12
@@ -141,16 +141,17 @@ cdef inline uint16_t next_offset(Family *family, const char *entry) noexcept nog
 
 # A walk over the payloads of an entry: its matches in their order, then its target.
 cdef struct Payloads:
-    const char *next             # where the next payload begins
-    const char *target           # where the target begins
-    const char *end              # where the entry ends
+    const char *next             # the next payload
+    const char *target           # the target
+    const char *end              # the end of the entry
     const xt_entry_match *payload    # the payload that `next_payload` has found
     uint32_t size                # its size, with the header
-    bint is_target               # whether it is the target
-    bint broken                  # the sizes do not add up: the walk has ended early
+    bint is_target               # whether it is the target of the entry
+    bint broken                  # a size does not add up, and the walk has ended there
 
 cdef inline Payloads payloads_between(const char *first, size_t target, size_t end) noexcept nogil:
-    """Begin a walk. The first payload is at *first*; target and end are *target* and *end* bytes behind it."""
+    """Begin a walk at *first*. The target begins *target* bytes after *first*, and the entry ends *end* bytes after
+    it."""
     cdef Payloads at
     at.broken = target + PAYLOAD_HEADER > end
     at.end = first + end
@@ -159,15 +160,14 @@ cdef inline Payloads payloads_between(const char *first, size_t target, size_t e
     return at
 
 cdef inline Payloads payloads_of(Family *family, const char *entry) noexcept nogil:
-    """Begin a walk over the payloads of *entry*, whose `next_offset` bytes can all be read."""
+    """Begin a walk over the payloads of *entry*. The caller has checked that `next_offset` bytes can be read."""
     cdef size_t header = family.header, target = target_offset(family, entry), end = next_offset(family, entry)
     if target < header or end < target:
         return payloads_between(entry, 0, 0)
     return payloads_between(entry + header, target - header, end - header)
 
 cdef inline bint next_payload(Payloads *at) noexcept nogil:
-    """Go on to the next payload. Return False at the end, and where a size does not add up; nothing behind the end is
-    read.
+    """Go on to the next payload. Return False at the end, or if a size does not add up. Nothing behind the end is read.
 
     The size of a match is a multiple of 8. The target has all the bytes that are left.
     """
@@ -203,20 +203,20 @@ cdef union Header:
     ipt_entry v4
     ip6t_entry v6
 
-# The base part of a rule: addresses, interfaces, protocol, flags, counters. Its matches and target hold it too, without
-# holding the rule, so that a rule is freed as soon as nobody uses it.
+# The base part of a rule: addresses, interfaces, protocol, flags, counters. Its matches and target refer to the base
+# part and not to the rule. So no cycle is formed, and a rule is freed as soon as no program uses it.
 cdef class Base:
     cdef Header raw
     cdef Family *family
 
 cdef class RuleValue:
-    cdef readonly Base _base     # its own base part, once it was changed or a match or target needs it
+    cdef readonly Base _base     # a base part of its own, once an attribute was set or a match or target needs it
     cdef Family *family
-    cdef bytes entry         # the whole rule as it was read, as long as its parts were not asked for, or None
+    cdef bytes entry         # the whole rule as it was read, until its matches and target are asked for; then None
     cdef public object chain     # the Chain it was read from, or None
     cdef public list _matches    # the Match objects, or None until they are asked for
-    cdef public object _target   # the Target, or None: there is none, or it was not asked for yet
-    cdef public list _networks   # [sources, destinations] as (address, mask) where it stands for several rules, or None
+    cdef public object _target   # the Target, or None if there is none or it was not asked for yet
+    cdef public list _networks   # [sources, destinations] as lists of (address, mask), if there are several; else None
 
     cdef int _load_entry(self, Family *family, const char *entry) except -1
     cdef void _take_entry(self, Family *family, bytes entry) noexcept

@@ -54,7 +54,7 @@ _ipv6.proto = <size_t> &(<ip6t_entry *> NULL).ipv6.proto
 _ipv6.flags = <size_t> &(<ip6t_entry *> NULL).ipv6.flags
 _ipv6.goto_flag = IP6T_F_GOTO
 
-# the builtin chains, by the number of their hook
+# The builtin chains, in the order of the numbers of their hooks.
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
 
@@ -66,15 +66,15 @@ cdef dict _numbers_of_verdicts():
     return numbers
 
 
-# the verdicts by name, with the numbers that the kernel has for them in a legacy table
+# verdict -> its number in a target of a legacy table.
 VERDICT_NUMBERS = _numbers_of_verdicts()
-# the names that a target may have without being an extension or a chain; "": no target
+# The names of targets that are neither extensions nor chains. "" means no target.
 VERDICTS = frozenset(VERDICT_NUMBERS) | {""}
 IPV4 = NFPROTO_IPV4
 IPV6 = NFPROTO_IPV6
 
 cdef Family *family_of(int nfproto) except NULL:
-    """Return the row of *nfproto*, `IPV4` or `IPV6`."""
+    """Return the row of *nfproto*, which is `IPV4` or `IPV6`."""
     if nfproto == NFPROTO_IPV4:
         return &_ipv4
     if nfproto == NFPROTO_IPV6:
@@ -83,10 +83,10 @@ cdef Family *family_of(int nfproto) except NULL:
 
 
 cdef bytes c_text(value, str what):
-    """Return *value* as C text, or say what is wrong with it; *what* is what it should be."""
+    """Return *value* as UTF-8 without a NUL byte, or raise `ParameterError`. *what* names the value in the message."""
     if not isinstance(value, str):
         raise ParameterTypeError(f"{what} must be a string, not {type(value).__name__}")
-    # of a subclass its characters
+    # of a subclass of str only the characters are taken
     cdef bytes text = os_encode(PyUnicode_FromObject(value))
     if strlen(PyBytes_AS_STRING(text)) != <size_t> PyBytes_GET_SIZE(text):
         raise ParameterError(f"{what} must not contain a NUL byte: {value!r}")
@@ -94,7 +94,8 @@ cdef bytes c_text(value, str what):
 
 
 cdef bytes os_encode(str text):
-    """Return *text* as UTF-8; bytes that were no UTF-8 when they were read are themselves again."""
+    """Return *text* as UTF-8. Bytes that were not UTF-8 when they were read (surrogates) become the same bytes
+    again."""
     try:
         return PyUnicode_AsUTF8String(text)
     except UnicodeEncodeError:
@@ -110,7 +111,7 @@ cdef str os_decode(bytes text):
 
 
 def text_bytes(value, str what):
-    """Return *value* as UTF-8; *what* says in an error what it should have been."""
+    """Return *value* as UTF-8, or raise. *what* names the value in the message."""
     return c_text(value, what)
 
 
@@ -125,13 +126,15 @@ cdef extern from "<sys/auxv.h>" nogil:
 
 
 def environment(str name not None):
-    """Return the environment's variable *name*, or None; it is not asked where this process has more rights than its
-    user (set-user-ID, file capabilities)."""
+    """Return the environment variable *name*, or None.
+
+    It is ignored if the process has more rights than its user, by set-user-ID or file capabilities (`AT_SECURE`).
+    """
     return None if getauxval(AT_SECURE) else os.environ.get(name)
 
 
 def chain_label(name):
-    """Return the bytes of chain *name*; raises `ParameterError` where iptables refuses the name itself."""
+    """Return the name of a chain as bytes. Raises `ParameterError` if iptables refuses such a name."""
     cdef bytes text = c_text(name, "a chain name")
     if not text:
         raise ParameterError("chain name must not be empty")
@@ -160,7 +163,7 @@ cdef extern from *:
 
 
 class Counters(tuple):
-    """(packets, bytes): what was counted, a named tuple that prints as a plain one."""
+    """(packets, bytes): a named tuple that is equal to the plain tuple, and prints like it."""
 
     __slots__ = ()
     _fields = __match_args__ = ("packets", "bytes")
@@ -179,7 +182,7 @@ class Counters(tuple):
         return type(self)(**{**self._asdict(), **changes})
 
     if sys.version_info >= (3, 13):
-        __replace__ = _replace    # for copy.replace
+        __replace__ = _replace    # called by copy.replace
 
     def __getnewargs__(self):
         return tuple(self)
@@ -195,14 +198,14 @@ cdef object _counters_type = Counters
 
 
 cdef uint64_t netns_cookie(int fd) noexcept nogil:
-    """What tells the network namespace of a socket from all others; 0 before Linux 5.14, which does not say."""
+    """Return the kernel's number of the network namespace of a socket (SO_NETNS_COOKIE), or 0 before Linux 5.14."""
     cdef uint64_t cookie = 0
     cdef socklen_t length = sizeof(cookie)
     return cookie if getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length) == 0 else 0
 
 
 cdef bint is_prefix(const unsigned char *mask, size_t length, int *bits) noexcept nogil:
-    """Whether *mask* is a run of ones; its length goes to *bits*."""
+    """Whether the one bits of *mask* come first, and no others after them. Store how many they are in *bits*."""
     cdef size_t i = 0
     cdef unsigned char rest
     while i < length and mask[i] == 0xff:
@@ -230,7 +233,7 @@ cdef void _set_prefix(unsigned char *mask, size_t length, int bits) noexcept nog
 
 
 cdef inline const char *_after_negation(const char *text, bint *negated) noexcept nogil:
-    """Whether *text* starts with `!`, and what follows."""
+    """Return *text* without a leading `!` and the spaces after it. Store in *negated* whether there was one."""
     negated[0] = text[0] == b'!'
     if negated[0]:
         text += 1
@@ -243,14 +246,14 @@ cdef class Base:
     """The base part of one rule."""
 
 
-cdef Header _nothing         # the base part of a rule of which nothing was said
+cdef Header _nothing         # the base part of an empty rule
 
 
 cdef tuple _ATTRIBUTES = (
     "protocol", "src", "dst", "in_interface", "out_interface", "target", "counters", "fragment", "chain",
     "_matches", "_target", "_networks",
 )
-# the same: names of attributes are interned, so that a look at their addresses is enough
+# The same names as pointers. Names of attributes are interned strings, so comparing pointers is enough.
 cdef PyObject *_attributes[12]
 for _place, _name in enumerate(_ATTRIBUTES):
     _attributes[_place] = <PyObject *> _name
@@ -265,7 +268,7 @@ cdef inline bint _is_attribute(PyObject *name) noexcept:
 
 
 cdef class RuleValue:
-    """The base part of one rule, and the bytes of its matches and target as they were read."""
+    """The base part of one rule, and the bytes from which its matches and target are made when they are asked for."""
 
     _nfproto = NFPROTO_IPV4
 
@@ -285,10 +288,11 @@ cdef class RuleValue:
             check_rule(self, name)
         PyObject_GenericSetAttr(self, name, value)
 
-    # Of many thousand rules that are read, most are only looked at: they share their bytes with the table.
+    # Most of the rules that are read are never changed. They keep no base part of their own, but read the bytes of the
+    # entry.
 
     cdef int _own(self) except -1:
-        """Have an own base part."""
+        """Make a base part of its own for this rule, if it has none yet."""
         cdef Base base
         if self._base is None:
             base = Base.__new__(Base)
@@ -298,12 +302,12 @@ cdef class RuleValue:
         return 0
 
     cdef char *_head(self) except NULL:
-        """The base part, to be changed."""
+        """Return the base part for writing."""
         self._own()
         return <char *> &self._base.raw
 
     cdef const char *_seen(self) noexcept:
-        """The base part, to be looked at."""
+        """Return the base part for reading."""
         if self._base is not None:
             return <const char *> &self._base.raw
         if self.entry is not None:
@@ -314,11 +318,11 @@ cdef class RuleValue:
         return <const uint8_t *> (self._seen() + self.family.flags)
 
     cdef const unsigned char *_address(self, int which) noexcept:
-        """src, dst, smsk, dmsk are 0 to 3."""
+        """Return an address or a mask: *which* is 0 for src, 1 for dst, 2 for smsk, 3 for dmsk."""
         return <const unsigned char *> self._seen() + which * self.family.address
 
     cdef const char *_interface(self, int which) noexcept:
-        """iniface, outiface, and their masks, are 0 to 3."""
+        """Return an interface or a mask: *which* is 0 for iniface, 1 for outiface, 2 and 3 for their masks."""
         return self._seen() + 4 * self.family.address + which * IFNAMSIZ
 
     def _reset_header(self, int nfproto):
@@ -330,13 +334,14 @@ cdef class RuleValue:
         self._target = None
 
     def _load(self, int nfproto, bytes entry):
-        """Take over the base part and the body of *entry* (`ipt_entry` or `ip6t_entry`, target by name)."""
+        """Take the base part and the body of *entry*: `struct ipt_entry` or `ip6t_entry`, with the target by its
+        name."""
         cdef Family *family = family_of(nfproto)
         check_entry(family, entry)
         self._take_entry(family, entry)
 
     cdef int _load_entry(self, Family *family, const char *entry) except -1:
-        """`_load` for an entry that is known to be whole."""
+        """Do as `_load`, for an entry whose sizes were checked."""
         self._take_entry(family, PyBytes_FromStringAndSize(entry, next_offset(family, entry)))
         return 0
 
@@ -349,18 +354,19 @@ cdef class RuleValue:
         self._networks = None
 
     def _load_header(self, int nfproto, bytes header):
-        """Take over a base part alone, as `_header_bytes` gave it."""
+        """Take only the base part *header*, as `_header_bytes` returns it."""
         self._reset_header(nfproto)
         if PyBytes_GET_SIZE(header) != <Py_ssize_t> self.family.header:
             raise ParameterError("not the base part of a rule of this family")
         memcpy(self._head(), PyBytes_AS_STRING(header), self.family.header)
 
     def _header_bytes(self):
-        """The base part as `ipt_entry` or `ip6t_entry`, counters included."""
+        """Return the base part as `struct ipt_entry` or `ip6t_entry`, with the counters."""
         return PyBytes_FromStringAndSize(self._seen(), self.family.header)
 
     cpdef list _body_payloads(self):
-        """The matches and, last, the target that were read, as bytes; nothing where nothing was read."""
+        """Return the matches, and the target as the last one, as they were read: a list of bytes, [] for an empty
+        rule."""
         cdef list payloads = []
         cdef bytes entry = self.entry
         cdef Payloads at
@@ -372,7 +378,7 @@ cdef class RuleValue:
         return payloads
 
     cpdef bytes _assemble(self, list payloads):
-        """Return the whole entry: this base part, then *payloads* (matches, and the target last)."""
+        """Return the whole entry as bytes: this base part and then *payloads*, which are the matches and the target."""
         cdef Py_ssize_t size = self.family.header
         cdef Py_ssize_t target_at = size
         cdef bytes payload
@@ -386,7 +392,7 @@ cdef class RuleValue:
         memcpy(raw, self._seen(), self.family.header)
         (<uint16_t *> (raw + self.family.offsets))[0] = target_at
         (<uint16_t *> (raw + self.family.offsets))[1] = size
-        # nfcache and comefrom are the kernel's own scratch
+        # nfcache and comefrom are for the kernel only
         memset(raw + self.family.offsets - 4, 0, 4)
         memset(raw + self.family.offsets + 4, 0, 4)
         raw += self.family.header
@@ -450,7 +456,7 @@ cdef class RuleValue:
             elif inet_pton(domain, slash, bits) != 1:
                 raise ParameterError(f"invalid netmask {os_decode(slash)}")
         if domain == AF_INET:
-            # IPv6 host bits are kept: programs read back what they wrote, and the kernel masks both sides
+            # for IPv6 the host bits stay: programs read back what they wrote, and the kernel masks both sides
             for i in range(length):
                 parsed[i] &= bits[i]
         cdef char *head = self._head()
@@ -469,7 +475,7 @@ cdef class RuleValue:
         return 0
 
     def _address_is_any(self, int which):
-        """Whether neither address nor mask nor negation of src (0) or dst (1) says anything."""
+        """Whether the rule has no condition on src (0) or dst (1): address and mask are zero, and it is not negated."""
         cdef size_t i
         if self._flags()[1] & (IPT_INV_DSTIP if which else IPT_INV_SRCIP):
             return False
@@ -479,14 +485,14 @@ cdef class RuleValue:
         return True
 
     def _address_prefix(self, int which):
-        """The prefix length of the mask of src (0) or dst (1), or None where the mask has holes."""
+        """Return the prefix length of the mask of src (0) or dst (1), or None if the mask has holes."""
         cdef int bits
         if is_prefix(self._address(which + 2), self.family.address, &bits):
             return bits
         return None
 
     def _set_network(self, int which, bytes address not None, bytes mask not None):
-        """Set src (0) or dst (1) to *address* and *mask*, in network order."""
+        """Set src (0) or dst (1) to *address* and *mask*, as bytes in network order."""
         cdef size_t length = self.family.address
         if <size_t> PyBytes_GET_SIZE(address) != length or <size_t> PyBytes_GET_SIZE(mask) != length:
             raise ParameterError("not an address of this family")
@@ -497,7 +503,7 @@ cdef class RuleValue:
 
     @property
     def src(self):
-        """Source address: `a/mask` for IPv4, `a/prefix` for IPv6, a leading `!` negates."""
+        """The source address: `address/mask` for IPv4, `address/prefix` for IPv6 (`-s`). A leading `!` negates."""
         return self._get_address(0, IPT_INV_SRCIP)
 
     @src.setter
@@ -506,7 +512,7 @@ cdef class RuleValue:
 
     @property
     def dst(self):
-        """Destination address, as `src`."""
+        """The destination address, in the form of `src` (`-d`)."""
         return self._get_address(1, IPT_INV_DSTIP)
 
     @dst.setter
@@ -544,14 +550,14 @@ cdef class RuleValue:
         memset(mask, 0, IFNAMSIZ)
         memcpy(name, text, length)
         if length:
-            # a name that ends in + is compared up to it, any other with its NUL
+            # a name that ends in + is compared without the +, any other name with its NUL
             memset(mask, 0xff, length - 1 if text[length - 1] == b'+' else length + 1)
         self._invert(inverted, negated)
         return 0
 
     @property
     def in_interface(self):
-        """Input interface, a trailing `+` as wildcard, a leading `!` negates; None: any."""
+        """The input interface (`-i`), or None for any. A trailing `+` is a wildcard, a leading `!` negates."""
         return self._get_interface(0, IPT_INV_VIA_IN)
 
     @in_interface.setter
@@ -560,7 +566,7 @@ cdef class RuleValue:
 
     @property
     def out_interface(self):
-        """Output interface, as `in_interface`."""
+        """The output interface (`-o`), in the form of `in_interface`."""
         return self._get_interface(1, IPT_INV_VIA_OUT)
 
     @out_interface.setter
@@ -570,18 +576,18 @@ cdef class RuleValue:
     # protocol and flags
 
     def _get_proto(self):
-        """(protocol number, whether negated)."""
+        """Return (protocol number, whether it is negated)."""
         return (<const uint16_t *> (self._seen() + self.family.proto))[0], bool(self._flags()[1] & IPT_INV_PROTO)
 
     def _set_proto(self, int number, bint negated):
         (<uint16_t *> (self._head() + self.family.proto))[0] = number
         self._invert(IPT_INV_PROTO, negated)
         if self.family.nfproto == NFPROTO_IPV6:
-            # without it the kernel does not look at the protocol at all
+            # the kernel compares the protocol only if this flag is set
             self._flag(IP6T_F_PROTO, number or negated)
 
     def _get_fragment(self):
-        """(`-f` given, negated); IPv4 only."""
+        """Return (whether `-f` is given, whether it is negated). IPv4 only."""
         return bool(self._flags()[0] & IPT_F_FRAG), bool(self._flags()[1] & IPT_INV_FRAG)
 
     def _set_fragment(self, bint given, bint negated):
@@ -604,12 +610,12 @@ cdef class RuleValue:
     # counters
 
     def get_counters(self):
-        """Return the `Counters` as they were when the rule was read, or as set."""
+        """Return the `Counters` of the rule, as they were when it was read or last set."""
         cdef const xt_counters *counters = <const xt_counters *> (self._seen() + self.family.counters)
         return tuple_of_two(_counters_type, counters.pcnt, counters.bcnt)
 
     def set_counters(self, counters):
-        """Set the (packets, bytes) that the rule starts with when it is written."""
+        """Set the counters, (packets, bytes), with which the rule is written."""
         cdef uint64_t packets, size
         try:
             packets, size = map(index, counters)
@@ -624,12 +630,13 @@ cdef class RuleValue:
 
 
 def load_rules(type cls, int nfproto, list entries, chain):
-    """Return a list of *cls* (a `RuleValue`), one for each of *entries*, their bodies not decoded yet."""
+    """Return a list with an object of class *cls* (a `RuleValue`) for each of *entries*. Matches are not decoded
+    yet."""
     cdef list rules = []
     cdef RuleValue rule
     cdef bytes entry
-    # each of these objects is known to the garbage collector, which would look through all of them again and again as
-    # they come
+    # the garbage collector tracks each of these objects. While many are created it would look through all of them again
+    # and again, so it is off meanwhile
     cdef bint collecting = PyGC_Disable()
     try:
         for entry in entries:
@@ -644,19 +651,19 @@ def load_rules(type cls, int nfproto, list entries, chain):
 
 
 cdef bint is_entry(Family *family, const char *entry, size_t size) noexcept nogil:
-    """Whether *size* bytes are an entry of *family* whose sizes add up."""
+    """Whether *size* bytes at *entry* are an entry of *family*, and its sizes add up."""
     return size >= family.header + PAYLOAD_HEADER and next_offset(family, entry) == size and payloads_ok(family, entry)
 
 
 cdef int check_entry(Family *family, bytes entry) except -1:
-    """Raise unless *entry* is an entry of *family* whose sizes add up."""
+    """Raise `ParameterError` unless *entry* is an entry of *family*, and its sizes add up."""
     if not is_entry(family, PyBytes_AS_STRING(entry), PyBytes_GET_SIZE(entry)):
         raise ParameterError("not an entry of this family: its sizes do not add up")
     return 0
 
 
 cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil:
-    """Whether the matches fill the room up to the target, and the target the room behind it."""
+    """Whether the matches end where the target begins, and the target ends where the entry ends."""
     cdef Payloads at = payloads_of(family, entry)
     while next_payload(&at):
         pass
@@ -664,7 +671,7 @@ cdef bint payloads_ok(Family *family, const char *entry) noexcept nogil:
 
 
 def split_entry(int nfproto, bytes entry):
-    """Return (header bytes without counters and scratch, [payload bytes…]) of an entry: what a rule is."""
+    """Return (base part without counters and without the kernel's own fields, [payload, ...]) of an entry, as bytes."""
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
     cdef Payloads at
@@ -676,19 +683,20 @@ def split_entry(int nfproto, bytes entry):
     return entry[:family.offsets - 4], payloads
 
 
-# A verdict or jump carries its name where the kernel has a number. The number is filled in when it is sent; until then
-# its place says what this is, since an extension may have a payload of the same size.
+# A target that is a verdict or a jump has a number in the kernel, and its name here: the number is filled in when the
+# rule is sent. Until then this mark stands in the place of the number. It tells such a target from an extension whose
+# payload has the same size.
 cdef const char *_MARK = b"\xffverdict"
 
 
 cdef bint is_verdict(const xt_entry_match *payload) noexcept nogil:
-    """Whether a target payload is a verdict, a jump, or no target."""
+    """Whether the payload of a target is a verdict, a jump, or no target."""
     return (payload.u.match_size == STANDARD_SIZE and payload.u.user.revision == 0
             and (memcmp(payload.data, _MARK, 8) == 0 or is_verdict_name(payload.u.user.name)))
 
 
 cdef bint is_long_nflog(const xt_entry_match *payload) noexcept nogil:
-    """Whether a target is NFLOG with the longer prefix that nf_tables has room for."""
+    """Whether the payload of a target is NFLOG with a prefix of 128 bytes, which only nf_tables can store."""
     return (payload.u.match_size == NFLOG_LONG_SIZE and payload.u.user.revision == 0
             and strcmp(payload.u.user.name, b"NFLOG") == 0)
 
@@ -698,7 +706,7 @@ cdef bint is_verdict_name(const char *name) noexcept nogil:
 
 
 def standard_target(name):
-    """Return the payload of a verdict or of a jump to chain *name*, by its name ("": no target)."""
+    """Return the payload of a target that is a verdict, or a jump to chain *name*, by its name. "" means no target."""
     cdef bytes text = c_text(name, "a target name")
     if PyBytes_GET_SIZE(text) >= XT_EXTENSION_MAXNAMELEN:
         raise ParameterError(f"Invalid target name `{name}' ({XT_EXTENSION_MAXNAMELEN - 1} chars max)")
@@ -711,7 +719,7 @@ def standard_target(name):
 
 
 cdef void mark_verdict(char *target, const char *name) noexcept nogil:
-    """Turn a target of `STANDARD_SIZE` bytes into the verdict or jump *name* (at most 28 bytes are taken)."""
+    """Make the `STANDARD_SIZE` bytes at *target* the verdict or jump *name*, of which at most 28 bytes are taken."""
     cdef size_t length = strlen(name)
     memset(target + 2, 0, STANDARD_SIZE - 2)
     memcpy(target + 2, name, length if length < XT_EXTENSION_MAXNAMELEN else XT_EXTENSION_MAXNAMELEN - 1)
@@ -719,13 +727,13 @@ cdef void mark_verdict(char *target, const char *name) noexcept nogil:
 
 
 cdef bint marks_any_protocol(Family *family, const char *header) noexcept nogil:
-    """Whether a base part has IPv6's mark that `-p all` was given, which has no effect."""
+    """Whether a base part has the flag that `ip6tables -p all` sets. It has no effect."""
     return (family.nfproto != NFPROTO_IPV4 and header[family.flags] & IP6T_F_PROTO
             and not header[family.flags + 1] & IPT_INV_PROTO and (<const uint16_t *> (header + family.proto))[0] == 0)
 
 
 def without_counters(int nfproto, list entries):
-    """Return *entries* with their packet and byte counters at zero."""
+    """Return *entries* with packet and byte counters set to zero."""
     cdef size_t start = family_of(nfproto).counters
     cdef list plain = []
     for entry in entries:
@@ -734,7 +742,7 @@ def without_counters(int nfproto, list entries):
 
 
 def counters_of(int nfproto, bytes entry not None):
-    """Return the (packets, bytes) of *entry*."""
+    """Return (packets, bytes) of *entry*."""
     cdef Family *family = family_of(nfproto)
     check_entry(family, entry)
     cdef const xt_counters *counters = <const xt_counters *> (PyBytes_AS_STRING(entry) + family.counters)
@@ -742,7 +750,8 @@ def counters_of(int nfproto, bytes entry not None):
 
 
 def retarget(int nfproto, bytes entry, str old, str new):
-    """Return *entry* with its jump to chain *old* turned into one to chain *new*, or None if it does not jump there."""
+    """Return *entry* with its jump to chain *old* replaced by one to chain *new*, or None if it does not jump to
+    *old*."""
     cdef bytes target = split_entry(nfproto, entry)[1][-1]
     if target != standard_target(old):
         return None

@@ -1,14 +1,16 @@
-# The counters of all rules at one moment, and the digest that tells rulesets apart.
+# The counters of all rules at one moment, and the digest by which two rulesets are told apart.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-# What tells rulesets apart.
+# The digest of a ruleset: 64 bits that differ for different rulesets.
 cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
 
-    /* Folded multiplication: fast, and good enough to tell rulesets apart that nobody made to collide. */
+    /* Multiplication that folds the upper half of the product into the lower one. It is fast; it resists no attacker,
+       but
+     * nobody gains from making two rulesets collide. */
     static inline uint64_t digest_mix(uint64_t a, uint64_t b)
     {
         __uint128_t product = (__uint128_t)a * b;
@@ -35,7 +37,7 @@ cdef extern from *:
         digest->c = seed ^ DIGEST_K2;
     }
 
-    /* length is a multiple of 4; that it tells apart what was absorbed in one piece or in two is not needed */
+    /* *length* is a multiple of 4. Absorbing bytes in one call or in two gives different digests. */
     static inline void digest_absorb(struct digest *digest, const char *at, size_t length)
     {
         uint64_t a = digest->a, b = digest->b, c = digest->c;
@@ -72,8 +74,9 @@ cdef extern from *:
         digest->c = c;
     }
 
-    /* The head of a payload: size, name, revision. The kernel writes a name up to its NUL; what stands behind it is
-     * whatever stood in the buffer, and counts for nothing. */
+    /* Absorb the head of a payload: size, name, revision. Bytes behind the NUL of the name are left out, since nobody
+       has
+     * set them. */
     static inline void digest_absorb_head(struct digest *digest, const char *at)
     {
         uint64_t c = digest->c ^ ((uint64_t)(unsigned char)at[31] << 32), ones = 0x0101010101010101u;
@@ -84,7 +87,7 @@ cdef extern from *:
             #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
             word = __builtin_bswap64(word);
             #endif
-            full = i ? word : word | 0xffff;        /* the size may have zero bytes */
+            full = i ? word : word | 0xffff;        /* zero bytes in the size must not end the name */
             ends = (full - ones) & ~full & (ones << 7);
             if (ends)
                 word &= (ends & -ends) - 1;
@@ -98,7 +101,7 @@ cdef extern from *:
 
     static inline uint64_t digest_finish(const struct digest *digest)
     {
-        /* never 0 */
+        /* 0 stands for "no digest" */
         return digest_mix(digest->a ^ DIGEST_K1, digest_mix(digest->b ^ DIGEST_K2, digest->c ^ DIGEST_K0)) | 1;
     }
     """
@@ -110,15 +113,16 @@ cdef extern from *:
     void digest_absorb_head(Digest *digest, const char *at) nogil
     uint64_t digest_finish(const Digest *digest) nogil
 
-# What `Counts.judge` finds.
+# The results of `Counts.judge`.
 cdef enum:
-    FELL = 1                # a counter is lower than it was
-    HAD_COUNTED = 2         # one of the rules that are still there had counted
+    FELL = 1                # a counter is lower than before
+    HAD_COUNTED = 2         # a rule that still exists had counted something
 
 cdef class Counts:
     cdef uint64_t *packet_row
     cdef uint64_t *byte_row
-    cdef uint64_t *aside        # what a writer has put aside and is in the rows: packets, then bytes; NULL: nothing
+    # counters put aside by a writer and included in the rows: (packets, bytes) of each rule; NULL: none
+    cdef uint64_t *aside
     cdef readonly Py_ssize_t rules
 
     cdef int _allocate(self, size_t rules) except -1
@@ -127,14 +131,15 @@ cdef class Counts:
     cdef object _numbers(self, const uint64_t *row, Py_ssize_t start, Py_ssize_t stop)
     cpdef list pairs(self, Py_ssize_t start, Py_ssize_t stop)
 
-# What reads the counters of one table again and again, and keeps for that what it needs: the back ends have one each.
+# The base class of the objects with which each back end reads the counters of one table again and again.
 cdef class Scan:
-    cdef bint busy                   # one of its methods is running: what else runs meanwhile frees nothing
-    cdef bint to_close               # it was closed meanwhile: what it keeps is freed when that method ends
-    cdef uint64_t digest             # of the ruleset that was read last; 0: none was
-    cdef readonly tuple chains       # (name, policy or None, first slot, end slot), of the ruleset with this digest
-    cdef readonly bytes identities   # a uint64 a slot: what each rule is, wherever it stands
-    cdef readonly int doubt          # whether the last read may be relied on: 0 says that it may
+    # one of its methods is running, so a call from a signal handler or a finalizer frees nothing
+    cdef bint busy
+    cdef bint to_close               # `close` was called meanwhile: free everything when the running method ends
+    cdef uint64_t digest             # the digest of the ruleset that was read last; 0 before the first reading
+    cdef readonly tuple chains       # of that ruleset: (name, policy or None, first slot, end slot) of each chain
+    cdef readonly bytes identities   # a uint64 for each slot, which identifies the rule wherever it stands
+    cdef readonly int doubt          # 0 if the last reading can be relied on
 
     cdef int _begin(self) except -1
     cdef void _end(self) noexcept

@@ -26,13 +26,13 @@ cdef enum:
     RESET = 1
     NEW = 2
 
-cdef uint64_t UNKNOWN = 0xffffffffffffffff      # nobody knows how much a writer has put aside
+cdef uint64_t UNKNOWN = 0xffffffffffffffff      # it is not known how much a writer has put aside
 
 
 cdef class Numbers:
-    """uint64 numbers that never change, through the buffer protocol."""
+    """uint64 numbers that never change, as an object with the buffer protocol."""
 
-    cdef object keeper           # what owns the memory
+    cdef object keeper           # the object that owns the memory
     cdef const uint64_t *first
     cdef Py_ssize_t shape
     cdef Py_ssize_t stride
@@ -63,15 +63,16 @@ cdef inline const int32_t *_places(bytes slots) noexcept:
 
 
 cdef class Counts:
-    """The packets and bytes of all rules of a table at one moment: two rows of uint64, one slot a rule."""
+    """The packet and byte counters of all rules of a table at one moment: two rows of uint64 with a slot for each
+    rule."""
 
     def __dealloc__(self):
         free(self.packet_row)
         free(self.aside)
 
     cdef int _allocate(self, size_t rules) except -1:
-        # one more than there are: a walk over a legacy table writes the foot of a chain where the next rule comes to
-        # stand
+        # one slot more than there are rules: a walk over a legacy table stores the counters of the last entry of a
+        # chain in the slot of the next rule, before that rule comes
         self.packet_row = <uint64_t *> malloc(2 * (rules + 1) * sizeof(uint64_t))
         if self.packet_row == NULL:
             raise MemoryError
@@ -89,22 +90,23 @@ cdef class Counts:
         return memoryview(numbers)
 
     def packets(self, Py_ssize_t start, Py_ssize_t stop):
-        """The packets of the slots from *start* to *stop*, as a memoryview of uint64."""
+        """Return the packets of the slots from *start* to *stop*, as a memoryview of uint64."""
         return self._numbers(self.packet_row, start, stop)
 
     def bytes(self, Py_ssize_t start, Py_ssize_t stop):
-        """The bytes of the slots from *start* to *stop*, as a memoryview of uint64."""
+        """Return the bytes of the slots from *start* to *stop*, as a memoryview of uint64."""
         return self._numbers(self.byte_row, start, stop)
 
     cpdef list pairs(self, Py_ssize_t start, Py_ssize_t stop):
-        """A list of (packets, bytes) for the slots from *start* to *stop*."""
+        """Return a list of (packets, bytes) for the slots from *start* to *stop*."""
         cdef Py_ssize_t i
         cdef list result
         cdef tuple pair
         if not 0 <= start <= stop <= self.rules:
             raise IndexError("no such slots")
         result = PyList_New(stop - start)
-        # numbers refer to nothing: the collector need not look at them, nor run because there are many
+        # tuples of integers form no cycles. The collector is off, since so many new objects would start it again and
+        # again
         cdef int collecting = PyGC_Disable()
         try:
             for i in range(start, stop):
@@ -118,18 +120,21 @@ cdef class Counts:
         return result
 
     def by_chain(self, tuple chains not None):
-        """Return {chain: [(packets, bytes), …]} for *chains*, as `TableScan.chains` has them."""
+        """Return {chain: [(packets, bytes), …]} for *chains*, which are given as in `Scan.chains`."""
         return {chain[0]: self.pairs(chain[2], chain[3]) for chain in chains}
 
     def sum(self, Py_ssize_t start, Py_ssize_t stop):
-        """(packets, bytes) over the slots from *start* to *stop*."""
+        """Return (packets, bytes), summed over the slots from *start* to *stop*."""
         if not 0 <= start <= stop <= self.rules:
             raise IndexError("no such slots")
         return _sum(self.packet_row, start, stop), _sum(self.byte_row, start, stop)
 
     cdef int _check(self, Counts before, bytes slots) except -1:
-        """Raise unless *slots* says where each slot stands in *before*: an int32 for each, -1 for nowhere, or None for
-        itself."""
+        """Raise unless *slots* fits these counters and *before*: an int32 for each slot, or None if no slot has
+        changed.
+
+        The int32 is the slot of the rule in *before*, or -1 if *before* does not have the rule.
+        """
         cdef Py_ssize_t i
         cdef const int32_t *place = _places(slots)
         cdef bint sound = before.rules == self.rules if place == NULL else PyBytes_GET_SIZE(slots) == 4 * self.rules
@@ -141,7 +146,7 @@ cdef class Counts:
         return 0
 
     cdef int judge(self, Counts before, bytes slots) except -1:
-        """`FELL`, `HAD_COUNTED`, both or 0, of the counters since *before*; *slots* as for `since`."""
+        """Compare with *before*. Return `FELL`, `HAD_COUNTED`, both or 0. *slots* is as for `since`."""
         cdef Py_ssize_t i, j
         cdef const uint64_t *now = self.packet_row
         cdef const uint64_t *old = before.packet_row
@@ -163,9 +168,9 @@ cdef class Counts:
         return (FELL if fell else 0) | (HAD_COUNTED if counted else 0)
 
     def with_aside(self, Counts before, bytes slots):
-        """Return these counters with those of *before* added, which a writer has put aside and will add itself.
+        """Return these counters plus those of *before*, which a writer has put aside and will add itself.
 
-        None for *before*: nobody knows what was put aside, and nothing is added. *slots* as for `since`.
+        *before* None: it is not known what was put aside, and nothing is added. *slots* is as for `since`.
         """
         cdef Counts whole = Counts.__new__(Counts)
         cdef const int32_t *place = _places(slots)
@@ -188,9 +193,10 @@ cdef class Counts:
         return whole
 
     def since(self, Counts before not None, bytes slots):
-        """Return (Counts of what was added, bytes that are 1 where a counter was reset and 2 where there was none).
+        """Return (a `Counts` of what was counted since *before*, flags: a byte for each slot).
 
-        *slots*, an int32 for each, says where a slot stood in *before*, -1 for nowhere; None: where it stands now.
+        A flag is 1 if a counter of the rule was reset, 2 if *before* does not have the rule, and else 0. *slots* has an
+        int32 for each slot: the slot of the rule in *before*, or -1. None means that no slot has changed.
         """
         cdef Counts added = Counts.__new__(Counts)
         cdef Py_ssize_t i, j
@@ -211,9 +217,10 @@ cdef class Counts:
                 if before.aside != NULL and before.aside[2 * j] == UNKNOWN:
                     flag[i] = NEW
                 if packets < packets_before or sizes < sizes_before:
-                    flag[i] = RESET      # what it counted after that is all that is known
+                    flag[i] = RESET      # only what was counted after the reset is known
                     if before.aside != NULL and before.aside[2 * j] != UNKNOWN:
-                        # what was thought to be put aside is lost; what was counted after that has been reported
+                        # the counters that were put aside were lost. What was counted before that has been reported
+                        # already
                         packets_before -= before.aside[2 * j]
                         sizes_before -= before.aside[2 * j + 1]
                 if packets >= packets_before and sizes >= sizes_before:
@@ -260,11 +267,11 @@ cdef object _sum(const uint64_t *row, Py_ssize_t start, Py_ssize_t stop):
 
 cdef struct Place:
     uint64_t key
-    int32_t first            # the first slot of that key that is not taken, -1 for none
+    int32_t first            # the first free slot with that key, or -1
 
 
 cdef inline size_t _find(const Place *places, size_t mask, uint64_t key) noexcept nogil:
-    """Where *key* is, or may be put."""
+    """Return the index of *key*, or of the free place where it belongs."""
     cdef size_t at = digest_mix(key, 0x9e3779b97f4a7c15u) & mask
     while places[at].key and places[at].key != key:
         at = (at + 1) & mask
@@ -272,7 +279,7 @@ cdef inline size_t _find(const Place *places, size_t mask, uint64_t key) noexcep
 
 
 cdef inline uint64_t _key(object chain, uint64_t identity) except? 0:
-    """What a rule is: its identity, and its chain."""
+    """Return a key for a rule, made of its identity and its chain."""
     return (identity ^ (<uint64_t> <Py_ssize_t> hash(chain)) * 0xbf58476d1ce4e5b9u) | 1
 
 
@@ -301,10 +308,10 @@ cdef class Scan:
         """Close the socket and free the memory, if there are any."""
 
     cdef tuple _read(self):
-        """`read`, once it is known that no other method is running."""
+        """Do the work of `read`, after `_begin`."""
 
     cdef list _entries(self, uint64_t digest):
-        """`entries`, once it is known that no other method is running."""
+        """Do the work of `entries`, after `_begin`."""
 
     def close(self):
         """Close the socket and free the memory. If another method is running, that happens when it ends."""
@@ -334,10 +341,10 @@ cdef class Scan:
 
 
 cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, bytes identities_before):
-    """Return where each slot stood before, an int32 for each, -1 for nowhere; None where all stand where they stood.
+    """Return the earlier slot of each rule: an int32 for each slot, -1 for a new rule; None if all slots are the same.
 
-    A rule is followed by its chain and its identity; those that are equal in that by their order. *chains* and
-    *identities* are as the back ends' readers have them.
+    A rule is recognized by its chain and its identity. Rules that are equal in both are taken in their order. *chains*
+    and *identities* are as in `Scan`.
     """
     if identities == identities_before and chains == chains_before:
         return None
@@ -348,7 +355,7 @@ cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, byt
     cdef int32_t *place = <int32_t *> PyBytes_AS_STRING(placed)
     cdef size_t room = 16, at
     cdef Place *places
-    cdef int32_t *following      # the next slot of the same key
+    cdef int32_t *following      # the next slot with the same key
     while room < 2 * <size_t> old:
         room *= 2
     places = <Place *> malloc(room * sizeof(Place) + old * sizeof(int32_t))
@@ -358,7 +365,7 @@ cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, byt
     memset(place, 0xff, 4 * count)
     following = <int32_t *> (places + room)
     try:
-        # from the last to the first, so that the first of a key comes to stand before the others
+        # from the last slot to the first, so that the list of each key begins with its first slot
         for name, _, first, end in reversed(chains_before):
             if not 0 <= first <= end <= old:
                 raise ParameterError("these chains have other rules")

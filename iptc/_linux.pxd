@@ -1,4 +1,4 @@
-# What Linux and its C library look like to C, apart from netfilter: declared once, for every compiled module.
+# Linux and its C library, except netfilter, as C declares them: once, for all compiled modules.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -44,7 +44,7 @@ cdef extern from * nogil:
     #define SIOCGSKNS 0x894C            /* headers before Linux 4.10 do not have it */
     #endif
     #ifndef SO_NETNS_COOKIE
-    #define SO_NETNS_COOKIE 71          /* nor those before 5.14 */
+    #define SO_NETNS_COOKIE 71          /* headers before Linux 5.14 do not have it */
     #endif
     """
     enum:

@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Any
 
 class LockFile:
-    """A lock file that is open, and the lock on it (`flock`): both go with the object."""
+    """An open lock file, and the lock on it (`flock`). Both are released when the object is deleted."""
 
     def __init__(self, path: bytes, create: bool = False) -> None: ...
     @property
@@ -17,8 +17,10 @@ class LockFile:
     def close(self) -> None: ...
 
 class Holder:
-    """What holds a lock file, or others that hold one, in a `with` statement. The end of the statement is C: a signal
-    handler runs before it, or once nothing is held any more."""
+    """The base class of context managers that hold lock files. The end of the `with` statement is C code.
+
+    So the handler of a signal runs before that code, or after everything is released.
+    """
 
     _file: Any
     _locks: Any

@@ -17,7 +17,7 @@ from ._linux cimport LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, errno_now, flock
 from ._netns cimport held_close, held_is_ours, held_set
 
 cdef class LockFile:
-    """A lock file that is open, and the lock on it (`flock`): both go with the object."""
+    """An open lock file, and the lock on it (`flock`). Both are released when the object is deleted."""
 
     def __cinit__(self):
         self.held.fd = -1
@@ -26,7 +26,7 @@ cdef class LockFile:
         held_close(&self.held)
 
     def __init__(self, bytes path not None, bint create=False):
-        """Open *path*, or *create* it; a FIFO does not wait for who writes into it."""
+        """Open *path*; with *create*, create it if it does not exist. Opening a FIFO does not wait for a writer."""
         cdef const char *name = PyBytes_AS_STRING(path)
         cdef int flags = O_RDONLY | O_NONBLOCK | O_CLOEXEC | (O_CREAT if create else 0)
         cdef int fd, failed
@@ -54,7 +54,7 @@ cdef class LockFile:
 
     @property
     def file(self):
-        """What tells the file from others, whatever it was named by."""
+        """(device, inode) of the file. They identify it, whatever path it was opened by."""
         return self.held.device, self.held.inode
 
     def fileno(self):
@@ -62,8 +62,10 @@ cdef class LockFile:
         return self.held.fd
 
     def take(self, bint shared, bint wait):
-        """Take the lock, with others if it is *shared*; whether it was had. To *wait* is to wait for ever, but a signal
-        is handled."""
+        """Take the lock; if *shared*, other readers can hold it too. Return whether it was obtained.
+
+        *wait*: wait for ever. Signal handlers run meanwhile.
+        """
         cdef int operation = (LOCK_SH if shared else LOCK_EX) | (0 if wait else LOCK_NB)
         cdef int failed
         while True:
@@ -80,25 +82,29 @@ cdef class LockFile:
         return True
 
     def release(self):
-        """Let go of the lock and close. A child that was forked meanwhile holds a copy of the descriptor: closing ours
-        alone would not unlock."""
+        """Release the lock and close the file.
+
+        Closing alone would not release it if a process that was forked meanwhile has a copy of the descriptor.
+        """
         if self._locked and held_is_ours(&self.held):
             with nogil:
                 flock(self.held.fd, LOCK_UN)
         self.close()
 
     def close(self):
-        """Close, and unlock nothing that another process has a copy of."""
+        """Close the file without releasing the lock: another process that has a copy of the descriptor keeps it."""
         self._locked = False
         held_close(&self.held)
 
 
 cdef class Holder:
-    """What holds a lock file, or others that hold one, in a `with` statement. The end of the statement is C: a signal
-    handler runs before it, or once nothing is held any more."""
+    """The base class of context managers that hold lock files. The end of the `with` statement is C code.
+
+    So the handler of a signal runs before that code, or after everything is released.
+    """
 
     def __exit__(self, kind=None, error=None, traceback=None):
-        """Let go."""
+        """Release the locks."""
         self._let_go()
         self._drop()
 
@@ -107,7 +113,7 @@ cdef class Holder:
         if self._file is not None:
             self._file.release()
         if self._locks is not None:
-            # the last one first
+            # in the reverse order
             left = len(self._locks)
             while left:
                 left -= 1
@@ -115,4 +121,4 @@ cdef class Holder:
         return 0
 
     def _drop(self):
-        """Forget what was let go."""
+        """Called when the locks are released. Derived classes forget them here."""

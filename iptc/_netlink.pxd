@@ -1,4 +1,4 @@
-# What nfnetlink and nf_tables look like to C, and how other modules read and write their messages.
+# nfnetlink and nf_tables as C declares them, and the functions with which other modules read and write messages.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -76,7 +76,7 @@ cdef extern from *:
 
 # --------------------------------------------------------------- attributes
 
-# A cursor over attributes: what is still to be read, and the one that was read last, flags taken off its kind.
+# A cursor over attributes: the one that was read last, with the flags removed from its kind, and the rest.
 cdef struct Attribute:
     const char *at
     const char *end
@@ -95,7 +95,7 @@ cdef enum:
     GENERAL_HEAD = 20        # struct nlmsghdr and struct nfgenmsg, which begin each message
 
 
-# A buffer that grows; `failed` says that there was no memory, or an attribute too long for its 16-bit length.
+# A buffer that grows. `failed` is ENOMEM if there was no memory, EMSGSIZE if an attribute exceeds its 16-bit length.
 cdef struct Writer:
     char *memory
     size_t length
@@ -113,7 +113,7 @@ cdef void nest_end(Writer *writer, size_t start) noexcept nogil
 
 # ----------------------------------------------------------------- messages
 
-# A cursor over netlink messages; `kind` is without the subsystem, attributes are those behind nfgenmsg.
+# A cursor over netlink messages. `kind` is the type without the subsystem, `attributes` begin after nfgenmsg.
 cdef struct Message:
     const char *at
     const char *end
@@ -131,7 +131,7 @@ cdef void message_end(Writer *writer, size_t start) noexcept nogil
 
 # ---------------------------------------------------------------- the socket
 
-# A socket, and what it was last told. All calls return 0 or an errno: the kernel's answer, or else that of the socket.
+# A socket and its buffers. All functions return 0 or an errno: that in the kernel's answer, or that of the socket.
 cdef struct Channel:
     Held held
     uint32_t sequence
@@ -153,7 +153,7 @@ cdef int channel_generation(Channel *channel, uint32_t *generation) noexcept nog
 
 cdef class Socket:
     cdef Channel channel
-    cdef Channel beside              # a second one in the same namespace, once there is work for it
+    cdef Channel beside              # a second socket in the same namespace, opened when it is first needed
 
     cdef void _close(self) noexcept
     cdef int _check(self, int failed, str what) except -1

@@ -5,13 +5,13 @@ from ._netns import Namespace
 from .errors import KernelError
 
 class AnswerLost(KernelError):
-    """A batch was sent, and what the kernel said of it did not arrive: it may be applied."""
+    """A batch was sent, and the kernel's answer was lost: the batch is perhaps applied."""
 
 class Socket:
-    """One netlink socket of nf_tables. Serves one thread at a time; it stays in the namespace that it was opened in.
+    """A netlink socket for nf_tables (`NFNL_SUBSYS_NFTABLES`). One thread can use it at a time.
 
-    Messages go in and come out as the kernel has them (`struct nlmsghdr`, `struct nfgenmsg`, attributes). Raises
-    `AccessDenied` without CAP_NET_ADMIN.
+    It stays in the network namespace in which it was opened. Messages are bytes in the kernel's format: `struct
+    nlmsghdr`, `struct nfgenmsg`, attributes. Raises `AccessDenied` without CAP_NET_ADMIN.
     """
 
     def __init__(self, there: Namespace | None = None) -> None: ...
@@ -32,7 +32,8 @@ class Socket:
     ) -> list[tuple[int, int, str]]: ...
 
 class Batch:
-    """Messages that are applied together. Names are bytes; each verb returns the number of its message, from 0."""
+    """Messages that are applied together. Names are bytes. Each method that adds a message returns its number, from
+    0."""
 
     messages: int
     def add_table(self, nfproto: int, table: bytes, flags: int = 0) -> int: ...

@@ -27,25 +27,26 @@ cdef enum:
     ATTRIBUTE_MOST = 0xffff
     MESSAGE_HEAD = 16            # struct nlmsghdr
     NFT_MSG_GETRULE_RESET = 25   # headers before Linux 6.2 do not have it
-    # the kernel fills as much of a dump into one answer as the largest buffer it has seen, up to 32 KiB
+    # one answer of a dump is as large as the largest buffer that was used to receive, up to 32 KiB
     INBOX_ROOM = 65536
-    ANSWER_WEIGHT = 4096         # what one answer weighs in the socket's buffer, amply
-    PATIENCE = 16                # calls in a row that fail in passing
-    # questions count from here on, messages of a batch from 1: no answer is taken for one to the other
+    ANSWER_WEIGHT = 4096         # the room that one answer takes in the socket's buffer, at most
+    PATIENCE = 16                # after so many calls in a row that fail in passing, give up
+    # Questions are numbered from here, messages of a batch from 1. So an answer to one is never taken for one to the
+    # other.
     FIRST_QUESTION = 0x40000000
 
 # --------------------------------------------------------------- attributes
 
 
 cdef void attribute_scan(Attribute *cursor, const char *data, size_t length) noexcept nogil:
-    """Begin to read the attributes in *length* bytes."""
+    """Begin to read the attributes in the *length* bytes at *data*."""
     memset(cursor, 0, sizeof(cursor[0]))
     cursor.at = data
     cursor.end = data + length
 
 
 cdef bint attribute_next(Attribute *cursor) noexcept nogil:
-    """Read the next attribute: False at the end, or where what follows is none."""
+    """Read the next attribute. Return False at the end, or if what follows is no attribute."""
     cdef size_t left = cursor.end - cursor.at, length
     if left < ATTRIBUTE_HEAD:
         return False
@@ -61,7 +62,7 @@ cdef bint attribute_next(Attribute *cursor) noexcept nogil:
 
 
 cdef bint attribute_text(const Attribute *cursor, const char *text) noexcept nogil:
-    """Whether the attribute is *text*, with or without its NUL."""
+    """Whether the data of the attribute is *text*, with or without a NUL."""
     cdef size_t length = strlen(text)
     if cursor.length == length + 1 and cursor.data[length] == 0 or cursor.length == length:
         return _same(cursor.data, text, length)
@@ -77,7 +78,7 @@ cdef bint _same(const char *one, const char *other, size_t length) noexcept nogi
 
 
 cdef uint32_t attribute_be32(const Attribute *cursor) noexcept nogil:
-    """The 32-bit number in the attribute, 0 if it is too short."""
+    """Return the data of the attribute as a 32-bit number in network order, or 0 if it is too short."""
     cdef uint32_t number
     if cursor.length < 4:
         return 0
@@ -86,7 +87,7 @@ cdef uint32_t attribute_be32(const Attribute *cursor) noexcept nogil:
 
 
 cdef uint64_t attribute_be64(const Attribute *cursor) noexcept nogil:
-    """The 64-bit number in the attribute, 0 if it is too short."""
+    """Return the data of the attribute as a 64-bit number in network order, or 0 if it is too short."""
     cdef uint64_t number
     if cursor.length < 8:
         return 0
@@ -95,7 +96,7 @@ cdef uint64_t attribute_be64(const Attribute *cursor) noexcept nogil:
 
 
 cdef bint writer_reserve(Writer *writer, size_t more) noexcept nogil:
-    """Make room for *more* bytes; False, and `failed`, if there is none."""
+    """Make space for *more* bytes. Return False, and set `failed`, if there is no memory."""
     cdef size_t room = writer.room
     cdef char *memory
     if writer.failed:
@@ -115,7 +116,7 @@ cdef bint writer_reserve(Writer *writer, size_t more) noexcept nogil:
 
 
 cdef char *put_room(Writer *writer, int kind, size_t length) noexcept nogil:
-    """Write an attribute of *length* zero bytes and return where they are, or NULL."""
+    """Write an attribute of *length* zero bytes. Return the address of its data, or NULL."""
     cdef size_t whole = (ATTRIBUTE_HEAD + length + 3) & ~<size_t> 3
     cdef char *at
     if ATTRIBUTE_HEAD + length > ATTRIBUTE_MOST:
@@ -139,31 +140,31 @@ cdef void put(Writer *writer, int kind, const void *data, size_t length) noexcep
 
 
 cdef void put_text(Writer *writer, int kind, const char *text) noexcept nogil:
-    """Write an attribute with *text* and its NUL."""
+    """Write an attribute with *text* and a NUL."""
     put(writer, kind, text, strlen(text) + 1)
 
 
 cdef void put_be32(Writer *writer, int kind, uint32_t number) noexcept nogil:
-    """Write an attribute with a 32-bit number."""
+    """Write an attribute with a 32-bit number in network order."""
     number = htobe32(number)
     put(writer, kind, &number, 4)
 
 
 cdef void put_be64(Writer *writer, int kind, uint64_t number) noexcept nogil:
-    """Write an attribute with a 64-bit number."""
+    """Write an attribute with a 64-bit number in network order."""
     number = htobe64(number)
     put(writer, kind, &number, 8)
 
 
 cdef size_t nest(Writer *writer, int kind) noexcept nogil:
-    """Begin an attribute that holds attributes; `nest_end` takes what this returns."""
+    """Begin an attribute that contains attributes. The caller gives the result to `nest_end`."""
     cdef size_t start = writer.length
     put_room(writer, kind | NLA_F_NESTED, 0)
     return start
 
 
 cdef void nest_end(Writer *writer, size_t start) noexcept nogil:
-    """End the attribute that began at *start*."""
+    """End the nested attribute that began at *start*."""
     cdef size_t length = writer.length - start
     if writer.failed:
         return
@@ -176,14 +177,14 @@ cdef void nest_end(Writer *writer, size_t start) noexcept nogil:
 # ----------------------------------------------------------------- messages
 
 cdef void message_scan(Message *cursor, const char *data, size_t length) noexcept nogil:
-    """Begin to read the messages in *length* bytes."""
+    """Begin to read the messages in the *length* bytes at *data*."""
     memset(cursor, 0, sizeof(cursor[0]))
     cursor.at = data
     cursor.end = data + length
 
 
 cdef bint message_next(Message *cursor) noexcept nogil:
-    """Read the next message: False at the end, or where what follows is none."""
+    """Read the next message. Return False at the end, or if what follows is no message."""
     cdef size_t left = cursor.end - cursor.at, length, head = MESSAGE_HEAD
     cdef const nlmsghdr *header = <const nlmsghdr *> cursor.at
     if left < MESSAGE_HEAD:
@@ -202,9 +203,9 @@ cdef bint message_next(Message *cursor) noexcept nogil:
         cursor.nfproto = (<const nfgenmsg *> (cursor.at + MESSAGE_HEAD)).nfgen_family
         head = GENERAL_HEAD
     elif header.nlmsg_type >= 16:
-        return False                # of another subsystem
+        return False                # a message of another subsystem than nf_tables
     else:
-        # the kernel's own messages: their kinds stand apart from those of nf_tables
+        # a message of netlink itself: negative kinds keep it apart from the messages of nf_tables
         cursor.kind = -<int> header.nlmsg_type
     cursor.attributes = cursor.at + head
     cursor.length = length - head
@@ -214,8 +215,8 @@ cdef bint message_next(Message *cursor) noexcept nogil:
 
 
 cdef size_t message_begin(Writer *writer, int kind, int flags, int nfproto, uint32_t sequence) noexcept nogil:
-    """Begin a message of nf_tables, or with a negative *kind* one that every subsystem has; `message_end` takes what
-    this returns."""
+    """Begin a message of nf_tables, or of netlink itself if *kind* is negative. The caller gives the result to
+    `message_end`."""
     cdef size_t start = writer.length
     cdef nlmsghdr *header
     cdef nfgenmsg *general
@@ -244,12 +245,12 @@ cdef void message_end(Writer *writer, size_t start) noexcept nogil:
 # ---------------------------------------------------------------- the socket
 
 cdef int _prepare(Channel *channel, int fd) noexcept nogil:
-    """Begin to use the socket *fd*: 0, or an errno."""
+    """Set up *channel* to use the socket *fd*. Return 0 or an errno."""
     cdef int on = 1
     memset(channel, 0, sizeof(channel[0]))
     channel.sequence = FIRST_QUESTION
     held_set(&channel.held, fd)
-    # an error need not bring back the message it is about
+    # an answer with an error need not contain the request
     setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof(on))
     setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof(on))
     if not writer_reserve(&channel.inbox, INBOX_ROOM):
@@ -259,15 +260,14 @@ cdef int _prepare(Channel *channel, int fd) noexcept nogil:
 
 
 cdef int channel_open(Channel *channel, int netns) noexcept nogil:
-    """Open the socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an
-    errno."""
+    """Open a socket in the network namespace of descriptor *netns*; -1 is that of this thread. Return 0 or an errno."""
     cdef int fd = -1
     cdef int failed = socket_in(netns, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER, &fd)
     return failed or _prepare(channel, fd)
 
 
 cdef bint channel_beside(Channel *channel, const Channel *other) noexcept nogil:
-    """Open *channel*, if it is not, in the network namespace of *other*; False where that cannot be done."""
+    """Open *channel* in the network namespace of *other*, unless it is open. Return False if that fails."""
     cdef int fd = -1
     if channel_is_ours(channel):
         return True
@@ -278,13 +278,13 @@ cdef bint channel_beside(Channel *channel, const Channel *other) noexcept nogil:
 
 
 cdef bint channel_is_ours(const Channel *channel) noexcept nogil:
-    """Whether the socket is open, and nobody has closed it behind our back: its number may be that of another file by
-    now."""
+    """Whether the socket is open and still ours. If the program closed its descriptor, that number may be another
+    file."""
     return held_is_ours(&channel.held)
 
 
 cdef void channel_close(Channel *channel) noexcept nogil:
-    """Close the socket and free its buffers; again does nothing."""
+    """Close the socket and free its buffers. A second call does nothing."""
     held_close(&channel.held)
     free(channel.request.memory)
     free(channel.inbox.memory)
@@ -293,7 +293,7 @@ cdef void channel_close(Channel *channel) noexcept nogil:
 
 
 cdef ssize_t _receive(Channel *channel) noexcept nogil:
-    """Receive one answer into the inbox: its length, or a negative errno; there is one, or it was lost."""
+    """Receive one answer into the inbox, without waiting. Return its length, or a negative errno."""
     cdef ssize_t length
     for _ in range(PATIENCE):
         length = recv(channel.held.fd, channel.inbox.memory, channel.inbox.room, MSG_DONTWAIT)
@@ -307,7 +307,8 @@ cdef ssize_t _receive(Channel *channel) noexcept nogil:
 
 
 cdef int _settle(Channel *channel) noexcept nogil:
-    """Receive and forget what is left of a dump that was not received to its end: the kernel makes one at a time."""
+    """Receive and drop the rest of a dump that was not read to its end. The kernel makes one dump at a time for a
+    socket."""
     cdef int misses = 0
     cdef ssize_t length
     while misses < PATIENCE:
@@ -341,13 +342,13 @@ cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *at
 
 
 cdef int _verdict(const Message *message) noexcept nogil:
-    """The errno in an answer of at least four bytes, 0 for none."""
+    """Return the errno in an answer (struct nlmsgerr, at least four bytes), or 0."""
     cdef int error = (<const int *> message.attributes)[0]
     return -error if -4096 < error <= 0 else EINVAL
 
 
 cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context, bint *interrupted) noexcept nogil:
-    """Hand the one answer to the last request to *receiver*, or all of a dump."""
+    """Give the answer to the last request to *receiver*; of a dump, all messages of all answers."""
     cdef Message message
     cdef ssize_t length
     cdef int failed = 0
@@ -359,7 +360,7 @@ cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context,
         message_scan(&message, channel.inbox.memory, length)
         while message_next(&message):
             if message.sequence != channel.sequence:
-                continue             # the rest of a dump that failed
+                continue             # drop the rest of a dump that failed
             if message.flags & NLM_F_DUMP_INTR:
                 interrupted[0] = True
             if message.kind == -NLMSG_ERROR or message.kind == -NLMSG_DONE:
@@ -375,7 +376,7 @@ cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context,
 
 cdef int channel_dump(Channel *channel, int kind, int nfproto, const char *attributes, size_t length,
                       Receiver receiver, void *context, bint *interrupted) noexcept nogil:
-    """Dump: each message goes to *receiver*; *interrupted* says that the ruleset changed meanwhile."""
+    """Request a dump and give each message to *receiver*. *interrupted*: the ruleset changed during the dump."""
     cdef int failed = 0
     for _ in range(2):
         failed = (_ask(channel, kind, NLM_F_DUMP, nfproto, attributes, length)
@@ -387,7 +388,7 @@ cdef int channel_dump(Channel *channel, int kind, int nfproto, const char *attri
 
 cdef int channel_get(Channel *channel, int kind, int nfproto, const char *attributes, size_t length,
                      Receiver receiver, void *context) noexcept nogil:
-    """Ask for one thing; what is found goes to *receiver*."""
+    """Request one object and give its message to *receiver*."""
     cdef bint interrupted
     cdef int failed = _ask(channel, kind, 0, nfproto, attributes, length)
     return failed or _answers(channel, False, receiver, context, &interrupted)
@@ -403,12 +404,12 @@ cdef int _take_generation(void *context, const Message *message) noexcept nogil:
 
 
 cdef int channel_generation(Channel *channel, uint32_t *generation) noexcept nogil:
-    """The number that each commit in this namespace raises."""
+    """Store the generation of the ruleset in *generation*. Each commit in this network namespace raises it."""
     return channel_get(channel, NFT_MSG_GETGEN, 0, NULL, 0, _take_generation, generation)
 
 
 cdef int _keep_message(void *context, const Message *message) noexcept nogil:
-    """Copy the message, padded, behind those before it."""
+    """Append a copy of the message, padded to four bytes, to the buffer *context*."""
     cdef Writer *kept = <Writer *> context
     cdef size_t length = GENERAL_HEAD + message.length
     cdef size_t whole = (length + 3) & ~<size_t> 3
@@ -421,19 +422,19 @@ cdef int _keep_message(void *context, const Message *message) noexcept nogil:
 
 
 class AnswerLost(KernelError):
-    """A batch was sent, and what the kernel said of it did not arrive: it may be applied."""
+    """A batch was sent, and the kernel's answer was lost: the batch is perhaps applied."""
 
 
 cdef str _strerror(int error):
-    """What iptables calls *error* of nf_tables."""
+    """Return the text that iptables prints for errno *error* of nf_tables."""
     return "Permission denied (you must be root) without CAP_NET_ADMIN" if error == EPERM else strerror(error).decode()
 
 
 cdef class Socket:
-    """One netlink socket of nf_tables. Serves one thread at a time; it stays in the namespace that it was opened in.
+    """A netlink socket for nf_tables (`NFNL_SUBSYS_NFTABLES`). One thread can use it at a time.
 
-    Messages go in and come out as the kernel has them (`struct nlmsghdr`, `struct nfgenmsg`, attributes). Raises
-    `AccessDenied` without CAP_NET_ADMIN.
+    It stays in the network namespace in which it was opened. Messages are bytes in the kernel's format: `struct
+    nlmsghdr`, `struct nfgenmsg`, attributes. Raises `AccessDenied` without CAP_NET_ADMIN.
     """
 
     def __cinit__(self):
@@ -443,7 +444,7 @@ cdef class Socket:
         self._close()
 
     cdef void _close(self) noexcept:
-        # the kernel may wait a grace period
+        # closing may wait until the kernel has freed deleted objects (an RCU grace period)
         with nogil:
             channel_close(&self.channel)
             channel_close(&self.beside)
@@ -468,7 +469,7 @@ cdef class Socket:
         return 0
 
     def close(self):
-        """Close it."""
+        """Close the socket."""
         self._close()
 
     def __enter__(self):
@@ -479,11 +480,12 @@ cdef class Socket:
 
     @property
     def closed(self):
-        """Whether it was closed."""
+        """Whether the socket was closed."""
         return self.channel.held.fd < 0
 
     def is_ready(self):
-        """Forget what is left to be received; whether it can be used again, as it is open and ours."""
+        """Drop the answers that were not received. Return whether the socket is open and still ours, and can be used
+        again."""
         cdef bint ours
         with nogil:
             ours = channel_is_ours(&self.channel)
@@ -492,13 +494,12 @@ cdef class Socket:
         return ours
 
     def cookie(self, Namespace there=None):
-        """Return the cookie of the network namespace that the socket is in, which is *there*, or that of this
-        thread."""
+        """Return the cookie of the socket's network namespace, which is *there*, or that of this thread."""
         self._open()
         return cookie_of_socket(self.channel.held.fd, -1 if there is None else there.where())
 
     def generation(self):
-        """Return the number that each commit in this network namespace raises."""
+        """Return the generation of the ruleset (`NFT_MSG_GETGEN`). Each commit in this network namespace raises it."""
         cdef uint32_t generation = 0
         cdef int failed
         self._open()
@@ -508,11 +509,11 @@ cdef class Socket:
         return generation
 
     def get(self, int kind, int nfproto, bytes attributes not None=b""):
-        """Return the messages that answer one question; `NotFound` if it is about what is not there."""
+        """Return the messages that answer one request, as bytes. Raises `NotFound` if the object does not exist."""
         return self._read(kind, nfproto, attributes, False)[0]
 
     def dump(self, int kind, int nfproto, bytes attributes not None=b""):
-        """Return (the messages of a dump, whether the ruleset changed while it was made)."""
+        """Return (the messages of a dump as bytes, whether the ruleset changed during the dump)."""
         return self._read(kind, nfproto, attributes, True)
 
     cdef tuple _read(self, int kind, int nfproto, bytes attributes, bint dump):
@@ -535,11 +536,12 @@ cdef class Socket:
             free(kept.memory)
 
     def zero_rule(self, int nfproto, bytes table not None, bytes chain not None, uint64_t handle):
-        """Set the counters of one rule to zero, at once and not as part of a batch; Linux 6.2 and later can."""
+        """Set the counters of one rule to zero at once, without a batch (`NFT_MSG_GETRULE_RESET`, Linux 6.2 and
+        later)."""
         self._ask_for_rule(NFT_MSG_GETRULE_RESET, nfproto, table, chain, handle)
 
     def get_rule(self, int nfproto, bytes table not None, bytes chain not None, uint64_t handle):
-        """Return the message of one rule; `NotFound` if it is not there."""
+        """Return the message of one rule (`NFT_MSG_GETRULE`). Raises `NotFound` if it does not exist."""
         return self._ask_for_rule(NFT_MSG_GETRULE, nfproto, table, chain, handle)
 
     def _ask_for_rule(self, int kind, int nfproto, bytes table, bytes chain, uint64_t handle):
@@ -556,12 +558,13 @@ cdef class Socket:
             free(question.memory)
 
     def send(self, Batch batch not None, generation=None, bint test=False, list marks=None):
-        """Apply *batch* whole, or nothing of it: return [(message, errno, text)…] of what was refused, by the number of
-        the message.
+        """Send *batch*. The kernel applies all of it or nothing. Return [(message, errno, text), ...] for what it
+        refused.
 
-        -1 stands for the batch as a whole: ERESTART if *generation* is given and is not the present one. With *test*
-        the kernel checks everything and applies nothing. `AnswerLost` if nobody knows; any other exception: it was not
-        applied. *marks* (`_applied.Mark`) say all of that before this returns, whatever it raises.
+        *message* is the number of a message of the batch, or -1 for the whole batch: ERESTART if *generation* is given
+        and the ruleset has another one. With *test* the kernel checks everything and applies nothing. Raises
+        `AnswerLost` if it is not known whether the batch was applied; after any other exception it was not. The state
+        is also recorded in *marks* (`_applied.Mark`) before this returns or raises.
         """
         cdef Writer begin, end
         cdef iovec parts[3]
@@ -585,23 +588,23 @@ cdef class Socket:
             if generation is not None:
                 put_be32(&begin, NFNL_BATCH_GENID, generation)
             message_end(&begin, start)
-            # without its end the kernel takes back a batch that it found good
+            # without the end of the batch, the kernel checks the messages and then undoes them
             message_begin(&end, -<int> NFNL_MSG_BATCH_END, 0, 0, batch.messages + 1)
             if begin.failed or end.failed:
                 raise MemoryError
-            # without it, silence would stand for success
+            # the last message requests an answer, since otherwise no answer would mean success
             (<nlmsghdr *> (batch.writer.memory + batch.last)).nlmsg_flags |= NLM_F_ACK
             parts[0].iov_base, parts[0].iov_len = begin.memory, begin.length
             parts[1].iov_base, parts[1].iov_len = batch.writer.memory, batch.writer.length
             parts[2].iov_base, parts[2].iov_len = end.memory, end.length
             message.msg_iov = parts
             message.msg_iovlen = 2 if test else 3
-            # never less than a new socket has: the next batch may be larger, and ask in vain
+            # not less than a new socket has, since the next batch may be larger and raising the limit may fail
             size = _at_most(batch.writer.length + 262144)
             _set_buffer(self.channel.held.fd, SO_SNDBUFFORCE, SO_SNDBUF, size)
             size = _at_most(batch.messages * <size_t> ANSWER_WEIGHT + 262144)
             _set_buffer(self.channel.held.fd, SO_RCVBUFFORCE, SO_RCVBUF, size)
-            # what an earlier batch, or dump, left to be received is no answer to this one
+            # answers to an earlier batch or dump that were not received are dropped
             _settle(&self.channel)
             if not test:
                 _note(marks, PERHAPS)
@@ -623,8 +626,8 @@ cdef class Socket:
             free(end.memory)
 
     cdef list _refusals(self, uint32_t last, list marks):
-        """What the kernel said of the batch that was just sent: nothing, if it is applied; *last* is its last
-        message."""
+        """Receive what the kernel refused of the batch that was just sent; [] if it was applied. *last* is the number
+        of its last message."""
         cdef list refused = []
         cdef Message message
         cdef ssize_t length
@@ -636,7 +639,7 @@ cdef class Socket:
             if length == -EAGAIN and refused:
                 break
             if length < 0:
-                # an overrun says that there were more errors than the buffer holds: the first ones are in it
+                # ENOBUFS: there were more errors than the buffer has room for; the first ones are in it
                 failed = -length
                 overrun = overrun or failed == ENOBUFS
                 misses += 1
@@ -647,12 +650,12 @@ cdef class Socket:
                     continue
                 failed = _verdict(&message)
                 if failed:
-                    # one refusal is enough that nothing is applied
+                    # if one message is refused, nothing is applied
                     _note(marks, NOTHING)
                     refused.append((<Py_ssize_t> message.sequence - 1, failed, _explanation(&message)))
                 accepted = accepted or not failed
                 if message.sequence == last:
-                    misses = PATIENCE       # errors come in the order of the messages
+                    misses = PATIENCE       # errors come in the order of the messages, so this was the last one
         if not refused and (overrun or not accepted):
             failed = ENOBUFS if overrun or failed == EAGAIN else failed
             raise AnswerLost(f"can't read the answer of nf_tables: {_strerror(failed)}", failed, _strerror(failed))
@@ -663,7 +666,7 @@ cdef class Socket:
 
 
 cdef void _note(list marks, int state) noexcept:
-    """Note on each of *marks*, if there are any, what became of its table."""
+    """Record *state* on each of *marks*, if there are any."""
     cdef Py_ssize_t i
     if marks is not None:
         for i in range(PyList_GET_SIZE(marks)):
@@ -680,11 +683,11 @@ cdef void _set_buffer(int fd, int forced, int plain, int size) noexcept nogil:
 
 
 cdef str _explanation(const Message *message):
-    """The kernel's sentence about an error, "" if it has none."""
+    """Return the kernel's text for an error (NLMSGERR_ATTR_MSG), or "" if there is none."""
     cdef Attribute attribute
     if not message.flags & NLM_F_ACK_TLVS or message.length < 20:
         return ""
-    # behind struct nlmsgerr: an errno, and the head of the message it is about
+    # after struct nlmsgerr: an errno, and the header of the message that was refused
     attribute_scan(&attribute, message.attributes + 20, message.length - 20)
     while attribute_next(&attribute):
         if attribute.kind == NLMSGERR_ATTR_MSG and attribute.length:
@@ -695,7 +698,8 @@ cdef str _explanation(const Message *message):
 # ------------------------------------------------------------------ batches
 
 cdef class Batch:
-    """Messages that are applied together. Names are bytes; each verb returns the number of its message, from 0."""
+    """Messages that are applied together. Names are bytes. Each method that adds a message returns its number, from
+    0."""
 
     def __dealloc__(self):
         free(self.writer.memory)
@@ -708,32 +712,32 @@ cdef class Batch:
         return start
 
     cdef Py_ssize_t end(self, size_t start) except -1:
-        """End the message that began at *start*; its number."""
+        """End the message that began at *start*. Return its number."""
         if self.writer.failed:
             raise MemoryError
         message_end(&self.writer, start)
         return self.messages - 1
 
     def add_table(self, int nfproto, bytes table not None, uint32_t flags=0):
-        """Create a table with *flags* (NFT_TABLE_F_*); if it is there, nothing happens but that it has them."""
+        """Create a table with *flags* (NFT_TABLE_F_*), or set the flags of the table if it exists."""
         cdef size_t start = self._begin(NFT_MSG_NEWTABLE, NLM_F_CREATE, nfproto, NFTA_TABLE_NAME, table)
         if flags:
             put_be32(&self.writer, NFTA_TABLE_FLAGS, flags)
         return self.end(start)
 
     def delete_table(self, int nfproto, bytes table not None):
-        """Delete a table, with whatever is in it."""
+        """Delete a table with all its chains and rules."""
         return self.end(self._begin(NFT_MSG_DELTABLE, 0, nfproto, NFTA_TABLE_NAME, table))
 
     def add_chain(self, int nfproto, bytes table not None, bytes chain not None):
-        """Create a user chain, which must not be there."""
+        """Create a user chain. The kernel refuses it if the chain exists."""
         cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, nfproto, NFTA_CHAIN_TABLE, table)
         put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(chain))
         return self.end(start)
 
     def add_base_chain(self, int nfproto, bytes table not None, bytes chain not None, int hook, bytes kind not None,
                        int priority, policy=None, counters=None):
-        """Create a base chain, or set its policy (0 drop, 1 accept) and its counters (packets, bytes) where they are
+        """Create a base chain, or change it if it exists: its policy (0 drop, 1 accept) and counters, if they are
         given."""
         cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, NLM_F_CREATE, nfproto, NFTA_CHAIN_TABLE, table)
         cdef size_t inner
@@ -753,14 +757,14 @@ cdef class Batch:
         return self.end(start)
 
     def rename_chain(self, int nfproto, bytes table not None, uint64_t handle, bytes name not None):
-        """Give the chain with *handle* another name."""
+        """Rename the chain with *handle*."""
         cdef size_t start = self._begin(NFT_MSG_NEWCHAIN, 0, nfproto, NFTA_CHAIN_TABLE, table)
         put_be64(&self.writer, NFTA_CHAIN_HANDLE, handle)
         put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(name))
         return self.end(start)
 
     def delete_chain(self, int nfproto, bytes table not None, bytes chain not None):
-        """Delete a chain, which must have no rules."""
+        """Delete a chain. The kernel refuses it if the chain has rules."""
         cdef size_t start = self._begin(NFT_MSG_DELCHAIN, NLM_F_NONREC, nfproto, NFTA_CHAIN_TABLE, table)
         put_text(&self.writer, NFTA_CHAIN_NAME, PyBytes_AS_STRING(chain))
         return self.end(start)
@@ -776,21 +780,22 @@ cdef class Batch:
             self.writer.length += PyBytes_GET_SIZE(attributes)
 
     cdef size_t begin_appended(self, int nfproto, bytes table, bytes chain):
-        """Begin the message that appends the rule whose attributes follow."""
+        """Begin the message that appends a rule. The caller writes the attributes of the rule, and calls `end`."""
         cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, nfproto, table, chain)
         put_be32(&self.writer, NFTA_RULE_ID, self.messages)
         return start
 
     def add_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None):
-        """Append *rule* (attributes, as `nft.codec.encode` makes them). Later messages know it by the number that this
-        returns."""
+        """Append *rule*: attributes, as `nft.codec.encode` returns them. The result is the number by which later
+        messages of this batch name the rule."""
         cdef size_t start = self.begin_appended(nfproto, table, chain)
         self._paste(rule)
         return self.end(start)
 
     def insert_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None, handle=None,
                     number=None):
-        """Insert *rule* before the rule with *handle*, or before that of message *number*, else at the head."""
+        """Insert *rule* before the rule with *handle*, or before the rule of message *number*, or at the head of the
+        chain."""
         cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE, nfproto, table, chain)
         put_be32(&self.writer, NFTA_RULE_ID, self.messages)
         if handle is not None:
@@ -802,7 +807,7 @@ cdef class Batch:
 
     def replace_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None,
                      uint64_t handle):
-        """Put *rule* in the place of the rule with *handle*."""
+        """Replace the rule with *handle* by *rule*."""
         cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_REPLACE, nfproto, table, chain)
         put_be32(&self.writer, NFTA_RULE_ID, self.messages)
         put_be64(&self.writer, NFTA_RULE_HANDLE, handle)
@@ -810,7 +815,8 @@ cdef class Batch:
         return self.end(start)
 
     def delete_rule(self, int nfproto, bytes table not None, bytes chain not None, handle=None, number=None):
-        """Delete the rule with *handle*, or that of message *number*; all rules of the chain if neither is given."""
+        """Delete the rule with *handle*, or the rule of message *number*. With neither, delete all rules of the
+        chain."""
         cdef size_t start = self._rule(NFT_MSG_DELRULE, 0, nfproto, table, chain)
         if handle is not None:
             put_be64(&self.writer, NFTA_RULE_HANDLE, handle)
@@ -822,7 +828,7 @@ cdef class Batch:
 # ----------------------------------------------------- attributes for Python
 
 def attribute(int kind, bytes data not None):
-    """Return one attribute, padded."""
+    """Return one attribute as bytes, padded to four bytes."""
     cdef Writer writer
     memset(&writer, 0, sizeof(writer))
     try:
@@ -837,7 +843,7 @@ def attribute(int kind, bytes data not None):
 
 
 def attributes(bytes data not None):
-    """Return [(kind, data)…] of the attributes in *data*, up to where it is none."""
+    """Return [(kind, data), ...] of the attributes in *data*. Reading stops at bytes that are no attribute."""
     cdef Attribute cursor
     cdef list found = []
     attribute_scan(&cursor, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
@@ -847,7 +853,8 @@ def attributes(bytes data not None):
 
 
 def messages(bytes data not None):
-    """Return [(kind, family, attributes)…] of the messages in *data*, up to where it is none."""
+    """Return [(kind, family, attributes), ...] of the messages in *data*. Reading stops at bytes that are no
+    message."""
     cdef Message cursor
     cdef list found = []
     message_scan(&cursor, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))

@@ -3,7 +3,7 @@
 from types import TracebackType
 
 class Namespace:
-    """A network namespace: one that was opened, or that of the thread that asks."""
+    """An open network namespace, or the namespace of whichever thread uses this object."""
 
     def __init__(self, path: bytes | None = None, descriptor: int = -1) -> None: ...
     def close(self) -> None: ...

@@ -45,13 +45,13 @@ cdef extern from * nogil:
 cdef enum:
     STACK = 256 * 1024
     PATIENCE = 64
-    NOT_BACK = -1            # in the place of an errno
+    NOT_BACK = -1            # used in the place of an errno: the thread could not come back
 
 # ------------------------------------------------------------- descriptors
 
 
 cdef void held_set(Held *held, int fd) noexcept nogil:
-    """Note that *fd* is ours; -1 for none."""
+    """Record that *fd* is ours, with its device and inode. -1: no descriptor."""
     cdef struct_stat status
     held.fd = fd
     held.device = held.inode = 0
@@ -60,25 +60,25 @@ cdef void held_set(Held *held, int fd) noexcept nogil:
 
 
 cdef bint held_is_ours(const Held *held) noexcept nogil:
-    """Whether the descriptor is open on the file that it was opened on."""
+    """Whether the descriptor still belongs to the file that it was opened on."""
     cdef struct_stat status
     return held.fd >= 0 and fstat(held.fd,
                                   &status) == 0 and status.st_dev == held.device and status.st_ino == held.inode
 
 
 cdef void held_close(Held *held) noexcept nogil:
-    """Close the descriptor, unless somebody has closed it and another file has its number; again does nothing."""
+    """Close the descriptor, unless its number belongs to another file by now. A second call does nothing."""
     if held_is_ours(held):
         close(held.fd)
     held.fd = -1
 
 
-# ------------------------------------------------------- what is done there
+# ----------------------------------------------- work in another namespace
 
-# What to do in a namespace: call a function, open a file, or make a socket.
+# What to do in a namespace: call a function, open a file, or make a socket; and its result.
 cdef struct Errand:
     int netns
-    bint fresh               # not there, but in a new one
+    bint fresh               # make a new namespace for it, and do not enter *netns*
     Work work
     void *context
     const char *path
@@ -106,7 +106,7 @@ cdef int _enter(Errand *errand) noexcept nogil:
 
 
 cdef void *_go(void *context) noexcept nogil:
-    """What the thread does whose only work it is."""
+    """Do an errand and end. A thread runs this that was started for that alone."""
     cdef Errand *errand = <Errand *> context
     if _enter(errand) < 0:
         errand.failed = errno_now
@@ -116,10 +116,11 @@ cdef void *_go(void *context) noexcept nogil:
 
 
 cdef void _go_and_return(Errand *errand) noexcept nogil:
-    """Do it on this thread, which goes there and comes back."""
+    """Do the errand on the calling thread, which enters the namespace and returns to its own."""
     cdef int here = c_open(b"/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
     cdef int _attempt
-    # may this thread come back? To go where it is takes the same right, and changes nothing
+    # first enter the own namespace: that changes nothing and needs the same right, so it tells whether returning will
+    # work
     if here < 0 or setns(here, CLONE_NEWNET) < 0 or _enter(errand) < 0:
         errand.failed = errno_now
         if here >= 0:
@@ -155,8 +156,11 @@ cdef void _send_agent(Errand *errand) noexcept nogil:
 
 
 cdef int _run(Errand *errand) noexcept nogil:
-    """Do the errand: 0, or an errno. Signals are for the threads of the program, and for those in their own
-    namespace."""
+    """Do the errand. Return 0 or an errno.
+
+    While another thread does it, all signals are blocked in that thread: handlers must run in the program's own
+    threads.
+    """
     cdef pthread_attr_t attributes
     cdef pthread_t thread
     cdef sigset_t every, usual
@@ -186,7 +190,7 @@ cdef int _run(Errand *errand) noexcept nogil:
 
 
 cdef int call_in(int netns, Work work, void *context) noexcept nogil:
-    """Call work(context) in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an
+    """Call work(context) in the network namespace of descriptor *netns*; -1 is that of this thread. Return 0 or an
     errno."""
     cdef Errand errand
     memset(&errand, 0, sizeof(errand))
@@ -195,8 +199,7 @@ cdef int call_in(int netns, Work work, void *context) noexcept nogil:
 
 
 cdef int socket_in(int netns, int domain, int kind, int protocol, int *fd) noexcept nogil:
-    """Make a socket in the network namespace of descriptor *netns*, or with -1 in that of this thread: 0, or an
-    errno."""
+    """Make a socket in the network namespace of descriptor *netns*; -1 is that of this thread. Return 0 or an errno."""
     cdef Errand errand
     memset(&errand, 0, sizeof(errand))
     errand.netns, errand.domain, errand.kind, errand.protocol = netns, domain, kind, protocol
@@ -206,7 +209,7 @@ cdef int socket_in(int netns, int domain, int kind, int protocol, int *fd) noexc
 
 
 cdef int socket_beside(int other, int domain, int kind, int protocol, int *fd) noexcept nogil:
-    """Make a socket in the network namespace of the socket *other*: 0, or an errno."""
+    """Make a socket in the network namespace of the socket *other*. Return 0 or an errno."""
     cdef int failed, netns
     cdef uint64_t cookie = netns_cookie(other)
     failed = socket_in(-1, domain, kind, protocol, fd)
@@ -223,8 +226,11 @@ cdef int socket_beside(int other, int domain, int kind, int protocol, int *fd) n
 
 
 cdef uint64_t cookie_of_socket(int fd, int netns) noexcept nogil:
-    """What tells the network namespace of a socket from all others. Before Linux 5.14 the number that the file of the
-    namespace has: that of descriptor *netns*, or with -1 that of this thread."""
+    """Return the number of the network namespace of a socket (SO_NETNS_COOKIE).
+
+    Before Linux 5.14, return the inode of the namespace's file instead: that of descriptor *netns*, or of this thread
+    for -1.
+    """
     cdef uint64_t cookie = netns_cookie(fd)
     cdef struct_stat status
     if not cookie:
@@ -241,7 +247,7 @@ _agents = set()
 
 
 cdef class Namespace:
-    """A network namespace: one that was opened, or that of the thread that asks."""
+    """An open network namespace, or the namespace of whichever thread uses this object."""
 
     def __cinit__(self):
         self.held.fd = -1
@@ -262,7 +268,8 @@ cdef class Namespace:
                     agent_end(agent)
 
     def __init__(self, bytes path=None, int descriptor=-1):
-        """Open the file *path*, or copy *descriptor*; with neither it is that of whichever thread asks."""
+        """Open the file *path*, or copy *descriptor*. With neither, the object stands for the namespace of the calling
+        thread."""
         cdef int failed = 0, fd = -1
         held_close(&self.held)
         self.named = path is not None or descriptor >= 0
@@ -281,7 +288,7 @@ cdef class Namespace:
             raise OSError(failed, strerror(failed).decode())
 
     def close(self):
-        """Close it."""
+        """Close the descriptor."""
         self.let_go()
 
     def __enter__(self):
@@ -291,13 +298,13 @@ cdef class Namespace:
         self.let_go()
 
     cdef int where(self) except -2:
-        """The descriptor to go by, or -1 for the namespace of this thread."""
+        """Return the descriptor of the namespace, or -1 for the namespace of this thread."""
         if self.named and not held_is_ours(&self.held):
             raise KernelError("the descriptor of this network namespace is closed", EBADF, "Bad file descriptor")
         return self.held.fd
 
     cdef int check(self, int failed, str what) except -1:
-        """Raise for what `socket_in` returned."""
+        """Raise the exception for *failed*, an errno that `socket_in` returned, unless it is 0."""
         if failed == NOT_BACK:
             raise KernelError("this thread can't come back to its network namespace", ENOMEM, strerror(ENOMEM).decode())
         if failed:
@@ -305,16 +312,18 @@ cdef class Namespace:
         return 0
 
     def fileno(self):
-        """Return its descriptor."""
+        """Return the descriptor of the namespace."""
         return self.where()
 
     def file(self):
-        """Return the device and the inode of its file: no other has them while it lives. None for that of whichever
-        thread asks."""
+        """Return (device, inode) of the namespace's file, or None for the namespace of the calling thread.
+
+        No other namespace has the same pair while this one exists.
+        """
         return (self.held.device, self.held.inode) if self.named else None
 
     def cookie(self):
-        """Return what tells it from all others, also from those that are gone."""
+        """Return the kernel's number of the namespace (SO_NETNS_COOKIE). It is never used again for another one."""
         cdef uint64_t cookie = 0
         cdef int netns = self.where(), fd = -1, failed
         with nogil:
@@ -326,7 +335,7 @@ cdef class Namespace:
         return cookie
 
     def open_socket(self, int domain, int kind, int protocol):
-        """Return the descriptor of a new socket in it, which is closed on exec; the caller closes it."""
+        """Return the descriptor of a new socket in the namespace, with close-on-exec set. The caller closes it."""
         cdef int netns = self.where(), fd = -1, failed
         with nogil:
             failed = socket_in(netns, domain, kind | SOCK_CLOEXEC, protocol, &fd)
@@ -348,7 +357,7 @@ cdef class Namespace:
         return errand.fd
 
     def read_file(self, bytes path not None):
-        """Return what stands in the file *path*, which is looked up from inside; `OSError` as `open` raises it."""
+        """Return the content of the file *path* as seen from the namespace. Raises `OSError` as `open` does."""
         cdef Errand errand
         cdef char *memory = NULL
         cdef char *more
@@ -360,7 +369,7 @@ cdef class Namespace:
             _run(&errand)
             while not errand.failed:
                 if length == room:
-                    # not less: what the kernel says in a file of /proc/sys is read at once or lost
+                    # a file in /proc/sys must be read with one call: a second call would return different data
                     room += 4096
                     more = <char *> realloc(memory, room)
                     if more == NULL:
@@ -387,7 +396,7 @@ cdef class Namespace:
 
 
 def namespace_cookie():
-    """Return the cookie of the network namespace that this thread is in."""
+    """Return the cookie of the network namespace of this thread."""
     return Namespace().cookie()
 
 
@@ -416,8 +425,10 @@ def new_namespace_of_agent():
 
 
 def new_namespace():
-    """Return a new, empty network namespace, which is gone once it is closed and nothing of it is in use; `OSError`
-    where none can be made."""
+    """Return a new, empty network namespace. It exists until it is closed and no socket or process is in it.
+
+    Raises `OSError` if the kernel refuses to make one.
+    """
     cdef Namespace made = Namespace()
     cdef Errand errand
     memset(&errand, 0, sizeof(errand))

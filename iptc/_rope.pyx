@@ -15,8 +15,8 @@ cdef extern from "shim.h" nogil:
     size_t room_for "shim_room"(size_t more, size_t needed)
 
 cdef enum:
-    MOST = 512               # rows of a block
-    FEWEST = 4               # for which room is made
+    MOST = 512               # the most rows of a block
+    FEWEST = 4               # the fewest rows for which memory is allocated
 
 # ----------------------------------------------------------------- blocks of rows
 
@@ -30,7 +30,7 @@ cdef void _free_block(Rope *rope, Block *block) noexcept nogil:
 
 
 cdef void rope_free(Rope *rope) noexcept nogil:
-    """Forget all rows, and free what they stood in."""
+    """Free all rows and blocks. The rope is empty then."""
     cdef uint32_t i
     for i in range(rope.block_count):
         _free_block(rope, rope.blocks[i])
@@ -42,7 +42,7 @@ cdef void rope_free(Rope *rope) noexcept nogil:
 
 
 cdef void rope_move(Rope *rope, Rope *other) noexcept nogil:
-    """Let *rope* have the rows of *other*, which is empty then: rows of one size."""
+    """Move all rows of *other* to *rope*. *other* is empty then. Their rows have the same size."""
     cdef size_t item = other.item
     cdef uint32_t i
     rope_free(rope)
@@ -58,7 +58,7 @@ cdef void rope_move(Rope *rope, Rope *other) noexcept nogil:
 
 
 cdef Block *_new_block(Rope *rope, uint32_t index, uint32_t room) noexcept nogil:
-    """An empty block before the one that is number *index*, or NULL."""
+    """Return a new, empty block, inserted as number *index* of the rope; NULL if there is no memory."""
     cdef Block **blocks
     cdef Block *block
     cdef uint32_t i, more
@@ -105,7 +105,7 @@ cdef void _drop_block(Rope *rope, Block *block) noexcept nogil:
 
 
 cdef void _find(Rope *rope, size_t position) noexcept nogil:
-    """Make `found` the block in which *position* is; the last one has the position behind its rows as well."""
+    """Set `found` to the block of the row at *position*. The position after the last row belongs to the last block."""
     cdef Block *block = rope.found
     cdef size_t before = rope.before
     if block == NULL or position < before and position < before // 2:
@@ -122,14 +122,13 @@ cdef void _find(Rope *rope, size_t position) noexcept nogil:
 
 
 cdef char *rope_at(Rope *rope, size_t position) noexcept nogil:
-    """The row at *position*, which is there."""
+    """Return the row at *position*, which must exist."""
     _find(rope, position)
     return rope.found.rows + (position - rope.before) * rope.item
 
 
 cdef char *rope_insert(Rope *rope, size_t position) noexcept nogil:
-    """Shift the rows from *position* on by one and return the empty row, to be filled at once; NULL: there is no
-    memory."""
+    """Insert a row at *position* and return it for the caller to fill; NULL if there is no memory."""
     cdef Block *block
     cdef char *rows
     cdef uint32_t room
@@ -163,7 +162,7 @@ cdef char *rope_insert(Rope *rope, size_t position) noexcept nogil:
 
 
 cdef bint _split(Rope *rope, Block *block) noexcept nogil:
-    """Move the second half of a full block to a new one, which has room for one row more."""
+    """Move the second half of a full block into a new block. The new one has space for one more row."""
     cdef Block *second = _new_block(rope, block.index + 1, room_for(MOST, MOST - MOST // 2 + 1))
     if second == NULL:
         return False
@@ -174,7 +173,7 @@ cdef bint _split(Rope *rope, Block *block) noexcept nogil:
 
 
 cdef void rope_delete(Rope *rope, size_t position) noexcept nogil:
-    """Take away the row at *position*, which is there."""
+    """Delete the row at *position*, which must exist."""
     cdef Block *block
     cdef size_t at
     _find(rope, position)
@@ -192,8 +191,10 @@ cdef void rope_delete(Rope *rope, size_t position) noexcept nogil:
 
 @cython.no_gc
 cdef class Row:
-    """A rule in a `Sequence`, which knows where it stands: its bytes, what tells it from others once that is known,
-    and, of a rule that a batch of nf_tables makes, the number of its message."""
+    """A rule in a `Sequence`: its bytes (`entry`), and its `key` for comparing once that is known.
+
+    `number` is used in a batch of nf_tables: the number of the message that makes the rule.
+    """
 
     def __init__(self, bytes entry not None, uint32_t number=0):
         self.entry = entry
@@ -201,8 +202,10 @@ cdef class Row:
 
 
 cdef class Sequence:
-    """Objects in an order: a list in which inserting and deleting stays cheap. `position` is for `Row`s, which are in
-    one only."""
+    """A list of objects in which inserting and deleting costs nearly the same at any place and any length.
+
+    `position` works for `Row`s, each of which can be in one sequence only.
+    """
 
     def __cinit__(self):
         self.rope.item = sizeof(PyObject *)
@@ -230,7 +233,7 @@ cdef class Sequence:
         return iter(self.items())
 
     def items(self):
-        """All objects, as a list."""
+        """Return a list of all objects."""
         cdef list found = []
         cdef Block *block
         cdef uint32_t i, j
@@ -258,11 +261,11 @@ cdef class Sequence:
         Py_DECREF(old)
 
     def append(self, item not None):
-        """Put *item* at the end."""
+        """Add *item* at the end."""
         self.insert(self.rope.count, item)
 
     def insert(self, size_t position, item not None):
-        """Put *item* before the object at *position*."""
+        """Insert *item* before the object at *position*."""
         cdef uint32_t blocks = self.rope.block_count, i
         cdef PyObject **place
         if position > self.rope.count:
@@ -276,13 +279,13 @@ cdef class Sequence:
             (<Row> item).sequence = <void *> self
             (<Row> item).block = self.rope.found
         if self.rope.block_count != blocks:
-            # a block was split: the two halves are next to each other
+            # a block was split in two: tell the rows of both which block they are in
             i = self.rope.found.index
             for i in range(i - 1 if i else 0, min(i + 2, self.rope.block_count)):
                 self._tell(self.rope.blocks[i])
 
     cdef void _tell(self, Block *block) noexcept:
-        """Let the rows of *block* know it."""
+        """Set `block` of all rows in *block*."""
         cdef uint32_t i
         for i in range(block.count):
             item = <object> (<PyObject **> block.rows)[i]
@@ -290,7 +293,7 @@ cdef class Sequence:
                 (<Row> item).block = block
 
     def pop(self, size_t position):
-        """Take the object at *position* away, and return it."""
+        """Remove the object at *position* and return it."""
         item = self[position]
         rope_delete(&self.rope, position)
         if isinstance(item, Row):
@@ -299,7 +302,7 @@ cdef class Sequence:
         return item
 
     def position(self, Row row not None):
-        """Where *row* stands, which is in this sequence."""
+        """Return the position of *row*, which must be in this sequence."""
         cdef Block *block = self.rope.found
         cdef size_t before = self.rope.before
         cdef uint32_t i

@@ -1,4 +1,4 @@
-# The verdicts that a rule may have as its target: by name, as a number of xtables, as a code of nf_tables.
+# The verdicts that can be the target of a rule, each with its name, its number in xtables, and its code in nf_tables.
 
 from libc.stdint cimport int32_t
 
@@ -10,12 +10,12 @@ cdef extern from * nogil:
     #include <linux/netfilter/nf_tables.h>
     #include <linux/netfilter/x_tables.h>
 
-    /* The kernel has no jump to QUEUE in nf_tables that iptables knows of. */
+    /* iptables writes no rule with a jump to QUEUE to nf_tables. */
     #define VERDICT_NO_CODE INT32_MIN
 
     struct verdict {
         const char *name;
-        int32_t number;         /* in struct xt_standard_target, where 0 and above are offsets of chains */
+        int32_t number;         /* in struct xt_standard_target; there, numbers from 0 are offsets of chains */
         int32_t code;           /* NFTA_VERDICT_CODE */
     };
 
@@ -27,7 +27,7 @@ cdef extern from * nogil:
     };
     #define VERDICT_COUNT (sizeof(verdict_table) / sizeof(verdict_table[0]))
 
-    /* Each returns NULL where there is no such verdict. */
+    /* Each of these functions returns NULL if there is no such verdict. */
 
     static inline const struct verdict *verdict_named(const char *name)
     {

@@ -1,4 +1,4 @@
-# Rules that `iptables -D` takes for each other, compared in C.
+# The comparison of `iptables -D`, in C.
 
 from .._core cimport Family
 

@@ -21,8 +21,8 @@ from .printing import render
 
 
 def compare_key(int nfproto, bytes entry):
-    """Return what makes a rule *the same* as another, as `iptables -C` and `-D` compare: its matches in their order; no
-    counters, no kernel-private bytes."""
+    """Return a key that is equal for rules that `iptables -C` and `-D` take for the same: with the matches in their
+    order, without counters and without bytes that are for the kernel only."""
     header, payloads = split_entry(nfproto, entry)
     header = _plain_header(nfproto, header)
     cdef list keys = []
@@ -32,8 +32,7 @@ def compare_key(int nfproto, bytes entry):
 
 
 def find_like(int nfproto, list entries not None, bytes entry not None):
-    """Return the position of the first of *entries* that is the same rule as *entry*, or -1: what is sought once needs
-    no keys."""
+    """Return the position of the first of *entries* that is the same rule as *entry*, or -1. It makes few keys."""
     cdef Family *family = family_of(nfproto)
     cdef tuple key = compare_key(nfproto, entry)
     cdef list parts = _parts_of(key)
@@ -47,7 +46,7 @@ def find_like(int nfproto, list entries not None, bytes entry not None):
 
 
 def count_like(int nfproto, list entries not None, Py_ssize_t position):
-    """Return how many of *entries* before *position* have the key of the one that stands there."""
+    """Return how many of *entries* before *position* have the same key as the one at *position*."""
     cdef Family *family = family_of(nfproto)
     cdef bytes entry = <bytes?> entries[position], other
     cdef tuple key = compare_key(nfproto, entry)
@@ -61,22 +60,24 @@ def count_like(int nfproto, list entries not None, Py_ssize_t position):
 
 
 cdef list _parts_of(tuple key):
-    """The keys of the matches and, last, of the target."""
+    """Return the keys of the matches and, as the last one, of the target."""
     cdef list parts = list(<tuple> key[1])
     parts.append(key[2])
     return parts
 
 
 cdef bint _may_be_same(Family *family, bytes entry, list parts, bytes other) noexcept:
-    """Whether *other* may be the same rule as *entry*, of which *parts* are the keys of its matches and its target:
-    a look at bytes that are in the key of whatever is the same, so that hardly any other key must be made."""
+    """Whether *other* may be the same rule as *entry*. *parts* are the keys of the matches and the target of *entry*.
+
+    This compares bytes that equal rules have in common. So keys must be made of few other entries.
+    """
     cdef const char *one = PyBytes_AS_STRING(entry)
     cdef const char *two = PyBytes_AS_STRING(other)
     cdef const char *payload
     cdef const char *part
     cdef size_t at = family.header, size = PyBytes_GET_SIZE(other), length, rest, whole
     cdef Py_ssize_t i
-    # addresses and protocol are written in one way only
+    # there is only one way to write addresses and protocol
     if size < at or memcmp(one, two, 4 * family.address) or memcmp(one + family.proto, two + family.proto, 2):
         return False
     for i in range(PyList_GET_SIZE(parts)):
@@ -89,7 +90,7 @@ cdef bint _may_be_same(Family *family, bytes entry, list parts, bytes other) noe
         whole = (<const xt_entry_match *> payload).u.match_size
         if memcmp(payload + 2, part, length) or length < 29 and payload[2 + length]:
             return False
-        # a verdict has its name alone
+        # of a verdict only the name is compared
         if rest and (30 + rest > whole or at + whole > size or memcmp(payload + 31, part + length + 1, rest - 1)):
             return False
         at += whole
@@ -97,7 +98,7 @@ cdef bint _may_be_same(Family *family, bytes entry, list parts, bytes other) noe
 
 
 cdef bytes _plain_header(int nfproto, bytes header):
-    """*header* without what is not compared: the name in `-i +`, with its mask where it was read from nf_tables."""
+    """Return *header* without what is not compared: the name in `-i +`, and its mask if it was read from nf_tables."""
     cdef Family *family = family_of(nfproto)
     cdef const unsigned char *raw = <const unsigned char *> PyBytes_AS_STRING(header)
     cdef size_t name
@@ -111,7 +112,7 @@ cdef bytes _plain_header(int nfproto, bytes header):
 
 cdef bytes _payload_key(int nfproto, bint is_target, bytes payload):
     cdef const xt_entry_match *raw = <const xt_entry_match *> PyBytes_AS_STRING(payload)
-    # behind the NUL of a name may stand whatever its writer had in memory
+    # the bytes after the NUL of a name are random
     cdef bytes name = payload[2:31].partition(b"\0")[0]
     if is_target and is_verdict(raw):
         return name
@@ -124,10 +125,11 @@ cdef bytes _payload_key(int nfproto, bint is_target, bytes payload):
 
 cdef bint same_under_mask(Family *family, const char *one, const char *other, const char *mask,
                           bint with_target) noexcept nogil:
-    """Whether `iptables -D` takes two entries for the same rule, as libiptc finds it out, target included or not.
+    """Whether `iptables -D` takes two entries for the same rule. The comparison is libiptc's.
 
-    *mask*, as long as *other*, has the bits that count of each match and of the target. Of the base part the addresses
-    count, the interfaces as far as their own masks say, the protocol and the flags.
+    *mask* is as long as *other*. It has ones for the bits of the matches and of the target that are compared. Of the
+    base part, addresses, protocol, flags, and the interfaces under their own masks are compared. *with_target*: compare
+    the target too.
     """
     cdef size_t at = 4 * family.address, i
     cdef Payloads payloads
@@ -151,7 +153,7 @@ cdef bint same_under_mask(Family *family, const char *one, const char *other, co
 
 
 cdef bint _same_payload(const xt_entry_match *one, const xt_entry_match *other, const char *mask) noexcept nogil:
-    """Whether size, name, revision and the bits of *mask* are the same."""
+    """Whether size, name and revision are equal, and the bits under *mask*."""
     cdef const char *first = <const char *> one
     cdef const char *second = <const char *> other
     cdef size_t i
@@ -169,9 +171,10 @@ cdef bint _same_payload(const xt_entry_match *one, const xt_entry_match *other, 
 
 
 def are_equal(int nfproto, bytes entry, bytes other):
-    """Whether two entries are *equal*, which `==` of rules means: they say the same, the order of their matches aside.
+    """Whether two entries are equal in the sense of `==`: they say the same, with matches in any order.
 
-    Their bytes decide, or their text: a few plugins leave in unused bytes what their text does not show.
+    Entries with the same bytes are equal, and those with the same text: a few plugins leave random values in unused
+    bytes.
     """
     cdef tuple key = _equal_key(nfproto, entry), other_key = _equal_key(nfproto, other)
     if key == other_key:
@@ -181,12 +184,12 @@ def are_equal(int nfproto, bytes entry, bytes other):
 
 
 def equal_hash(int nfproto, bytes entry):
-    """Return the same number for all entries that are equal."""
+    """Return a hash that is the same for all entries that are equal."""
     return hash(_rough_key(_equal_key(nfproto, entry)))
 
 
 cdef tuple _equal_key(int nfproto, bytes entry):
-    """`compare_key` in one order of the matches, and without IPv6's mark that `-p all` was given, which has no
+    """Return `compare_key` with the matches sorted, and without the flag that `ip6tables -p all` sets without
     effect."""
     cdef Family *family = family_of(nfproto)
     cdef bytearray plain
@@ -199,7 +202,7 @@ cdef tuple _equal_key(int nfproto, bytes entry):
 
 
 cdef tuple _rough_key(tuple key):
-    """The part of a key in any order that rules with the same text surely share."""
+    """Return the part of a key that is equal for all rules with the same text."""
     header, matches, target = key
     cdef list names = []
     for match in matches:
@@ -212,7 +215,7 @@ cdef bytes _name_of(bytes key):
 
 
 def is_readable(int nfproto, bytes entry not None):
-    """Whether the text of *entry* says all that it is: no plugin is missing for a part of it."""
+    """Whether all parts of *entry* can be printed: there is a plugin for each of them."""
     cdef list payloads = split_entry(nfproto, entry)[1]
     cdef Py_ssize_t i, last = len(payloads) - 1
     cdef const xt_entry_match *raw

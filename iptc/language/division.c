@@ -1,4 +1,4 @@
-/* Whether the machine code of a plugin divides whole numbers: only then can it raise SIGFPE. */
+/* Reads the machine code of a plugin, and looks for an integer division: only then can the plugin raise SIGFPE. */
 #define _GNU_SOURCE
 #include "division.h"
 
@@ -13,24 +13,26 @@
 
 #if defined(__x86_64__)
 
-/* What follows an opcode of one byte. '-' nothing, 'm' a ModRM byte; then bytes of a value: '1', '2', '4' (or 2 with an operand prefix),
- * '8' (4, or 8 with REX.W), 'a' an address of 8 bytes, '3' two and one; 'B' and 'Z': ModRM and one or four bytes; 'D' and 'd': the group
- * with division, of bytes and of words; 'p' a prefix, 'r' REX, 'V' and 'v' VEX of three and two bytes, 'E' EVEX, 'e' the second table;
- * 'x' no instruction. */
+/* For each one-byte opcode, what follows it. '-': nothing. 'm': a ModRM byte. '1', '2', '4', '8', 'a', '3': an
+ * immediate value of 1 byte, 2 bytes, 4 bytes (2 with an operand prefix), 4 bytes (8 with REX.W), an address of 8
+ * bytes, 2 and 1 byte. 'B' and * 'Z': a ModRM byte and 1 or 4 bytes. 'D' and 'd': the group with division, of bytes and
+ * of words. 'p': a prefix. 'r': REX. * 'V' and 'v': VEX of three and of two bytes. 'E': EVEX. 'e': the second table.
+ * 'x': no instruction. */
 static const char first_table[] =
 	"mmmm14xx" "mmmm14xe" "mmmm14xx" "mmmm14xx" "mmmm14px" "mmmm14px" "mmmm14px" "mmmm14px"
 	"rrrrrrrr" "rrrrrrrr" "--------" "--------" "xxEmpppp" "4Z1B----" "1111111111111111"
 	"BZxBmmmm" "mmmmmmmm" "--------" "--x-----" "aaaa----" "14------" "11111111" "88888888"
 	"BB2-VvBZ" "3-2--1x-" "mmmmxxx-" "mmmmmmmm" "11111111" "44x1----" "p-pp--Dd" "------mm";
 
-/* The same behind 0F; '3' there: the table of 0F 3A, 'm' with a value of one byte; '8': that of 0F 38. */
+/* The same for opcodes behind 0F, except '3': the table of 0F 3A, where 'm' and 1 byte follow; and '8': that of 0F 38.
+ * */
 static const char second_table[] =
 	"mmmmx---" "--x-xm-B" "mmmmmmmm" "mmmmmmmm" "mmmmxxxx" "mmmmmmmm" "------x-" "8x3xxxxx"
 	"mmmmmmmm" "mmmmmmmm" "mmmmmmmm" "mmmmmmmm" "mmmmmmmm" "mmmmmmmm" "BBBBmmm-" "mmxxmmmm"
 	"4444444444444444" "mmmmmmmm" "mmmmmmmm" "---mBmxx" "---mBmmm" "mmmmmmmm" "mmBmmmmm"
 	"mmBmBBBm" "--------" "mmmmmmmm" "mmmmmmmm" "mmmmmmmm" "mmmmmmmm" "mmmmmmmm" "mmmmmmmm";
 
-/* The length of a ModRM byte at *at* with what belongs to it. */
+/* Return the length of the ModRM byte at *at* and of the address that belongs to it. */
 static size_t modrm_length(const uint8_t *at, const uint8_t *end)
 {
 	uint8_t mod = at[0] >> 6, rm = at[0] & 7;
@@ -48,7 +50,7 @@ static size_t modrm_length(const uint8_t *at, const uint8_t *end)
 	return length + (mod == 1 ? 1 : mod == 2 ? 4 : 0);
 }
 
-/* Read the instruction at *at*: its length, or 0 where it is none; *divides is set where it divides. */
+/* Read the instruction at *at*. Return its length, or 0 if it is none. Set *divides if it is a division. */
 static size_t read_instruction(const uint8_t *start, const uint8_t *end, int *divides)
 {
 	const uint8_t *at = start;
@@ -66,7 +68,7 @@ static size_t read_instruction(const uint8_t *start, const uint8_t *end, int *di
 		return 0;
 	kind = first_table[*at];
 	if (kind == 'v' || kind == 'V' || kind == 'E') {
-		/* the map that the opcode is in: 1 is 0F, 2 is 0F 38, 3 is 0F 3A */
+		/* the opcode map: 1 is 0F, 2 is 0F 38, 3 is 0F 3A */
 		size_t prefix = kind == 'v' ? 2 : kind == 'V' ? 3 : 4;
 
 		if (at + prefix + 1 >= end)
@@ -131,7 +133,7 @@ static int code_divides(const uint8_t *at, size_t size)
 
 #elif defined(__aarch64__) || defined(__arm__) || defined(__powerpc__) || defined(__riscv)
 
-/* a division by zero has a result there */
+/* on this architecture a division by zero has a result, and raises no signal */
 static int code_divides(const uint8_t *at, size_t size)
 {
 	return 0;

@@ -1,20 +1,21 @@
-# What a match or target holds besides what its plugin says of it.
+# The payload of one match or target, as other modules see it in C.
 
 from .._core cimport Base, RuleValue, xt_entry_match
 from .plugins cimport Option, Plugin
 
 cdef class Extension:
-    cdef Base base                          # of the rule it belongs to: decides how options are read
-    cdef object owner                       # weak reference to that rule
-    cdef readonly bint goto                 # of a target: `-g` and not `-j`
-    cdef Plugin plugin                      # reads its options; None: opaque, or a verdict
-    cdef Plugin printer                     # prints it: the same, but for an alias what it is an alias of
+    cdef Base base                          # the base part of its rule, which decides how options are read
+    cdef object owner                       # a weak reference to its rule
+    cdef readonly bint goto                 # whether a target was given by `-g` and not by `-j`
+    cdef Plugin plugin                      # the plugin that reads its options; None for an opaque payload or a verdict
+    cdef Plugin printer                     # the plugin that prints it: the same, except for an alias
     cdef readonly bint is_target
     cdef bytes given                        # the payload as it was read, until it is changed
-    cdef xt_entry_match *data               # the payload as it is built, or NULL
+    cdef xt_entry_match *data               # the payload that is being built, or NULL
     cdef void *udata
     cdef unsigned int flags
-    cdef list journal                       # [(Option, negated, words)]: what was set, in order; None: as read
+    # [(Option, negated, words)] that were set, in order; None if it is as it was read
+    cdef list journal
 
     cdef int _miss_plugin(self) except -1
     cdef int _create(self, RuleValue rule, bint is_target, str name, revision) except -1

@@ -24,12 +24,12 @@ from ..errors import ParameterError, ParameterTypeError, XTablesError
 # ------------------------------------------------------------------- extensions
 
 cdef str _VALUE = "a parameter value"
-cdef Base _NO_BASE = Base.__new__(Base)     # of an extension that belongs to no rule yet
+cdef Base _NO_BASE = Base.__new__(Base)     # the base part of an extension that belongs to no rule yet
 _NO_BASE.family = family_of(NFPROTO_IPV4)
 
 
 cdef class Extension:
-    """The payload of one match or target: parameters in, bytes out, and back."""
+    """The payload of one match or target. Options are set and read as text; the payload is bytes."""
 
     def __cinit__(self):
         self.base = _NO_BASE
@@ -39,7 +39,7 @@ cdef class Extension:
         free(self.udata)
 
     cdef int _create(self, RuleValue rule, bint is_target, str name, revision) except -1:
-        """Make an empty payload of extension *name* for *rule*."""
+        """Make a payload of extension *name* for *rule*, with no option set."""
         cdef int nfproto = rule.family.nfproto
         self._belong(rule)
         cdef Plugin plugin = find(is_target, nfproto, name, revision)
@@ -52,7 +52,7 @@ cdef class Extension:
         return self._clear(nfproto)
 
     cdef int _read(self, RuleValue rule, bint is_target, bytes payload) except -1:
-        """Take over *payload* as it was read, for *rule*."""
+        """Take *payload*, which was read from the kernel, for *rule*."""
         cdef int nfproto = rule.family.nfproto
         self._belong(rule)
         cdef Plugin plugin
@@ -68,22 +68,22 @@ cdef class Extension:
             return 0
         self.plugin = self.printer = plugin = find_for_payload(is_target, nfproto, raw)
         if plugin is not None and plugin.c.alias != NULL:
-            # an alias has options of its own (state and conntrack, NOTRACK and CT)
+            # an alias has its own options, such as `state` for conntrack and NOTRACK for CT
             alias = plugin.alias(raw)
             if alias != plugin.name:
                 self.plugin = find(is_target, nfproto, alias, plugin.revision) or plugin
         return 0
 
     def _begin(self, RuleValue rule not None, bint is_target, str name not None, revision):
-        """`_create` for `__init__`."""
+        """Call `_create`, for `__init__`."""
         self._create(rule, is_target, name, revision)
 
     def _take(self, RuleValue rule not None, bint is_target, bytes payload not None):
-        """`_read` for `__init__`."""
+        """Call `_read`, for `__init__`."""
         self._read(rule, is_target, payload)
 
     cpdef int _become_verdict(self, RuleValue rule, bytes payload, bint goto) except -1:
-        """Become a verdict or a jump, of *rule* if it is given."""
+        """Become a verdict or a jump. It belongs to *rule*, if that is given."""
         if rule is not None:
             self._belong(rule)
         self.is_target = True
@@ -94,7 +94,7 @@ cdef class Extension:
         return 0
 
     cdef int _clear(self, int nfproto) except -1:
-        """(Re)initialise the payload with the plugin's defaults."""
+        """Set the payload to the plugin's defaults."""
         cdef const xtables_match *c = self.plugin.c
         cdef size_t size = payload_room(&self.plugin.row)
         if self.data == NULL:
@@ -133,7 +133,7 @@ cdef class Extension:
 
     @property
     def rule(self):
-        """The rule it belongs to; None once that is gone."""
+        """The `Rule` that it belongs to, or None once the rule is deleted."""
         return None if self.owner is None else self.owner()
 
     @rule.setter
@@ -143,7 +143,7 @@ cdef class Extension:
         self._belong(rule)
 
     def _base_state(self):
-        """(family, base part) for pickling without the rule."""
+        """Return (family, base part as bytes), for pickling it without its rule."""
         return (self.base.family.nfproto,
                 PyBytes_FromStringAndSize(<char *> &self.base.raw, self.base.family.header))
 
@@ -151,7 +151,7 @@ cdef class Extension:
 
     @property
     def name(self):
-        """Name of the extension, an alias by its alias."""
+        """The name of the extension. An alias has its own name."""
         if self.plugin is not None:
             return self.plugin.name
         cdef const xt_entry_match *raw = self._raw()
@@ -162,30 +162,30 @@ cdef class Extension:
 
     @property
     def revision(self):
-        """Revision of the payload's layout."""
+        """The revision of the extension: which layout the payload has."""
         return self._raw().u.user.revision
 
     @property
     def opaque(self):
-        """Whether no plugin here can read this payload; it is kept and written back as it is."""
+        """Whether no installed plugin can read the payload. It is kept, and written back unchanged."""
         return self.plugin is None and not (self.is_target and is_verdict(self._raw()))
 
     @property
     def size(self):
-        """Bytes of the whole payload, `struct xt_entry_match` or `xt_entry_target` included."""
+        """The size of the whole payload in bytes, with `struct xt_entry_match` or `xt_entry_target`."""
         return self._raw().u.match_size
 
     @property
     def usersize(self):
-        """Bytes of it that say something about the rule; the rest is the kernel's own."""
+        """The bytes of the payload that describe the rule. The bytes after them are for the kernel only."""
         if self.plugin is None:
             return self.size
         return PAYLOAD_HEADER + self.plugin.c.userspacesize
 
-    # parameters in
+    # setting parameters
 
     cdef Option _option(self, str name, bint must):
-        """Find option *name*; dashes may be written as underscores."""
+        """Return the option *name*, in which dashes may be written as underscores."""
         cdef dict options = {} if self.plugin is None else self.plugin.options()
         found = options.get(name)
         if found is None:
@@ -196,7 +196,7 @@ cdef class Extension:
         return found
 
     cdef int _miss_plugin(self) except -1:
-        """Raise `Unsupported` where this payload cannot be read because there are no plugins at all."""
+        """Raise `Unsupported` if the payload cannot be read because no plugins are installed at all."""
         cdef const xt_entry_match *raw
         if self.plugin is None:
             raw = self._raw()
@@ -205,10 +205,10 @@ cdef class Extension:
         return 0
 
     def set_parameter(self, str parameter, value=None):
-        """Set *parameter* to *value*, replacing what it was, negation included.
+        """Set option *parameter* to *value*, in place of its old value and negation.
 
-        *value* is a string, or a list of strings for an option of several words; a leading `!` negates;
-        a flag takes "". Refused by `ParameterError`, which says what libxtables said; nothing is changed then.
+        *value* is a string, or a list of strings if the option takes several words, or "" for a flag. A leading `!`
+        negates. Raises `ParameterError` with libxtables' message if it refuses the value. Then nothing is changed.
         """
         self._set(parameter, value)
 
@@ -218,7 +218,7 @@ cdef class Extension:
         cdef bytes word
         cdef str name = parameter
         if "#" in name:
-            # "reqid#2": a further occurrence of an option that a rule may hold several times
+            # "reqid#2" is the second occurrence of an option that a rule may have several times
             name, _, number = name.partition("#")
             again = True
             if not number.isdecimal() or int(number) < 2:
@@ -241,12 +241,12 @@ cdef class Extension:
             except TypeError as error:
                 raise ParameterTypeError(
                     f"a parameter value must be a string or a list of strings, not {type(value).__name__}") from error
-            # an option that wants a value may have this one
+            # a "!" alone may be the value of an option that requires one
             if words and words[0] == b"!" and (len(words) > 1 or item.has_arg != 1):
                 negated = True
                 del words[0]
         if item.has_arg == 0:
-            # a guided flag takes nothing; an old parser may look at a word behind it
+            # a flag of the new parser has no value; an old parser may look at the next word
             words = list(filter(None, words)) if item.entry == NULL else []
         elif item.has_arg == 1 and not words:
             raise ParameterError(f"{self.name}: option \"--{item.name}\" requires an argument.")
@@ -254,11 +254,12 @@ cdef class Extension:
         return 0
 
     def parse(self, str parameter, value):
-        """The same as `set_parameter`."""
+        """Do the same as `set_parameter`."""
         self._set(parameter, value)
 
     cdef tuple _strip_negation(self, Option item, bytes word):
-        """A leading `!` negates, except in the text of an option that cannot be negated."""
+        """Return (word without a leading `!`, whether there was one). In text that cannot be negated, `!` is a
+        character."""
         if not word.startswith(b"!"):
             return False, word
         if item.entry != NULL and item.has_arg and not item.entry.flags & XTOPT_INVERT:
@@ -266,7 +267,7 @@ cdef class Extension:
         return True, word[1:].lstrip(b" ")
 
     cdef int _apply(self, Option item, bint negated, list words, bint again) except -1:
-        """Record and parse one option."""
+        """Let the plugin read one option, and record it."""
         cdef list journal = self._entries()
         cdef list kept = journal
         cdef tuple entry = (item, negated, words)
@@ -283,7 +284,8 @@ cdef class Extension:
         except ParameterError:
             split = _split_value(words)
             if split is None and len(words) == 1 and item.has_arg and item.entry == NULL:
-                # of an option of two words (--tcp-flags, --match-set) it stands for both, as in python-iptables
+                # one value for an option with two words (--tcp-flags, --match-set) is used for both, as in
+                # python-iptables
                 split = words * 2
             if split is None:
                 raise
@@ -292,13 +294,13 @@ cdef class Extension:
             except ParameterError:
                 split = None
             if split is None:
-                self._parse(entry)          # for its message
+                self._parse(entry)          # raises with the plugin's message
             entry = (item, negated, split)
         self.journal.append(entry)
         return 0
 
     cdef int _replay(self, list entries, Py_ssize_t new) except -1:
-        """Build the payload anew from *entries*; on failure this extension stays as it was."""
+        """Build the payload again from *entries*. If that fails, this extension stays as it was."""
         cdef Extension fresh = type(self).__new__(type(self))
         cdef Py_ssize_t i
         fresh.base = self.base
@@ -322,9 +324,9 @@ cdef class Extension:
         return 0
 
     cdef int _parse(self, tuple entry) except -1:
-        """Have the plugin read one option into the payload; on failure the payload is put back.
+        """Let the plugin read one option into the payload. If that fails, the payload is restored.
 
-        It is an error if not all of its words are used.
+        Raises if the plugin does not use all words.
         """
         cdef Option item = entry[0]
         cdef list words = entry[2]
@@ -340,7 +342,7 @@ cdef class Extension:
         cdef int count = len(words), used
         for word in words:
             room += PyBytes_GET_SIZE(word) + 1
-        # one piece of memory: argv, the words (plugins may write into them), and the payload as it was
+        # one allocation for argv, the words, which plugins may write into, and a copy of the payload
         argv = <char **> malloc((count + 3) * sizeof(char *) + room + size + c.udata_size)
         if argv == NULL:
             raise MemoryError
@@ -399,29 +401,31 @@ cdef class Extension:
         return 0
 
     cdef int _put_back(self, const char *backup, size_t size) except -1:
-        """Make the payload what it was, unless another thread has made it another one's."""
+        """Restore the payload, unless another thread has replaced it meanwhile."""
         if self.data != NULL and self.plugin is not None and payload_room(&self.plugin.row) == size:
             memcpy(self.data, backup, size)
             if self.udata != NULL:
                 memcpy(self.udata, backup + size, self.plugin.c.udata_size)
         return 0
 
-    # parameters out
+    # reading parameters
 
     cdef bytes _saved(self):
-        """What the plugin prints for this payload; b"" where it has nothing to print."""
+        """Return the text that the plugin prints for this payload, or b""."""
         if self.printer is None:
             return b""
         return self.printer.save(self.base.family.nfproto, &self.base.raw, self._raw())
 
     cdef list _entries(self):
-        """What is set: as recorded, or as the plugin prints what was read."""
+        """Return the options that are set: those recorded, or those that the plugin prints for a payload that was
+        read."""
         if self.journal is not None:
             return self.journal
         return [] if self.plugin is None else read_saved(self.plugin.options(), self._saved())
 
     def get_all_parameters(self):
-        """Return {name: [words]}, `!` first where negated; further occurrences of an option as `name#2`, …"""
+        """Return {name: [words]}. The first word is `!` if the option is negated. A second occurrence has the key
+        `name#2`."""
         cdef dict found = {}
         cdef Option item
         if self.plugin is None:
@@ -441,15 +445,16 @@ cdef class Extension:
 
     @property
     def parameters(self):
-        """Return {name with underscores: text}; the words of one option joined by a space, `!` in front if negated.
+        """{name with underscores: value} of the options that are set.
 
-        Where that text could be read in another way the value is the list of words.
+        The value is a string, with a space between words and a leading `!` if negated. It is a list of words where that
+        string would be read differently.
         """
         return {name.replace("-", "_"): self._joined(name, words)
                 for name, words in self.get_all_parameters().items()}
 
     def save(self, name=None):
-        """Return the text of parameter *name* or None; without a name the same as `parameters`."""
+        """Return the value of parameter *name*, or None. Without a name, return `parameters`."""
         if not name:
             return self.parameters
         name = name.replace("_", "-")
@@ -457,7 +462,7 @@ cdef class Extension:
         return None if words is None else self._joined(name, words)
 
     cdef object _joined(self, str name, list words):
-        """["!", "1", "2"] -> "!1 2"; a list where the text would be read in another way."""
+        """Return *words* as one string: ["!", "1", "2"] is "!1 2". If it would be read differently, return the list."""
         cdef bint negated = bool(words) and words[0] == "!"
         cdef list values = words[1:] if negated else words
         if self._looks_negated(name, words):
@@ -467,17 +472,18 @@ cdef class Extension:
         return ("!" if negated else "") + " ".join(values)
 
     cpdef bint _looks_negated(self, str name, list words) except -1:
-        """Whether *words* of parameter *name* are not negated, and would be if they were set as text."""
+        """Whether *words* of parameter *name* are not negated, but would be read as negated if they were set as
+        text."""
         cdef Option item
         if not words or not words[0].startswith("!"):
             return False
         item = self._option(name.partition("#")[0], False)
         if words[0] == "!" and (len(words) > 1 or item is None or item.has_arg != 1):
-            return False                # they are
+            return False                # they are negated
         return item is None or self._strip_negation(item, b"!")[0]
 
     def reset(self):
-        """Set all parameters back to their defaults."""
+        """Set all options back to their defaults."""
         if self.plugin is not None:
             free(self.data)
             free(self.udata)
@@ -486,13 +492,13 @@ cdef class Extension:
             self._clear(self.base.family.nfproto)
 
     cpdef bytes _bytes(self):
-        """Return the payload as it is now, unchecked."""
+        """Return the payload as it is now, without the plugin's check."""
         if self.given is not None:
             return self.given
         return PyBytes_FromStringAndSize(<const char *> self._raw(), self._raw().u.match_size)
 
     def _state(self):
-        """Return what `_restore` makes this extension from again."""
+        """Return a description from which `_restore` can make this extension again."""
         cdef Option item
         cdef list entries = []
         if self.journal is None:
@@ -502,7 +508,7 @@ cdef class Extension:
         return self.is_target, self.goto, None, self.plugin.name, self.plugin.revision, entries
 
     def _restore(self, RuleValue rule not None, state):
-        """Become what `_state` described, for *rule*."""
+        """Become the extension that *state*, a result of `_state`, describes, and belong to *rule*."""
         is_target, goto, given, name, revision, entries = state
         if given is not None:
             self._read(rule, is_target, given)
@@ -515,18 +521,18 @@ cdef class Extension:
             self.journal.append(entry)
 
     def final_check(self):
-        """Raise `ParameterError` if the parameters do not make a whole extension, as `iptables` would."""
+        """Raise `ParameterError`, with iptables' message, if a required option is missing."""
         self._packed()
 
     cpdef bytes _packed_or_bytes(self):
-        """Return the payload as it would be written, or as it is where it is not whole yet."""
+        """Return the payload as it would be written, or if it is not complete, as it is."""
         try:
             return self._packed()
         except ParameterError:
             return self._bytes()
 
     cpdef bytes _packed(self):
-        """Return the payload as it goes to the kernel, checked and completed by the plugin."""
+        """Return the payload as it is written: checked and completed by the plugin."""
         cdef bytes payload, scratch
         cdef Names looked
         if self.given is not None:
@@ -538,7 +544,7 @@ cdef class Extension:
         begin_names(&looked)
         try:
             while True:
-                # the check may complete the payload, and is to be done once on it: a copy each time
+                # the check may complete the payload, and must not run twice on the same bytes: so it works on a copy
                 scratch = PyBytes_FromStringAndSize(<char *> self.udata, c.udata_size) if self.udata != NULL else b""
                 self.plugin.check(self.base.family.nfproto, <xt_entry_match *> PyBytes_AS_STRING(payload),
                                   PyBytes_AS_STRING(scratch), self.flags, &looked)
@@ -549,7 +555,7 @@ cdef class Extension:
         finally:
             end_names(&looked)
 
-    # attributes are parameters
+    # options as attributes
 
     def __getattr__(self, str name):
         if name.startswith("_"):
@@ -568,24 +574,23 @@ cdef class Extension:
             self._set(name, value)
 
 
-cdef set _known_options = set()     # names that were asked for, and are options of some extension
+cdef set _known_options = set()     # names that were read as attributes, and that some extension has
 
 
 cdef int _check_option(Extension extension, str asked) except -1:
-    """Warn where *asked*, which was read and is not set, cannot be the name of an option at all.
+    """Warn if *asked*, an attribute that was read and is not set, is no option of any extension.
 
-    Programs ask every match for what one of them may have, such as its comment: a name that any extension has is no
-    mistake.
+    Programs read options that only some matches have from every match, such as its comment. That is no mistake.
     """
     cdef str name = asked.partition("#")[0].replace("_", "-")
     cdef dict options = {} if extension.plugin is None else extension.plugin.options()
     if name not in options:
         from ..misnomers import is_well_known, warn_of_option
-        # plugins are loaded for it only where it is no option of those that everybody has
+        # all plugins are loaded only for a name that no common extension has
         if not is_well_known(name) and not is_option(name):
             warn_of_option(extension.name, name, list(options))
             return 0
-    if "#" not in asked:        # of which there is no end
+    if "#" not in asked:        # names with a number are endless
         _known_options.add(asked)
     return 0
 
@@ -594,16 +599,16 @@ cdef frozenset _PLAIN_ATTRIBUTES = frozenset(("rule", "standard_target"))
 
 
 cdef bint _displaces(Option new, Option old):
-    """Whether setting *new* takes the place of *old*: the same option, or one that excludes it."""
+    """Whether setting *new* unsets *old*: it is the same option, or they exclude each other."""
     if new.name == old.name:
         return True
     if new.entry == NULL or old.entry == NULL:
-        return new.entry == old.entry and new.val == old.val     # two names of one option
+        return new.entry == old.entry and new.val == old.val     # two names of the same option
     return new.entry.id == old.entry.id or new.entry.excl & (1 << old.entry.id) != 0
 
 
 cdef list _split_value(list words):
-    """The words of a value given as one string, or None if there is nothing to split."""
+    """Return the words of a value that was given as one string, or None if it is one word."""
     if len(words) != 1:
         return None
     split = (<bytes> words[0]).split()
@@ -613,7 +618,7 @@ cdef list _split_value(list words):
 # -------------------------------------------------- the extensions of a rule
 
 def new_match(type cls, RuleValue rule not None, str name not None, revision):
-    """Return a new *cls* of extension *name*, added to *rule*'s matches."""
+    """Return a new match of class *cls* and of extension *name*, as the last match of *rule*."""
     cdef Extension match = <Extension?> cls.__new__(cls)
     match._create(rule, False, name, revision)
     rule._matches.append(match)
@@ -621,18 +626,18 @@ def new_match(type cls, RuleValue rule not None, str name not None, revision):
 
 
 def new_verdict(type cls, RuleValue rule not None, bytes payload not None):
-    """Return a new *cls* that is the verdict of *payload*, for *rule*."""
+    """Return a new target of class *cls* that is the verdict of *payload*, for *rule*."""
     cdef Extension target = <Extension?> cls.__new__(cls)
     target._become_verdict(rule, payload, False)
     return target
 
 
 def read_payloads(type match_class, type target_class, RuleValue rule not None):
-    """Make the objects of the bytes that *rule* was read from."""
+    """Make the `Match` and `Target` objects of *rule* from the bytes that were read."""
     cdef list payloads, matches = []
     cdef Extension made
     cdef bytes target
-    if rule.entry is None:       # made by `__new__` alone
+    if rule.entry is None:       # made by `__new__` without `__init__`
         rule._matches = matches
         return
     payloads = rule._body_payloads()
@@ -649,12 +654,12 @@ def read_payloads(type match_class, type target_class, RuleValue rule not None):
 
 
 cdef bytes _as_it_was_read(RuleValue rule):
-    """The whole entry of a rule whose parts were not taken out."""
+    """Return the whole entry of a rule whose matches and target were not asked for."""
     cdef Family *family = rule.family
     cdef const char *seen = rule._seen()
     cdef bytes entry = rule.entry
     cdef char *raw
-    # nfcache and comefrom are the kernel's own scratch
+    # nfcache and comefrom are for the kernel only
     if (rule._base is None and (<const uint32_t *> (seen + family.offsets))[-1] == 0
             and (<const uint32_t *> (seen + family.offsets))[1] == 0):
         return entry
@@ -667,8 +672,10 @@ cdef bytes _as_it_was_read(RuleValue rule):
 
 
 def pack(RuleValue rule not None, bint checked):
-    """Return the whole entry of *rule* as bytes, or None without a target; unchecked, half-built parts are as they
-    are."""
+    """Return the whole entry of *rule* as bytes, or None if it has no target.
+
+    *checked*: let the plugins check and complete the payloads. Otherwise incomplete ones are written as they are.
+    """
     cdef list payloads = []
     cdef Extension part
     if checked and rule._networks is not None:
@@ -676,7 +683,7 @@ def pack(RuleValue rule not None, bint checked):
     if rule._matches is None:
         if rule.entry is not None:
             return _as_it_was_read(rule)
-        rule._matches = []       # made by `__new__` alone
+        rule._matches = []       # made by `__new__` without `__init__`
     if rule._target is None:
         return None
     rule._set_goto((<Extension> rule._target).goto)

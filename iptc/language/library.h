@@ -1,4 +1,4 @@
-/* A library that is loaded when it is first needed: its symbols in a table of pointers. */
+/* Loads a library when it is first needed, and stores its symbols in a table of pointers. */
 #ifndef IPTC_LIBRARY_H
 #define IPTC_LIBRARY_H
 
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* One symbol and the pointer that it goes to; without an *optional* one the table is of no use. */
+/* A symbol, and where its pointer goes. If a symbol that is not *optional* is missing, the table cannot be used. */
 struct library_symbol {
 	const char *name;
 	size_t place;
@@ -19,11 +19,12 @@ struct library_symbol {
 
 /* Why a library cannot be used. */
 struct library_failure {
-	int error;		/* errno of loading it, or 0: it has no `text` */
-	char text[400];		/* what the loader says, or the symbol that is missing; "": there is no such file */
+	int error; /* the errno, or 0 if there is `text` */
+	char text[400]; /* the loader's message, or the name of a missing symbol; "" if the file does not exist */
 };
 
-/* Load *file* and fill *table* with those of its symbols that are *prefix* and a name. NULL: *why* says why not. */
+/* Load *file* and fill *table* with its symbols, whose names are *prefix* and a name. Return NULL if that fails; see
+ * why*. */
 static inline void *library_load(const char *file, int flags, const char *prefix, const struct library_symbol *symbols, size_t count,
 				 void *table, struct library_failure *why)
 {
@@ -35,7 +36,7 @@ static inline void *library_load(const char *file, int flags, const char *prefix
 		int error = errno, spare;
 		const char *said = dlerror();
 
-		/* where nothing can be opened for now, nothing is found */
+		/* if no file can be opened at the moment, the loader finds nothing: check that */
 		spare = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		if (spare < 0 || error == ENOMEM) {
 			why->error = error == ENOMEM ? ENOMEM : errno;
@@ -47,7 +48,7 @@ static inline void *library_load(const char *file, int flags, const char *prefix
 		close(spare);
 
 		why->error = error ? error : EINVAL;
-		/* the loader looks at several places, and errno is of any of them: what it says is of the last */
+		/* the loader tries several places. errno may be of any of them; the message is about the last */
 		if (said == NULL || strstr(said, strerror(ENOENT)) != NULL)
 			said = "";
 		snprintf(why->text, sizeof(why->text), "%s", said);

@@ -10,7 +10,7 @@
 
 #define FILE_NAME XTABLES_VERSION
 
-/* The protocols that it names itself, for where it is not there: as of 1.8.13. */
+/* The protocols whose names libxtables knows by itself (1.8.13). They are used if libxtables is not installed. */
 static const struct xtables_pprot protocols[] = {
 	{"tcp", IPPROTO_TCP}, {"sctp", IPPROTO_SCTP}, {"udp", IPPROTO_UDP}, {"udplite", IPPROTO_UDPLITE}, {"icmp", IPPROTO_ICMP},
 	{"ipv6-icmp", IPPROTO_ICMPV6}, {"esp", IPPROTO_ESP}, {"ah", IPPROTO_AH}, {"mobility-header", IPPROTO_MH},
@@ -70,7 +70,7 @@ struct link_map *libxtables_map(void)
 	return map_of(handle);
 }
 
-/* Where a library that is loaded lies. */
+/* Store the path of a library that is loaded. */
 static void find_path(void *library)
 {
 	struct link_map *map = map_of(library);
@@ -87,13 +87,13 @@ static int foreign(const char *reason)
 	return LIBXTABLES_FOREIGN;
 }
 
-/* Its file is called libxtables.so.12.MINOR.REVISION: 4 since iptables 1.8.7, 7 from 1.8.9 to 1.8.13. */
+/* The file is libxtables.so.12.MINOR.REVISION. MINOR is 4 since iptables 1.8.7, and 7 from 1.8.9 to 1.8.13. */
 #define LEAST_MINOR 4
 #define MOST_MINOR 7
 #define TEXT_OF(number) #number
 #define TEXT(number) TEXT_OF(number)
 
-/* The name of its file after "libxtables.so.": 12.7.0, or 12 where nobody gave it more. */
+/* Return the end of the file's name, after "libxtables.so.": such as 12.7.0, or 12. */
 static const char *file_number(void)
 {
 	const char *name = strrchr(path, '/');
@@ -102,7 +102,7 @@ static const char *file_number(void)
 	return number != NULL ? number + strlen(".so.") : "none";
 }
 
-/* What is at `path` is of another release. */
+/* Report that the library at `path` is of a release that we do not know. */
 static int another_number(void)
 {
 	char reason[PATH_MAX + 100];
@@ -117,14 +117,14 @@ static int is_known_number(void)
 	char *end;
 	long minor;
 
-	/* without one its structures alone tell */
+	/* the name has no number: only the layouts can tell */
 	if (strncmp(number, "12.", strlen("12.")) != 0)
 		return 1;
 	minor = strtol(number + strlen("12."), &end, 10);
 	return end == number + strlen("12.") || (minor >= LEAST_MINOR && minor <= MOST_MINOR);
 }
 
-/* Whether another libxtables is there than the one whose plugins we know. */
+/* Whether another release of libxtables is installed, whose plugins we do not know. */
 static int find_another(void)
 {
 	for (int major = 9; major < 20; major++) {
@@ -180,8 +180,8 @@ int libxtables_open(void)
 
 /* --------------------------------------------------------------- its layouts */
 
-/* Which fields the library reads is seen by letting it work on a match and a target of ours. Whatever is not theirs points
- * at `stray`: if a layout is another, the call ends there. */
+/* To find out which fields libxtables reads, it is called with a match and a target of ours. All other pointers in them
+ * lead to `stray`. So if a layout differs, libxtables calls `stray`, which ends the call. */
 
 #define PROBE_ID 7
 #define PROBE_FLAGS 0x40
@@ -198,7 +198,7 @@ static void __attribute__((noreturn)) stray(void)
 	shim_leave("stray");
 }
 
-/* *room* words that all are the address of `stray`. */
+/* Fill *room* bytes with the address of `stray`. */
 static void *filled(void *words, size_t room)
 {
 	void *(*word) = words;
@@ -217,7 +217,7 @@ static union {
 	struct xtables_globals globals;
 	void *words[40];
 } probe_globals;
-/* its end is found whatever the size of a row: the others have no name */
+/* the other rows have no name, so the end of the table is found whatever the size of a row */
 static union {
 	struct xt_option_entry first;
 	void *words[80];
@@ -271,11 +271,11 @@ static void __attribute__((noreturn)) probe_refuse(enum xtables_exittype status,
 	shim_leave("refused");
 }
 
-/* A match or target with *guided* (x6) functions or with old ones. */
+/* Make a match or target, with new functions (x6_parse, x6_fcheck) if *guided*, and otherwise with old ones. */
 static void lay_out(int guided)
 {
 	filled(&probe, sizeof(probe));
-	/* as far as udata_size a target is laid out as a match */
+	/* a target has the same layout as a match, up to udata_size */
 	probe.match.name = probe_name;
 	probe.match.x6_parse = guided ? probe_parse : NULL;
 	probe.match.x6_fcheck = guided ? probe_fcheck : NULL;
@@ -338,7 +338,7 @@ static int has_our_layouts(void)
 	memset(&probe_options, 0, sizeof(probe_options));
 	probe_options.first.name = probe_name;
 	probe_options.first.id = PROBE_ID;
-	/* the option that it looks for is there, and no other is asked for */
+	/* the table has the option that is given, and requires no other */
 	probe_options.first.type = XTTYPE_NONE;
 	probe_payload = &probe_data.match;
 	for (probing_target = 0; probing_target < 2; probing_target++) {
@@ -353,8 +353,8 @@ static int has_our_layouts(void)
 	return 1;
 }
 
-/* The rows of options have grown at their end. In a table whose second row has another name for each size that they may
- * have, the name that is found tells the size. */
+/* Later releases have more fields at the end of a row of options. This table has a second row with another name for
+ * each size that a row may have. The name that libxtables finds tells the size. */
 static size_t option_size;
 
 size_t libxtables_option_size(void)
@@ -391,7 +391,8 @@ static int find_option_size(void)
 
 /* ------------------------------------------------------ where its plugins are */
 
-/* Where it looks for plugins, only itself knows: it is let look for one, and the paths that it tries are noted. */
+/* Only libxtables knows in which folders it looks for plugins. It is made to look for one, and the paths it tries are
+ * noted. */
 static int noting;
 
 static int note(const char *file)
@@ -402,7 +403,7 @@ static int note(const char *file)
 	if (!noting)
 		return 0;
 	errno = ENOENT;
-	/* each folder is tried with several names, one after the other */
+	/* in each folder it tries several names, one after the other */
 	if (length == 0 || (have >= length && strncmp(folders + have - length, file, length) == 0)
 	    || have + length + 2 > sizeof(folders))
 		return 1;
@@ -418,7 +419,7 @@ static void look_for_plugin(void *unused)
 	libxtables.find_match("iptc-probe", XTF_TRY_LOAD, NULL);
 }
 
-/* For the time of that the variables that name another folder are not there. */
+/* During that search, the variables that name other folders are hidden. */
 static char *noting_getenv(const char *name)
 {
 	return noting ? NULL : secure_getenv(name);

@@ -1,4 +1,5 @@
-/* libxtables, which is loaded when a rule is first read or printed: its functions, and whether it is laid out as we know it. */
+/* Loads libxtables when a rule is first read or printed, and checks that its structures are laid out as we know them.
+ * */
 #ifndef IPTC_LIBXTABLES_H
 #define IPTC_LIBXTABLES_H
 
@@ -6,7 +7,7 @@
 
 #pragma GCC visibility push(hidden)
 
-/* Filled by libxtables_open; before it only chain_protos is not NULL. */
+/* The functions of libxtables. libxtables_open fills the table; before that only chain_protos is not NULL. */
 struct libxtables {
 	void (*init)(void);
 	int (*set_params)(struct xtables_globals *globals);
@@ -27,40 +28,41 @@ struct libxtables {
 	void (*ip6parse_multiple)(const char *text, struct in6_addr **addresses, struct in6_addr **masks, unsigned int *count);
 	struct xtables_lmap *(*lmap_init)(const char *file);
 	const struct xtables_pprot *chain_protos;
-	/* since 1.8.8, and since 1.8.11 */
+	/* NULL before 1.8.8, and NULL before 1.8.11 */
 	char *(*strdup)(const char *text);
 	void *strtoul_base;
 };
 extern struct libxtables libxtables;
 
-/* Why it cannot be used. */
+/* The results of libxtables_open and libxtables_examine. */
 enum {
 	LIBXTABLES_READY,
-	LIBXTABLES_ABSENT,	/* it is not there */
-	LIBXTABLES_FAILED,	/* it could not be loaded: libxtables_error() is the errno */
-	LIBXTABLES_FOREIGN,	/* it is none that we know */
+	LIBXTABLES_ABSENT, /* libxtables is not installed */
+	LIBXTABLES_FAILED, /* it could not be loaded; libxtables_error() is the errno */
+	LIBXTABLES_FOREIGN, /* it is a release that we do not know */
 };
 
-/* Load it and fill the table: LIBXTABLES_READY, or why not. */
+/* Load libxtables and fill the table. Return LIBXTABLES_READY or another of these results. */
 int libxtables_open(void);
 struct link_map *libxtables_map(void);
 
-/* The size of a row of the options of its plugins; releases differ in that. */
+/* The size of a row in the table of options of a plugin. It differs between releases. */
 size_t libxtables_option_size(void);
 
-/* Whether it has the layouts that we have; it must be redirected by now. What it has of us then is *globals*. */
+/* Check that libxtables has the layouts that we expect. Its references must be redirected before. It is given globals*.
+ * */
 int libxtables_examine(struct xtables_globals *globals);
 
 int libxtables_error(void);
 
-/* What is there, by its real path, or ""; and what is wrong with it. */
+/* The real path of libxtables, or "", and the reason why it cannot be used. */
 const char *libxtables_path(void);
 const char *libxtables_why(void);
 
-/* The folders that it was built to look for plugins in, with ':' between them; "": it did not say. */
+/* The folders in which libxtables looks for plugins by default, with ':' between them; "" if that is not known. */
 const char *libxtables_folders(void);
 
-/* What stands in for the function of that name in libxtables, or NULL. */
+/* Return our function that libxtables calls instead of *function*, or NULL. */
 void *libxtables_instead_of(const char *function);
 
 #pragma GCC visibility pop

@@ -16,18 +16,18 @@
 /* All state below belongs to the thread that holds the GIL. */
 
 enum kind {
-	ADDRESSES,	/* getaddrinfo, of a host */
-	SERVICE,	/* getaddrinfo, of a service alone */
+	ADDRESSES, /* getaddrinfo of a host */
+	SERVICE, /* getaddrinfo of a service only */
 	NAME_OF_ADDRESS, NETWORK, NETWORK_OF_NUMBER, SERVICE_NAMED, SERVICE_OF_PORT, PROTOCOL, PROTOCOL_OF_NUMBER,
 	USER, USER_OF_NUMBER, GROUP, GROUP_OF_NUMBER,
 };
 
 struct answer {
 	struct answer *next;
-	uint64_t serial;		/* counts the answers of this process */
+	uint64_t serial; /* counts all answers of this process */
 	time_t at;
 	struct question *question;
-	int status, error;		/* what the call returned, and left in errno */
+	int status, error; /* the result of the call, and the errno that it left */
 	union {
 		struct addrinfo *addresses;
 		struct netent network;
@@ -37,12 +37,12 @@ struct answer {
 		struct group group;
 		struct { char host[NI_MAXHOST], service[NI_MAXSERV]; } name;
 	} found;
-	char *buffer;			/* what the members of `found` point into */
+	char *buffer; /* the memory that the members of `found` point into */
 };
 
 static struct names *current;
 
-/* Names of services and protocols change seldom, and nearly every line has one: what was found is known for a second. */
+/* Names of services and protocols seldom change, and nearly every rule has one: these answers are kept for a second. */
 static struct names shared;
 static uint64_t serial;
 
@@ -179,7 +179,7 @@ int names_keep(struct names *names, struct answer *answer)
 
 /* ------------------------------------------------------- inside the guard */
 
-/* The answer to the question that stands in `current`; there may be none yet: then the body ends here. */
+/* Return the answer to the question in `current`. If there is none yet, end the guarded body here. */
 static struct answer *answer_now(void)
 {
 	struct question *question = &current->question;
@@ -194,7 +194,7 @@ static struct answer *answer_now(void)
 	shim_leave("a name has to be looked up");
 }
 
-/* Whether we answer: for another user of libxtables the call goes on. */
+/* Whether we answer. For another user of libxtables in this process, the real function is called. */
 static int ours(void)
 {
 	return shim_guarded() && current != NULL;
@@ -217,7 +217,7 @@ static int give(const void *value, size_t size)
 	return 0;
 }
 
-/* A string, or its absence. No name is so long that it does not fit. */
+/* Add a string, or NULL, to the question. Each of these strings fits, however long the name. */
 static int give_text(const char *text)
 {
 	return text == NULL ? give("\1", 2) : give("\2", 1) < 0 ? -1 : give(text, strlen(text) + 1);
@@ -231,7 +231,8 @@ static const char *take_text(const char **at)
 	return text[0] == 1 ? NULL : text + 1;
 }
 
-/* libxtables asks getaddrinfo() for every port, and that asks the kernel for its interfaces: a plain number is answered here. */
+/* libxtables calls getaddrinfo() for every port, which then asks the kernel for network interfaces. Plain numbers need
+ * no call. */
 static struct {
 	struct addrinfo info;
 	struct sockaddr_in address;
@@ -274,7 +275,7 @@ static int names_getaddrinfo(const char *node, const char *service, const struct
 	return answer->status;
 }
 
-/* What was answered inside the guard is ours to free. */
+/* Answers that were given inside the guard are freed by us, and not by plugins. */
 static void names_freeaddrinfo(struct addrinfo *found)
 {
 	if (found != &plain_port.info && !ours())
@@ -302,7 +303,7 @@ static int names_getnameinfo(const struct sockaddr *address, socklen_t length, c
 	return answer->status;
 }
 
-/* The functions that return a record: what they are given is the question. */
+/* Functions that return a record. Their arguments are the question. */
 #define RECORD(type, member, function, kind, parameters, call, keep)		\
 	static struct type *names_##function parameters				\
 	{									\
@@ -391,8 +392,9 @@ static void ask_name(struct answer *answer, const char *key, size_t size)
 }
 
 #ifndef __GLIBC__
-/* musl knows no names of networks, and the protocols of a table of its own, which its functions walk for one thread at a time.
-   A process that was forked while another thread walked begins anew. */
+/* musl does not know names of networks. Its functions for protocols walk over a table with one position for all
+ * threads, so `walking` is a lock: the process whose thread is walking. A lock that a fork has copied from the parent
+ * is ignored. */
 static _Atomic pid_t walking;
 
 static int one_protocol(const char *name, int number, struct protoent *found, struct protoent **result)
@@ -421,7 +423,8 @@ static int one_protocol(const char *name, int number, struct protoent *found, st
 #define getnetbyaddr_r(number, family, found, buffer, room, result, why) ((void)(why), 0)
 #endif
 
-/* One call of a function that fills a record with what it points to in a buffer: 0, ERANGE where that is too small, or an errno. */
+/* Call a function that stores what its record points to in a buffer. Return 0, ERANGE if the buffer is too small, or an
+ * errno. */
 static int ask_record(struct answer *answer, const char *key, char *buffer, size_t room, int *found)
 {
 	const char *name = NULL, *protocol = NULL;

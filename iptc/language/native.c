@@ -145,7 +145,7 @@ static void put_limit(struct text *text, const void *data)
 	if (limit->avg == 0) {
 		put(text, " inf");
 	} else {
-		/* the smallest unit in which the rate is a whole number, or nearly so */
+		/* the smallest unit in which the rate is a whole number, or nearly so, as iptables chooses it */
 		while (i < 4 && limit->avg <= units[i].period && units[i].period / limit->avg >= units[i].period % limit->avg)
 			i++;
 		put(text, " %u/%s", units[i - 1].period / limit->avg, units[i - 1].name);
@@ -195,7 +195,7 @@ static void put_nothing(struct text *text, const void *data)
 
 static const struct {
 	const char *name;
-	int is_target, family, revision;	/* NFPROTO_UNSPEC: both */
+	int is_target, family, revision; /* NFPROTO_UNSPEC: both families */
 	size_t size;
 	void (*put)(struct text *text, const void *data);
 } parts[] = {

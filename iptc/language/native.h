@@ -1,12 +1,14 @@
-/* What the matches and targets say that nf_tables has without extensions, for hosts where no plugin is there to print them. */
+/* Prints the matches and targets that nf_tables has without extensions. It is used where no plugin is installed to do
+ * it. */
 #ifndef IPTC_NATIVE_H
 #define IPTC_NATIVE_H
 
 #include "shim.h"
 
-#define NATIVE_ROOM 640		/* of a text at most: the longest is a comment all quoted */
+#define NATIVE_ROOM 640 /* the size of the longest text, which is a comment whose characters are all quoted */
 
-/* Print *payload* to *text*, of NATIVE_ROOM bytes, as the plugin of its name would: how long it is, or -1 where it is no such part. */
+/* Print *payload* to *text*, which has NATIVE_ROOM bytes, as the plugin of its name does. Return the length, or -1 if
+ * this cannot print it. */
 int native_print(char *text, int is_target, int family, const struct xt_entry_match *payload);
 
 #endif

@@ -1,4 +1,4 @@
-# One command of iptables' language while it is read: its words, the rule that it describes, what is to be done with it.
+# One command of iptables while it is read: its words, its rule, and what to do with the rule.
 
 from libc.stdint cimport uint8_t
 
@@ -7,12 +7,12 @@ from .plugins cimport OptionRow, PluginRow
 from .words cimport Words
 
 cdef enum:
-    MOST_PARTS = 256         # matches of one rule
-    ENTRY_ROOM = 1 << 16     # the kernel counts the bytes of an entry in 16 bits
+    MOST_PARTS = 256         # the most matches of one rule
+    ENTRY_ROOM = 1 << 16     # the kernel stores the size of an entry in 16 bits
     SCRATCH_ROOM = 1 << 16
-    NAME_ROOM = 32           # of a name: no chain, policy or extension has one of more than 28 bytes
+    NAME_ROOM = 32           # the size of a name: no chain, policy or extension has more than 28 bytes
 
-# The commands; `command_letter` gives the letter of the option. DELETE_NUM and ZERO_NUM have a rule number.
+# The commands. `command_letter` returns the letter of the option. DELETE_NUM and ZERO_NUM have the number of a rule.
 cdef enum:
     NO_COMMAND = 0
     INSERT = 1 << 0
@@ -35,54 +35,54 @@ cdef enum:
 cdef struct Part:
     PluginRow *row
     xt_entry_match *data
-    char *scratch            # the plugin's udata
-    unsigned int flags       # what was given, as the plugin keeps it
-    bint completed           # a later match of the same name gets the options
+    char *scratch            # the memory that the plugin uses as udata
+    unsigned int flags       # the options that were given, as bits that the plugin defines
+    bint completed           # a later match has the same name, and gets the options
 
-# Where options are looked for: those of a plugin, and whether it is the target.
+# A plugin whose options are allowed from here on, and whether it is the target.
 cdef struct Listing:
     PluginRow *row
     bint is_target
 
 cdef struct Spec:
     Family *family
-    bint old                 # iptables before 1.8.10: other messages, and a few other readings
-    const char *program      # iptables-restore or ip6tables-restore, or NULL: a rule specification alone
-    const char *table        # of the line, or NULL
-    const char *hidden       # names of NAME_ROOM bytes, one behind the other: chains that hide the target of that name
+    bint old                 # read and refuse as iptables before 1.8.10
+    const char *program      # iptables-restore or ip6tables-restore; NULL for a rule specification without a command
+    const char *table        # the table of the line, or NULL
+    const char *hidden       # chains that hide the target with that name: names of NAME_ROOM bytes each
     size_t hidden_count
 
     Words words
-    # where reading stands, as getopt keeps it
+    # the state of getopt
     int optind
     char *next
     char *optarg
     int optopt
-    PluginRow *found_row     # the option that was found last, and whose it is
+    PluginRow *found_row     # the option that was found last, and the plugin that it belongs to
     bint found_is_target
     const OptionRow *found
 
-    # what was read
+    # the command
     unsigned int command
     const char *chain
-    const char *other        # policy, or the new name
-    unsigned int number      # of a rule, from 1; 0: none
+    const char *other        # the policy, or the new name of a chain
+    unsigned int number      # the number of a rule, from 1; 0 if none is given
     unsigned int options
     bint negated
     char *protocol
     bint protocol_used
     char *jump
     bint has_target
-    bint ignored             # the line is of the other family
+    bint ignored             # the line is for the other family
     const char *source
     const char *destination
-    long wait                # of `-w`: it says nothing of the rule, and is only read
+    long wait                # the value of `-w`, which is checked and not used
     bint wait_interval
 
-    # the rule: the base part and the matches in their order; the target, until it is put behind them
+    # the rule: the base part, the matches in their order, and the target, which is moved behind them at the end
     size_t size
     size_t target_at
-    char entry[2 * ENTRY_ROOM]       # behind numbers of 64 bits, and so aligned as they are
+    char entry[2 * ENTRY_ROOM]       # it follows 64-bit numbers, and so is aligned as they are
     char target[ENTRY_ROOM]
     Part parts[MOST_PARTS]
     size_t count
@@ -92,18 +92,18 @@ cdef struct Spec:
     char scratch[SCRATCH_ROOM]
     size_t scratch_used
 
-    # the addresses, where there are several or they were not plain: as libxtables returns them
+    # the addresses as libxtables returns them, if there are several or they are not plain numbers
     void *addresses[2]
     void *masks[2]
     unsigned int networks[2]
 
-    # a name that nobody has looked up yet: what ended the reading
+    # the name of a plugin that was not looked up yet, and so ended the reading
     bint wanted
     bint wanted_is_target
     char wanted_name[NAME_ROOM]
-    bint wanted_for_chain    # a chain is to have it: no extension need be there
+    bint wanted_for_chain    # a chain gets this name: it is no error if there is no such extension
 
-# Bits of the base options that were given, in iptables' order.
+# The base options that were given, as bits in iptables' order.
 cdef enum:
     OPT_NUMERIC = 1 << 0
     OPT_SOURCE = 1 << 1
@@ -119,11 +119,11 @@ cdef enum:
     OPT_FRAGMENT = 1 << 11
     OPTIONS = 12
 
-# What `next_option` returns beside the letter of a base option.
+# The results of `next_option` besides the letter of a base option.
 cdef enum:
     ENDED = -1
-    NO_OPTION = 1            # a word that is none
-    OF_EXTENSION = 256       # in `found`
+    NO_OPTION = 1            # a word that is no option
+    OF_EXTENSION = 256       # an option of an extension; see `found`
 
 cdef int next_option(Spec *spec) noexcept nogil
 cdef void set_option(Spec *spec, unsigned int option) noexcept nogil
@@ -133,7 +133,7 @@ cdef char command_letter(unsigned int command) noexcept nogil
 cdef void set_command(Spec *spec, unsigned int command) noexcept nogil
 
 cdef inline uint8_t *flags_of(Spec *spec) noexcept nogil:
-    """Flags and, in the next byte, invflags of the entry."""
+    """Return the address of flags, which invflags follows, in the entry."""
     return <uint8_t *> spec.entry + spec.family.flags
 
 cdef inline bint has_word(Spec *spec) noexcept nogil:

@@ -1,1 +1,1 @@
-"""What `language.options` gives to the rest of the package: nothing to Python."""
+"""What `language.options` gives to the rest of the package: to C only."""

@@ -23,11 +23,11 @@ cdef struct BaseOption:
 
 cdef BaseOption _base[37]
 cdef size_t _base_count = 0
-cdef unsigned int _base_lengths[128]     # by first letter: bits of the lengths of the names that begin with it
+cdef unsigned int _base_lengths[128]     # first letter of a name -> the lengths of such names, as bits
 
 
 def _list_base_options(rows):
-    """Fill the table of the long options that iptables has itself, in its order."""
+    """Fill the table of iptables' own long options, in its order."""
     global _base_count
     cdef size_t i
     cdef bytes name
@@ -41,7 +41,7 @@ def _list_base_options(rows):
     _base_count = len(rows)
 
 
-cdef dict _INTERNED = {}         # keeps the names alive
+cdef dict _INTERNED = {}         # keeps the memory of the names
 _list_base_options([
     ("append", 1, "A"), ("delete", 1, "D"), ("check", 1, "C"), ("insert", 1, "I"), ("replace", 1, "R"), ("list", 2,
                                                                                                          "L"),
@@ -54,11 +54,11 @@ _list_base_options([
     ("modprobe", 1, "M"), ("set-counters", 1, "c"), ("goto", 1, "g"), ("ipv4", 0, "4"), ("ipv6", 0, "6"),
 ])
 
-cdef char _short[256]        # short option -> as has_arg; 3: there is none
+cdef char _short[256]        # short option -> its has_arg, or 3 if there is no such option
 
 
 def _list_short_options(groups):
-    """Fill the table of the short options."""
+    """Fill the table of iptables' own short options."""
     memset(_short, 3, sizeof(_short))
     for has_arg, letters in groups.items():
         for letter in letters:
@@ -86,7 +86,7 @@ cdef const char *option_name(Spec *spec, unsigned int option) noexcept nogil:
 
 
 cdef void set_option(Spec *spec, unsigned int option) noexcept nogil:
-    """An option is given once, and negated only where that means something."""
+    """Record that an option is given. Refuse it if it was given before, or is negated without a meaning."""
     cdef size_t i = 0
     if spec.options & option:
         xtables_error(PARAMETER_PROBLEM, b"multiple %s %s not allowed", option_name(spec, option), b"flags"
@@ -101,7 +101,7 @@ cdef void set_option(Spec *spec, unsigned int option) noexcept nogil:
 
 
 cdef void check_options(Spec *spec) noexcept nogil:
-    """Whether the command takes the options that were given."""
+    """Refuse options that the command does not allow."""
     cdef unsigned int option = 1, allowed
     while option < 1 << OPTIONS:
         if spec.options & option:
@@ -110,7 +110,7 @@ cdef void check_options(Spec *spec) noexcept nogil:
             elif option == OPT_COUNTERS:
                 allowed = INSERT | REPLACE | APPEND | SET_POLICY
             elif option & (OPT_NUMERIC | OPT_EXPANDED | OPT_LINENUMBERS):
-                allowed = 0          # listing is no command here
+                allowed = 0          # listing is not supported here
             else:
                 allowed = WITH_RULE
             if not spec.command & allowed:
@@ -121,7 +121,7 @@ cdef void check_options(Spec *spec) noexcept nogil:
 # ------------------------------------------------------------------------ getopt
 
 cdef int next_option(Spec *spec) noexcept nogil:
-    """What getopt_long returns for the options of iptables and of the extensions named so far."""
+    """Return what getopt_long returns, for the options of iptables and of the extensions that were named so far."""
     cdef char *word
     cdef char letter
     cdef int has_arg
@@ -176,7 +176,7 @@ cdef int _long_option(Spec *spec, char *name) noexcept nogil:
     spec.optind += 1
     spec.next = NULL
     spec.optopt = 0
-    # the whole name: iptables' own first, then those of the extension that was named last
+    # first the whole name: iptables' own options, then those of the extension that was named last
     if length < 32 and name[0] > 0 and _base_lengths[<unsigned char> name[0]] >> length & 1:
         for i in range(_base_count):
             if _base[i].length == length and memcmp(_base[i].name, name, length) == 0:
@@ -218,7 +218,7 @@ cdef int _long_option(Spec *spec, char *name) noexcept nogil:
 
 
 cdef bint _abbreviated(Spec *spec, const char *name, size_t length, const BaseOption **base) noexcept nogil:
-    """Find the only option that begins with *name*; several names of one option count as one."""
+    """Find the only option that begins with *name*. Several names of one option count as one."""
     cdef size_t i = spec.listed, j, found_in = 0
     cdef PluginRow *row
     cdef const OptionRow *option
@@ -254,7 +254,7 @@ cdef bint _abbreviated(Spec *spec, const char *name, size_t length, const BaseOp
 # ---------------------------------------------------------------------- commands
 
 cdef char command_letter(unsigned int command) noexcept nogil:
-    """The letter of the option that gives *command*."""
+    """Return the letter of the option for *command*."""
     if command == INSERT:
         return b'I'
     if command & (DELETE | DELETE_NUM):

@@ -1,4 +1,4 @@
-# What libxtables and its plugins look like to C, the guard around them, and a plugin as other modules call it.
+# libxtables and its plugins as C declares them, the guard around them, and a plugin as other modules call it.
 
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 
@@ -42,7 +42,7 @@ cdef extern from "shim.h" nogil:
         void *udata
         unsigned int xflags
 
-    # struct xtables_target has the same members in the same places as far as udata_size
+    # struct xtables_target has the same layout, up to udata_size
     struct xtables_match:
         const char *version
         const char *name
@@ -72,7 +72,7 @@ cdef extern from "shim.h" nogil:
         PARAMETER_PROBLEM
 
 cdef extern from "libxtables.h" nogil:
-    # its functions, once `use_family` has loaded it
+    # the functions of libxtables, which `use_family` loads
     struct LibXTables "libxtables":
         void (*set_nfproto)(uint8_t family) noexcept nogil
         void (*options_fcheck)(const char *name, unsigned int xflags, const xt_option_entry *table) noexcept nogil
@@ -89,7 +89,7 @@ cdef extern from "libxtables.h" nogil:
 
 cdef const LibXTables *libxtables
 
-# Inside the guard: refuse as libxtables does; it does not return.
+# Inside the guard: refuse something, as libxtables does. It does not return.
 cdef void (*xtables_error)(int status, const char *format, ...) noexcept nogil
 
 # ------------------------------------------------------------------ C: the guard
@@ -157,7 +157,7 @@ cdef bint warned() noexcept nogil
 
 # ----------------------------------------------------------- calls of a plugin
 
-# One option on its way into a payload: *argv* holds the program's name, the option, its words and NULL.
+# The call with which a plugin reads an option: *argv* is the name of the program, the option, its words, and NULL.
 cdef struct ParseCall:
     const xtables_match *c
     bint divides
@@ -168,7 +168,7 @@ cdef struct ParseCall:
     unsigned int *flags
     xt_entry_match *data
 
-# A payload on its way through its plugin's init, check or alias.
+# The call of a plugin's init, check or alias function with a payload.
 cdef struct DataCall:
     const xtables_match *c
     bint divides
@@ -177,45 +177,47 @@ cdef struct DataCall:
     void *udata
     unsigned int flags
 
-# Inside a guard: what run_guarded runs for one of them.
+# The bodies of such calls, for a guard.
 cdef void parse_body(void *arg) noexcept nogil
 cdef void check_body(void *arg) noexcept nogil
 
 # ------------------------------------------------------------------- the plugins
 
-# What C needs of an option, and of a plugin: where rules are read and printed no Python object is touched.
+# What C needs to know of an option and of a plugin. Code that reads and prints rules uses this and no Python object.
 cdef struct OptionRow:
     const char *name
     size_t length
     int has_arg                             # 0 no, 1 yes, 2 optional, as in getopt
-    int val                                 # what the old parser is called with; names of one option share it
-    const xt_option_entry *entry            # the guided parser's own row, or NULL
+    # the number that the old parser is given; all names of one option have the same
+    int val
+    const xt_option_entry *entry            # the row of the new parser (x6_parse), or NULL
 
 cdef struct PluginRow:
     const xtables_match *c
-    size_t size                             # of a whole payload
+    size_t size                             # the size of a whole payload
     OptionRow *options
     size_t count
-    unsigned int mandatory                  # bits of the guided options that must be given
-    unsigned int constrained                # bits of those that exclude or need others
-    bint divides                            # whole numbers: SIGFPE must be ours while it runs
+    unsigned int mandatory                  # the options of the new parser that must be given, as bits
+    unsigned int constrained                # the options of the new parser that exclude or require others, as bits
+    bint divides                            # its code divides integers, so SIGFPE must be handled while it runs
 
 cdef bint wants_check(const PluginRow *row, unsigned int given) noexcept nogil
 
-# Look *name* up without Python: False if nobody has asked for it yet, and `learn` must. No plugin is NULL in *row*.
+# Find *name* without Python. Return False if it was never looked up; `learn` does that. *row* is NULL if there is no
+# plugin.
 cdef bint known(bint is_target, int nfproto, const char *name, int revision, PluginRow **row) noexcept nogil
 cdef int learn(bint is_target, int nfproto, const char *name, int revision, bint may_be_none=*) except -1
 cdef enum:
-    PREFERRED = -1                          # for a revision: the one that iptables would use
+    PREFERRED = -1                          # as a revision: the one that iptables would use
 
 cdef class Option:
     cdef readonly str name
     cdef readonly int has_arg               # 0 no, 1 yes, 2 optional, as in getopt
     cdef bytes label
-    cdef int val                            # what the old parser is called with
-    cdef const xt_option_entry *entry       # the guided parser's own row, or NULL
+    cdef int val                            # the number that the old parser is given
+    cdef const xt_option_entry *entry       # the row of the new parser (x6_parse), or NULL
 
-# Inside a guard, before a call of the plugin of *row*.
+# Inside a guard, before a function of the plugin of *row* is called.
 cdef inline void expect_division(const PluginRow *row) noexcept nogil:
     if row.divides:
         expect_fault()

@@ -87,16 +87,18 @@ LIBRARY_MAJOR = XTABLES_VERSION_CODE
 
 # ------------------------------------------------------------------- the library
 
-cdef int _family_now = -1        # until the library is loaded
-cdef str _unusable = None        # why it was not, when it was last looked for
+cdef int _family_now = -1        # -1 until libxtables is loaded
+cdef str _unusable = None        # why it could not be loaded when that was last tried
 cdef double _looked_for = 0
 
 cdef str _INSTALL = "install the package iptables (iptables-nft on Fedora)"
 
 
 cdef int use_family(int nfproto) except -1:
-    """Point libxtables at *nfproto*: plugins ask it how addresses look. It is loaded by the first call; `Unsupported`
-    where it is not there, or is none that we know."""
+    """Set the family of libxtables (2 or 10), which plugins use to read and print addresses. The first call loads it.
+
+    Raises `Unsupported` if libxtables is not installed, or is a release that we do not know.
+    """
     global _family_now
     if _family_now != nfproto:
         if _family_now == -1:
@@ -139,7 +141,7 @@ SUPPORTED = "1.8.7 to 1.8.13"
 
 
 cdef bint library_there() except -1:
-    """Whether libxtables can be used here; what needs no plugin is printed without it too."""
+    """Whether libxtables can be used. Rules that need no plugin are printed without it too."""
     if _family_now == -1:
         try:
             use_family(NFPROTO_IPV4)
@@ -155,8 +157,10 @@ cdef str text_of(const char *text, size_t length):
 
 
 cdef str said():
-    """Why the last guarded call failed: libxtables' message, else what was printed to stderr before it gave up;
-    `MemoryError` if that was why."""
+    """Return why the last guarded call failed: libxtables' message, or else what was printed to stderr.
+
+    Raises `MemoryError` if an allocation had failed.
+    """
     cdef size_t length
     cdef const char *printed = shim_err(&length)
     cdef const char *message = shim_message()
@@ -170,15 +174,15 @@ cdef str said():
 
 
 cdef int refused_with() noexcept nogil:
-    """The exit status of iptables' tools for what the last guarded call was refused with."""
+    """Return the exit status with which iptables' tools refuse what the last guarded call refused."""
     return shim_refused_with()
 
 
 cdef int captured(void (*body)(void *) noexcept nogil, void *arg, Names *looked) noexcept nogil:
-    """Run *body* guarded and captured: 0, or -1 with the reason in `said`.
+    """Run *body* inside the guard, and catch what it prints. Return 0, or -1 with the reason in `said`.
 
-    With `looked.wanted` the reason is a name that *looked* does not know: `look_up` makes it known, then *body* is to
-    be run again on what it was given at first.
+    If `looked.wanted` is set, *body* ended because of a name that *looked* does not have. The caller calls `look_up`,
+    and runs *body* again with the original arguments.
     """
     cdef int failed
     names_use(looked)
@@ -188,7 +192,7 @@ cdef int captured(void (*body)(void *) noexcept nogil, void *arg, Names *looked)
 
 
 cdef void begin_names(Names *looked) noexcept nogil:
-    """The start of an operation, for which names are looked up once; it needs `end_names`."""
+    """Begin an operation during which each name is looked up once. `end_names` ends it."""
     names_begin(looked)
 
 
@@ -197,7 +201,7 @@ cdef void end_names(Names *looked) noexcept nogil:
 
 
 cdef int look_up(Names *looked) except -1:
-    """Look up the name that ended the last body; other threads go on meanwhile, and may run bodies of their own."""
+    """Look up the name that ended the last body. Other threads run meanwhile, and may run bodies of their own."""
     cdef Answer *found
     with nogil:
         found = names_ask(&looked.question)
@@ -208,28 +212,28 @@ cdef int look_up(Names *looked) except -1:
 
 
 cdef void print_text(const char *text, size_t length) noexcept nogil:
-    """Inside `captured`: print *text* as plugins do."""
+    """Inside `captured`: print *text* to the stream that plugins use as stdout."""
     shim_print(text, length)
 
 
 cdef void warn_text(const char *text) noexcept nogil:
-    """Inside `captured`: say *text* as plugins do on stderr."""
+    """Inside `captured`: print *text* to the stream that plugins use as stderr."""
     shim_warn(text)
 
 
 cdef const char *printed_text(size_t *length) noexcept nogil:
-    """What `captured` caught of stdout; there until the next call."""
+    """Return what was printed to stdout during `captured`. It stays until the next call."""
     return shim_out(length)
 
 
 cdef void expect_fault() noexcept nogil:
-    """Inside `captured`: SIGFPE is the plugin's refusal from now on."""
+    """Inside `captured`: from now on treat SIGFPE as a refusal by the plugin."""
     shim_trap_sigfpe()
 
 
 cdef int run_guarded(void (*body)(void *) noexcept nogil, void *arg) except -1:
-    """Run *body*, which may be run several times, guarded and captured; its refusal is a ParameterError, its warnings
-    are Python's."""
+    """Run *body* inside the guard; it may be run several times. A refusal raises `ParameterError`, and each line on
+    stderr becomes a Python warning."""
     _run(body, arg)
     return warn_of_what_was_said()
 
@@ -248,27 +252,27 @@ cdef int _run(void (*body)(void *) noexcept nogil, void *arg) except -1:
 
 
 cdef bytes output_of(void (*body)(void *) noexcept nogil, void *arg):
-    """Run *body*, which may be run several times, guarded and captured, and return what it printed to stdout."""
+    """Run *body* inside the guard; it may be run several times. Return what it printed to stdout."""
     cdef size_t length
     cdef const char *printed
     cdef bytes text
     _run(body, arg)
     printed = shim_out(&length)
     text = printed[:length]
-    # last: a warning runs Python code, and another thread may then render
+    # at the end, since a warning runs Python code, and then another thread may print a rule
     warn_of_what_was_said()
     return text
 
 
 cdef bint warned() noexcept nogil:
-    """Inside `captured`: whether something was printed to stderr."""
+    """Inside `captured`: whether anything was printed to stderr."""
     cdef size_t length
     shim_err(&length)
     return length != 0
 
 
 cdef int warn_of_what_was_said() except -1:
-    """Turn each line that the last guarded call printed to stderr into a warning of Python's."""
+    """Make a Python warning of each line that the last guarded call printed to stderr."""
     cdef size_t length
     cdef const char *printed = shim_err(&length)
     if length:
@@ -336,10 +340,10 @@ cdef class Option:
 
 
 cdef class Plugin:
-    """One match or target, in one revision, as a plugin registered it."""
+    """One revision of a match or target, as a plugin has registered it."""
 
     cdef dict options(self):
-        """name -> Option; made once."""
+        """Return {name: Option}. It is made once."""
         cdef Option item
         cdef OptionRow *row
         cdef size_t i
@@ -356,18 +360,18 @@ cdef class Plugin:
 
     @property
     def option_names(self):
-        """The names of the options, without dashes in front."""
+        """The names of the options, without the dashes."""
         return list(self.options())
 
     @property
     def divides(self):
-        """Whether its code divides whole numbers, and may divide by zero."""
+        """Whether its code divides integers, and so may divide by zero."""
         return self.row.divides
 
-    # guarded calls
+    # guarded calls of its functions
 
     cdef int init(self, int nfproto, xt_entry_match *data) except -1:
-        """Have this plugin write its defaults into *data*."""
+        """Let the plugin write its defaults into *data*."""
         cdef DataCall call
         if self.c.init != NULL:
             use_family(nfproto)
@@ -378,11 +382,11 @@ cdef class Plugin:
         return 0
 
     cdef int parse(self, int nfproto, Option item, int words, ParseCall *call, Names *looked) except? -1:
-        """Have this plugin read *item* with its *words*, laid out in *call*; return how many of them it used.
+        """Let the plugin read option *item* with its *words*, which are in *call*. Return how many words it used.
 
-        `looked.wanted`: nothing was read, since a name has to be looked up.
+        If `looked.wanted` is set, nothing was read: a name must be looked up first.
         """
-        # an old parser may take words behind an option of which getopt knows nothing
+        # an old parser may take words for an option that has no argument according to its table
         cdef int ready = 1 if words and item.has_arg else 0
         cdef int failed, used
         use_family(nfproto)
@@ -390,7 +394,7 @@ cdef class Plugin:
         call.divides = self.row.divides
         shim_set_getopt(call.argv[2] if ready else NULL, 2 + ready)
         failed = captured(parse_body, call, looked)
-        # before any warning: that runs Python code, and another thread may then parse
+        # before any warning: it runs Python code, and then another thread may parse
         used = shim_get_optind() - 2
         shim_set_getopt(NULL, 1)
         if looked.wanted:
@@ -401,9 +405,9 @@ cdef class Plugin:
         return used
 
     cdef int check(self, int nfproto, xt_entry_match *data, void *udata, unsigned int flags, Names *looked) except -1:
-        """Have this plugin check and complete *data*, into which the options *flags* were read.
+        """Let the plugin check and complete *data*, into which the options *flags* were read.
 
-        `looked.wanted`: it did not come to an end, since a name has to be looked up.
+        If `looked.wanted` is set, the check did not finish: a name must be looked up first.
         """
         cdef DataCall call
         call.c = self.c
@@ -419,7 +423,7 @@ cdef class Plugin:
         return 0
 
     cdef str alias(self, const xt_entry_match *payload):
-        """The name under which this plugin shows *payload*: an alias, where it was made by one."""
+        """Return the name under which *payload* is printed: an alias of the plugin, or the plugin's own name."""
         cdef DataCall call
         if self.c.alias == NULL:
             return self.name
@@ -430,7 +434,8 @@ cdef class Plugin:
         return (<const char *> call.entry).decode()
 
     cdef bytes save(self, int nfproto, const void *entry, const xt_entry_match *payload):
-        """Return what this plugin prints for *payload* of the rule *entry*; b"" where it has nothing to print."""
+        """Return what the plugin prints for *payload*, which is a part of the rule *entry*; b"" if it prints
+        nothing."""
         cdef DataCall call
         if self.c.save == NULL:
             return b""
@@ -443,7 +448,7 @@ cdef class Plugin:
 
 
 cdef int _read_options(PluginRow *plugin) except -1:
-    """Collect the options of a plugin of either parser generation."""
+    """Collect the options of a plugin, from the table of the old or of the new parser."""
     cdef const option *row = plugin.c.extra_opts
     cdef size_t stride = libxtables_option_size(), count = 0, i, j
     cdef OptionRow *item
@@ -464,7 +469,7 @@ cdef int _read_options(PluginRow *plugin) except -1:
             item.name = item.entry.name
             item.has_arg = 0 if item.entry.type == XTTYPE_NONE else 1
             item.val = item.entry.id
-            # of several names of one option the first says how it is read, as the library has it
+            # several names of one option are read with the row of the first, as libxtables does
             for j in range(i):
                 if plugin.options[j].val == item.val:
                     item.entry = plugin.options[j].entry
@@ -483,17 +488,18 @@ cdef int _read_options(PluginRow *plugin) except -1:
 
 
 cdef bint wants_check(const PluginRow *row, unsigned int given) noexcept nogil:
-    """Whether the final check can have something to say of a payload with these options *given*."""
+    """Whether the check function of the plugin may refuse a payload with these options *given*."""
     return (row.c.x6_fcheck != NULL or row.c.final_check != NULL
             or given & row.mandatory != row.mandatory or given & row.constrained != 0)
 
 
 cdef enum:
-    FAR = 1 << 24            # no plugin is as large
+    FAR = 1 << 24            # larger than any plugin
 
 
 cdef size_t _count_rows(const xt_option_entry *table, size_t size) noexcept nogil:
-    """How many rows of that *size* a plugin's *table* of options has; 0 where it has others: names lie near it."""
+    """Return the number of rows in *table*, or 0 if its rows do not have that *size*: the names must be near the
+    table."""
     cdef const char *at = <const char *> table
     cdef const char *name
     cdef size_t count = 0
@@ -508,7 +514,8 @@ cdef size_t _count_rows(const xt_option_entry *table, size_t size) noexcept nogi
 
 
 cdef int _check_rows(const PluginRow *plugin, size_t count) except -1:
-    """Refuse a plugin whose rows are not those of the library: the two are of different releases."""
+    """Raise unless the rows of a plugin have the size that libxtables expects: otherwise they are of different
+    releases."""
     cdef size_t size, step = sizeof(void *), ours = libxtables_option_size()
     for size in range(ours - 2 * step, ours + 3 * step, step):
         if size != ours and _count_rows(plugin.c.x6_options, size) > count:
@@ -526,16 +533,16 @@ cdef _name_option(dict found, Option item, const char *name, int has_arg):
 
 cdef dict _registered = {}          # (is_target, name) -> [Plugin]
 cdef dict _chosen = {}              # (is_target, nfproto, name, revision) -> Plugin or None
-cdef list _preferred = [{}, {}, {}, {}]     # by is_target and family: name -> the Plugin that is used for it
-cdef set _loaded = set()            # real paths of plugin files
+cdef list _preferred = [{}, {}, {}, {}]     # for each is_target and family: {name: the Plugin that is used for it}
+cdef set _loaded = set()            # the real paths of the files that were loaded
 cdef dict _supported = {}           # (is_target, nfproto, name, revision) -> bool
 
 
-cdef bint _loading_divides = True   # the file that is being loaded
+cdef bint _loading_divides = True   # whether the code of the file that is being loaded divides
 
 
 cdef void _on_registered(int is_target, void *extension) noexcept:
-    """Called from a plugin's constructor."""
+    """Store an extension. The constructor of a plugin calls this."""
     cdef Plugin plugin = Plugin.__new__(Plugin)
     plugin.c = <const xtables_match *> extension
     plugin.is_target = is_target
@@ -550,9 +557,9 @@ cdef void _on_registered(int is_target, void *extension) noexcept:
 
 
 def library_dirs():
-    """Where plugins are looked for: `XTABLES_LIBDIR`, `IPTABLES_LIBDIR`, else where libxtables was built for.
+    """Return the folders in which plugins are looked for: `XTABLES_LIBDIR`, `IPTABLES_LIBDIR`, or libxtables' own.
 
-    The environment of a program that has more rights than its user (set-user-ID, file capabilities) is not asked.
+    The environment is ignored if the process has more rights than its user, by set-user-ID or file capabilities.
     """
     return (_named_dirs() or _built_in_dirs()).split(":")
 
@@ -562,17 +569,16 @@ cdef str _named_dirs():
 
 
 cdef str _built_in_dirs():
-    """Where the libxtables that is loaded looks, as it said when it was asked for a plugin; else the folder beside
-    it."""
+    """Return the folders in which libxtables looks for plugins, or else the folder beside libxtables."""
     use_family(_family_now if _family_now != -1 else NFPROTO_IPV4)
     return os.fsdecode(libxtables_folders()) or f"{os.path.dirname(os.fsdecode(libxtables_path()))}/xtables"
 
 
-cdef dict _listings = {}        # folder -> (when it was looked at, when it changed, its files)
+cdef dict _listings = {}        # folder -> (when it was listed, when it had changed, its files)
 
 
 cdef _files_in(str folder):
-    """The names in *folder*, looked at anew once a second at most: most names that are asked for are chains."""
+    """Return the names in *folder*. They are listed at most once a second, since most names asked for are chains."""
     now = monotonic()
     looked, changed, names = _listings.get(folder, (None, None, frozenset()))
     if looked is None or now - looked > 1:
@@ -589,7 +595,7 @@ cdef _files_in(str folder):
 
 
 cdef _load(int nfproto, str name):
-    """Load the file that holds extension *name*, as libxtables' own search finds it."""
+    """Load the file with extension *name*, looking for it as libxtables does."""
     global _loading_divides
     cdef str prefix = "libipt_" if nfproto == NFPROTO_IPV4 else "libip6t_"
     cdef bint any_there = False
@@ -620,7 +626,7 @@ cdef _load(int nfproto, str name):
 
 
 cdef bint _has_plugins(names) except -1:
-    """Whether there is any plugin among *names*, those of files."""
+    """Whether any of *names*, which are names of files, is a plugin."""
     for name in names:
         if name.startswith("lib") and name.partition("_")[0] in _PREFIXES:
             return True
@@ -628,7 +634,8 @@ cdef bint _has_plugins(names) except -1:
 
 
 cdef int _ask_nf_tables(bint is_target, int nfproto, const char *name, int revision) noexcept:
-    """`NFNL_MSG_COMPAT_GET`: 0 if the kernel has this revision of an extension, else an errno."""
+    """Ask nf_tables (`NFNL_MSG_COMPAT_GET`). Return 0 if the kernel has this revision of an extension, else an
+    errno."""
     cdef Channel channel
     cdef Message message
     cdef size_t start
@@ -659,7 +666,10 @@ cdef int _ask_nf_tables(bint is_target, int nfproto, const char *name, int revis
 
 
 cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) except -1:
-    """`IPT_SO_GET_REVISION_MATCH` and its three sisters; revision 0 counts as there even when the kernel says no."""
+    """Whether the kernel has a revision of an extension (`IPT_SO_GET_REVISION_MATCH` and the like).
+
+    Revision 0 counts as present even if the kernel says no.
+    """
     cdef tuple key = (is_target, nfproto, name, revision)
     cdef xt_get_revision request
     cdef socklen_t length = sizeof(request)
@@ -672,7 +682,7 @@ cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) excep
     fd = socket(AF_INET if nfproto == NFPROTO_IPV4 else AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
     if fd < 0:
         _check_passing(name, errno_now)
-        return True              # without privilege nothing can be asked, and nothing written either
+        return True              # without privilege the kernel cannot be asked. Nothing can be written either
     memset(&request, 0, sizeof(request))
     memcpy(request.name, PyBytes_AS_STRING(label), min(PyBytes_GET_SIZE(label), 28))
     request.revision = revision
@@ -695,14 +705,14 @@ cdef bint _kernel_has(bint is_target, int nfproto, str name, int revision) excep
 
 
 cdef int _check_passing(str name, int failed) except -1:
-    """What is found is kept, so nothing may be guessed that the kernel could say a moment later."""
+    """Raise if *failed* is a passing error: the answer is remembered, so it must not be a guess."""
     if is_passing(failed):
         raise kernel_error(f"can't ask for extension {name}", failed, os.strerror(failed))
     return 0
 
 
 cdef Plugin find(bint is_target, int nfproto, str name, revision):
-    """Return the plugin for *name*, or None: the preferred revision that the kernel knows, or the one asked for."""
+    """Return the plugin for *name*, or None: the *revision*, or if that is None the best one that the kernel has."""
     cdef dict preferred = <dict> _preferred[2 * is_target + (nfproto == NFPROTO_IPV4)]
     cdef str asked = name
     cdef list candidates
@@ -736,7 +746,7 @@ cdef Plugin find(bint is_target, int nfproto, str name, revision):
         elif _kernel_has(is_target, nfproto, plugin.real_name or plugin.name, plugin.revision):
             chosen = plugin
             break
-    if len(_chosen) > 4096:      # names that are no plugin come from outside, without end
+    if len(_chosen) > 4096:      # names that are no extension come from users, and may be endless
         _chosen.clear()
     _chosen[key] = chosen
     if chosen is not None and chosen.row.options == NULL:
@@ -748,7 +758,8 @@ cdef Plugin find(bint is_target, int nfproto, str name, revision):
 
 
 cdef list _candidates(bint is_target, int nfproto, str name):
-    """The plugins of that name for this family, most preferred first: aliases, high revisions, own family."""
+    """Return the plugins with that name for this family, the preferred first: aliases, high revisions, its own
+    family."""
     cdef list found = []
     for plugin in _registered.get((is_target, name), ()):
         if plugin.family in (nfproto, NFPROTO_UNSPEC):
@@ -762,30 +773,30 @@ def _preference(Plugin plugin):
 
 
 def find_match(int nfproto, str name, revision=None):
-    """Return the `Plugin` of match *name*, or None."""
+    """Return the `Plugin` of match *name*, or None. *revision* None means the best one that the kernel has."""
     return find(False, nfproto, name, revision)
 
 
 def find_target(int nfproto, str name, revision=None):
-    """Return the `Plugin` of target *name*, or None."""
+    """Return the `Plugin` of target *name*, or None. *revision* None means the best one that the kernel has."""
     return find(True, nfproto, name, revision)
 
 
 def has_target(int nfproto, str name not None):
-    """Whether an extension that is installed is target *name*, which is no name for a chain then."""
+    """Whether *name* is a target of an installed extension. Then it cannot be the name of a chain."""
     try:
         return find(True, nfproto, name, None) is not None
     except Unsupported:
-        return False            # there are none
+        return False            # no extensions are installed
 
 
-cdef set _all_options = None        # what the options of all installed extensions are called, once it was asked for
+cdef set _all_options = None        # the names of the options of all installed extensions, once they were needed
 
 
 cpdef bint is_option(str name) except -1:
-    """Whether an extension that is installed, of either family, has an option *name*, whichever.
+    """Whether any installed extension, of either family, has an option *name*.
 
-    The first name that no extension in use has loads all that there are, once.
+    The first name that no loaded extension has loads all installed extensions.
     """
     global _all_options
     if _all_options is not None:
@@ -802,7 +813,7 @@ cpdef bint is_option(str name) except -1:
             try:
                 _load(_PREFIXES[start], rest.removesuffix(".so"))
             except XTablesError:
-                pass            # a broken plugin has no options
+                pass            # a plugin that cannot be loaded has no options
     _all_options = _options_in_use()
     return name in _all_options
 
@@ -811,7 +822,7 @@ cdef dict _PREFIXES = {"libxt": NFPROTO_IPV4, "libipt": NFPROTO_IPV4, "libip6t":
 
 
 cdef set _options_in_use():
-    """The names of all options of the plugins that are loaded."""
+    """Return the names of the options of all loaded plugins."""
     cdef set names = set()
     cdef Plugin plugin
     for plugins in _registered.values():
@@ -823,7 +834,8 @@ cdef set _options_in_use():
     return names
 
 
-# What `find` found, for code that runs without Python: open addressing, names of at most 28 bytes.
+# The results of `find`, for code that runs without Python: a hash table with open addressing, for names of at most 28
+# bytes.
 cdef struct Slot:
     bint used
     uint32_t hash
@@ -853,7 +865,7 @@ cdef inline uint8_t _kind_of(bint is_target, int nfproto) noexcept nogil:
 
 
 cdef Slot *_slot_of(uint8_t kind, const char *name, int revision) noexcept nogil:
-    """Where *name* stands, or is to stand."""
+    """Return the slot of *name*, or the empty slot where it belongs."""
     cdef uint32_t hash = _hash_of(kind, name, revision)
     cdef size_t at = hash & (_slot_room - 1)
     cdef Slot *slot
@@ -878,9 +890,9 @@ cdef bint known(bint is_target, int nfproto, const char *name, int revision, Plu
 
 
 cdef int learn(bint is_target, int nfproto, const char *name, int revision, bint may_be_none=False) except -1:
-    """Find plugin *name* (at most 28 bytes) and keep it where `known` looks; *name* may change meanwhile.
+    """Find plugin *name* (at most 28 bytes) and store it for `known`. *name* may change meanwhile.
 
-    *may_be_none*: where no plugins are installed it is none of them, and that is no error.
+    *may_be_none*: it is no error if no plugins are installed at all; then there is no such plugin.
     """
     global _slots, _slot_room, _slots_used
     cdef bytes label = name
@@ -897,7 +909,7 @@ cdef int learn(bint is_target, int nfproto, const char *name, int revision, bint
     old = _slots
     room = _slot_room
     if 2 * (_slots_used + 1) > _slot_room:
-        # names come from outside, without end: beyond a number all are forgotten, and asked for again
+        # names come from users, and may be endless: when there are too many, all are forgotten
         _slots = <Slot *> calloc(2 * room if 0 < room < MOST_SLOTS else 1024, sizeof(Slot))
         if _slots == NULL:
             _slots = old
@@ -923,7 +935,7 @@ cdef int learn(bint is_target, int nfproto, const char *name, int revision, bint
 
 
 cdef Plugin find_for_payload(bint is_target, int nfproto, const xt_entry_match *payload):
-    """The plugin that a payload was made by, by its own name and revision; None: it is opaque."""
+    """Return the plugin that made a payload, by the name and revision in it, or None if no plugin can read it."""
     cdef Plugin plugin
     cdef size_t length = 0
     while length < sizeof(payload.u.user.name) and payload.u.user.name[length]:
@@ -939,23 +951,23 @@ cdef bint fits(const PluginRow *row, const xt_entry_match *payload) noexcept nog
     """Whether the plugin of *row* can print a payload of this size."""
     if row.size == payload.u.match_size:
         return True
-    # a prefix is printed up to its NUL
+    # NFLOG prints the prefix up to its NUL, so a longer one can be printed too
     return is_long_nflog(payload)
 
 
 cdef bint _has_long_prefix(const PluginRow *row) noexcept nogil:
-    """Whether this is NFLOG as it is since 1.8.8: it leaves the prefix in its `udata`, as long as nf_tables has room
-    for."""
+    """Whether the plugin is NFLOG since 1.8.8: it stores a prefix of up to 127 characters in its `udata`."""
     return row.size == NFLOG_SIZE and row.c.udata_size == NFLOG_LONG_ROOM and strcmp(row.c.name, b"NFLOG") == 0
 
 
 cdef size_t payload_room(const PluginRow *row) noexcept nogil:
-    """How large a payload of the plugin may become."""
+    """Return the size that a payload of the plugin may reach."""
     return NFLOG_LONG_SIZE if _has_long_prefix(row) else row.size
 
 
 cdef void take_long_prefix(const PluginRow *row, xt_entry_match *payload, const char *udata) noexcept nogil:
-    """Give the payload, of `payload_room` bytes, the prefix that does not fit into the plugin's structure."""
+    """Copy the prefix from *udata* into the payload, which has `payload_room` bytes: the plugin's structure is too
+    small."""
     cdef char *prefix = <char *> payload.data + NFLOG_PREFIX
     if not _has_long_prefix(row):
         return
@@ -989,8 +1001,8 @@ def parse_protocol(str name):
 
 
 cdef const char *protocol_name(int proto, bint ask) noexcept nogil:
-    """Inside `captured`: the name that libxtables has for a protocol, or with *ask* the one that the host has; NULL:
-    none."""
+    """Inside `captured`: return the name of a protocol in libxtables, or with *ask* also the one that this host has, or
+    NULL."""
     cdef size_t i = 0
     cdef protoent *found
     while libxtables.chain_protos[i].name != NULL:
@@ -1005,22 +1017,25 @@ cdef const char *protocol_name(int proto, bint ask) noexcept nogil:
 
 
 cdef bint prints_by_mask() except -1:
-    """Whether this host's iptables prints interfaces from their masks and protocols from /etc/protocols (1.8.9); not
-    where there is none."""
-    # a function that came with 1.8.11, like the other way of printing
+    """Whether this host's iptables is 1.8.9 or older: it prints interfaces by their masks, and protocols by
+    /etc/protocols.
+
+    False if no iptables is installed.
+    """
+    # xtables_strtoul_base came with 1.8.11, like the new way of printing
     return library_there() and libxtables.strtoul_base == NULL
 
 
 cdef bint reads_compat_only() except -1:
-    """Whether this host's iptables-nft reads matches in compat expressions only (before 1.8.8)."""
-    # a function that came with 1.8.8, like that way of reading
+    """Whether this host's iptables-nft is older than 1.8.8, and reads matches only from compat expressions."""
+    # xtables_strdup came with 1.8.8, like the new way of reading
     return library_there() and libxtables.strdup == NULL
 
 
 # ------------------------------------------------------------- words of saved text
 
 cdef list read_saved(dict options, bytes text):
-    """Turn what a plugin's save printed into [(Option, negated, words)]."""
+    """Return [(Option, negated, words)] for the text that a plugin's save function has printed."""
     cdef list entries = []
     cdef list words = split_words(text)
     cdef Py_ssize_t i = 0, count = len(words)
@@ -1047,7 +1062,7 @@ cdef list read_saved(dict options, bytes text):
         negated = False
         if item.has_arg and i < count:
             word, quoted = words[i]
-            if word == b"!" and not quoted:      # a few plugins print the negation behind their option
+            if word == b"!" and not quoted:      # a few plugins print the negation after the option
                 entries[-1] = (item, True, [])
                 i += 1
             if i < count:

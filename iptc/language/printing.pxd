@@ -1,20 +1,22 @@
-# A rule on its way to text.
+# A rule that is being printed.
 
 from .._core cimport Family
 from .plugins cimport Names
 
-# One rule to be printed: its base part, its payloads, and where they stand in the entry.
+# The rule: its base part, its payloads, and their places in the entry.
 cdef struct Printed:
     Family *family
-    bint by_mask                # iptables before 1.8.10 prints interfaces by their masks
+    bint by_mask                # print as iptables before 1.8.10, which reads interfaces from their masks
     const char *head
-    const char *payloads        # what follows the base part
+    const char *payloads        # the bytes after the base part
     size_t target_at
     size_t size
-    bint counted                # with `-c PACKETS BYTES` before the target, as `iptables -S -v`
-    bint partly                 # where there are no plugins, what needs one is printed as what no plugin is known for
-    Names *looked               # what was looked up to print it, and others with it
-    const char *verdict         # the verdict or chain of a rule as the kernel has it; NULL: its target has the name
+    bint counted                # print `-c PACKETS BYTES` before the target, as `iptables -S -v` does
+    # if no plugins are installed, print parts that need one as iptables prints an unknown extension
+    bint partly
+    Names *looked               # the names that were looked up for this rule, and for others of the same text
+    # the name of the verdict or chain, if the entry has the kernel's number; NULL if it has the name
+    const char *verdict
 
 cdef char *put(char *at, const char *text, size_t length) noexcept nogil
 cdef char *put_counters(char *at, Printed *rule, char between) noexcept nogil

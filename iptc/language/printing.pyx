@@ -106,7 +106,7 @@ cdef char *_put_interface(char *at, Printed *rule, int which, char letter, int i
 
 
 cdef char *_put_base(char *at, Printed *rule) noexcept nogil:
-    """Everything in front of the matches."""
+    """Write everything that comes before the matches."""
     cdef Family *family = rule.family
     cdef const unsigned char *flags = <const unsigned char *> rule.head + family.flags
     cdef int proto = (<const uint16_t *> (rule.head + family.proto))[0]
@@ -133,7 +133,8 @@ cdef char *put_counters(char *at, Printed *rule, char between) noexcept nogil:
 
 cdef inline PluginRow *_row_of(Family *family, bint is_target, const xt_entry_match *payload,
                                bint *unknown) noexcept nogil:
-    """What prints *payload*; NULL: nothing does, or nobody has looked for it yet."""
+    """Return the plugin that prints *payload*, or NULL if there is none or it was not looked up yet. Set *unknown*
+    then."""
     cdef PluginRow *row = NULL
     cdef char name[30]
     cdef size_t length = strnlen(payload.u.user.name, 28)
@@ -145,7 +146,7 @@ cdef inline PluginRow *_row_of(Family *family, bint is_target, const xt_entry_ma
 
 
 cdef inline bint _is_plain(const xt_entry_match *target, const char *verdict) noexcept nogil:
-    """Whether a target is a verdict, a jump or nothing."""
+    """Whether a target is a verdict, a jump or the empty target."""
     return verdict != NULL or is_verdict(target)
 
 
@@ -155,8 +156,11 @@ cdef void _name_protocol(void *arg) noexcept nogil:
 
 
 cdef int learn_plugins(Printed *rule) except -1:
-    """Look up what prints the parts of *rule*, and the name of its protocol: what nobody has looked for yet; return how
-    many. `Unsupported` where there are no plugins, and the rule needs one."""
+    """Look up the plugins that print the parts of *rule*, and the name of its protocol, as far as they are not known
+    yet.
+
+    Return how many were looked up. Raises `Unsupported` if no plugins are installed and the rule needs one.
+    """
     cdef Payloads at = _payloads_of(rule)
     cdef const char *label
     cdef bytes name
@@ -188,7 +192,7 @@ cdef inline Payloads _payloads_of(Printed *rule) noexcept nogil:
 
 
 cdef void print_rule(Printed *rule) noexcept nogil:
-    """Print a rule as `iptables -S` does, without `-A CHAIN`; inside `captured`."""
+    """Inside `captured`: print a rule as `iptables -S` does, without `-A CHAIN`."""
     cdef char text[1024]
     cdef char *at = _put_base(text, rule)
     cdef Payloads payloads = _payloads_of(rule)
@@ -221,7 +225,7 @@ cdef void print_rule(Printed *rule) noexcept nogil:
         at = text
         length = -1
         if unknown:
-            # there are no plugins
+            # no plugins are installed
             length = native_print(text, payloads.is_target, rule.family.nfproto, payload)
         if length >= 0:
             at = text + length
@@ -238,9 +242,9 @@ cdef void _print_body(void *arg) noexcept nogil:
 
 
 cdef int print_captured(void (*body)(void *) noexcept nogil, void *arg, Printed *rule) except -1:
-    """Run *body*, which prints rules, as often as there is a name to be looked up for it."""
+    """Run *body*, which prints rules. When it needs a name that is not known, look the name up and run *body* again."""
     while True:
-        # without the library there is a rule that needs no plugin
+        # without libxtables, rules that need no plugin can be printed
         if library_there():
             use_family(rule.family.nfproto)
         if captured(body, arg, rule.looked) == 0:
@@ -273,11 +277,10 @@ cdef str _text_of(Printed *rule):
 
 
 def render(int nfproto, bytes entry not None, bint counted=False, bint partly=False):
-    """Return *entry* as `iptables-save` prints it, without `-A CHAIN` in front; *counted*: as `iptables -S -v`, with
-    `-c`.
+    """Return *entry* as `iptables-save` prints it, without `-A CHAIN`.
 
-    *partly*: where there are no plugins at all, what needs one is printed as iptables prints what it has no plugin for,
-    instead of raising `Unsupported`.
+    *counted*: print `-c PACKETS BYTES` too, as `iptables -S -v` does. *partly*: if no plugins are installed, print
+        parts that need one as iptables prints an unknown extension, instead of raising `Unsupported`.
     """
     cdef Printed rule
     split_entry(nfproto, entry)
@@ -293,9 +296,9 @@ def render(int nfproto, bytes entry not None, bint counted=False, bint partly=Fa
 
 
 def render_rule(RuleValue value not None, bint partly=False):
-    """Return the rule as `render` does; it must be as it was read, its parts not taken out."""
+    """Return the text of a rule, as `render` does. Its matches and target must not have been asked for."""
     cdef Printed rule
-    # another thread may change the rule while a name is looked up
+    # kept here, since another thread may change the rule while a name is looked up
     cdef bytes entry = value.entry
     cdef Base base = value._base
     if entry is None or value._matches is not None:

@@ -1,40 +1,40 @@
-# The commands of one table of a restored text, as they were read.
+# The commands for one table of a restored text, after reading.
 
 from libc.stdint cimport uint16_t, uint32_t
 
 from .._core cimport Family, xt_counters
 from .options cimport NAME_ROOM
 
-# One command; its entry follows, and for DELETE and CHECK the mask of what is compared.
+# One command. Its entry follows, and for DELETE and CHECK the mask of the bits to compare.
 cdef struct Record:
-    uint32_t size            # of all of it
+    uint32_t size            # of the record with everything that follows
     uint32_t line
     uint32_t command
-    uint32_t number          # of a rule, from 1
+    uint32_t number          # of a rule, counting from 1
     uint32_t entry_size
-    uint32_t counted         # whether *counters* were given
-    char chain[NAME_ROOM]    # "" for all
-    char other[NAME_ROOM]    # the policy, the new name, or what the rule jumps to
-    xt_counters counters     # of a policy
+    uint32_t counted         # whether *counters* are given
+    char chain[NAME_ROOM]    # "" for all chains
+    char other[NAME_ROOM]    # the policy, the new name of the chain, or the chain that the rule jumps to
+    xt_counters counters     # the counters of a policy
 
 cdef enum:
-    DECLARE = 1 << 15        # `:CHAIN POLICY [packets:bytes]`, beside the commands of `_options`
-    ONLY_JUMP = 1 << 16      # of a rule that is not for this family: where it jumps to must be there all the same
-    HAS_EXTENSION = 2        # in *counted* of a rule: its target is an extension, whatever it is named
+    DECLARE = 1 << 15        # `:CHAIN POLICY [packets:bytes]`, which is no command of an option
+    ONLY_JUMP = 1 << 16      # the rule is for the other family; the chain that it jumps to must exist nevertheless
+    HAS_EXTENSION = 2        # in *counted* of a rule: its target is an extension, even if a chain has that name
 
 cdef class Program:
     cdef Family *family
     cdef readonly str table
-    cdef readonly uint32_t line          # of `*table`
-    cdef readonly uint32_t last_line     # of `COMMIT`
+    cdef readonly uint32_t line          # the line of `*table`
+    cdef readonly uint32_t last_line     # the line of `COMMIT`
     cdef readonly size_t rules
     cdef readonly bint flush
-    cdef readonly bint nft               # whether it was read as iptables-nft-restore reads
+    cdef readonly bint nft               # whether it was read in the way of iptables-nft-restore
     cdef char *memory
     cdef size_t used
     cdef size_t room
 
-# The rule of one command of a program, or those of commands `-A` that follow each other: their records, and how many.
+# The rule of one command of a program, or the rules of commands `-A` that follow each other: where their records are.
 cdef class Run:
     cdef Program program
     cdef size_t start

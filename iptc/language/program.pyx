@@ -32,7 +32,7 @@ from ..errors import ParameterError
 
 
 cdef class Program:
-    """What a restored text does to one table: its commands, in their order."""
+    """The commands of a restored text for one table, in their order."""
 
     def __cinit__(self):
         self.family = family_of(NFPROTO_IPV4)
@@ -42,16 +42,16 @@ cdef class Program:
 
     @property
     def nfproto(self):
-        """The family of its rules."""
+        """The family of its rules: 2 (IPv4) or 10 (IPv6)."""
         return self.family.nfproto
 
     def commands(self, bint runs=False):
-        """Each command as (line, what, chain or None, number, entry or None, other, counters or None), one after the
-        other.
+        """Yield (line, what, chain or None, number, entry or None, other, counters or None) for each command.
 
-        *what* is the letter of its option, `:` for a chain that is declared. *other* is the policy, the new name, or
-        what the rule jumps to; *number* counts from 1, 0: none. With *runs*, rules are not bytes but a `Run`, and the
-        commands `-A` that follow each other are one, whatever their chains, and *other* of a rule is None.
+        *what*: the letter of the option, or `:` for the declaration of a chain. *number*: of a rule, from 1, or 0.
+        *other*: the policy, the new name, or the chain that the rule jumps to.
+        With *runs*, a rule is a `Run` instead of bytes, commands `-A` that follow each other are one command whatever
+        their chains, and *other* of a rule is None.
         """
         cdef size_t at = 0
         cdef Record *record
@@ -79,7 +79,7 @@ cdef class Program:
             yield record.line, _letter(record.command), chain, record.number, entry, other, counters
 
     def declared(self):
-        """The names of the chains that lines `:CHAIN` declare."""
+        """Return the set of the chains that lines `:CHAIN` declare."""
         cdef size_t at = 0
         cdef const Record *record
         cdef set found = set()
@@ -91,7 +91,7 @@ cdef class Program:
         return found
 
     def head(self, size_t most):
-        """A program of its first *most* commands."""
+        """Return a program with only the first *most* commands."""
         cdef Program other = Program.__new__(Program)
         cdef size_t at = 0
         while most and at < self.used:
@@ -108,13 +108,13 @@ cdef class Program:
 
 
 cdef class Run:
-    """The rule of a command, or those of commands `-A` that follow each other."""
+    """The rule of a command, or the rules of commands `-A` that follow each other."""
 
     def __len__(self):
         return self.count
 
     def rules(self):
-        """(line, entry) of each."""
+        """Return [(line, entry)] of all rules."""
         cdef size_t at = self.start
         cdef const Record *record
         cdef list found = []
@@ -125,7 +125,8 @@ cdef class Run:
         return found
 
     def parts(self):
-        """(line of the first, chain, `Run`) of those of one chain that follow each other."""
+        """Return [(line of the first rule, chain, `Run`)], with one `Run` for rules of the same chain that follow each
+        other."""
         cdef size_t at = self.start
         cdef const Record *record
         cdef Run part
@@ -139,11 +140,11 @@ cdef class Run:
 
     @property
     def entry(self):
-        """The only rule, as bytes."""
+        """The only rule of the run, as bytes."""
         return _bytes_of(first_record(self))
 
     def each(self):
-        """(line, `Run` of this rule alone) of each."""
+        """Return [(line, `Run` with this rule only)] of all rules."""
         cdef size_t at = self.start
         cdef const Record *record
         cdef list found = []
@@ -159,7 +160,7 @@ cdef bytes _bytes_of(const Record *record):
 
 
 cdef Run _rule_at(Program program, size_t at):
-    """The rule of one command."""
+    """Return the `Run` of a command with one rule."""
     cdef Run run = Run.__new__(Run)
     run.program = program
     run.start = at
@@ -183,7 +184,7 @@ cdef Run _run_at(Program program, size_t at, bint same_chain):
 
 
 cdef str _letter(uint32_t command):
-    """How `Program.commands` names a command."""
+    """Return the name of a command in `Program.commands`."""
     if command == DECLARE:
         return ":"
     if command == ONLY_JUMP:
@@ -194,18 +195,18 @@ cdef str _letter(uint32_t command):
 # ------------------------------------------------------------------------ reading
 
 cdef enum:
-    LINE_ROOM = 1 << 12      # for a line, to begin with
-    LONGEST_LINE = 1 << 20   # all words that a line may have need a quarter of it
+    LINE_ROOM = 1 << 12      # the memory for a line at the start
+    LONGEST_LINE = 1 << 20   # the longest line; the most words that a line may have need a quarter of it
     TABLE_ROOM = 256
-    RECORDS_FOR_TEXT = 12    # how many bytes of records a byte of text makes, at most as a rule
+    RECORDS_FOR_TEXT = 12    # about how many bytes of records are made of one byte of text, at most
 
-# Where the reading of a text stands.
+# The state of reading a text.
 cdef struct Reading:
     Family *family
     const char *program
-    const char *only         # the one table that is read, or NULL
+    const char *only         # the only table to read, or NULL
     bint counters
-    bint nft                 # as iptables-nft-restore reads
+    bint nft                 # read in the way of iptables-nft-restore
     const char *text
     size_t length
     size_t at
@@ -213,40 +214,41 @@ cdef struct Reading:
     uint32_t line
     bint in_table
     char table[TABLE_ROOM]
-    # the program being read
+    # the program that is being read
     uint32_t begun
     char *memory
     size_t used
     size_t room
     size_t rules
-    # a copy of a line, to be taken apart
+    # a copy of the line, which is split in place
     char *copy
     size_t copy_room
     size_t copy_wanted
-    # chains that hide the target of that name, in all tables that follow
+    # chains that hide the target with that name, also in the tables that follow
     char *hidden
     size_t hidden_count
     Spec *spec
     int event
 
 cdef enum:
-    # what ended a stretch of reading
+    # why reading has stopped
     ALL_READ
     BEGUN                    # `*table`
     DONE                     # `COMMIT`
-    TOO_LONG                 # a line for which there is no room yet
+    TOO_LONG                 # a line that is longer than the memory for it
     WARNED                   # a line with a warning
 
 
 cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
-    """A zeroed record with room for *extra* bytes behind it."""
+    """Return a zeroed record with *extra* bytes behind it."""
     cdef size_t size = (sizeof(Record) + extra + 7) & ~<size_t> 7
     cdef size_t room
     cdef char *grown
     cdef Record *record
     if reading.room - reading.used < size:
-        # Room that is not written to costs nothing. A piece that is as large as all others together, once it was given
-        # back, lets the C library keep what is given back: else each restore would pay a page fault for each page.
+        # Memory that is not written to costs nothing. It is allocated in one piece as large as all others together:
+        # once that was freed, the C library keeps freed memory. Otherwise each restore would pay a page fault for each
+        # page.
         room = 2 * reading.room if reading.room else RECORDS_FOR_TEXT * (reading.length - reading.at)
         room = room_for(room + size + 4096, reading.used + size)
         grown = <char *> realloc(reading.memory, room)
@@ -263,7 +265,7 @@ cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
 
 
 cdef void _read_table(Reading *reading) noexcept nogil:
-    """`*filter`."""
+    """Read a line such as `*filter`."""
     cdef char *rest
     cdef char *name = strtok_r(reading.copy + 1, b" \t\n", &rest)
     if name == NULL:
@@ -288,7 +290,7 @@ cdef bint _parse_counters(const char *text, xt_counters *counters) noexcept nogi
 
 
 cdef void _read_declaration(Reading *reading) noexcept nogil:
-    """`:CHAIN POLICY [packets:bytes]`."""
+    """Read a line `:CHAIN POLICY [packets:bytes]`."""
     cdef char *rest
     cdef char *name = strtok_r(reading.copy + 1, b" \t\n", &rest)
     cdef char *policy
@@ -310,11 +312,11 @@ cdef void _read_declaration(Reading *reading) noexcept nogil:
     memset(&count, 0, sizeof(count))
     if reading.nft or strcmp(policy, b"-"):
         counters = NULL
-        # old releases look at them only where they count
+        # releases before 1.8.10 read the counters only with `--counters`
         if reading.counters or not reading.spec.old:
             counters = strtok_r(NULL, b" \t\n", &rest)
         if (counters == NULL and reading.counters) or (counters != NULL and not _parse_counters(counters, &count)):
-            # of a user chain iptables-nft-restore does not look at them
+            # iptables-nft-restore ignores the counters of a user chain
             sound = False
             if not reading.nft:
                 xtables_error(PARAMETER_PROBLEM, b"invalid policy counters for chain '%s'", name)
@@ -329,7 +331,8 @@ cdef void _read_declaration(Reading *reading) noexcept nogil:
 
 
 cdef void _hide_target(Reading *reading, const char *name) noexcept nogil:
-    """A chain that was declared is what its name means from now on, even where there is such a target."""
+    """Hide the target *name*: a chain with that name was declared, and a jump to that name means the chain from now
+    on."""
     cdef char *grown
     if not names_target(reading.spec, name):
         return
@@ -343,7 +346,7 @@ cdef void _hide_target(Reading *reading, const char *name) noexcept nogil:
 
 
 cdef void _emit(Reading *reading) noexcept nogil:
-    """Note the command that was read, once for each pair of addresses."""
+    """Store the command that was read, once for each pair of a source and a destination address."""
     cdef Spec *spec = reading.spec
     cdef unsigned int i, j
     cdef Record *record
@@ -353,7 +356,7 @@ cdef void _emit(Reading *reading) noexcept nogil:
         return
     extra = spec.size
     if spec.ignored:
-        # iptables does not look at the chain, nor at how long its name is
+        # iptables does not check the chain or the length of its name in this case
         spec.command = ONLY_JUMP
         spec.chain = NULL
         spec.networks[0] = spec.networks[1] = 1
@@ -376,11 +379,11 @@ cdef void _emit(Reading *reading) noexcept nogil:
 
 
 cdef void _put_name(char *room, const char *name) noexcept nogil:
-    """Copy *name* into the NAME_ROOM bytes at *room*: the only place where a name of a text gets into a buffer of a
-    fixed size.
+    """Copy *name* into the NAME_ROOM bytes at *room*. This is the only place that copies a name of a text into a fixed
+    size.
 
-    Nothing that there is has a name that is too long for it. What is kept of such a name has a blank in it, and so
-    names nothing.
+    A name that is too long is the name of nothing. What is stored of it contains a blank, and so is the name of nothing
+    too.
     """
     cdef size_t length = strlen(name)
     memset(room, 0, NAME_ROOM)
@@ -407,7 +410,7 @@ cdef void _note(Spec *spec, Record *record) noexcept nogil:
 
 
 cdef void _write_mask(Spec *spec, char *mask) noexcept nogil:
-    """Ones where the payloads say something about the rule, as iptables compares them."""
+    """Write ones for the bits of the payloads that describe the rule, and that iptables compares."""
     cdef size_t i, at = spec.family.header
     memset(mask, 0, spec.size)
     for i in range(spec.count):
@@ -422,7 +425,8 @@ cdef void _write_mask(Spec *spec, char *mask) noexcept nogil:
 
 
 cdef size_t _read_rule_counters(Reading *reading) noexcept nogil:
-    """`[packets:bytes]` in front of a command: the words that set them; how many bytes of the line they were."""
+    """Read `[packets:bytes]` before a command, and add the words that set the counters. Return the number of bytes
+    read."""
     cdef char *rest
     cdef char *end = strchr(reading.copy, b']')
     cdef char *packets
@@ -438,7 +442,7 @@ cdef size_t _read_rule_counters(Reading *reading) noexcept nogil:
     if size == NULL:
         xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need ]", reading.line)
     if strchr(packets, b']') != NULL:
-        # iptables-restore cuts the line at its next colon, and takes what is left
+        # iptables-restore cuts the line at its next colon, and reads the rest
         xtables_error(PARAMETER_PROBLEM, b"Bad line %u: need :", reading.line)
     if reading.counters:
         add(&reading.spec.words, b"--set-counters")
@@ -448,7 +452,7 @@ cdef size_t _read_rule_counters(Reading *reading) noexcept nogil:
 
 
 cdef void _read_line_of_table(Reading *reading, const char *line, size_t length) noexcept nogil:
-    """A command."""
+    """Read a line with a command."""
     cdef Spec *spec = reading.spec
     cdef const char *refusal
     cdef size_t used = 0
@@ -476,7 +480,7 @@ cdef void _read_line_of_table(Reading *reading, const char *line, size_t length)
 
 
 cdef const char *_misplaced(const char *line, size_t length) noexcept nogil:
-    """What is wrong with a *line* outside of any table."""
+    """Return the message for a *line* that is outside of any table, or NULL."""
     cdef size_t at = 0
     if length >= 3 and memcmp(line, b"\xef\xbb\xbf", 3) == 0:
         return b"a byte order mark (BOM) is no part of such a text"
@@ -494,7 +498,7 @@ cdef const char *_misplaced(const char *line, size_t length) noexcept nogil:
 
 
 cdef void _check_commit(const char *line, size_t length) noexcept nogil:
-    """A line of a table that would be its end, but for what stands around the word."""
+    """Refuse a line that has the word COMMIT with other characters around it."""
     cdef size_t at = 0
     while length and line[length - 1] in b" \t\n":
         length -= 1
@@ -507,13 +511,13 @@ cdef void _check_commit(const char *line, size_t length) noexcept nogil:
 
 
 cdef void _read_body(void *arg) noexcept nogil:
-    """Read lines until something is to be said of them."""
+    """Read lines until there is an event to report."""
     cdef Reading *reading = <Reading *> arg
     cdef const char *line
     cdef const char *end
     cdef size_t length
     reading.event = ALL_READ
-    # what a line warns of is told before the next is read: it has no part in what may be said of that
+    # the warnings of a line are reported before the next line is read, so that they are not mixed with its errors
     while reading.event == ALL_READ and reading.at < reading.length and not warned():
         line = reading.text + reading.at
         length = min(reading.length - reading.at, <size_t> LONGEST_LINE + 1)
@@ -563,15 +567,15 @@ cdef inline void _copy(Reading *reading, const char *line, size_t length) noexce
 
 
 cdef class Reader:
-    """Reads the text of one family in pieces: `feed` them in their order, then `finish`.
+    """Reads the text of one family. `feed` takes the pieces of the text in order, and `finish` ends it.
 
-    With *counters* those of the text are set; without *flush* the tables' own rules stay. *only* names the one table
-    that is read.
+    *counters*: set the counters of the text. *flush*: whether the table's own rules are deleted. *only*: read only this
+    table.
     """
 
     cdef Reading reading
     cdef bytes keep_only
-    cdef list rest               # of the pieces before: a line that was not whole
+    cdef list rest               # the pieces of a line that is not complete yet
     cdef size_t rest_size
     cdef bint flush
 
@@ -597,7 +601,7 @@ cdef class Reader:
 
     @property
     def nft(self):
-        """Whether the table that has begun is of nf_tables: it is read as iptables-nft-restore reads it."""
+        """Whether the table that has begun is on nf_tables, and so is read in the way of iptables-nft-restore."""
         return self.reading.nft
 
     @nft.setter
@@ -606,23 +610,23 @@ cdef class Reader:
 
     @property
     def line(self):
-        """The number of the line that was read last, from 1."""
+        """The number of the last line that was read, counting from 1."""
         return self.reading.line
 
     @property
     def table(self):
-        """The name of the table whose lines are being read, or None."""
+        """The name of the table that is being read, or None."""
         return os_decode(self.reading.table) if self.reading.in_table else None
 
     def feed(self, bytes text not None, bint last=False):
-        """Read on, and yield (table name, line, None) where a table begins, (name, line, `Program`) where it ends.
+        """Read *text*. Yield (table name, line, None) where a table begins, and (name, line, `Program`) where it ends.
 
-        `ParameterError` with the number of the line as `line`, and iptables' own message.
+        Raises `ParameterError` with iptables' message, and the number of the line as `line`.
         """
         cdef bytes whole = text
         cdef size_t at = 0
         if self.rest:
-            # the pieces of a long line are joined once, however small they are
+            # the pieces of a long line are joined only once, however small they are
             self.rest.append(text)
             self.rest_size += PyBytes_GET_SIZE(text)
             if not last and self.rest_size <= LONGEST_LINE and b"\n" not in text:
@@ -642,7 +646,7 @@ cdef class Reader:
         self.rest = [whole] if whole else []
 
     cdef size_t _read_on(self, bytes whole, size_t at, bint last) except? 0:
-        """Read *whole* from *at* until something happens; return where."""
+        """Read *whole* from *at* until there is an event. Return the place where the reading has stopped."""
         cdef Names looked
         begin_names(&looked)
         try:
@@ -654,7 +658,7 @@ cdef class Reader:
         cdef Reading *reading = &self.reading
         cdef Spec *spec
         while True:
-            # another thread may have read something meanwhile
+            # another thread may have used the Spec meanwhile
             spec = reading.spec = spec_of(reading.family.nfproto, reading.program, NULL)
             spec.hidden = reading.hidden
             spec.hidden_count = reading.hidden_count
@@ -697,7 +701,8 @@ cdef class Reader:
         raise refused(self.reading.line, message, refused_with())
 
     def partial(self):
-        """The `Program` of the table as far as it was read; it is the reader's no more."""
+        """Return the `Program` of the current table as far as it was read. It does not belong to the reader any
+        more."""
         cdef Program program = Program.__new__(Program)
         program.family = self.reading.family
         program.table = os_decode(self.reading.table)
@@ -722,7 +727,8 @@ cdef class Reader:
 
 
 def refused(uint32_t line, str message not None, int status=PARAMETER_PROBLEM, kind=ParameterError):
-    """The exception, of class *kind*, for a *line* that iptables-restore refuses with *message* and exit *status*."""
+    """Return the exception of class *kind* for *line*, which iptables-restore refuses with *message* and exit
+    *status*."""
     error = kind(f"line {line}: {visible(message.strip())}")
     error.line = line
     error.status = status
@@ -734,5 +740,6 @@ _CONTROLS[13] = "\\r"
 
 
 def visible(str text not None):
-    """*text* with its control characters named: a line that ends in a carriage return says so."""
+    """Return *text* with control characters written as `\\x..`, so that a carriage return at the end of a line is
+    seen."""
     return text if text.isprintable() else text.translate(_CONTROLS)

@@ -21,12 +21,12 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-/* All state below belongs to the one thread that holds the GIL while it is inside a guard. */
+/* All state below belongs to the thread that is inside a guard, which holds the GIL. */
 static __thread sigjmp_buf *landing;
 static char message[4096];
 static int refused_with;
 
-#define KEPT (1 << 20)	/* bytes of printed text whose room stays ours */
+#define KEPT (1 << 20)	/* bytes of memory that are kept for the next text that plugins print */
 
 /* ------------------------------------------------------------------ guard */
 
@@ -39,7 +39,7 @@ static void land(void)
 static void __attribute__((noreturn, format(printf, 2, 0))) refuse(int status, const char *format, va_list args)
 {
 	if (landing == NULL) {
-		/* another user of libxtables in this process: do what its default does */
+		/* not in a guard: another user of libxtables in this process called this. Do as libxtables does by default */
 		vfprintf(stderr, format, args);
 		exit(status);
 	}
@@ -66,7 +66,8 @@ static void __attribute__((noreturn, format(printf, 2, 3))) exit_err(enum xtable
 	refuse(status, format, args);
 }
 
-/* What an option's value was copied to, to be taken apart. Plugins free it at their end, which a refusal never reaches. */
+/* Copies that plugins have made of the value of an option. They free them at the end of parsing, which a refusal skips.
+ * */
 #define COPIES 64
 static void *copies[COPIES];
 static size_t copied;
@@ -102,7 +103,7 @@ static void *plugin_realloc(void *memory, size_t size)
 	return realloc(memory, size);
 }
 
-/* The names that it copies are kept, whatever is refused then. */
+/* The names that this copies are kept, also if the option is refused. */
 static struct xtables_lmap *plugin_lmap_init(const char *file)
 {
 	size_t before = copied;
@@ -117,19 +118,19 @@ void shim_keep_copies(void)
 	copied = 0;
 }
 
-/* Stands in for exit() inside libxtables and its plugins. */
+/* Called instead of exit() by libxtables and its plugins. */
 static void __attribute__((noreturn)) plugin_exit(int status)
 {
 	if (landing == NULL)
 		exit(status);
-	/* libxtables exits where an allocation fails */
+	/* libxtables calls exit() if an allocation fails */
 	if (errno == ENOMEM)
 		refused_with = SHIM_OUT_OF_MEMORY;
 	snprintf(message, sizeof(message), "the extension gave up (exit status %d)", status);
 	land();
 }
 
-/* Stand in for what ends a process in other ways. */
+/* Called instead of other functions that end the process. */
 static void __attribute__((noreturn)) plugin_abort(void)
 {
 	if (landing == NULL)
@@ -159,22 +160,22 @@ void shim_leave(const char *why)
 	land();
 }
 
-/* SIGFPE is ours only while a plugin runs that divides. The program's own handler is put back behind it, and it gets
- * what was sent to the process meanwhile, and the faults of other threads. A single rule pays two system calls for it: what
- * was there is learned by the call that sets the trap. */
+/* The handler of SIGFPE is ours only while a plugin runs whose code divides. After that the program's handler is
+ * restored. It is given the signals that were sent to the process meanwhile, and those that other threads raised. A
+ * rule costs two system calls for this: the call that sets our handler also returns the old one. */
 static struct sigaction sigfpe_before;
 static volatile sig_atomic_t trapped, came_early;
 static siginfo_t early;
 
 static void on_sigfpe(int signal, siginfo_t *info, void *context)
 {
-	/* a positive code is the processor's, any other means that somebody sent it */
+	/* the processor raised it if the code is positive; otherwise some program sent it */
 	int fault = info->si_code > 0;
 	struct sigaction before;
 
 	if (!trapped) {
-		/* not known yet what was there before, or it is there again: another thread's instruction is tried again, and what
-		 * was sent is sent again */
+		/* the program's handler is not known yet, or is restored already. A fault of another thread happens again when
+		 * its instruction is tried again; a signal that was sent is sent again later */
 		if (!fault) {
 			early = *info;
 			came_early = 1;
@@ -184,7 +185,7 @@ static void on_sigfpe(int signal, siginfo_t *info, void *context)
 	before = sigfpe_before;
 	if (landing != NULL && fault) {
 		snprintf(message, sizeof(message), "the extension divided by zero or overflowed on these values");
-		/* the jump does not put the mask back */
+		/* siglongjmp does not restore the mask of signals */
 		pthread_sigmask(SIG_SETMASK, &((ucontext_t *)context)->uc_sigmask, NULL);
 		land();
 	}
@@ -197,7 +198,7 @@ static void on_sigfpe(int signal, siginfo_t *info, void *context)
 	} else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
 		before.sa_handler(signal);
 	} else if (fault || before.sa_handler == SIG_DFL) {
-		/* it ends the process: at once, or when the instruction runs again */
+		/* the signal ends the process: now, or when the instruction is tried again */
 		before.sa_handler = SIG_DFL;
 		sigaction(SIGFPE, &before, NULL);
 		if (!fault)
@@ -215,14 +216,14 @@ static void send_again(void)
 
 void shim_trap_sigfpe(void)
 {
-	/* as it was last: nearly always it still fits what is there */
+	/* as it was set last time; nearly always it can be used again */
 	static struct sigaction trap = {.sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO};
 	int flags;
 
 	if (trapped || sigaction(SIGFPE, &trap, &sigfpe_before) < 0)
 		return;
 	flags = SA_SIGINFO | (sigfpe_before.sa_flags & (SA_ONSTACK | SA_RESTART | SA_NODEFER));
-	/* the kernel fills in one bit for each signal, and nobody the rest of a mask */
+	/* the kernel sets one bit for each signal; the rest of a mask has random bytes */
 	if (trap.sa_flags != flags || memcmp(&trap.sa_mask, &sigfpe_before.sa_mask, (_NSIG - 1) / 8) != 0) {
 		trap.sa_flags = flags;
 		trap.sa_mask = sigfpe_before.sa_mask;
@@ -239,7 +240,7 @@ static void release_sigfpe(void)
 	sigaction(SIGFPE, &sigfpe_before, &now);
 	trapped = 0;
 	if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_sigfpe)
-		/* another thread has set its own meanwhile */
+		/* another thread has set its own handler meanwhile: keep that */
 		sigaction(SIGFPE, &now, NULL);
 	send_again();
 }
@@ -279,10 +280,10 @@ int shim_refused_with(void)
 
 /* ---------------------------------------------------------------- capture */
 
-/* What libxtables and its plugins print goes to streams of our own: their references to the functions that print, and to
- * stdout and stderr themselves, are pointed here when they are loaded. The process's own streams are left alone. What is
- * printed stays in the stream's own buffer; only what does not fit there is spilled. Where in the buffer a text begins is known
- * of glibc alone: musl keeps its first bytes for ungetc. */
+/* What libxtables and its plugins print goes to our own streams: when they are loaded, their references to printing
+ * functions and to stdout and stderr are redirected here. The streams of the process are not touched. Text stays in the
+ * buffer of the stream; what does not fit is spilled to more memory. With musl all text is spilled: its streams keep the
+ * first bytes of the buffer for ungetc. */
 #ifdef __GLIBC__
 #define STAYS_IN_BUFFER 1
 #else
@@ -298,7 +299,7 @@ struct sink {
 };
 static struct sink out, err;
 
-/* What plugins find under the names stdout and stderr; the process's own, for another user of libxtables in it. */
+/* The streams that plugins find under the names stdout and stderr. Outside a guard they are those of the process. */
 static FILE *plugin_stdout, *plugin_stderr;
 
 static ssize_t spill(void *cookie, const char *text, size_t size)
@@ -328,11 +329,11 @@ static int sink_open(struct sink *sink)
 		if (sink->stream == NULL)
 			return -1;
 		setvbuf(sink->stream, sink->buffer, _IOFBF, sizeof(sink->buffer));
-		/* only the thread that holds the GIL writes to it */
+		/* no locking: only the thread that holds the GIL writes to this stream */
 		__fsetlocking(sink->stream, FSETLOCKING_BYCALLER);
 	}
 	if (sink->length > shim_room(KEPT, 0)) {
-		/* once in a while a whole table was printed: its room is not kept for single rules */
+		/* after a whole table was printed, do not keep that much memory for single rules */
 		free(sink->spilled);
 		sink->spilled = NULL;
 		sink->room = 0;
@@ -343,8 +344,8 @@ static int sink_open(struct sink *sink)
 	return 0;
 }
 
-/* Spill the rest of a text that did not fit in the buffer or may not stay there. Where allocations are exact all of it is
- * spilled, to an end that a sanitizer sees. */
+/* Spill the rest of a text that did not fit in the buffer or may not stay there. With exact allocations spill all of it, so
+ * that a sanitizer sees an access behind its end. */
 static void sink_close(struct sink *sink)
 {
 	if (sink->length > 0 || (__fpending(sink->stream) > 0 && (!STAYS_IN_BUFFER || !shim_room(1, 0))))
@@ -405,7 +406,7 @@ const char *shim_err(size_t *length)
 	return sink_text(&err, length);
 }
 
-/* The functions that print to stdout or stderr without being given a stream, as plugins call them. */
+/* Called by plugins instead of the functions that print to stdout or stderr. */
 
 static FILE *stream_of(struct sink *sink)
 {
@@ -458,7 +459,7 @@ static int plugin_putchar(int c)
 	return putc(c, stream_of(&out));
 }
 
-/* ": why", the end of a message, where there is a reason */
+/* Print ": reason" at the end of a message, if there is a reason. */
 static void print_message(int error, const char *format, va_list args)
 {
 	FILE *stream = stream_of(&err);
@@ -550,7 +551,7 @@ static void registered(int is_target, const char *name, const char *version, siz
 	}
 }
 
-/* Whether *version* may be that of a further row of a plugin's table: it lies where the plugin lies. */
+/* Whether *version* can belong to a further row of a plugin's table: then it is in the same file as the table. */
 static int is_row(int is_target, const void *table, const char *version)
 {
 	Dl_info ours, its;
@@ -564,8 +565,9 @@ static int is_row(int is_target, const void *table, const char *version)
 	return 0;
 }
 
-/* The constructors of plugins call these four. Found before libxtables' own, they keep an own registry that knows
- * both families and every revision, and never end the process; for anyone else they pass the call on. */
+/* The constructors of plugins call these four functions. The linker finds them before those of libxtables. They fill
+ * our own registry, which knows both families and all revisions, and they never end the process. For other users of
+ * libxtables they call the functions of libxtables. */
 #define EXPORT __attribute__((visibility("default")))
 
 EXPORT void xtables_register_match(struct xtables_match *me)
@@ -632,13 +634,13 @@ static void *instead_of(const char *name)
 	return find_stand_in(redirected, name) ?: names_instead_of(name) ?: libxtables_instead_of(name);
 }
 
-/* Some architectures leave addresses in the dynamic section as they are in the file. */
+/* On some architectures, addresses in the dynamic section are relative to the start of the file. */
 static const void *absolute(const struct link_map *map, ElfW(Addr) address)
 {
 	return (const void *)(address < map->l_addr ? map->l_addr + address : address);
 }
 
-/* Point the references of a loaded object to these names at ours. */
+/* Redirect references of a loaded object from these functions to ours. */
 static void redirect(struct link_map *map)
 {
 	const ElfW(Sym) *symbols = NULL;
@@ -667,7 +669,7 @@ static void redirect(struct link_map *map)
 		if (tables[t].at == NULL || tables[t].step == 0)
 			continue;
 		for (size_t at = 0; at + tables[t].step <= tables[t].size; at += tables[t].step) {
-			/* both kinds begin alike; what is added, only one of them has */
+			/* Rel and Rela begin with the same members; r_addend, which only Rela has, is not used */
 			const ElfW(Rela) *r = (const void *)(tables[t].at + at);
 			size_t symbol = ELF64_R_SYM(r->r_info);
 			void **slot = (void **)(map->l_addr + r->r_offset);
@@ -678,7 +680,7 @@ static void redirect(struct link_map *map)
 				continue;
 			if (tables[t].step == sizeof(ElfW(Rela)))
 				instead += r->r_addend;
-			/* full RELRO has made the page read-only by now; it stays writable, since it may hold data too */
+			/* with full RELRO the page is read-only by now. It stays writable, since it may contain data too */
 			if (mprotect(start, page, PROT_READ | PROT_WRITE) == 0)
 				*slot = instead;
 		}
@@ -710,7 +712,7 @@ int shim_load(const char *path, shim_registered callback)
 
 /* ------------------------------------------------------------------- init */
 
-/* The registry asks the kernel itself; the library's own list is not used. */
+/* Our registry asks the kernel for revisions, so libxtables need not. */
 static int any_revision(const char *name, uint8_t revision, int option)
 {
 	return 1;
@@ -720,12 +722,12 @@ static struct option no_options[] = {{NULL}};
 
 static struct {
 	struct xtables_globals ours;
-	void *more[16];		/* what a later release may look at */
+	void *more[16]; /* members that a later release may have */
 } globals = {.ours = {
 	.program_name = "iptables",
 	.program_version = "iptc",
 	.orig_opts = no_options,
-	.opts = NULL,	/* the library frees what stands here */
+	.opts = NULL, /* libxtables frees this pointer */
 	.exit_err = exit_err,
 	.compat_rev = any_revision,
 }};
@@ -740,11 +742,11 @@ int shim_init(void)
 	Dl_info self;
 	int failed;
 
-	/* xtables_init() ends the process there */
+	/* xtables_init() would end the process */
 	if (getuid() != geteuid())
 		return SHIM_IDS_DIFFER;
 	message[0] = '\0';
-	/* the registration calls above must be found before libxtables' own */
+	/* our functions that register extensions must be found before those of libxtables */
 	if (dladdr((void *)shim_init, &self) == 0
 	    || dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL)
 		return -1;
@@ -753,7 +755,7 @@ int shim_init(void)
 	failed = libxtables_open();
 	if (failed)
 		return failed;
-	/* first of all: nothing of the library runs before it */
+	/* redirect first, before any code of the library runs */
 	redirect(libxtables_map());
 	failed = libxtables_examine(&globals.ours);
 	if (failed)

@@ -1,5 +1,5 @@
-/* One order of headers for the whole package, and the C that must stay C:
- * the guard around libxtables, the capture of what plugins print, plugin loading. */
+/* The C that must stay C: the guard around libxtables, the capture of what plugins print, the loading of plugins. It
+ * also includes all headers of the package, in the one order that works. */
 #ifndef IPTC_SHIM_H
 #define IPTC_SHIM_H
 
@@ -18,8 +18,8 @@
 #include <linux/netfilter/xt_comment.h>
 #include <xtables.h>
 
-/* The numbers that stand in declarations for Cython, which cannot ask the headers for them: _core.pxd, legacy/blob.pxd,
- * nft/parts.pyx. */
+/* Numbers that _core.pxd, legacy/blob.pxd and nft/parts.pyx write out, since Cython cannot read them from the headers.
+ * */
 _Static_assert(XT_ALIGN(sizeof(struct xt_entry_match)) == 32, "PAYLOAD_HEADER");
 _Static_assert(XT_ALIGN(sizeof(struct xt_entry_target)) == 32, "PAYLOAD_HEADER");
 _Static_assert(sizeof(struct xt_standard_target) == 40, "STANDARD_SIZE");
@@ -33,11 +33,11 @@ _Static_assert(sizeof(struct xt_comment_info) == 256, "COMMENT_ROOM");
 _Static_assert(IFNAMSIZ == 16, "the names of interfaces in struct ipt_ip and ip6t_ip6");
 _Static_assert(sizeof(struct ipt_replace) == sizeof(struct ip6t_replace), "legacy/draft.pxd uses one for both families");
 
-/* Nothing here is linked to libxtables: its variable that this macro reads is not there. Refusals go to shim_refuse. */
+/* This macro of xtables.h uses a variable of libxtables, to which we do not link. Use shim_refuse instead. */
 #undef xtables_error
 
-/* How much room a buffer gets that grows: *more*, so that it seldom has to, or as much as is needed now, so that a sanitizer
- * sees the first byte too many; of large ones each step would be a copy of all there is. */
+/* How large a buffer becomes when it must grow: *more*, so that it seldom has to grow. When a sanitizer runs, only what
+ * is *needed*, so that it sees each access behind the end. */
 static inline size_t shim_room(size_t more, size_t needed)
 {
 #ifdef IPTC_EXACT_ALLOCATIONS
@@ -47,7 +47,7 @@ static inline size_t shim_room(size_t more, size_t needed)
 #endif
 }
 
-/* What libxtables and its plugins call instead of a function of that name; a table of them ends with NULL. */
+/* A function that libxtables and its plugins call instead of the one with that name. A table of them ends with NULL. */
 struct stand_in {
 	const char *name;
 	void *instead;
@@ -60,48 +60,50 @@ static inline void *find_stand_in(const struct stand_in *table, const char *name
 	return table->instead;
 }
 
-/* Load libxtables and prepare it for this process: its globals, its family, and our place in the symbol order. 0; -1 with the reason
- * in shim_message(); one of LIBXTABLES_ABSENT and its like; or SHIM_IDS_DIFFER where the real user is not the effective one, for whom
- * libxtables ends the process. Another call may succeed. */
+/* Load libxtables and prepare it for this process: its globals, its family, and our place in the order of symbols.
+ * Return 0; -1 with the reason in shim_message(); LIBXTABLES_ABSENT or another reason of libxtables.h; or
+ * SHIM_IDS_DIFFER if the real user is not the effective one, for which libxtables would end the process. A later call
+ * may succeed. */
 #define SHIM_IDS_DIFFER 100
 int shim_init(void);
 
-/* Run body(arg) so that nothing in it ends the process: 0, or -1 with the reason in shim_message().
- * A refusal by libxtables, exit() in a plugin and SIGFPE all come back here. */
+/* Run body(arg) so that nothing in it can end the process. Return 0, or -1 with the reason in shim_message():
+ * libxtables refused something, or a plugin called exit() or raised SIGFPE. */
 int shim_guard(void (*body)(void *), void *arg);
 const char *shim_message(void);
 
-/* The exit status that iptables has where it refuses so (enum xtables_exittype). */
+/* The exit status with which iptables refuses the same (enum xtables_exittype). */
 int shim_refused_with(void);
-#define SHIM_OUT_OF_MEMORY (-1)	/* what it returns where an allocation failed before the body gave up */
+#define SHIM_OUT_OF_MEMORY (-1)	/* returned instead if an allocation had failed */
 
-/* Inside it: refuse as libxtables does. */
+/* Inside a guard: refuse, as libxtables does. */
 void shim_refuse(int status, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
 
-/* Before the next option of a guarded body: what earlier ones copied is not freed when this one is refused. */
+/* Inside a guard, before the next option: keep what earlier options have copied, also if this option is refused. */
 void shim_keep_copies(void);
 
-/* Whether this thread is inside a guard; and leave it, with that message. */
+/* Whether this thread is inside a guard. The second function leaves the guard, with *why* as its message. */
 int shim_guarded(void);
 void shim_leave(const char *why) __attribute__((noreturn));
 
-/* Take SIGFPE for a plugin that divides, until the guard ends. */
+/* Handle SIGFPE until the guard ends: the plugin that is called next divides. */
 void shim_trap_sigfpe(void);
 
-/* Like shim_guard, with what plugins print caught; it is there until the next call. */
+/* Do as shim_guard, and also catch what plugins print. The text stays until the next call. */
 int shim_capture(void (*body)(void *), void *arg);
 const char *shim_out(size_t *length);
 const char *shim_err(size_t *length);
 
-/* Inside it: print as plugins do, to what they know as stdout; and to what they know as stderr. */
+/* Inside shim_capture: print to the stream that plugins use as stdout, or to the one that they use as stderr. */
 void shim_print(const char *text, size_t length);
 void shim_warn(const char *text);
 
-/* dlopen a plugin and collect what it registers; 0, or -1 with the reason in shim_message(). */
+/* Load a plugin with dlopen, and call *callback* for each extension that it registers. Return 0, or -1 with the reason
+ * in shim_message(). */
 typedef void (*shim_registered)(int is_target, void *extension);
 int shim_load(const char *path, shim_registered callback);
 
-/* What the plugin read its option words from: set before a parse, put back after it. */
+/* Set getopt's variables, from which plugins read the words of an option: before parsing, and again after it. */
 void shim_set_getopt(char *arg, int index);
 int shim_get_optind(void);
 

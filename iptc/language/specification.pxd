@@ -1,4 +1,4 @@
-# Reading one command, for those who have its line.
+# Reading one command, for modules that have its line.
 
 from .options cimport Spec
 

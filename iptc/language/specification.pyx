@@ -40,18 +40,18 @@ from .words import split_words
 from ..errors import ParameterError, ParameterTypeError
 
 cdef extern from "shim.h" nogil:
-    # where getopt leaves what an old parser looks at
+    # the variables of getopt, which old parsers read
     char *getopt_value "optarg"
     int getopt_index "optind"
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
-cdef Spec _spec              # of the thread that holds the GIL
+cdef Spec _spec              # the one Spec, for the thread that holds the GIL
 
 
 cdef Spec *spec_of(int nfproto, const char *program, const char *table) except NULL:
-    """Return the one Spec, for reading a line of a table's, or for rule specifications without *program*."""
+    """Return the Spec, prepared for a line of *table*, or without *program* for a rule specification."""
     _spec.family = family_of(nfproto)
     use_family(nfproto)
     _spec.old = prints_by_mask()
@@ -64,7 +64,7 @@ cdef Spec *spec_of(int nfproto, const char *program, const char *table) except N
 # -------------------------------------------------------------------- extensions
 
 cdef PluginRow *plugin_of(Spec *spec, bint is_target, const char *name) noexcept nogil:
-    """The plugin *name* that iptables would use, or NULL; reading ends where nobody has looked for it yet."""
+    """Return the plugin *name* that iptables would use, or NULL. If it was not looked up yet, the reading ends here."""
     return _plugin_of(spec, is_target, name, False)
 
 
@@ -89,18 +89,18 @@ cdef PluginRow *_plugin_of(Spec *spec, bint is_target, const char *name, bint fo
 
 
 cdef bint names_target(Spec *spec, const char *name) noexcept nogil:
-    """Whether *name*, which is to be a chain's, is that of a target; where no extension is installed it is not."""
+    """Whether *name*, which is to be the name of a chain, is a target. Without installed extensions it is not."""
     return _plugin_of(spec, True, name, True) != NULL
 
 
 cdef int learn_wanted(Spec *spec) except -1:
-    """Look up the name that ended the reading; after it *spec* has to be filled anew."""
+    """Look up the plugin whose name ended the reading. *spec* must be filled again after this."""
     cdef bytes name = spec.wanted_name
     return learn(spec.wanted_is_target, spec.family.nfproto, name, PREFERRED, spec.wanted_for_chain)
 
 
 cdef void _begin_part(Spec *spec, Part *part, PluginRow *row, char *payload, bint is_target) noexcept nogil:
-    """Lay out the payload of *row* with its defaults at *payload*."""
+    """Make the payload of *row* at *payload*, with its defaults."""
     cdef const xtables_match *c = row.c
     cdef const char *name = c.real_name if c.real_name != NULL else c.name
     if spec.scratch_used + c.udata_size > SCRATCH_ROOM or spec.size + row.size + ENTRY_ROOM > sizeof(spec.entry):
@@ -128,7 +128,8 @@ cdef void _list_options(Spec *spec, PluginRow *row, bint is_target) noexcept nog
 
 
 cdef void _add_match(Spec *spec, PluginRow *row) noexcept nogil:
-    """`-m`: a match behind the others; of two of one name the later gets the options."""
+    """Add a match (`-m`) behind the others. If it has the same name as an earlier one, it gets the options that
+    follow."""
     cdef size_t i
     cdef bint listed = False
     if spec.count == MOST_PARTS:
@@ -145,7 +146,7 @@ cdef void _add_match(Spec *spec, PluginRow *row) noexcept nogil:
 
 
 cdef bint _load_protocol_match(Spec *spec) noexcept nogil:
-    """`-p tcp --dport` means `-p tcp -m tcp --dport`: once, and only if there is such a match."""
+    """Load the match of the protocol: `-p tcp --dport` means `-p tcp -m tcp --dport`. Return False if there is none."""
     cdef unsigned int number
     cdef const char *name = spec.protocol
     cdef PluginRow *row
@@ -163,13 +164,13 @@ cdef bint _load_protocol_match(Spec *spec) noexcept nogil:
     listed = spec.listed
     _add_match(spec, row)
     if spec.listed == listed:
-        # named before: iptables lists its options once more
+        # the match was given before: iptables adds its options once more
         _list_options(spec, row, False)
     return True
 
 
 cdef Part *_owner(Spec *spec) noexcept nogil:
-    """The match or target that the option that was found belongs to."""
+    """Return the match or target that the found option belongs to."""
     cdef size_t i
     if spec.found_is_target:
         return &spec.target_part
@@ -180,7 +181,7 @@ cdef Part *_owner(Spec *spec) noexcept nogil:
 
 
 cdef void _feed(Spec *spec, Part *part) noexcept nogil:
-    """Have the plugin read the option that was found into its payload."""
+    """Let the plugin read the found option into its payload."""
     global getopt_value, getopt_index
     cdef ParseCall call
     cdef xt_option_call *guided = &call.guided
@@ -209,15 +210,15 @@ cdef void _feed(Spec *spec, Part *part) noexcept nogil:
     call.argv = spec.words.list
     call.flags = &part.flags
     parse_body(&call)
-    # an old parser may take words behind its option
+    # an old parser may take more words
     spec.optind = getopt_index
     if spec.optind > spec.words.count:
         xtables_error(PARAMETER_PROBLEM, b"option \"--%s\" requires more values", spec.found.name)
 
 
 cdef bint _other_option(Spec *spec, int c) noexcept nogil:
-    """An option of an extension, or what is none; False: an implied match was loaded, and the word is to be read
-    again."""
+    """Handle an option of an extension, or refuse an unknown one. Return False if the match of the protocol was loaded,
+    and the word must be read again."""
     cdef Part *part
     cdef char unknown[3]
     if c == OF_EXTENSION:
@@ -244,7 +245,7 @@ cdef bint _other_option(Spec *spec, int c) noexcept nogil:
 # ------------------------------------------------------------------------ values
 
 cdef inline char *_value(Spec *spec) noexcept nogil:
-    """The value of a base option; old releases take the whole word, so that they refuse `-ptcp`."""
+    """Return the value of a base option. Releases before 1.8.10 return the whole word, and so refuse `-ptcp`."""
     return spec.words.list[spec.optind - 1] if spec.old else spec.optarg
 
 
@@ -276,7 +277,7 @@ cdef void _read_interface(Spec *spec, int which, const char *value) noexcept nog
         xtables_error(PARAMETER_PROBLEM, b"interface name `%s' must be shorter than 16 characters", value)
     memcpy(name, value, length)
     if length:
-        # a name that ends in + is compared up to it, any other with its NUL
+        # a name that ends in + is compared without the +, any other name with its NUL
         memset(name + 2 * IFNAMSIZ, 0xff, length - 1 if value[length - 1] == b'+' else length + 1)
     if strchr(value, b'/') != NULL or strchr(value, b' ') != NULL:
         warn_text(b"Warning: weird character in interface `")
@@ -299,7 +300,8 @@ cdef const char *_target_name(const char *name) noexcept nogil:
 
 
 cdef void _read_jump(Spec *spec, char *value) noexcept nogil:
-    """`-j`: a verdict, an extension, else a chain, which there may be or not: the table knows."""
+    """Read `-j`: a verdict, an extension, or else a chain. Whether the chain exists is checked later, with the
+    table."""
     cdef PluginRow *row
     spec.jump = <char *> _target_name(value)
     if is_verdict_name(value):
@@ -323,9 +325,9 @@ cdef uint64_t _counter(Spec *spec, const char *text, const char *kind) noexcept 
 
 
 cdef void _read_counters(Spec *spec, char *value) noexcept nogil:
-    """`-c 1 2` or `-c 1,2`."""
+    """Read `-c 1 2` or `-c 1,2`."""
     cdef xt_counters *counters = <xt_counters *> (spec.entry + spec.family.counters)
-    # old releases look for the comma behind the first character only
+    # releases before 1.8.10 look for the comma only after the first character
     cdef char *size = strchr(value + (1 if spec.old and value[0] else 0), b',')
     if size != NULL:
         size += 1
@@ -346,7 +348,8 @@ cdef unsigned int _rule_number(const char *text) noexcept nogil:
 
 
 cdef bint _plain_network(Family *family, const char *text, unsigned char *address, unsigned char *mask) noexcept nogil:
-    """Read one plain address with or without prefix length, what nearly all are; False: libxtables is to read it."""
+    """Read one plain address with or without a prefix length, as nearly all are. Return False for anything else, which
+    libxtables reads."""
     cdef char plain[64]
     cdef size_t length = 0, i
     cdef unsigned int bits = 8 * family.address
@@ -383,7 +386,7 @@ cdef bint _plain_network(Family *family, const char *text, unsigned char *addres
 
 
 cdef void _read_networks(Spec *spec, int which, const char *text) noexcept nogil:
-    """The addresses of `-s` (0) or `-d` (1): into the entry, or where there may be several to `addresses`."""
+    """Read the addresses of `-s` (0) or `-d` (1). One plain address goes into the entry, others into `addresses`."""
     cdef size_t length = spec.family.address
     cdef unsigned char *address = <unsigned char *> spec.entry + which * length
     if text == NULL or _plain_network(spec.family, text, address, address + 2 * length):
@@ -400,7 +403,7 @@ cdef void _read_networks(Spec *spec, int which, const char *text) noexcept nogil
 
 
 cdef void set_network(Spec *spec, int which, unsigned int i) noexcept nogil:
-    """Put address *i* of `networks` into the entry, as source (0) or destination (1)."""
+    """Copy address *i* of the addresses that were read into the entry, as source (0) or destination (1)."""
     cdef size_t length = spec.family.address
     if spec.addresses[which] != NULL:
         memcpy(spec.entry + which * length, <char *> spec.addresses[which] + i * length, length)
@@ -410,14 +413,14 @@ cdef void set_network(Spec *spec, int which, unsigned int i) noexcept nogil:
 # ---------------------------------------------------------------------- commands
 
 cdef void check_length(const char *chain) noexcept nogil:
-    """Refuse a name that is too long for a chain."""
+    """Refuse a chain name that is too long."""
     if strlen(chain) >= XT_EXTENSION_MAXNAMELEN:
         xtables_error(PARAMETER_PROBLEM, b"chain name `%s' too long (must be under %u chars)", chain,
                       <unsigned int> XT_EXTENSION_MAXNAMELEN)
 
 
 cdef void check_new_name(Spec *spec, const char *name) noexcept nogil:
-    """Refuse what `iptables -N` refuses as the name of a chain."""
+    """Refuse a chain name that `iptables -N` refuses."""
     cdef const char *at = name
     check_length(name)
     if name[0] == b'-' or name[0] == b'!':
@@ -449,7 +452,7 @@ cdef bint _read_number_of_deletion(Spec *spec) noexcept nogil:
 
 
 cdef bint _read_command_option(Spec *spec, int c) noexcept nogil:
-    """The options that say what is to be done; False: *c* is none of them."""
+    """Handle an option that is a command. Return False if *c* is none."""
     if c == b'A':
         set_command(spec, APPEND)
         spec.chain = spec.optarg
@@ -503,7 +506,7 @@ cdef bint _read_command_option(Spec *spec, int c) noexcept nogil:
 
 
 cdef void _read_wait(Spec *spec, bint interval) noexcept nogil:
-    """`-w` and `-W`: how a command waits for the lock, checked and left alone."""
+    """Read `-w` and `-W`, which say how a command waits for the lock. They are checked, and have no effect."""
     cdef const char *value = spec.optarg
     cdef char *end
     cdef long number = -1
@@ -524,7 +527,7 @@ cdef void _read_wait(Spec *spec, bint interval) noexcept nogil:
 
 
 cdef bint _read_option(Spec *spec, int c) noexcept nogil:
-    """One option; False: it is to be read again."""
+    """Handle one option. Return False if it must be read again."""
     if c == b'p':
         set_option(spec, OPT_PROTOCOL)
         _read_protocol(spec, _value(spec))
@@ -536,7 +539,7 @@ cdef bint _read_option(Spec *spec, int c) noexcept nogil:
         spec.destination = _value(spec)
     elif c == b'j':
         set_option(spec, OPT_JUMP)
-        # not in releases before 1.8.10
+        # releases before 1.8.10 do not know CONTINUE
         if spec.old or strcmp(spec.optarg, b"CONTINUE"):
             _read_jump(spec, _value(spec))
     elif c == b'g':
@@ -614,7 +617,7 @@ cdef void _final_check(Part *part) noexcept nogil:
 
 
 cdef void read_command(Spec *spec) noexcept nogil:
-    """Read the words from `optind` on into the rest of *spec*; inside the guard."""
+    """Inside the guard: read the words from `optind` on, and fill the rest of *spec*."""
     cdef int c
     cdef size_t i
     memset(spec.entry, 0, spec.family.header)
@@ -643,7 +646,7 @@ cdef void read_command(Spec *spec) noexcept nogil:
             if not _read_option(spec, c):
                 continue
             if spec.ignored:
-                # what was read so far counts, but for the rule
+                # the line is for the other family: keep what was read so far, except the rule
                 spec.networks[0] = spec.networks[1] = 0
                 _finish_entry(spec)
                 return
@@ -689,7 +692,7 @@ cdef void _check_chain(Spec *spec) noexcept nogil:
 
 
 cdef unsigned int _meaningless(const char *chain) noexcept nogil:
-    """The option that means nothing in *chain*: packets have no such interface there. 0: none."""
+    """Return the option of an interface that packets do not have in *chain* (`-o` in INPUT), or 0."""
     if strcmp(chain, b"PREROUTING") == 0 or strcmp(chain, b"INPUT") == 0:
         return OPT_VIANAMEOUT
     if strcmp(chain, b"POSTROUTING") == 0 or strcmp(chain, b"OUTPUT") == 0:
@@ -698,8 +701,10 @@ cdef unsigned int _meaningless(const char *chain) noexcept nogil:
 
 
 def refuse_meaningless(int nfproto, str chain not None, bytes entry not None):
-    """Refuse *entry* as a rule of *chain* where it asks for an interface that packets do not have there, as `iptables
-    -A` does."""
+    """Raise `ParameterError`, as `iptables -A` does, if *entry* has an interface that packets in *chain* do not have.
+
+    That is `-o` in PREROUTING and INPUT, and `-i` in OUTPUT and POSTROUTING.
+    """
     cdef bytes label
     cdef unsigned int option
     cdef size_t name
@@ -709,7 +714,7 @@ def refuse_meaningless(int nfproto, str chain not None, bytes entry not None):
     option = _meaningless(label)
     name = 4 * family_of(nfproto).address + (0 if option == OPT_VIANAMEIN else IFNAMSIZ)
     if name + 3 * IFNAMSIZ <= <size_t> PyBytes_GET_SIZE(entry) and (entry[name] or entry[name + 2 * IFNAMSIZ]):
-        # only for its words: libxtables need not be there
+        # only for the message: libxtables need not be installed
         _spec.old = prints_by_mask()
         raise ParameterError(f"Can't use {os_decode(option_name(&_spec, option))} with {chain}")
 
@@ -718,7 +723,7 @@ cdef frozenset _BUILTIN_ENDS = frozenset(("PREROUTING", "INPUT", "OUTPUT", "POST
 
 
 cdef void _finish_entry(Spec *spec) noexcept nogil:
-    """Put the target behind the matches, and say where."""
+    """Move the target behind the matches, and store its offset."""
     cdef size_t size = STANDARD_SIZE
     cdef uint16_t *offsets = <uint16_t *> (spec.entry + spec.family.offsets)
     if spec.has_target:
@@ -752,7 +757,7 @@ cdef void free_networks(Spec *spec) noexcept nogil:
 
 cdef struct TextCall:
     Spec *spec
-    const char *text         # or NULL: the words are there
+    const char *text         # NULL if the words are there already
     size_t length
 
 
@@ -762,7 +767,7 @@ cdef void _specification_body(void *arg) noexcept nogil:
     if call.text != NULL:
         split(&spec.words, call.text, call.length, False)
     read_command(spec)
-    # where the table is not known, what is no chain there is refused here
+    # without a table it is not known which chains exist. A verdict or extension is surely no chain
     if (flags_of(spec)[0] & spec.family.goto_flag and spec.jump != NULL
             and (is_verdict_name(spec.jump) or plugin_of(spec, True, spec.jump) != NULL)):
         xtables_error(PARAMETER_PROBLEM, b"goto '%s' is not a chain", spec.jump)
@@ -772,7 +777,7 @@ cdef str _SPECIFICATION = "a rule specification"
 
 
 cdef bint _may_be_line(const char *text) noexcept nogil:
-    """Whether a text may be a line of iptables-save: most specifications begin with an option of their own."""
+    """Whether a text may be a line of iptables-save. Most specifications begin with another option."""
     return text[0] != b'-' or text[1] == b'-' or strchr(b"AtIDRC", text[1]) != NULL
 
 
@@ -795,7 +800,7 @@ def read_rule(type cls, specification):
     cdef list words = None
     cdef bytes text
     counters = None
-    # made first: this may wake the garbage collector, and that whoever reads rules
+    # Made before anything is read: this may start the garbage collector, which may run code that reads rules.
     cdef RuleValue rule = <RuleValue> cls.__new__(cls)
     call.text = NULL
     if type(specification) is str:
@@ -821,17 +826,17 @@ def read_rule(type cls, specification):
 
 
 cdef int _read_rule(RuleValue rule, TextCall *call, list words, Names *looked) except -1:
-    """Read what `read_rule` was given into *rule*, as often as there is something to be looked up."""
+    """Read the arguments of `read_rule` into *rule*. If a name or plugin is not known, look it up and read again."""
     cdef Spec *spec
     cdef Py_ssize_t length = call.length, i
     cdef bytes sources = None, destinations = None
     cdef int nfproto = type(rule)._nfproto
     while True:
-        # another thread may have read a rule since the last time
+        # another thread may have used the Spec since the last attempt
         spec = call.spec = spec_of(nfproto, NULL, NULL)
         make_room(&spec.words, (length // 2 + 1 if words is None else PyList_GET_SIZE(words)) + 4, length)
         clear(&spec.words)
-        # as if this stood in front
+        # the words are read as if these stood before them
         add(&spec.words, b"iptables")
         add(&spec.words, b"-A")
         add(&spec.words, b"CHAIN")
@@ -854,14 +859,15 @@ cdef int _read_rule(RuleValue rule, TextCall *call, list words, Names *looked) e
         sources, destinations = _all_networks(spec, 0), _all_networks(spec, 1)
     rule._load_entry(spec.family, spec.entry)
     free_networks(spec)
-    # from here on another rule may be read: a list may wake the garbage collector, a warning runs Python code
+    # after this the Spec may be used for another rule: a list may start the garbage collector, a warning runs Python
+    # code
     if sources is not None:
         rule._networks = [_pairs(sources, rule.family.address), _pairs(destinations, rule.family.address)]
     return warn_of_what_was_said()
 
 
 cdef list _words_of(specification):
-    """The words of a list of strings, or of a subclass of str, as bytes."""
+    """Return the words of a list of strings, or of a subclass of str, as bytes."""
     cdef list words
     if isinstance(specification, str):
         words = []
@@ -881,7 +887,7 @@ cdef list _words_of(specification):
 
 
 cdef bytes _all_networks(Spec *spec, int which):
-    """Address and mask of each source (0) or destination (1); the entry has the first then."""
+    """Return address and mask of each source (0) or destination (1) as bytes. The entry gets the first one."""
     cdef size_t length = spec.family.address
     cdef bytes networks = PyBytes_FromStringAndSize(NULL, 2 * length * spec.networks[which])
     cdef char *at = PyBytes_AS_STRING(networks)
@@ -896,7 +902,7 @@ cdef bytes _all_networks(Spec *spec, int which):
 
 
 cdef list _pairs(bytes networks, size_t length):
-    """[(address, mask)] of `_all_networks`."""
+    """Return [(address, mask)] for the result of `_all_networks`."""
     cdef list pairs = []
     cdef size_t i
     for i in range(0, PyBytes_GET_SIZE(networks), 2 * length):

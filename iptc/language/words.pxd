@@ -1,17 +1,17 @@
-# The words of a line, as C has them: an argv.
+# The words of a line, stored as an argv.
 
 cdef enum:
-    MOST_WORDS = 255         # of one line of a file, as iptables-restore has it
+    MOST_WORDS = 255         # the most words of a line, as in iptables-restore
     LONGEST_WORD = 1023
 
 cdef struct Words:
     int count
-    char **list              # *count* words, then NULL; they may be written to
-    bint *quoted             # which of them ended with a quote
-    size_t room              # for words
+    char **list              # *count* words, then NULL. Whoever reads them may write into them
+    bint *quoted             # for each word, whether it ended with a quote
+    size_t room              # for how many words there is memory
     char *text
     size_t text_room
-    char *end                # of what is used of *text*
+    char *end                # the end of the used part of *text*
 
 cdef int make_room(Words *words, size_t count, size_t length) except -1
 cdef void clear(Words *words) noexcept nogil

@@ -9,7 +9,7 @@ from .._core cimport room_for
 
 
 cdef int make_room(Words *words, size_t count, size_t length) except -1:
-    """Make room for *count* words of *length* bytes together, with those that are there."""
+    """Make space for *count* words with *length* bytes together, besides those that are stored already."""
     cdef size_t room
     if words.room < count + 1:
         grown = realloc(words.list, (count + 1) * sizeof(char *))
@@ -38,7 +38,7 @@ cdef void clear(Words *words) noexcept nogil:
 
 
 cdef void add(Words *words, const char *word) noexcept nogil:
-    """Add *word* as it stands; nobody writes to it."""
+    """Add *word* itself, without a copy. It must not be written to."""
     words.list[words.count] = <char *> word
     words.quoted[words.count] = False
     words.count += 1
@@ -58,14 +58,14 @@ cdef enum:
     SPACE
     QUOTE
 
-cdef char _kinds[256]        # what a character means outside quotes
+cdef char _kinds[256]        # for each character, what it means outside of quotes
 _kinds[b'"'] = QUOTE
 _kinds[b' '] = _kinds[b'\t'] = _kinds[b'\n'] = SPACE
 
 
 cdef const char *split(Words *words, const char *line, size_t length, bint limited) noexcept nogil:
-    """Add the words of *line*; the end of a quote ends a word. NULL, or what iptables-restore says of a *limited*
-    line."""
+    """Add the words of *line*. A closing quote ends a word. Return NULL, or iptables-restore's message about a
+    *limited* line."""
     cdef char *at = words.end
     cdef char *word
     cdef const char *end = line + length
@@ -93,7 +93,7 @@ cdef const char *split(Words *words, const char *line, size_t length, bint limit
                 at += 1
                 line += 1
             if line == end and at == word:
-                return NULL          # a quote that is not closed, with nothing in it
+                return NULL          # an opening quote without a closing one, and nothing behind it
             if line < end:
                 line += 1
         if limited and at - word > LONGEST_WORD:
@@ -108,8 +108,8 @@ cdef const char *split(Words *words, const char *line, size_t length, bint limit
 
 
 def split_words(bytes text not None):
-    """Split *text* as iptables-restore does: a list of (word, whether it was quoted)."""
-    # not kept: a list may wake the garbage collector, and that whoever splits words
+    """Return the words of *text*, split as iptables-restore does, as a list of (word, whether it was quoted)."""
+    # Not in a global: making a list may start the garbage collector, which may run code that splits words.
     cdef Words words
     cdef list found = []
     cdef int i

@@ -440,8 +440,8 @@ cdef class TableBlob:
         return _entries(self.family, self.buffer.memory + ENTRIES_HEAD, self.info.size, first, end, self.heads)
 
     def entries_like(self, uint32_t first, uint32_t end, bytes entry not None):
-        """Return [(position, entry)…] of those of them that have the same addresses and protocol as *entry*: only they
-        can be the same rule."""
+        """Return [(position, entry), ...] of those of these rules that have the same addresses and protocol as *entry*.
+        Only they can be the same rule."""
         cdef Family *family = self.family
         cdef const char *blob = self.buffer.memory + ENTRIES_HEAD
         cdef const char *wanted = PyBytes_AS_STRING(entry)

@@ -29,7 +29,7 @@ from .._core import chain_label, text_bytes
 from ..errors import KernelError, Unsupported, is_passing, kernel_error
 from .blob import table_strerror
 
-# Every function of libiptc that is used here. Those that return int return 0 for "no", with errno.
+# The functions of libiptc that are used here. A function that returns int returns 0 if it fails, and sets errno.
 cdef extern from * nogil:
     """
     #include "library.h"
@@ -73,7 +73,7 @@ cdef extern from * nogil:
     #undef FUNCTION
     };
 
-    /* Fill *functions from *library*, whose names begin with *prefix*: 0, or -1. */
+    /* Fill *functions with the functions of *library*, whose names begin with *prefix*. Return 0 or -1. */
     static int libiptc_load(struct libiptc *functions, const char *library, const char *prefix,
                             struct library_failure *why)
     {
@@ -114,14 +114,14 @@ cdef extern from * nogil:
     int libiptc_load(libiptc *functions, const char *library, const char *prefix, library_failure *why)
 
 cdef enum:
-    LABEL_ROOM = 32          # libiptc's functions take a buffer of so many bytes for the name of a chain
+    LABEL_ROOM = 32          # the size of the buffer that libiptc's functions expect for the name of a chain
 
-cdef libiptc _libraries[2]   # of IPv4 and IPv6
+cdef libiptc _libraries[2]   # for IPv4 and IPv6
 cdef bint _loaded[2]
 
 
 cdef libiptc *_library(Family *family) except NULL:
-    """The functions for *family*, loaded when they are first asked for."""
+    """Return the functions for *family*. The library is loaded when it is first needed."""
     cdef int which = family.nfproto != NFPROTO_IPV4
     cdef library_failure failure
     cdef bytes name = b"libip6tc.so.2" if which else b"libip4tc.so.2"
@@ -155,10 +155,11 @@ cdef void _init(void *context) noexcept nogil:
 
 
 cdef class Handle:
-    """A table as libiptc has read it, to be edited and sent with `commit`.
+    """A table that libiptc has read. It is edited, and sent with `commit`.
 
-    Chains are named by str; entries are bytes with the target by name; positions count from 0. What cannot be done
-    raises `OSError` with its errno; whoever calls knows the words.
+    Chains are named by `str`. Entries are bytes that have the name of a verdict or chain in the target. Positions count
+    from
+    0. A method that fails raises `OSError` with libiptc's errno; the caller makes iptables' message of it.
     """
 
     cdef Family *family
@@ -181,7 +182,7 @@ cdef class Handle:
         self.handle = NULL
 
     def __init__(self, int nfproto, str name not None, Namespace there=None):
-        """Read the table (`iptc_init`) in the network namespace *there*, else in that of this thread."""
+        """Read the table (`iptc_init`) in the network namespace *there*, or without it in that of this thread."""
         cdef bytes label = table_label(name)
         cdef int netns = -1 if there is None else there.where(), failed
         cdef Opening opening
@@ -199,16 +200,16 @@ cdef class Handle:
             there.check(failed, "can't enter the network namespace")
         if self.handle == NULL:
             raise kernel_error(f"can't initialize {name}", opening.failed, table_strerror(opening.failed))
-        # the socket is the first thing in libiptc's handle
+        # libiptc's handle begins with its socket
         self.cookie = cookie_of_socket((<int *> self.handle)[0], netns)
 
     @property
     def nfproto(self):
-        """The family of the table."""
+        """The family of the table: 2 (IPv4) or 10 (IPv6)."""
         return self.family.nfproto
 
     def close(self):
-        """Free what was read (`iptc_free`)."""
+        """Free the table (`iptc_free`)."""
         self._free()
 
     cdef xtc_handle *_open(self) except NULL:
@@ -217,8 +218,7 @@ cdef class Handle:
         return self.handle
 
     cdef const char *_chain(self, chain) except NULL:
-        """The name of *chain*, which is there already, in a buffer as libiptc wants it; it is good until the next
-        call."""
+        """Return the name of *chain* in a buffer of the size that libiptc expects. The next call overwrites it."""
         cdef bytes text = text_bytes(chain, "a chain name")
         if not 0 < PyBytes_GET_SIZE(text) < XT_EXTENSION_MAXNAMELEN:
             raise OSError(ENOENT, "no such chain")
@@ -231,7 +231,7 @@ cdef class Handle:
         return self.label
 
     cdef int _done(self, int done) except -1:
-        """Raise what libiptc says where *done*, its answer, is "no"."""
+        """Raise `OSError` with libiptc's errno if *done*, the result of a function, is 0."""
         cdef int failed = errno_now
         if not done:
             raise OSError(failed, self.functions.strerror(failed).decode("utf-8", "replace"))
@@ -245,8 +245,10 @@ cdef class Handle:
     # reading
 
     def chains(self):
-        """Each chain as (name, policy or None, (packets, bytes) or None, entries): builtin chains first, then the
-        others by name."""
+        """Return a list of (name, policy or None, (packets, bytes) or None, entries) for all chains.
+
+        Builtin chains come first, and then user chains by name.
+        """
         cdef xtc_handle *handle = self._open()
         cdef const char *name = self.functions.first_chain(handle)
         cdef const char *policy
@@ -274,7 +276,7 @@ cdef class Handle:
         return rules
 
     def policy_of(self, chain):
-        """The policy of a chain, "" of a user chain, None where there is none."""
+        """Return the policy of a chain, "" for a user chain, None if there is no such chain."""
         cdef bytes text = text_bytes(chain, "a chain name")
         cdef const char *policy
         cdef xt_counters counters
@@ -285,7 +287,7 @@ cdef class Handle:
         return "" if policy == NULL else policy.decode()
 
     def chain_names(self, of_users):
-        """The names of all chains, or of those of users."""
+        """Return the names of all chains, or with *of_users* those of the user chains."""
         cdef xtc_handle *handle = self._open()
         cdef const char *name = self.functions.first_chain(handle)
         cdef xt_counters counters
@@ -297,7 +299,7 @@ cdef class Handle:
         return found
 
     def entries(self, chain):
-        """The rules of *chain*."""
+        """Return the rules of *chain* as bytes."""
         if self.policy_of(chain) is None:
             raise OSError(ENOENT, "no such chain")
         return self._rules(self._chain(chain))
@@ -305,56 +307,57 @@ cdef class Handle:
     # edits
 
     def append(self, chain, bytes entry not None):
-        """`iptc_append_entry`."""
+        """Add *entry* at the end of *chain* (`iptc_append_entry`)."""
         entry = stored(self.nfproto, entry)
         cdef const char *raw = self._entry(entry)
         self._done(self.functions.append_entry(self._chain(chain), raw, self.handle))
 
     def insert(self, chain, bytes entry not None, unsigned int position):
-        """`iptc_insert_entry`."""
+        """Insert *entry* before the rule at *position* (`iptc_insert_entry`)."""
         entry = stored(self.nfproto, entry)
         cdef const char *raw = self._entry(entry)
         self._done(self.functions.insert_entry(self._chain(chain), raw, position, self.handle))
 
     def replace(self, chain, bytes entry not None, unsigned int position):
-        """`iptc_replace_entry`."""
+        """Replace the rule at *position* by *entry* (`iptc_replace_entry`)."""
         entry = stored(self.nfproto, entry)
         cdef const char *raw = self._entry(entry)
         self._done(self.functions.replace_entry(self._chain(chain), raw, position, self.handle))
 
     def delete(self, chain, unsigned int position):
-        """`iptc_delete_num_entry`."""
+        """Delete the rule at *position* (`iptc_delete_num_entry`)."""
         self._done(self.functions.delete_num_entry(self._chain(chain), position, self.handle))
 
     def flush(self, chain):
-        """`iptc_flush_entries`."""
+        """Delete all rules of *chain* (`iptc_flush_entries`)."""
         self._done(self.functions.flush_entries(self._chain(chain), self.handle))
 
     def zero(self, chain):
-        """`iptc_zero_entries`."""
+        """Zero the counters of *chain* and its rules (`iptc_zero_entries`)."""
         self._done(self.functions.zero_entries(self._chain(chain), self.handle))
 
     def zero_rule(self, chain, unsigned int position):
-        """`iptc_zero_counter`, whose numbers begin with 1."""
+        """Zero the counters of the rule at *position* (`iptc_zero_counter`, which counts from 1)."""
         self._done(self.functions.zero_counter(self._chain(chain), position + 1, self.handle))
 
     def create_chain(self, chain):
-        """`iptc_create_chain`."""
+        """Create user chain *chain* (`iptc_create_chain`)."""
         self._done(self.functions.create_chain(self._label(chain_label(chain)), self.handle))
 
     def delete_chain(self, chain):
-        """`iptc_delete_chain`."""
+        """Delete user chain *chain* (`iptc_delete_chain`)."""
         self._done(self.functions.delete_chain(self._chain(chain), self.handle))
 
     def rename_chain(self, chain, new):
-        """`iptc_rename_chain`."""
+        """Rename user chain *chain* to *new* (`iptc_rename_chain`)."""
         cdef bytes old = text_bytes(chain, "a chain name"), label = chain_label(new) + bytes(LABEL_ROOM)
-        # libiptc looks at the new name first: no chain has the name that is empty
+        # libiptc checks the new name before the old one. An old name that is too long becomes "", which no chain has
         cdef const char *name = self._label(old if PyBytes_GET_SIZE(old) < XT_EXTENSION_MAXNAMELEN else b"")
         self._done(self.functions.rename_chain(name, label, self.handle))
 
     def set_policy(self, chain, policy, counters=None):
-        """`iptc_set_policy`, with counters where *counters* is a (packets, bytes) pair; whether they were others."""
+        """Set the policy, and the counters if a (packets, bytes) pair is given (`iptc_set_policy`). Return whether they
+        differ from before."""
         cdef xt_counters given, now
         cdef const char *before
         cdef const char *name = self._chain(chain)
@@ -371,7 +374,7 @@ cdef class Handle:
     # sending
 
     def commit(self, Mark made=None):
-        """Replace the table in the kernel (`iptc_commit`), if anything was edited, and note it on *made*."""
+        """Replace the table in the kernel (`iptc_commit`) if anything was edited. Record the outcome on *made*."""
         cdef xtc_handle *handle = self._open()
         cdef int done, failed
         if not self.changed:

@@ -16,7 +16,7 @@ cdef struct Saved:
     const char *head            # the text before the rules
     const char *foot            # the text behind the rules
     bint counters
-    bint broken                 # a target is neither a verdict nor the offset of a chain
+    bint broken                 # a target is neither a verdict nor the offset of a chain: the table cannot be printed
     size_t count
     Heading *chains
     Heading *by_offset

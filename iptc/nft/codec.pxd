@@ -1,4 +1,4 @@
-# A rule's bytes as the attributes of a message.
+# Writing a rule as the attributes of a message.
 
 from libc.stdint cimport uint32_t
 

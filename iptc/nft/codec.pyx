@@ -31,17 +31,17 @@ from ..language.plugins cimport prints_by_mask, reads_compat_only
 from ..errors import ParameterError, Unsupported
 
 cdef enum:
-    UDATA_COMMENT = 0            # the kind of a comment in a rule's user data
-    LAST_SET = 1                 # NFTA_LAST_SET and NFTA_LAST_MSECS, which older headers do not have
+    UDATA_COMMENT = 0            # the type of the user data that is a comment
+    LAST_SET = 1                 # NFTA_LAST_SET and NFTA_LAST_MSECS, which headers before Linux 5.14 do not have
     LAST_MSECS = 2
-    OPAQUE_HEAD = 4              # the length of the attributes that an opaque rule holds
+    OPAQUE_HEAD = 4              # the length of the attributes of an opaque rule, stored before them
 
 cdef const char *OPAQUE = b"nft"
 
 # ---------------------------------------------------------- opaque rules
 
 cdef void _set_numbers(char *expressions, size_t length, xt_counters counters) noexcept nogil:
-    """Write *counters* into the first counter, and zero whatever else changes as packets pass."""
+    """Set the first counter to *counters*, and all other numbers that packets change to zero."""
     cdef Attribute cursor, name
     cdef Fields fields
     attribute_scan(&cursor, expressions, length)
@@ -69,8 +69,8 @@ cdef bint _is_opaque(const xt_entry_match *target) noexcept nogil:
 
 
 cdef bint _add_opaque(Reading *reading, const Attribute *expressions, const Attribute *userdata) noexcept nogil:
-    """Make the entry one that stands for these attributes, as they are but for their numbers. False: it holds a part of
-    them."""
+    """Make an opaque entry that holds these attributes, with the numbers that packets change set to zero. Return False
+    if there is room for a part of them only."""
     cdef const Attribute *parts[2]
     cdef const Attribute *part
     cdef size_t length = 0, at = reading.family.header, whole
@@ -106,13 +106,12 @@ cdef bint _add_opaque(Reading *reading, const Attribute *expressions, const Attr
 
 
 cdef inline size_t _whole(const Attribute *attribute) noexcept nogil:
-    """What an attribute takes in a message."""
+    """Return the size of an attribute in a message, with its header and padding."""
     return (ATTRIBUTE_HEAD + attribute.length + 3) & ~<size_t> 3
 
 
 cdef int _put_opaque(Writer *writer, Family *family, const char *entry, char *scratch) except -1:
-    """Write the attributes that an opaque rule holds, with the counters of its entry; *scratch* has room for an
-    entry."""
+    """Write the attributes of an opaque rule, with the counters of its entry. *scratch* is memory for an entry."""
     cdef const char *target = entry + target_offset(family, entry)
     cdef uint32_t length
     cdef size_t room = (<const uint16_t *> target)[0] - PAYLOAD_HEADER
@@ -134,7 +133,7 @@ cdef int _put_opaque(Writer *writer, Family *family, const char *entry, char *sc
     while attribute_next(&cursor):
         if cursor.kind == NFTA_RULE_EXPRESSIONS:
             _set_numbers(<char *> cursor.data, cursor.length, (<const xt_counters *> (entry + family.counters))[0])
-            # the protocol, as far as the rule can be read, is what its extensions are checked against
+            # the kernel gives its extensions this protocol: that of the rule, as far as the rule can be read
             reading_begin(&reading, family, scratch)
             read_expressions(&reading, cursor.data, cursor.length)
             put_compat_protocol(writer, family, scratch)
@@ -143,8 +142,8 @@ cdef int _put_opaque(Writer *writer, Family *family, const char *entry, char *sc
 
 
 cdef list _expressions(const char *target, size_t room):
-    """The texts of the expressions that an opaque rule's target holds in *room* bytes; None: it does not hold any rule,
-    or not all of it."""
+    """Return the texts of the expressions in an opaque target, whose data has *room* bytes; None if it holds no rule,
+    or not a whole one."""
     cdef uint32_t length
     cdef Attribute cursor, element
     cdef list found = []
@@ -167,16 +166,16 @@ cdef list _expressions(const char *target, size_t room):
 
 
 def target_expressions(bytes payload):
-    """Return the names of the expressions of an opaque rule, given its target, with the sets, chains and verdicts that
-    they name.
+    """Return the expressions of an opaque rule, given its target as bytes: their names, with the sets, chains and
+    verdicts that they refer to.
 
-    None: it is no such target, or the rule was too long to be held.
+    None: it is no such target, or the rule was too long to be stored in it.
     """
     return _expressions(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
 
 
 def entry_expressions(int nfproto, bytes entry):
-    """Return what `target_expressions` does, given the whole entry."""
+    """Return the result of `target_expressions` for the target of *entry*."""
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
     if not is_entry(family, raw, PyBytes_GET_SIZE(entry)):
@@ -187,7 +186,8 @@ def entry_expressions(int nfproto, bytes entry):
 # ----------------------------------------------------------- whole rules
 
 cdef int _put_rule(Writer *writer, Family *family, const char *entry, bint compat) except -1:
-    """Conditions, counter, target; what stands before the counter is not counted where it does not hold."""
+    """Write the conditions, the counter and the target. The counter counts packets that meet the conditions before
+    it."""
     cdef size_t start = nest(writer, NFTA_RULE_EXPRESSIONS)
     cdef const xt_counters *counters = <const xt_counters *> (entry + family.counters)
     cdef Open counter
@@ -204,7 +204,7 @@ cdef int _put_rule(Writer *writer, Family *family, const char *entry, bint compa
 
 
 cdef int write_rule(Writer *writer, Family *family, const char *entry, size_t size, bint compat) except -1:
-    """What `encode` returns, behind what *writer* has already."""
+    """Write the attributes that `encode` returns, behind those that *writer* has."""
     cdef char *scratch
     if not is_entry(family, entry, size):
         raise ParameterError("not an entry of this family: its sizes do not add up")
@@ -229,8 +229,8 @@ def encode(int nfproto, bytes entry, compat=None):
     """Return the attributes of a rule for `NFT_MSG_NEWRULE`: expressions with the entry's counters, protocol, user
     data.
 
-    *compat*: as iptables-nft older than 1.8.8 reads it; None: if that is the installed one. `ParameterError` and
-    `Unsupported` say what has no form in nf_tables.
+    *compat*: write for iptables-nft before 1.8.8; None: if the installed one is. Raises `ParameterError` or
+        `Unsupported` if nf_tables cannot express the rule.
     """
     cdef Writer writer
     memset(&writer, 0, sizeof(writer))
@@ -243,11 +243,11 @@ def encode(int nfproto, bytes entry, compat=None):
 
 
 def stored(int nfproto, bytes entry):
-    """Return what an entry that is no opaque rule is once it is stored, which is what is to be looked for: *entry*
-    itself, unless nf_tables has no place for all of what it says.
+    """Return *entry*, which is not opaque, as it is read back after nf_tables has stored it. Look for this to find a
+    rule.
 
-    Several matches of tcp or udp become one, as far as they say different things; `--nflog-range` is gone, and so is
-    the mark of IPv6 that `-p all` was given.
+    That is *entry* itself, except for what nf_tables cannot store: several tcp or udp matches with different conditions
+    become one, and `--nflog-range` and the flag of `ip6tables -p all` are lost.
     """
     cdef Family *family = family_of(nfproto)
     cdef const char *raw = PyBytes_AS_STRING(entry)
@@ -258,8 +258,8 @@ def stored(int nfproto, bytes entry):
 
 
 cdef void _find_comment(Reading *reading, const Attribute *userdata) noexcept nogil:
-    """The comment in a rule's user data, where iptables-nft 1.8.2 and nft write it: kind, length and text of each
-    part."""
+    """Find the comment in the user data of a rule, as iptables-nft 1.8.2 and nft write it: type, length, text of each
+    item."""
     cdef const unsigned char *at = <const unsigned char *> userdata.data
     cdef uint32_t left = userdata.length
     while left >= 2 and at[1] <= left - 2:
@@ -273,7 +273,7 @@ cdef void _find_comment(Reading *reading, const Attribute *userdata) noexcept no
 
 cdef bytes _read_rule(Family *family, const char *attributes, size_t length, char *room, uint64_t *handle,
                       int names_from):
-    """The entry of a rule; *room* has ENTRY_MOST bytes."""
+    """Return the entry of a rule. *room* is memory of ENTRY_MOST bytes."""
     cdef Reading reading
     cdef Attribute cursor, expressions, userdata
     cdef xt_counters *counters
@@ -301,7 +301,7 @@ cdef bytes _read_rule(Family *family, const char *attributes, size_t length, cha
 
 
 def decode(int nfproto, bytes rule):
-    """Return the entry of a rule, given its attributes as `NFT_MSG_NEWRULE` has them."""
+    """Return the entry of a rule, given the attributes in `NFT_MSG_NEWRULE`."""
     cdef Family *family = family_of(nfproto)
     cdef uint64_t handle = 0
     cdef char *room = <char *> malloc(ENTRY_MOST)
@@ -314,10 +314,10 @@ def decode(int nfproto, bytes rule):
 
 
 def decode_rules(int nfproto, bytes messages, Socket socket=None):
-    """Return [(handle, entry)] for the `NFT_MSG_NEWRULE` among the netlink messages of a dump.
+    """Return [(handle, entry)] of the rules (`NFT_MSG_NEWRULE`) in the messages of a dump.
 
-    Interfaces have the names that they have in the network namespace of *socket*, else in that of this thread.
-    `ParameterError` if the sizes of the messages do not add up.
+    Interfaces get the names that they have in the network namespace of *socket*, or without it in that of this thread.
+    Raises `ParameterError` if the sizes of the messages do not add up.
     """
     cdef Family *family = family_of(nfproto)
     cdef int names_from = -1 if socket is None else socket.channel.held.fd

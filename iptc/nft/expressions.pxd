@@ -1,4 +1,4 @@
-# What the expressions of nf_tables look like to C, and how other modules write and read them.
+# The expressions of nf_tables as C declares them, and the functions with which other modules read and write them.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -98,9 +98,9 @@ cdef extern from *:
 cdef enum:
     FIELDS = 16
     REGISTERS = 16
-    WIDEST = 16              # the bytes that a register holds
+    WIDEST = 16              # the size of a register in bytes
 
-# An expression that is being written: where it begins, and where its attributes do.
+# An expression that is being written: where it begins, and where its attributes begin.
 cdef struct Open:
     size_t element
     size_t data
@@ -108,7 +108,7 @@ cdef struct Open:
 cdef Open expression_begin(Writer *writer, const char *name) noexcept nogil
 cdef void expression_end(Writer *writer, Open open) noexcept nogil
 
-# The attributes of one expression, by their kind; NULL: it is not there.
+# The attributes of one expression, by kind. NULL: it does not have that attribute.
 cdef struct Fields:
     const char *data[FIELDS]
     uint32_t length[FIELDS]
@@ -130,12 +130,12 @@ cdef enum Holding:
     PAYLOAD
     DATA
 
-# What one register holds, and whether a comparison has looked at it.
+# The content of one register, and whether a comparison has used it.
 cdef struct Register:
     Holding holding
     bint compared
     bint masked
-    uint32_t key             # of META; the base of PAYLOAD
+    uint32_t key             # the key of META, or the base of PAYLOAD
     uint32_t offset
     uint32_t length
     unsigned char bits[WIDEST]       # the mask, or the data

@@ -1,1 +1,1 @@
-"""What `nft.expressions` gives to the rest of the package: to C alone."""
+"""What `nft.expressions` gives to the rest of the package: to C only."""

@@ -16,7 +16,7 @@ from .._verdicts cimport Verdict, verdict_coded
 from ..language.plugins cimport text_of
 
 cdef Open expression_begin(Writer *writer, const char *name) noexcept nogil:
-    """Begin an expression, which `_end` ends."""
+    """Begin an expression. `expression_end` ends it."""
     cdef Open open
     open.element = nest(writer, NFTA_LIST_ELEM)
     put_text(writer, NFTA_EXPR_NAME, name)
@@ -30,7 +30,8 @@ cdef void expression_end(Writer *writer, Open open) noexcept nogil:
 
 
 cdef bint expression_next(Attribute *cursor, Attribute *name, Fields *fields) noexcept nogil:
-    """Read the next expression of a list: its name, and its attributes where they are known here; False at the end."""
+    """Read the next expression of a list: its name, and its attributes as far as this module knows them. Return False
+    at the end."""
     cdef Attribute inner
     while attribute_next(cursor):
         if cursor.kind != NFTA_LIST_ELEM:
@@ -49,19 +50,19 @@ cdef bint expression_next(Attribute *cursor, Attribute *name, Fields *fields) no
 
 
 cdef dict _REFERENCES = {
-    # expression: ((the attribute that holds a name, what stands before it), …)
+    # expression: ((the attribute that is a name, the characters before that name), ...)
     "lookup": ((NFTA_LOOKUP_SET, "@"),), "dynset": ((NFTA_DYNSET_SET_NAME,
                                                      "@"),), "flow_offload": ((NFTA_FLOW_TABLE_NAME, "@"),),
     "objref": ((NFTA_OBJREF_IMM_NAME, ""), (NFTA_OBJREF_SET_NAME, "@")),
     "match": ((NFTA_MATCH_NAME, ""),), "target": ((NFTA_TARGET_NAME, ""),),
 }
 
-# what else `nft` writes for the code of a verdict
+# The names that `nft` prints for other codes than those of `_verdicts`.
 cdef dict _CODES = {NFT_BREAK: "break", NFT_CONTINUE: "continue", NFT_GOTO: "goto", NFT_JUMP: "jump"}
 
 
 cdef str expression_text(const Attribute *element):
-    """The name of an expression, and what it refers to by name: `cmp`, `lookup @set`, `immediate jump web`."""
+    """Return the name of an expression, and the name that it refers to: `cmp`, `lookup @set`, `immediate jump web`."""
     cdef Attribute inner, name, data
     cdef Fields fields
     cdef str text, sign
@@ -85,7 +86,7 @@ cdef str expression_text(const Attribute *element):
 
 
 cdef str _verdict_text(const Fields *immediate):
-    """The verdict of an `immediate` behind a space; nothing where it loads data."""
+    """Return a space and the verdict of an `immediate`, or "" if it loads data."""
     cdef Fields data, verdict
     cdef const Verdict *known
     cdef uint32_t code
@@ -103,12 +104,12 @@ cdef str _verdict_text(const Fields *immediate):
 
 
 cdef str _text_of(const char *text, uint32_t length):
-    """Text with or without its NUL; *text* may be NULL where there is none."""
+    """Return *text*, which may end with a NUL, as a string. *text* is NULL if the attribute is missing."""
     return "" if length == 0 else text_of(text, strnlen(text, length))
 
 
 cdef bint fields_read(Fields *fields, const char *data, size_t length) noexcept nogil:
-    """Sort the attributes in *length* bytes by their kind; False where they do not add up, or one is not known here."""
+    """Sort the attributes in *length* bytes by kind. Return False if the sizes do not add up, or a kind is unknown."""
     cdef Attribute cursor
     memset(fields, 0, sizeof(fields[0]))
     attribute_scan(&cursor, data, length)
@@ -121,7 +122,7 @@ cdef bint fields_read(Fields *fields, const char *data, size_t length) noexcept 
 
 
 cdef bint _copy_field(const Fields *fields, int kind, void *number, size_t size) noexcept nogil:
-    """The bytes of a number; False where it is not there, or of another size."""
+    """Copy the bytes of a number. Return False if the attribute is missing or has another size."""
     if fields.data[kind] == NULL or fields.length[kind] != size:
         return False
     memcpy(number, fields.data[kind], size)
@@ -129,7 +130,7 @@ cdef bint _copy_field(const Fields *fields, int kind, void *number, size_t size)
 
 
 cdef bint field_be16(const Fields *fields, int kind, uint16_t *number) noexcept nogil:
-    """Read a number; False where it is not there. So do the two below."""
+    """Read a number in network order. Return False if the attribute is missing or has another size."""
     if not _copy_field(fields, kind, number, sizeof(number[0])):
         return False
     number[0] = htons(number[0])
@@ -151,14 +152,14 @@ cdef bint field_be64(const Fields *fields, int kind, uint64_t *number) noexcept 
 
 
 cdef void put_data(Writer *writer, int kind, const void *data, size_t length) noexcept nogil:
-    """Write struct nft_data."""
+    """Write an attribute with *data* (struct nft_data)."""
     cdef size_t start = nest(writer, kind)
     put(writer, NFTA_DATA_VALUE, data, length)
     nest_end(writer, start)
 
 
 cdef const unsigned char *field_data(const Fields *fields, int kind, uint32_t *length) noexcept nogil:
-    """The bytes in struct nft_data, from 1 to 16; NULL where there are none."""
+    """Return the 1 to 16 bytes in an attribute with data (struct nft_data), or NULL."""
     cdef Fields inner
     if fields.data[kind] == NULL or not fields_read(&inner, fields.data[kind], fields.length[kind]):
         return NULL
@@ -169,7 +170,7 @@ cdef const unsigned char *field_data(const Fields *fields, int kind, uint32_t *l
 
 
 cdef Register *register_of(Register *registers, const Fields *fields, int kind) noexcept nogil:
-    """The register that an expression names: those of 16 bytes lie over those of 4."""
+    """Return the register that an expression names. A register of 16 bytes overlaps four registers of 4 bytes."""
     cdef uint32_t number
     if not field_be32(fields, kind, &number):
         return NULL
@@ -181,7 +182,7 @@ cdef Register *register_of(Register *registers, const Fields *fields, int kind) 
 
 
 cdef bint register_settled(const Register *register) noexcept nogil:
-    """Whether nothing is lost when the register is forgotten. iptables-nft loads a name for `-i +`, and looks at
+    """Whether the content of the register was used, or need not be: for `-i +` iptables-nft loads a name and compares
     nothing."""
     if register.holding == META and not register.compared:
         return register.key == NFT_META_IIFNAME or register.key == NFT_META_OIFNAME
@@ -190,8 +191,8 @@ cdef bint register_settled(const Register *register) noexcept nogil:
 
 cdef Register *register_load(Register *registers, const Fields *fields, int kind, Holding holding,
                              uint32_t length) noexcept nogil:
-    """The register that an expression fills with *length* bytes, empty, and those that it overlaps with it; NULL: not
-    so."""
+    """Empty the register that an expression fills with *length* bytes, and the registers that overlap it. Return it, or
+    NULL if the expression has no such register."""
     cdef Register *register = register_of(registers, fields, kind)
     cdef Register *other
     cdef uint32_t slot
@@ -212,7 +213,7 @@ cdef Register *register_load(Register *registers, const Fields *fields, int kind
 
 
 cdef void put_payload(Writer *writer, int base, int offset, int length) noexcept nogil:
-    """Load bytes of a header into the first register, which all that we write uses."""
+    """Load bytes of a header into the first register, the only one that our rules use."""
     cdef Open open = expression_begin(writer, b"payload")
     put_be32(writer, NFTA_PAYLOAD_DREG, NFT_REG_1)
     put_be32(writer, NFTA_PAYLOAD_BASE, base)
@@ -268,7 +269,7 @@ cdef void put_mask(Writer *writer, const void *mask, size_t length) noexcept nog
 
 
 cdef bint load_masked(Register *registers, const Fields *fields) noexcept nogil:
-    """A mask; other operations have no form in iptables."""
+    """Read a mask. Other operations of `bitwise` have no equivalent in iptables."""
     cdef Register *source = register_of(registers, fields, NFTA_BITWISE_SREG)
     cdef Register *register
     cdef Register masked

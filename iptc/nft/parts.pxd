@@ -1,4 +1,4 @@
-# What the payloads that expressions stand for look like to C, and one rule on its way.
+# The payloads that have an equivalent in expressions, as C declares them; and a rule that is being read.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -78,25 +78,25 @@ cdef extern from *:
 # --------------------------------------------------------------------- a rule
 
 cdef enum:
-    ENTRY_MOST = 0xfff8          # an entry's size has 16 bits and is a multiple of 8
-    TRANSPORTS_MOST = 4          # so many conditions on one and the same port are read
+    ENTRY_MOST = 0xfff8          # the largest size of an entry: it has 16 bits, and is a multiple of 8
+    TRANSPORTS_MOST = 4          # the most conditions on the same port
 
-# One rule on its way into an entry, which grows where ENTRY_MOST bytes are.
+# A rule that is being read into an entry. The entry has ENTRY_MOST bytes.
 cdef struct Reading:
     Family *family
     char *entry
     size_t length
-    size_t target            # where the target stands, 0: there is none yet
-    size_t transports[TRANSPORTS_MOST]   # where the matches stand that this rule's ports and flags go into
+    size_t target            # the offset of the target; 0 if it was not read yet
+    size_t transports[TRANSPORTS_MOST]   # the offsets of the tcp or udp matches that get the ports and flags
     int seen
-    int told[TRANSPORTS_MOST]            # what was read of each of them
+    int told[TRANSPORTS_MOST]            # for each of them, what was read: SEEN_*
     bint counted             # whether the first counter was read
     uint64_t packets
     uint64_t size
-    const char *comment      # what the user data say, a match before the target
+    const char *comment      # the comment in the user data, which becomes the last match
     uint32_t comment_length
     Register registers[REGISTERS]
-    int names_from           # a socket in the network namespace that knows the interfaces; -1: that of this thread does
+    int names_from           # a socket in the network namespace that has the interfaces; -1: that of this thread
 
 cdef void put_base(Writer *writer, Family *family, const char *entry, bint compat, bint old) noexcept nogil
 cdef int count_transports(Family *family, const char *entry) noexcept nogil

@@ -1,1 +1,1 @@
-"""What `nft.parts` gives to the rest of the package: to C alone."""
+"""What `nft.parts` gives to the rest of the package: to C only."""

@@ -40,32 +40,32 @@ cdef enum:
     INTERFACE_INDEX = 4
     COMMENT_ROOM = 256           # struct xt_comment_info
 
-    # what was read of a rule: each can be said once
+    # what was read of a rule: each may be there only once
     SEEN_SRC = 1 << 0
     SEEN_IN = 1 << 2
     SEEN_PROTO = 1 << 4
     SEEN_FRAGMENT = 1 << 5
-    # and of a match of tcp or udp
+    # what was read of a tcp or udp match
     SEEN_TCP_FLAGS = 1 << 6
     SEEN_SPORT = 1 << 7
-    SEEN_HALF_SPORT = 1 << 9     # a limit on one side, which another may meet
+    SEEN_HALF_SPORT = 1 << 9     # one limit of a range of ports; the other one may follow
 
-cdef const char *NOWHERE = b"INVAL/D"        # the interface that iptables-nft writes for `! -i +`
+cdef const char *NOWHERE = b"INVAL/D"        # the interface name that iptables-nft writes for `! -i +`
 
 # --------------------------------------------------------- the base part
 
 cdef inline unsigned char *_address(Family *family, const char *entry, int which) noexcept nogil:
-    """src, dst, smsk, dmsk are 0 to 3."""
+    """Return an address or a mask: *which* is 0 for src, 1 for dst, 2 for smsk, 3 for dmsk."""
     return <unsigned char *> entry + which * family.address
 
 
 cdef inline char *_interface(Family *family, const char *entry, int which) noexcept nogil:
-    """iniface, outiface, and their masks, are 0 to 3."""
+    """Return an interface or a mask: *which* is 0 for iniface, 1 for outiface, 2 and 3 for their masks."""
     return <char *> entry + 4 * family.address + which * IFNAMSIZ
 
 
 cdef inline uint8_t *_flags(Family *family, const char *entry) noexcept nogil:
-    """flags, and invflags behind it."""
+    """Return the address of flags, which invflags follows."""
     return <uint8_t *> entry + family.flags
 
 
@@ -74,13 +74,13 @@ cdef inline uint16_t *_protocol(Family *family, const char *entry) noexcept nogi
 
 
 cdef inline uint32_t _source_at(Family *family) noexcept nogil:
-    """Where the source address stands in the packet; the destination stands behind it."""
+    """Return the offset of the source address in the packet. The destination address follows it."""
     return 12 if family.nfproto == NFPROTO_IPV4 else 8
 
 
 cdef void put_base(Writer *writer, Family *family, const char *entry, bint compat, bint old) noexcept nogil:
-    """The conditions of the base part, in the order of the iptables that is installed: up to 1.8.9 (*old*), or
-    later."""
+    """Write the conditions of the base part, in the order in which the installed iptables does: 1.8.9 and older
+    (*old*), or newer."""
     cdef int which
     if not old:
         for which in range(2):
@@ -115,8 +115,8 @@ cdef void _put_address(Writer *writer, Family *family, const char *entry, int wh
         whole_bytes = whole_bytes and mask[i] == 0
     if any_address and not inverted:
         return
-    # for `! -s 0/0` no byte is compared, as by iptables-nft, and the kernel refuses that; iptables older than 1.8.7
-    # does not read a network from the length that is compared
+    # for `! -s 0/0` no byte is compared, as by iptables-nft, and the kernel refuses that. iptables before 1.8.7 does
+    # not read a network from the number of compared bytes
     if any_address or whole_bytes and (ones == length or not compat):
         put_payload(writer, NFT_PAYLOAD_NETWORK_HEADER, offset, ones)
         put_cmp(writer, equality(inverted), address, ones)
@@ -129,11 +129,11 @@ cdef void _put_address(Writer *writer, Family *family, const char *entry, int wh
 cdef bint _read_address(Reading *reading, int which, const unsigned char *address, const unsigned char *mask,
                         uint32_t length,
                         bint inverted) noexcept nogil:
-    """The first *length* bytes of an address; *mask* is NULL where all their bits count."""
+    """Read the first *length* bytes of an address. *mask* is NULL if all their bits are compared."""
     if reading.seen & SEEN_SRC << which:
         return False
     if inverted and mask != NULL and _is_zero(mask, length):
-        return False             # no packet: iptables cannot write that
+        return False             # this matches no packet, and iptables cannot write it
     reading.seen |= SEEN_SRC << which
     memcpy(_address(reading.family, reading.entry, which), address, length)
     if mask != NULL:
@@ -158,7 +158,7 @@ cdef void _put_interface(Writer *writer, Family *family, const char *entry, int 
     if inverted and (masked == 0 or masked == 2 and memcmp(name, b"+", 2) == 0):
         put_cmp(writer, NFT_CMP_EQ, NOWHERE, strlen(NOWHERE) + 1)
     else:
-        # a name is compared with its NUL, what a + ends is not
+        # a whole name is compared with its NUL, the beginning of a name (`eth+`) without
         put_cmp(writer, equality(inverted), name, length + 1 if masked > length else masked)
 
 
@@ -222,7 +222,7 @@ cdef void _put_protocol(Writer *writer, Family *family, const char *entry, bint 
 cdef bint _read_protocol(Reading *reading, uint8_t protocol, bint inverted) noexcept nogil:
     cdef uint8_t *flags = _flags(reading.family, reading.entry)
     if reading.seen & SEEN_PROTO:
-        # the header's and the transport's, which nft may both write
+        # nft may write the protocol twice: of the network header and of the transport header
         return _protocol(reading.family, reading.entry)[0] == protocol and not inverted and not flags[1] & IPT_INV_PROTO
     if not protocol:
         return False
@@ -257,7 +257,8 @@ cdef bint _read_fragment(Reading *reading, const Register *register, const unsig
 
 
 cdef bint _read_network(Reading *reading, Register *register, int relation, const unsigned char *data) noexcept nogil:
-    """A comparison with the network header. nft joins neighbouring fields into one, iptables-nft does not."""
+    """Read a comparison with the network header. nft may compare neighbouring fields together; iptables-nft does
+    not."""
     cdef bint v4 = reading.family.nfproto == NFPROTO_IPV4
     cdef bint inverted = relation == NFT_CMP_NEQ
     cdef unsigned char *mask = register.bits
@@ -287,10 +288,10 @@ cdef bint _read_network(Reading *reading, Register *register, int relation, cons
     return True
 
 
-# ------------------------------------ matches that expressions stand for
+# ------------------------------------ matches that expressions replace
 
 cdef char *_add(Reading *reading, const char *name, size_t name_length, int revision, size_t size) noexcept nogil:
-    """Append a match or target with *size* bytes of data, all zero; NULL where it would not be one of this rule."""
+    """Append a match or target with *size* zero bytes of data. Return its data, or NULL if the rule cannot have it."""
     cdef size_t whole = (PAYLOAD_HEADER + size + 7) & ~<size_t> 7
     cdef xt_entry_match *payload = <xt_entry_match *> (reading.entry + reading.length)
     if reading.target or reading.length + whole > ENTRY_MOST or not 0 < name_length < XT_EXTENSION_MAXNAMELEN:
@@ -308,13 +309,13 @@ cdef char *_add_match(Reading *reading, const char *name, int revision, size_t s
 
 
 cdef bint _is_named(const xt_entry_match *payload, const char *name, int revision, size_t size) noexcept nogil:
-    """Whether a match is *name* with data of at least *size* bytes."""
+    """Whether a match is *name* in this revision, with at least *size* bytes of data."""
     return (payload.u.user.revision == revision and payload.u.match_size >= PAYLOAD_HEADER + size
             and strcmp(payload.u.user.name, name) == 0)
 
 
 cdef void _put_port(Writer *writer, int offset, const uint16_t *ports, bint inverted) noexcept nogil:
-    """One port or range, at *offset* of the transport header."""
+    """Write one port or one range of ports, at *offset* in the transport header."""
     cdef uint16_t low = htons(ports[0]), high = htons(ports[1])
     cdef Open open
     if ports[0] == 0 and ports[1] == 0xffff and not inverted:
@@ -334,7 +335,8 @@ cdef void _put_port(Writer *writer, int offset, const uint16_t *ports, bint inve
 
 
 cdef void _put_ports(Writer *writer, const xt_udp *match, uint8_t inverted) noexcept nogil:
-    """The ports of udp, or of tcp, which has them in the same place; *inverted* has XT_UDP_INV_SRCPT and …_DSTPT."""
+    """Write the ports of udp or tcp, which have the same layout. *inverted* has XT_UDP_INV_SRCPT and
+    XT_UDP_INV_DSTPT."""
     cdef uint16_t both[2]
     if not inverted and match.spts[0] and match.spts[0] == match.spts[1] and match.dpts[0] \
             and match.dpts[0] == match.dpts[1]:
@@ -374,10 +376,10 @@ cdef bint _put_tcp(Writer *writer, const xt_tcp *match) noexcept nogil:
 
 
 cdef xt_tcp *_transport(Reading *reading, int what, int unless) noexcept nogil:
-    """The match for the ports or flags that expressions of this rule compare: the first of which *unless* was not read,
-    where *what* is now noted. NULL where the rule can have none.
+    """Return the match for ports or flags that were just read, or NULL if the rule cannot have one.
 
-    So several matches that say different things are read as one, as iptables-nft reads them, and no condition is lost.
+    It is the first match for which none of *unless* was read. *what* is recorded for it. So several matches with
+    different conditions are read as one, as iptables-nft does, and no condition is lost.
     """
     cdef uint16_t protocol = _protocol(reading.family, reading.entry)[0]
     cdef xt_tcp *match
@@ -401,7 +403,7 @@ cdef xt_tcp *_transport(Reading *reading, int what, int unless) noexcept nogil:
 
 
 cdef bint _read_port(Reading *reading, int which, uint32_t low, uint32_t high, bint inverted, bint half) noexcept nogil:
-    """Ports from *low* to *high*, of the source or the destination; *half*: two such make a range."""
+    """Read the ports *low* to *high* of the source (0) or destination (1). *half*: one limit of a range."""
     cdef int whole = SEEN_SPORT << which, part = SEEN_HALF_SPORT << which
     cdef xt_tcp *match = _transport(reading, part if half else whole, whole if half else whole | part)
     cdef uint16_t *ports
@@ -468,7 +470,7 @@ cdef bint _read_tcp_flags(Reading *reading, uint8_t mask, uint8_t flags, bint in
 
 
 cdef bint _read_icmp(Reading *reading, const unsigned char *data, uint32_t length, bint inverted) noexcept nogil:
-    """A type, or a type and a code. A code alone has no form in iptables, where type 255 is any."""
+    """Read a type, or a type and a code. A code alone has no equivalent in iptables, where type 255 means any."""
     cdef ipt_icmp *match
     if data[0] == 0xff or length > 2:
         return False
@@ -485,7 +487,7 @@ cdef bint _read_icmp(Reading *reading, const unsigned char *data, uint32_t lengt
 
 cdef bint _read_transport(Reading *reading, const Register *register, int relation,
                           const unsigned char *data) noexcept nogil:
-    """A comparison with the header of the protocol that was compared before."""
+    """Read a comparison with the header of the transport protocol, which an earlier expression has compared."""
     cdef uint16_t protocol = _protocol(reading.family, reading.entry)[0]
     cdef bint inverted = relation == NFT_CMP_NEQ
     cdef bint plain = relation == NFT_CMP_EQ or inverted
@@ -496,7 +498,7 @@ cdef bint _read_transport(Reading *reading, const Register *register, int relati
     if protocol == (IPPROTO_ICMP if reading.family.nfproto == NFPROTO_IPV4 else IPPROTO_ICMPV6):
         return plain and register.offset == 0 and _read_icmp(reading, data, register.length, inverted)
     if register.offset == 0 and register.length == 4:
-        # `! --sport … ! --dport …` is written so by iptables-nft 1.8.8 and 1.8.9
+        # iptables-nft 1.8.8 and 1.8.9 write `! --sport … ! --dport …` in this way
         return plain and _read_port_cmp(reading, 0, relation, data) and _read_port_cmp(reading, 1, relation, data + 2)
     if register.length == 2 and (register.offset == 0 or register.offset == 2):
         return _read_port_cmp(reading, register.offset != 0, relation, data)
@@ -504,7 +506,7 @@ cdef bint _read_transport(Reading *reading, const Register *register, int relati
 
 
 cdef bint _read_ttl(Reading *reading, int relation, uint8_t ttl) noexcept nogil:
-    """`-m ttl`, and `-m hl`, which has the same form."""
+    """Read `-m ttl`, or `-m hl`, which has the same layout."""
     cdef uint8_t mode
     cdef ipt_ttl_info *match
     if relation == NFT_CMP_EQ:
@@ -559,7 +561,7 @@ cdef bint _read_pkttype(Reading *reading, uint8_t kind, bint inverted) noexcept 
 
 
 cdef uint64_t _limit_period(uint32_t average) noexcept nogil:
-    """The seconds over which iptables counts a rate: as few as it prints it with."""
+    """Return the period in seconds over which iptables counts a rate: the shortest with which it prints the rate."""
     cdef uint64_t period = 86400, shorter
     cdef int i
     for i in range(3):
@@ -579,7 +581,7 @@ cdef bint _put_limit(Writer *writer, const xt_rateinfo *match) noexcept nogil:
     period = _limit_period(match.avg)
     rate = period * XT_LIMIT_SCALE // match.avg
     if rate == 0 or period * XT_LIMIT_SCALE // rate != match.avg:
-        return False             # it would read as another rate
+        return False             # it would be read as a different rate
     open = expression_begin(writer, b"limit")
     put_be64(writer, NFTA_LIMIT_RATE, rate)
     put_be64(writer, NFTA_LIMIT_UNIT, period)
@@ -608,10 +610,10 @@ cdef bint _read_limit(Reading *reading, const Fields *fields) noexcept nogil:
     return True
 
 
-# ------------------------------------ targets that expressions stand for
+# ------------------------------------ targets that expressions replace
 
 cdef char *add_target(Reading *reading, const char *name, size_t name_length, int revision, size_t size) noexcept nogil:
-    """Append the target; a comment from the user data is the match before it."""
+    """Append the target. A comment from the user data becomes the match before it."""
     cdef char *room
     cdef size_t at
     if reading.comment_length and not reading.target:
@@ -627,7 +629,7 @@ cdef char *add_target(Reading *reading, const char *name, size_t name_length, in
 
 
 cdef bint _add_verdict(Reading *reading, const char *name) noexcept nogil:
-    """Append a verdict, a jump, or, with an empty name, no target."""
+    """Append a verdict or a jump. An empty name means no target."""
     cdef char *room = add_target(reading, b"standard", 8, 0, STANDARD_SIZE - PAYLOAD_HEADER)
     if room != NULL:
         mark_verdict(room - PAYLOAD_HEADER, name)
@@ -649,7 +651,7 @@ cdef void _put_verdict(Writer *writer, int32_t code, const char *chain) noexcept
 
 
 cdef bint _read_immediate(Reading *reading, const Fields *fields) noexcept nogil:
-    """A verdict, or data for the target that comes next."""
+    """Read a verdict, or data for the target that follows."""
     cdef Fields data, verdict
     cdef const Verdict *known
     cdef Register *register
@@ -679,14 +681,14 @@ cdef bint _read_immediate(Reading *reading, const Fields *fields) noexcept nogil
     memcpy(chain, verdict.data[NFTA_VERDICT_CHAIN], length)
     chain[length] = 0
     if is_verdict_name(chain):
-        return False             # as a target, the name would not be that of the chain
+        return False             # a chain with this name would be taken for a verdict
     if <int32_t> code == NFT_GOTO:
         _flags(reading.family, reading.entry)[0] |= reading.family.goto_flag
     return _add_verdict(reading, chain)
 
 
 cdef void _put_trace(Writer *writer) noexcept nogil:
-    """TRACE, which as an extension would be for table raw alone."""
+    """Write TRACE in expressions. As an extension the kernel accepts it only in table raw."""
     cdef Open open = expression_begin(writer, b"immediate")
     cdef uint8_t on = 1
     put_be32(writer, NFTA_IMMEDIATE_DREG, NFT_REG32_01)
@@ -699,7 +701,7 @@ cdef void _put_trace(Writer *writer) noexcept nogil:
 
 
 cdef bint _read_meta_target(Reading *reading, const Fields *fields) noexcept nogil:
-    """TRACE, or a mark that is set whatever it was."""
+    """Read TRACE, or MARK that sets a whole mark."""
     cdef uint32_t key
     cdef Register *register = register_of(reading.registers, fields, NFTA_META_SREG)
     cdef xt_mark_tginfo2 *target
@@ -718,13 +720,14 @@ cdef bint _read_meta_target(Reading *reading, const Fields *fields) noexcept nog
 
 
 cdef bint _put_log(Writer *writer, const xt_nflog_info *target, size_t room) noexcept nogil:
-    """NFLOG, whose prefix may be longer than its structure has it; *room* is the size of its data."""
+    """Write NFLOG. Its prefix may be longer than the extension's structure has room for. *room* is the size of its
+    data."""
     cdef size_t length
     cdef char prefix[NFLOG_LONG_ROOM]
     cdef Open open
     cdef uint16_t number
     if room < sizeof(xt_nflog_info) or target.flags & ~XT_NFLOG_F_COPY_LEN:
-        return False             # the length of `--nflog-range`, without the flag, has never had a meaning
+        return False             # a length without its flag, as `--nflog-range` sets it, never had an effect
     length = strnlen(target.prefix, room - NFLOG_PREFIX)
     if length >= NFLOG_LONG_ROOM:
         return False
@@ -745,14 +748,14 @@ cdef bint _put_log(Writer *writer, const xt_nflog_info *target, size_t room) noe
 
 
 cdef bint has_range(Family *family, const char *entry) noexcept nogil:
-    """Whether an entry ends with NFLOG and `--nflog-range`, which is lost in an expression."""
+    """Whether the target of an entry is NFLOG with `--nflog-range`, which an expression cannot express."""
     cdef const xt_entry_match *target = <const xt_entry_match *> (entry + target_offset(family, entry))
     cdef const xt_nflog_info *info = <const xt_nflog_info *> target.data
     return _is_named(target, b"NFLOG", 0, sizeof(xt_nflog_info)) and info.len != 0 and info.flags == 0
 
 
 cdef bint _read_log(Reading *reading, const Fields *fields) noexcept nogil:
-    """NFLOG; what goes to the kernel's own log has no group."""
+    """Read NFLOG. A `log` expression without a group writes to the kernel's log, and is another target."""
     cdef uint16_t group, threshold = 0
     cdef uint32_t snaplen = 0
     cdef size_t length = 0
@@ -814,7 +817,7 @@ cdef bint _read_compat(Reading *reading, bint is_target, const Fields *fields) n
 
 
 cdef void put_compat_protocol(Writer *writer, Family *family, const char *entry) noexcept nogil:
-    """The protocol that the kernel checks extensions against."""
+    """Write the protocol that the kernel gives to the extensions of the rule when it checks them."""
     cdef size_t start = nest(writer, NFTA_RULE_COMPAT)
     put_be32(writer, NFTA_RULE_COMPAT_PROTO, _protocol(family, entry)[0])
     put_be32(writer, NFTA_RULE_COMPAT_FLAGS, NFT_RULE_COMPAT_F_INV if _flags(family, entry)[1] & IPT_INV_PROTO else 0)
@@ -825,17 +828,19 @@ cdef void put_compat_protocol(Writer *writer, Family *family, const char *entry)
 
 cdef void _put_match(Writer *writer, uint16_t protocol, const xt_entry_match *match, bint compat,
                      bint as_port) noexcept nogil:
-    """A match in expressions where they can say it and *compat* is not asked for, else as it is; not *as_port*: those
-    of tcp and udp as they are."""
+    """Write a match in expressions, if there is an equivalent and *compat* is false, and otherwise unchanged.
+
+    *as_port* false: write tcp and udp unchanged.
+    """
     cdef bint is_tcp = _is_named(match, b"tcp", 0, sizeof(xt_tcp))
     cdef bint is_udp = _is_named(match, b"udp", 0, sizeof(xt_udp))
     cdef bint done = False
     if _is_named(match, b"limit", 0, sizeof(xt_rateinfo)):
-        done = _put_limit(writer, <const xt_rateinfo *> match.data)      # every release reads it
+        done = _put_limit(writer, <const xt_rateinfo *> match.data)      # all releases read it
     elif compat or not as_port and (is_tcp or is_udp):
         pass
     elif is_tcp:
-        # ports without their protocol are left to the kernel to refuse
+        # a condition on ports without the protocol: written unchanged, so that the kernel refuses it
         done = protocol == IPPROTO_TCP and _put_tcp(writer, <const xt_tcp *> match.data)
     elif is_udp:
         done = protocol == IPPROTO_UDP and _put_udp(writer, <const xt_udp *> match.data)
@@ -846,7 +851,7 @@ cdef void _put_match(Writer *writer, uint16_t protocol, const xt_entry_match *ma
 
 
 cdef int count_transports(Family *family, const char *entry) noexcept nogil:
-    """How many matches of tcp and udp an entry has."""
+    """Return the number of tcp and udp matches in an entry."""
     cdef Payloads at = payloads_of(family, entry)
     cdef const char *name
     cdef int count = 0
@@ -857,7 +862,7 @@ cdef int count_transports(Family *family, const char *entry) noexcept nogil:
 
 
 cdef void put_matches(Writer *writer, Family *family, const char *entry, bint compat) noexcept nogil:
-    """All matches of an entry."""
+    """Write all matches of an entry."""
     cdef Payloads at = payloads_of(family, entry)
     cdef bint as_port = count_transports(family, entry) <= TRANSPORTS_MOST
     while next_payload(&at):
@@ -866,7 +871,7 @@ cdef void put_matches(Writer *writer, Family *family, const char *entry, bint co
 
 
 cdef void put_target(Writer *writer, Family *family, const char *entry, bint compat) noexcept nogil:
-    """The target of an entry, or nothing where it has none."""
+    """Write the target of an entry, if it has one."""
     cdef const xt_entry_match *target = <const xt_entry_match *> (entry + target_offset(family, entry))
     cdef bint is_goto = _flags(family, entry)[0] & family.goto_flag
     cdef const char *name = <const char *> target.u.user.name
@@ -881,7 +886,7 @@ cdef void put_target(Writer *writer, Family *family, const char *entry, bint com
     elif verdict != NULL and verdict.code != VERDICT_NO_CODE:
         _put_verdict(writer, verdict.code, NULL)
     elif verdict != NULL:
-        _put_compat(writer, True, target)        # the kernel has no such target, and says so
+        _put_compat(writer, True, target)        # nf_tables has no such verdict, so the kernel refuses this
     elif name[0]:
         memset(chain, 0, sizeof(chain))
         memcpy(chain, name, strnlen(name, sizeof(chain) - 1))
@@ -928,7 +933,7 @@ cdef bint _read_cmp(Reading *reading, const Fields *fields) noexcept nogil:
 
 cdef bint _read_expression(Reading *reading, const Attribute *name, const Fields *fields) noexcept nogil:
     if reading.target:
-        return False             # nothing follows a target
+        return False             # an expression after the target
     if attribute_text(name, b"payload"):
         return load_payload(reading.registers, fields)
     if attribute_text(name, b"cmp"):
@@ -951,7 +956,7 @@ cdef bint _read_expression(Reading *reading, const Attribute *name, const Fields
 
 
 cdef void reading_begin(Reading *reading, Family *family, char *room) noexcept nogil:
-    """Begin to read a rule into an entry at *room*."""
+    """Prepare to read a rule into an entry at *room*."""
     memset(reading, 0, sizeof(reading[0]))
     memset(room, 0, family.header)
     reading.family = family
@@ -961,7 +966,8 @@ cdef void reading_begin(Reading *reading, Family *family, char *room) noexcept n
 
 
 cdef bint read_expressions(Reading *reading, const char *data, size_t length) noexcept nogil:
-    """Read a rule's expressions into its entry, and its first counter; False where they are no rule of iptables."""
+    """Read the expressions of a rule into its entry, with the first counter. Return False if it is no rule of
+    iptables."""
     cdef Attribute cursor, name
     cdef Fields fields
     cdef bint readable = True

@@ -390,7 +390,7 @@ class TablePlan(ArrangesByMessages):
         )
 
     def drop_chain(self, name: str) -> None:
-        """Delete an empty builtin chain, as if nobody had ever used it."""
+        """Delete an empty builtin chain, as if no program had ever used it."""
         chain = self._chain(name)
         if chain.handle:
             self._drop_chain(chain)

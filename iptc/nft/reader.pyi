@@ -6,7 +6,7 @@ HOOKS: tuple[str, ...]
 BUILTIN_CHAINS: dict[str, tuple[tuple[int, str, int], ...]]
 
 class NftScan(Scan):
-    """One socket and its buffers, kept: each `read` dumps the rules of each chain and takes their counters."""
+    """Reads the counters of a table again and again, with one socket and one set of buffers: it dumps each chain."""
 
     def __init__(
         self, nfproto: int, table: str, socket: Socket | None = None, there: Namespace | None = None

@@ -35,8 +35,9 @@ cdef enum:
     NF_DROP = 0
     NF_ACCEPT = 1
     ATTEMPTS = 64
-    PATIENCE = 4                 # attempts at one generation for all chains
-    WORTH_TWO = 1024             # rules that are worth a second thread, which costs as much as some fifty
+    PATIENCE = 4                 # how often all chains are read again if the generation has changed meanwhile
+    # with so many rules a second thread is worth its cost, which is that of about fifty rules
+    WORTH_TWO = 1024
 
 # The base chains of iptables-nft: table -> ((hook, type, priority), …), in hook order.
 BUILTIN_CHAINS = {
@@ -59,7 +60,7 @@ cdef inline size_t _row_count(ChainList *chains) noexcept nogil:
 
 
 cdef ChainRow *_add_row(ChainList *chains, const char *name, size_t length) noexcept nogil:
-    """A new row for a chain, or NULL."""
+    """Add a row for a chain. Return it, or NULL if there is no memory."""
     cdef ChainRow *row
     cdef size_t whole = (length + 4) & ~<size_t> 3
     if not writer_reserve(&chains.rows, sizeof(ChainRow)) or not writer_reserve(&chains.names, whole):
@@ -97,7 +98,7 @@ cdef struct ChainSeen:
 
 
 cdef void _read_chain(const char *table, const Message *message, ChainSeen *seen) noexcept nogil:
-    """What a message says of a chain."""
+    """Read the message of a chain into *seen*."""
     cdef Attribute attribute, inner
     memset(seen, 0, sizeof(seen[0]))
     seen.row.policy = NF_ACCEPT
@@ -128,7 +129,7 @@ cdef void _read_chain(const char *table, const Message *message, ChainSeen *seen
 
 
 cdef int _which_builtin(Ruleset *ruleset, const ChainSeen *seen) noexcept nogil:
-    """The number of the builtin chain that this is; -1 for a user chain, -2 for a chain that iptables does not know."""
+    """Return the number of the builtin chain; -1 for a user chain; -2 for a base chain that iptables does not know."""
     cdef int i
     cdef Builtin *builtin
     for i in range(ruleset.builtin_count):
@@ -190,7 +191,8 @@ cdef int _by_name(const void *one, const void *other) noexcept nogil:
 
 
 cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noexcept nogil:
-    """The chains of the table: builtin ones in hook order, used or not, then user chains by name. 0, or an errno."""
+    """List the chains of the table: builtin chains in the order of their hooks, also those that do not exist, then user
+    chains by name. Return 0 or an errno."""
     cdef bint interrupted
     cdef int failed, i
     cdef size_t j
@@ -228,7 +230,7 @@ cdef struct Look:
 
 
 cdef int _take_one(void *context, const Message *message) noexcept nogil:
-    """A chain that was asked for by name."""
+    """Take the message of the chain that was asked for by name."""
     cdef Look *look = <Look *> context
     cdef ChainSeen seen
     if message.kind == NFT_MSG_NEWCHAIN:
@@ -243,7 +245,7 @@ cdef int _ignore(void *context, const Message *message) noexcept nogil:
 
 
 cdef int _take_policy(void *context, const Message *message) noexcept nogil:
-    """Policy and counters of a chain that is known."""
+    """Take the policy and the counters of a known chain."""
     cdef ChainSeen seen
     cdef ChainRow *row = <ChainRow *> context
     if message.kind != NFT_MSG_NEWCHAIN:
@@ -255,7 +257,7 @@ cdef int _take_policy(void *context, const Message *message) noexcept nogil:
 
 
 cdef int _ask_about(Lane *lane, const ChainRow *row, int kind) noexcept nogil:
-    """Make `lane.question` name the table and the chain."""
+    """Write the names of the table and of the chain into `lane.question`."""
     cdef Ruleset *ruleset = lane.ruleset
     lane.question.length = 0
     lane.question.failed = 0
@@ -268,7 +270,7 @@ cdef int _ask_about(Lane *lane, const ChainRow *row, int kind) noexcept nogil:
 
 
 cdef int _read_policies(Lane *lane) noexcept nogil:
-    """The policies' counters now, of chains that are known."""
+    """Read the counters of the policies of the known chains."""
     cdef int i, failed
     cdef ChainRow *row
     cdef Ruleset *ruleset = lane.ruleset
@@ -286,7 +288,8 @@ cdef int _read_policies(Lane *lane) noexcept nogil:
 # ------------------------------------------------------------------- rules
 
 cdef void _absorb_expressions(Digest *digest, const Attribute *expressions, xt_counters *counters) noexcept nogil:
-    """Take what a rule says into *digest*, but for what packets change; its first counter goes to *counters*."""
+    """Add the content of a rule to *digest*, except numbers that packets change. Store its first counter in
+    *counters*."""
     cdef Attribute element, part, inner
     cdef const char *from_here = expressions.data
     cdef const char *end = expressions.data + expressions.length
@@ -356,10 +359,9 @@ cdef int _take_rule(void *context, const Message *message) noexcept nogil:
 
 
 cdef int _read_rules(Lane *lane, ChainRow *row) noexcept nogil:
-    """The rules of one chain as it was at one moment: 0, or an errno.
+    """Read the rules of one chain at one moment. Return 0 or an errno.
 
-    A dump that a commit interrupted, of whatever table, is made again; two of them that agree are as good as one
-    that nothing interrupted.
+    If a commit to any table interrupts the dump, it is repeated. Two interrupted dumps that are equal are accepted too.
     """
     cdef int attempt, failed
     cdef bint interrupted
@@ -380,12 +382,12 @@ cdef int _read_rules(Lane *lane, ChainRow *row) noexcept nogil:
 
 
 cdef bint _has_rules(const Lane *lane, const ChainRow *row) noexcept nogil:
-    # `use` counts what a batch that is not applied yet has done already
+    # `use` may already include rules of a batch that is not applied yet
     return row.end > row.first if lane.unchanged else row.handle != 0
 
 
 cdef void *_read_lane(void *context) noexcept nogil:
-    """The rules of all chains of the lane that have any."""
+    """Read the rules of all chains of the lane that have any."""
     cdef Lane *lane = <Lane *> context
     cdef size_t i, slot = 0
     cdef ChainRow *row
@@ -409,8 +411,8 @@ cdef void *_read_lane(void *context) noexcept nogil:
 
 
 cdef size_t _half(const Lane *lane) noexcept nogil:
-    """How many chains the first of two lanes should read, so that both have as much to do; all of them if that is
-    little."""
+    """Return how many chains the first of two lanes reads, so that both have equal work; all of them if there is little
+    work."""
     cdef Ruleset *ruleset = lane.ruleset
     cdef size_t i, count = _row_count(&ruleset.chains), work = 0, done = 0
     for i in range(count):
@@ -425,7 +427,7 @@ cdef size_t _half(const Lane *lane) noexcept nogil:
 
 
 cdef size_t _work(const Lane *lane, const ChainRow *row) noexcept nogil:
-    """What reading a chain costs, in rules: each dump costs as much as two."""
+    """Return the cost of reading a chain, in rules. A dump costs as much as two rules."""
     if not _has_rules(lane, row):
         return 0
     return 2 + (row.end - row.first if lane.unchanged else row.use)
@@ -433,12 +435,12 @@ cdef size_t _work(const Lane *lane, const ChainRow *row) noexcept nogil:
 
 cdef bint _has_two_cores() noexcept nogil:
     cdef cpu_set_t cores
-    # it fails where there are more cores than the set has room for
+    # the call fails if the machine has more cores than the set
     return sched_getaffinity(0, sizeof(cores), &cores) != 0 or CPU_COUNT(&cores) > 1
 
 
 cdef bint _join(Writer *first, const Writer *second) noexcept nogil:
-    """Put what is in *second* behind what is in *first*."""
+    """Append the content of *second* to *first*."""
     if not writer_reserve(first, second.length):
         return False
     if second.length:
@@ -448,8 +450,8 @@ cdef bint _join(Writer *first, const Writer *second) noexcept nogil:
 
 
 cdef int _read_all(Lane *lanes, bint unchanged) noexcept nogil:
-    """The rules of all chains: much of them on two sockets at a time, since the kernel makes a dump on the core that
-    asks for it."""
+    """Read the rules of all chains. If there are many, two threads read with a socket each: the kernel makes a dump on
+    the core of the thread that requests it."""
     cdef Ruleset *ruleset = lanes[0].ruleset
     cdef size_t i, shift, count = _row_count(&ruleset.chains)
     cdef pthread_t thread
@@ -460,7 +462,7 @@ cdef int _read_all(Lane *lanes, bint unchanged) noexcept nogil:
     two = lanes[0].end < count and _has_two_cores() and channel_beside(lanes[1].channel, lanes[0].channel)
     if two:
         lanes[1].begin = lanes[0].end
-        # signals are for the threads of the program
+        # block all signals in the new thread: handlers must run in the program's own threads
         sigfillset(&every)
         pthread_sigmask(SIG_SETMASK, &every, &usual)
         two = pthread_create(&thread, NULL, _read_lane, &lanes[1]) == 0
@@ -488,7 +490,7 @@ cdef int _read_all(Lane *lanes, bint unchanged) noexcept nogil:
 
 
 cdef int _read_table(Lane *lanes) noexcept nogil:
-    """Everything about the table: 0, or an errno; EAGAIN where others never stop to write."""
+    """Read the whole table. Return 0 or an errno; EAGAIN if chains come and go each time."""
     cdef Ruleset *ruleset = lanes[0].ruleset
     cdef Channel *channel = lanes[0].channel
     cdef int attempt, failed
@@ -504,7 +506,7 @@ cdef int _read_table(Lane *lanes) noexcept nogil:
         if not failed:
             failed = _read_all(lanes, unchanged)
         if failed == ENOENT or failed == EINTR:
-            continue                 # a chain went away, or came
+            continue                 # a chain was deleted or created meanwhile
         if not failed:
             failed = channel_generation(channel, &after)
         if failed:
@@ -524,10 +526,10 @@ cdef int _read_table(Lane *lanes) noexcept nogil:
 # --------------------------------------------------------------- the reader
 
 cdef class NftScan(Scan):
-    """One socket and its buffers, kept: each `read` dumps the rules of each chain and takes their counters."""
+    """Reads the counters of a table again and again, with one socket and one set of buffers: it dumps each chain."""
 
     cdef Socket socket
-    cdef bint owns                   # the socket goes with it
+    cdef bint owns                   # whether it closes the socket
     cdef Ruleset ruleset
     cdef Lane lanes[2]
     cdef str table
@@ -562,8 +564,8 @@ cdef class NftScan(Scan):
         self.digest = 0
 
     def __init__(self, int nfproto, str table not None, Socket socket=None, Namespace there=None):
-        """Ask on *socket*, or on one of its own in the network namespace *there*; `NotFound` for a table that iptables
-        does not know."""
+        """Use *socket*, or open one in the network namespace *there*. Raises `NotFound` if iptables has no table
+        *table*."""
         self._begin()
         try:
             self._prepare(nfproto, table)
@@ -578,7 +580,7 @@ cdef class NftScan(Scan):
             self._end()
 
     cdef int _prepare(self, int nfproto, str table) except -1:
-        """What the table is by iptables' definition."""
+        """Set up the builtin chains of the table, as iptables defines them."""
         cdef Builtin *builtin
         cdef bytes label = c_text(table, "a table name")
         self._free_buffers()
@@ -601,7 +603,7 @@ cdef class NftScan(Scan):
 
     @property
     def closed(self):
-        """Whether it was closed."""
+        """Whether the reader was closed."""
         return self.socket is None or self.socket.closed or self.to_close
 
     cdef int _check_open(self) except -1:
@@ -610,7 +612,7 @@ cdef class NftScan(Scan):
         return 0
 
     cdef int _load(self, bint keep) except -1:
-        """Read everything; the messages of the rules stay if they are to be kept."""
+        """Read the whole table. *keep*: also keep the messages of the rules."""
         cdef int failed
         cdef uint64_t before = self.digest
         self._check_open()
@@ -627,7 +629,7 @@ cdef class NftScan(Scan):
         return 0
 
     cdef uint64_t _measure(self) noexcept:
-        """The digest of chains, policies and rules, without the counters."""
+        """Return the digest of chains, policies and rules, without counters."""
         cdef Digest digest
         cdef ChainRow *row
         cdef size_t i
@@ -640,7 +642,7 @@ cdef class NftScan(Scan):
         return digest_finish(&digest)
 
     cdef int _describe(self) except -1:
-        """The chains, and what each rule is: once for each ruleset."""
+        """Set `chains` and `identities`. This is done once for each ruleset."""
         cdef list chains = []
         for name, policy, _, first, end in self._chain_rows():
             chains.append((name, policy, first, end))
@@ -649,7 +651,7 @@ cdef class NftScan(Scan):
         return 0
 
     cdef list _chain_rows(self):
-        """[(name, policy or None, (packets, bytes) or None, first slot, end slot)…]."""
+        """Return [(name, policy or None, (packets, bytes) or None, first slot, end slot)]."""
         cdef list rows = []
         cdef ChainRow *row
         cdef size_t i
@@ -680,7 +682,7 @@ cdef class NftScan(Scan):
         return counts, self.digest, policies
 
     def messages(self):
-        """Return [(chain, policy or None, (packets, bytes) or None, the messages of its rules)…]."""
+        """Return [(chain, policy or None, (packets, bytes) or None, messages of its rules as bytes)]."""
         self._begin()
         try:
             return self._messages()
@@ -701,7 +703,7 @@ cdef class NftScan(Scan):
     cdef list _entries(self, uint64_t digest):
         cdef list found = self._messages()
         cdef list entries = []
-        from .codec import decode_rules     # what is polled for numbers needs no rule
+        from .codec import decode_rules     # imported here: a program that only reads counters need not load it
 
         if self.digest != digest:
             raise Conflict("the rules of this snapshot were not looked at before the ruleset changed")
@@ -711,8 +713,10 @@ cdef class NftScan(Scan):
         return entries
 
     def list_chains(self):
-        """Return [(chain, policy or None, (packets, bytes) or None, handle, use)…]: rules and jumps use it; nobody has
-        used a chain whose handle is 0."""
+        """Return [(chain, policy or None, (packets, bytes) or None, handle, use)].
+
+        *use* is the number of its rules and of jumps to it. A builtin chain that does not exist has the handle 0.
+        """
         self._begin()
         try:
             return self._list_chains()
@@ -738,7 +742,7 @@ cdef class NftScan(Scan):
         return found
 
     def is_there(self):
-        """Whether the table is there, with chains or without."""
+        """Whether the table exists, with or without chains."""
         cdef int failed
         with nogil:
             failed = channel_get(&self.socket.channel, NFT_MSG_GETTABLE, self.ruleset.nfproto,
@@ -750,9 +754,9 @@ cdef class NftScan(Scan):
         return True
 
     def find_chain(self, bytes chain not None):
-        """Return (policy or None, handle) of one chain, or None if it is not there.
+        """Return (policy or None, handle) of one chain, or None if it does not exist.
 
-        `KernelError` for a chain that has the name of a builtin one and is none.
+        Raises `KernelError` if a chain with the name of a builtin chain has another hook, type or priority.
         """
         self._begin()
         try:
@@ -784,7 +788,7 @@ cdef class NftScan(Scan):
         return "DROP" if found.row.policy == NF_DROP else "ACCEPT", found.row.handle
 
     def chain_rules(self, bytes chain not None):
-        """Return the messages of the rules of one chain, and their handles; `NotFound` if it is not there."""
+        """Return (messages of the rules of one chain, their handles). Raises `NotFound` if the chain does not exist."""
         self._begin()
         try:
             return self._chain_rules(chain)
@@ -818,7 +822,7 @@ cdef class NftScan(Scan):
 
 
 cdef int _set_text(char *room, bytes text, size_t size) except -1:
-    """Copy *text*, which is shorter than *size*."""
+    """Copy *text*, which must be shorter than *size*, to *room*."""
     memset(room, 0, size)
     memcpy(room, PyBytes_AS_STRING(text), min(<size_t> PyBytes_GET_SIZE(text), size - 1))
     return 0

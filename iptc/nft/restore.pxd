@@ -1,1 +1,1 @@
-# Nothing of this module is for C.
+# This module gives nothing to C.

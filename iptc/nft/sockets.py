@@ -51,7 +51,7 @@ class Sockets:
         return _Loan(self, place)
 
     def take(self, place: Place) -> Socket:
-        """Return a socket that nobody else uses."""
+        """Return a socket that no other thread uses."""
         if self._pid != os.getpid():
             self.drop()
         with place.open() as there:
@@ -65,7 +65,7 @@ class Sockets:
                 try:
                     socket = self._idle.pop()
                 except IndexError:
-                    break  # another thread was quicker
+                    break  # another thread has taken the last one
                 if socket.is_ready():
                     return socket
             socket = Socket(there)
@@ -81,7 +81,7 @@ class Sockets:
         _recent.pop(self.cookie, None)
         _recent[self.cookie] = None
         while len(_recent) > _NAMESPACES_MOST:
-            oldest = next(iter(_recent), 0)  # 0 where another thread has emptied it
+            oldest = next(iter(_recent), 0)  # 0 if another thread has emptied it
             _recent.pop(oldest, None)
             kept = _all.get(oldest)
             if kept is not None:
@@ -116,7 +116,7 @@ class _Loan:
 
 
 def sockets_of(cookie: int) -> Any:
-    """Return the `Sockets` of the network namespace with *cookie*. It exists as long as somebody refers to it."""
+    """Return the `Sockets` of the network namespace with *cookie*. It exists as long as an object refers to it."""
     found = _all.get(cookie)
     if found is None:
         found = _all.setdefault(cookie, Sockets(cookie))
