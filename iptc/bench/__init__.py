@@ -1,1 +1,1 @@
-"""A ruleset in a private network namespace, where the kernel judges packets that are made up."""
+"""A ruleset in a private network namespace: the kernel applies it to packets that this process builds."""

@@ -1,4 +1,4 @@
-"""Bench: a ruleset in a private network namespace, and the packets that are sent through it."""
+"""Bench: a ruleset in a private network namespace, and packets that are sent through it."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ if TYPE_CHECKING:
     from ..tracing.steps import Packet
 
 _PATIENCE = 10.0
-"""Seconds to wait for what the kernel does a moment later, but surely: such as a packet that the host sends to
-itself."""
+"""Seconds to wait for events that surely come, but a moment later, such as a packet that the host sends to itself."""
 
 _SO_MARK = 36
 _NOISE = frozenset({130, 131, 132, 133, 134, 135, 136, 143})
-"""Types of ICMPv6 that interfaces send by themselves."""
+"""The types of ICMPv6 that interfaces send by themselves."""
 
 
 class Bench:
-    """A ruleset that the kernel judges packets by, in a private network namespace: nothing of it leaves this process.
+    """A ruleset in a private network namespace, where the kernel applies it to packets. No packet leaves this process.
 
     ```
     with iptc.Bench("rules.v4", interfaces={"eth0": "203.0.113.1/24", "eth1": "10.0.0.1/24"}) as bench:
@@ -48,18 +47,18 @@ class Bench:
     ```
 
     *rules*: a text in the format of iptables-save (a string with a line break), a path, an open file or a `Ruleset`. A
-        text with the headings `# IPv4` and `# IPv6` is of both families; otherwise *ipv6* says of which it is. *rules6*
-        are the rules of IPv6, where they stand apart.
-    *interfaces*: {name: address with its network, or several of them}. None for those that the rules name, with made-up
-        addresses: the first has 203.0.113.1/24 and 2001:db8::1/64.
-    *routes*: texts as `ip route add` takes them. None for a default route by the first interface.
-    *sets*: what `ipset save` prints, or {name: (type, entries)}.
-    *sysctls*: {"net/ipv4/conf/all/rp_filter": "1"}, beside those of `iptc.bench.place.SETTINGS`.
+        text with the headings `# IPv4` and `# IPv6` has both families; otherwise *ipv6* selects the family. *rules6*:
+        the rules of IPv6, if they are given separately.
+    *interfaces*: {name: address with its network, or several of them}. None makes the interfaces that the rules name,
+        with invented addresses: the first one has 203.0.113.1/24 and 2001:db8::1/64.
+    *routes*: texts as after `ip route add`. None makes a default route by the first interface.
+    *sets*: the output of `ipset save`, or {name: (type, entries)}.
+    *sysctls*: {"net/ipv4/conf/all/rp_filter": "1"}, in addition to those in `iptc.bench.place.SETTINGS`.
     *backend*: "legacy" or "nft"; None for the one that is in use.
-    *tun*: False makes its interfaces without /dev/net/tun, as is done anyway where that can't be opened.
+    *tun*: False makes the interfaces without /dev/net/tun. That is also done if it cannot be opened.
 
-    It is made when it is entered, or first used. As an ordinary user it is in a user namespace. Serves one thread at a
-    time.
+    The namespace is created when the bench is entered or first used. For an ordinary user it is in a user namespace.
+    One thread can use a bench at a time.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class Bench:
         self._ident = 0
         self._paired = not tun
 
-    # ------------------------------------------------------------ made and unmade
+    # ------------------------------------------------------------ opening and closing
 
     def __enter__(self) -> Self:
         self.open()
@@ -98,7 +97,7 @@ class Bench:
         self.close()
 
     def open(self) -> None:
-        """Make it, if it is not made yet."""
+        """Create the namespace and load the rules, unless that is done already."""
         if self._stack is not None:
             return
         if self._ended:
@@ -108,7 +107,7 @@ class Bench:
             self._stack = stack.pop_all()
 
     def close(self) -> None:
-        """End it: nothing of it is left. Again does nothing."""
+        """Delete the namespace with everything in it. A second call does nothing."""
         self._ended = True
         stack, self._stack = self._stack, None
         if stack is not None:
@@ -144,7 +143,8 @@ class Bench:
         self.calm()
 
     def _new_device(self, name: str, number: int) -> Device | Pair:
-        """An interface: a TUN device, or an end of a pair where there are none for us. All are of one kind."""
+        """Return a new interface: a TUN device, or one end of a pair if TUN is not available. All are of the same
+        kind."""
         if not self._paired:
             try:
                 return Device(self.namespace, name)
@@ -201,13 +201,14 @@ class Bench:
         seq: int = 1000,
         ack: int = 0,
     ) -> Verdict:
-        """Send a packet in at *interface*, or one that the host makes itself where it is None. Return its `Verdict`.
+        """Send a packet in at *interface*, or as a packet of the host itself if that is None. Return its `Verdict`.
 
-        *tcp* and *udp* are the port that it goes to, *icmp* a type ("echo-request", 8, "3/1", True), *protocol* any
-        other one with *payload* behind the header of IP, and *raw* is a whole packet. TCP has the *flags* SYN where
-        nothing is said. *sport* is another one from 40000 on for each packet, which so is of a connection of its own.
-        *src* is by default a neighbour at *interface*, and *dst* the host's own address there. A packet of the host
-        goes to that neighbour by default.
+        *tcp* and *udp*: the destination port. *icmp*: a type ("echo-request", 8, "3/1", True). *protocol*: any other
+            protocol, with *payload* after the IP header. *raw*: a whole packet.
+        *flags*: TCP's flags; the default is SYN. *sport*: the source port. By default each packet has a new one, from
+            40000 on, and so belongs to a connection of its own.
+        *src*: by default a neighbour at *interface*. *dst*: by default the address of the host at *interface*. A packet
+            of the host goes to that neighbour by default.
         """
         self.open()
         if interface is not None and interface not in self._devices and interface != "lo":
@@ -234,7 +235,7 @@ class Bench:
         return self.judge(interface, made, mark)
 
     def _ends(self, interface: str | None, src: Any, dst: Any, icmp: Any) -> tuple[str, str]:
-        """(source, destination) of a packet, as far as they are not said."""
+        """Return (source, destination) of a packet, with the defaults."""
         version = wire.address(src if src is not None else dst).version if src is not None or dst is not None else 0
         first = next(iter(self.layout.interfaces))
         if not version:
@@ -260,12 +261,12 @@ class Bench:
         return self._ident
 
     def calm(self) -> None:
-        """Forget all that left and was reported."""
+        """Drop the packets that have left and the reports so far."""
         self._tracer.skip()
         self._taken()
 
     def judge(self, interface: str | None, made: wire.Made, mark: int = 0) -> Verdict:
-        """Send a packet that was made, and return its `Verdict`."""
+        """Send a packet that `wire.packet` has built, and return its `Verdict`."""
         self.open()
         with on_one_processor() if self._paired else contextlib.nullcontext():
             return self._judged(interface, made, mark)
@@ -282,7 +283,7 @@ class Bench:
         return self._verdict(interface, made, failed)
 
     def _send_own(self, made: wire.Made, mark: int) -> str | None:
-        """Let the host send a packet: None, or why it can't."""
+        """Let the host send a packet. Return None, or why it cannot."""
         key = made.version
         if key not in self._senders:
             family = socket.AF_INET if key == 4 else socket.AF_INET6
@@ -322,7 +323,7 @@ class Bench:
         return verdict
 
     def _taken(self) -> list[Left]:
-        """The packets that left since, without what interfaces send by themselves."""
+        """Return the packets that have left since the last call, except those that interfaces send by themselves."""
         found = []
         for name, device in self._devices.items():
             for data in device.taken():
@@ -333,7 +334,7 @@ class Bench:
         return found
 
     def _why_lost(self, interface: str | None, verdict: Verdict, its: list[Packet]) -> str:
-        """Why a packet did not arrive that no rule dropped."""
+        """Return why a packet has not arrived that no rule has dropped."""
         if not its:
             return "the kernel took it for no packet of IP: a wrong checksum, length or version"
         last = its[-1]
@@ -361,7 +362,7 @@ class Bench:
     # ---------------------------------------------------------------------- rules
 
     def ruleset(self) -> Any:
-        """The rules of the bench, as a `Ruleset`."""
+        """Return the rules of the bench as a `Ruleset`."""
         from ..managing.value import Ruleset
 
         self.open()
@@ -369,13 +370,13 @@ class Bench:
 
 
 def _is_under_way(packets: list[Packet], is_it: Any) -> bool:
-    """Whether the packet was sent to the host itself, and has not come in yet."""
+    """Whether the packet was sent to the host itself and has not come in yet."""
     its = [packet for packet in packets if is_it(packet)]
     return bool(its) and its[-1].verdict == "ACCEPT" and its[-1].out_interface == "lo" and its[-1].hook == "POSTROUTING"
 
 
 def _side(given: str | None) -> str:
-    """The back end that was asked for, or that is in use; that of the tools where it is not to be found out."""
+    """Return the back end that was asked for or is in use; if that cannot be found out, the one of the host's tools."""
     try:
         side = backends.backend(given)
     except IPTCError:

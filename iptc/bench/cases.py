@@ -1,4 +1,4 @@
-"""Cases in a file of TOML: packets, and what is expected of each."""
+"""Test cases in a TOML file: packets, and what is expected of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_FILE = frozenset({"case", "interfaces", "routes", "backend", "sets", "sysctl
 
 
 class Case:
-    """One case: its `name`, where the packet comes in, the packet, and what is expected."""
+    """One test case: its `name`, the interface, the packet, and what is expected."""
 
     def __init__(self, number: int, said: Any) -> None:
         if not isinstance(said, dict):
@@ -41,7 +41,7 @@ class Case:
         self.besides = {key: value for key, value in said.items() if key in expecting.BESIDES}
 
     def run(self, bench: Bench) -> Result:
-        """Send the packet, and compare."""
+        """Send the packet and compare. Return the `Result`."""
         started = time.perf_counter()
         try:
             verdict = bench.send(self.interface, **self.packet)
@@ -52,7 +52,8 @@ class Case:
 
 
 class Result:
-    """What became of a case: its `verdict`, what is `wrong` (nothing where it passed), and how long it took."""
+    """The result of a case: its `verdict`, a list of what is `wrong` ([] if it passed), and the seconds that it
+    took."""
 
     __slots__ = ("case", "verdict", "wrong", "seconds")
 
@@ -64,8 +65,8 @@ class Result:
 
 
 class Cases:
-    """A file of cases: `interfaces`, `routes`, `backend`, `sets` and `sysctls` are as for `Bench`, None where nothing
-    is said."""
+    """A file of test cases. `interfaces`, `routes`, `backend`, `sets` and `sysctls` are as for `Bench`; None if not
+    given."""
 
     def __init__(self, path: str) -> None:
         import tomllib
@@ -91,6 +92,6 @@ class Cases:
         self.sysctls: Any = said.get("sysctls")
 
     def run(self, bench: Bench) -> Iterator[Result]:
-        """Yield the result of each case."""
+        """Yield the `Result` of each case."""
         for case in self.cases:
             yield case.run(bench)

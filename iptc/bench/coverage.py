@@ -1,4 +1,4 @@
-"""Which rules no packet has hit: from the counters of the kernel, which a bench begins at zero."""
+"""Which rules no packet has hit: read from the kernel's counters, which begin at zero in a bench."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Coverage:
-    """How often each rule was hit, of as many benches as are added: the rules of the same file are added up.
+    """How often each rule was hit in all benches that were added. Rules of the same file are added up.
 
     `rules` is {(source, family, table, chain, number): [text, packets]}.
     """
@@ -22,7 +22,7 @@ class Coverage:
         self.rules: dict[tuple[str, str, str, str, int], list[Any]] = {}
 
     def add(self, value: Ruleset, source: str = "") -> None:
-        """Add what the counters of a ruleset say; *source* is what its file is called."""
+        """Add the counters of a ruleset. *source* is the name of its file."""
         for table in value.tables:
             family = "ipv4" if table.nfproto == _core.IPV4 else "ipv6"
             for chain in table:
@@ -31,30 +31,30 @@ class Coverage:
                     self.note((source, family, table.name, chain.name, number), text, packets)
 
     def note(self, key: tuple[str, str, str, str, int], text: str, packets: int) -> None:
-        """Note that a rule was hit by so many packets."""
+        """Add *packets* to a rule."""
         row = self.rules.setdefault(key, [text, 0])
         row[1] += packets
 
     def merge(self, rows: Iterable[Any]) -> None:
-        """Add what `rows` of another one gave."""
+        """Add the result of `rows` of another `Coverage`."""
         for *key, text, packets in rows:
             source, family, table, chain, number = key
             self.note((source, family, table, chain, number), text, packets)
 
     def rows(self) -> list[list[Any]]:
-        """All of it, as JSON has it."""
+        """Return everything in a form for JSON."""
         return [[*key, *row] for key, row in self.rules.items()]
 
     @property
     def percent(self) -> float:
-        """How many rules of a hundred were hit; 100 where there are none."""
+        """The percentage of rules that were hit; 100 if there are no rules."""
         if not self.rules:
             return 100.0
         return 100.0 * sum(1 for _, packets in self.rules.values() if packets) / len(self.rules)
 
     @property
     def missed(self) -> list[str]:
-        """The rules that nothing has hit, as `iptables -A` takes them."""
+        """The rules that no packet has hit, as `iptables -A` takes them."""
         found = []
         for (_, family, table, chain, number), (text, packets) in self.rules.items():
             if not packets:
@@ -62,7 +62,7 @@ class Coverage:
         return found
 
     def table(self) -> str:
-        """A table of the chains, with the numbers of the rules that nothing has hit, and the rules themselves below."""
+        """Return a table of the chains with the numbers of the rules that were not hit, and these rules below it."""
         chains: dict[tuple[str, str, str, str], list[tuple[int, int]]] = {}
         for (source, family, table, chain, number), (_, packets) in self.rules.items():
             chains.setdefault((source, family, table, chain), []).append((number, packets))
@@ -92,7 +92,7 @@ def _percent(hit: int, count: int) -> str:
 
 
 def _ranges(numbers: list[int]) -> list[str]:
-    """1, 2, 3, 7 as 1-3 and 7."""
+    """Return ranges of numbers: 1, 2, 3, 7 as 1-3 and 7."""
     found: list[list[int]] = []
     for number in numbers:
         if found and found[-1][-1] == number - 1:

@@ -1,4 +1,4 @@
-"""Interfaces whose other end is this process (TUN): what is written to them comes in, what leaves is read."""
+"""TUN interfaces: what this process writes to them comes in, and what leaves by them is read by this process."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _TUNSETIFF = 0x400454CA
 _TUN, _NO_PI = 1, 0x1000  # IFF_*
 _PATH = b"/dev/net/tun"
 _MOST = 65536
-"""Bytes of the largest packet."""
+"""The size of the largest packet in bytes."""
 
 NO_TUN = "there is no /dev/net/tun here (modprobe tun; docker run --device /dev/net/tun)"
 
 
 def checked_name(name: str) -> str:
-    """*name*, if an interface can have it."""
+    """Return *name*, or raise if an interface cannot have that name."""
     if not 0 < len(os.fsencode(name)) < 16 or "/" in name or name in (".", "..") or any(map(str.isspace, name)):
         raise ParameterError(f"no name of an interface: {name!r}")
     return name
 
 
 class Device:
-    """An interface *name* in the namespace *there*."""
+    """The TUN interface *name* in the namespace *there*."""
 
     __slots__ = ("name", "_fd")
 
@@ -51,13 +51,13 @@ class Device:
             raise kernel_error(f"can't make the interface {name}", number, os.strerror(number)) from None
 
     def close(self) -> None:
-        """Take it away; again does nothing."""
+        """Delete the interface. A second call does nothing."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
 
     def put(self, data: bytes) -> None:
-        """Let a packet come in. The kernel has dealt with it when this returns."""
+        """Let a packet come in. When this returns, the kernel has processed it."""
         try:
             os.write(self._fd, data)
         except OSError as error:
@@ -66,7 +66,7 @@ class Device:
             ) from None
 
     def taken(self) -> list[bytes]:
-        """The packets that left since it was last asked."""
+        """Return the packets that have left since the last call."""
         found = []
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What is expected of a packet, and what is wrong where it is not what the kernel did."""
+"""Compares what the kernel did with a packet with what was expected."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ VERDICTS = ("ACCEPT", "DROP", "REJECT", "QUEUE", "LOST")
 PACKET = frozenset(
     {"src", "dst", "tcp", "udp", "icmp", "protocol", "sport", "flags", "mark", "ttl", "tos", "payload", "raw"}
 )
-"""What says of a packet what it is: the arguments of `Bench.send`."""
+"""The arguments of `Bench.send` that describe the packet."""
 
 BESIDES = frozenset({"rule", "reject", "out", "to", "source"})
-"""What can be expected beside the verdict: a part of the rule's text or its place, the kind of the answer, the
-interface that the packet leaves by, its destination and source as it leaves."""
+"""What can be expected besides the verdict: a part of the rule's text or place, the kind of answer, the interface by
+which the packet leaves, and its destination and source when it leaves."""
 
 
 def verdict_word(text: Any) -> str:
-    """A verdict in capitals, if it is one."""
+    """Return a verdict in capitals, or raise if it is none."""
     word = str(text).upper()
     if word not in VERDICTS:
         raise ParameterError(f"no verdict: {text!r}; {', '.join(VERDICTS)} are")
@@ -32,7 +32,7 @@ def verdict_word(text: Any) -> str:
 
 
 def complaints(verdict: Verdict, expected: str | None, besides: Mapping[str, Any]) -> list[str]:
-    """What is other than expected, in words; nothing where all is as it should be."""
+    """Return sentences about what differs from what was expected, or [] if nothing does."""
     found = []
     if expected is not None and verdict.verdict != expected:
         found.append(f"{expected} was expected, and it is {verdict}")
@@ -52,7 +52,7 @@ def complaints(verdict: Verdict, expected: str | None, besides: Mapping[str, Any
 
 
 def _end_complaints(verdict: Verdict, what: str, wanted: str) -> list[str]:
-    """What is other at one end of the packet than *wanted*: ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT."""
+    """Return what differs at one end of the packet from *wanted*: ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT."""
     name = "destination" if what == "to" else "source"
     last = verdict.packets[-1].after if verdict.packets else None
     if last is None:

@@ -1,4 +1,4 @@
-"""What the fixture `firewall` of the pytest plugin is: a ruleset, and questions about packets that are true or not."""
+"""The object of the pytest fixture `firewall`: a ruleset, and questions about packets."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """Whether a packet fared as was asked: true or false. `verdict` is the `iptc.Verdict`, `wrong` what is other than
-    expected."""
+    """The answer to a question about a packet. It is true or false. `verdict` is the `iptc.Verdict`, `wrong` a list of
+    what differs from what was expected."""
 
     __slots__ = ("verdict", "wrong", "_question")
 
@@ -34,20 +34,19 @@ class Answer:
         return f"<{'; '.join(self.wrong) or self.verdict}>"
 
     def way(self) -> str:
-        """The question, what is wrong, and the way of the packet."""
+        """Return the question, what is wrong, and the way of the packet."""
         return "\n".join([self._question, *self.wrong, self.verdict.way()])
 
 
 class Firewall:
-    """A ruleset that packets are sent through.
+    """A ruleset through which packets are sent.
 
-    `load` takes the rules; *defaults* are what it takes for its arguments that are not given. The questions `accepts`,
-    `drops`, `rejects`, `queues`, `loses` and `nats` take the interface that the packet comes in by, None for a packet
-    that the host makes, and of the packet what `iptc.Bench.send` takes: without *src* it comes from a neighbour at the
-    interface, without *dst* it goes to the host's own address there, without *sport* it comes from a port of its own
-    from 40000 on, and without *flags* a packet of TCP is a SYN. They also take *rule*, a part of the rule's text or
-    place; *out*, the interface that the packet leaves by; *to* and *source*, its destination and source as it leaves,
-    with or without the port; *reject*, the kind of answer.
+    `load` takes the rules. *defaults* are the defaults of its arguments. The questions are `accepts`, `drops`,
+    `rejects`, `queues`, `loses` and `nats`. Their first argument is the interface at which the packet comes in, or None
+    for a packet of the host itself. The other arguments are those of `iptc.Bench.send`, with the same defaults, and:
+
+    *rule*: a part of the text or place of the rule. *out*: the interface by which the packet leaves. *to* and *source*:
+        its destination and source when it leaves, with or without the port. *reject*: the kind of answer.
     """
 
     def __init__(self, **defaults: Any) -> None:
@@ -58,7 +57,7 @@ class Firewall:
         self.failed: list[Answer] = []
 
     def load(self, rules: Any = None, interfaces: Any = None, **options: Any) -> Firewall:
-        """Take *rules*: a path, a text or a `Ruleset`. *interfaces* and *options* are as for `iptc.Bench`."""
+        """Load *rules*: a path, a text or a `Ruleset`. *interfaces* and *options* are as for `iptc.Bench`."""
         given = {**self._defaults, **options}
         if rules is not None:
             given["rules"] = rules
@@ -75,7 +74,7 @@ class Firewall:
         return self
 
     def close(self) -> None:
-        """End the bench; what its packets have hit is added to `coverage`."""
+        """Close the bench, and add its counters to `coverage`."""
         bench, self._bench = self._bench, None
         if bench is not None:
             try:
@@ -85,7 +84,7 @@ class Firewall:
 
     @property
     def bench(self) -> Bench:
-        """The `iptc.Bench` beneath."""
+        """The `iptc.Bench` with the rules."""
         if self._bench is None:
             self.load()
         assert self._bench is not None
@@ -128,5 +127,5 @@ class Firewall:
         return self._ask("loses", "LOST", interface, words)
 
     def nats(self, interface: str | None, **words: Any) -> Answer:
-        """Whether the packet arrives, and a rule of table nat has taken it: *to* or *source* say what it made of it."""
+        """Whether the packet arrives, and a rule of table nat has matched it. *to* and *source*: its new addresses."""
         return self._ask("nats", "ACCEPT", interface, words)

@@ -1,4 +1,4 @@
-"""Which interfaces, addresses and routes a bench has: as told, or made up for the interfaces that the rules name."""
+"""Which interfaces, addresses and routes a bench has: those that are given, or invented ones for the rules."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 FAR = {4: "198.51.100.9", 6: "2001:db8:9::9"}
-"""Where a packet comes from, and where one goes to, for which nothing is said and no network is near."""
+"""The default source and destination of a packet if no network is near."""
 
 _MADE_UP = 200
-"""How many interfaces are made up at most."""
+"""The most interfaces that are invented."""
 
 
 class Layout:
-    """`interfaces` is {name: [address with its network]}; `routes` are `Route`s."""
+    """`interfaces` is {name: [address with its network]}; `routes` is a list of `Route`s."""
 
     def __init__(self, interfaces: Mapping[str, list[Any]], routes: list[Route]) -> None:
         self.interfaces = dict(interfaces)
@@ -30,7 +30,7 @@ class Layout:
     def told(
         cls, interfaces: Mapping[str, Any] | Iterable[str] | None, routes: Iterable[Any] | None, named: list[str]
     ) -> Layout:
-        """The layout of what a bench is given; *named* are the interfaces that the rules name."""
+        """Return the layout for the arguments of a bench. *named* are the interfaces that the rules name."""
         if interfaces is None:
             found = _made_up(named)
         elif isinstance(interfaces, str):
@@ -48,7 +48,7 @@ class Layout:
         return cls(found, ways)
 
     def neighbour(self, name: str, version: int) -> str:
-        """An address in the network of an interface, which is not the host's own."""
+        """Return an address in the network of an interface that is not the host's own."""
         for address in self.interfaces.get(name, []):
             if address.version == version:
                 for host in (9, 10, 2, 1):
@@ -58,7 +58,7 @@ class Layout:
         return FAR[version]
 
     def own(self, name: str | None, version: int) -> str | None:
-        """The host's own address at an interface, or at any."""
+        """Return the host's own address at an interface, or at any of them."""
         for one in [name] if name in self.interfaces else self.interfaces:
             for address in self.interfaces[str(one)]:
                 if address.version == version:
@@ -79,7 +79,7 @@ def _addresses(name: str, given: Any) -> list[Any]:
 
 
 def _made_up(names: list[str], start: int = 0) -> dict[str, list[Any]]:
-    """Addresses for interfaces of which only the names are known."""
+    """Return addresses for interfaces of which only the names are known."""
     found = {}
     for number, name in enumerate(names or ["eth0"], start):
         if number >= _MADE_UP:
@@ -90,7 +90,7 @@ def _made_up(names: list[str], start: int = 0) -> dict[str, list[Any]]:
 
 
 def _default_routes(interfaces: Mapping[str, list[Any]]) -> list[Route]:
-    """The default routes of both families, by the first interface."""
+    """Return the default routes of both families, by the first interface."""
     first = next(iter(interfaces))
     versions = {address.version for addresses in interfaces.values() for address in addresses}
     return [

@@ -1,4 +1,4 @@
-"""Interfaces, addresses and routes of a network namespace, by netlink: read, made, and asked for."""
+"""Interfaces, addresses and routes of a network namespace: reads and creates them by netlink."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ _TYPES = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7, "prohibit"
 
 
 class Route:
-    """A way: where to (None for everywhere), by which neighbour, by which interface, from which address; *kind* is
-    "unicast", or "blackhole", "unreachable" or "prohibit" for one that leads nowhere."""
+    """A route: its destination (None is the default route), gateway, interface and source address.
+
+    *kind* is "unicast", "blackhole", "unreachable" or "prohibit".
+    """
 
     __slots__ = ("network", "via", "device", "source", "kind")
 
@@ -59,7 +61,7 @@ class Route:
 
     @classmethod
     def read(cls, text: str) -> Route:
-        """The route that a text says as `ip route` takes it: `[TYPE] NETWORK|default [via ADDRESS] [dev NAME] [src
+        """Return the route in a text as after `ip route add`: `[TYPE] NETWORK|default [via ADDRESS] [dev NAME] [src
         ADDRESS]`."""
         words = text.split()
         kind = words.pop(0) if words and words[0] in _TYPES else "unicast"
@@ -93,7 +95,7 @@ class Route:
 
 
 class Links:
-    """A socket of rtnetlink in the namespace *there*."""
+    """A rtnetlink socket in the namespace *there*."""
 
     def __init__(self, there: Namespace) -> None:
         self._socket = socket.socket(fileno=there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE))
@@ -102,14 +104,16 @@ class Links:
         self._indices: dict[str, int] = {}
 
     def close(self) -> None:
-        """Close it."""
+        """Close the socket."""
         self._socket.close()
 
     # messages
 
     def _ask(self, kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
-        """Send a message and return the answers [(kind, message)]; the kernel has answered before send returns.
-        `OSError` with what it says."""
+        """Send a message and return the answers, [(kind, message)]. The kernel answers before `send` returns.
+
+        Raises `OSError` if it refuses the message.
+        """
         self._sequence += 1
         head = _HEAD.pack(16 + len(body), kind, _REQUEST | flags, self._sequence, 0)
         self._socket.send(head + body)
@@ -141,7 +145,7 @@ class Links:
     # interfaces
 
     def links(self) -> dict[int, tuple[str, bool]]:
-        """{number: (name, whether it is up)} of the interfaces."""
+        """Return {number: (name, whether it is up)} of the interfaces."""
         found = {}
         for _, message in self._ask(_GETLINK, _DUMP, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
             index, flags = struct.unpack_from("=4xiI", message)
@@ -151,7 +155,7 @@ class Links:
         return found
 
     def index(self, name: str) -> int:
-        """The number of an interface."""
+        """Return the number of an interface."""
         if name not in self._indices:
             self.links()
         if name not in self._indices:
@@ -159,8 +163,8 @@ class Links:
         return self._indices[name]
 
     def add_pair(self, name: str, address: bytes, peer: str, other: bytes) -> None:
-        """Make two interfaces that are the ends of one wire, and look for no neighbours; their hardware's addresses are
-        *address* and *other*."""
+        """Create two connected interfaces (veth) with the hardware addresses *address* and *other*. They look for no
+        neighbours (IFF_NOARP)."""
         head = struct.pack("=BxHiII", 0, 0, 0, _NOARP, _NOARP)
         ends = [head + attribute(_IFNAME, os.fsencode(end) + b"\0") for end in (name, peer)]
         ends = [end + attribute(_HARDWARE, packed) for end, packed in zip(ends, (address, other))]
@@ -174,7 +178,7 @@ class Links:
         self._do(f"set {name} up", _NEWLINK, 0, struct.pack("=BxHiII", 0, 0, self.index(name), _UP, _UP))
 
     def addresses(self) -> list[tuple[str, Any]]:
-        """[(interface, address with its network)], as `ipaddress.ip_interface` has it."""
+        """Return [(interface, address with its network)]; the addresses are `ipaddress.ip_interface` objects."""
         names = self.links()
         found = []
         for _, message in self._ask(_GETADDR, _DUMP, struct.pack("=BBBBi", 0, 0, 0, 0, 0)):
@@ -186,15 +190,15 @@ class Links:
         return found
 
     def add_address(self, name: str, address: Any) -> None:
-        """Give an interface an address, an `ipaddress.ip_interface`; it is not tried out on the network."""
+        """Add an address (`ipaddress.ip_interface`) to an interface, without duplicate address detection."""
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         body = struct.pack("=BBBBi", family, address.network.prefixlen, _NODAD, 0, self.index(name))
         body += attribute(_LOCAL, address.packed) + attribute(_ADDRESS, address.packed)
         self._do(f"give {name} the address {address}", _NEWADDR, _CREATE | _REPLACE, body)
 
     def settle(self, addresses: Iterable[Any], patience: float) -> None:
-        """Wait until the host takes packets to all *addresses* (of IPv6) for its own: the kernel sees to that a moment
-        after it was given them."""
+        """Wait until the kernel accepts packets for all *addresses* (IPv6). It does so a moment after they were
+        added."""
         left = [address for address in addresses if address.version == 6]
         if not left:
             return
@@ -238,7 +242,7 @@ class Links:
         self._do(f"add the route {route}", _NEWROUTE, _CREATE | _REPLACE, body)
 
     def routes(self) -> Iterator[Route]:
-        """The routes of the main table."""
+        """Yield the routes of the main table."""
         names = self.links()
         kinds = {number: name for name, number in _TYPES.items()}
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -258,8 +262,11 @@ class Links:
                 )
 
     def way(self, dst: str, src: str | None = None, iif: str | None = None, mark: int = 0) -> tuple[str | None, str]:
-        """(interface, source) of the way that a packet takes to *dst*; the interface is None for the host itself.
-        `OSError` with the errno that the kernel gives for a packet that has none."""
+        """Return (interface, source) of the route that a packet to *dst* takes; the interface is None for the host
+        itself.
+
+        Raises `OSError` with the kernel's errno if there is no route.
+        """
         target = ipaddress.ip_address(dst)
         four = target.version == 4
         family, size = (socket.AF_INET, 32) if four else (socket.AF_INET6, 128)

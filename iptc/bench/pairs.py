@@ -1,8 +1,8 @@
-"""Interfaces whose other end is this process, where /dev/net/tun can't be had: one end of a pair (veth) has the name,
-and packets come and go at its other end.
+"""Interfaces for hosts without /dev/net/tun: one end of a veth pair has the name, and packets are written and read at
+the other end.
 
-The other end hears nothing that is meant for it, so no rule sees a packet there. A pair lets a packet wait in a queue
-of the processor; a frame of no protocol that is sent behind it comes out when the packet has been dealt with.
+The other end accepts no packets itself, so no rule sees them there. A packet may wait in a queue of the processor. A
+frame of an unknown protocol is sent after it; when that frame comes out, the packet has been processed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .links import Links
 
 _EVERYTHING = 3  # ETH_P_ALL
-_MARKER = 0x88B5  # of no protocol: for experiments
+_MARKER = 0x88B5  # a protocol number for experiments, which no program uses
 _PROTOCOLS = {4: 0x0800, 6: 0x86DD}
 _OUTGOING = 4  # PACKET_OUTGOING
 _MOST = 65536 + 14
@@ -32,7 +32,7 @@ _HEAD = 14
 
 @contextlib.contextmanager
 def on_one_processor() -> Iterator[None]:
-    """Keep this thread on one processor: what it sends stands in one queue."""
+    """Keep this thread on one processor, so that all that it sends goes through one queue."""
     usual = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(usual)})
     try:
@@ -42,7 +42,7 @@ def on_one_processor() -> Iterator[None]:
 
 
 class Pair:
-    """An interface *name* in the namespace *there*; *number* is another one for each."""
+    """An interface *name* in the namespace *there*. *number* must differ for each interface."""
 
     __slots__ = ("name", "_inner", "_outer", "_address", "_other")
 
@@ -63,19 +63,20 @@ class Pair:
             raise
 
     def close(self) -> None:
-        """Close its sockets: the interface is gone with its namespace. Again does nothing."""
+        """Close the sockets. The interface is deleted with its namespace. A second call does nothing."""
         self._inner.close()
         self._outer.close()
 
     def put(self, data: bytes) -> None:
-        """Let a packet come in. The kernel has dealt with it when this returns, on one processor."""
+        """Let a packet come in. When this returns, the kernel has processed it, if the thread stays on one
+        processor."""
         self._outer.send(self._address + self._other + struct.pack("!H", _PROTOCOLS[data[0] >> 4]) + data)
         self._outer.send(self._address + self._other + struct.pack("!H", _MARKER) + bytes(46))
         while self._inner.recvfrom(_MOST)[1][2] == _OUTGOING:
             pass
 
     def taken(self) -> list[bytes]:
-        """The packets that left since it was last asked."""
+        """Return the packets that have left since the last call."""
         found: list[bytes] = []
         self._inner.send(self._other + self._address + struct.pack("!H", _MARKER) + bytes(46))
         while True:
@@ -90,7 +91,7 @@ class Pair:
 
 
 def _tap(there: Namespace, name: str, protocol: int, patience: float) -> socket.socket:
-    """A socket that frames of *protocol* are sent and received by at an interface."""
+    """Return a socket that sends and receives frames of *protocol* at an interface."""
     made = socket.socket(fileno=there.open_socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
     try:
         made.settimeout(patience)

@@ -1,5 +1,5 @@
-"""The private network namespace of a bench: made with or without root, with settings under which a packet meets the
-rules and nothing else. It is gone with this process, however that ends."""
+"""The private network namespace of a bench, with or without root. Its settings let packets meet only the rules. It is
+deleted when this process ends, in any way."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ SETTINGS = {
     "net/ipv4/icmp_ratelimit": "0",
     "net/ipv4/icmp_ratemask": "0",
 }
-"""What is set in each bench: the host forwards, does not judge by the way back, and answers each packet."""
+"""The settings of each bench: the host forwards, does not check the way back, and answers each packet."""
 
 LOGGERS = {"net/netfilter/nf_log/2": "nfnetlink_log", "net/netfilter/nf_log/10": "nfnetlink_log"}
-"""What legacy tables report by."""
+"""The logger by which legacy tables report traced packets."""
 
 NO_USER_NAMESPACE = (
     "This user may not make a network namespace of their own. Run it as root, or let users make them: sysctl -w"
@@ -43,9 +43,9 @@ NO_USER_NAMESPACE = (
 
 
 def new_place() -> Namespace:
-    """A new network namespace: with CAP_SYS_ADMIN a plain one, otherwise one in a user namespace.
+    """Return a new network namespace: a plain one with CAP_SYS_ADMIN, and otherwise one in a new user namespace.
 
-    `AccessDenied` with what can be done where none can be made.
+    Raises `AccessDenied`, with advice, if neither can be created.
     """
     try:
         return _netns.new_namespace()
@@ -63,7 +63,7 @@ def new_place() -> Namespace:
 
 
 def read_setting(there: Namespace, name: str) -> str | None:
-    """What a setting of /proc/sys is, None where the kernel has no such one."""
+    """Return a setting of /proc/sys, or None if the kernel does not have it."""
     try:
         return there.read_file(f"{_SYSCTLS}{name}".encode()).decode("utf-8", "surrogateescape").strip()
     except OSError:
@@ -71,7 +71,7 @@ def read_setting(there: Namespace, name: str) -> str | None:
 
 
 def write_setting(there: Namespace, name: str, value: str) -> bool:
-    """Set a setting of /proc/sys/ in the namespace; False where the kernel has no such one."""
+    """Write a setting of /proc/sys in the namespace. Return False if the kernel does not have it."""
     try:
         descriptor = there.open_file(f"{_SYSCTLS}{name}".encode(), os.O_WRONLY)
     except FileNotFoundError:

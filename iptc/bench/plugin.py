@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `firewall`, and how many rules of the rulesets the tests have hit."""
+"""The pytest plugin: the fixture `firewall`, and a report of the rules that the tests have hit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEY = "iptc_coverage"
 
 
 def pytest_addoption(parser: Any) -> None:
-    """Add the options and the settings."""
+    """Add the command line options and the ini settings."""
     group = parser.getgroup("iptc", "rulesets (iptc)")
     group.addoption("--rule-coverage", action="store_true", help="print which rules no test has hit")
     group.addoption(
@@ -34,7 +34,7 @@ def pytest_addoption(parser: Any) -> None:
 
 
 def _defaults(config: Any) -> dict[str, Any]:
-    """What the settings say of a bench."""
+    """Return the arguments of a bench from the ini settings."""
     found: dict[str, Any] = {}
     for key, argument in (("iptc_rules", "rules"), ("iptc_rules6", "rules6")):
         if config.getini(key):
@@ -64,7 +64,7 @@ def firewall(request: Any) -> Iterator[Firewall]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: Any, call: Any) -> Any:
-    """Add the ways of packets that did not fare as asked to the report of a test that fails."""
+    """Add the way of each packet with a wrong answer to the report of a failed test."""
     outcome = yield
     report = outcome.get_result()
     made = getattr(item, "_iptc_firewall", None)
@@ -76,7 +76,7 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
 
 
 def _coverage(config: Any) -> Coverage:
-    """The coverage of this session."""
+    """Return the coverage of this session."""
     from .coverage import Coverage
 
     found = getattr(config, "_iptc_coverage", None)
@@ -95,7 +95,7 @@ def _is_too_low(config: Any) -> bool:
 
 
 def pytest_sessionfinish(session: Any) -> None:
-    """Hand the coverage of a worker of pytest-xdist over; fail where it is too low."""
+    """Pass the coverage of a worker of pytest-xdist to its controller. Fail if the coverage is too low."""
     config = session.config
     if not _is_wanted(config):
         return
@@ -107,7 +107,7 @@ def pytest_sessionfinish(session: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: Any) -> None:
-    """Take the coverage of a worker of pytest-xdist."""
+    """Receive the coverage of a worker of pytest-xdist."""
     _coverage(node.config).merge(getattr(node, "workeroutput", {}).get(_KEY, []))
 
 

@@ -1,4 +1,4 @@
-"""Results of cases in the formats that CI systems read: TAP, JUnit's XML; and for people."""
+"""Prints results of test cases: TAP, JUnit's XML, and text for people."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tap(results: Iterable[Result], count: int) -> Iterable[str]:
 
 
 def plain(results: Iterable[Result], count: int) -> Iterable[str]:
-    """Yield a line for each of *count* results, and all of what went wrong."""
+    """Yield a line for each of *count* results, with everything that went wrong."""
     failed = 0
     for result in results:
         if not result.wrong:
@@ -44,7 +44,7 @@ def plain(results: Iterable[Result], count: int) -> Iterable[str]:
 
 
 def junit(results: list[Result], name: str) -> str:
-    """Return XML as JUnit writes it; *name* is that of the suite."""
+    """Return the results in JUnit's XML. *name* is the name of the suite."""
     failed = sum(1 for result in results if result.wrong)
     seconds = sum(result.seconds for result in results)
     lines = [
@@ -63,7 +63,7 @@ def junit(results: list[Result], name: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """*text* as XML has it, without characters that it can't have."""
+    """Return *text* escaped for XML, without characters that XML does not allow."""
     text = "".join(char if char in "\n\t" or char >= " " and char not in "\ufffe\uffff" else "?" for char in text)
     text = text.encode("utf-8", "replace").decode()
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

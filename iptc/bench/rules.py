@@ -1,4 +1,4 @@
-"""The rules that a bench is given: text, a path, an open file or a `Ruleset`; and the interfaces that they name."""
+"""Reads the rules that a bench is given, and finds the interfaces that they name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IN = ("-i", "--in-interface", "-o", "--out-interface", "--physdev-in", "--physd
 
 
 def texts_of(rules: Any, rules6: Any = None, ipv6: bool | None = None) -> list[tuple[Family, bytes]]:
-    """[(family, text)] of what a bench is given as *rules*, and of IPv6 as *rules6*; see `Bench`."""
+    """Return [(family, text)] for *rules*, and for *rules6* of IPv6; see `Bench`."""
     found: list[tuple[Family, bytes]] = []
     if isinstance(rules, Ruleset):
         families: list[Family] = sorted({table.nfproto for table in rules.tables})
@@ -37,7 +37,7 @@ def texts_of(rules: Any, rules6: Any = None, ipv6: bool | None = None) -> list[t
 
 
 def interfaces_in(text: bytes) -> list[str]:
-    """The names of the interfaces that a text names, in their order, without those that stand for several."""
+    """Return the names of interfaces in a text, in order, without patterns that stand for several."""
     found: dict[str, None] = {}
     for line in text.decode("utf-8", "surrogateescape").splitlines():
         if not any(option in line for option in _IN):

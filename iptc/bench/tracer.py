@@ -1,5 +1,5 @@
-"""Sees the way of each packet of a bench: all packets of its namespace are traced, and what was reported is there when
-the kernel has dealt with the packet."""
+"""Records the way of each packet of a bench. All packets in its namespace are traced, and the kernel reports a packet
+before it has finished with it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_NFT = (
 
 
 class Tracer:
-    """Reads what the kernel reports of the packets in *place*, whose rules are of *backend*."""
+    """Reads the kernel's reports of packets in *place*. *backend* is the back end of its rules."""
 
     def __init__(self, place: Place, backend: str) -> None:
         self._closing: list[Any] = []
@@ -59,27 +59,27 @@ class Tracer:
         return made
 
     def close(self) -> None:
-        """Close its sockets."""
+        """Close the sockets."""
         while self._closing:
             self._closing.pop().close()
 
     def skip(self) -> None:
-        """Forget what was reported of packets that nobody asked for."""
+        """Drop the reports of packets that nobody asked for."""
         self._nft.read()
         if self._legacy is not None:
             self._legacy.read()
 
     def packets(self) -> list[Packet]:
-        """The packets that were reported since, whole: the kernel has dealt with what was sent."""
+        """Return the packets that were reported since the last call. The kernel has processed all that was sent."""
         return self.whole() + self._gatherer.flush()
 
     def whole(self) -> list[Packet]:
-        """The packets of which all was reported."""
+        """Return the packets that were reported completely."""
         nft = self._nft.read()
         return self._gatherer.take(nft, [] if self._legacy is None else self._legacy.read())
 
     def wait(self, seconds: float) -> bool:
-        """Wait until something is reported; whether anything was."""
+        """Wait until there is a report. Return whether there is one."""
         poll = select.poll()
         poll.register(self._nft.fileno(), select.POLLIN)
         return bool(poll.poll(seconds * 1000))

@@ -29,11 +29,11 @@ _KINDS = {
     (ICMPV6, 1, 5): "icmp6-policy-fail",
     (ICMPV6, 1, 6): "icmp6-reject-route",
 }
-"""What answers of ICMP are called by `-j REJECT`."""
+"""The ICMP answers, by their names in `-j REJECT --reject-with`."""
 
 
 class Left:
-    """A packet that left: by which `interface`, what its `header` says, and its bytes (`data`)."""
+    """A packet that has left: its `interface`, its `header`, and its bytes (`data`)."""
 
     __slots__ = ("interface", "data", "_header")
 
@@ -44,7 +44,7 @@ class Left:
 
     @property
     def header(self) -> Header:
-        """What its headers say."""
+        """The `Header` of the packet."""
         if self._header is None:
             self._header = read_packet(self.data)
             assert self._header is not None
@@ -52,22 +52,22 @@ class Left:
 
     @property
     def src(self) -> str:
-        """Where it comes from."""
+        """The source address."""
         return self.header.src
 
     @property
     def dst(self) -> str:
-        """Where it goes."""
+        """The destination address."""
         return self.header.dst
 
     @property
     def sport(self) -> int | None:
-        """The port that it comes from."""
+        """The source port, or None."""
         return self.header.sport
 
     @property
     def dport(self) -> int | None:
-        """The port that it goes to."""
+        """The destination port, or None."""
         return self.header.dport
 
     def __str__(self) -> str:
@@ -77,19 +77,19 @@ class Left:
         return f"<iptc packet {self}>"
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON has it."""
+        """Return a dict for JSON."""
         return {"interface": self.interface, **self.header.as_dict()}
 
 
 class Verdict:
     """What the kernel did with a packet.
 
-    `verdict` is one word: ACCEPT, DROP, REJECT, QUEUE, or LOST for a packet that no rule dropped and that did not
-    arrive; `reason` says why. `reject` is the kind of answer of a REJECT, as `--reject-with` has it. `rule` is for DROP
-    and REJECT the `Rule` that did it, in whatever table, and for ACCEPT that of table filter; None where a policy did.
-    `path` is the way, step by step, and `nat` the steps of NAT. `out` are the packets that left because of it: itself,
-    and answers.
-    `to` is where it arrived: the name of an interface, or "host". `answers` are the packets that the host itself made.
+    `verdict` is ACCEPT, DROP, REJECT, QUEUE, or LOST for a packet that no rule dropped and that did not arrive; then
+    `reason` says why. `reject` is the kind of answer of a REJECT, as in `--reject-with`. `rule` is the `Rule` that
+    dropped or rejected the packet, or for ACCEPT the rule of table filter; None if a policy did. `path` is the list of
+    its `Step`s, and `nat` has the steps of NAT. `out` are the packets that have left because of it: the packet itself,
+    and answers. `to` is where it has arrived: the name of an interface, or "host". `answers` are the packets that the
+    host itself has made.
     """
 
     __slots__ = ("packets", "verdict", "reason", "reject", "step", "path", "out", "answers", "to", "sent")
@@ -122,12 +122,12 @@ class Verdict:
 
     @property
     def rule(self) -> Rule | None:
-        """The rule that gave the verdict; None where a policy did, or nothing."""
+        """The rule that gave the verdict; None if a policy did, or nothing."""
         return None if self.step is None else self.step.rule
 
     @property
     def nat(self) -> list[Step]:
-        """The rules of tables `nat` that matched."""
+        """The steps in tables `nat`."""
         return [step for packet in self.packets for step in packet.nat]
 
     @property
@@ -161,7 +161,7 @@ class Verdict:
         return f"<iptc verdict {self}>"
 
     def way(self) -> str:
-        """All of it as lines: the packet, each step, what left."""
+        """Return several lines: the packet, each step, and what has left."""
         lines = [f"packet  {self.sent}"] if self.sent is not None else []
         for packet in self.packets:
             ends = [f"in {packet.in_interface}"] if packet.in_interface else ["from this host"]
@@ -176,7 +176,7 @@ class Verdict:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON has it."""
+        """Return a dict for JSON."""
         return {
             "schema": 1,
             "verdict": self.verdict,

@@ -1,4 +1,4 @@
-"""Makes packets: IPv4 and IPv6 with TCP, UDP, ICMP or whatever is given as bytes."""
+"""Builds packets: IPv4 and IPv6 with TCP, UDP, ICMP, or a payload that is given as bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 TTL = 64
-"""How far a packet goes, where nothing is said."""
+"""The default TTL, or hop limit."""
 
 ANY = {4: "0.0.0.0", 6: "::"}
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 SOURCE_PORTS = range(40000, 60000)
-"""The ports that packets come from, where nothing is said: each from another, so that each is of a connection of its
-own."""
+"""The default source ports. Each packet has another one, and so belongs to a connection of its own."""
 
 _FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ECE": 64, "CWR": 128, "ALL": 63, "NONE": 0}
 
@@ -59,7 +58,7 @@ _ICMP_TYPES = {
 
 
 class Made:
-    """A packet to be sent: its bytes, of which family, its addresses, and what it is called."""
+    """A packet to be sent: its bytes, its family, its addresses and its protocol."""
 
     __slots__ = ("data", "version", "src", "dst", "protocol")
 
@@ -72,7 +71,7 @@ class Made:
 
 
 def address(text: Any) -> Any:
-    """An address, as `ipaddress` has it."""
+    """Return an address as an object of `ipaddress`."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:
@@ -80,7 +79,7 @@ def address(text: Any) -> Any:
 
 
 def flags_of(flags: Any) -> int:
-    """The bits of TCP's flags; SYN where nothing is said."""
+    """Return the bits of TCP's flags; the default is SYN."""
     if flags is None:
         return _FLAGS["SYN"]
     if isinstance(flags, int) and not isinstance(flags, bool):
@@ -94,8 +93,7 @@ def flags_of(flags: Any) -> int:
 
 
 def icmp_of(icmp: Any, version: int) -> tuple[int, int]:
-    """(type, code) of what is given: a number, a name as iptables has it, "type/code", a pair, or True for an echo
-    request."""
+    """Return (type, code), given a number, a name as in iptables, "type/code", a pair, or True for an echo request."""
     types = _ICMP_TYPES[version]
     if icmp is True:
         return types["echo-request"]
@@ -121,7 +119,7 @@ def _octet(value: Any, what: str) -> int:
 
 
 def port_of(value: Any) -> int:
-    """A port, by its number or by the name of its service."""
+    """Return the number of a port, given by number or by the name of its service."""
     if isinstance(value, str) and not value.isdigit():
         try:
             return socket.getservbyname(value)
@@ -137,7 +135,7 @@ def port_of(value: Any) -> int:
 
 
 def protocol_of(value: Any) -> int:
-    """The number of a protocol."""
+    """Return the number of a protocol."""
     if isinstance(value, str) and not value.isdigit():
         for number, name in PROTOCOL_NAMES.items():
             if name == value.lower():
@@ -150,7 +148,7 @@ def protocol_of(value: Any) -> int:
 
 
 def checksum(data: bytes) -> int:
-    """The checksum of the Internet over *data*."""
+    """Return the Internet checksum of *data* (RFC 1071)."""
     if len(data) & 1:
         data += b"\0"
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
@@ -160,7 +158,7 @@ def checksum(data: bytes) -> int:
 
 
 def _checked(protocol: int, pseudo: bytes, data: bytes, at: int) -> bytes:
-    """*data* with its checksum at *at*."""
+    """Return *data* with its checksum at offset *at*."""
     value = checksum(pseudo + data)
     if protocol == UDP and not value:
         value = 0xFFFF
@@ -186,10 +184,10 @@ def packet(
     ack: int = 0,
     echo: tuple[int, int] | None = None,
 ) -> Made:
-    """Make a packet. One of *tcp*, *udp* (a port), *icmp* (a type) and *protocol* (a number or name, with *payload*
-    behind the header of IP) is given; or *raw*, a whole packet, whose own number *ident* is put into.
+    """Build a packet. Give one of *tcp*, *udp* (a port), *icmp* (a type), *protocol* (a number or name, with *payload*
+    after the IP header), or *raw* (a whole packet, into which *ident* is written).
 
-    *ident* is the identification of IPv4, and the flow label of IPv6: no rule changes it.
+    *ident*: the identification of IPv4, or the flow label of IPv6. No rule changes it.
     """
     if raw is not None:
         return _raw(raw, ident)
@@ -240,7 +238,7 @@ def packet(
 
 
 def _raw(data: bytes, ident: int) -> Made:
-    """A packet that was given whole."""
+    """Return a packet that was given as a whole."""
     version = data[0] >> 4 if data else 0
     if version == 4 and len(data) >= 20 and len(data) >= (data[0] & 15) * 4 >= 20:
         size = (data[0] & 15) * 4
@@ -257,12 +255,12 @@ def _raw(data: bytes, ident: int) -> Made:
 
 
 def ident_of(data: bytes) -> int:
-    """What `packet` was given as *ident*, read from a packet."""
+    """Return the *ident* of a packet that `packet` has built."""
     if data[0] >> 4 == 4:
         return int.from_bytes(data[4:6], "big")
     return int.from_bytes(data[1:4], "big") & 0xFFFFF
 
 
 def header_of(made: Made) -> Header | None:
-    """What the headers of a packet that was made say."""
+    """Return the `Header` of a packet that `packet` has built."""
     return read_packet(made.data)

@@ -1,1 +1,1 @@
-"""Which rules take a packet: the kernel's reports of it, on both back ends, put together."""
+"""Traces packets: collects the kernel's reports of both back ends, and names the rules that each packet has matched."""

@@ -1,7 +1,7 @@
-"""Puts the reports of both back ends together: one `Packet` for each packet, with its way in the order of the hooks.
+"""Collects the reports of both back ends: one `Packet` for each packet, with its way in the order of the hooks.
 
-nf_tables numbers packets, legacy xtables does not. A legacy report belongs to the packet, of those that nf_tables
-reports of at the same time, whose headers say the same, as far as no NAT changes them.
+nf_tables numbers packets, legacy xtables does not. A legacy report is given to the packet that nf_tables reports at the
+same time, and whose headers are the same, except for those that NAT changes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _VERDICTS_OF_TARGETS.update({"REDIRECT": "ACCEPT", "NETMAP": "ACCEPT", "SYNPROXY
 
 
 class Names:
-    """The names of the interfaces of a network namespace, by their numbers."""
+    """The names of the interfaces of a network namespace, by number."""
 
     def __init__(self, place: Place) -> None:
         with place.open() as there:
@@ -48,11 +48,11 @@ class Names:
         self._known: dict[int, str] = {}
 
     def close(self) -> None:
-        """Close its socket."""
+        """Close the socket."""
         self._socket.close()
 
     def name(self, number: int) -> str | None:
-        """The name of an interface; None for 0, and its number as text where it is gone."""
+        """Return the name of an interface; None for 0, and the number as text if the interface is gone."""
         if not number:
             return None
         if number not in self._known:
@@ -65,7 +65,7 @@ class Names:
 
 
 class _Seen:
-    """A packet whose reports come."""
+    """A packet whose reports are coming in."""
 
     def __init__(self, when: float) -> None:
         self.when = when
@@ -73,7 +73,7 @@ class _Seen:
         self.chosen = False
         self.arrived = False
         self.nft: list[tuple[Report, int | None, int]] = []
-        """(report, hook, priority of the base chain)."""
+        """(report, hook, priority of the base chain) of each report."""
         self.legacy: list[Report] = []
         self.headers: list[Header] = []
         self.made_here = False
@@ -84,7 +84,7 @@ class _Seen:
         self.sure = True
 
     def add(self, report: Report, hook: int | None, priority: int) -> None:
-        """Note a report of nf_tables."""
+        """Add a report of nf_tables."""
         if hook is not None:
             self.hook, self.priority = hook, priority
         self.nft.append((report, self.hook, self.priority))
@@ -93,7 +93,7 @@ class _Seen:
         self.ended |= report.verdict == "DROP"
 
     def fits(self, report: Report) -> int:
-        """How well a legacy report fits: 0 for not at all."""
+        """Return how well a legacy report fits this packet; 0 if it does not."""
         header = report.header
         if header is None or not self.headers or self.headers[0].fingerprint != header.fingerprint:
             return 0
@@ -109,11 +109,11 @@ class _Seen:
 
 
 class Gatherer:
-    """Takes reports, and returns the packets that they are of.
+    """Takes reports, and returns the packets that they are about.
 
-    *table* is the name of the table that marks: packets that somebody else traces are left out. A packet is whole when
-    the report of the last chain comes, or that of a rule or policy that drops it. *fixed* says that nobody changes the
-    rules.
+    *table*: the name of the table that marks packets; packets that another program traces are left out. A packet is
+        complete with the report of the last chain, or of the rule or policy that drops it. *fixed*: nobody changes the
+        rules.
     """
 
     def __init__(
@@ -129,17 +129,19 @@ class Gatherer:
         self._unplaced: list[Report] = []
 
     def close(self) -> None:
-        """Close its socket."""
+        """Close the socket."""
         self._names.close()
 
     @property
     def waits(self) -> bool:
-        """Whether there are packets whose end was not reported yet."""
+        """Whether the end of some packets was not reported yet."""
         return bool(self._open)
 
     def take(self, nft: Iterable[Report], legacy: Iterable[Report]) -> list[Packet]:
-        """Take the reports that came since, and return the packets that are whole now. All *legacy* reports that came
-        before the last of *nft* must be among them."""
+        """Take the reports since the last call, and return the packets that are complete now.
+
+        *legacy* must have all legacy reports that came before the last one of *nft*.
+        """
         nft, legacy = list(nft), list(legacy)
         if not nft and not legacy and not self._unplaced:
             return []
@@ -158,8 +160,7 @@ class Gatherer:
         return self._packets(done)
 
     def flush(self, before: float | None = None) -> list[Packet]:
-        """Return the packets of which nothing was reported since the time *before*; all that are begun where it is
-        None."""
+        """Return the packets without a report since the time *before*; None: all packets."""
         done = [key for key, seen in self._open.items() if before is None or seen.last < before]
         return self._packets([self._open.pop(key) for key in done])
 
@@ -174,7 +175,7 @@ class Gatherer:
         seen = self._open.get(key)
         ours = report.table == self._table
         if ours and report.chain == CHOSEN and report.kind == RULE and seen is not None and seen.chosen:
-            # the number of a packet that is over is used again
+            # the kernel uses the number of a packet again after its end
             self._done.append(self._open.pop(key))
             seen = None
         if seen is None:
@@ -205,7 +206,7 @@ class Gatherer:
             best = max((how for how, _ in fitting), default=0)
             found = [seen for how, seen in fitting if how == best]
             if not best:
-                # the report of nf_tables that it begins with may come yet
+                # the report of nf_tables with which this packet begins may still come
                 if number >= len(waited):
                     self._unplaced.append(report)
                 continue
@@ -229,7 +230,7 @@ class Gatherer:
         for report, hook, priority in seen.nft:
             self._note(packet, report, hook)
             if report.table == self._table or report.kind == RETURN and self._place_of(report)[0] is not None:
-                # the end of a builtin chain: its policy is reported too
+                # the end of a builtin chain: the kernel reports its policy too
                 continue
             steps.append(((_rank(report, hook), priority), self._nft_step(report, hook)))
         latest = seen.nft[-1][0] if seen.arrived else None
@@ -248,7 +249,7 @@ class Gatherer:
         return packet
 
     def _note(self, packet: Packet, report: Report, hook: int | None) -> None:
-        """Note what a report says of the packet itself."""
+        """Store what a report says about the packet itself."""
         packet.mark = report.mark
         if hook is not None:
             packet.hook = hook_name(report.family, hook)
@@ -309,8 +310,8 @@ def _rank(report: Report, hook: int | None) -> int:
 
 
 def _settle(path: list[Step]) -> None:
-    """Say of the rules whose verdict the kernel does not report what it was: where the next report is of the same table
-    and hook, the packet went on to the next rule."""
+    """Set the verdict of rules for which the kernel reports none. If the next report is of the same table and hook, the
+    packet went on to the next rule."""
     for step, following in zip(path, [*path[1:], None]):
         if step.backend == "legacy" and step.kind == RULE and step.verdict is None:
             same = following is not None and (following.table, following.hook) == (step.table, step.hook)

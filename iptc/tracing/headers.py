@@ -1,4 +1,4 @@
-"""The headers of a packet: IPv4 and IPv6, and of TCP, UDP, ICMP what tells one packet from another."""
+"""Reads the headers of a packet: IPv4, IPv6, and the fields of TCP, UDP and ICMP that identify a packet."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
 """The flags of TCP as iptables names them, from the lowest bit on."""
 
 _EXTENSIONS = frozenset({0, 43, 60, 135, 139, 140})
-"""Headers of IPv6 between its own and that of the protocol, which say their length in units of eight bytes."""
+"""The extension headers of IPv6 that contain their length, in units of eight bytes."""
 
 _FRAGMENT, _AUTHENTICATION = 44, 51
 
 
 class Header:
-    """What the headers of a packet say.
+    """The headers of a packet.
 
-    `version` is 4 or 6; `src`, `dst` are texts; `protocol` is a name as `Rule.protocol` has it, `number` its number.
-    `sport` and `dport` are None but for protocols with ports, `icmp` is (type, code) or None, `flags` the names of
-    TCP's flags. `ttl` is the hop limit on IPv6. `ident` is what tells fragments of packets apart: on IPv6 the flow
-    label. `length` is that of the whole packet, as its header says. `sequence` is (sequence, acknowledged) of TCP.
+    `version` is 4 or 6. `src` and `dst` are addresses as text. `protocol` is a name as in `Rule.protocol`, and `number`
+    its number. `sport` and `dport` are None if the protocol has no ports. `icmp` is (type, code) or None. `flags` are
+    the names of TCP's flags. `ttl` is the TTL, or the hop limit of IPv6. `ident` is the identification of IPv4, or the
+    flow label of IPv6. `length` is the length of the whole packet according to its header. `sequence` is (sequence
+    number, acknowledgment number) of TCP.
     """
 
     __slots__ = (
@@ -64,17 +65,17 @@ class Header:
 
     @property
     def protocol(self) -> str:
-        """The protocol by its name, or by its number if it has no common name."""
+        """The name of the protocol, or its number if it has no common name."""
         return PROTOCOL_NAMES.get(self.number, str(self.number)) if self.number else "0"
 
     @property
     def addresses(self) -> tuple[str, int | None, str, int | None]:
-        """(source, its port, destination, its port): what NAT changes."""
+        """(source, its port, destination, its port): the part that NAT changes."""
         return self.src, self.sport, self.dst, self.dport
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """What tells this packet from others, and no NAT changes."""
+        """The part that identifies this packet, and that no NAT changes."""
         return self.version, self.number, self.ident, self.length, self.sequence, self.fragment
 
     def __eq__(self, other: object) -> bool:
@@ -97,7 +98,7 @@ class Header:
         return f"<iptc header {self}>"
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON has it."""
+        """Return a dict for JSON."""
         said: dict[str, Any] = {"src": self.src, "dst": self.dst, "protocol": self.protocol}
         if self.sport is not None:
             said.update({"sport": self.sport, "dport": self.dport})
@@ -116,7 +117,7 @@ def _end(address: str, port: int | None, version: int) -> str:
 
 
 def read_packet(packet: bytes) -> Header | None:
-    """The headers of a whole packet, or of its beginning; None where it is neither IPv4 nor IPv6."""
+    """Return the headers of a packet or of its beginning; None if it is neither IPv4 nor IPv6."""
     version = packet[0] >> 4 if packet else 0
     if version == 4:
         return read_headers(packet, packet[(packet[0] & 15) * 4 :])
@@ -126,8 +127,10 @@ def read_packet(packet: bytes) -> Header | None:
 
 
 def read_headers(network: bytes, transport: bytes | None) -> Header | None:
-    """The headers in the bytes of the network's and of the transport's header. On IPv6 the transport's is looked for in
-    *network* where it is None."""
+    """Return the headers, given the bytes of the network header and of the transport header.
+
+    If *transport* is None, the transport header of IPv6 is looked for in *network*.
+    """
     version = network[0] >> 4 if network else 0
     if version == 4 and len(network) >= 20:
         return _read_ipv4(network, transport)
@@ -160,7 +163,7 @@ def _read_ipv6(network: bytes, transport: bytes | None) -> Header:
 
 
 def _behind_extensions(header: Header, number: int, data: bytes) -> tuple[int, bytes]:
-    """(protocol, its header) behind the extension headers."""
+    """Return (protocol, its header), after the extension headers."""
     while len(data) >= 8:
         if number in _EXTENSIONS:
             size = data[1] * 8 + 8

@@ -31,15 +31,15 @@ _CFG_COMMAND, _CFG_MODE, _CFG_QUEUE = 1, 2, 5  # NFULA_CFG_*
 _BIND, _UNBIND = 1, 2  # NFULNL_CFG_CMD_*
 _COPY_PACKET = 2  # NFULNL_COPY_PACKET
 _COPIED = 256
-"""Bytes of each packet that are reported: its headers."""
+"""How many bytes of each packet are reported: its headers."""
 
 _PREFIX_OF = re.compile(rb"TRACE: ([^:]+):(.+):(rule|return|policy):(\d+) ?", re.DOTALL)
 
 
 class LegacyReports(Listener):
-    """A socket on which legacy xtables reports of the packets that are traced in a network namespace.
+    """A socket on which legacy xtables reports the traced packets of a network namespace.
 
-    `Conflict` where group 0 of nfnetlink_log belongs to another process.
+    Raises `Conflict` if group 0 of nfnetlink_log belongs to another process.
     """
 
     def __init__(self, place: Place) -> None:
@@ -66,8 +66,8 @@ class LegacyReports(Listener):
         self._configure(_GROUP, _CFG_QUEUE, struct.pack("!I", 1))
 
     def _may_bind(self) -> bool:
-        """Whether this process may have a group: the kernel says the same of one that is taken and of a right that is
-        missing."""
+        """Whether this process may use a group. The kernel gives the same errno for a group in use and for a missing
+        capability."""
         try:
             self._configure(_UNUSED_GROUP, _CFG_COMMAND, struct.pack("=B", _UNBIND))
         except KernelError as error:
@@ -75,7 +75,7 @@ class LegacyReports(Listener):
         return True
 
     def _configure(self, group: int, kind: int, data: bytes) -> None:
-        """Send one message about a group, and raise what the kernel says to it."""
+        """Send a message about a group. Raise if the kernel refuses it."""
         data = attribute(kind, data)
         head = struct.pack("=IHHII", 20 + len(data), _SUBSYSTEM << 8 | _CONFIG, _REQUEST | _ACK, 1, 0)
         self._socket.send(head + struct.pack("!BBH", 0, 0, group) + data)
@@ -87,7 +87,7 @@ class LegacyReports(Listener):
                         raise kernel_error(self._what, -code, os.strerror(-code))
 
     def read(self) -> list[Report]:
-        """What was reported since, without waiting."""
+        """Return the reports since the last call, without waiting."""
         return [
             report
             for data in self.datagrams()

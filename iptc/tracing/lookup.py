@@ -1,7 +1,7 @@
-"""Which rule a report means: by its handle on nf_tables, by its number on legacy.
+"""Finds the rule that a report means: by its handle on nf_tables, by its number in legacy tables.
 
-A report comes after the packet, and the rules may be others by then. So each chain is read before packets come, and
-read again when the ruleset has changed. A rule is only named where both readings have the same one.
+A report comes after the packet, and the rules may have changed meanwhile. So each chain is read before packets come,
+and again when the ruleset has changed. A rule is named only if both readings have the same one.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK = 1, 3, 4  # NFTA_CHAIN_*
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2  # NFTA_HOOK_*
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7  # NFTA_RULE_*
 _COMMENT = 0
-"""The kind of a comment in a rule's user data."""
+"""The type of the user data that is a comment."""
 
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
-"""What nf_tables calls the families of tables."""
+"""The names of nf_tables for the families of tables."""
 
 ADDED = "the rule was added meanwhile"
 CHANGED = "the rule was changed meanwhile"
@@ -44,15 +44,15 @@ UNKNOWN = "the rules were changed meanwhile: which one it was is not known"
 
 
 def family_name(family: int) -> str:
-    """What nf_tables calls a family of tables."""
+    """Return the name of nf_tables for a family of tables."""
     return _FAMILIES.get(family, str(family))
 
 
 class Found:
-    """A rule that was looked for.
+    """A rule that was found for a report.
 
-    It has the `Rule`, None where it can't be had; its number, None where it is not sure; its text for people; its
-    comment; and a note, which must be said of it. `rejects` says that it refuses packets, and answers.
+    It has the `Rule`, or None if it cannot be read; its number, or None if that is not certain; its text; its comment;
+    and a note for the user. `rejects` is true if it refuses packets with an answer.
     """
 
     __slots__ = ("rule", "number", "text", "comment", "note", "rejects")
@@ -66,7 +66,7 @@ class Found:
         self.rejects = False
 
     def noted(self, note: str, number: int | None = None) -> Found:
-        """The same with another note, and another number."""
+        """Return a copy with another note and number."""
         found = Found(self.rule, number, self.text, self.comment, note)
         found.rejects = self.rejects
         return found
@@ -76,7 +76,7 @@ _NOT_KNOWN = Found(None, None, "?", None, UNKNOWN)
 
 
 def rule_of(nfproto: Family, entry: bytes) -> Rule:
-    """The `Rule` of an entry."""
+    """Return the `Rule` of an entry."""
     return _core.load_rules(Rule if nfproto == _core.IPV4 else Rule6, nfproto, [entry], None)[0]
 
 
@@ -86,7 +86,7 @@ def _found(nfproto: Family, entry: bytes, number: int | None) -> Found:
 
 
 def comment_of(rule: Rule) -> str | None:
-    """The comment of a rule, None for none."""
+    """Return the comment of a rule, or None."""
     for match in rule.matches:
         if match.name == "comment" and not match.opaque:
             return str(match.parameters.get("comment", "")) or None
@@ -97,7 +97,7 @@ def comment_of(rule: Rule) -> str | None:
 
 
 class _NftChain:
-    """One chain as it was at one generation: the attributes of its rules by their handles, in their order."""
+    """One chain at one generation: the attributes of its rules by handle, in order."""
 
     __slots__ = ("generation", "hook", "priority", "_raw", "_rules", "_numbers", "_found")
 
@@ -126,7 +126,7 @@ class _NftChain:
         return len(self._rules)
 
     def find(self, handle: int, nfproto: Family, family: int) -> Found | None:
-        """The rule with a handle, None where there is none."""
+        """Return the rule with a handle, or None."""
         if self._raw is not None:
             self._index()
         if handle not in self._rules:
@@ -138,7 +138,7 @@ class _NftChain:
 
 
 def _of_nft(family: int, nfproto: Family, rule: bytes, number: int) -> Found:
-    """What a rule of nf_tables says: as iptables says it, where it can."""
+    """Return a rule of nf_tables, as a rule of iptables if it can be one."""
     said = dict(attributes(rule))
     try:
         entry = codec.decode(nfproto, rule)
@@ -174,16 +174,16 @@ class NftRules:
         self._chains: dict[_Key, _NftChain] = {}
         self._before: dict[_Key, _NftChain] = {}
         self._heads: dict[_Key, _NftChain] = {}
-        """The chains that are there now, of which those that nobody has asked for have not been read yet."""
+        """The chains that exist now. Their rules are read when a report asks for them."""
         self._generation = -1
         self.read()
 
     def close(self) -> None:
-        """Close its socket."""
+        """Close the socket."""
         self._socket.close()
 
     def read(self) -> None:
-        """Read all chains and rules: what packets that come from now on are looked up in."""
+        """Read all chains and rules. Reports of later packets are looked up in them."""
         while True:
             generation = self._socket.generation()
             heads = self._read_chains(generation)
@@ -193,8 +193,8 @@ class NftRules:
         self._heads, self._chains, self._before, self._generation = heads, chains, {}, generation
 
     def look_again(self) -> None:
-        """Find out whether the ruleset was changed since: to be called once reports were received, before they are
-        looked up."""
+        """Find out whether the ruleset has changed. Call this after reports were received, before they are looked
+        up."""
         if self._socket.generation() == self._generation:
             return
         while True:
@@ -233,7 +233,7 @@ class NftRules:
         return _NftChain(head.generation, head.hook, head.priority, raw)
 
     def _chain(self, key: _Key) -> _NftChain | None:
-        """A chain as it is now."""
+        """Return a chain as it is now."""
         known = self._chains.get(key)
         while known is None and key in self._heads:
             known = self._with_rules(key, self._heads[key])
@@ -245,14 +245,13 @@ class NftRules:
         return known
 
     def place_of(self, family: int, table: str, chain: str) -> tuple[int | None, int]:
-        """(hook, priority) of a chain; the hook is None for one that is none of a hook, and for one that is not
-        known."""
+        """Return (hook, priority) of a chain. The hook is None if the chain is not a base chain, or is not known."""
         key = family, table, chain
         known = self._chain(key) or self._before.get(key)
         return (None, 0) if known is None else (known.hook, known.priority)
 
     def find(self, report: Report) -> Found:
-        """The rule that a report of nf_tables means."""
+        """Return the rule that a report of nf_tables means."""
         key = report.family, report.table, report.chain
         now, before = self._chain(key), self._before.get(key)
         new = None if now is None else now.find(report.handle, report.nfproto, report.family)
@@ -262,7 +261,7 @@ class NftRules:
                 return new if before is None else new.noted(ADDED, new.number)
             return _NOT_KNOWN if old is None else old.noted(REMOVED, old.number)
         if new.text != old.text:
-            # newer kernels let a rule have the handle of the one that it replaces
+            # newer kernels give a rule the handle of the rule that it replaces
             return Found(None, None, "?", None, CHANGED)
         return new if new.number == old.number else new.noted(MOVED)
 
@@ -275,7 +274,7 @@ def _bytes(name: str) -> bytes:
 
 
 class _LegacyTable:
-    """One legacy table, as it was when it was read last, and before that."""
+    """One legacy table: its last reading, and the one before."""
 
     def __init__(self, nfproto: Family, name: str, place: Place, is_new: bool) -> None:
         self._nfproto = nfproto
@@ -291,12 +290,12 @@ class _LegacyTable:
         self.before = None
 
     def close(self) -> None:
-        """Close its descriptor."""
+        """Close the descriptor."""
         if self._scan is not None:
             self._scan.close()
 
     def look_again(self) -> None:
-        """Read it anew if it was changed."""
+        """Read the table again if it has changed."""
         from ..legacy.blob import TableBlob, TableScan
 
         with self._place.open() as there:
@@ -318,7 +317,7 @@ class _LegacyTable:
         self._entries = {}
 
     def entries(self, blob: TableBlob | None, chain: str) -> list[bytes] | None:
-        """The rules of a chain, None where there is none."""
+        """Return the rules of a chain, or None if there is no such chain."""
         if blob is None:
             return None
         key = id(blob), chain
@@ -330,7 +329,7 @@ class _LegacyTable:
         return self._entries[key]
 
     def policy(self, chain: str) -> str | None:
-        """The policy of a chain, None where it is not the same as before."""
+        """Return the policy of a chain, or None if it has changed."""
         found = {
             next((row[1] for row in blob.chains if row[0] == chain), None)
             for blob in (self.now, self.before)
@@ -359,22 +358,21 @@ class LegacyRules:
         return self._tables[key]
 
     def close(self) -> None:
-        """Close its descriptors."""
+        """Close the descriptors."""
         for table in self._tables.values():
             table.close()
 
     def look_again(self, reports: list[Report]) -> None:
-        """Find out whether the tables that *reports* name were changed since: to be called before they are looked
-        up."""
+        """Find out whether the tables in *reports* have changed. Call this before the reports are looked up."""
         for key in {(report.nfproto, report.table) for report in reports}:
             table = self._tables.get(key)
             if table is not None:
                 table.look_again()
 
     def find(self, report: Report) -> Found | None:
-        """The rule that a legacy report means; None where it means the end of the chain.
+        """Return the rule that a legacy report means; None if it means the end of the chain.
 
-        The kernel calls a rule without matches that ends with a verdict "policy" or "return" too.
+        The kernel also reports a rule without matches whose target is a verdict as "policy" or "return".
         """
         table = self._table(report.nfproto, report.table)
         now, before = (table.entries(blob, report.chain) for blob in (table.now, table.before))
@@ -390,10 +388,10 @@ class LegacyRules:
         return found.noted(ADDED, found.number) if table.is_new else found
 
     def policy(self, report: Report) -> str | None:
-        """The policy of the chain of a report, None where it was changed meanwhile."""
+        """Return the policy of the chain of a report, or None if it has changed meanwhile."""
         return self._table(report.nfproto, report.table).policy(report.chain)
 
 
 def legacy_priority(table: str, hook: int | None) -> int:
-    """Where a legacy table stands among the chains of a hook."""
+    """Return the priority of a legacy table among the chains of a hook."""
     return next((priority for number, _, priority in BUILTIN_CHAINS.get(table, ()) if number == hook), 0)

@@ -1,4 +1,5 @@
-"""A table of nf_tables that marks packets to be traced. It is of our own, and gone with the socket that made it."""
+"""A table of nf_tables that marks packets to be traced. The kernel deletes it when the socket that made it is
+closed."""
 
 from __future__ import annotations
 
@@ -26,17 +27,17 @@ _LIMIT_RATE, _LIMIT_UNIT, _LIMIT_BURST = 1, 2, 3  # NFTA_LIMIT_*
 
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
 FIRST, LAST = -301, 2147483646
-"""Priorities: right before table raw, behind the putting together of fragments; and behind all others."""
+"""The priorities: directly before table raw, but after fragments are reassembled; and after all other chains."""
 
 CHOSEN = "chosen"
-"""The chain in which a packet is marked."""
+"""The name of the chain in which packets are marked."""
 
 BEGINNINGS = {PREROUTING: "begin-prerouting", OUTPUT: "begin-output"}
 ENDS = {INPUT: "end-input", POSTROUTING: "end-postrouting"}
 
 
 def expression(name: bytes, data: bytes) -> bytes:
-    """One expression of a rule."""
+    """Return one expression of a rule."""
     return attribute(_ELEMENT | _NESTED, attribute(_NAME, name + b"\0") + attribute(_DATA | _NESTED, data))
 
 
@@ -70,12 +71,14 @@ def _trace() -> bytes:
 
 
 class MarkTable:
-    """A table, of each family that is asked for, whose rules let the kernel report of packets.
+    """A table for each family, whose rules make the kernel report packets.
 
-    *conditions* are (family, hook, expressions): what a packet must be at the hook PREROUTING or OUTPUT, as the bytes
-    of the expressions of a rule. At most *limit* packets a second are chosen, with a *burst*; None for all. The table
-    has a chain behind all others at INPUT and POSTROUTING too, whose reports say that a packet has passed. The kernel
-    removes it when this is closed, or the process ends in any way. `name` is that of the table.
+    *conditions*: (family, hook, expressions) for the hooks PREROUTING and OUTPUT: which packets to mark, as bytes of
+        the expressions of a rule. *limit*: at most so many packets per second, with a *burst*; None for all packets.
+
+    The table also has a chain after all others at INPUT and POSTROUTING. A report of that chain means that the packet
+    has passed all rules. The kernel deletes the table when this object is closed, or the process ends in any way.
+    `name` is the name of the table.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class MarkTable:
                 for hook, name in names.items():
                     batch.add_base_chain(family, label, name.encode(), hook, b"filter", priority, 1)
             for name in ENDS.values():
-                # one report, and not one of the end of the chain too
+                # one report for the packet, and no second one for the end of the chain
                 batch.add_rule(family, label, name.encode(), _rule(_verdict(_ACCEPT)))
         numbers = [
             batch.add_rule(
@@ -123,7 +126,7 @@ class MarkTable:
             raise _refusal(code, number in numbers)
 
     def close(self) -> None:
-        """Remove the table."""
+        """Delete the table."""
         self._socket.close()
 
 
@@ -138,5 +141,5 @@ def _refusal(code: int, of_condition: bool) -> Exception:
 
 
 def everything(families: Sequence[Family]) -> list[tuple[Family, int, bytes]]:
-    """The conditions that all packets fulfil."""
+    """Return conditions that are true for all packets."""
     return [(family, hook, b"") for family in families for hook in BEGINNINGS]

@@ -1,4 +1,4 @@
-"""The reports of nf_tables: which rule of which table took a packet that is traced (`NFT_MSG_TRACE`)."""
+"""The trace reports of nf_tables: which rule of which table a traced packet has matched (`NFT_MSG_TRACE`)."""
 
 from __future__ import annotations
 
@@ -37,14 +37,13 @@ _IPV4, _IPV6 = 2, 10
 
 
 class NftReports(Listener):
-    """A socket on which nf_tables reports of the packets that are traced in a network namespace, whoever traces
-    them."""
+    """A socket on which nf_tables reports all traced packets of a network namespace, whichever program traces them."""
 
     def __init__(self, place: Place) -> None:
         super().__init__(place, (_GROUP_TRACE,), "can't trace packets", counting=True)
 
     def read(self) -> list[Report]:
-        """What was reported since, without waiting."""
+        """Return the reports since the last call, without waiting."""
         return [
             report
             for data in self.datagrams()
@@ -58,14 +57,14 @@ def _number(data: bytes | None) -> int:
 
 
 def text_of(data: bytes) -> str:
-    """The name in an attribute."""
+    """Return the name in an attribute."""
     return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def verdict_word(code: int) -> str:
-    """What verdict *code* of nf_tables, as the kernel writes it, is called."""
+    """Return the name of verdict *code* of nf_tables, as the kernel writes it."""
     if code >= 0:
-        code &= 0xFF  # above it stands the number of a queue, or an errno
+        code &= 0xFF  # the bits above are the number of a queue, or an errno
     return _VERDICTS.get(code, str(code))
 
 

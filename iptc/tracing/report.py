@@ -1,4 +1,4 @@
-"""One report of the kernel: what one rule, or the end of one chain, did with a packet. Both back ends give the same."""
+"""One report of the kernel: what a rule, or the end of a chain, did with a packet. It is the same on both back ends."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ if TYPE_CHECKING:
     from .headers import Header
 
 RULE, RETURN, POLICY = "rule", "return", "policy"
-"""What a report is about: a rule that matched, the end of a user chain, the policy of a builtin one."""
+"""The kinds of reports: a rule that matched, the end of a user chain, the policy of a builtin chain."""
 
 
 class Report:
-    """What the kernel says of a packet at one place.
+    """What the kernel reports of a packet at one place.
 
-    `backend` is "nft" or "legacy". `family` is that of the table as nf_tables numbers it (1: inet), and `nfproto` that
-    of the packet. `identity` is nf_tables' number of the packet, None on legacy. A rule is named by its `handle` on
-    nf_tables, and on legacy by its `number`. `verdict` is a word in capitals, None where the kernel does not say it;
-    `to` is the chain of a jump. `hook` is the number of the hook, or None where the kernel does not say it. `iif` and
-    `oif` are numbers of interfaces, 0 for none. `header` is None where it was said before.
+    `backend` is "nft" or "legacy". `family` is nf_tables' number for the family of the table (1 is inet), and `nfproto`
+    the family of the packet. `identity` is nf_tables' number of the packet, None on legacy. The rule is given by its
+    `handle` on nf_tables, and by its `number` on legacy. `verdict` is a word in capitals, or None if the kernel does
+    not report it; `to` is the chain of a jump. `hook` is the number of the hook, or None if the kernel does not report
+    it. `iif` and `oif` are numbers of interfaces; 0 is none. `header` is None if an earlier report of the packet has
+    it.
     """
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""A packet that was traced, and its way: one step for each rule that matched and each end of a chain."""
+"""A traced packet, and its way: one step for each rule that matched, and for each end of a chain."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _NETDEV = 5
 class Step:
     """What one rule, or the end of one chain, did with a packet.
 
-    `kind` is "rule", "return" (the end of a user chain) or "policy". `verdict` is a word: ACCEPT, DROP, REJECT, QUEUE,
-    STOLEN, RETURN, CONTINUE (to the next rule), JUMP or GOTO, and `to` the chain of the last two. `rule` is the
-    `Rule`, None for a policy or an end, and where it can't be had: `note` says why. `number` counts the rules of a
-    chain from 1, and is None where it is not sure. `text` is the rule's text; a rule of `nft` that iptables can't read
-    shows its expressions. `family` is what nf_tables calls the family of the table: ip, ip6, inet, …
+    `kind` is "rule", "return" (the end of a user chain) or "policy". `verdict` is ACCEPT, DROP, REJECT, QUEUE, STOLEN,
+    RETURN, CONTINUE (to the next rule), JUMP or GOTO; `to` is the chain of a JUMP or GOTO. `rule` is the `Rule`; it is
+    None for a policy, for the end of a chain, and if the rule cannot be read. Then `note` says why. `number` is the
+    number of the rule in its chain, from 1, or None if it is not certain. `text` is the text of the rule; a rule that
+    only `nft` can read shows its expressions. `family` is nf_tables' name for the family of the table: ip, ip6, inet, …
     """
 
     __slots__ = (
@@ -78,12 +78,12 @@ class Step:
 
     @property
     def is_final(self) -> bool:
-        """Whether the packet ends here."""
+        """Whether the way of the packet ends here."""
         return self.verdict in _FINAL
 
     @property
     def place(self) -> str:
-        """The table and the chain, with the family where the table is none of iptables."""
+        """The table and the chain, and the family if it is not a table of iptables."""
         known = self.family in ("ip", "ip6") and self.table in _TABLES
         return f"{self.table} {self.chain}" if known else f"{self.family} {self.table} {self.chain}"
 
@@ -105,7 +105,7 @@ class Step:
         return f"<iptc step {self}>"
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON has it."""
+        """Return a dict for JSON."""
         return {
             "backend": self.backend,
             "family": self.family,
@@ -127,12 +127,12 @@ class Step:
 class Packet:
     """A packet that was traced.
 
-    `verdict` is ACCEPT, DROP, REJECT, QUEUE, or LOST where no rule dropped it and it did not arrive (no route, an
-    address that can't be, its TTL); `reason` says what is known then. `rule` is for DROP and REJECT the rule that did
-    it, in whatever table, and for ACCEPT the one of `filter`; None where a policy did. `path` are the steps. `before`
-    and `after` are its headers when it came and when it left or ended: what NAT and others changed. `in_interface` and
-    `out_interface` are names, None for none. `mark` is the last one. `when` is the time as `time.time()` has it.
-    `sure` is False where it is not sure that all steps are of this packet: legacy reports bear no number.
+    `verdict` is ACCEPT, DROP, REJECT, QUEUE, or LOST if no rule dropped it and it did not arrive (because of its route,
+    an address or its TTL). Then `reason` says what is known. `rule` is the rule that dropped or rejected it, or for
+    ACCEPT the rule of table `filter`; None if a policy did. `path` is the list of its `Step`s. `before` and `after` are
+    its headers at the beginning and at the end; NAT may have changed them. `in_interface` and `out_interface` are names
+    or None. `mark` is its last mark. `when` is the time (`time.time()`). `sure` is False if some steps may belong to
+    another packet: legacy reports have no number of the packet.
     """
 
     __slots__ = (
@@ -175,21 +175,21 @@ class Packet:
 
     @property
     def step(self) -> Step | None:
-        """The step that gave the verdict: for ACCEPT the last one of `filter`."""
+        """The step that gave the verdict; for ACCEPT the last step of table `filter`."""
         return _deciding(self.path, self.verdict)
 
     @property
     def nat(self) -> list[Step]:
-        """The rules of tables `nat` that matched."""
+        """The steps in tables `nat`."""
         return [step for step in self.path if step.table == "nat" and step.kind == RULE]
 
     @property
     def time(self) -> str:
-        """When it was, as ISO 8601 has it, in UTC."""
+        """The time in ISO 8601, in UTC."""
         return datetime.fromtimestamp(self.when, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
     def decide(self, arrived: bool) -> None:
-        """Find the verdict and the rule that gave it, once all steps are there; *arrived* says that it left all
+        """Find the verdict and the rule that gave it, after all steps are added. *arrived*: the packet has passed all
         hooks."""
         last = next((step for step in self.path if step.is_final), None)
         if last is not None:
@@ -216,7 +216,7 @@ class Packet:
         return f"<iptc packet {self}>"
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON has it."""
+        """Return a dict for JSON."""
         step = self.step
         return {
             "schema": 1,
@@ -245,7 +245,7 @@ def _deciding(path: list[Step], verdict: str) -> Step | None:
 
 
 def hook_name(family: int, hook: int | None) -> str | None:
-    """What a hook is called."""
+    """Return the name of a hook, or None."""
     if hook is None:
         return None
     if family == _NETDEV:

@@ -1,5 +1,4 @@
-"""A socket of netfilter in a network namespace, on which the kernel tells of what happens. It is read without
-waiting."""
+"""A socket in a network namespace on which netfilter reports events. It is read without waiting."""
 
 from __future__ import annotations
 
@@ -20,27 +19,28 @@ _SOL_NETLINK = 270
 _ADD_MEMBERSHIP, _NO_ENOBUFS = 1, 5
 _SO_RCVBUFFORCE, _SO_MEMINFO = 33, 55
 _DROPS = 8
-"""Which number of SO_MEMINFO says how many messages found no room."""
+"""The index in SO_MEMINFO of the number of lost messages."""
 
 _ROOM = 1 << 26
-"""Bytes that may wait in the kernel: the messages of a restore of a hundred thousand rules."""
+"""Bytes of messages that may wait in the kernel: enough for a restore of a hundred thousand rules."""
 
 _HEAD = struct.Struct("=IHHII")
 _GENERAL = 20
-"""Bytes before the attributes: `struct nlmsghdr`, and `struct nfgenmsg`."""
+"""The bytes before the attributes: `struct nlmsghdr` and `struct nfgenmsg`."""
 
 _KIND = 0x3FFF
-"""The bits of an attribute's type that are its kind (NLA_TYPE_MASK)."""
+"""The bits of an attribute's type without its flags (NLA_TYPE_MASK)."""
 
 
 class MessagesLost(Exception):
-    """More messages came than the kernel keeps (ENOBUFS)."""
+    """There were more messages than the kernel keeps (ENOBUFS)."""
 
 
 class Listener:
-    """A socket in the groups *groups* of netfilter's messages; *what* is what an error says that can't be done.
+    """A socket that receives the messages of the multicast *groups* of netfilter. *what* is the beginning of errors.
 
-    `AccessDenied` without CAP_NET_ADMIN. With *counting*, `read` says nothing of lost messages: `lost` counts them.
+    Raises `AccessDenied` without CAP_NET_ADMIN. With *counting*, `read` does not raise for lost messages; `lost` counts
+    them.
     """
 
     def __init__(self, place: Place, groups: tuple[int, ...], what: str, counting: bool = False) -> None:
@@ -72,7 +72,7 @@ class Listener:
         return kernel_error(self._what, error.errno, error.strerror)
 
     def fileno(self) -> int:
-        """The descriptor, which is readable when something was told."""
+        """Return the descriptor, which becomes readable when there is a message."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class Listener:
 
     @property
     def lost(self) -> int:
-        """How many messages the kernel had no room for."""
+        """The number of messages that were lost."""
         try:
             numbers = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
         except OSError:
@@ -89,7 +89,8 @@ class Listener:
         return int(struct.unpack_from("=I", numbers, 4 * _DROPS)[0]) if len(numbers) >= 4 * (_DROPS + 1) else 0
 
     def datagrams(self) -> Iterator[bytes]:
-        """Yield what was told since. `MessagesLost` where some of it was not, after which the next call goes on."""
+        """Yield the datagrams since the last call. Raises `MessagesLost` if some were lost; the next call yields the
+        later ones."""
         while True:
             try:
                 data = self._socket.recv(1 << 18)
@@ -104,7 +105,7 @@ class Listener:
             yield data
 
     def skip(self) -> None:
-        """Drop what waits to be read."""
+        """Drop the messages that were not read."""
         while True:
             try:
                 self._socket.recv(1)
@@ -116,7 +117,8 @@ class Listener:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (subsystem and kind, family, message) of a datagram; the attributes stand behind the first 20 bytes."""
+    """Yield (subsystem and kind, family, message) of a datagram. The attributes follow the first 20 bytes of a
+    message."""
     at = 0
     while at + _GENERAL <= len(data):
         length, kind, _, _, _ = _HEAD.unpack_from(data, at)
@@ -127,7 +129,7 @@ def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def fields(data: bytes, at: int = 0) -> dict[int, bytes]:
-    """{kind: value} of the netlink attributes in *data* from *at* on."""
+    """Return {kind: value} of the netlink attributes in *data* from offset *at* on."""
     found = {}
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)

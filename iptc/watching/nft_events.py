@@ -1,4 +1,4 @@
-"""What nf_tables tells of each commit: its messages, and which process made it."""
+"""The commits of nf_tables as the kernel reports them: the messages of each, and the process that made it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEWGEN = 15  # NFT_MSG_NEWGEN
 
 
 class Process:
-    """A process that has changed rules: its id, as the first namespace of processes counts, and its name."""
+    """A process that has changed rules: its id in the initial process namespace, and its name."""
 
     __slots__ = ("pid", "name")
 
@@ -36,12 +36,12 @@ class Process:
         return f"{self.name} ({self.pid})"
 
     def as_dict(self) -> dict[str, int | str]:
-        """It as JSON has it."""
+        """Return a dict for JSON."""
         return {"pid": self.pid, "name": self.name}
 
 
 class Commit:
-    """What one commit of nf_tables changed: its number, who made it, and its messages as (kind, family, message)."""
+    """One commit of nf_tables: its generation, the process that made it, its messages as (kind, family, message)."""
 
     __slots__ = ("generation", "by", "messages")
 
@@ -52,9 +52,9 @@ class Commit:
 
 
 class NftEvents(Listener):
-    """A socket on which the kernel tells of each commit of nf_tables in a network namespace.
+    """A socket on which the kernel reports each commit of nf_tables in a network namespace (`NFNLGRP_NFTABLES`).
 
-    `AccessDenied` without CAP_NET_ADMIN. It is read without waiting.
+    It is read without waiting. Raises `AccessDenied` without CAP_NET_ADMIN.
     """
 
     def __init__(self, place: Place) -> None:
@@ -62,8 +62,8 @@ class NftEvents(Listener):
         super().__init__(place, (_GROUP_NFTABLES,), "can't watch nf_tables")
 
     def read(self) -> list[Commit]:
-        """The commits that were told of since; `MessagesLost` where some were not, after which the next call goes
-        on."""
+        """Return the commits since the last call. Raises `MessagesLost` if some were lost; the next call returns the
+        later ones."""
         commits: list[Commit] = []
         try:
             for data in self.datagrams():
@@ -74,12 +74,13 @@ class NftEvents(Listener):
         return commits
 
     def skip(self) -> None:
-        """Drop what waits to be read."""
+        """Drop the messages that were not read."""
         self._begun = []
         super().skip()
 
     def _take(self, data: bytes) -> list[Commit]:
-        """Sort out the messages of one datagram; a commit ends with `NFT_MSG_NEWGEN`."""
+        """Read the messages of one datagram, and return the commits that end in it. A commit ends with
+        `NFT_MSG_NEWGEN`."""
         commits = []
         for kind, nfproto, message in messages(data):
             if kind >> 8 != _SUBSYSTEM:
