@@ -40,15 +40,19 @@ def _why(number: int, log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip() and not _STATISTICS.match(line)]
     last = f"{os.strerror(number)}: {lines[-1]}" if lines else os.strerror(number)
     reads = "probe_read_kernel" in last
-    if reads or not log and number in (errno.EPERM, errno.EACCES):
+    denied = not log and number in (errno.EPERM, errno.EACCES)
+    if reads or denied:
         forbidden = _who_may_not()
-        if forbidden or not reads:
-            return forbidden or "not permitted, by a security module or a filter of system calls (seccomp)"
+        if forbidden:
+            return forbidden
     if reads:
         return f"the kernel lets no program read its memory{_locked_down()}"
     release = kernel_release()
     if release < OLDEST:
+        # before 5.11 it says that something is not permitted where too much memory is locked
         return f"the kernel is {release[0]}.{release[1]} and older than {OLDEST[0]}.{OLDEST[1]} ({last})"
+    if denied:
+        return "not permitted, by a security module or a filter of system calls (seccomp)"
     return f"the kernel refused it ({last})"
 
 

@@ -1,0 +1,182 @@
+"""Runs in a machine of scripts/kernels: whether the eBPF source of counters works on its kernel, or says why not."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import traceback
+
+import iptc
+from iptc.bpf import btf, kernel, reasons
+from iptc.bpf.window import Window
+
+EXPECTED = sys.argv[1]
+FAILED = []
+SEVEN = bytes.fromhex("b7000000070000009500000000000000")
+
+
+def tell(what, well, more=""):
+    """One line for scripts/kernels."""
+    if not well:
+        FAILED.append(what)
+    text = " ".join(str(more).split())
+    print(f"TRIAL {what}: {'well' if well else 'wrong'}{', ' if text else ''}{text[:600]}", flush=True)
+
+
+@contextlib.contextmanager
+def telling(what):
+    """Tells of an exception instead of ending."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc(limit=-4)
+        tell(what, False, f"{type(error).__name__}: {error}")
+
+
+def host(*words, text=None):
+    """Run a tool of iptables."""
+    done = subprocess.run(words, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(words)}: {done.stderr}")
+    return done.stdout
+
+
+def send(count):
+    """UDP over loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(count):
+            sender.sendto(bytes(72), ("127.0.0.1", 9))
+
+
+def ruleset(tag, count):
+    """A table with chains and rules; its first rule counts what `send` sends."""
+    rules = [f'-A INPUT -p udp -m comment --comment "{tag} first"']
+    rules += [f'-A web -s 10.0.{number // 250}.{number % 250} -m comment --comment "{tag}"' for number in range(count)]
+    head = ["*filter", ":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", ":web - [0:0]"]
+    return "\n".join([*head, *rules, "-A INPUT -j web", "COMMIT", ""])
+
+
+def same(back_end, bpf, by_socket):
+    """Whether both read the same numbers, nothing being on its way; and them."""
+    mine, theirs = bpf.read(), by_socket.read()
+    return list(mine) == list(theirs), f"{back_end}: {list(mine)[:3]} {list(theirs)[:3]}"
+
+
+def try_back_end(backend):
+    """Reads by both sources, at rest, after traffic, after replacements and after -Z."""
+    host(f"iptables-{backend}-restore", text=ruleset("one", 300))
+    with (
+        iptc.CounterReader("filter", backend=backend, source="bpf") as bpf,
+        iptc.CounterReader("filter", backend=backend) as by_socket,
+    ):
+        tell(f"{backend}, at rest", *same(backend, bpf, by_socket))
+        send(1000)
+        tell(f"{backend}, after traffic", *same(backend, bpf, by_socket))
+        before = bpf.read()
+        send(500)
+        packets, size = bpf.read().since(before)[0]
+        tell(f"{backend}, packets and bytes", (packets, size) == (500, 50_000), f"{packets} {size}")
+        with telling(f"{backend}, replacements"):
+            wrong = 0
+            for turn in range(10):
+                host(f"iptables-{backend}-restore", text=ruleset(f"turn {turn}", 300))
+                send(turn)
+                equal, _ = same(backend, bpf, by_socket)
+                wrong += not equal or bpf.read()[0][0] < turn
+            tell(f"{backend}, replacements", wrong == 0, f"{wrong} of 10")
+        host(f"iptables-{backend}", "-I", "web", "7", "-p", "udp", "-m", "comment", "--comment", "inserted")
+        tell(f"{backend}, a rule inserted", *same(backend, bpf, by_socket))
+        host(f"iptables-{backend}", "-F", "web")
+        tell(f"{backend}, a chain flushed", *same(backend, bpf, by_socket))
+        host(f"iptables-{backend}", "-Z")
+        send(3)
+        equal, more = same(backend, bpf, by_socket)
+        tell(f"{backend}, after -Z", equal and bpf.read()[0][0] == 3, more)
+        tell(f"{backend}, the source", bpf.source == "bpf", bpf.source_reason)
+    host(f"iptables-{backend}", "-F")
+
+
+def try_refusal(backend):
+    """The reason is told, and "auto" goes on by socket."""
+    host(f"iptables-{backend}-restore", text=ruleset("one", 10))
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        iptc.CounterReader("filter", backend=backend, source="bpf").read()
+        tell(f"{backend}, refused", False, "it works")
+    except iptc.Unsupported as error:
+        tell(f"{backend}, refused", EXPECTED in str(error), error)
+    with iptc.CounterReader("filter", backend=backend, source="auto") as reader:
+        send(5)
+        tell(f"{backend}, by socket", reader.read()[0][0] == 5 and reader.source == "socket", reader.source_reason)
+    left = len(os.listdir("/proc/self/fd")) - before
+    tell(f"{backend}, nothing is left open", left == 0, f"{left} descriptors" if left else "")
+
+
+def try_types():
+    """The kernel's BTF, and that of modules on top."""
+    for backend in ("legacy", "nft"):
+        host(f"iptables-{backend}", "-L")
+    types = btf.kernel_types("nf_tables")
+    tell(
+        "BTF of nf_tables",
+        types.size("nft_rule_blob") == 8,
+        f"of {types.name}: counter {types.size('nft_counter_percpu_priv')}",
+    )
+    types = btf.kernel_types("x_tables")
+    tell("BTF of x_tables", types.member("xt_table", "name")[1] == 32, f"of {types.name}")
+    tell(
+        "seven",
+        kernel.Program("seven", kernel.SYSCALL, SEVEN).run(bytearray())
+        == 7,
+    )
+
+
+def as_nobody(action):
+    """What *action* returns, or why not, in a process without any right."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            said = str(action())
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(theirs, said.encode()[:4000])
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(theirs)
+    with open(ours) as file:
+        return file.read()
+
+
+def try_rights():
+    """Whatever the kernel lets ordinary users do: they give it no programs, and run what they were handed."""
+    program = kernel.Program("seven", kernel.SYSCALL, SEVEN)
+    for mode in "021":  # 1 cannot be taken back
+        with open("/proc/sys/kernel/unprivileged_bpf_disabled", "w") as file:
+            file.write(mode)
+        said = as_nobody(Window)
+        well = "this process has no CAP_BPF and no CAP_PERFMON" in said
+        tell(f"nobody gives programs, unprivileged_bpf_disabled={mode}", well, said)
+        said = as_nobody(lambda: kernel.Program.from_descriptor(program.fileno()).run(bytearray()))
+        tell(f"nobody runs programs, unprivileged_bpf_disabled={mode}", said == "7", said)
+
+
+def main():
+    print(
+        f"TRIAL Linux {os.uname().release}, {os.cpu_count()} processors, {reasons.kernel_release()}: well", flush=True
+    )
+    if EXPECTED == "works":
+        with telling("types"):
+            try_types()
+        with telling("rights"):
+            try_rights()
+    for backend in ("nft", "legacy"):
+        with telling(f"{backend}"):
+            (try_back_end if EXPECTED == "works" else try_refusal)(backend)
+    return 1 if FAILED else 0
+
+
+sys.exit(main())
