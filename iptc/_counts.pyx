@@ -265,12 +265,12 @@ cdef object _sum(const uint64_t *row, Py_ssize_t start, Py_ssize_t stop):
 
 # ---------------------------------------------------------------- which rule is which
 
-cdef struct Place:
+cdef struct KeyPlace:
     uint64_t key
     int32_t first            # the first free slot with that key, or -1
 
 
-cdef inline size_t _find(const Place *places, size_t mask, uint64_t key) noexcept nogil:
+cdef inline size_t _find(const KeyPlace *places, size_t mask, uint64_t key) noexcept nogil:
     """Return the index of *key*, or of the free place where it belongs."""
     cdef size_t at = digest_mix(key, 0x9e3779b97f4a7c15u) & mask
     while places[at].key and places[at].key != key:
@@ -354,14 +354,14 @@ cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, byt
     cdef bytes placed = PyBytes_FromStringAndSize(NULL, 4 * count)
     cdef int32_t *place = <int32_t *> PyBytes_AS_STRING(placed)
     cdef size_t room = 16, at
-    cdef Place *places
+    cdef KeyPlace *places
     cdef int32_t *following      # the next slot with the same key
     while room < 2 * <size_t> old:
         room *= 2
-    places = <Place *> malloc(room * sizeof(Place) + old * sizeof(int32_t))
+    places = <KeyPlace *> malloc(room * sizeof(KeyPlace) + old * sizeof(int32_t))
     if places == NULL:
         raise MemoryError
-    memset(places, 0, room * sizeof(Place))
+    memset(places, 0, room * sizeof(KeyPlace))
     memset(place, 0xff, 4 * count)
     following = <int32_t *> (places + room)
     try:

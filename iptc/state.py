@@ -384,7 +384,7 @@ def opening() -> Any:
     return _opening
 
 
-def open_table(nfproto: int, name: str, place: Place, backend: str) -> TableState:
+def open_state(nfproto: int, name: str, place: Place, backend: str) -> TableState:
     """Return a new `TableState` for a table of *place*. Raises `IPTCError` if it cannot be opened."""
     # imported with the first table, not when they are needed: while the interpreter ends, nothing can be imported
     from . import trial

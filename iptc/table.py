@@ -14,7 +14,7 @@ from .model import edits
 from .model.views import Entry
 from .namespace import Place
 from .rule import Policy, Rule, Rule6
-from .transactions import Batch, Transaction
+from .transactions import EditGroup, Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Table:
                 table = object.__new__(cls)
                 table.name = name
                 table.autocommit = True
-                table._state = state.open_table(cls._nfproto, name, place, side)
+                table._state = state.open_state(cls._nfproto, name, place, side)
                 cls._forget_idle(place.cookie)
                 cls._cache[key] = table
             elif table._state.closed:
@@ -170,9 +170,9 @@ class Table:
                 own.record(operation)
         return operation.changed
 
-    def _together(self) -> Batch:
+    def _together(self) -> EditGroup:
         """Return a context manager: the edits made inside are sent in one commit, or not at all after an exception."""
-        return Batch(self)
+        return EditGroup(self)
 
     def transaction(self, wait: Wait = UNSET) -> Transaction:
         """Return a `Transaction` for a `with` statement. Edits made inside are sent in one commit at its end.

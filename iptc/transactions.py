@@ -175,7 +175,7 @@ def transaction(*tables: Table, wait: Wait = UNSET) -> Transaction:
     return Transaction(tables, wait)
 
 
-class Batch(_Gathering):
+class EditGroup(_Gathering):
     """Edits of one table that belong together. Inside a transaction they become part of it; otherwise they are sent.
 
     If an exception leaves the `with` statement, these edits are dropped, and only these. Other threads wait.

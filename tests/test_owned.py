@@ -11,7 +11,7 @@ import pytest
 
 import iptc
 from iptc.owning import families, owners
-from iptc.owning.marks import Mark
+from iptc.owning.marks import OwnerMark
 
 ALL = (False, True)
 
@@ -301,7 +301,7 @@ def test_mark_on_a_payload_that_only_looks_like_it(host):
     host.iptables("-A", "INPUT", "-p", "tcp", "-m", "comment", "--comment", "not web: mine", "-j", "ACCEPT")
     host.iptables("-A INPUT -m comment --comment web:x -j ACCEPT")
     assert not iptc.Owned("web").rules
-    assert Mark("web").positions(iptc.Ruleset.live(False)[4, "filter"]["INPUT"]) == []
+    assert OwnerMark("web").positions(iptc.Ruleset.live(False)[4, "filter"]["INPUT"]) == []
 
 
 def run(host, *words, text=None, env=None):

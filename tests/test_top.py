@@ -30,10 +30,10 @@ class Fed:
 
     def __init__(self, *tables, interval=1.0, sort="packets", **selection):
         self.board = board.Board(Selection(**selection, families=[False, True]), interval, sort)
-        self.watch = iptc.Sampler(interval, tables or None).watch()
+        self.poller = iptc.Sampler(interval, tables or None).poller()
 
     def feed(self):
-        self.board.add(self.watch.poll())
+        self.board.add(self.poller.poll())
         return self
 
     def shown(self, **settings):
@@ -52,7 +52,7 @@ class Fed:
         return self
 
     def __exit__(self, *_):
-        self.watch.close()
+        self.poller.close()
 
 
 U = "-p udp -m udp --dport"
@@ -157,8 +157,8 @@ def test_a_table_that_is_gone_is_not_shown(host):
     host.run("nft", "add", "table", "ip", "filter")
     host.run("iptables-nft", "-t", "mangle", "-A", "INPUT")
     with Fed() as fed:
-        fed.watch.close()
-        fed.watch = iptc.Sampler(1, backend="nft").watch()
+        fed.poller.close()
+        fed.poller = iptc.Sampler(1, backend="nft").poller()
         assert ("INPUT", "(every packet)") in fed.feed().shown()
         host.run("nft", "delete", "table", "ip", "mangle")
         assert ("INPUT", "(every packet)") not in fed.feed().shown()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..monitoring.board import Board
     from ..monitoring.pace import Clock, Pace
-    from ..monitoring.sampler import Sample, Watch
+    from ..monitoring.sampler import Poller, Sample
 
 SCHEMA = 1
 
@@ -63,16 +63,16 @@ def run(options: Namespace) -> int:
     ipv6 = None if len(families) > 1 else families[0]
     sampler = Sampler(options.interval, options.table, options.netns, ipv6, options.backend)
     clock = Clock()
-    watch = sampler.watch()
+    poller = sampler.poller()
     try:
         pace = Pace(options.interval, clock.now())
         if options.once or options.json or not is_terminal(sys.stdout):
-            return _as_text(options, board, watch, clock, pace)
+            return _as_text(options, board, poller, clock, pace)
         from .viewing import View
 
-        return View(options, board, watch, clock, pace).run()
+        return View(options, board, poller, clock, pace).run()
     finally:
-        watch.close()
+        poller.close()
 
 
 def title_of(options: Namespace) -> str:
@@ -95,11 +95,11 @@ def _interval(text: str) -> float:
     return value
 
 
-def _as_text(options: Namespace, board: Board, watch: Watch, clock: Clock, pace: Pace) -> int:
+def _as_text(options: Namespace, board: Board, poller: Poller, clock: Clock, pace: Pace) -> int:
     done = 0
     while True:
         time.sleep(max(0, pace.due - clock.now()) / 1e9)
-        sample = watch.poll()
+        sample = poller.poll()
         pace.go_on(clock.now())
         board.add(sample)
         write(_as_json(board, sample) if options.json else _as_table(options, board))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..monitoring.board import Board
     from ..monitoring.pace import Clock, Pace
-    from ..monitoring.sampler import Watch
+    from ..monitoring.sampler import Poller
 
 _SORTS = {"p": "packets", "b": "bytes", "o": "place"}
 _PROMPTS = {"/": "search (regular expression): ", "c": "chain (pattern): "}
@@ -26,9 +26,9 @@ _DELETE = {"\x7f", "\x08"}
 class View:
     """The live view of `iptc top` on a terminal."""
 
-    def __init__(self, options: Namespace, board: Board, watch: Watch, clock: Clock, pace: Pace) -> None:
+    def __init__(self, options: Namespace, board: Board, poller: Poller, clock: Clock, pace: Pace) -> None:
         self._board = board
-        self._watch = watch
+        self._poller = poller
         self._clock = clock
         self._pace = pace
         self._left = options.count
@@ -61,7 +61,7 @@ class View:
         terminal.show(painted if self._has_signs else painted.replace("…", "~"))
 
     def _poll(self) -> None:
-        sample = self._watch.poll()
+        sample = self._poller.poll()
         self._pace.go_on(self._clock.now())
         if not self._paused:
             self._board.add(sample)

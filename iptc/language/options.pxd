@@ -40,7 +40,7 @@ cdef struct Part:
     bint completed           # a later match has the same name, and gets the options
 
 # A plugin whose options are allowed from here on, and whether it is the target.
-cdef struct Listing:
+cdef struct ListedPlugin:
     PluginRow *row
     bint is_target
 
@@ -87,7 +87,7 @@ cdef struct Spec:
     Part parts[MOST_PARTS]
     size_t count
     Part target_part
-    Listing listings[MOST_PARTS + 3]
+    ListedPlugin listings[MOST_PARTS + 3]
     size_t listed
     char scratch[SCRATCH_ROOM]
     size_t scratch_used

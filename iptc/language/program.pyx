@@ -201,7 +201,7 @@ cdef enum:
     RECORDS_FOR_TEXT = 12    # about how many bytes of records are made of one byte of text, at most
 
 # The state of reading a text.
-cdef struct Reading:
+cdef struct TextReading:
     Family *family
     const char *program
     const char *only         # the only table to read, or NULL
@@ -239,7 +239,7 @@ cdef enum:
     WARNED                   # a line with a warning
 
 
-cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
+cdef Record *_new_record(TextReading *reading, size_t extra) noexcept nogil:
     """Return a zeroed record with *extra* bytes behind it."""
     cdef size_t size = (sizeof(Record) + extra + 7) & ~<size_t> 7
     cdef size_t room
@@ -264,7 +264,7 @@ cdef Record *_new_record(Reading *reading, size_t extra) noexcept nogil:
     return record
 
 
-cdef void _read_table(Reading *reading) noexcept nogil:
+cdef void _read_table(TextReading *reading) noexcept nogil:
     """Read a line such as `*filter`."""
     cdef char *rest
     cdef char *name = strtok_r(reading.copy + 1, b" \t\n", &rest)
@@ -289,7 +289,7 @@ cdef bint _parse_counters(const char *text, xt_counters *counters) noexcept nogi
     return True
 
 
-cdef void _read_declaration(Reading *reading) noexcept nogil:
+cdef void _read_declaration(TextReading *reading) noexcept nogil:
     """Read a line `:CHAIN POLICY [packets:bytes]`."""
     cdef char *rest
     cdef char *name = strtok_r(reading.copy + 1, b" \t\n", &rest)
@@ -330,7 +330,7 @@ cdef void _read_declaration(Reading *reading) noexcept nogil:
     record.counted = sound
 
 
-cdef void _hide_target(Reading *reading, const char *name) noexcept nogil:
+cdef void _hide_target(TextReading *reading, const char *name) noexcept nogil:
     """Hide the target *name*: a chain with that name was declared, and a jump to that name means the chain from now
     on."""
     cdef char *grown
@@ -345,7 +345,7 @@ cdef void _hide_target(Reading *reading, const char *name) noexcept nogil:
     reading.spec.hidden_count = reading.hidden_count
 
 
-cdef void _emit(Reading *reading) noexcept nogil:
+cdef void _emit(TextReading *reading) noexcept nogil:
     """Store the command that was read, once for each pair of a source and a destination address."""
     cdef Spec *spec = reading.spec
     cdef unsigned int i, j
@@ -424,7 +424,7 @@ cdef void _write_mask(Spec *spec, char *mask) noexcept nogil:
         memset(mask + at, 0xff, STANDARD_SIZE)
 
 
-cdef size_t _read_rule_counters(Reading *reading) noexcept nogil:
+cdef size_t _read_rule_counters(TextReading *reading) noexcept nogil:
     """Read `[packets:bytes]` before a command, and add the words that set the counters. Return the number of bytes
     read."""
     cdef char *rest
@@ -451,7 +451,7 @@ cdef size_t _read_rule_counters(Reading *reading) noexcept nogil:
     return used
 
 
-cdef void _read_line_of_table(Reading *reading, const char *line, size_t length) noexcept nogil:
+cdef void _read_line_of_table(TextReading *reading, const char *line, size_t length) noexcept nogil:
     """Read a line with a command."""
     cdef Spec *spec = reading.spec
     cdef const char *refusal
@@ -512,7 +512,7 @@ cdef void _check_commit(const char *line, size_t length) noexcept nogil:
 
 cdef void _read_body(void *arg) noexcept nogil:
     """Read lines until there is an event to report."""
-    cdef Reading *reading = <Reading *> arg
+    cdef TextReading *reading = <TextReading *> arg
     cdef const char *line
     cdef const char *end
     cdef size_t length
@@ -561,7 +561,7 @@ cdef void _read_body(void *arg) noexcept nogil:
         reading.event = WARNED
 
 
-cdef inline void _copy(Reading *reading, const char *line, size_t length) noexcept nogil:
+cdef inline void _copy(TextReading *reading, const char *line, size_t length) noexcept nogil:
     memcpy(reading.copy, line, length)
     reading.copy[length] = 0
 
@@ -573,7 +573,7 @@ cdef class Reader:
     table.
     """
 
-    cdef Reading reading
+    cdef TextReading reading
     cdef bytes keep_only
     cdef list rest               # the pieces of a line that is not complete yet
     cdef size_t rest_size
@@ -655,7 +655,7 @@ cdef class Reader:
             end_names(&looked)
 
     cdef size_t _read_knowing(self, bytes whole, size_t at, bint last, Names *looked) except? 0:
-        cdef Reading *reading = &self.reading
+        cdef TextReading *reading = &self.reading
         cdef Spec *spec
         while True:
             # another thread may have used the Spec meanwhile

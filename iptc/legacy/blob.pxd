@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from .._core cimport Family, ipt_getinfo, xt_counters
 
 # One chain. They are in the order of the blob.
-cdef struct ChainRow:
+cdef struct BlobChain:
     const char *name        # of a user chain, points into the blob; NULL for a builtin chain
     int hook
     uint32_t first          # offset of its first rule
@@ -15,7 +15,7 @@ cdef struct ChainRow:
     xt_counters policy      # of a builtin chain
 
 cdef struct Walk:
-    ChainRow *chains
+    BlobChain *chains
     size_t chain_count
     size_t chain_room
     size_t rules

@@ -198,7 +198,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
     cdef const char *entry
     cdef const char *target
     cdef const xt_counters *counters
-    cdef ChainRow *chain = NULL
+    cdef BlobChain *chain = NULL
     cdef int hook, opened
     cdef bint is_policy
     walk.chain_count = 0
@@ -252,7 +252,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
                 return EINVAL
             if walk.chain_count == walk.chain_room:
                 walk.chain_room = room_for(walk.chain_room * 2 + 8, walk.chain_room + 1)
-                chain = <ChainRow *> realloc(walk.chains, walk.chain_room * sizeof(ChainRow))
+                chain = <BlobChain *> realloc(walk.chains, walk.chain_room * sizeof(BlobChain))
                 if chain == NULL:
                     return ENOMEM
                 walk.chains = chain
@@ -301,7 +301,7 @@ cdef int _raise_walk(int failed, Walk *walk) except -1:
                       "Invalid argument")  # fmt: skip
 
 
-cdef str _chain_name(const ChainRow *chain):
+cdef str _chain_name(const BlobChain *chain):
     cdef size_t length = 0
     if chain.name == NULL:
         return HOOKS[chain.hook]
@@ -415,7 +415,7 @@ cdef class TableBlob:
             free(walk.chains)
 
     cdef int _collect(self, Walk *walk) except -1:
-        cdef ChainRow *chain
+        cdef BlobChain *chain
         cdef size_t i
         cdef str name
         cdef list users = []
@@ -571,7 +571,7 @@ cdef class TableScan(Scan):
         before, and at least one had counted something, this read was not between the two steps.
         """
         cdef int found
-        cdef ChainRow *chain
+        cdef BlobChain *chain
         cdef xt_counters *before
         cdef bint fell = False, had_counted = False
         cdef size_t i
@@ -658,7 +658,7 @@ cdef class TableScan(Scan):
         """Set `chains` and `identities`. This is done once for each ruleset."""
         cdef Family *family = self.family
         cdef const char *blob = self.buffer.memory + ENTRIES_HEAD
-        cdef ChainRow *chain
+        cdef BlobChain *chain
         cdef size_t i, slot = 0
         cdef uint32_t at
         cdef dict heads = {}

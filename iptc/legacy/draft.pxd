@@ -34,7 +34,7 @@ cdef enum:
     EXTENSION = -1           # its target is an extension
     FALL_THROUGH = -2        # it has no target
     VERDICT = -3             # its target is a verdict
-    NOWHERE = 0xffffffff     # the `place` of a rule that was not in the table that was read
+    NEW_RULE = 0xffffffff     # the `place` of a rule that was not in the table that was read
 
 # Where the counters of an entry come from: `base`, and added to it the last counters of the entry number `place` of the
 # old table.

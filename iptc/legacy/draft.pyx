@@ -171,7 +171,7 @@ cdef class Draft:
         chain.number = len(self.chains)
         chain.hook = NF_INET_NUMHOOKS
         chain.verdict = XT_RETURN
-        chain.policy.place = NOWHERE
+        chain.policy.place = NEW_RULE
         self.chains.append(chain)
         self.by_name[name] = chain
         return chain
@@ -205,7 +205,7 @@ cdef class Draft:
         row.jump = EXTENSION
         row.verdict = 0
         row.counters.base = (<const xt_counters *> (raw + self.family.counters))[0]
-        row.counters.place = NOWHERE
+        row.counters.place = NEW_RULE
         if is_verdict(<const xt_entry_match *> target):
             verdict = verdict_named(target + 2)
             chain = None
@@ -321,7 +321,7 @@ cdef class Draft:
 
     cdef void _zero(self, Origin *counters, const xt_counters *read) noexcept:
         counters.base.pcnt = counters.base.bcnt = 0
-        if counters.place != NOWHERE:
+        if counters.place != NEW_RULE:
             # the counters that were read are subtracted from those that the kernel will return; both are unsigned
             counters.base.pcnt -= read.pcnt
             counters.base.bcnt -= read.bcnt
@@ -377,12 +377,12 @@ cdef class Draft:
         found.verdict = _VERDICTS[policy]
         if counters is not None:
             now = found.policy.base
-            if found.policy.place != NOWHERE:
+            if found.policy.place != NEW_RULE:
                 now.pcnt += found.policy_read.pcnt
                 now.bcnt += found.policy_read.bcnt
             differs = differs or (now.pcnt, now.bcnt) != tuple(counters)
             found.policy.base.pcnt, found.policy.base.bcnt = counters
-            found.policy.place = NOWHERE
+            found.policy.place = NEW_RULE
         self.changed = True
         return differs
 
@@ -448,7 +448,7 @@ cdef class Draft:
         for chain in order:
             if chain.hook == NF_INET_NUMHOOKS:
                 at += self._write_error(blob + at, PyBytes_AS_STRING(chain.label), PyBytes_GET_SIZE(chain.label))
-                self.origins[place].place = NOWHERE
+                self.origins[place].place = NEW_RULE
                 place += 1
             else:
                 request.hook_entry[chain.hook] = at
@@ -463,7 +463,7 @@ cdef class Draft:
             self.origins[place] = chain.policy
             place += 1
         self._write_error(blob + at, b"ERROR", 5)
-        self.origins[place].place = NOWHERE
+        self.origins[place].place = NEW_RULE
         return 0
 
     cdef uint32_t _write_rule(self, char *blob, uint32_t at, const RuleRow *row) except 0:
@@ -551,7 +551,7 @@ cdef class Draft:
             return errno_now
         for i in range((<Replace *> self.request).num_entries):
             add.counters[i] = self.origins[i].base
-            if self.origins[i].place != NOWHERE:
+            if self.origins[i].place != NEW_RULE:
                 add.counters[i].pcnt += self.last[self.origins[i].place].pcnt
                 add.counters[i].bcnt += self.last[self.origins[i].place].bcnt
         i = self._add_counters(add, (<Replace *> self.request).num_entries)
@@ -592,7 +592,7 @@ cdef class Draft:
         memcpy(add.counters, self.last, request.num_entries * sizeof(xt_counters))
         for i in range(request.num_counters):
             place = self.origins[i].place
-            if place != NOWHERE:
+            if place != NEW_RULE:
                 add.counters[place].pcnt += last[i].pcnt - given[i].pcnt
                 add.counters[place].bcnt += last[i].bcnt - given[i].bcnt
         return -self._add_counters(add, request.num_entries)

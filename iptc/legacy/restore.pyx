@@ -13,7 +13,7 @@ from .._core cimport (
 )
 from .blob cimport shorten
 from .draft cimport (
-    EXTENSION, FALL_THROUGH, NOWHERE, VERDICT, Draft, DraftChain, RuleRow,
+    EXTENSION, FALL_THROUGH, NEW_RULE, VERDICT, Draft, DraftChain, RuleRow,
 )
 from ..language.comparing cimport same_under_mask
 from ..language.program cimport HAS_EXTENSION, Program, Record, Run, first_record
@@ -117,7 +117,7 @@ cdef int _fill(Draft draft, RuleRow *row, const Record *record) except -1:
     row.jump = FALL_THROUGH
     row.verdict = 0
     row.counters.base = (<const xt_counters *> (entry + draft.family.counters))[0]
-    row.counters.place = NOWHERE
+    row.counters.place = NEW_RULE
     if not record.other[0]:
         return 0
     if not extension and not _is_goto(draft.family, entry):

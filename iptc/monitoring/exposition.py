@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .._types import Pair
     from .selection import Selection
     from .series import Series
-    from .sources import Reading, Sources
+    from .sources import Sources, TableReading
 
 logger = logging.getLogger("iptc")
 
@@ -30,7 +30,7 @@ _MOST_TABLES = 1000
 """How many tables that are gone are remembered, in case they come back."""
 
 
-class Family:
+class Metric:
     """A metric: its name without `_total`, type, help text and unit, and its samples as pieces of text."""
 
     def __init__(self, name: str, kind: str, text: str, unit: str = "") -> None:
@@ -66,7 +66,7 @@ class Family:
 class Scrape:
     """The metrics of one reading of all tables. `complete` is true if all tables could be read."""
 
-    def __init__(self, families: list[Family], complete: bool) -> None:
+    def __init__(self, families: list[Metric], complete: bool) -> None:
         self._families = families
         self.complete = complete
 
@@ -126,7 +126,7 @@ class Scraper:
         metrics.duration.add(b"", time.perf_counter() - started)
         return Scrape(metrics.all, complete)
 
-    def _add(self, metrics: _Metrics, reading: Reading, room: list[int]) -> int:
+    def _add(self, metrics: _Metrics, reading: TableReading, room: list[int]) -> int:
         """Add the counters of one table. Return how many of its rules and chains had no *room*."""
         labels = _labels_of(reading)
         table = self._tables.get(reading.key)
@@ -157,7 +157,7 @@ class Scraper:
         metrics.backend.add(b"%s,%s" % (labels, written([("backend", reading.backend or "")])), 1)
         return table.left_out
 
-    def _note(self, reading: Reading) -> None:
+    def _note(self, reading: TableReading) -> None:
         """Log once that something cannot be read, and once that it can be read again."""
         if reading.error is None:
             # since a table was read, it is also known again which tables exist
@@ -168,7 +168,7 @@ class Scraper:
             self._troubles[reading.key] = str(reading.error)
             logger.warning("%s cannot be read: %s", _name_of(*reading.key), reading.error)
 
-    def _tidy(self, readings: list[Reading]) -> None:
+    def _tidy(self, readings: list[TableReading]) -> None:
         """Forget tables that are gone. If totals must be kept, do that only when they are many."""
         there = {reading.key for reading in readings}
         for key in [key for key in self._troubles if key not in there]:
@@ -195,7 +195,7 @@ class _Table:
         self.chains: Series
         self.left_out = 0
 
-    def follow(self, reading: Reading, selection: Selection, naming: Naming, room: list[int]) -> None:
+    def follow(self, reading: TableReading, selection: Selection, naming: Naming, room: list[int]) -> None:
         """Make the series for the ruleset of *reading*, unless they exist."""
         if reading.reopened and self._totals is not None:
             self._totals.forget_counters()
@@ -217,7 +217,7 @@ class _Table:
         enough = len(self.rules) <= room[0] and len(self.chains) <= room[1]
         return self._made_for[1:] == tuple(room) or not self.left_out and enough
 
-    def values(self, reading: Reading) -> tuple[Counts, Counts, Mapping[str, Pair]]:
+    def values(self, reading: TableReading) -> tuple[Counts, Counts, Mapping[str, Pair]]:
         """Return the values of `rules`, of `chains`, and of the policies."""
         snapshot = reading.snapshot
         assert snapshot is not None
@@ -231,31 +231,31 @@ class _Metrics:
     """The metrics of a scrape, in the order in which they are printed."""
 
     def __init__(self, policy: str) -> None:
-        self.rule_packets = Family("iptables_rule_packets", "counter", "Packets that a rule has matched.")
-        self.rule_bytes = Family("iptables_rule_bytes", "counter", "Bytes that a rule has matched.", "bytes")
+        self.rule_packets = Metric("iptables_rule_packets", "counter", "Packets that a rule has matched.")
+        self.rule_bytes = Metric("iptables_rule_bytes", "counter", "Bytes that a rule has matched.", "bytes")
         text = "that the rules of a chain have matched, all of them together."
-        self.chain_packets = Family("iptables_chain_rules_packets", "counter", f"Packets {text}")
-        self.chain_bytes = Family("iptables_chain_rules_bytes", "counter", f"Bytes {text}", "bytes")
+        self.chain_packets = Metric("iptables_chain_rules_packets", "counter", f"Packets {text}")
+        self.chain_bytes = Metric("iptables_chain_rules_bytes", "counter", f"Bytes {text}", "bytes")
         text = "that the policy of a builtin chain has decided."
-        self.policy_packets = Family(f"{policy}_packets", "counter", f"Packets {text}")
-        self.policy_bytes = Family(f"{policy}_bytes", "counter", f"Bytes {text}", "bytes")
-        self.rules = Family("iptables_rules", "gauge", "Rules of a table.")
-        self.chains = Family("iptables_chains", "gauge", "Chains of a table.")
-        self.left_out = Family("iptables_series_left_out", "gauge", "Rules and chains without a series: too many.")
-        self.backend = Family("iptables_backend_info", "gauge", "The back end that a table is on.")
-        self.info = Family("iptables_exporter_build_info", "gauge", "The release of iptc.")
-        self.read = Family("iptables_read_success", "gauge", "Whether a table could be read.")
-        self.success = Family("iptables_scrape_success", "gauge", "Whether all tables could be read.")
-        self.duration = Family(
+        self.policy_packets = Metric(f"{policy}_packets", "counter", f"Packets {text}")
+        self.policy_bytes = Metric(f"{policy}_bytes", "counter", f"Bytes {text}", "bytes")
+        self.rules = Metric("iptables_rules", "gauge", "Rules of a table.")
+        self.chains = Metric("iptables_chains", "gauge", "Chains of a table.")
+        self.left_out = Metric("iptables_series_left_out", "gauge", "Rules and chains without a series: too many.")
+        self.backend = Metric("iptables_backend_info", "gauge", "The back end that a table is on.")
+        self.info = Metric("iptables_exporter_build_info", "gauge", "The release of iptc.")
+        self.read = Metric("iptables_read_success", "gauge", "Whether a table could be read.")
+        self.success = Metric("iptables_scrape_success", "gauge", "Whether all tables could be read.")
+        self.duration = Metric(
             "iptables_scrape_duration_seconds", "gauge", "How long it took to read all tables.", "seconds"
         )
 
     @property
-    def all(self) -> list[Family]:
+    def all(self) -> list[Metric]:
         return list(vars(self).values())
 
 
-def _labels_of(reading: Reading) -> bytes:
+def _labels_of(reading: TableReading) -> bytes:
     """Return the labels that all metrics of a table have."""
     return written(
         [

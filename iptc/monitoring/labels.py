@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..counters import Snapshot
     from .selection import Selection
-    from .sources import Reading
+    from .sources import TableReading
 
 _ATTEMPTS = 5
 _COMMENT = b"comment\0"
@@ -61,7 +61,7 @@ class Dictionary:
         self._words: list[Words] = []
         self._generation: int | None = None
 
-    def words(self, reading: Reading) -> list[Words]:
+    def words(self, reading: TableReading) -> list[Words]:
         """Return the `Words` for each slot of the snapshot of *reading*. If the rules have changed since, it is read
         again.
 

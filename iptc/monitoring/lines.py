@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..counters import ChainCounters, Delta
     from .labels import Words
     from .selection import Selection
-    from .sources import Reading
+    from .sources import TableReading
 
 SCHEMA = 1
 
@@ -41,7 +41,7 @@ class Row:
 class Counted:
     """The counters of one table: a `reading`, its `snapshot`, and the `delta` since the last one, or None."""
 
-    def __init__(self, reading: Reading, words: list[Words], selection: Selection, delta: Delta | None) -> None:
+    def __init__(self, reading: TableReading, words: list[Words], selection: Selection, delta: Delta | None) -> None:
         assert reading.snapshot is not None
         self.reading = reading
         self.snapshot = reading.snapshot
@@ -96,7 +96,7 @@ class Influx:
         )
 
 
-def _begins(reading: Reading, rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
+def _begins(reading: TableReading, rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
     seen: dict[str, int] = {}
     for row in rows:
         tags = [

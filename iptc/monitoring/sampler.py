@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .._types import Netns
     from ..counters import Delta, RuleInfo, Snapshot
-    from .sources import Reading
+    from .sources import TableReading
 
     _Key = tuple[bool, str]
 
@@ -181,7 +181,7 @@ class Sample:
         return f"<iptc.Sample {len(self)} tables over {self.seconds:.3f} s>"
 
 
-class Watch:
+class Poller:
     """What is known of the tables between polls."""
 
     def __init__(self, sources: Sources, netns: Netns, strict: Iterable[str]) -> None:
@@ -196,7 +196,7 @@ class Watch:
             elif self._is_there(reading):
                 self._keep(reading)
 
-    def _is_there(self, reading: Reading) -> bool:
+    def _is_there(self, reading: TableReading) -> bool:
         """Whether the table existed. On nf_tables a table that does not exist reads as one without rules."""
         if reading.snapshot is None or reading.table is None:
             return False
@@ -206,7 +206,7 @@ class Watch:
         with open_namespace(self._netns) as there:
             return reading.table in backends.tables_in_use(nfproto, "nft", there)
 
-    def _keep(self, reading: Reading) -> Snapshot | None:
+    def _keep(self, reading: TableReading) -> Snapshot | None:
         """Return the snapshot of *reading* with its rules decoded: the reader forgets them when it reads other
         rules."""
         snapshot = reading.snapshot
@@ -355,16 +355,16 @@ def _open(lock: Any) -> None:
         pass
 
 
-def _work(mail: _Mail, watch: Watch, clock: Clock, pace: Pace) -> None:
+def _work(mail: _Mail, poller: Poller, clock: Clock, pace: Pace) -> None:
     """Run in the thread. It knows the mail but not its reader, so that it does not keep the reader alive."""
     try:
         while not mail.ended and not clock.wait(mail.bell, pace.due):
-            mail.put(watch.poll())
+            mail.put(poller.poll())
             pace.go_on(clock.now())
     except BaseException as error:
         mail.error = error.with_traceback(None)
     finally:
-        watch.close()
+        poller.close()
         mail.end()
         _open(mail.done)
 
@@ -372,14 +372,14 @@ def _work(mail: _Mail, watch: Watch, clock: Clock, pace: Pace) -> None:
 class Samples:
     """One run of a `Sampler`: an iterator for `for` and `async for`. `close()`, or deleting it, ends its thread."""
 
-    def __init__(self, watch: Watch, clock: Clock, interval: float) -> None:
+    def __init__(self, poller: Poller, clock: Clock, interval: float) -> None:
         self._mail = _Mail()
         _running.add(self._mail)
         try:
-            start_new_thread(_work, (self._mail, watch, clock, Pace(interval, clock.now())))
+            start_new_thread(_work, (self._mail, poller, clock, Pace(interval, clock.now())))
         except BaseException as error:
             _running.discard(self._mail)
-            watch.close()
+            poller.close()
             if isinstance(error, RuntimeError):
                 raise KernelError(f"can't start a thread: {error}", errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
             raise
@@ -459,19 +459,19 @@ class Sampler:
         self._runs: weakref.WeakSet[Samples] = weakref.WeakSet()
 
     def __iter__(self) -> Samples:
-        run = Samples(self.watch(), self._clock, self.interval)
+        run = Samples(self.poller(), self._clock, self.interval)
         self._runs.add(run)
         return run
 
-    def watch(self) -> Watch:
-        """Read everything once, and return the `Watch` that continues from there, for programs that poll by
+    def poller(self) -> Poller:
+        """Read everything once, and return the `Poller` that continues from there, for programs that poll by
         themselves."""
         families = (False, True) if self.ipv6 is None else (bool(self.ipv6),)
         selection = Selection(self.tables, families=families)
         sources = Sources(selection, [] if self.netns is None else [self.netns], backend=self.backend)
         known = backends.builtin_chains()
         try:
-            return Watch(sources, self.netns, [name for name in self.tables or () if name not in known])
+            return Poller(sources, self.netns, [name for name in self.tables or () if name not in known])
         except BaseException:
             sources.close()
             raise

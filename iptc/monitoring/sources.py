@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _NAMES = "/run/netns"
 
 
-class Reading:
+class TableReading:
     """The result of reading a table: a `snapshot` and its `reader`, or the `error` if it could not be read.
 
     `netns` is the name of its network namespace if several may be read, or None. `table` is None if it is not even
@@ -80,9 +80,9 @@ class Sources:
         self._options: dict[str, Any] = {"backend": backend, "lock": lock}
         self._places: dict[Netns, _Place] = {}
 
-    def poll(self) -> list[Reading]:
+    def poll(self) -> list[TableReading]:
         """Read all tables once."""
-        readings: list[Reading] = []
+        readings: list[TableReading] = []
         there = self._names()
         for name in [name for name in self._places if name not in there]:
             self._places.pop(name).close()
@@ -133,7 +133,7 @@ class _Place:
         self.bare = False
         self.lost = False
 
-    def poll(self) -> list[Reading]:
+    def poll(self) -> list[TableReading]:
         try:
             with namespace.open_namespace(self.netns) as there:
                 reopened = self._follow(there.file())
@@ -174,22 +174,22 @@ class _Place:
             self.close()
         return known is not None and (lost or file != known)
 
-    def _read(self, ipv6: bool, table: str, reopened: bool) -> Reading:
+    def _read(self, ipv6: bool, table: str, reopened: bool) -> TableReading:
         reader = self.readers.get((ipv6, table))
         try:
             if reader is None:
                 reader = CounterReader(table, ipv6, netns=self.netns, **self.options)
                 self.readers[ipv6, table] = reader
-            return Reading(self.label, ipv6, table, reader, reader.read(), None, reopened)
+            return TableReading(self.label, ipv6, table, reader, reader.read(), None, reopened)
         except (IPTCError, OSError) as error:
             if reader is not None:
                 del self.readers[ipv6, table]
                 reader.close()
             return self._failed(ipv6, table, error)
 
-    def _failed(self, ipv6: bool, table: str | None, error: BaseException) -> Reading:
+    def _failed(self, ipv6: bool, table: str | None, error: BaseException) -> TableReading:
         # a traceback would keep all objects in its frames alive
-        return Reading(self.label, ipv6, table, None, None, error.with_traceback(None))
+        return TableReading(self.label, ipv6, table, None, None, error.with_traceback(None))
 
     def close(self) -> None:
         while self.readers:

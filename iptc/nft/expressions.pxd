@@ -125,7 +125,7 @@ cdef const unsigned char *field_data(const Fields *fields, int kind, uint32_t *l
 # ------------------------------------------------------------------- registers
 
 cdef enum Holding:
-    NOTHING
+    UNUSED
     META
     PAYLOAD
     DATA

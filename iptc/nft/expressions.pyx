@@ -202,10 +202,10 @@ cdef Register *register_load(Register *registers, const Fields *fields, int kind
     slot = register - registers
     for i in range(REGISTERS):
         other = &registers[i]
-        if other.holding != NOTHING and <uint32_t> i < slot + (length + 3) // 4 and slot < i + (other.length + 3) // 4:
+        if other.holding != UNUSED and <uint32_t> i < slot + (length + 3) // 4 and slot < i + (other.length + 3) // 4:
             if not register_settled(other):
                 return NULL
-            other.holding = NOTHING
+            other.holding = UNUSED
     memset(register, 0, sizeof(register[0]))
     register.holding = holding
     register.length = length

@@ -50,7 +50,7 @@ cdef enum:
     SEEN_SPORT = 1 << 7
     SEEN_HALF_SPORT = 1 << 9     # one limit of a range of ports; the other one may follow
 
-cdef const char *NOWHERE = b"INVAL/D"        # the interface name that iptables-nft writes for `! -i +`
+cdef const char *NO_INTERFACE = b"INVAL/D"        # the interface name that iptables-nft writes for `! -i +`
 
 # --------------------------------------------------------- the base part
 
@@ -156,7 +156,7 @@ cdef void _put_interface(Writer *writer, Family *family, const char *entry, int 
         return
     put_meta(writer, NFT_META_OIFNAME if which else NFT_META_IIFNAME)
     if inverted and (masked == 0 or masked == 2 and memcmp(name, b"+", 2) == 0):
-        put_cmp(writer, NFT_CMP_EQ, NOWHERE, strlen(NOWHERE) + 1)
+        put_cmp(writer, NFT_CMP_EQ, NO_INTERFACE, strlen(NO_INTERFACE) + 1)
     else:
         # a whole name is compared with its NUL, the beginning of a name (`eth+`) without
         put_cmp(writer, equality(inverted), name, length + 1 if masked > length else masked)
@@ -178,7 +178,7 @@ cdef bint _read_interface(Reading *reading, int which, const char *name, uint32_
         memcpy(own, name, size)
         own[size] = b'+'
         memset(mask, 0xff, size)
-    elif not inverted and strcmp(name, NOWHERE) == 0:
+    elif not inverted and strcmp(name, NO_INTERFACE) == 0:
         own[0] = b'+'
         memset(mask, 0xff, 2)
         inverted = True

@@ -13,7 +13,7 @@ cdef struct Builtin:
     int priority
 
 # One chain. `name_at` is the offset of its name while names are collected; after that `name` points to it.
-cdef struct ChainRow:
+cdef struct ListedChain:
     size_t name_at
     const char *name
     int builtin                 # the number of the builtin chain, or -1
@@ -28,7 +28,7 @@ cdef struct ChainRow:
     size_t message_end
 
 cdef struct ChainList:
-    Writer rows                 # an array of ChainRow
+    Writer rows                 # an array of ListedChain
     Writer names
     uint64_t digest
     int failed

@@ -51,29 +51,29 @@ BUILTIN_CHAINS = {
 # ------------------------------------------------------------------ chains
 
 
-cdef inline ChainRow *_rows(ChainList *chains) noexcept nogil:
-    return <ChainRow *> chains.rows.memory
+cdef inline ListedChain *_rows(ChainList *chains) noexcept nogil:
+    return <ListedChain *> chains.rows.memory
 
 
 cdef inline size_t _row_count(ChainList *chains) noexcept nogil:
-    return chains.rows.length // sizeof(ChainRow)
+    return chains.rows.length // sizeof(ListedChain)
 
 
-cdef ChainRow *_add_row(ChainList *chains, const char *name, size_t length) noexcept nogil:
+cdef ListedChain *_add_row(ChainList *chains, const char *name, size_t length) noexcept nogil:
     """Add a row for a chain. Return it, or NULL if there is no memory."""
-    cdef ChainRow *row
+    cdef ListedChain *row
     cdef size_t whole = (length + 4) & ~<size_t> 3
-    if not writer_reserve(&chains.rows, sizeof(ChainRow)) or not writer_reserve(&chains.names, whole):
+    if not writer_reserve(&chains.rows, sizeof(ListedChain)) or not writer_reserve(&chains.names, whole):
         return NULL
-    row = <ChainRow *> (chains.rows.memory + chains.rows.length)
-    memset(row, 0, sizeof(ChainRow))
+    row = <ListedChain *> (chains.rows.memory + chains.rows.length)
+    memset(row, 0, sizeof(ListedChain))
     row.name_at = chains.names.length
     row.builtin = -1
     row.policy = NF_ACCEPT
     memset(chains.names.memory + chains.names.length, 0, whole)
     memcpy(chains.names.memory + chains.names.length, name, length)
     chains.names.length += whole
-    chains.rows.length += sizeof(ChainRow)
+    chains.rows.length += sizeof(ListedChain)
     return row
 
 
@@ -88,7 +88,7 @@ cdef void _read_counters(const Attribute *nested, xt_counters *counters) noexcep
 
 
 cdef struct ChainSeen:
-    ChainRow row
+    ListedChain row
     Attribute name
     Attribute kind
     bint ours
@@ -146,16 +146,16 @@ cdef const char *_table_name(Ruleset *ruleset) noexcept nogil:
     return ruleset.filter.memory + 4
 
 
-cdef struct Listing:
+cdef struct ChainListing:
     Ruleset *ruleset
     ChainList *chains
 
 
 cdef int _take_chain(void *context, const Message *message) noexcept nogil:
-    cdef Listing *listing = <Listing *> context
+    cdef ChainListing *listing = <ChainListing *> context
     cdef ChainList *chains = listing.chains
     cdef ChainSeen seen
-    cdef ChainRow *row
+    cdef ListedChain *row
     cdef int which
     cdef size_t length
     if message.kind != NFT_MSG_NEWCHAIN:
@@ -181,8 +181,8 @@ cdef int _take_chain(void *context, const Message *message) noexcept nogil:
 
 
 cdef int _by_name(const void *one, const void *other) noexcept nogil:
-    cdef const ChainRow *a = <const ChainRow *> one
-    cdef const ChainRow *b = <const ChainRow *> other
+    cdef const ListedChain *a = <const ListedChain *> one
+    cdef const ListedChain *b = <const ListedChain *> other
     if a.builtin >= 0 or b.builtin >= 0:
         if a.builtin >= 0 and b.builtin >= 0:
             return a.builtin - b.builtin
@@ -196,8 +196,8 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
     cdef bint interrupted
     cdef int failed, i
     cdef size_t j
-    cdef Listing listing
-    cdef ChainRow *row
+    cdef ChainListing listing
+    cdef ListedChain *row
     cdef Digest digest
     chains.rows.length = chains.names.length = 0
     chains.rows.failed = chains.names.failed = 0
@@ -214,7 +214,7 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
     for j in range(_row_count(chains)):
         row = &_rows(chains)[j]
         row.name = chains.names.memory + row.name_at
-    qsort(chains.rows.memory, _row_count(chains), sizeof(ChainRow), _by_name)
+    qsort(chains.rows.memory, _row_count(chains), sizeof(ListedChain), _by_name)
     for j in range(_row_count(chains)):
         row = &_rows(chains)[j]
         digest_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
@@ -226,7 +226,7 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
 
 cdef struct Look:
     Ruleset *ruleset
-    ChainRow row
+    ListedChain row
 
 
 cdef int _take_one(void *context, const Message *message) noexcept nogil:
@@ -247,7 +247,7 @@ cdef int _ignore(void *context, const Message *message) noexcept nogil:
 cdef int _take_policy(void *context, const Message *message) noexcept nogil:
     """Take the policy and the counters of a known chain."""
     cdef ChainSeen seen
-    cdef ChainRow *row = <ChainRow *> context
+    cdef ListedChain *row = <ListedChain *> context
     if message.kind != NFT_MSG_NEWCHAIN:
         return 0
     _read_chain(b"", message, &seen)
@@ -256,7 +256,7 @@ cdef int _take_policy(void *context, const Message *message) noexcept nogil:
     return 0
 
 
-cdef int _ask_about(Lane *lane, const ChainRow *row, int kind) noexcept nogil:
+cdef int _ask_about(Lane *lane, const ListedChain *row, int kind) noexcept nogil:
     """Write the names of the table and of the chain into `lane.question`."""
     cdef Ruleset *ruleset = lane.ruleset
     lane.question.length = 0
@@ -272,7 +272,7 @@ cdef int _ask_about(Lane *lane, const ChainRow *row, int kind) noexcept nogil:
 cdef int _read_policies(Lane *lane) noexcept nogil:
     """Read the counters of the policies of the known chains."""
     cdef int i, failed
-    cdef ChainRow *row
+    cdef ListedChain *row
     cdef Ruleset *ruleset = lane.ruleset
     for i in range(ruleset.builtin_count):
         row = &_rows(&ruleset.chains)[i]
@@ -358,7 +358,7 @@ cdef int _take_rule(void *context, const Message *message) noexcept nogil:
     return 0
 
 
-cdef int _read_rules(Lane *lane, ChainRow *row) noexcept nogil:
+cdef int _read_rules(Lane *lane, ListedChain *row) noexcept nogil:
     """Read the rules of one chain at one moment. Return 0 or an errno.
 
     If a commit to any table interrupts the dump, it is repeated. Two interrupted dumps that are equal are accepted too.
@@ -381,7 +381,7 @@ cdef int _read_rules(Lane *lane, ChainRow *row) noexcept nogil:
     return EAGAIN
 
 
-cdef bint _has_rules(const Lane *lane, const ChainRow *row) noexcept nogil:
+cdef bint _has_rules(const Lane *lane, const ListedChain *row) noexcept nogil:
     # `use` may already include rules of a batch that is not applied yet
     return row.end > row.first if lane.unchanged else row.handle != 0
 
@@ -390,7 +390,7 @@ cdef void *_read_lane(void *context) noexcept nogil:
     """Read the rules of all chains of the lane that have any."""
     cdef Lane *lane = <Lane *> context
     cdef size_t i, slot = 0
-    cdef ChainRow *row
+    cdef ListedChain *row
     cdef bint has_rules
     lane.failed = 0
     lane.packets.length = lane.sizes.length = lane.identities.length = lane.kept.length = 0
@@ -426,7 +426,7 @@ cdef size_t _half(const Lane *lane) noexcept nogil:
     return count
 
 
-cdef size_t _work(const Lane *lane, const ChainRow *row) noexcept nogil:
+cdef size_t _work(const Lane *lane, const ListedChain *row) noexcept nogil:
     """Return the cost of reading a chain, in rules. A dump costs as much as two rules."""
     if not _has_rules(lane, row):
         return 0
@@ -631,7 +631,7 @@ cdef class NftScan(Scan):
     cdef uint64_t _measure(self) noexcept:
         """Return the digest of chains, policies and rules, without counters."""
         cdef Digest digest
-        cdef ChainRow *row
+        cdef ListedChain *row
         cdef size_t i
         digest_begin(&digest, self.lanes[0].identities.length)
         for i in range(_row_count(&self.ruleset.chains)):
@@ -653,7 +653,7 @@ cdef class NftScan(Scan):
     cdef list _chain_rows(self):
         """Return [(name, policy or None, (packets, bytes) or None, first slot, end slot)]."""
         cdef list rows = []
-        cdef ChainRow *row
+        cdef ListedChain *row
         cdef size_t i
         for i in range(_row_count(&self.ruleset.chains)):
             row = &_rows(&self.ruleset.chains)[i]
@@ -669,7 +669,7 @@ cdef class NftScan(Scan):
         cdef size_t size
         cdef int i
         cdef list policies = []
-        cdef ChainRow *row
+        cdef ListedChain *row
         self._load(False)
         size = self.lanes[0].packets.length
         counts._allocate(size // 8)
@@ -691,7 +691,7 @@ cdef class NftScan(Scan):
 
     cdef _messages(self):
         cdef list found = []
-        cdef ChainRow *row
+        cdef ListedChain *row
         cdef size_t i
         self._load(True)
         for i, (name, policy, counters, _, _) in enumerate(self._chain_rows()):
@@ -726,7 +726,7 @@ cdef class NftScan(Scan):
     cdef _list_chains(self):
         cdef int failed, _attempt
         cdef size_t i
-        cdef ChainRow *row
+        cdef ListedChain *row
         cdef list found = []
         self._check_open()
         with nogil:
@@ -766,7 +766,7 @@ cdef class NftScan(Scan):
 
     cdef _find_chain(self, bytes chain):
         cdef Look found
-        cdef ChainRow row
+        cdef ListedChain row
         cdef int failed
         self._check_open()
         memset(&row, 0, sizeof(row))
@@ -796,7 +796,7 @@ cdef class NftScan(Scan):
             self._end()
 
     cdef _chain_rules(self, bytes chain):
-        cdef ChainRow row
+        cdef ListedChain row
         cdef int failed
         cdef list handles = []
         cdef bytes messages

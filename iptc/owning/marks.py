@@ -36,7 +36,7 @@ def comments_with(text: bytes, nfproto: Family, entry: bytes) -> list[bytes]:
     return [part[_COMMENT].partition(b"\0")[0] for part in parts if part[2:31].partition(b"\0")[0] == b"comment"]
 
 
-class Mark:
+class OwnerMark:
     """The mark of one owner: the text with which the comments of its rules begin."""
 
     __slots__ = ("owner", "text", "_bytes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..monitoring.exposition import Family, Scrape
+from ..monitoring.exposition import Metric, Scrape
 from ..monitoring.labels import written
 
 TYPE_CHECKING = False
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 def metrics_of(owner: str, guard: Guard) -> bytes:
     """Return the metrics of the *guard* of *owner* in the text format of Prometheus."""
     labels = written([("owner", owner)])
-    heals = Family("iptables_guard_heals", "counter", "How often rules of the owner were put back.")
+    heals = Metric("iptables_guard_heals", "counter", "How often rules of the owner were put back.")
     heals.add(labels, guard.heals)
-    pauses = Family("iptables_guard_pauses", "counter", "How often a fight was let be for a while.")
+    pauses = Metric("iptables_guard_pauses", "counter", "How often a fight was let be for a while.")
     pauses.add(labels, guard.pauses)
     families = [heals, pauses]
     if guard.last_heal is not None:
-        last = Family("iptables_guard_last_heal_timestamp_seconds", "gauge", "When rules were put back last.")
+        last = Metric("iptables_guard_last_heal_timestamp_seconds", "gauge", "When rules were put back last.")
         last.add(labels, guard.last_heal)
-        offender = Family("iptables_guard_last_offender_info", "gauge", "Who broke the rules last.")
+        offender = Metric("iptables_guard_last_offender_info", "gauge", "Who broke the rules last.")
         by = guard.last_offender
         said = [("pid", "" if by is None else str(by.pid)), ("name", "" if by is None else by.name)]
         offender.add(written([("owner", owner), *said]), 1)

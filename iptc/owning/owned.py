@@ -15,7 +15,7 @@ from ..namespace import Place
 from ..nft.reader import BUILTIN_CHAINS
 from ..rule import Rule
 from .families import said_for, words_of
-from .marks import Mark, comments_with, rule_class
+from .marks import OwnerMark, comments_with, rule_class
 from .own_table import OwnTable, encode
 
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ class _Block:
         self.marked = marked
         """Whether the rules have the mark already."""
 
-    def entries(self, mark: Mark, nfproto: Family, chain: str, own: bool) -> list[bytes]:
+    def entries(self, mark: OwnerMark, nfproto: Family, chain: str, own: bool) -> list[bytes]:
         """Return the rules as bytes with the mark, as they are sent."""
         if self.marked:
             return [rule._whole() for rule in self.rules]
@@ -101,7 +101,7 @@ class Owned:
         backend: str | None = None,
         netns: Netns = None,
     ) -> None:
-        self._mark = Mark(name, comment)
+        self._mark = OwnerMark(name, comment)
         self._place = Place(netns)
         self._backend = backend
         self._own_table: OwnTable | None = None
@@ -436,7 +436,7 @@ def _rule_for(nfproto: Family, rule: Any, both: bool) -> Rule | None:
     return kind.from_args(words)
 
 
-def _adopted(mark: Mark, chain: ChainValue, positions: list[int]) -> _Block:
+def _adopted(mark: OwnerMark, chain: ChainValue, positions: list[int]) -> _Block:
     """Return the rules of the name in *chain*, with the place of the first of them."""
     rules = _core.load_rules(
         rule_class(chain.nfproto), chain.nfproto, [chain.entries[position] for position in positions], None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..managing.value import ChainValue, Ruleset, TableValue
-from .marks import Mark
+from .marks import OwnerMark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def only(ruleset: Ruleset, owner: str, comment: str | None = None) -> Ruleset:
     """Return the share of *owner*: its rules and chains, in the tables and chains where it has any."""
-    mark = Mark(owner, comment)
+    mark = OwnerMark(owner, comment)
     tables = []
     for table in ruleset.tables:
         chains = []
@@ -40,7 +40,7 @@ def text_of(ruleset: Ruleset, counters: bool = False) -> str:
 
 def without(ruleset: Ruleset, owners: Iterable[str]) -> Ruleset:
     """Return *ruleset* without the rules of *owners*, and without the chains that were created for them."""
-    marks = [Mark(owner) for owner in owners]
+    marks = [OwnerMark(owner) for owner in owners]
     tables = []
     for table in ruleset.tables:
         chains = []
