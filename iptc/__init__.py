@@ -68,7 +68,7 @@ Modules
 import sys as _sys
 
 if "t" in getattr(_sys, "abiflags", ""):
-    # whoever came past pip and setup.py, which refuse it too
+    # pip and setup.py refuse such a Python too; this is for other ways of installing
     raise ImportError(
         f"iptc needs a Python with the GIL, which guards libxtables, and {_sys.executable} is a free-threaded one: "
         f"use python{_sys.version_info.major}.{_sys.version_info.minor}"

@@ -1,6 +1,6 @@
-# A process that lives in a network namespace which this process may not enter, and opens what is asked for there.
+# A process in a network namespace that this process may not enter. It opens sockets and files there.
 
-# What is asked for: a file where *path* is not empty, a socket otherwise.
+# What to open: the file *path*, or if that is empty a socket.
 cdef struct Wanted:
     int domain
     int kind

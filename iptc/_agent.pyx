@@ -1,9 +1,9 @@
 # cython: freethreading_compatible=False
-"""A process that lives in a network namespace of its own, in a user namespace of its own, and opens sockets and files
-there for the process that started it: what an ordinary user has in the place of a thread that enters the namespace.
+"""A process in a network namespace and a user namespace of its own, which opens sockets and files there for its parent.
 
-It runs no Python and shares no memory. It ends when nobody is left who could ask it, or when `agent_end` says so. The
-process that started it is not told of its end by a signal, and finds it with no `wait` of its own.
+An ordinary user needs it, since no thread of such a user can enter another namespace. The agent runs no Python and
+shares no memory. It ends when its parent has closed all sockets to it, or by `agent_end`. Its end sends no signal to
+its parent, and its parent's `wait` does not see it.
 """
 
 from libc.errno cimport EINTR, EPIPE
@@ -32,10 +32,10 @@ cdef extern from * nogil:
     #define SYS_close_range 436
     #endif
 
-    /* fork() without a signal at the end of the child, and without the handlers of fork. */
+    /* fork() that sends no signal when the child ends, and calls no fork handlers. */
     static int iptc_clone(void) { return (int) syscall(SYS_clone, 0, NULL, NULL, NULL, NULL); }
 
-    /* Close all descriptors but one. */
+    /* Close all descriptors except *kept*. */
     static void iptc_close_others(int kept)
     {
         int fd, most;
@@ -48,7 +48,7 @@ cdef extern from * nogil:
                 close(fd);
     }
 
-    /* Send bytes with a descriptor, or with -1 without one. */
+    /* Send bytes and a descriptor; -1: no descriptor. */
     static ssize_t iptc_send_fd(int fd, const void *data, size_t length, int passed)
     {
         struct iovec part = { (void *) data, length };
@@ -69,7 +69,7 @@ cdef extern from * nogil:
         return sendmsg(fd, &message, MSG_NOSIGNAL);
     }
 
-    /* Receive bytes and the descriptor with them, -1 where there is none. */
+    /* Receive bytes and the descriptor that was sent with them, or -1. */
     static ssize_t iptc_receive_fd(int fd, void *data, size_t length, int *passed)
     {
         struct iovec part = { data, length };
@@ -106,7 +106,7 @@ cdef extern from * nogil:
     int snprintf(char *text, size_t size, const char *format, ...)
     size_t strlen(const char *text)
 
-# What an agent says: an errno, and when it starts which step failed.
+# The answer of an agent: an errno, and at its start the step that has failed.
 cdef struct Answer:
     int failed
     int step
@@ -119,7 +119,7 @@ STEPS[3] = b"can't start a process"
 
 
 cdef int _put(const char *path, const char *text) noexcept nogil:
-    """Write *text* to a file: 0, or an errno."""
+    """Write *text* to a file. Return 0 or an errno."""
     cdef int failed = 0
     cdef int fd = c_open(path, O_WRONLY | O_CLOEXEC)
     if fd < 0:
@@ -131,8 +131,8 @@ cdef int _put(const char *path, const char *text) noexcept nogil:
 
 
 cdef Answer _move_in(uid_t user, gid_t group) noexcept nogil:
-    """Enter new namespaces. The user is mapped before the network namespace is made, so that it is root's: files such
-    as ip_tables_names are root's alone."""
+    """Enter new namespaces. The user is mapped to root before the network namespace is made, which then belongs to
+    root: only root may read files such as ip_tables_names."""
     cdef Answer answer
     cdef char text[64]
     answer.failed = answer.step = 0
@@ -155,7 +155,7 @@ cdef Answer _move_in(uid_t user, gid_t group) noexcept nogil:
 
 
 cdef void _serve(int fd) noexcept nogil:
-    """Open what is asked for, until nobody is left who asks."""
+    """Open what the parent asks for, until the parent has closed its sockets."""
     cdef Wanted wanted
     cdef Answer answer
     cdef int back, made
@@ -183,10 +183,10 @@ cdef void _serve(int fd) noexcept nogil:
 
 
 cdef void _live(int fd, uid_t user, gid_t group) noexcept nogil:
-    """All that the agent does: it never returns."""
+    """Run as the agent. This never returns."""
     cdef Answer answer
     iptc_close_others(fd)
-    # who interrupts the program at its terminal does not mean the agent
+    # an interrupt at the terminal of the program must not end the agent
     setsid()
     answer = _move_in(user, group)
     if iptc_send_fd(fd, &answer, sizeof(answer), -1) >= 0 and not answer.failed:
@@ -195,7 +195,8 @@ cdef void _live(int fd, uid_t user, gid_t group) noexcept nogil:
 
 
 cdef int agent_start(int *fd, int *pid, const char **failed_at) noexcept nogil:
-    """Start an agent: 0, or an errno and which step failed. *fd* is what it is asked by; the caller closes it."""
+    """Start an agent. Return 0, or an errno with the step that has failed. The caller asks it by *fd*, and closes
+    *fd*."""
     cdef int pair[2]
     cdef Answer answer
     cdef sigset_t every, usual
@@ -207,7 +208,7 @@ cdef int agent_start(int *fd, int *pid, const char **failed_at) noexcept nogil:
     fd[0] = pid[0] = -1
     if socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0:
         return errno_now
-    # the agent keeps them blocked: its memory has handlers of the program
+    # the agent keeps all signals blocked: its memory contains the handlers of the program
     sigfillset(&every)
     pthread_sigmask(SIG_SETMASK, &every, &usual)
     pid[0] = iptc_clone()
@@ -234,8 +235,10 @@ cdef int agent_start(int *fd, int *pid, const char **failed_at) noexcept nogil:
 
 
 cdef int agent_ask(int fd, const Wanted *wanted, int *got) noexcept nogil:
-    """Have the agent open what is *wanted*: 0, or an errno. Each question has a socket of its own for the answer, so
-    that threads do not take each other's."""
+    """Let the agent open what is *wanted*. Return 0 or an errno.
+
+    Each request brings a socket of its own for the answer, so that threads do not take each other's answers.
+    """
     cdef int pair[2]
     cdef int failed = 0
     cdef Answer answer
@@ -259,7 +262,7 @@ cdef int agent_ask(int fd, const Wanted *wanted, int *got) noexcept nogil:
 
 
 cdef void agent_end(int pid) noexcept nogil:
-    """End the agent *pid*, a child of this process, and all that it holds."""
+    """End the agent *pid*, a child of this process. The kernel then closes everything that it has open."""
     cdef int status
     kill(pid, SIGKILL)
     while waitpid(pid, &status, __WALL) < 0 and errno_now == EINTR:

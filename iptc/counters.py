@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     _bytes = bytes
 
 
-_PAYLOAD_HEADER = 32  # of a match, before what it says
+_PAYLOAD_HEADER = 32  # the header of a match, before its data
 
 _named = _core.Counters._make
 

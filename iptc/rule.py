@@ -133,7 +133,7 @@ class Target(IPTCModule):
         elif goto:
             raise XTablesError(f"goto '{name}' is not a chain")
         else:
-            self._begin(rule, True, name, revision)  # for what it says
+            self._begin(rule, True, name, revision)  # raises with the message of libxtables
 
     @property
     def standard_target(self) -> str:

@@ -1,4 +1,4 @@
-"""`iptc diff`: what two rulesets differ in, by what they say."""
+"""`iptc diff`: shows how two rulesets differ."""
 
 from __future__ import annotations
 

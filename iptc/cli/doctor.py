@@ -1,4 +1,4 @@
-"""`iptc doctor`: what stands in the way of firewall rules on this host, and what to do about it."""
+"""`iptc doctor`: finds out what prevents firewall rules from working on this host, and says what to do about it."""
 
 from __future__ import annotations
 

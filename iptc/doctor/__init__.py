@@ -1,1 +1,1 @@
-"""What stands in the way of firewall rules on this host: each module looks for one kind of finding."""
+"""Finds what prevents firewall rules from working on this host. Each module looks for one kind of finding."""

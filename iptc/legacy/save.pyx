@@ -61,7 +61,8 @@ cdef void _save_body(void *arg) noexcept nogil:
     cdef Saved *saved = <Saved *> arg
     cdef size_t i, name_length
     cdef uint32_t at
-    cdef char text[128]          # what stands before a rule, and the end of the line before it: printed in one piece
+    # the end of the line before a rule and the beginning of its own line, printed in one piece
+    cdef char text[128]
     cdef char *end
     cdef bint begun = False
     print_text(saved.head, strlen(saved.head))

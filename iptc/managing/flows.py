@@ -1,9 +1,9 @@
-"""Finds the established flows that only deleted rules had let in.
+"""Finds the established flows that only deleted rules had accepted.
 
-Such flows go on: a rule that accepts established flows lets them through. The kernel does not note which rule let a
-flow in. So the first packet of each flow is followed through the old rules and through the new ones, as far as
-connection tracking knows it: addresses, protocol, ports. A rule that asks for more, such as an interface, may match. If
-it accepts, it counts as a match; if it drops, it counts as none.
+Such flows go on, since a rule that accepts established flows lets them through. The kernel does not record which rule
+has accepted a flow. So the first packet of each flow is followed through the old rules and through the new ones, with
+what connection tracking knows: addresses, protocol, ports. A rule with another condition, such as an interface, may
+match or not. It counts as a match if it accepts, and as no match if it drops.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Plans the way from the live ruleset to the wanted one: the fewest edits, in one commit for each table, or one for all
-on nf_tables.
+"""Plans the way from the live ruleset to the wanted one, with the fewest edits: one commit for each table, or on
+nf_tables one for all.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Makes changes that are taken back unless they are confirmed. This is the side of the caller; `watchdog` is the other
-side.
+"""Makes changes that are taken back unless they are confirmed. This is the caller's side; `watchdog` is the process
+that makes the change.
 """
 
 from __future__ import annotations

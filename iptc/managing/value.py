@@ -1,4 +1,4 @@
-"""A ruleset as a value: tables of one or both families, their chains in order, and their rules by what they say."""
+"""A ruleset as a value: the tables of one or both families, their chains in order, and the rules of each chain."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class Append(_Edit):
         handle.append(self.chain, self.entry)
 
     def apply(self, view: View) -> None:
-        """Do it to a table in memory, without the steps between: a batch is hardly anything but this."""
+        """Carry it out on a table in memory. It is done directly, since most edits of a batch are appends."""
         chain = view.chains.get(self.chain)
         if chain is None:
             raise self.refused(_errno.ENOENT)
@@ -267,7 +267,7 @@ class Delete(_OfOneRule):
         self.missing_ok = missing_ok
 
     def reason(self, errno: int) -> str:
-        """What iptables says where the operation fails with *errno*."""
+        """Return iptables' message for *errno*."""
         return self.reason_in_text(errno, self.position is not None)
 
     @classmethod

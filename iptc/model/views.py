@@ -1,4 +1,4 @@
-"""A table in memory: its chains and their rules, the index to find a rule by what it says, and who jumps where."""
+"""A table in memory: its chains and their rules, the index that finds equal rules, and the jumps to each chain."""
 
 from __future__ import annotations
 

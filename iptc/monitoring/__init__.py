@@ -1,1 +1,1 @@
-"""Counters for those who watch a host: which ones, under which names, in which formats; an endpoint for Prometheus."""
+"""Counters for programs that monitor a host: selected, named and formatted; and an endpoint for Prometheus."""

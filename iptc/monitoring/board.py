@@ -1,4 +1,4 @@
-"""What a live view shows: the rates of rules, policies and chains, with the last minute of each, in some order."""
+"""The state of a live view: the rates of rules, policies and chains, the last minute of each, and their order."""
 
 from __future__ import annotations
 

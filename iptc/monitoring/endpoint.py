@@ -1,7 +1,7 @@
-"""The endpoint that Prometheus scrapes: HTTP/1.1, one thread that talks to clients and one that reads tables.
+"""The endpoint that Prometheus scrapes: HTTP/1.1, with one thread that talks to clients and one that reads tables.
 
-prometheus_client says which format a client wants, and what this process needs itself. Whatever a client does, it has
-so much time and so much memory, and keeps nobody else from being answered.
+prometheus_client chooses the format for a client, and has the metrics of this process. The time and the memory of each
+client are limited, so no client can keep the others from being answered.
 """
 
 from __future__ import annotations

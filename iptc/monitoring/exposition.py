@@ -1,4 +1,4 @@
-"""What a scrape says: the metrics of all tables that are watched, in the text formats of Prometheus and OpenMetrics."""
+"""The metrics of a scrape: those of all watched tables, in the text formats of Prometheus and OpenMetrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each rule is called: its text, comment and target, looked up once for each rule, and the labels made of them."""
+"""The text, comment and target of each rule, looked up once for each rule, and the labels made of them."""
 
 from __future__ import annotations
 

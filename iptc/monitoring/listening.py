@@ -1,4 +1,4 @@
-"""The sockets that an endpoint listens on: those that systemd hands over, else new ones; and telling systemd."""
+"""The sockets on which the endpoint listens: those that systemd passes, or new ones. Also reports to systemd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Totals that only grow, whatever happens to the counters of the kernel: they are set back, reloaded, gone and back."""
+"""Totals that only grow, also if the kernel's counters are reset, or a rule or table is deleted and comes back."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sampler: the rates of all rules again and again, with what happened to the rules between.
+"""Sampler: the rates of all rules at each interval, and what happened to the rules meanwhile.
 
-One thread polls on time. What it has found waits in one place for whoever takes it; what is not taken in time is added
-to what comes next. So a slow consumer delays no poll, and nothing grows.
+One thread polls on time. A sample waits in one place until the consumer takes it. If it is not taken in time, the next
+sample is added to it. So a slow consumer delays no poll, and no queue grows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes a file for node_exporter's textfile collector: who looks sees the old one or the new one, and no other."""
+"""Writes a file for node_exporter's textfile collector. A reader sees the old or the new content, and nothing else."""
 
 from __future__ import annotations
 

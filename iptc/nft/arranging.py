@@ -1,4 +1,5 @@
-"""The rules of a chain in a new order, as messages of nf_tables: one for each rule that moves, or all rules anew."""
+"""The rules of a chain in a new order, as messages of a batch: one for each rule that moves, or the whole chain
+again."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ if TYPE_CHECKING:
 
 
 _STEPS_MOST = 100_000_000
-"""How many rules the kernel may walk over to find those that messages name. Beyond that, the chain is written anew."""
+"""How many rules the kernel may walk over to find those that messages name. If it is more, the whole chain is
+written."""
 
 
 class ArrangesByMessages:

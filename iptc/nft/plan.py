@@ -147,7 +147,7 @@ class TablePlan(ArrangesByMessages):
         for chain, handle in self._to_zero:
             socket.zero_rule(self.nfproto, self._label, chain.label, handle)
 
-    # what is there
+    # reading the kernel's chains and rules
 
     def _rules(self, label: bytes) -> Any:
         """Return (messages, handles) of the kernel's rules in the chain that it knows as *label*."""

@@ -144,7 +144,7 @@ def _commit(socket: Socket, parts: list[tuple[Any, list[Any]]], test: bool) -> N
                 handle.seal()
         except IPTCError:
             if socket.generation() != generation:
-                continue  # what was read was not of one ruleset
+                continue  # the chains and rules that were read are of different generations
             raise
         # a batch that does not depend on anything that was read cannot be out of date
         depends = any(handle.depends for handle in handles)

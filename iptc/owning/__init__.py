@@ -1,1 +1,1 @@
-"""Rules that belong to a name among the rules of others: put in their place, and kept there."""
+"""Rules that belong to an owner, among rules of other programs: puts them in place, and keeps them there."""

@@ -1,4 +1,4 @@
-"""A rule specification that was written for one family, as the other family says it."""
+"""Translates a rule specification of one family for the other family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Keeps the rules of a name in their place: when somebody breaks them they are put back, and it is told who it was."""
+"""Keeps the rules of an owner in place: puts them back when another program has broken them, and tells which one
+did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comment that says in a rule whose it is: written into a rule, and found again in the rules that are there."""
+"""The comment that names the owner of a rule: adds it to a rule, and finds it in the rules of the kernel."""
 
 from __future__ import annotations
 

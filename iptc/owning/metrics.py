@@ -1,4 +1,4 @@
-"""What a guard tells a Prometheus server about itself."""
+"""The metrics of a guard for a Prometheus server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of nf_tables that belongs to one owner: nobody else can change it while the owner lives.
+"""A table of nf_tables that belongs to one owner: no other process can change it while its owner lives.
 
 The table is of the family `inet`, for both families of addresses, with the flags `owner` and `persist`. It belongs to
 the netlink socket that made it. When that is closed the table stays and goes on to filter; the next owner adopts it.

@@ -1,4 +1,4 @@
-"""Rules that belong to a name among rules of others: said once, put in their place, looked after, and taken away."""
+"""Owned: the rules of an owner among rules of other programs. It defines them, puts them in place, and deletes them."""
 
 from __future__ import annotations
 

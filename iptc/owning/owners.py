@@ -1,4 +1,4 @@
-"""Rulesets as one owner's share of them, or without what belongs to some owners."""
+"""The share of one owner in a ruleset, and a ruleset without the shares of some owners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rules of a name are, from a file: a small one in TOML, or one in the format of iptables-save."""
+"""Reads the wanted rules of an owner from a file: TOML, or the format of iptables-save."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Changes of the rules as they happen: watched, noted in a journal, and undone where rules of a name are meant."""
+"""Reports changes of the rules as they happen, and records them in a journal."""

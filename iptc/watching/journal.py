@@ -1,8 +1,7 @@
-"""A journal of changes: a folder of files to which lines are added, and from which the rules of any moment can be had.
+"""A journal of changes: a folder of files to which lines are added. The rules of any moment can be read from it.
 
-Each file begins with all rules as they were when it was begun, and has a line of JSON for each change since. So a file
-can be read alone, and old ones can go. A line is written at once; where a crash cut off the last one, it is as if never
-written.
+Each file begins with all rules at that time, and then has a line of JSON for each change. So a file can be read without
+the others, and old files can be deleted. A line is written at once. A last line that a crash has cut off is ignored.
 """
 
 from __future__ import annotations
