@@ -50,21 +50,57 @@ def without_debug_information():
     in CFLAGS."""
     if "-g" in os.environ.get("CFLAGS", "").split():
         return [], []
-    return ["-g0"], ["-Wl,--strip-all"]
+    # GNU's linker fills the file up to whole pages otherwise; that of zig does not, and does not know this option
+    unpadded = [] if "zig" in os.environ.get("CC", "") else ["-Wl,-z,noseparate-code"]
+    return ["-g0", "-fno-asynchronous-unwind-tables"], ["-Wl,--strip-all", *unpadded]
 
 
-def extension(name, extra_sources=()):
+# How much code the compiler may make for speed. What is done for each rule of a table, by small functions and loops, is
+# worth more of it. What is seldom done is made small: a program that starts has to load it.
+HOT = {
+    "_counts",
+    "_netlink",
+    "legacy.blob",
+    "managing.lcs",
+    "nft.codec",
+    "nft.expressions",
+    "nft.parts",
+    "nft.reader",
+    "nft.restore",
+}
+SELDOM = {
+    "_lockfile",
+    "_netns",
+    "bpf.btf",
+    "bpf.kernel",
+    "legacy.libiptc",
+    "managing.numbering",
+    "monitoring.passwords",
+    "watching.inotify",
+}
+# What Cython's modules have in common, such as the type of their functions, is in one module that all of them use.
+SHARED = "_cyutility"
+
+
+def level_of(name):
+    """How module *name* is optimised."""
+    if "-fsanitize" in os.environ.get("CFLAGS", ""):
+        return "-O0"
+    return "-O3" if name in HOT else "-Os" if name in SELDOM else "-O2"
+
+
+def extension(name, extra_sources=(), suffix=".pyx"):
     """Describe one compiled module. None is linked to libxtables: it is loaded when a rule needs it."""
     compile_words, link_words = without_debug_information()
     return Extension(
         f"iptc.{name}",
-        [f"iptc/{name.replace('.', '/')}.pyx", *extra_sources],
+        [f"iptc/{name.replace('.', '/')}{suffix}", *extra_sources],
         include_dirs=["iptc/language"],
         depends=["iptc/_build.h", *glob.glob("iptc/*/*.h"), *glob.glob("iptc/**/*.pxd", recursive=True)],
         define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED_API else [],
         py_limited_api=LIMITED_API,
         extra_compile_args=["-include", "iptc/_build.h", *pkg_config("--cflags", "xtables")]
-        + ["-O0" if "-fsanitize" in os.environ.get("CFLAGS", "") else "-O3"]
+        + [level_of(name)]
         + ["-Wall", "-Werror=implicit-function-declaration", *compile_words]
         + (["-Wno-unused-const-variable"] if LIMITED_API else []),
         extra_link_args=link_words,
@@ -74,6 +110,7 @@ def extension(name, extra_sources=()):
 def extensions():
     """All modules; Cython is imported late so that a missing header is reported first."""
     modules = [
+        extension(SHARED, suffix=".c"),
         extension("_core"),
         extension("_applied"),
         extension("_agent"),
@@ -113,7 +150,12 @@ def extensions():
     ]
     from Cython.Build import cythonize
 
-    return cythonize(modules, compiler_directives={"language_level": 3, "binding": True})
+    return cythonize(
+        modules,
+        compiler_directives={"language_level": 3, "binding": True, "auto_pickle": False},
+        shared_utility_qualified_name=f"iptc.{SHARED}",
+        shared_utility_features_disabled=["MemoryView"],
+    )
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ modules_are_there() {
     while read -r source; do
         compgen -G "${source%.pyx}.*so" >/dev/null || return
     done < <(find "$SRC/iptc" -name '*.pyx')
-    (cd "$SRC" && "$PY" -c 'import iptc') >/dev/null 2>&1
+    (cd "$SRC" && "$PY" -c 'import iptc._core') >/dev/null 2>&1
 }
 
 build() {
@@ -142,6 +142,7 @@ build() {
     while read -r library; do
         # A binary without its source would hide the Python module that has replaced it.
         module=${library##*/}
+        case $module in _cyutility.*) continue ;; esac      # Cython writes its source
         [ -e "${library%/*}/${module%%.*}.pyx" ] || rm -f "$library"
     done < <(find "$SRC/iptc" -name '*.so')
     if ! (cd "$SRC" && "$PY" setup.py -q build_ext --inplace -j "$(nproc)" "${force[@]}") >"$BUILD/build.log" 2>&1 </dev/null; then

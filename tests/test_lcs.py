@@ -67,6 +67,17 @@ def test_permutations():
     assert matched(one, other[:10] + one[10:4000] + other[4000:], 1000) >= 3990 - 10
 
 
+@pytest.mark.parametrize(
+    "numbers", [array("i", [1]), array("Q", [1]), b"\0\0\0\0", memoryview(bytes(8)).cast("I", (1, 2))]
+)
+def test_a_buffer_of_anything_else_is_refused(numbers):
+    for pair in ((numbers, array("I")), (array("I"), numbers)):
+        with pytest.raises(ValueError, match="unsigned integers of four bytes"):
+            lcs.blocks(*pair)
+    with pytest.raises(TypeError):
+        lcs.blocks(array("I"), [1])
+
+
 def test_numbers_must_be_small():
     with pytest.raises(ValueError, match="too large"):
         lcs.blocks(array("I", [2]), array("I"))

@@ -31,7 +31,7 @@ C_ONLY = [
 ]
 PLAIN = modules(".py")
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
-GENERATED = {PACKAGE / f"{name.replace('.', '/')}.c" for name in COMPILED}
+GENERATED = {PACKAGE / f"{name.replace('.', '/')}.c" for name in [*COMPILED, "_cyutility"]}
 SOURCES = sorted(
     path
     for folder in ("iptc", "tests", "benchmarks", "scripts", "docs")
@@ -335,6 +335,10 @@ def test_what_is_built_for_users_has_nothing_that_only_debuggers_read(monkeypatc
     monkeypatch.syspath_prepend(str(ROOT))
     setup = importlib.import_module("setup")
     monkeypatch.delenv("CFLAGS", raising=False)
-    assert setup.without_debug_information() == (["-g0"], ["-Wl,--strip-all"])
+    monkeypatch.delenv("CC", raising=False)
+    assert setup.without_debug_information() == (
+        ["-g0", "-fno-asynchronous-unwind-tables"],
+        ["-Wl,--strip-all", "-Wl,-z,noseparate-code"],
+    )
     monkeypatch.setenv("CFLAGS", "-g -fsanitize=address")
     assert setup.without_debug_information() == ([], [])

@@ -5,6 +5,7 @@ Each object owns one descriptor, which the kernel closes on exec. No Python code
 what it returned, so an interrupt loses none. What the kernel refuses is `Unsupported` and says why.
 """
 
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ENOSPC
@@ -350,20 +351,20 @@ cdef class Program(Descriptor):
     def run(self, bytearray context not None):
         """Run it, for programs of the kind `SYSCALL`, and return its answer. What it writes into *context* stands
         there."""
-        cdef unsigned char[::1] memory
-        cdef void *at = NULL
+        cdef Py_buffer memory
         cdef uint32_t length = len(context), result = 0
         cdef int failed, tries = 0
         if len(context) > LONGEST_CONTEXT:
             raise ParameterError("a context has 65535 bytes at most")
-        memory = context
-        if length:
-            at = &memory[0]
-        while True:
-            with nogil:
-                failed = self.run_in(at, length, &result)
-            if not _again(failed, &tries):
-                break
+        PyObject_GetBuffer(context, &memory, PyBUF_WRITABLE)    # it keeps its size meanwhile
+        try:
+            while True:
+                with nogil:
+                    failed = self.run_in(memory.buf if length else NULL, length, &result)
+                if not _again(failed, &tries):
+                    break
+        finally:
+            PyBuffer_Release(&memory)
         if failed < 0:
             _refuse(failed, "can't run a program")
         return result

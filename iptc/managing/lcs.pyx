@@ -7,6 +7,7 @@ the other sequence in halves finds the pairs (Hirschberg). Sequences beyond `BOU
 has exactly once. The result is then good, but there may be fewer edits.
 """
 
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
@@ -21,15 +22,38 @@ BOUND = 1 << 32
 """If the product of the lengths of what differs is larger, the result may not be the longest: 65,536 x 65,536."""
 
 
-def blocks(const uint32_t[::1] one not None, const uint32_t[::1] other not None, bound=None):
+def blocks(one, other, bound=None):
     """Return [(start in *one*, start in *other*, length)]: the blocks that both sequences have, in order.
 
-    The numbers must be smaller than the sum of both lengths.
+    Both are buffers of unsigned integers of four bytes. The numbers must be smaller than the sum of both lengths.
     """
+    cdef Py_buffer first, second
+    _open(one, &first)
+    try:
+        _open(other, &second)
+        try:
+            return _blocks(<const uint32_t *> first.buf, <uint32_t> (first.len // sizeof(uint32_t)),
+                           <const uint32_t *> second.buf, <uint32_t> (second.len // sizeof(uint32_t)), bound)
+        finally:
+            PyBuffer_Release(&second)
+    finally:
+        PyBuffer_Release(&first)
+
+
+cdef int _open(numbers, Py_buffer *opened) except -1:
+    """Open the buffer *numbers*. A typed memoryview would do the same, with a hundred kilobytes of code."""
+    PyObject_GetBuffer(numbers, opened, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+    if (opened.format != NULL and opened.format[0] == b"I"[0] and opened.itemsize == sizeof(uint32_t)
+            and opened.ndim == 1):
+        return 0
+    PyBuffer_Release(opened)
+    raise ValueError("not a buffer of unsigned integers of four bytes")
+
+
+cdef list _blocks(const uint32_t *first, uint32_t n, const uint32_t *second, uint32_t m, bound):
+    """Return what `blocks` returns, of *n* and *m* numbers."""
     cdef Problem problem
-    cdef uint32_t n = one.shape[0], m = other.shape[0], kinds = n + m, i
-    cdef const uint32_t *first = &one[0] if n else NULL
-    cdef const uint32_t *second = &other[0] if m else NULL
+    cdef uint32_t kinds = n + m, i
     cdef uint32_t *kept_one = <uint32_t *> malloc(room_for(n + 1, n) * sizeof(uint32_t))
     cdef uint32_t *kept_other = <uint32_t *> malloc(room_for(m + 1, m) * sizeof(uint32_t))
     cdef uint32_t *place_one = <uint32_t *> malloc(room_for(n + 1, n) * sizeof(uint32_t))
