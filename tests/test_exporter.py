@@ -395,20 +395,38 @@ def test_a_config_that_makes_no_sense(command, tmp_path, text, said):
 
 def test_a_file_is_written_whole(host, command, tmp_path):
     host.iptables("-A INPUT -p tcp")
-    path = tmp_path / "iptables.prom"
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    path = folder / "iptables.prom"
     for _ in range(2):
         assert command("--once", "--textfile", str(path)) == (0, "", "")
-        assert os.listdir(tmp_path / ".") == [name for name in os.listdir(tmp_path) if not name.startswith(".")]
+        assert os.listdir(folder) == ["iptables.prom"]
         assert 'rule="-p tcp"' in path.read_text() and stat.S_IMODE(path.stat().st_mode) == 0o644
-    # one that was killed left its draft
-    (tmp_path / ".iptables.prom.iptc").write_text("half")
-    assert command("--once", "--textfile", str(path)) == (0, "", "")
-    assert not (tmp_path / ".iptables.prom.iptc").exists()
-    before = path.read_text()
-    # a folder in the way: what was there stays
-    (tmp_path / ".iptables.prom.iptc").mkdir()
-    status, _, err = command("--once", "--textfile", str(path))
-    assert status == 1 and err.count("\n") == 1 and path.read_text() == before
+    path.chmod(0o640)
+    (folder / "link").symlink_to(path.name)
+    assert command("--once", "--textfile", str(folder / "link")) == (0, "", "")
+    assert os.readlink(folder / "link") == path.name and stat.S_IMODE(path.stat().st_mode) == 0o640
+    status, _, err = command("--once", "--textfile", str(folder))
+    assert status == 1 and err.count("\n") == 1 and sorted(os.listdir(folder)) == ["iptables.prom", "link"]
+
+
+@pytest.mark.one_backend("legacy")
+def test_a_device_or_pipe_that_is_named_as_the_file_stays_one(host, command, tmp_path):
+    node, pipe = tmp_path / "node", tmp_path / "pipe"
+    # of a device that nobody has, where nodes can be made at all; a pipe is the same to us
+    with contextlib.suppress(PermissionError):
+        os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(1, 7))
+        status, _, err = command("--once", "--textfile", str(node))
+        assert stat.S_ISCHR(node.stat().st_mode) and status == 1
+        assert "No space left on device" in err or "Permission denied" in err
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert command("--once", "--textfile", str(pipe)) == (0, "", "")
+        assert b"iptables_scrape_duration_seconds" in os.read(reader, 1 << 16)
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
 @pytest.mark.one_backend("legacy")

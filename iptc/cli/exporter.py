@@ -92,12 +92,13 @@ def _export(options: Namespace, scraper: Any) -> int:
 
 
 def _to_file(options: Namespace, scraper: Any) -> int:
-    from ..monitoring import textfile
+    from .files import PUBLIC, write_file
 
     due = time.monotonic()
     while True:
         scrape = scraper.scrape()
-        textfile.write(options.textfile, scrape.text())
+        # the collector is another user, and what it reads is published anyway
+        write_file(options.textfile, scrape.text().decode(), PUBLIC)
         if options.once:
             return 0 if scrape.complete else 1
         # if writing took longer than the interval, the writes that were missed are left out

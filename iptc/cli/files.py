@@ -23,30 +23,37 @@ _CANNOT_REPLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EX
 _UNKNOWN = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ESPIPE, errno.ENOSYS}
 """The errno of a file system that does not know a request."""
 
+_NO_NAMELESS_FILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+"""The errno of a file system that has no files without a name."""
+
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY
 
+PUBLIC = 0o644
+"""The mode of a file that other users read."""
 
-def write_file(path: Any, text: str) -> None:
+
+def write_file(path: Any, text: str, mode: int = 0o600) -> None:
     """Write *text* to the file *path*. If that fails, the old content stays, and no other file is left behind.
 
     A regular file is replaced at once by a new one with the owner, mode, ACL and extended attributes of the old one. If
     it has several names, or if such a new file cannot be put there, it is written in place. A link stays a link. A
-    device or pipe is written to. If *path* does not exist, the new file can be read and written by its owner only.
+    device or pipe is written to. If *path* does not exist, the new file gets *mode*: by default only its owner
+    can read and write it.
     """
     try:
-        _write(path, text)
+        _write(path, text, mode)
     except OSError as error:
         raise IPTCError(f"can't write {path}: {error.strerror}") from error
 
 
-def _write(path: Any, text: str) -> None:
+def _write(path: Any, text: str, mode: int) -> None:
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
         if not os.path.basename(path):
             raise
         # the file that *path* links to, if it is a link
-        _replace(os.path.realpath(path), text, None)
+        _replace(os.path.realpath(path), text, None, mode)
         return
     file = _opened(path, regular)
     try:
@@ -55,7 +62,11 @@ def _write(path: Any, text: str) -> None:
             return
         target = os.path.realpath(path)
         there = os.fstat(file)
-        if there.st_nlink != 1 or not os.path.samestat(there, os.stat(target)) or not _replace(target, text, file):
+        if (
+            there.st_nlink != 1
+            or not os.path.samestat(there, os.stat(target))
+            or not _replace(target, text, file, mode)
+        ):
             _overwrite(file, encoded(text))
     finally:
         os.close(file)
@@ -82,12 +93,12 @@ def _is_a_descriptor(path: Any) -> bool:
     return False
 
 
-def _replace(target: str, text: str, old: int | None) -> bool:
+def _replace(target: str, text: str, old: int | None, mode: int) -> bool:
     """Replace *target* by a new file with the attributes of the open file *old*. Return False if that is impossible."""
     folder = os.path.dirname(target)
     draft = os.path.join(folder, f".iptc-{os.urandom(12).hex()}")
     try:
-        _make(draft, text, old)
+        _make(draft, text, old, mode)
         os.rename(draft, target)
     except OSError as error:
         if old is None or error.errno not in _CANNOT_REPLACE:
@@ -100,18 +111,33 @@ def _replace(target: str, text: str, old: int | None) -> bool:
     return True
 
 
-def _make(path: Any, text: str, old: int | None) -> None:
-    """Create the file *path* with *text*, with the attributes of the open file *old*, or for its owner only."""
-    new = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+def _make(path: str, text: str, old: int | None, mode: int) -> None:
+    """Create the file *path* with *text*, with the attributes of the open file *old*, or with *mode*."""
+    nameless = _nameless(os.path.dirname(path))
+    new = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600) if nameless is None else nameless
     try:
         if old is None:
-            os.fchmod(new, 0o600)
+            os.fchmod(new, mode)
         else:
             _copy_attributes(old, new)
         write_all(new, text)
         os.fsync(new)
+        if nameless is not None:
+            # without src_dir_fd Python calls link(2), which does not follow the link in /proc
+            os.link(f"/proc/self/fd/{nameless}", path, src_dir_fd=nameless, follow_symlinks=True)
     finally:
         os.close(new)
+
+
+def _nameless(folder: str) -> int | None:
+    """Return a new file without a name, of which a killed process leaves nothing, or None if there can be none."""
+    try:
+        if os.path.exists("/proc/self/fd"):
+            return os.open(folder or ".", os.O_TMPFILE | os.O_WRONLY | _FLAGS, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_NAMELESS_FILE:
+            raise
+    return None
 
 
 def _unlink(path: Any) -> None:

@@ -103,7 +103,7 @@ def _limit(text: str) -> tuple[int, float]:
 def _write_metrics(options: Namespace, owned: Owned, guard: Guard) -> None:
     if options.textfile is None:
         return
-    from ..monitoring import textfile
     from ..owning.metrics import metrics_of
+    from .files import PUBLIC, write_file
 
-    textfile.write(options.textfile, metrics_of(owned.name, guard))
+    write_file(options.textfile, metrics_of(owned.name, guard).decode(), PUBLIC)

@@ -121,9 +121,9 @@ def run(options: Namespace) -> int:
         if options.coverage is not None:
             coverage.add(bench.ruleset())
     if options.junit is not None:
-        from ..monitoring.textfile import write as write_file
+        from .files import PUBLIC, write_file
 
-        write_file(options.junit, results.junit(done, options.cases).encode())
+        write_file(options.junit, results.junit(done, options.cases), PUBLIC)
     failed = any(result.wrong for result in done)
     if options.coverage is not None:
         lead = "# " if options.format == "tap" else ""
