@@ -30,6 +30,8 @@ Rules that stay
 What becomes of a packet
     Bench                   a ruleset in a private network namespace, where the kernel judges packets that are made up
     Verdict, Left           what it did with one, and a packet that left because of it
+    Trace                   packets as they come, each with the rules that took it
+    Packet, Step            one packet; what one rule, or the end of a chain, did with it
 
 Counters
     CounterReader           reads the counters of a table, as often as wanted
@@ -104,6 +106,8 @@ _NAMES = {
         "rule": "Match Policy Rule Rule6 Target",
         "chain": "Chain",
         "table": "Table Table6 is_table6_available is_table_available",
+        "tracing.steps": "Packet Step",
+        "tracing.trace": "Trace",
         "watching.watch": "TableChange Watch watch",
         "transactions": "Outcome Transaction transaction",
     }.items()

@@ -63,6 +63,9 @@ from .table import Table as Table
 from .table import Table6 as Table6
 from .table import is_table6_available as is_table6_available
 from .table import is_table_available as is_table_available
+from .tracing.steps import Packet as Packet
+from .tracing.steps import Step as Step
+from .tracing.trace import Trace as Trace
 from .transactions import Outcome as Outcome
 from .transactions import Transaction as Transaction
 from .transactions import transaction as transaction

@@ -34,5 +34,8 @@ Pair = tuple[int, int]
 Value = str | Iterable[str]
 """The value of an option as it is set: one word, or several."""
 
+Condition = tuple[Family, int, bytes, bytes]
+"""What a packet must be that is traced: (family, hook, expressions of nf_tables, what stands beside them in a rule)."""
+
 RuleDict = Mapping[str, Any]
 """A rule of `iptc.easy`."""

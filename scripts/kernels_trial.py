@@ -7,9 +7,10 @@ import subprocess
 import sys
 import traceback
 
+from iptc.bpf.window import Window
+
 import iptc
 from iptc.bpf import btf, kernel, reasons
-from iptc.bpf.window import Window
 
 EXPECTED = sys.argv[1]
 FAILED = []
@@ -127,8 +128,7 @@ def try_types():
     tell("BTF of x_tables", types.member("xt_table", "name")[1] == 32, f"of {types.name}")
     tell(
         "seven",
-        kernel.Program("seven", kernel.SYSCALL, SEVEN).run(bytearray())
-        == 7,
+        kernel.Program("seven", kernel.SYSCALL, SEVEN).run(bytearray()) == 7,
     )
 
 

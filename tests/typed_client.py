@@ -318,3 +318,15 @@ def old_import_paths() -> None:
     assert_type(iptc.ip4tc.Table("filter"), Table)
     assert_type(iptc.ip6tc.Table6("filter"), Table6)
     iptc.util.load_kernel("ip_tables", exc_if_failed=True)
+
+
+def tracing() -> None:
+    with iptc.Trace("-p tcp --dport 22", netns="blue", backend="nft", limit=None) as trace:
+        assert_type(trace, iptc.Trace)
+        assert_type(trace.lost, int)
+        for packet in trace:
+            assert_type(packet, iptc.Packet)
+            assert_type(packet.rule, Rule | None)
+            assert_type(packet.path, list[iptc.Step])
+            assert_type([step.verdict for step in packet.path], list[str | None])
+        assert_type(trace.wait(1.0), list[iptc.Packet])

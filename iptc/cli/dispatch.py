@@ -42,6 +42,7 @@ COMMANDS = (
     "doctor",
     "top",
     "test",
+    "trace",
 )
 
 

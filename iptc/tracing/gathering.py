@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..namespace import Place
+    from .found import Found
     from .headers import Header
-    from .lookup import Found, LegacyRules, NftRules
+    from .lookup import LegacyRules, NftRules
 
 _RANKS = {PREROUTING: 0, INPUT: 1, FORWARD: 1, OUTPUT: 1, POSTROUTING: 2}
 _NETDEV = 5
@@ -73,11 +74,13 @@ class _Seen:
         self.chosen = False
         self.arrived = False
         self.nft: list[tuple[Report, int | None, int]] = []
-        """(report, hook, priority of the base chain) of each report."""
-        self.legacy: list[Report] = []
+        """(report, hook, priority of the base chain)."""
+        self.legacy: list[tuple[Report, Step]] = []
+        self._passed: set[tuple[int | None, str]] = set()
+        """(hook, legacy table) that it is through with."""
         self.headers: list[Header] = []
         self.made_here = False
-        self.iif = 0
+        self.iif = self.oif = 0
         self.hook: int | None = None
         self.priority = 0
         self.ended = False
@@ -97,15 +100,41 @@ class _Seen:
         header = report.header
         if header is None or not self.headers or self.headers[0].fingerprint != header.fingerprint:
             return 0
-        here = report.hook in ((OUTPUT, POSTROUTING) if self.made_here else (PREROUTING, INPUT, FORWARD, POSTROUTING))
-        if not here or self.iif and report.iif and report.iif != self.iif:
+        if report.hook not in self._hooks() or self.iif and report.iif and report.iif != self.iif:
             return 0
-        if self.legacy and _RANKS.get(self.legacy[-1].hook or 0, 0) > _RANKS.get(report.hook or 0, 0):
+        if (report.hook, report.table) in self._passed or self.legacy and _place(self.legacy[-1][0]) > _place(report):
             return 0
-        if any(one.addresses == header.addresses for one in self.headers):
-            return 3
         latest = self.headers[-1]
-        return 2 if latest.src == header.src or latest.dst == header.dst else 1
+        how = 2 if latest.src == header.src or latest.dst == header.dst else 1
+        if any(one.addresses == header.addresses for one in self.headers):
+            how = 3
+        if self.arrived and self.hook == report.hook and self.oif == report.oif:
+            how += 3  # nf_tables has seen it there too
+        return how
+
+    def is_amid(self, report: Report) -> bool:
+        """Whether it has come to the table of a legacy report, and not out of it again."""
+        return bool(self.legacy) and _place(self.legacy[-1][0]) == _place(report)
+
+    def add_legacy(self, report: Report, step: Step) -> None:
+        """Note a legacy report."""
+        self.legacy.append((report, step))
+        if step.kind == POLICY or step.verdict in ("ACCEPT", "DROP", "REJECT", "QUEUE"):
+            self._passed.add((report.hook, report.table))
+        if report.header is not None:
+            self.headers.append(report.header)
+        self.ended |= step.is_final
+
+    def _hooks(self) -> tuple[int, ...]:
+        """The hooks that it can have passed, as far as is known of its way."""
+        if self.made_here:
+            return OUTPUT, POSTROUTING
+        known = {hook for _, hook, _ in self.nft} | {report.hook for report, _ in self.legacy}
+        if INPUT in known:
+            return PREROUTING, INPUT
+        if FORWARD in known or POSTROUTING in known:
+            return PREROUTING, FORWARD, POSTROUTING
+        return PREROUTING, INPUT, FORWARD, POSTROUTING
 
 
 class Gatherer:
@@ -133,6 +162,11 @@ class Gatherer:
         self._names.close()
 
     @property
+    def settled(self) -> bool:
+        """Whether no rules were changed lately: to take what came since makes it so."""
+        return (self._nft is None or self._nft.settled) and (self._legacy is None or self._legacy.settled)
+
+    @property
     def waits(self) -> bool:
         """Whether the end of some packets was not reported yet."""
         return bool(self._open)
@@ -143,12 +177,12 @@ class Gatherer:
         *legacy* must have all legacy reports that came before the last one of *nft*.
         """
         nft, legacy = list(nft), list(legacy)
-        if not nft and not legacy and not self._unplaced:
-            return []
         if self._nft is not None and not self._fixed:
             self._nft.look_again()
-        if self._legacy is not None and legacy and not self._fixed:
+        if self._legacy is not None and not self._fixed:
             self._legacy.look_again(legacy)
+        if not nft and not legacy and not self._unplaced:
+            return []
         now = time.time()
         for report in nft:
             self._take_nft(report, now)
@@ -192,6 +226,7 @@ class Gatherer:
                 seen.nft.append((report, hook, priority))
             if report.chain in _END_NAMES:
                 seen.arrived = True
+                seen.hook, seen.oif = hook, report.oif
                 self._done.append(self._open.pop(key))
             return
         seen.add(report, hook, priority)
@@ -210,14 +245,11 @@ class Gatherer:
                 if number >= len(waited):
                     self._unplaced.append(report)
                 continue
-            seen = found[0]
-            seen.sure &= len(found) == 1
-            seen.legacy.append(report)
+            amid = [seen for seen in found if seen.is_amid(report)] or found
+            seen = amid[0]
+            seen.sure &= len(amid) == 1
+            seen.add_legacy(report, self._legacy_step(report))
             seen.last = now
-            if report.header is not None:
-                seen.headers.append(report.header)
-            step = self._legacy_step(report)
-            seen.ended |= step.is_final
 
     # --------------------------------------------------------------- what it means
 
@@ -234,9 +266,8 @@ class Gatherer:
                 continue
             steps.append(((_rank(report, hook), priority), self._nft_step(report, hook)))
         latest = seen.nft[-1][0] if seen.arrived else None
-        for report in seen.legacy:
-            place = _rank(report, report.hook), legacy_priority(report.table, report.hook)
-            steps.append((place, self._legacy_step(report)))
+        for report, step in seen.legacy:
+            steps.append((_place(report), step))
             if latest is None:
                 self._note(packet, report, report.hook)
         if seen.legacy:
@@ -307,6 +338,11 @@ def _rank(report: Report, hook: int | None) -> int:
     if report.family == _NETDEV:
         return -1 if not hook else 3
     return _RANKS.get(-1 if hook is None else hook, 1)
+
+
+def _place(report: Report) -> tuple[int, int]:
+    """Where a legacy report stands on the way of a packet."""
+    return _rank(report, report.hook), legacy_priority(report.table, report.hook)
 
 
 def _settle(path: list[Step]) -> None:

@@ -1,26 +1,35 @@
-"""Finds the rule that a report means: by its handle on nf_tables, by its number in legacy tables.
+"""Which rule a report means: by its handle on nf_tables, by its number on legacy.
 
-A report comes after the packet, and the rules may have changed meanwhile. So each chain is read before packets come,
-and again when the ruleset has changed. A rule is named only if both readings have the same one.
+A report comes after the packet, and the rules may be others by then. So each chain is read before packets come, and
+read again when the ruleset has changed. A rule is only named where both readings have the same one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import select
 
 from .. import _core
 from .._netlink import Socket, attribute, attributes, messages
-from ..errors import IPTCError, KernelError, is_absent
+from ..errors import AccessDenied, IPTCError, KernelError, is_absent
 from ..nft import codec
 from ..nft.reader import BUILTIN_CHAINS
-from ..rule import Rule, Rule6
+from ..watching.lock_events import LockEvents
+from ..watching.multicast import MessagesLost, fields
+from ..watching.nft_events import NftEvents
+from .found import ADDED, CHANGED, MOVED, NOT_KNOWN, REMOVED, Found, found_of, rule_of
 from .nft_reports import text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
     from .._types import Family
     from ..legacy.blob import TableBlob, TableScan
     from ..namespace import Place
+    from ..watching.nft_events import Commit
     from .report import Report
 
     _Key = tuple[int, str, str]
@@ -30,79 +39,52 @@ _GETCHAIN, _GETRULE = 4, 7  # NFT_MSG_*
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK = 1, 3, 4  # NFTA_CHAIN_*
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2  # NFTA_HOOK_*
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7  # NFTA_RULE_*
+_OF_CHAINS, _OF_RULES = (3, 5), (6, 8)
+"""Kinds of messages that say that a chain or a rule is new, or gone (NFT_MSG_*)."""
+
+_PATIENCE = 200
+"""Milliseconds for which it is waited that a commit is told of, before all chains are read again."""
+
 _COMMENT = 0
-"""The type of the user data that is a comment."""
-
-_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
-"""The names of nf_tables for the families of tables."""
-
-ADDED = "the rule was added meanwhile"
-CHANGED = "the rule was changed meanwhile"
-MOVED = "the rule was moved meanwhile"
-REMOVED = "the rule was removed meanwhile"
-UNKNOWN = "the rules were changed meanwhile: which one it was is not known"
+"""The kind of a comment in a rule's user data."""
 
 
-def family_name(family: int) -> str:
-    """Return the name of nf_tables for a family of tables."""
-    return _FAMILIES.get(family, str(family))
+class _Past:
+    """What was there before it was changed, as long as a packet may have met it.
 
-
-class Found:
-    """A rule that was found for a report.
-
-    It has the `Rule`, or None if it cannot be read; its number, or None if that is not certain; its text; its comment;
-    and a note for the user. `rejects` is true if it refuses packets with an answer.
+    A report that is received after the second look that found no change can't be of a packet that came before it.
     """
 
-    __slots__ = ("rule", "number", "text", "comment", "note", "rejects")
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, dict[Any, Any]]] = []
 
-    def __init__(self, rule: Rule | None, number: int | None, text: str, comment: str | None, note: str | None) -> None:
-        self.rule = rule
-        self.number = number
-        self.text = text
-        self.comment = comment
-        self.note = note
-        self.rejects = False
+    def __bool__(self) -> bool:
+        return bool(self._kept)
 
-    def noted(self, note: str, number: int | None = None) -> Found:
-        """Return a copy with another note and number."""
-        found = Found(self.rule, number, self.text, self.comment, note)
-        found.rejects = self.rejects
-        return found
+    def grow_older(self) -> None:
+        """Note that it is looked again."""
+        if self._kept:
+            self._kept = [(age + 1, kept) for age, kept in self._kept if age < 1]
 
+    def add(self, kept: dict[Any, Any]) -> None:
+        """Keep what was changed just now, by its key; None for what was not there."""
+        if kept:
+            self._kept.append((0, kept))
 
-_NOT_KNOWN = Found(None, None, "?", None, UNKNOWN)
-
-
-def rule_of(nfproto: Family, entry: bytes) -> Rule:
-    """Return the `Rule` of an entry."""
-    return _core.load_rules(Rule if nfproto == _core.IPV4 else Rule6, nfproto, [entry], None)[0]
-
-
-def _found(nfproto: Family, entry: bytes, number: int | None) -> Found:
-    rule = rule_of(nfproto, entry)
-    return Found(rule, number, rule._shown(), comment_of(rule), None)
-
-
-def comment_of(rule: Rule) -> str | None:
-    """Return the comment of a rule, or None."""
-    for match in rule.matches:
-        if match.name == "comment" and not match.opaque:
-            return str(match.parameters.get("comment", "")) or None
-    return None
+    def of(self, key: Any) -> list[Any]:
+        """What was there with this key, and is no more as it was."""
+        return [kept[key] for _, kept in self._kept if key in kept]
 
 
 # ------------------------------------------------------------------- nf_tables
 
 
 class _NftChain:
-    """One chain at one generation: the attributes of its rules by handle, in order."""
+    """One chain as it was at one moment: the attributes of its rules by their handles, in their order."""
 
-    __slots__ = ("generation", "hook", "priority", "_raw", "_rules", "_numbers", "_found")
+    __slots__ = ("hook", "priority", "_raw", "_rules", "_numbers", "_found")
 
-    def __init__(self, generation: int, hook: int | None, priority: int, raw: bytes) -> None:
-        self.generation = generation
+    def __init__(self, hook: int | None, priority: int, raw: bytes) -> None:
         self.hook = hook
         self.priority = priority
         self._raw: bytes | None = raw
@@ -120,13 +102,8 @@ class _NftChain:
                     self._numbers[handle] = len(self._numbers) + 1
                     break
 
-    def __len__(self) -> int:
-        if self._raw is not None:
-            self._index()
-        return len(self._rules)
-
     def find(self, handle: int, nfproto: Family, family: int) -> Found | None:
-        """Return the rule with a handle, or None."""
+        """The rule with a handle, None where there is none."""
         if self._raw is not None:
             self._index()
         if handle not in self._rules:
@@ -138,12 +115,12 @@ class _NftChain:
 
 
 def _of_nft(family: int, nfproto: Family, rule: bytes, number: int) -> Found:
-    """Return a rule of nf_tables, as a rule of iptables if it can be one."""
+    """What a rule of nf_tables says: as iptables says it, where it can."""
     said = dict(attributes(rule))
     try:
         entry = codec.decode(nfproto, rule)
         if family == nfproto and codec.entry_expressions(nfproto, entry) is None:
-            return _found(nfproto, entry, number)
+            return found_of(nfproto, entry, number)
         expressions = codec.entry_expressions(nfproto, entry) or []
     except IPTCError:
         entry, expressions = b"", []
@@ -166,47 +143,87 @@ def _comment(userdata: bytes) -> str | None:
 
 
 class NftRules:
-    """The rules of all tables of nf_tables at a place, by their handles."""
+    """The rules of all tables of nf_tables at a place, by their handles.
+
+    `fileno()` is readable when the ruleset was changed: then `look_again` is due.
+    """
 
     def __init__(self, place: Place) -> None:
-        with place.open() as there:
-            self._socket = Socket(there)
+        self._events = NftEvents(place)
+        try:
+            with place.open() as there:
+                self._socket = Socket(there)
+        except BaseException:
+            self._events.close()
+            raise
         self._chains: dict[_Key, _NftChain] = {}
-        self._before: dict[_Key, _NftChain] = {}
-        self._heads: dict[_Key, _NftChain] = {}
-        """The chains that exist now. Their rules are read when a report asks for them."""
+        self._past = _Past()
         self._generation = -1
-        self.read()
+        self.look_again()
+        self._past = _Past()
+
+    def fileno(self) -> int:
+        """The descriptor that tells of changes."""
+        return self._events.fileno()
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close its sockets."""
+        self._events.close()
         self._socket.close()
 
-    def read(self) -> None:
-        """Read all chains and rules. Reports of later packets are looked up in them."""
-        while True:
-            generation = self._socket.generation()
-            heads = self._read_chains(generation)
-            chains = {key: self._with_rules(key, head) for key, head in heads.items()}
-            if self._socket.generation() == generation:
-                break
-        self._heads, self._chains, self._before, self._generation = heads, chains, {}, generation
+    @property
+    def settled(self) -> bool:
+        """Whether nothing was changed lately, so that every rule can be named."""
+        return not self._past
 
     def look_again(self) -> None:
-        """Find out whether the ruleset has changed. Call this after reports were received, before they are looked
+        """Find out what of the ruleset was changed: to be called once reports were received, before they are looked
         up."""
-        if self._socket.generation() == self._generation:
-            return
+        self._past.grow_older()
+        dirty: set[_Key] | None = set() if self._generation >= 0 else None
         while True:
             generation = self._socket.generation()
-            heads = self._read_chains(generation)
+            if generation == self._generation and not dirty:
+                return
+            dirty = self._changed(generation, dirty)
+            heads = self._read_chains()
+            gone = [key for key in self._chains if key not in heads]
+            new = {
+                key: self._with_rules(key, head)
+                for key, head in heads.items()
+                if dirty is None or key in dirty or key not in self._chains
+            }
             if self._socket.generation() == generation:
                 break
         self._generation = generation
-        self._before.update(self._chains)
-        self._heads, self._chains = heads, {}
+        changed = {key: self._chains.get(key) for key in (*gone, *new)}
+        self._past.add(changed)
+        self._chains = {key: chain for key, chain in self._chains.items() if key in heads}
+        self._chains.update(new)
 
-    def _read_chains(self, generation: int) -> dict[_Key, _NftChain]:
+    def _changed(self, generation: int, known: set[_Key] | None) -> set[_Key] | None:
+        """The chains that commits up to *generation* have changed, and those *known*; None where that is not told: then
+        it may be all."""
+        if known is None:
+            self._events.skip()
+            return None
+        found = set(known)
+        waiting = select.poll()
+        waiting.register(self._events.fileno(), select.POLLIN)
+        while True:
+            try:
+                commits = self._events.read()
+            except MessagesLost:
+                return None
+            for commit in commits:
+                found.update(_touched(commit))
+            if commits and commits[-1].generation == generation:
+                return found
+            # it is told right after it is done
+            if not waiting.poll(_PATIENCE):
+                return None
+
+    def _read_chains(self) -> dict[_Key, _NftChain]:
         found = {}
         data, _ = self._socket.dump(_GETCHAIN, 0)
         for _, family, message in messages(data):
@@ -218,7 +235,7 @@ class NftRules:
                 priority = int.from_bytes(hooked.get(_HOOK_PRIORITY, b""), "big", signed=True)
             if _CHAIN_TABLE in said and _CHAIN_NAME in said:
                 key = family, text_of(said[_CHAIN_TABLE]), text_of(said[_CHAIN_NAME])
-                found[key] = _NftChain(generation, hook, priority, b"")
+                found[key] = _NftChain(hook, priority, b"")
         return found
 
     def _with_rules(self, key: _Key, head: _NftChain) -> _NftChain:
@@ -230,40 +247,44 @@ class NftRules:
             if error.errno != errno.ENOENT:
                 raise
             raw = b""
-        return _NftChain(head.generation, head.hook, head.priority, raw)
-
-    def _chain(self, key: _Key) -> _NftChain | None:
-        """Return a chain as it is now."""
-        known = self._chains.get(key)
-        while known is None and key in self._heads:
-            known = self._with_rules(key, self._heads[key])
-            if self._socket.generation() != self._generation:
-                self.look_again()
-                known = None
-        if known is not None:
-            self._chains[key] = known
-        return known
+        return _NftChain(head.hook, head.priority, raw)
 
     def place_of(self, family: int, table: str, chain: str) -> tuple[int | None, int]:
-        """Return (hook, priority) of a chain. The hook is None if the chain is not a base chain, or is not known."""
+        """(hook, priority) of a chain; the hook is None for one that is none of a hook, and for one that is not
+        known."""
         key = family, table, chain
-        known = self._chain(key) or self._before.get(key)
+        known = self._chains.get(key) or next(filter(None, self._past.of(key)), None)
         return (None, 0) if known is None else (known.hook, known.priority)
 
     def find(self, report: Report) -> Found:
-        """Return the rule that a report of nf_tables means."""
+        """The rule that a report of nf_tables means."""
         key = report.family, report.table, report.chain
-        now, before = self._chain(key), self._before.get(key)
+        now = self._chains.get(key)
         new = None if now is None else now.find(report.handle, report.nfproto, report.family)
-        old = None if before is None else before.find(report.handle, report.nfproto, report.family)
-        if before is None or new is None or old is None:
-            if new is not None:
-                return new if before is None else new.noted(ADDED, new.number)
-            return _NOT_KNOWN if old is None else old.noted(REMOVED, old.number)
-        if new.text != old.text:
-            # newer kernels give a rule the handle of the rule that it replaces
+        past = [
+            None if chain is None else chain.find(report.handle, report.nfproto, report.family)
+            for chain in self._past.of(key)
+        ]
+        there = [found for found in (new, *past) if found is not None]
+        if not there:
+            return NOT_KNOWN
+        if len({found.text for found in there}) > 1:
+            # newer kernels let a rule have the handle of the one that it replaces
             return Found(None, None, "?", None, CHANGED)
-        return new if new.number == old.number else new.noted(MOVED)
+        if new is None:
+            return there[0].noted(REMOVED)
+        if None in past:
+            return new.noted(ADDED)
+        return new if len({found.number for found in there}) == 1 else new.noted(MOVED)
+
+
+def _touched(commit: Commit) -> Iterator[_Key]:
+    """The chains that the messages of a commit are about."""
+    for kind, family, message in commit.messages:
+        name = _RULE_CHAIN if kind in _OF_RULES else _CHAIN_NAME if kind in _OF_CHAINS else 0
+        said = fields(message, 20) if name else {}
+        if name in said and _RULE_TABLE in said:
+            yield family, text_of(said[_RULE_TABLE]), text_of(said[name])
 
 
 def _bytes(name: str) -> bytes:
@@ -274,30 +295,27 @@ def _bytes(name: str) -> bytes:
 
 
 class _LegacyTable:
-    """One legacy table: its last reading, and the one before."""
+    """One legacy table, as it was when it was looked at last; None while there is none."""
 
-    def __init__(self, nfproto: Family, name: str, place: Place, is_new: bool) -> None:
+    def __init__(self, nfproto: Family, name: str, place: Place) -> None:
         self._nfproto = nfproto
         self._name = name
         self._place = place
         self._scan: TableScan | None = None
         self._digest: int | None = None
-        self.is_new = is_new
-        self.now: TableBlob | None = None
-        self.before: TableBlob | None = None
-        self._entries: dict[tuple[int, str], list[bytes]] = {}
-        self.look_again()
-        self.before = None
+        self._past = _Past()
+        self._now: _LegacyBlob | None = None
 
     def close(self) -> None:
-        """Close the descriptor."""
+        """Close its descriptor."""
         if self._scan is not None:
             self._scan.close()
 
     def look_again(self) -> None:
-        """Read the table again if it has changed."""
+        """Read it anew if it was changed."""
         from ..legacy.blob import TableBlob, TableScan
 
+        self._past.grow_older()
         with self._place.open() as there:
             try:
                 if self._scan is None:
@@ -313,85 +331,133 @@ class _LegacyTable:
                 if not is_absent(error):
                     raise
                 return
-        self.before, self.now, self._digest = self.now, blob, digest
-        self._entries = {}
+        self._past.add({None: self._now})
+        self._now, self._digest = _LegacyBlob(blob), digest
 
-    def entries(self, blob: TableBlob | None, chain: str) -> list[bytes] | None:
-        """Return the rules of a chain, or None if there is no such chain."""
-        if blob is None:
-            return None
-        key = id(blob), chain
-        if key not in self._entries:
-            row = next((row for row in blob.chains if row[0] == chain), None)
+    def begin(self) -> None:
+        """Read it for the first time, before there are packets."""
+        self.look_again()
+        self._past = _Past()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was not changed lately."""
+        return not self._past
+
+    @property
+    def versions(self) -> list[_LegacyBlob | None]:
+        """What packets may have met."""
+        return [self._now, *self._past.of(None)]
+
+
+class _LegacyBlob:
+    """One legacy table as it was at one moment."""
+
+    def __init__(self, blob: TableBlob) -> None:
+        self._blob = blob
+        self._rows = {row[0]: row for row in blob.chains}
+        self._entries: dict[str, list[bytes]] = {}
+
+    def entries(self, chain: str) -> list[bytes] | None:
+        """The rules of a chain, None where there is none."""
+        if chain not in self._entries:
+            row = self._rows.get(chain)
             if row is None:
                 return None
-            self._entries[key] = blob.chain_entries(row[3], row[4])
-        return self._entries[key]
+            self._entries[chain] = self._blob.chain_entries(row[3], row[4])
+        return self._entries[chain]
 
     def policy(self, chain: str) -> str | None:
-        """Return the policy of a chain, or None if it has changed."""
-        found = {
-            next((row[1] for row in blob.chains if row[0] == chain), None)
-            for blob in (self.now, self.before)
-            if blob is not None
-        }
-        return found.pop() if len(found) == 1 else None
+        """The policy of a chain."""
+        row = self._rows.get(chain)
+        return None if row is None else row[1]
 
 
 class LegacyRules:
-    """The rules of all legacy tables at a place, by their numbers."""
+    """The rules of all legacy tables at a place, by their numbers.
+
+    `fileno()` is readable when they may have been changed: then `look_again` is due.
+    """
 
     def __init__(self, place: Place) -> None:
-        self._place = place
-        self._tables: dict[tuple[int, str], _LegacyTable] = {}
         from .. import backends
 
-        with place.open() as there:
-            for nfproto in (_core.IPV4, _core.IPV6):
-                for name in backends.tables_in_use(nfproto, "legacy", there):
-                    self._tables[nfproto, name] = _LegacyTable(nfproto, name, place, False)
+        self._place = place
+        self._tables: dict[tuple[int, str], _LegacyTable] = {}
+        self._events: LockEvents | None = None
+        try:
+            # without it changes are seen when the next packet comes
+            with contextlib.suppress(AccessDenied):
+                self._events = LockEvents()
+            with place.open() as there:
+                for nfproto in (_core.IPV4, _core.IPV6):
+                    for name in backends.tables_in_use(nfproto, "legacy", there):
+                        table = self._tables[nfproto, name] = _LegacyTable(nfproto, name, place)
+                        table.begin()
+        except BaseException:
+            self.close()
+            raise
 
-    def _table(self, nfproto: Family, name: str) -> _LegacyTable:
-        key = nfproto, name
-        if key not in self._tables:
-            self._tables[key] = _LegacyTable(nfproto, name, self._place, True)
-        return self._tables[key]
+    def fileno(self) -> int:
+        """The descriptor that tells of writers that take the xtables lock; -1 where the lock file can't be watched."""
+        return -1 if self._events is None else self._events.fileno()
 
     def close(self) -> None:
-        """Close the descriptors."""
+        """Close its descriptors."""
+        if self._events is not None:
+            self._events.close()
         for table in self._tables.values():
             table.close()
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing was changed lately, so that every rule can be named."""
+        return all(table.settled for table in self._tables.values())
+
     def look_again(self, reports: list[Report]) -> None:
-        """Find out whether the tables in *reports* have changed. Call this before the reports are looked up."""
-        for key in {(report.nfproto, report.table) for report in reports}:
-            table = self._tables.get(key)
-            if table is not None:
+        """Find out whether tables were changed: to be called once *reports* were received, before they are looked
+        up."""
+        closed = self._events is not None and self._events.read()[0] or not self.settled
+        named = {(report.nfproto, report.table) for report in reports}
+        for key in named - self._tables.keys():
+            self._tables[key] = _LegacyTable(*key, self._place)
+        for key, table in self._tables.items():
+            if closed or key in named:
                 table.look_again()
 
-    def find(self, report: Report) -> Found | None:
-        """Return the rule that a legacy report means; None if it means the end of the chain.
+    def _versions(self, report: Report) -> list[_LegacyBlob | None]:
+        """What the packet of a report may have met of its table."""
+        key = report.nfproto, report.table
+        if key not in self._tables:
+            self._tables[key] = _LegacyTable(*key, self._place)
+            self._tables[key].look_again()
+        return self._tables[key].versions
 
-        The kernel also reports a rule without matches whose target is a verdict as "policy" or "return".
+    def find(self, report: Report) -> Found | None:
+        """The rule that a legacy report means; None where it means the end of the chain.
+
+        The kernel calls a rule without matches that ends with a verdict "policy" or "return" too.
         """
-        table = self._table(report.nfproto, report.table)
-        now, before = (table.entries(blob, report.chain) for blob in (table.now, table.before))
         at = report.number - 1
-        ends = {at >= len(entries) for entries in (now, before) if entries is not None}
-        if ends == {True}:
+        chains = [None if version is None else version.entries(report.chain) for version in self._versions(report)]
+        if all(entries is not None and at >= len(entries) for entries in chains):
             return None
-        if now is None or ends != {False}:
-            return _NOT_KNOWN
-        found = _found(report.nfproto, now[at], report.number)
-        if before is not None and found.text != _found(report.nfproto, before[at], report.number).text:
-            return _NOT_KNOWN
-        return found.noted(ADDED, found.number) if table.is_new else found
+        found = [
+            None if entries is None or at >= len(entries) else found_of(report.nfproto, entries[at], report.number)
+            for entries in chains
+        ]
+        if found[0] is None or len({one.text for one in found if one is not None}) > 1:
+            return NOT_KNOWN
+        if None in found:
+            return found[0].noted(ADDED) if chains[found.index(None)] is None else NOT_KNOWN
+        return found[0]
 
     def policy(self, report: Report) -> str | None:
-        """Return the policy of the chain of a report, or None if it has changed meanwhile."""
-        return self._table(report.nfproto, report.table).policy(report.chain)
+        """The policy of the chain of a report, None where it was changed meanwhile."""
+        found = {None if version is None else version.policy(report.chain) for version in self._versions(report)}
+        return found.pop() if len(found) == 1 else None
 
 
 def legacy_priority(table: str, hook: int | None) -> int:
-    """Return the priority of a legacy table among the chains of a hook."""
+    """Where a legacy table stands among the chains of a hook."""
     return next((priority for number, _, priority in BUILTIN_CHAINS.get(table, ()) if number == hook), 0)

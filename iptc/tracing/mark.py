@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._types import Family
+    from .._types import Condition, Family
     from ..namespace import Place
 
 _OWNER = 2  # NFT_TABLE_F_OWNER
@@ -73,18 +73,16 @@ def _trace() -> bytes:
 class MarkTable:
     """A table for each family, whose rules make the kernel report packets.
 
-    *conditions*: (family, hook, expressions) for the hooks PREROUTING and OUTPUT: which packets to mark, as bytes of
-        the expressions of a rule. *limit*: at most so many packets per second, with a *burst*; None for all packets.
-
-    The table also has a chain after all others at INPUT and POSTROUTING. A report of that chain means that the packet
-    has passed all rules. The kernel deletes the table when this object is closed, or the process ends in any way.
-    `name` is the name of the table.
+    *conditions* say what a packet must be, as bytes of a rule of nf_tables. At most *limit* packets of a family are
+    chosen in a second, with a *burst*; None for all. The table has a chain behind all others at INPUT and POSTROUTING
+    too, whose reports say that a packet has passed. The kernel removes it when this is closed, or the process ends in
+    any way. `name` is that of the table.
     """
 
     def __init__(
         self,
         place: Place,
-        conditions: Sequence[tuple[Family, int, bytes]],
+        conditions: Sequence[Condition],
         limit: int | None = None,
         burst: int | None = None,
     ) -> None:
@@ -97,7 +95,7 @@ class MarkTable:
             self.close()
             raise
 
-    def _send(self, conditions: Sequence[tuple[Family, int, bytes]], limit: int | None, burst: int | None) -> None:
+    def _send(self, conditions: Sequence[Condition], limit: int | None, burst: int | None) -> None:
         batch = Batch()
         label = self.name.encode()
         marking = (b"" if limit is None else _limit(limit, burst or limit)) + _trace() + _verdict(_ACCEPT)
@@ -116,9 +114,9 @@ class MarkTable:
                 family,
                 label,
                 BEGINNINGS[hook].encode(),
-                _rule(condition + _verdict(_JUMP, CHOSEN)),
+                _rule(expressions + _verdict(_JUMP, CHOSEN)) + beside,
             )
-            for family, hook, condition in conditions
+            for family, hook, expressions, beside in conditions
         ]
         refused = self._socket.send(batch)
         if refused:
@@ -140,6 +138,6 @@ def _refusal(code: int, of_condition: bool) -> Exception:
     return kernel_error("can't trace packets", code, os.strerror(code))
 
 
-def everything(families: Sequence[Family]) -> list[tuple[Family, int, bytes]]:
-    """Return conditions that are true for all packets."""
-    return [(family, hook, b"") for family in families for hook in BEGINNINGS]
+def everything(families: Sequence[Family]) -> list[Condition]:
+    """The conditions that all packets fulfil."""
+    return [(family, hook, b"", b"") for family in families for hook in BEGINNINGS]

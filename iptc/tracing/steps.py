@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from .. import _core
-from .lookup import family_name
+from .found import family_name
 from .report import POLICY, RULE
 
 TYPE_CHECKING = False
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from ..rule import Rule
+    from .found import Found
     from .headers import Header
-    from .lookup import Found
     from .report import Report
 
 _TABLES = ("raw", "mangle", "nat", "filter", "security")

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
-import sys
 import time
-from _thread import RLock
-from collections import deque
 from datetime import UTC, datetime
-from io import FileIO
 
 from .. import _core
 from ..errors import KernelError, ParameterError, ParameterTypeError, Unsupported
@@ -21,12 +16,12 @@ from .lock_events import LockEvents
 from .mirror import LostStep, Mirror
 from .multicast import MessagesLost
 from .nft_events import NftEvents
+from .stream import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
-    from typing import Any, Self
+    from typing import Any
 
     from .._types import LockFile, Netns
     from ..managing.difference import ChainDifference, Change
@@ -246,12 +241,24 @@ def _changes(backend: str, before: Ruleset, after: Ruleset, by: Process | None, 
             yield TableChange(backend, Difference(found), by, now, after.generation, several)
 
 
-class Watch:
+class Watch(Stream):
     """Iterates over changes of rules as they happen, in `for` or `async for`: a `TableChange` for each changed table.
 
     See `watch`. It is a context manager. `close()` ends the loop, and can be called by any thread. One loop at a time
     can use it, in the process that opened it.
     """
+
+    if TYPE_CHECKING:
+
+        def read(self) -> list[TableChange]:
+            """Return what has changed since, without waiting."""
+
+        def wait(self, timeout: float | None = None) -> list[TableChange]:
+            """Return what has changed, waiting for it *timeout* seconds at most."""
+
+        def __next__(self) -> TableChange: ...
+
+        async def __anext__(self) -> TableChange: ...
 
     def __init__(
         self,
@@ -266,17 +273,9 @@ class Watch:
             raise ParameterTypeError(f"compare must be seconds, not {compare!r}")
         if not 0 < compare < 1e9:
             raise ParameterError(f"compare must be seconds, more than 0, not {compare!r}")
-        self._pid = os.getpid()
+        super().__init__()
         self._compare = float(compare)
-        self._found: deque[TableChange] = deque()
         self._sides: list[_Nft | _Legacy] = []
-        self._closed = self._waiting = False
-        self._ending = RLock()
-        """Held while it is decided whether a thread waits on the descriptors. A signal handler may call `close`
-        meanwhile."""
-        self._poll = select.epoll()
-        self._wake: FileIO | None = FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+")
-        self._poll.register(self._wake.fileno(), select.EPOLLIN)
         try:
             self._open(backend, Place(netns), lock_file)
         except BaseException:
@@ -300,81 +299,14 @@ class Watch:
         for side in self._sides:
             self._poll.register(side.source.fileno(), select.EPOLLIN)
 
-    def fileno(self) -> int:
-        """Return a descriptor that becomes readable when something may have changed. Then call `read()`."""
-        return self._poll.fileno()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._closed
-
-    def close(self) -> None:
-        """Close it. A loop that waits in another thread ends."""
-        if self._closed or self._pid != os.getpid():
-            return
-        with self._ending:
-            self._closed = True
-            if self._waiting:
-                self._rouse()
-            else:
-                self._release()
-
-    def _sleep(self, pause: float) -> None:
-        """Wait on the descriptors for *pause* seconds; -1 is for ever."""
-        with self._ending:
-            if self._closed:
-                return
-            self._waiting = True
-        try:
-            self._poll.poll(pause if pause >= 0 else None)
-        finally:
-            with self._ending:
-                self._waiting = False
-                if self._closed:
-                    self._release()
-
-    def _rouse(self) -> None:
-        """Wake the thread that waits on the descriptors."""
-        if self._wake is not None:
-            self._wake.write((1).to_bytes(8, sys.byteorder))
-
-    def _release(self) -> None:
-        """Close the descriptors, once no thread waits on them."""
-        wake, self._wake = self._wake, None
-        if wake is None or self._pid != os.getpid():
-            return
+    def _close_sources(self) -> None:
         sides, self._sides = self._sides, []
         for side in sides:
             side.source.close()
-        self._poll.close()
-        wake.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def rulesets(self) -> dict[str, Ruleset]:
         """Return {back end: `Ruleset`}, as it is known now."""
         return {side.name: side.ruleset for side in self._sides}
-
-    def read(self) -> list[TableChange]:
-        """Return the changes since the last call, without waiting."""
-        self._check()
-        self._look()
-        found = list(self._found)
-        self._found.clear()
-        return found
-
-    def _check(self) -> None:
-        if self._pid != os.getpid():
-            raise KernelError("this was opened by another process", errno.EBADF, os.strerror(errno.EBADF))
-        if self._closed:
-            raise KernelError("this is closed", errno.EBADF, os.strerror(errno.EBADF))
 
     def _look(self) -> None:
         for side in self._sides:
@@ -386,77 +318,9 @@ class Watch:
                 self._found.extend(side.compare())
 
     def _pause(self) -> float:
-        """Return the seconds until the next comparison; -1 is for ever."""
         if not any(side.name == "legacy" for side in self._sides):
             return -1
         return max(0.0, self._next_look - time.monotonic())
-
-    def wait(self, timeout: float | None = None) -> list[TableChange]:
-        """Wait at most *timeout* seconds (None: for ever) for changes, and return them. Return [] if there are none, or
-        if it is closed meanwhile."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._closed:
-            found = self.read()
-            if found:
-                return found
-            pause = self._pause()
-            if deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return []
-                pause = left if pause < 0 else min(pause, left)
-            self._sleep(pause)
-        return []
-
-    def sleep(self) -> None:
-        """Wait until something may have changed, or a comparison is due, or it is closed."""
-        self._sleep(self._pause())
-
-    def __iter__(self) -> Iterator[TableChange]:
-        return self
-
-    def __next__(self) -> TableChange:
-        self._check_process()
-        while not self._found:
-            if self._closed:
-                raise StopIteration
-            self._found.extend(self.wait())
-        return self._found.popleft()
-
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            raise KernelError("this was opened by another process", errno.EBADF, os.strerror(errno.EBADF))
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> TableChange:
-        import asyncio
-
-        self._check_process()
-        loop = asyncio.get_running_loop()
-        while not self._found:
-            if self._closed:
-                raise StopAsyncIteration
-            self._look()
-            if self._found:
-                break
-            ready = loop.create_future()
-            loop.add_reader(self.fileno(), _set, ready)
-            pause = self._pause()
-            timer = loop.call_later(pause, _set, ready) if pause >= 0 else None
-            try:
-                await ready
-            finally:
-                loop.remove_reader(self.fileno())
-                if timer is not None:
-                    timer.cancel()
-        return self._found.popleft()
-
-
-def _set(future: Any) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def watch(

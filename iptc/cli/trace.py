@@ -1,0 +1,189 @@
+"""`iptc trace`: print packets as they come, and the rules that took them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from .arguments import add_command, positive, seconds
+from .output import complain, write
+from .signals import Stopped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
+
+    from ..tracing.steps import Packet
+    from ..tracing.trace import Trace
+
+_OPTIONS = {
+    "--netns": 1,
+    "--backend": 1,
+    "--json": 0,
+    "--count": 1,
+    "--timeout": 1,
+    "--limit": 1,
+    "-v": 0,
+    "--verbose": 0,
+    "-4": 0,
+    "--ipv4": 0,
+    "-6": 0,
+    "--ipv6": 0,
+    "-a": 0,
+    "--both": 0,
+    "-h": 0,
+    "--help": 0,
+}
+"""The options of the command and how many words follow: what stands behind them is the specification."""
+
+_ANYWHERE = frozenset({"--netns", "--backend", "--json", "--count", "--timeout", "-v", "--verbose"})
+"""Those that may stand in and behind the specification too: iptables has none of these names."""
+
+
+def add(commands: Any) -> None:
+    """Describe the command."""
+    trace = add_command(
+        commands,
+        "trace",
+        run,
+        both=True,
+        help="print packets as they come, and the rules that took them",
+        usage="iptc trace [options] [SPECIFICATION]",
+        description="Print each packet that SPECIFICATION chooses, with its way: the rules that matched, policies, the "
+        "verdict. SPECIFICATION is what a rule of iptables says of packets, such as `-p tcp --dport 22 -i eth0', "
+        "without a target. No table of iptables is touched.",
+        epilog="Exit status: 0 where a packet was printed, or SIGTERM ended it; 1 where --timeout ended it before; "
+        "else as of other commands.",
+    )
+    trace.set_defaults(family="both", specification=[])
+    trace.add_argument("--json", action="store_true", help="one object a line")
+    trace.add_argument("--count", type=positive, metavar="N", help="end after N packets")
+    trace.add_argument("--timeout", type=seconds, metavar="SECONDS", help="end after so many seconds")
+    trace.add_argument("--limit", type=limit, metavar="N", help="choose N packets a second at most (100); 0: all")
+    trace.add_argument("-v", "--verbose", action="store_true", help="also policies that accept, and ends of chains")
+    split_specification(trace)
+
+
+def limit(text: str) -> int:
+    """The value of `--limit`: a whole number."""
+    value = int(text)
+    if not 0 <= value < 1 << 32:
+        raise ValueError(text)
+    return value
+
+
+def split_specification(parser: Any) -> None:
+    """Let *parser* put what is no option of the command into `specification`, word for word."""
+    plain = parser.parse_known_args
+
+    def parse(words: Any = None, namespace: Any = None) -> Any:
+        ours, specification = _split(list(words or []))
+        namespace, rest = plain(ours, namespace)
+        namespace.specification = [*specification, *rest]
+        return namespace, []
+
+    parser.parse_known_args = parse
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """(the options of the command, the words of the specification)."""
+    ours: list[str] = []
+    specification: list[str] = []
+    while words:
+        word = words.pop(0)
+        name, equals, _ = word.partition("=")
+        if word == "--":
+            return ours, [*specification, *words]
+        if name in _OPTIONS and (not specification or name in _ANYWHERE):
+            ours.append(word)
+            if not equals:
+                follow, words = words[: _OPTIONS[name]], words[_OPTIONS[name] :]
+                ours += follow
+        elif not specification and " " in word:
+            # one word with all of it
+            specification += _words(word)
+        else:
+            specification.append(word)
+    return ours, specification
+
+
+def _words(text: str) -> list[str]:
+    from ..language.words import split_words
+
+    return [word.decode("utf-8", "surrogateescape") for word, _ in split_words(os.fsencode(text))]
+
+
+def run(options: Namespace) -> int:
+    """Trace what *options* say."""
+    from ..tracing.trace import Trace
+
+    backend = os.environ.get("IPTC_BACKEND") if options.backend else None
+    ipv6 = {"4": False, "6": True, "both": None}[options.family]
+    most = 100 if options.limit is None else options.limit or None
+    try:
+        with Trace(
+            options.specification, options.netns, "legacy" if backend == "libiptc" else backend, most, ipv6=ipv6
+        ) as packets:
+            try:
+                return print_packets(options, packets)
+            finally:
+                if packets.lost:
+                    complain(f"{packets.lost} reports came faster than they were read, and are lost")
+    except Stopped as stop:
+        if stop.number == signal.SIGTERM:
+            return 0
+        raise
+
+
+def print_packets(options: Namespace, packets: Trace) -> int:
+    """Print what *packets* gives, as long as *options* say; the exit status."""
+    end = None if options.timeout is None else time.monotonic() + options.timeout
+    done = 0
+    while True:
+        left = None if end is None else end - time.monotonic()
+        for packet in packets.wait(left if left is None else max(left, 0.0)):
+            write(_said(options, packet))
+            done += 1
+            if done == options.count:
+                return 0
+        if left is not None and left <= 0:
+            return 0 if done else 1
+
+
+def _said(options: Namespace, packet: Packet) -> str:
+    if options.json:
+        import json
+
+        return json.dumps(packet.as_dict()) + "\n"
+    return told(packet, options.verbose)
+
+
+def told(packet: Packet, verbose: bool) -> str:
+    """A packet and its way, in lines for people."""
+    interfaces = "".join(
+        f"{word} {name} "
+        for word, name in (("in", packet.in_interface), ("out", packet.out_interface))
+        if name is not None
+    )
+    lines = [f"{packet.time} {interfaces}{packet.before}: {_verdict(packet)}"]
+    deciding = packet.step
+    header = packet.before
+    for step in packet.path:
+        if step.header is not None and header is not None and step.header.addresses != header.addresses:
+            header = step.header
+            lines.append(f"  {'':11} now {header}")
+        plain = step.kind != "rule" and step.verdict in ("ACCEPT", "RETURN") and step is not deciding
+        if verbose or not plain:
+            mark = f"  (mark {step.mark:#x})" if verbose and step.mark else ""
+            lines.append(f"  {step.hook or '':11} {step}{mark}")
+    if packet.after is not None and header is not None and packet.after.addresses != header.addresses:
+        lines.append(f"  {'':11} now {packet.after}")
+    if not packet.sure:
+        lines.append(f"  {'':11} not sure: other packets looked the same at that time")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _verdict(packet: Packet) -> str:
+    return packet.verdict if packet.reason is None else f"{packet.verdict}: {packet.reason}"

@@ -1,0 +1,179 @@
+"""Trace: the packets of a kind as they come, each with the rules that took it."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+import weakref
+
+from .. import backends
+from ..errors import ParameterError, ParameterTypeError
+from ..namespace import Place
+from ..watching.stream import Stream
+from .conditions import conditions_of
+from .gathering import Gatherer
+from .legacy_reports import LegacyReports
+from .logger import Logger
+from .lookup import LegacyRules, NftRules
+from .mark import MarkTable
+from .nft_reports import NftReports
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Self, TypeVar
+
+    from .._types import Netns
+    from .steps import Packet
+
+    _Kept = TypeVar("_Kept")
+
+_BACKENDS = ("legacy", "nft")
+_FAMILIES = (2, 10)
+_QUIET = 1.0
+"""After so many seconds without a report a packet is taken for lost."""
+
+_LOOKS = 4
+"""So often reports are taken at once where rules were changed, until what comes next can only have met the new ones."""
+
+_live: weakref.WeakSet[Trace] = weakref.WeakSet()
+
+
+class Trace(Stream):
+    """Yields a `Packet` for each packet that *filter* chooses, once the kernel has said what became of it; also for
+    `async for`.
+
+    *filter* is a rule specification without a target, such as `-p tcp --dport 22 -s 198.51.100.0/24`, as text or as
+    words; "" chooses all packets. It is asked where packets come in (alone, with `-i`), and where they are made on this
+    host (alone, with `-o`). Both families are traced, or one where *filter* is of one, or *ipv6* says which.
+
+    Packets are marked by a table of nf_tables of our own, which the kernel removes when this is closed or the process
+    ends in any way: no table of iptables is touched. On legacy tables (*backend* "legacy"; without *backend* where
+    there are any) nfnetlink_log is the logger of the namespace meanwhile. `Conflict` where its group 0 is taken. At
+    most *limit* packets a second of a family are chosen, so many at once too; None for all. `lost` counts reports that
+    came faster than they were read. `AccessDenied` without CAP_NET_ADMIN.
+
+    Packets are recorded from the beginning on. `close()` ends the loop, from whatever thread. It serves one loop at a
+    time, of the process that opened it.
+    """
+
+    if TYPE_CHECKING:
+
+        def read(self) -> list[Packet]:
+            """Return the packets that are over since, without waiting."""
+
+        def wait(self, timeout: float | None = None) -> list[Packet]:
+            """Return the packets that are over, waiting for one *timeout* seconds at most."""
+
+        def __next__(self) -> Packet: ...
+
+        async def __anext__(self) -> Packet: ...
+
+    def __init__(
+        self,
+        filter: str | Iterable[str] = "",
+        netns: Netns = None,
+        backend: str | None = None,
+        limit: int | None = 100,
+        *,
+        ipv6: bool | None = None,
+    ) -> None:
+        if backend not in (None, *_BACKENDS):
+            raise ParameterError(f"what can be traced is {' or '.join(_BACKENDS)}, not {backend!r}")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise ParameterTypeError(f"limit must be packets a second, not {limit!r}")
+        if limit is not None and not 0 < limit < 1 << 32:
+            raise ParameterError(f"limit must be packets a second, more than 0, not {limit!r}")
+        conditions = conditions_of(filter, ipv6)
+        super().__init__()
+        self._closing: list[Any] = []
+        self._legacy: LegacyReports | None = None
+        self._lost = 0
+        try:
+            place = Place(netns)
+            rules: LegacyRules | None = None
+            if backend == "legacy" or backend is None and _has_legacy(place):
+                rules = self._keep(LegacyRules(place))
+                self._legacy = self._keep(LegacyReports(place))
+                self._keep(Logger(place, self._legacy.fileno()))
+            self._nft = self._keep(NftReports(place))
+            nft = self._keep(NftRules(place))
+            for source in (self._nft, nft, self._legacy, rules):
+                if source is not None and source.fileno() >= 0:
+                    self._poll.register(source.fileno(), select.EPOLLIN)
+            mark = self._keep(MarkTable(place, conditions, limit))
+            self._gatherer = self._keep(Gatherer(place, mark.name, nft, rules))
+        except BaseException:
+            self.close()
+            raise
+        _live.add(self)
+
+    def _keep(self, made: _Kept) -> _Kept:
+        self._closing.append(made)
+        return made
+
+    def __enter__(self) -> Self:
+        return self
+
+    @property
+    def lost(self) -> int:
+        """How many reports came faster than they were read, and are lost: packets may lack steps, or be missing."""
+        if not self._closed:
+            self._lost = self._nft.lost + (0 if self._legacy is None else self._legacy.lost)
+        return self._lost
+
+    def _look(self) -> None:
+        for _ in range(_LOOKS):
+            self._take()
+            if self._gatherer.settled:
+                break
+        self._found.extend(self._gatherer.flush(time.time() - _QUIET))
+
+    def _take(self) -> None:
+        legacy = [] if self._legacy is None else self._legacy.read()
+        nft = self._nft.read()
+        if self._legacy is not None:
+            # what legacy tables reported before the last report of nf_tables
+            legacy += self._legacy.read()
+        self._found.extend(self._gatherer.take(nft, legacy))
+
+    def _pause(self) -> float:
+        return _QUIET if self._gatherer.waits else -1
+
+    def _close_sources(self) -> None:
+        closing, self._closing = self._closing, []
+        if closing:
+            self._lost = self.lost_now()
+        failed: BaseException | None = None
+        while closing:
+            try:
+                closing.pop().close()
+            except BaseException as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def lost_now(self) -> int:
+        """The same as `lost`, while the sockets are open."""
+        sources = [source for source in (getattr(self, "_nft", None), self._legacy) if source is not None]
+        return sum(source.lost for source in sources)
+
+    def _drop_in_child(self) -> None:
+        """Let go of the descriptors in a process that was forked off: what keeps the table is the parent's alone."""
+        for thing in self._closing:
+            thing.drop() if isinstance(thing, Logger) else thing.close()
+        self._closing = []
+
+
+def _has_legacy(place: Place) -> bool:
+    with place.open() as there:
+        return any(backends.tables_in_use(family, "legacy", there) for family in _FAMILIES)
+
+
+def _drop_in_child() -> None:
+    for trace in list(_live):
+        trace._drop_in_child()
+
+
+os.register_at_fork(after_in_child=_drop_in_child)

@@ -1,0 +1,187 @@
+"""What comes as it happens: taken by a loop, by `async for`, or by waiting for it; closed from whatever thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+import time
+from _thread import RLock
+from collections import deque
+from io import FileIO
+
+from ..errors import KernelError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+
+class Stream:
+    """The base of `Watch` and `Trace`: an iterator of what was found, for one loop at a time, of the process that
+    opened it.
+
+    A subclass registers its descriptors in `_poll`, and has `_look`, which puts what was found into `_found`, and
+    `_close_sources`.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._found: deque[Any] = deque()
+        self._closed = self._waiting = False
+        self._ending = RLock()
+        """Held while it is decided whether a thread waits on the descriptors. A signal handler may call `close`
+        meanwhile."""
+        self._poll = select.epoll()
+        self._wake: FileIO | None = FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+")
+        self._poll.register(self._wake.fileno(), select.EPOLLIN)
+
+    def _look(self) -> None:
+        """Find what has come since, without waiting."""
+
+    def _pause(self) -> float:
+        """Return the seconds until there is something to do; -1 is for ever."""
+        return -1
+
+    def _close_sources(self) -> None:
+        """Close the descriptors of the subclass."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that becomes readable when something may have come. Then call `read()`."""
+        return self._poll.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Close it. A loop that waits in another thread ends."""
+        if self._closed or self._pid != os.getpid():
+            return
+        with self._ending:
+            self._closed = True
+            if self._waiting:
+                self._rouse()
+            else:
+                self._release()
+
+    def _sleep(self, pause: float) -> None:
+        """Wait on the descriptors for *pause* seconds; -1 is for ever."""
+        with self._ending:
+            if self._closed:
+                return
+            self._waiting = True
+        try:
+            self._poll.poll(pause if pause >= 0 else None)
+        finally:
+            with self._ending:
+                self._waiting = False
+                if self._closed:
+                    self._release()
+
+    def _rouse(self) -> None:
+        """Wake the thread that waits on the descriptors."""
+        if self._wake is not None:
+            self._wake.write((1).to_bytes(8, sys.byteorder))
+
+    def _release(self) -> None:
+        """Close the descriptors, once no thread waits on them."""
+        wake, self._wake = self._wake, None
+        if wake is None or self._pid != os.getpid():
+            return
+        try:
+            self._close_sources()
+        finally:
+            self._poll.close()
+            wake.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def read(self) -> list[Any]:
+        """Return what came since the last call, without waiting."""
+        self._check()
+        self._look()
+        found = list(self._found)
+        self._found.clear()
+        return found
+
+    def _check(self) -> None:
+        self._check_process()
+        if self._closed:
+            raise KernelError("this is closed", errno.EBADF, os.strerror(errno.EBADF))
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise KernelError("this was opened by another process", errno.EBADF, os.strerror(errno.EBADF))
+
+    def wait(self, timeout: float | None = None) -> list[Any]:
+        """Wait at most *timeout* seconds (None: for ever) for what comes, and return it. Return [] if nothing came, or
+        if it is closed meanwhile."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._closed:
+            found = self.read()
+            if found:
+                return found
+            pause = self._pause()
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return []
+                pause = left if pause < 0 else min(pause, left)
+            self._sleep(pause)
+        return []
+
+    def sleep(self) -> None:
+        """Wait until something may have come, or there is something to do, or it is closed."""
+        self._sleep(self._pause())
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        self._check_process()
+        while not self._found:
+            if self._closed:
+                raise StopIteration
+            self._found.extend(self.wait())
+        return self._found.popleft()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        import asyncio
+
+        self._check_process()
+        loop = asyncio.get_running_loop()
+        while not self._found:
+            if self._closed:
+                raise StopAsyncIteration
+            self._look()
+            if self._found:
+                break
+            ready = loop.create_future()
+            loop.add_reader(self.fileno(), _set, ready)
+            pause = self._pause()
+            timer = loop.call_later(pause, _set, ready) if pause >= 0 else None
+            try:
+                await ready
+            finally:
+                loop.remove_reader(self.fileno())
+                if timer is not None:
+                    timer.cancel()
+        return self._found.popleft()
+
+
+def _set(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)
