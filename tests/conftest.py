@@ -58,7 +58,7 @@ def batch_room():
 def preloading(library):
     """The environment in which *library* is loaded into a program first, but for what is loaded into this one
     already."""
-    return {**os.environ, "LD_PRELOAD": " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))}
+    return {**os.environ, "LD_PRELOAD": ":".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))}
 
 
 AS_AT_A_TERMINAL = """

@@ -464,6 +464,14 @@ def test_the_lock_is_waited_for(host, folder):
     assert not changed(host)
 
 
+def test_interrupted_before_the_watchdog_was_told_to_begin(host, folder):
+    with rollback.start(BOTH, 60) as change:
+        change.state = "begun"  # as begin() has it, and was interrupted then
+        change.roll_back()
+        assert change.state == "rolled back" and over() == "not begun"
+    assert not changed(host)
+
+
 @pytest.mark.parametrize("number", range(100 if STRESS else 2))
 def test_killed_at_any_moment(host, folder, wanted, number):
     """The tool, its shell and the whole session are killed at a random moment of an unconfirmed apply."""

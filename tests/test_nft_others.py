@@ -2,8 +2,10 @@
 iptables' names."""
 
 import multiprocessing
+import random
 import signal
 import subprocess
+import time
 
 import pytest
 from conftest import PATIENCE, batch_room
@@ -42,18 +44,23 @@ def without_remarks(text):
 # ------------------------------------------------------- writers that never stop
 
 
-def _storm(stop, begun):
-    """Commit elsewhere all the time."""
-    with _netlink.Socket() as channel:
-        while not stop.wait(0.001):
-            batch = _netlink.Batch()
-            batch.add_table(_core.IPV4, b"elsewhere")
-            batch.add_chain(_core.IPV4, b"elsewhere", b"web")
-            assert channel.send(batch) == []
-            begun.set()
-            batch = _netlink.Batch()
-            batch.delete_chain(_core.IPV4, b"elsewhere", b"web")
-            assert channel.send(batch) == []
+def _storm(pause):
+    """What commits elsewhere all the time, with pauses of up to so many seconds."""
+
+    def work(stop, begun):
+        dice = random.Random(1)
+        with _netlink.Socket() as channel:
+            while not stop.wait(dice.random() * pause):
+                batch = _netlink.Batch()
+                batch.add_table(_core.IPV4, b"elsewhere")
+                batch.add_chain(_core.IPV4, b"elsewhere", b"web")
+                assert channel.send(batch) == []
+                begun.set()
+                batch = _netlink.Batch()
+                batch.delete_chain(_core.IPV4, b"elsewhere", b"web")
+                assert channel.send(batch) == []
+
+    return work
 
 
 class Beside:
@@ -77,8 +84,15 @@ class Beside:
 
 def test_a_writer_elsewhere_that_never_stops(host):
     before = generation()
-    with Beside(_storm):
-        iptc.restore(text_of(min(3000, batch_room() // 500)))
+    many = text_of(min(3000, batch_room() // 500))
+    # nobody can commit whom the others leave no time: they pause now and then for as long as it takes here
+    started = time.monotonic()
+    iptc.restore(many)
+    with Beside(_storm(8 * (time.monotonic() - started))):
+        iptc.restore(many)
+    started = time.monotonic()
+    iptc.restore(text_of(300))
+    with Beside(_storm((time.monotonic() - started) / 2)):
         table, other = Table("filter"), Table("mangle")
         iptc.restore(text_of(300, first=7000), test=True)
         iptc.restore(text_of(300))

@@ -148,10 +148,11 @@ class _Change:
         with self._slot.bind() as self._listener:
             self._note("armed")
             self._tell("armed", (self._plan.difference, self._plan.kept, self._plan.live, self._plan.target))
-            if not self._plan or receive(self._channel)[0] != "go":
-                self._note("nothing to do" if not self._plan else "not begun")
+            if not self._plan:
+                self._note("nothing to do")
                 return
-            if not self._change():
+            # the caller may have been interrupted before "go", and says then that nothing is to be made
+            if receive(self._channel)[0] != "go" or not self._change():
                 self._note("not begun")
                 self._tell("rolled back", None)
                 return
