@@ -136,7 +136,8 @@ PLUGIN = r"""
 #include <unistd.h>
 #include <xtables.h>
 static const struct option options[] = {
-	{"divide", 1, NULL, '1'}, {"kill", 1, NULL, '2'}, {"say", 1, NULL, '3'}, {"die", 1, NULL, '4'}, {"fault", 1, NULL, '5'}, {NULL}};
+	{"divide", 1, NULL, '1'}, {"kill", 1, NULL, '2'}, {"say", 1, NULL, '3'}, {"die", 1, NULL, '4'}, {"fault", 1, NULL, '5'},
+	{"grow", 1, NULL, '6'}, {NULL}};
 static int (*const by_pointer)(const char *, ...) = printf;
 static FILE **const stream = &stdout;
 static void listed(const char *format, ...)
@@ -157,6 +158,8 @@ static int parse(int c, char **argv, int invert, unsigned int *flags, const void
 		fprintf(stderr, "one %d\n", number); fputs("two\n", stderr); fputc('3', stderr); putc('\n', stderr);
 		errno = ENOENT; perror("four"); warnx("five"); errno = ENOENT; warn("six");
 	}
+	/* as SNAT and DNAT of iptables 1.8.7 do */
+	if (c == '6') *match = realloc(*match, number), (*match)->data[0] = 9;
 	if (c == '4' && number == 1) abort();
 	if (c == '4' && number == 2) _exit(3);
 	if (c == '4' && number == 3) errx(4, "no");
@@ -188,6 +191,23 @@ def noisy(request, tmp_path_factory):
         check=True,
     )
     return f"{folder}:{FOLDER}"
+
+
+def test_a_plugin_that_takes_its_payload_for_an_allocation_gets_it_as_long_as_it_is(noisy):
+    assert prints(
+        """
+        import iptc
+        print("--divide 9" in str(iptc.Rule.from_args("-m noisy --grow 40")))
+        match = iptc.Rule().create_match("noisy")
+        match.grow = "40"
+        for refused in (iptc.Rule.from_args, lambda text: setattr(match, "grow", "4096")):
+            try:
+                refused("-m noisy --grow 4096")
+            except iptc.ParameterError as error:
+                print(error)
+        """,
+        XTABLES_LIBDIR=noisy,
+    ).splitlines() == ["True", *["the extension asks for a longer structure"] * 2]
 
 
 def test_whatever_a_plugin_prints_with_is_caught(noisy):

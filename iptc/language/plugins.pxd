@@ -106,6 +106,7 @@ cdef extern from "shim.h" nogil:
         SHIM_OUT_OF_MEMORY
     void shim_trap_sigfpe()
     void shim_keep_copies()
+    void shim_lend(void *payload, size_t room)
     void shim_print(const char *text, size_t length)
     void shim_warn(const char *text)
     const char *shim_out(size_t *length)

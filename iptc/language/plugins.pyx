@@ -286,6 +286,7 @@ cdef int warn_of_what_was_said() except -1:
 cdef void parse_body(void *arg) noexcept nogil:
     cdef ParseCall *call = <ParseCall *> arg
     shim_keep_copies()
+    shim_lend(call.data, (sizeof(xt_entry_match) + call.c.size + 7) & ~<size_t> 7)
     if call.divides:
         shim_trap_sigfpe()
     if call.c.x6_parse != NULL:

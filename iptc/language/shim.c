@@ -97,8 +97,23 @@ static void plugin_free(void *memory)
 	free(memory);
 }
 
+/* The payload that a plugin fills. Here it is no allocation of its own, as which SNAT and DNAT of 1.8.7 take it. */
+static void *lent;
+static size_t lent_room;
+
+void shim_lend(void *payload, size_t room)
+{
+	lent = payload;
+	lent_room = room;
+}
+
 static void *plugin_realloc(void *memory, size_t size)
 {
+	if (memory != NULL && memory == lent) {
+		if (size > lent_room)
+			shim_refuse(PARAMETER_PROBLEM, "the extension asks for a longer structure");
+		return memory;
+	}
 	not_ours(memory);
 	return realloc(memory, size);
 }
@@ -254,6 +269,7 @@ int shim_guard(void (*body)(void *), void *arg)
 	refused_with = OTHER_PROBLEM;
 	errno = 0;
 	copied = 0;
+	lent = NULL;
 	failed = sigsetjmp(here, 0);
 	if (!failed) {
 		landing = &here;
@@ -265,6 +281,7 @@ int shim_guard(void (*body)(void *), void *arg)
 	while (failed && copied > 0)
 		free(copies[--copied]);
 	copied = 0;
+	lent = NULL;
 	return failed ? -1 : 0;
 }
 

@@ -82,6 +82,9 @@ void shim_refuse(int status, const char *format, ...) __attribute__((noreturn, f
 /* Inside a guard, before the next option: keep what earlier options have copied, also if this option is refused. */
 void shim_keep_copies(void);
 
+/* Inside a guard: the plugin that is called next fills *payload*, which has *room* bytes and stays where it is. */
+void shim_lend(void *payload, size_t room);
+
 /* Whether this thread is inside a guard. The second function leaves the guard, with *why* as its message. */
 int shim_guarded(void);
 void shim_leave(const char *why) __attribute__((noreturn));
