@@ -23,8 +23,8 @@ sys.exit(sys.version_info < (3, 11) or not os.path.exists(sysconfig.get_path("in
 
 find_python() {
     local candidate
-    # Debian's own comes first: a python3 earlier on PATH may be a shim or lack its headers.
-    for candidate in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
+    # Debian's own comes first, if none is named: a python3 earlier on PATH may be a shim or lack its headers.
+    for candidate in ${IPTC_PYTHON:-/usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11}; do
         if usable_python "$candidate"; then
             command -v "$candidate"
             return

@@ -3,6 +3,7 @@
 # Does only what is missing, so a second run needs no network.
 #
 #   IPTC_BUILD_DIR   keep the virtual environment and the build there instead of in the checkout
+#   IPTC_PYTHON      the interpreter, instead of Debian's own; with an IPTC_BUILD_DIR of its own
 #
 # Leaves behind: SRC (where the built package is), PY (its interpreter), BUILD, NETNS (enters a new network namespace).
 

@@ -1,15 +1,10 @@
 """Tries an installed iptc where only the host's tools named on the command line are: iptables, nftables or neither.
 
 Run by scripts/trials, in a network namespace with one nf_tables rule: -s 192.0.2.1 -j DROP in INPUT, counted (7, 420).
-With "language FILE" it tries what needs no kernel, on the specifications of tests/specs: text to rules and back, and
-rules to messages of nf_tables and back.
 """
 
-import hashlib
 import importlib.metadata
 import os
-import platform
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,41 +21,6 @@ def refused(function, *arguments):
     except iptc.Unsupported as error:
         return str(error)
     raise AssertionError(f"{function.__name__} answered {answer!r} where no extension is")
-
-
-def language(path):
-    """Of the rules in *path*, those that can be read without a kernel are the same after each way there and back."""
-    from iptc.nft.codec import decode, encode
-
-    done = others = 0
-    lost, messages = [], hashlib.sha256()
-    with open(path) as file:
-        lines = [line for line in file.read().splitlines() if line and not line.startswith("#")]
-    for line in lines:
-        for kind, family in ((iptc.Rule, socket.AF_INET), (iptc.Rule6, socket.AF_INET6)):
-            try:
-                rule = kind.from_args(line.split(None, 2)[2])
-            except (iptc.IPTCError, OSError):
-                # an extension that asks the kernel while it reads, or that is not installed
-                others += 1
-                continue
-            text, entry = str(rule), rule._entry()
-            # several matches of one protocol become one in nf_tables: after that nothing changes
-            message = encode(family, decode(family, encode(family, entry)))
-            assert encode(family, decode(family, message)) == message, text
-            messages.update(message)
-            try:
-                assert str(kind.from_args(text)) == text, text
-            except iptc.ParameterError:
-                # what iptables prints and does not read
-                lost.append(text)
-            done += 1
-    assert done > 0.8 * (done + others) and len(lost) < 0.02 * done, (done, others, lost)
-    machine = f"{platform.machine()}, {sys.byteorder}-endian, Python {sys.version.split()[0]}"
-    print(
-        f"{machine}: {done} rules to text and to messages of nf_tables, and back; {others} need a kernel; "
-        f"all messages are {messages.hexdigest()[:16]}"
-    )
 
 
 def main(have):
@@ -100,7 +60,4 @@ def main(have):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "language":
-        language(sys.argv[2])
-    else:
-        main(sys.argv[1])
+    main(sys.argv[1])

@@ -57,6 +57,8 @@ LIBRARIES = {
     "libpthread.so.0",
     "ld-linux-x86-64.so.2",
     "ld-linux-aarch64.so.1",
+    "ld-linux-riscv64-lp64d.so.1",
+    "ld64.so.1",
 }
 
 
