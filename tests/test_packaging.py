@@ -89,7 +89,7 @@ def sdist(tmp_path_factory):
     does not know."""
     folder = tmp_path_factory.mktemp("sdist")
     tree = folder / "tree"
-    generated = {path.with_suffix(".c") for path in ROOT.glob("iptc/**/*.pyx")}
+    generated = {ROOT / "iptc/_cyutility.c", *(path.with_suffix(".c") for path in ROOT.glob("iptc/**/*.pyx"))}
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*MADE))
     for path in generated:
         (tree / path.relative_to(ROOT)).unlink(missing_ok=True)
