@@ -9,24 +9,28 @@ import socket
 
 from .. import _core, backends, ruleset
 from ..errors import AccessDenied, IPTCError, KernelError, ParameterError, TransactionError, Unsupported, kernel_error
+from ..language import plugins
 from ..namespace import Place
 from ..tracing.headers import ICMP, ICMPV6
 from . import wire
+from .conntrack import copy_flow
 from .devices import Device
 from .layout import Layout
 from .links import Links
 from .pairs import Pair, on_one_processor
 from .place import LOGGERS, SETTINGS, new_place, write_setting
 from .rules import interfaces_in, texts_of
+from .sets import copy_sets_of, make_sets
 from .tracer import Tracer
 from .verdict import Left, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import TracebackType
     from typing import Any, Self
 
+    from .._netns import Namespace
     from ..tracing.steps import Packet
 
 _PATIENCE = 10.0
@@ -52,7 +56,7 @@ class Bench:
     *interfaces*: {name: address with its network, or several of them}. None makes the interfaces that the rules name,
         with invented addresses: the first one has 203.0.113.1/24 and 2001:db8::1/64.
     *routes*: texts as after `ip route add`. None makes a default route by the first interface.
-    *sets*: the output of `ipset save`, or {name: (type, entries)}.
+    *sets*: the output of `ipset save`, {name: entries} or {name: (type, entries)}. The default type is hash:net.
     *sysctls*: {"net/ipv4/conf/all/rp_filter": "1"}, in addition to those in `iptc.bench.place.SETTINGS`.
     *backend*: "legacy" or "nft"; None for the one that is in use.
     *tun*: False makes the interfaces without /dev/net/tun. That is also done if it cannot be opened.
@@ -84,6 +88,8 @@ class Bench:
         self._ended = False
         self._ident = 0
         self._paired = not tun
+        self.like: Place | None = None
+        self.lacking: list[str] = []
 
     # ------------------------------------------------------------ opening and closing
 
@@ -118,11 +124,13 @@ class Bench:
             self.close()
 
     def _make(self, stack: contextlib.ExitStack) -> None:
-        self.backend = _side(self._backend)
+        self.backend = own_side(self._backend)
         self.namespace = stack.enter_context(new_place())
-        for name, value in {**SETTINGS, **self._sysctls}.items():
-            if not write_setting(self.namespace, name, value) and name in self._sysctls:
-                raise KernelError(f"there is no setting {name.replace('/', '.')}", errno.ENOENT, os.strerror(2))
+        later = {
+            name: value
+            for name, value in {**SETTINGS, **self._sysctls}.items()
+            if not write_setting(self.namespace, name, value)
+        }
         self.links = Links(self.namespace)
         stack.callback(self.links.close)
         self._devices: dict[str, Device | Pair] = {}
@@ -131,8 +139,16 @@ class Bench:
                 self._devices[name] = device = self._new_device(name, number)
                 stack.callback(device.close)
         self._connect()
+        for name, value in later.items():
+            # that of an interface, which is there now
+            if not write_setting(self.namespace, name, value) and name in self._sysctls:
+                raise KernelError(f"there is no setting {name.replace('/', '.')}", errno.ENOENT, os.strerror(2))
         self.place = Place(self.namespace)
-        self._restore()
+        number = self.namespace.open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        self._asking = stack.enter_context(socket.socket(fileno=number))
+        self._make_sets()
+        with asking(self.namespace, self._asking):
+            self._restore()
         if self.backend != "nft":
             for name, value in LOGGERS.items():
                 write_setting(self.namespace, name, value)
@@ -168,6 +184,13 @@ class Bench:
             self.links.add_route(route)
         self.links.settle((each for some in self.layout.interfaces.values() for each in some), _PATIENCE)
 
+    def _make_sets(self) -> None:
+        if self._sets is not None:
+            make_sets(self.namespace, self._sets)
+        elif self.like is not None:
+            with self.like.open() as here:
+                self.lacking += copy_sets_of(here, self.namespace)
+
     def _restore(self) -> None:
         for nfproto, text in self._texts:
             if text.strip():
@@ -200,6 +223,7 @@ class Bench:
         payload: bytes = b"",
         seq: int = 1000,
         ack: int = 0,
+        version: int = 0,
     ) -> Verdict:
         """Send a packet in at *interface*, or as a packet of the host itself if that is None. Return its `Verdict`.
 
@@ -208,13 +232,13 @@ class Bench:
         *flags*: TCP's flags; the default is SYN. *sport*: the source port. By default each packet has a new one, from
             40000 on, and so belongs to a connection of its own.
         *src*: by default a neighbour at *interface*. *dst*: by default the address of the host at *interface*. A packet
-            of the host goes to that neighbour by default.
+            of the host goes to that neighbour by default. *version*: 6 for IPv6 without an address.
         """
         self.open()
         if interface is not None and interface not in self._devices and interface != "lo":
             raise ParameterError(f"the bench has no interface {interface}: {', '.join(self._devices)} are there")
         if raw is None:
-            src, dst = self._ends(interface, src, dst, icmp)
+            src, dst = self._ends(interface, src, dst, version)
         made = wire.packet(
             src,
             dst,
@@ -234,9 +258,10 @@ class Bench:
         )
         return self.judge(interface, made, mark)
 
-    def _ends(self, interface: str | None, src: Any, dst: Any, icmp: Any) -> tuple[str, str]:
-        """Return (source, destination) of a packet, with the defaults."""
-        version = wire.address(src if src is not None else dst).version if src is not None or dst is not None else 0
+    def _ends(self, interface: str | None, src: Any, dst: Any, version: int) -> tuple[str, str]:
+        """(source, destination) of a packet, as far as they are not said."""
+        if src is not None or dst is not None:
+            version = wire.address(src if src is not None else dst).version
         first = next(iter(self.layout.interfaces))
         if not version:
             version = 4 if self.layout.own(interface or first, 4) or not self.layout.own(interface or first, 6) else 6
@@ -269,9 +294,12 @@ class Bench:
         """Send a packet that `wire.packet` has built, and return its `Verdict`."""
         self.open()
         with on_one_processor() if self._paired else contextlib.nullcontext():
-            return self._judged(interface, made, mark)
+            with asking(self.namespace, self._asking):
+                return self._judged(interface, made, mark)
 
     def _judged(self, interface: str | None, made: wire.Made, mark: int) -> Verdict:
+        if self.like is not None:
+            self._know_flow(made)
         self.calm()
         if interface is None or interface == "lo":
             failed = self._send_own(made, mark)
@@ -281,6 +309,17 @@ class Bench:
                 raise ParameterError("a packet that comes in has no mark: rules give it one")
             self._devices[interface].put(made.data)
         return self._verdict(interface, made, failed)
+
+    def _know_flow(self, made: wire.Made) -> None:
+        """Let connection tracking know of the packet's flow what the host knows."""
+        header = wire.header_of(made)
+        if self.like is None or header is None:
+            return
+        with self.like.open() as here:
+            try:
+                copy_flow(here, self.namespace, header, made.data[20 if made.version == 4 else 40 :])
+            except OSError as error:
+                self.lacking.append(f"flows of the host are not known: {error.strerror}")
 
     def _send_own(self, made: wire.Made, mark: int) -> str | None:
         """Let the host send a packet. Return None, or why it cannot."""
@@ -366,7 +405,27 @@ class Bench:
         from ..managing.value import Ruleset
 
         self.open()
-        return Ruleset.live(backend=self.backend, netns=self.namespace)
+        with asking(self.namespace, self._asking):
+            value = Ruleset.live(backend=self.backend, netns=self.namespace)
+            for table in value.tables:
+                for chain in table:
+                    chain.rules  # noqa: B018 - printed here, where their sets are
+        return value
+
+
+@contextlib.contextmanager
+def asking(there: Namespace, kept: socket.socket | None = None) -> Iterator[None]:
+    """Let rules be read and printed as those of the namespace *there*: the sets that they name are there. *kept* is a
+    raw socket of it, if one is at hand."""
+    with contextlib.ExitStack() as stack:
+        if kept is None:
+            number = there.open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            kept = stack.enter_context(socket.socket(fileno=number))
+        before = plugins.ask_elsewhere(kept.fileno())
+        try:
+            yield
+        finally:
+            plugins.ask_elsewhere(before)
 
 
 def _is_under_way(packets: list[Packet], is_it: Any) -> bool:
@@ -375,10 +434,11 @@ def _is_under_way(packets: list[Packet], is_it: Any) -> bool:
     return bool(its) and its[-1].verdict == "ACCEPT" and its[-1].out_interface == "lo" and its[-1].hook == "POSTROUTING"
 
 
-def _side(given: str | None) -> str:
-    """Return the back end that was asked for or is in use; if that cannot be found out, the one of the host's tools."""
+def own_side(given: str | None, there: Namespace = backends.HERE) -> str:
+    """The back end that was asked for, or that is in use in the namespace *there*; that of the tools where it is not to
+    be found out."""
     try:
-        side = backends.backend(given)
+        side = backends.side_in(there, given)
     except IPTCError:
         if given is not None:
             raise

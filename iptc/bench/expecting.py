@@ -14,7 +14,22 @@ if TYPE_CHECKING:
 VERDICTS = ("ACCEPT", "DROP", "REJECT", "QUEUE", "LOST")
 
 PACKET = frozenset(
-    {"src", "dst", "tcp", "udp", "icmp", "protocol", "sport", "flags", "mark", "ttl", "tos", "payload", "raw"}
+    {
+        "src",
+        "dst",
+        "tcp",
+        "udp",
+        "icmp",
+        "protocol",
+        "sport",
+        "flags",
+        "mark",
+        "ttl",
+        "tos",
+        "payload",
+        "raw",
+        "version",
+    }
 )
 """The arguments of `Bench.send` that describe the packet."""
 

@@ -32,7 +32,8 @@ _ADDRESS, _LOCAL, _FLAGS = 1, 2, 8  # IFA_*
 _NODAD = 2  # IFA_F_NODAD
 _ROUTES_OF_IPV6 = 1 << 10  # RTMGRP_IPV6_ROUTE
 _DST, _SRC, _IIF, _OIF, _GATEWAY, _PREFSRC, _TABLE, _MARK = 1, 2, 3, 4, 5, 7, 15, 16  # RTA_*
-_MAIN, _STATIC, _UNIVERSE, _LINK = 254, 4, 0, 253  # RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_*
+_MAIN, _KERNEL, _STATIC, _UNIVERSE, _LINK = 254, 2, 4, 0, 253  # RT_TABLE_MAIN, RTPROT_*, RT_SCOPE_*
+_ONLINK = 4  # RTNH_F_ONLINK
 _UNICAST, _LOCAL_TYPE = 1, 2  # RTN_*
 _TYPES = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 
@@ -43,7 +44,7 @@ class Route:
     *kind* is "unicast", "blackhole", "unreachable" or "prohibit".
     """
 
-    __slots__ = ("network", "via", "device", "source", "kind")
+    __slots__ = ("network", "via", "device", "source", "kind", "onlink", "by_kernel")
 
     def __init__(
         self,
@@ -58,6 +59,8 @@ class Route:
         self.device = device
         self.source = source
         self.kind = kind
+        self.onlink = False
+        self.by_kernel = False
 
     @classmethod
     def read(cls, text: str) -> Route:
@@ -69,6 +72,9 @@ class Route:
             raise ParameterError(f"no route: {text!r}")
         target = words.pop(0)
         given: dict[str, str] = {}
+        onlink = "onlink" in words
+        if onlink:
+            words.remove("onlink")
         while words:
             key = words.pop(0)
             if key not in ("via", "dev", "src", "metric", "proto", "scope") or not words:
@@ -84,7 +90,9 @@ class Route:
                 network = ipaddress.ip_network(target, strict=False)
         except ValueError as error:
             raise ParameterError(f"no route: {text!r}: {error}") from None
-        return cls(network, via, given.get("dev"), source, kind)
+        route = cls(network, via, given.get("dev"), source, kind)
+        route.onlink = onlink
+        return route
 
     def __str__(self) -> str:
         words = [] if self.kind == "unicast" else [self.kind]
@@ -230,7 +238,8 @@ class Links:
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         scope = _LINK if version == 4 and route.via is None and route.kind == "unicast" else _UNIVERSE
         kind = _TYPES[route.kind]
-        body = struct.pack("=BBBBBBBBI", family, route.network.prefixlen, 0, 0, _MAIN, _STATIC, scope, kind, 0)
+        flags = _ONLINK if route.onlink else 0
+        body = struct.pack("=BBBBBBBBI", family, route.network.prefixlen, 0, 0, _MAIN, _STATIC, scope, kind, flags)
         if route.network.prefixlen:
             body += attribute(_DST, route.network.network_address.packed)
         if route.device is not None:
@@ -247,19 +256,22 @@ class Links:
         kinds = {number: name for name, number in _TYPES.items()}
         for family in (socket.AF_INET, socket.AF_INET6):
             for _, message in self._ask(_GETROUTE, _DUMP, struct.pack("=BBBBBBBBI", family, *[0] * 8)):
-                length, table, kind = struct.unpack_from("=xBxxBxxB", message)
+                length, table, protocol, kind, flags = struct.unpack_from("=xBxxBBxBI", message)
                 said = dict(attributes(message[12:]))
                 if table != _MAIN or kind not in kinds or kind == _LOCAL_TYPE:
                     continue
                 packed = said.get(_DST, bytes(4 if family == socket.AF_INET else 16))
                 device = names.get(struct.unpack("=i", said[_OIF])[0], (None, False))[0] if _OIF in said else None
-                yield Route(
+                route = Route(
                     ipaddress.ip_network((packed, length)),
                     ipaddress.ip_address(said[_GATEWAY]) if _GATEWAY in said else None,
                     device,
                     ipaddress.ip_address(said[_PREFSRC]) if _PREFSRC in said else None,
                     kinds[kind],
                 )
+                route.onlink = bool(flags & _ONLINK)
+                route.by_kernel = protocol == _KERNEL
+                yield route
 
     def way(self, dst: str, src: str | None = None, iif: str | None = None, mark: int = 0) -> tuple[str | None, str]:
         """Return (interface, source) of the route that a packet to *dst* takes; the interface is None for the host

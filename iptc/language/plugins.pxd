@@ -108,6 +108,7 @@ cdef extern from "shim.h" nogil:
     void shim_keep_copies()
     void shim_lend(void *payload, size_t room)
     void shim_print(const char *text, size_t length)
+    int shim_ask_elsewhere(int fd)
     void shim_warn(const char *text)
     const char *shim_out(size_t *length)
     const char *shim_err(size_t *length)

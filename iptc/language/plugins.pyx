@@ -557,6 +557,12 @@ cdef void _on_registered(int is_target, void *extension) noexcept:
     _registered.setdefault((bool(is_target), plugin.name), []).append(plugin)
 
 
+def ask_elsewhere(int descriptor):
+    """Let the plugins that this thread calls ask the namespace of a raw socket what they ask the kernel, such as the
+    number of a set; with -1 that of the thread. Return what it was."""
+    return shim_ask_elsewhere(descriptor)
+
+
 def library_dirs():
     """Return the folders in which plugins are looked for: `XTABLES_LIBDIR`, `IPTABLES_LIBDIR`, or libxtables' own.
 

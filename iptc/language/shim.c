@@ -3,6 +3,9 @@
 #include "names.h"
 #include "shim.h"
 
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
@@ -617,7 +620,27 @@ EXPORT void xtables_register_targets(struct xtables_target *target, unsigned int
 			xtables_register_target(&target[i]);
 }
 
+/* The raw socket of the network namespace that the rules of this thread are of; -1 for that of the thread. */
+static __thread int elsewhere = -1;
+
+int shim_ask_elsewhere(int fd)
+{
+	int before = elsewhere;
+
+	elsewhere = fd;
+	return before;
+}
+
+/* A plugin that asks the kernel, such as for the number of a set, asks the namespace of the rule. */
+static int plugin_socket(int domain, int type, int protocol)
+{
+	if (elsewhere >= 0 && domain == AF_INET && protocol == IPPROTO_RAW)
+		return fcntl(elsewhere, F_DUPFD_CLOEXEC, 0);
+	return socket(domain, type, protocol);
+}
+
 static const struct stand_in redirected[] = {
+	{"socket", (void *)plugin_socket},
 	{"exit", (void *)plugin_exit},
 	{"_exit", (void *)plugin_exit},
 	{"_Exit", (void *)plugin_exit},

@@ -99,6 +99,12 @@ const char *shim_err(size_t *length);
 
 /* Inside shim_capture: print to the stream that plugins use as stdout, or to the one that they use as stderr. */
 void shim_print(const char *text, size_t length);
+
+/*
+ * Plugins that this thread calls ask the namespace of the raw socket *fd* what they ask the kernel, or with -1 their own
+ * one again. Returns what it was.
+ */
+int shim_ask_elsewhere(int fd);
 void shim_warn(const char *text);
 
 /* Load a plugin with dlopen, and call *callback* for each extension that it registers. Return 0, or -1 with the reason
