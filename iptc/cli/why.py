@@ -110,6 +110,7 @@ def _packet(options: Namespace) -> dict[str, Any]:
         said["version"] = 6
     return said
 
+
 def _trace(options: Namespace) -> int:
     """Wait for such packets, as `iptc trace` does."""
     from . import trace

@@ -253,7 +253,8 @@ class NftRules:
         """(hook, priority) of a chain; the hook is None for one that is none of a hook, and for one that is not
         known."""
         key = family, table, chain
-        known = self._chains.get(key) or next(filter(None, self._past.of(key)), None)
+        # a chain without rules is one too
+        known = next((one for one in [self._chains.get(key), *self._past.of(key)] if one is not None), None)
         return (None, 0) if known is None else (known.hook, known.priority)
 
     def find(self, report: Report) -> Found:
