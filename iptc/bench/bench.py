@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .._netns import Namespace
     from ..tracing.steps import Packet
 
-_PATIENCE = 10.0
+_PATIENCE = 60.0
 """Seconds to wait for events that surely come, but a moment later, such as a packet that the host sends to itself."""
 
 _SO_MARK = 36
@@ -156,7 +156,8 @@ class Bench:
         stack.callback(self._tracer.close)
         self._senders: dict[int, socket.socket] = {}
         stack.callback(self._forget_senders)
-        self.calm()
+        with on_one_processor() if self._paired else contextlib.nullcontext():
+            self.calm()
 
     def _new_device(self, name: str, number: int) -> Device | Pair:
         """Return a new interface: a TUN device, or one end of a pair if TUN is not available. All are of the same

@@ -13,7 +13,7 @@ from ..errors import KernelError, ParameterError, kernel_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from .._netns import Namespace
@@ -208,21 +208,24 @@ class Links:
         """Wait until the kernel accepts packets for all *addresses* (IPv6). It does so a moment after they were
         added."""
         left = [address for address in addresses if address.version == 6]
-        if not left:
-            return
+
+        def is_done() -> bool:
+            while left and self._is_own(left[-1]):
+                left.pop()
+            return not left
+
+        self._wait(is_done, _ROUTES_OF_IPV6, patience, "an address does not come into use")
+
+    def _wait(self, is_done: Callable[[], bool], group: int, patience: float, what: str) -> None:
+        """Wait until *is_done* says so, which is asked again whenever the kernel reports something in *group*."""
         with socket.socket(fileno=self._there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)) as news:
-            news.bind((0, _ROUTES_OF_IPV6))
+            news.bind((0, group))
             news.settimeout(patience)
-            while left:
-                if self._is_own(left[-1]):
-                    left.pop()
-                    continue
+            while not is_done():
                 try:
                     news.recv(1 << 16)
                 except TimeoutError:
-                    raise KernelError(
-                        f"the address {left[-1]} does not come into use", errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)
-                    ) from None
+                    raise KernelError(what, errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
 
     def _is_own(self, address: Any) -> bool:
         try:
