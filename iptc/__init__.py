@@ -30,6 +30,7 @@ Rules that stay
 What becomes of a packet
     Bench                   a ruleset in a private network namespace, where the kernel judges packets that are made up
     Verdict, Left           what it did with one, and a packet that left because of it
+    Flow                    a connection through a bench, of which both sides are played
     Trace                   packets as they come, each with the rules that took it
     Packet, Step            one packet; what one rule, or the end of a chain, did with it
 
@@ -89,6 +90,7 @@ _NAMES = {
         "_core": "Counters",
         "backends": "backend",
         "bench.bench": "Bench",
+        "bench.flow": "Flow",
         "bench.verdict": "Left Verdict",
         "counters": "ChainCounters CounterReader Delta RuleInfo Snapshot",
         "errors": "AccessDenied Conflict IPTCError KernelError LockTimeout Missing NotFound OutOfMemory ParameterError "

@@ -10,6 +10,7 @@ from . import xtables as xtables
 from ._core import Counters as Counters
 from .backends import backend as backend
 from .bench.bench import Bench as Bench
+from .bench.flow import Flow as Flow
 from .bench.verdict import Left as Left
 from .bench.verdict import Verdict as Verdict
 from .chain import Chain as Chain

@@ -252,3 +252,58 @@ def test_the_agent_opens_sockets_and_files_where_it_lives_and_ends_with_its_name
         os.waitpid(-1, 0x40000000 | os.WNOHANG)
     with pytest.raises(iptc.KernelError):
         there.open_file(b"/proc/self/stat", os.O_RDONLY)
+
+
+# ---------------------------------------------------------------- connections
+
+STATES = """\
+*nat
+-A POSTROUTING -o eth0 -j MASQUERADE
+COMMIT
+*filter
+:INPUT DROP [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT DROP [0:0]
+-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A INPUT -p tcp -m tcp --dport 22 -m connlimit --connlimit-above 2 -j REJECT
+-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT
+-A INPUT -p udp -m recent --name asked --set -j ACCEPT
+-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A FORWARD -i eth1 -j ACCEPT
+-A OUTPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A OUTPUT -p tcp -m tcp --dport 80 -j ACCEPT
+COMMIT
+"""
+
+
+@ALL
+@FAMILIES
+def test_both_sides_of_a_connection(side, version):
+    name, _, rest = side.partition(" ")
+    with Bench(STATES, INTERFACES, backend=name, ipv6=version == 6, tun=not rest) as bench:
+        for interface, words in (
+            ("eth0", {"src": OUTSIDE[version], "dst": HOST[version], "tcp": 22}),
+            ("eth1", {"src": INSIDE[version], "dst": OUTSIDE[version], "tcp": 443}),
+            (None, {"src": HOST[version], "dst": OUTSIDE[version], "tcp": 80}),
+            ("eth0", {"src": OUTSIDE[version], "dst": HOST[version], "udp": 53}),
+            ("eth1", {"src": INSIDE[version], "dst": OUTSIDE[version], "icmp": True}),
+        ):
+            flow = bench.flow(interface, **words)
+            assert flow.answer(b"well?").verdict == "ACCEPT" and flow.is_open, flow.verdict
+            assert "ESTABLISHED" in str(flow.send(b"well!").step)
+            if interface == "eth1":
+                assert flow.verdict.out[0].src == HOST[version]
+                assert "ESTABLISHED" in str(flow.related().step) and flow.verdict.out[0].dst == INSIDE[version]
+            flow.close()
+        # an answer that nobody has asked for
+        assert bench.send("eth0", src=OUTSIDE[version], dst=HOST[version], tcp=9, flags="SYN,ACK").verdict == "DROP"
+        refused = bench.flow("eth0", src=OUTSIDE[version], dst=HOST[version], tcp=23)
+        assert refused.verdict.verdict == "DROP" and not refused.is_open
+        with pytest.raises(iptc.TransactionError):
+            refused.answer()
+        # the limit of connections is real, and another host has its own
+        near = {4: "198.51.100.77", 6: "2001:db8:9::77"}[version]
+        words = {"src": near, "dst": HOST[version], "tcp": 22}
+        assert [bench.flow("eth0", **words).verdicts[0].verdict for _ in range(3)] == ["ACCEPT", "ACCEPT", "REJECT"]
+        # the host speaks again for itself
+        assert "RST" in bench.send("eth0", src=OUTSIDE[version], dst=HOST[version], tcp=22).answers[0].before.flags

@@ -286,6 +286,9 @@ def benches() -> None:
         assert_type(verdict.rule, Rule | None)
         assert_type(verdict.out, list[iptc.Left])
         assert_type(verdict.out[0].sport, int | None)
+        flow = bench.flow("eth0", tcp=22)
+        assert_type(flow, iptc.Flow)
+        assert_type(flow.answer(b"well?"), iptc.Verdict)
 
 
 def watching() -> None:

@@ -15,10 +15,12 @@ from ..tracing.headers import ICMP, ICMPV6
 from . import wire
 from .conntrack import copy_flow
 from .devices import Device
+from .flow import Flow
 from .layout import Layout
 from .links import Links
 from .pairs import Pair, on_one_processor
 from .place import LOGGERS, SETTINGS, new_place, write_setting
+from .quiet import PRIORITY, Quiet
 from .rules import interfaces_in, texts_of
 from .sets import copy_sets_of, make_sets
 from .tracer import Tracer
@@ -88,6 +90,7 @@ class Bench:
         self._ended = False
         self._ident = 0
         self._paired = not tun
+        self._silence: Quiet | None = None
         self.like: Place | None = None
         self.lacking: list[str] = []
 
@@ -235,29 +238,35 @@ class Bench:
         *src*: by default a neighbour at *interface*. *dst*: by default the address of the host at *interface*. A packet
             of the host goes to that neighbour by default. *version*: 6 for IPv6 without an address.
         """
+        packet = {"src": src, "dst": dst, "tcp": tcp, "udp": udp, "icmp": icmp, "raw": raw, "protocol": protocol}
+        packet |= {"sport": sport, "flags": flags, "ttl": ttl, "tos": tos, "payload": payload, "seq": seq, "ack": ack}
+        return self.judge(interface, self.make(interface, version=version, **packet), mark)
+
+    def make(
+        self,
+        interface: str | None,
+        src: str | None = None,
+        dst: str | None = None,
+        *,
+        version: int = 0,
+        mark: int = 0,
+        **packet: Any,
+    ) -> wire.Made:
+        """Return the packet that `send` would send, which `judge` sends."""
         self.open()
         if interface is not None and interface not in self._devices and interface != "lo":
             raise ParameterError(f"the bench has no interface {interface}: {', '.join(self._devices)} are there")
-        if raw is None:
+        if packet.get("raw") is None:
             src, dst = self._ends(interface, src, dst, version)
-        made = wire.packet(
-            src,
-            dst,
-            ident=self._next_ident(),
-            tcp=tcp,
-            udp=udp,
-            icmp=icmp,
-            raw=raw,
-            protocol=protocol,
-            sport=sport,
-            flags=flags,
-            ttl=ttl,
-            tos=tos,
-            payload=payload,
-            seq=seq,
-            ack=ack,
-        )
-        return self.judge(interface, made, mark)
+        return wire.packet(src, dst, ident=self._next_ident(), **packet)
+
+    def flow(self, interface: str | None = None, **packet: Any) -> Flow:
+        """Begin a connection, of which both sides are played, and return its `Flow`. The arguments are those of `send`,
+        with *tcp*, *udp* or *icmp*. With TCP the handshake follows.
+
+        Meanwhile the host makes no packets by itself: it would refuse what nobody listens to.
+        """
+        return Flow(self, interface, packet)
 
     def _ends(self, interface: str | None, src: Any, dst: Any, version: int) -> tuple[str, str]:
         """(source, destination) of a packet, as far as they are not said."""
@@ -291,12 +300,24 @@ class Bench:
         self._tracer.skip()
         self._taken()
 
-    def judge(self, interface: str | None, made: wire.Made, mark: int = 0) -> Verdict:
+    def judge(self, interface: str | None, made: wire.Made, mark: int = 0, quietly: bool = False) -> Verdict:
         """Send a packet that `wire.packet` has built, and return its `Verdict`."""
         self.open()
-        with on_one_processor() if self._paired else contextlib.nullcontext():
-            with asking(self.namespace, self._asking):
-                return self._judged(interface, made, mark)
+        with contextlib.ExitStack() as stack:
+            if self._paired:
+                stack.enter_context(on_one_processor())
+            stack.enter_context(asking(self.namespace, self._asking))
+            if quietly:
+                stack.enter_context(self._quiet())
+            return self._judged(interface, made, mark)
+
+    def _quiet(self) -> Quiet:
+        """What lets the host be quiet; made when it is first needed."""
+        if self._silence is None:
+            self._silence = Quiet(self.place)
+            assert self._stack is not None
+            self._stack.callback(self._silence.close)
+        return self._silence
 
     def _judged(self, interface: str | None, made: wire.Made, mark: int) -> Verdict:
         if self.like is not None:
@@ -331,6 +352,7 @@ class Bench:
             self._senders[key] = sender = socket.socket(fileno=number)
             if key == 4:
                 sender.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
         sender = self._senders[key]
         try:
             sender.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)

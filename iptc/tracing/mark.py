@@ -22,6 +22,7 @@ _ELEMENT, _NAME, _DATA, _NESTED = 1, 1, 2, 0x8000  # NFTA_LIST_ELEM, NFTA_EXPR_*
 _RULE_EXPRESSIONS = 4  # NFTA_RULE_EXPRESSIONS
 _REGISTER, _VERDICT_REGISTER = 8, 0  # NFT_REG32_00, NFT_REG_VERDICT
 _META_TRACE = 12  # NFT_META_NFTRACE
+_META_PRIORITY, _CMP_NEQ, _DROP = 2, 1, 0  # NFT_META_PRIORITY, NFT_CMP_NEQ, NF_DROP
 _JUMP, _ACCEPT = -3, 1  # NFT_JUMP, NF_ACCEPT
 _LIMIT_RATE, _LIMIT_UNIT, _LIMIT_BURST = 1, 2, 3  # NFTA_LIMIT_*
 
@@ -68,6 +69,15 @@ def _trace() -> bytes:
     value = attribute(2 | _NESTED, attribute(1, b"\1"))
     load = expression(b"immediate", attribute(1, _number(_REGISTER)) + value)
     return load + expression(b"meta", attribute(2, _number(_META_TRACE)) + attribute(3, _number(_REGISTER)))
+
+
+def drop_unless_priority(priority: int) -> bytes:
+    """A rule that drops the packets that have another priority (SO_PRIORITY)."""
+    register = attribute(1, _number(_REGISTER))
+    load = expression(b"meta", register + attribute(2, _number(_META_PRIORITY)))
+    value = attribute(3 | _NESTED, attribute(1, struct.pack("=I", priority)))
+    differs = expression(b"cmp", register + attribute(2, _number(_CMP_NEQ)) + value)
+    return _rule(load + differs + _verdict(_DROP))
 
 
 class MarkTable:
