@@ -254,6 +254,7 @@ BOTH_BACKENDS = {
     "test_watch",
     "test_journal",
     "test_trace",
+    "test_lint",
     "test_why",
 }
 """Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""

@@ -43,6 +43,7 @@ COMMANDS = (
     "top",
     "test",
     "trace",
+    "lint",
     "why",
 )
 
