@@ -307,3 +307,9 @@ def test_both_sides_of_a_connection(side, version):
         assert [bench.flow("eth0", **words).verdicts[0].verdict for _ in range(3)] == ["ACCEPT", "ACCEPT", "REJECT"]
         # the host speaks again for itself
         assert "RST" in bench.send("eth0", src=OUTSIDE[version], dst=HOST[version], tcp=22).answers[0].before.flags
+
+
+def test_flags_are_no_truth_values():
+    with pytest.raises(iptc.ParameterTypeError, match="not bool"):
+        wire.flags_of(True)
+    assert wire.flags_of(None) == wire.flags_of("SYN") == wire.flags_of(["syn"]) == wire.flags_of(2) == 2

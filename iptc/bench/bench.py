@@ -408,8 +408,8 @@ class Bench:
                 return "its TTL was used up"
             if kind in ((ICMP, 3, 4), (ICMPV6, 2, 0)):
                 return "it is larger than the way allows"
+        incoming = last.in_interface or (interface if interface != "lo" else None)
         try:
-            incoming = last.in_interface or (interface if interface != "lo" else None)
             self.links.way(header.dst, header.src, incoming, last.mark)
         except OSError as error:
             if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.ESRCH):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 
 from ..errors import ParameterError, ParameterTypeError
 from .links import Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from typing import Any
 
 FAR = {4: "198.51.100.9", 6: "2001:db8:9::9"}
@@ -35,7 +36,7 @@ class Layout:
             found = _made_up(named)
         elif isinstance(interfaces, str):
             raise ParameterTypeError("interfaces must be a dict of names and addresses, not a string")
-        elif hasattr(interfaces, "items"):
+        elif isinstance(interfaces, Mapping):
             found = {name: _addresses(name, given) for name, given in interfaces.items()}
         else:
             found = {name: _made_up([name], number)[name] for number, name in enumerate(interfaces)}

@@ -82,7 +82,9 @@ def flags_of(flags: Any) -> int:
     """Return the bits of TCP's flags; the default is SYN."""
     if flags is None:
         return _FLAGS["SYN"]
-    if isinstance(flags, int) and not isinstance(flags, bool):
+    if isinstance(flags, bool):
+        raise ParameterTypeError("flags must be an integer, a string or a list of strings, not bool")
+    if isinstance(flags, int):
         return flags & 0xFF
     bits = 0
     for word in flags.replace(",", " ").split() if isinstance(flags, str) else flags:
@@ -199,6 +201,7 @@ def packet(
         raise ParameterError("a packet needs one of tcp=, udp=, icmp=, protocol= and raw=")
     if isinstance(payload, str):
         payload = payload.encode()
+    ports = (0, 0)
     if tcp is not None or udp is not None:
         ports = (
             port_of(SOURCE_PORTS[ident % len(SOURCE_PORTS)] if sport is None else sport),

@@ -62,9 +62,11 @@ class Trace(Stream):
 
         def read(self) -> list[Packet]:
             """Return the packets that are over since, without waiting."""
+            ...
 
         def wait(self, timeout: float | None = None) -> list[Packet]:
             """Return the packets that are over, waiting for one *timeout* seconds at most."""
+            ...
 
         def __next__(self) -> Packet: ...
 

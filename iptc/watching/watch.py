@@ -252,9 +252,11 @@ class Watch(Stream):
 
         def read(self) -> list[TableChange]:
             """Return what has changed since, without waiting."""
+            ...
 
         def wait(self, timeout: float | None = None) -> list[TableChange]:
             """Return what has changed, waiting for it *timeout* seconds at most."""
+            ...
 
         def __next__(self) -> TableChange: ...
 
