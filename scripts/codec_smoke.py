@@ -89,8 +89,9 @@ def differences(here, there, name=""):
                 return None
             found += below
         elif ours == theirs:
-            # the name of an expression comes before what it holds
-            name = ours.removesuffix("00") if kind == 1 else name
+            # the name of an expression comes before what it holds, which may begin with the name of an extension
+            if kind == 1 and name not in COMPAT:
+                name = ours.removesuffix("00")
         elif len(ours) == len(theirs) and (theirs in turned(ours) or COMPAT.get(name) == kind):
             found += 1
         else:

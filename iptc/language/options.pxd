@@ -47,6 +47,7 @@ cdef struct ListedPlugin:
 cdef struct Spec:
     Family *family
     bint old                 # read and refuse as iptables before 1.8.10
+    bint whole_words         # read the value of a base option as iptables 1.8.8 and 1.8.9
     const char *program      # iptables-restore or ip6tables-restore; NULL for a rule specification without a command
     const char *table        # the table of the line, or NULL
     const char *hidden       # chains that hide the target with that name: names of NAME_ROOM bytes each

@@ -31,8 +31,8 @@ from .options cimport (
 from .plugins cimport (
     PARAMETER_PROBLEM, PREFERRED, DataCall, Names, ParseCall, PluginRow, begin_names, captured, check_body,
     end_names, expect_division, known, learn, libxtables, look_up, parse_body, payload_room, prints_by_mask,
-    protocol_name, said, take_long_prefix, use_family, wants_check, warn_of_what_was_said, warn_text, xt_option_call,
-    xtables_error, xtables_match,
+    protocol_name, reads_compat_only, said, take_long_prefix, use_family, wants_check, warn_of_what_was_said,
+    warn_text, xt_option_call, xtables_error, xtables_match,
 )
 from .words cimport add, add_copy, clear, make_room, split
 from .lines import BEGIN_OF_LINE, without_command
@@ -55,6 +55,7 @@ cdef Spec *spec_of(int nfproto, const char *program, const char *table) except N
     _spec.family = family_of(nfproto)
     use_family(nfproto)
     _spec.old = prints_by_mask()
+    _spec.whole_words = _spec.old and not reads_compat_only()
     _spec.program = program
     _spec.table = table
     _spec.hidden_count = 0
@@ -245,8 +246,8 @@ cdef bint _other_option(Spec *spec, int c) noexcept nogil:
 # ------------------------------------------------------------------------ values
 
 cdef inline char *_value(Spec *spec) noexcept nogil:
-    """Return the value of a base option. Releases before 1.8.10 return the whole word, and so refuse `-ptcp`."""
-    return spec.words.list[spec.optind - 1] if spec.old else spec.optarg
+    """Return the value of a base option. 1.8.8 and 1.8.9 return the whole word, and so refuse `-ptcp`."""
+    return spec.words.list[spec.optind - 1] if spec.whole_words else spec.optarg
 
 
 cdef void _read_protocol(Spec *spec, char *value) noexcept nogil:
