@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
 import weakref
 
 from .. import backends
-from ..errors import ParameterError, ParameterTypeError
+from ..errors import KernelError, ParameterError, ParameterTypeError, Unsupported
 from ..namespace import Place
 from ..watching.stream import Stream
 from .conditions import conditions_of
@@ -36,6 +37,12 @@ _QUIET = 1.0
 
 _LOOKS = 4
 """So often reports are taken at once where rules were changed, until what comes next can only have met the new ones."""
+
+_ABSENT = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, errno.ENOPROTOOPT)
+_NO_NFT = (
+    "packets are marked by nf_tables, on legacy tables too, and this kernel has it not, or not its module (modprobe "
+    "nf_tables); -j TRACE in table raw, and xtables-monitor or the kernel's log, do without"
+)
 
 _live: weakref.WeakSet[Trace] = weakref.WeakSet()
 
@@ -99,8 +106,13 @@ class Trace(Stream):
                 rules = self._keep(LegacyRules(place))
                 self._legacy = self._keep(LegacyReports(place))
                 self._keep(Logger(place, self._legacy.fileno()))
+            try:
+                nft = self._keep(NftRules(place))
+            except KernelError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                raise Unsupported(f"{_NO_NFT}: {error}") from None
             self._nft = self._keep(NftReports(place))
-            nft = self._keep(NftRules(place))
             for source in (self._nft, nft, self._legacy, rules):
                 if source is not None and source.fileno() >= 0:
                     self._poll.register(source.fileno(), select.EPOLLIN)
@@ -122,7 +134,7 @@ class Trace(Stream):
     def lost(self) -> int:
         """How many reports came faster than they were read, and are lost: packets may lack steps, or be missing."""
         if not self._closed:
-            self._lost = self._nft.lost + (0 if self._legacy is None else self._legacy.lost)
+            self._lost = self._lost_now()
         return self._lost
 
     def _look(self) -> None:
@@ -146,7 +158,7 @@ class Trace(Stream):
     def _close_sources(self) -> None:
         closing, self._closing = self._closing, []
         if closing:
-            self._lost = self.lost_now()
+            self._lost = self._lost_now()
         failed: BaseException | None = None
         while closing:
             try:
@@ -156,8 +168,7 @@ class Trace(Stream):
         if failed is not None:
             raise failed
 
-    def lost_now(self) -> int:
-        """The same as `lost`, while the sockets are open."""
+    def _lost_now(self) -> int:
         sources = [source for source in (getattr(self, "_nft", None), self._legacy) if source is not None]
         return sum(source.lost for source in sources)
 
