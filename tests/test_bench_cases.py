@@ -215,3 +215,16 @@ def test_the_example_of_the_documentation_is_one():
 
     said = tomllib.loads(example)
     assert [cases.Case(number, case).expected for number, case in enumerate(said["case"])] == ["ACCEPT", "REJECT"]
+
+
+def test_sets_in_a_file_of_cases(files, capsys):
+    rules, path, words = files
+    pathlib.Path(rules).write_text("*filter\n-A INPUT -m set --match-set bans src -j DROP\nCOMMIT\n")
+    case = "[[case]]\nin = 'eth0'\nsrc = '192.0.2.7'\ntcp = 1\nexpect = 'DROP'\n"
+    path.write_text(case + "[sets]\nbans = ['192.0.2.0/24']\n")
+    assert main(["test", rules, str(path), *words]) == 0
+    path.write_text(case + "[sets]\nbans = ['hash:ip', ['192.0.2.7']]\n")
+    assert main(["test", rules, str(path), *words]) == 0
+    path.write_text(case)
+    assert main(["test", rules, str(path), *words]) == 2
+    assert "sets= says" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+import iptc
 from iptc.bench.bench import Bench
 from iptc.cli import main
 
@@ -48,6 +49,8 @@ def test_sets_that_are_told(side):
         ]
         assert said == ["REJECT", "ACCEPT", "DROP", "ACCEPT", 3]
         assert "-m set --match-set bans src" in bench.ruleset().text()
+    with pytest.raises(iptc.ParameterError, match="the bench has not: bans, web, ports; sets="):
+        Bench(SET_RULES, {"eth0": "203.0.113.1/24"}, backend=side).open()
     sets = {"bans": ["198.51.100.9"], "web": ("hash:ip,port", []), "ports": ("bitmap:port range 0-9", [])}
     with Bench(SET_RULES, {"eth0": "203.0.113.1/24"}, sets=sets, backend=side) as bench:
         assert bench.send("eth0", src="198.51.100.9", tcp=80).verdict == "REJECT"

@@ -21,8 +21,8 @@ from .links import Links
 from .pairs import Pair, on_one_processor
 from .place import LOGGERS, SETTINGS, new_place, write_setting
 from .quiet import PRIORITY, Quiet
-from .rules import interfaces_in, texts_of
-from .sets import copy_sets_of, make_sets
+from .rules import interfaces_in, sets_in, texts_of
+from .sets import copy_sets_of, make_sets, names_of
 from .tracer import Tracer
 from .verdict import Left, Verdict
 
@@ -189,6 +189,14 @@ class Bench:
         self.links.settle((each for some in self.layout.interfaces.values() for each in some), _PATIENCE)
 
     def _make_sets(self) -> None:
+        if self.like is None:
+            there = names_of(self._sets)
+            lacking = [name for _, text in self._texts for name in sets_in(text) if name not in there]
+            if lacking:
+                raise ParameterError(
+                    f"the rules name sets that the bench has not: {', '.join(dict.fromkeys(lacking))}; sets= says what"
+                    " is in them"
+                )
         if self._sets is not None:
             make_sets(self.namespace, self._sets)
         elif self.like is not None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .._types import Family
 
 _IN = ("-i", "--in-interface", "-o", "--out-interface", "--physdev-in", "--physdev-out")
+_SETS = ("--match-set", "--add-set", "--del-set", "--map-set")
 
 
 def texts_of(rules: Any, rules6: Any = None, ipv6: bool | None = None) -> list[tuple[Family, bytes]]:
@@ -38,15 +39,25 @@ def texts_of(rules: Any, rules6: Any = None, ipv6: bool | None = None) -> list[t
 
 def interfaces_in(text: bytes) -> list[str]:
     """Return the names of interfaces in a text, in order, without patterns that stand for several."""
+    return [word for word in _words_after(text, _IN) if not word.endswith("+") and word not in ("lo", "!")]
+
+
+def sets_in(text: bytes) -> list[str]:
+    """Return the names of sets in a text, in order."""
+    return _words_after(text, _SETS)
+
+
+def _words_after(text: bytes, options: tuple[str, ...]) -> list[str]:
+    """Return the words that follow any of *options* in the lines of a text, each once."""
     found: dict[str, None] = {}
     for line in text.decode("utf-8", "surrogateescape").splitlines():
-        if not any(option in line for option in _IN):
+        if not any(option in line for option in options):
             continue
         try:
             words = shlex.split(line)
         except ValueError:
             continue
         for option, word in zip(words, words[1:]):
-            if option in _IN and not word.endswith("+") and word != "lo" and word != "!":
+            if option in options:
                 found[word] = None
     return list(found)

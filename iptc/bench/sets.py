@@ -187,10 +187,18 @@ def make_sets(there: Namespace, given: Any) -> None:
         raise Unsupported(f"this kernel can't make these sets (ip_set and its modules): {error.strerror}") from None
 
 
+def names_of(given: Any) -> set[str]:
+    """The names of the sets that *given* makes; see `make_sets`."""
+    if given is None:
+        return set()
+    lines = given.splitlines() if isinstance(given, str) else _lines_of(given)
+    return {words[1] for line in lines if (words := line.split())[:1] in (["create"], ["-N"]) and len(words) > 1}
+
+
 def _lines_of(given: Any) -> list[str]:
     lines = []
     for name, said in given.items():
-        if isinstance(said, tuple):
+        if len(said) == 2 and not isinstance(said, str) and isinstance(list(said)[1], (list, tuple)):
             kind, entries = said
         else:
             entries = said
