@@ -60,6 +60,7 @@ def without_debug_information():
 HOT = {
     "_counts",
     "_netlink",
+    "bpf.copies",
     "legacy.blob",
     "managing.lcs",
     "nft.codec",
@@ -147,6 +148,11 @@ def extensions():
         extension("watching.inotify"),
         extension("bpf.btf", ["iptc/bpf/types.c"]),
         extension("bpf.kernel", ["iptc/bpf/calls.c"]),
+        extension("bpf.window"),
+        extension("bpf.copies", ["iptc/bpf/sums.c"]),
+        extension("bpf.finder"),
+        extension("bpf.nft"),
+        extension("bpf.scan"),
     ]
     from Cython.Build import cythonize
 

@@ -328,6 +328,9 @@ cdef class Scan:
         finally:
             self._end()
 
+    def remember(self, Counts counts not None, list policies not None):
+        """Take note of counters of the ruleset that was read last, which somebody has read in another way since."""
+
     def entries(self, uint64_t digest):
         """Return the rules of the ruleset with *digest* as bytes, in the order of their slots.
 

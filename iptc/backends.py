@@ -99,7 +99,7 @@ def open_table(nfproto: Family, name: str, place: Place, side: str) -> Any:
 
 def open_scan(nfproto: Family, name: str, side: str, there: Namespace) -> Any:
     """Return the `TableScan` or `NftScan` of a table in the namespace *there*; *side* is what `side_in` returned."""
-    if _kernels_side(side) == "legacy":
+    if kernels_side(side) == "legacy":
         from .legacy.blob import TableScan
 
         return TableScan(nfproto, name, there)
@@ -116,7 +116,7 @@ def _checked(choice: str | None) -> str:
     return choice
 
 
-def _kernels_side(choice: str) -> str:
+def kernels_side(choice: str) -> str:
     """Return the side of the kernel that back end *choice* works on: "legacy" or "nft"."""
     return "legacy" if choice == "libiptc" else choice
 
@@ -163,7 +163,7 @@ def _heed(error: IPTCError) -> None:
 def tables_in_use(nfproto: Family, side: str, there: Namespace) -> list[str]:
     """Return the names of the tables that are in use in the namespace *there*, in the order of iptables-save. None is
     created by looking."""
-    if _kernels_side(side) == "legacy":
+    if kernels_side(side) == "legacy":
         return _legacy_tables(nfproto, there)
     from . import _netlink
     from .nft.reader import NftScan
@@ -229,7 +229,7 @@ _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
 
 def chains_of(side: str, nfproto: Family, there: Namespace) -> Any:
     """Yield (table, name, policy, whether it has rules) for each chain on one side. No table is created by looking."""
-    return _CHAINS[_kernels_side(side)](nfproto, there)
+    return _CHAINS[kernels_side(side)](nfproto, there)
 
 
 def _is_crowded(nfproto: Family, table: str, there: Namespace) -> bool:
@@ -264,7 +264,7 @@ def has_user_chain(nfproto: Family, name: str) -> bool:
     """Whether a table of the back end in use has a user chain *name*. Tables that may not be read are no answer."""
     try:
         return any(
-            chain == name and policy is None for _, chain, policy, _ in _CHAINS[_kernels_side(backend())](nfproto, HERE)
+            chain == name and policy is None for _, chain, policy, _ in _CHAINS[kernels_side(backend())](nfproto, HERE)
         )
     except AccessDenied as error:
         error.message = f"can't tell whether {name!r} is a chain: {error.message}"

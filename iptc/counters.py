@@ -32,6 +32,12 @@ _PAYLOAD_HEADER = 32  # the header of a match, before its data
 _named = _core.Counters._make
 
 
+def _checked_source(source: str) -> str:
+    if source not in ("socket", "bpf", "auto"):
+        raise ParameterError(f"there is no source {source!r}; socket, bpf and auto are")
+    return source
+
+
 def _nothing() -> None:
     """Called in place of a weak reference whose object is gone."""
 
@@ -51,6 +57,10 @@ class CounterReader:
         raises `LockTimeout`. Readers share the lock.
     *netns*: a network namespace, as a name, a path, a process id or an open descriptor; None is that of the caller.
     *backend*: "legacy" or "nft"; None takes what `iptc.backend()` returns.
+    *source*: how the numbers are read. "socket": as above. "bpf": by eBPF, which copies the counters and nothing else;
+        `Unsupported` where that cannot be, or may be wrong. "auto": by eBPF as long as it can be, and else by the
+        socket. `source` and `source_reason` tell which it is.
+    *source_check*: after so many seconds, what eBPF reads is compared with what the socket says; 0 for never again.
 
     Several threads can use one reader. Raises `NotFound` if there is no such table, and `AccessDenied` without
     CAP_NET_ADMIN (for legacy tables CAP_NET_RAW too).
@@ -63,6 +73,8 @@ class CounterReader:
         backend: str | None = None,
         netns: Netns = None,
         lock: bool | float = False,
+        source: str = "socket",
+        source_check: float = 60.0,
     ) -> None:
         if not isinstance(table, str):
             raise ParameterTypeError(f"a table name must be a string, not {type(table).__name__}")
@@ -71,6 +83,8 @@ class CounterReader:
         self.backend = backend
         self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
         self._lock = None if lock is False else XTablesLock(None if lock is True else lock, shared=True)
+        self._asked = _checked_source(source)
+        self._period = float(source_check)
         self._closed = True
         # the scan is owned by this object before it is opened: an interrupt may come between any two steps
         self._namespace = namespace.open_namespace(netns)
@@ -87,7 +101,33 @@ class CounterReader:
         self._layout: Callable[[], _Layout | None] = _nothing
         self.backend = backends.side_in(self._namespace, self.backend)
         self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
+        self._refused = ""
+        if self._asked != "socket":
+            self._open_source()
         self._settling: Any = None
+
+    def _open_source(self) -> None:
+        """Put a scan that reads by eBPF in the place of the one that is open, where that is possible."""
+        from .bpf.opening import open_source  # only who asks for it loads this
+
+        try:
+            side = backends.kernels_side(str(self.backend))
+            self._scan, self._refused = open_source(
+                self._scan, self._nfproto, self.table, side, self._asked == "auto", self._period
+            )
+        except BaseException:
+            self._scan.close()
+            raise
+
+    @property
+    def source(self) -> str:
+        """How the numbers are read now: "socket" or "bpf"."""
+        return getattr(self._scan, "source", "socket")
+
+    @property
+    def source_reason(self) -> str:
+        """Why they are read by the socket where eBPF was asked for; what is to be known about eBPF here; or ""."""
+        return getattr(self._scan, "source_reason", self._refused)
 
     def read(self) -> Snapshot:
         """Return a `Snapshot` of the counters now."""

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 import iptc
-from iptc.bpf import image, kernel
+from iptc.bpf import image, kernel, possible, shipped
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 KINDS = {"syscall": kernel.SYSCALL, "raw_tp": kernel.RAW_TRACEPOINT}
@@ -143,3 +143,30 @@ def test_a_map_where_the_program_takes_none_is_refused():
     for maps in ([(0, "numbers", False, 0)], [(1, "numbers", False, 0)], [(-1, "numbers", False, 0)]):
         with pytest.raises(iptc.ParameterError, match="takes no map"):
             kernel.Program("seven", kernel.SYSCALL, code, maps=maps, given=given)
+
+
+@pytest.mark.one_backend("nft")
+def test_the_shipped_programs_are_what_the_source_gives(host, tool, tmp_path, monkeypatch):
+    """By the clang that made them, byte by byte; by another one they do the same."""
+    read = image.read()
+    assert read.source == tool.source_hash(), "program.c was changed: run scripts/bpf"
+    assert read.clang.startswith("Debian clang version ")
+    if tool.clang_version() is None:
+        print("there is no clang that makes programs for the kernel: none is made")
+        return
+    made = tool.build()
+    if tool.clang_version() == read.clang:
+        assert pathlib.Path(image.PATH).read_bytes() == made
+    (tmp_path / "program.bin").write_bytes(made)
+    mine = image.read(str(tmp_path / "program.bin"))
+    assert {name: (text.kind, {its[1] for its in text.maps}) for name, text in mine.programs.items()} == {
+        name: (text.kind, {its[1] for its in text.maps}) for name, text in read.programs.items()
+    }
+    monkeypatch.setattr(shipped, "_read", lambda: mine)
+    host.restore(
+        "*filter\n:INPUT ACCEPT [7:700]\n[3:4] -A INPUT -p tcp\n[5:6] -A INPUT -p udp\nCOMMIT\n", arguments=["-c"]
+    )
+    # where the kernel takes no programs at all, there is nothing to try
+    source = "auto" if possible.why_not() else "bpf"
+    with iptc.CounterReader("filter", backend=host.backend, source=source) as reader:
+        assert list(reader.read()["INPUT"]) == [(3, 4), (5, 6)]

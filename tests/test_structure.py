@@ -27,7 +27,7 @@ def modules(suffix):
 COMPILED = modules(".pyx")
 C_ONLY = [
     *(f"language.{name}" for name in ("division", "libxtables", "names", "native", "shim")),
-    *(f"bpf.{name}" for name in ("calls", "types")),
+    *(f"bpf.{name}" for name in ("calls", "sums", "types")),
 ]
 PLAIN = modules(".py")
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))

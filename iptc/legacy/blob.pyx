@@ -607,6 +607,18 @@ cdef class TableScan(Scan):
             if self.walk.chains[i].name == NULL:
                 self.known_policies[self.walk.chains[i].hook] = self.walk.chains[i].policy
 
+    def remember(self, Counts counts not None, list policies not None):
+        """Compare later readings with counters of the ruleset that was read last, which somebody has read in another
+        way since."""
+        cdef size_t i
+        cdef Py_ssize_t number = 0
+        self.rely_on(counts)
+        for i in range(self.walk.chain_count):
+            if self.walk.chains[i].name == NULL:
+                (self.known_policies[self.walk.chains[i].hook].pcnt,
+                 self.known_policies[self.walk.chains[i].hook].bcnt) = policies[number]
+                number += 1
+
     def with_aside(self, Counts counts not None, list policies not None):
         """Return *counts* and *policies*, which `read` returned last, with the last known counters added.
 

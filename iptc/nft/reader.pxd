@@ -56,5 +56,6 @@ cdef struct Lane:
     Writer packets              # a uint64 for each slot
     Writer sizes
     Writer identities
+    Writer handles
     Writer kept                 # the messages of the rules, in the order of the slots
     uint64_t trail              # a digest of the rules of one chain, with their handles

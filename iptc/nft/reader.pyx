@@ -340,14 +340,16 @@ cdef int _take_rule(void *context, const Message *message) noexcept nogil:
     identity = digest_finish(&digest)
     lane.trail = (lane.trail ^ identity ^ handle) * 0x9e3779b97f4a7c15u + handle
     if (not writer_reserve(&lane.packets, 8) or not writer_reserve(&lane.sizes, 8)
-            or not writer_reserve(&lane.identities, 8)):
+            or not writer_reserve(&lane.identities, 8) or not writer_reserve(&lane.handles, 8)):
         return ENOMEM
     (<uint64_t *> (lane.packets.memory + lane.packets.length))[0] = counters.pcnt
     (<uint64_t *> (lane.sizes.memory + lane.sizes.length))[0] = counters.bcnt
     (<uint64_t *> (lane.identities.memory + lane.identities.length))[0] = identity
+    (<uint64_t *> (lane.handles.memory + lane.handles.length))[0] = handle
     lane.packets.length += 8
     lane.sizes.length += 8
     lane.identities.length += 8
+    lane.handles.length += 8
     if lane.ruleset.keep:
         whole = (GENERAL_HEAD + message.length + 3) & ~<size_t> 3
         if not writer_reserve(&lane.kept, whole):
@@ -370,7 +372,7 @@ cdef int _read_rules(Lane *lane, ListedChain *row) noexcept nogil:
     if failed:
         return failed
     for attempt in range(ATTEMPTS):
-        lane.packets.length = lane.sizes.length = lane.identities.length = 8 * row.first
+        lane.packets.length = lane.sizes.length = lane.identities.length = lane.handles.length = 8 * row.first
         lane.kept.length = row.message_first
         lane.trail = 1
         failed = channel_dump(lane.channel, NFT_MSG_GETRULE, lane.ruleset.nfproto, lane.question.memory,
@@ -393,8 +395,8 @@ cdef void *_read_lane(void *context) noexcept nogil:
     cdef ListedChain *row
     cdef bint has_rules
     lane.failed = 0
-    lane.packets.length = lane.sizes.length = lane.identities.length = lane.kept.length = 0
-    lane.packets.failed = lane.sizes.failed = lane.identities.failed = lane.kept.failed = 0
+    lane.packets.length = lane.sizes.length = lane.identities.length = lane.handles.length = lane.kept.length = 0
+    lane.packets.failed = lane.sizes.failed = lane.identities.failed = lane.handles.failed = lane.kept.failed = 0
     for i in range(lane.begin, lane.end):
         row = &_rows(&lane.ruleset.chains)[i]
         has_rules = _has_rules(lane, row)
@@ -481,7 +483,8 @@ cdef int _read_all(Lane *lanes, bint unchanged) noexcept nogil:
         if lanes[0].failed or lanes[1].failed:
             return lanes[0].failed or lanes[1].failed
         if (not _join(&lanes[0].packets, &lanes[1].packets) or not _join(&lanes[0].sizes, &lanes[1].sizes)
-                or not _join(&lanes[0].identities, &lanes[1].identities)):
+                or not _join(&lanes[0].identities, &lanes[1].identities)
+                or not _join(&lanes[0].handles, &lanes[1].handles)):
             return ENOMEM
     else:
         for i in range(count):
@@ -553,6 +556,7 @@ cdef class NftScan(Scan):
             free(lane.packets.memory)
             free(lane.sizes.memory)
             free(lane.identities.memory)
+            free(lane.handles.memory)
             free(lane.kept.memory)
         free(ruleset.filter.memory)
         free(ruleset.chains.rows.memory)
@@ -680,6 +684,26 @@ cdef class NftScan(Scan):
             row = &_rows(&self.ruleset.chains)[i]
             policies.append((row.counters.pcnt, row.counters.bcnt))
         return counts, self.digest, policies
+
+    def outline(self):
+        """Return (generation, [(chain, handle, first slot, end slot, policy or -1)…], handles of the rules) of what was
+        read last.
+
+        The generation is 0 where no single one was read; a handle is 0 where there is no such chain. The handles are
+        bytes of uint64, one a slot.
+        """
+        cdef list rows = []
+        cdef ListedChain *row
+        cdef size_t i
+        for i in range(_row_count(&self.ruleset.chains)):
+            row = &_rows(&self.ruleset.chains)[i]
+            rows.append((<bytes> row.name, row.handle, row.first, row.end, row.policy if row.builtin >= 0 else -1))
+        return (self.ruleset.generation, rows,
+                PyBytes_FromStringAndSize(self.lanes[0].handles.memory, self.lanes[0].handles.length))
+
+    def fileno(self):
+        """Return the descriptor of the socket, -1 once it is closed."""
+        return -1 if self.closed else self.socket.channel.held.fd
 
     def messages(self):
         """Return [(chain, policy or None, (packets, bytes) or None, messages of its rules as bytes)]."""

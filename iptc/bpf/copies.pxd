@@ -1,0 +1,81 @@
+# The counters of a table copied from per-CPU memory, and added up.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from .kernel cimport Map, Program
+from .window cimport Window, copy, head
+
+cdef extern from "sums.h" nogil:
+    struct format:
+        uint32_t size
+        uint32_t packets
+        uint32_t bytes
+    struct spot:
+        uint32_t at
+        uint32_t slot
+    struct sheet:
+        uint32_t first
+        uint32_t copy
+        uint32_t used
+        uint32_t plain
+    struct plan:
+        uint32_t slots
+        uint32_t rules
+        format rule
+        format policy
+        spot *spots
+        uint32_t spot_count
+        sheet *sheets
+        uint32_t sheet_count
+        copy *copies
+        uint32_t copy_count
+    int plan_copies(plan *plan, const uint64_t *addresses, uint32_t slack, uint32_t *order)
+    int sheet_differs(const sheet *sheet, const unsigned char *one, const unsigned char *other)
+    void sum_sheet(const plan *plan, uint32_t number, const unsigned char *memory, uint32_t page, uint32_t stride,
+                   uint32_t cpus, uint64_t *packets, uint64_t *bytes)
+    const unsigned char *page_at(const unsigned char *memory, uint32_t page)
+
+# How a reading ended; a negative number is an errno.
+cdef enum:
+    FINE
+    CHANGED                          # the ruleset is not the one that was learned
+    UNREADABLE                       # of some memory that was learned
+
+# What tells rulesets apart: up to two places in the kernel's memory, and how many blocks were freed.
+cdef struct Marks:
+    uint64_t at[2]                   # addresses, 0: none
+    uint64_t mask[2]
+    uint64_t value[2]
+    bint counts_freed
+    uint64_t freed
+
+cdef class Copies:
+    cdef Window window
+    cdef Map copy_map
+    cdef Map page_map
+    cdef Map head_map
+    cdef Map cpu_map
+    cdef Program polling
+    cdef Program pairing
+    cdef Marks marks
+    cdef plan its
+    cdef uint64_t *packets           # a slot each, rules and then policies
+    cdef uint64_t *bytes
+    cdef uint8_t *dirty              # a sheet each
+    cdef uint32_t stride             # pages of one CPU
+    cdef uint32_t newest             # the half with the newest copies: its first page
+    cdef bint kept                   # all pages are kept until the next reading
+    cdef bint fresh                  # nothing was read yet
+    cdef bint is_new                 # a sum has changed since somebody has set this to False
+
+    cdef void _free(self) noexcept
+    cdef int _room(self, uint32_t slots, uint32_t bytes_each) except -1
+    cdef int _maps(self) except -1
+    cdef int look_at_marks(self, Marks *marks) noexcept nogil
+    cdef int prepare(self, const uint64_t *addresses, uint32_t slots, uint32_t rules, format rule, format policy,
+                     uint32_t slack, Marks *marks, uint64_t sequence) except -1
+    cdef int read(self) noexcept nogil
+    cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *odd) noexcept nogil
+    cdef int _compare(self, uint32_t *first, uint32_t *end, uint32_t base) noexcept nogil
+    cdef int _settle(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil
+    cdef int _settle_pairs(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil

@@ -1,0 +1,284 @@
+# cython: freethreading_compatible=False
+"""The counters of a table, copied from per-CPU memory by a program in the kernel and added up here.
+
+Where the counters are is learned by somebody else, and so is what changes when that does: it is looked at before and
+after each copy. Two halves of the memory are filled in turn. What differs between them has just been counted, and is
+copied again until it stays: so packets and bytes of one rule belong together. Only pages that differ are added up
+again.
+"""
+
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from .window cimport MARKS, PAGE, BANK, BANK_PAGES, poll
+
+from ..errors import Unsupported
+from .kernel import ARRAY
+from .shipped import load
+
+cdef extern from "program.h" nogil:
+    struct pair:
+        uint32_t copy
+        uint32_t cpu
+        uint32_t one
+        uint32_t other
+        uint64_t words[2]
+        uint32_t settled
+        uint32_t failed
+
+cdef enum:
+    COPIES_AT_ONCE = 1 << 22         # a loop of the kernel ends after 1 << 23
+    ROUNDS = 3                       # copies of what has just been counted
+    ROUNDS_ODD = 8                   # where a sequence count says that a CPU was counting
+    PAIRS = 512                      # that are read one by one in a reading
+
+# The most memory that copies take: if two of each page of each CPU are more, pages are copied and added up in pieces
+# of the smaller size, all of them each time.
+MOST_MEMORY = 64 << 20
+PIECE = 4 << 20
+
+
+cdef class Copies:
+    """The copies of one table's counters, and their sums."""
+
+    def __init__(self, Window window not None):
+        """Copy what stands in the memory that *window* looks at."""
+        self.window = window
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        free(self.its.spots)
+        free(self.its.sheets)
+        free(self.its.copies)
+        free(self.packets)
+        free(self.dirty)
+        memset(&self.its, 0, sizeof(self.its))
+        self.packets = self.bytes = NULL
+        self.dirty = NULL
+
+    cdef int _room(self, uint32_t slots, uint32_t bytes_each) except -1:
+        """Room for a plan of so many slots."""
+        cdef size_t count = slots + 1
+        cdef size_t sheets = count * bytes_each // (PAGE // 2) + 2
+        self._free()
+        self.its.spots = <spot *> malloc(count * sizeof(spot))
+        self.its.sheets = <sheet *> calloc(sheets + 1, sizeof(sheet))
+        self.its.copies = <copy *> malloc(count * sizeof(copy))
+        self.packets = <uint64_t *> calloc(2 * count, sizeof(uint64_t))
+        self.dirty = <uint8_t *> calloc(sheets, 1)
+        if (self.its.spots == NULL or self.its.sheets == NULL or self.its.copies == NULL or self.packets == NULL
+                or self.dirty == NULL):
+            self._free()
+            raise MemoryError
+        self.bytes = self.packets + count
+        return 0
+
+    cdef int prepare(self, const uint64_t *addresses, uint32_t slots, uint32_t rules, format rule, format policy,
+                     uint32_t slack, Marks *marks, uint64_t sequence) except -1:
+        """Copy from *addresses* from now on: one for each slot, of rules and then of policies, 0 for none."""
+        cdef uint32_t *order = <uint32_t *> malloc((2 * <size_t> slots + 1) * sizeof(uint32_t))
+        cdef int failed
+        cdef head *what
+        if order == NULL:
+            raise MemoryError
+        try:
+            self._room(slots, max(rule.size, policy.size) + slack)
+            self.its.slots, self.its.rules, self.its.rule, self.its.policy = slots, rules, rule, policy
+            with nogil:
+                failed = plan_copies(&self.its, addresses, slack, order)
+        finally:
+            free(order)
+        if failed:
+            raise Unsupported("two rules have one counter")
+        self.marks = marks[0]
+        self.fresh = self.is_new = True
+        self._maps()
+        memcpy(self.copy_map.memory, self.its.copies, self.its.copy_count * sizeof(copy))
+        memcpy(self.cpu_map.memory, self.window.offsets, self.window.cpus * sizeof(uint64_t))
+        what = <head *> self.head_map.memory
+        what.mark[0], what.mark[1] = marks.at[0], marks.at[1]
+        what.sequence, what.copies = sequence, self.its.copy_count
+        return 0
+
+    cdef int _maps(self) except -1:
+        """Maps that are large enough, and the programs that use them."""
+        cdef size_t cpus = self.window.cpus
+        cdef size_t pages = 2 * cpus * self.its.sheet_count, copies = self.its.copy_count
+        self.kept = pages * PAGE <= <size_t> MOST_MEMORY
+        self.stride = self.its.sheet_count
+        if not self.kept:
+            self.stride = max(<size_t> 1, <size_t> PIECE // (2 * cpus * PAGE))
+            pages = 2 * cpus * self.stride
+        self.newest = 0
+        banks = (pages + BANK_PAGES - 1) // BANK_PAGES or 1
+        if self.polling is not None and self.page_map.entries >= banks and self.copy_map.entries >= copies:
+            return 0
+        # some more, so that a few more rules need no others
+        self.copy_map = Map(ARRAY, sizeof(copy), copies + copies // 4 + 16, True, "iptc_copies")
+        self.page_map = Map(ARRAY, BANK, banks + banks // 4, True, "iptc_pages")
+        self.head_map = Map(ARRAY, sizeof(head), 1, True, "iptc_head")
+        self.cpu_map = Map(ARRAY, sizeof(uint64_t), cpus, True, "iptc_cpus")
+        maps = {"copies": self.copy_map, "pages": self.page_map, "head": self.head_map, "cpus": self.cpu_map,
+                "freed": self.window.freed}
+        self.polling = load("poll", maps)
+        self.pairing = load("pair", maps)
+        return 0
+
+    # ------------------------------------------------------------------ reading
+
+    cdef int look_at_marks(self, Marks *marks) noexcept nogil:
+        """Put into *marks* what they are now. `FINE`, or a negative errno."""
+        cdef poll request
+        cdef uint32_t result, i
+        cdef int failed
+        cdef head *what = <head *> self.head_map.memory
+        what.mark[0], what.mark[1] = marks.at[0], marks.at[1]
+        memset(&request, 0, sizeof(request))
+        failed = self.polling.run_in(&request, sizeof(request), &result)
+        if failed:
+            return failed
+        for i in range(<uint32_t> MARKS):
+            marks.value[i] = request.after[i] & marks.mask[i]
+        marks.freed = request.freed_after
+        return FINE
+
+    cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *odd) noexcept nogil:
+        """Copy the sheets from *first* to *end*, which begin with the first one of that half."""
+        cdef poll request
+        cdef uint32_t at = first, stop, i, result
+        cdef int failed
+        while True:
+            stop = at
+            while stop < end and (stop == at or (self.its.sheets[stop + 1].copy - self.its.sheets[at].copy)
+                                  * <uint64_t> self.window.cpus <= COPIES_AT_ONCE):
+                stop += 1
+            memset(&request, 0, sizeof(request))
+            request.first = self.its.sheets[at].copy
+            request.count = self.its.sheets[stop].copy - request.first
+            request.cpus = self.window.cpus
+            request.page, request.stride = half, self.stride
+            failed = self.polling.run_in(&request, sizeof(request), &result)
+            if failed:
+                return failed
+            for i in range(<uint32_t> MARKS):
+                if ((request.before[i] ^ self.marks.value[i]) & self.marks.mask[i]
+                        or (request.after[i] ^ self.marks.value[i]) & self.marks.mask[i]):
+                    return CHANGED
+            if self.marks.counts_freed and (request.freed_before != self.marks.freed
+                                            or request.freed_after != self.marks.freed):
+                return CHANGED
+            if request.failed:
+                return UNREADABLE
+            odd[0] |= request.odd
+            at = stop
+            if at >= end:
+                return FINE
+
+    cdef int _compare(self, uint32_t *first, uint32_t *end, uint32_t base) noexcept nogil:
+        """Make the range from *first* to *end* smaller: to what differs between the two halves, which is dirty."""
+        cdef uint32_t number, cpu, low = end[0], high = first[0], page
+        cdef uint32_t other = self.window.cpus * self.stride
+        cdef const unsigned char *memory = self.page_map.memory
+        for number in range(first[0], end[0]):
+            for cpu in range(self.window.cpus):
+                page = number - base + cpu * self.stride
+                if self.fresh or sheet_differs(&self.its.sheets[number], page_at(memory, page),
+                                               page_at(memory, page + other)):
+                    self.dirty[number] = 1
+                    low = min(low, number)
+                    high = number + 1
+                    break
+        first[0], end[0] = low, max(low, high)
+        return 0
+
+    cdef int _settle(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
+        """Copy again what has just been counted, until it stays."""
+        cdef uint32_t other = self.window.cpus * self.stride, odd
+        cdef int rounds = 0, failed
+        cdef uint32_t its_first = first, its_end = end
+        self._compare(&first, &end, base)
+        self.fresh = False
+        while first < end:
+            odd = 0
+            # without a sum: a half is the other's page number less
+            failed = self._poll(first, end, (other - self.newest) - base, &odd)
+            if failed:
+                return failed
+            self.newest = other - self.newest
+            its_first, its_end = first, end
+            self._compare(&first, &end, base)
+            rounds += 1
+            if odd and first >= end and rounds < ROUNDS_ODD:
+                first, end = its_first, its_end
+            elif first < end and rounds >= ROUNDS:
+                return self._settle_pairs(first, end, base)
+        return FINE
+
+    cdef int _settle_pairs(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
+        """Read one by one what never stays as long as a copy takes."""
+        cdef uint32_t other = self.window.cpus * self.stride
+        cdef uint32_t number, cpu, page, k, result, left = PAIRS, at
+        cdef unsigned char *memory = self.page_map.memory
+        cdef unsigned char *here
+        cdef const unsigned char *there
+        cdef const format *its
+        cdef pair request
+        cdef int failed
+        for number in range(first, end):
+            for cpu in range(self.window.cpus):
+                page = number - base + cpu * self.stride
+                here = <unsigned char *> page_at(memory, page + self.newest)
+                there = page_at(memory, page + (other - self.newest))
+                request.copy = self.its.sheets[number].copy
+                for k in range(self.its.sheets[number].first, self.its.sheets[number + 1].first):
+                    at = self.its.spots[k].at % PAGE
+                    its = &self.its.rule if self.its.spots[k].slot < self.its.rules else &self.its.policy
+                    if memcmp(here + at, there + at, its.size) == 0:
+                        continue
+                    if not left:
+                        return FINE
+                    left -= 1
+                    while (self.its.copies[request.copy].begin + self.its.copies[request.copy].size <= at
+                            and request.copy + 1 < self.its.sheets[number + 1].copy):
+                        request.copy += 1
+                    at -= self.its.copies[request.copy].begin
+                    request.cpu, request.one, request.other = cpu, at + its.bytes, at + its.packets
+                    failed = self.pairing.run_in(&request, sizeof(request), &result)
+                    if failed:
+                        return failed
+                    if request.failed:
+                        return UNREADABLE
+                    at = self.its.spots[k].at % PAGE
+                    memcpy(here + at + its.bytes, &request.words[0], 8)
+                    memcpy(here + at + its.packets, &request.words[1], 8)
+        # those were read of what was learned only if nothing has changed by now
+        return self._poll(first, first, self.newest - base, &result)
+
+    cdef int read(self) noexcept nogil:
+        """Bring the sums up to date. `FINE`, or why they are not of the ruleset that was learned."""
+        cdef uint32_t first = 0, end, number, odd = 0
+        cdef uint32_t other = self.window.cpus * self.stride
+        cdef int failed
+        while True:
+            end = self.its.sheet_count if self.kept else min(first + self.stride, self.its.sheet_count)
+            if not self.kept:
+                self.fresh = True
+            # into the half with the older copies
+            self.newest = other - self.newest
+            failed = self._poll(first, end, self.newest - first, &odd)
+            if not failed:
+                failed = self._settle(first, end, first)
+            if failed:
+                self.fresh = True
+                return failed
+            for number in range(first, end):
+                if self.dirty[number]:
+                    self.dirty[number] = 0
+                    self.is_new = True
+                    sum_sheet(&self.its, number, self.page_map.memory, self.newest + number - first, self.stride,
+                              self.window.cpus, self.packets, self.bytes)
+            first = end
+            if first >= self.its.sheet_count:
+                return FINE

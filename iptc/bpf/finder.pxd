@@ -1,0 +1,19 @@
+# Finds where the counters of a table are. Each back end has one of its own, which is derived from this.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from .copies cimport Marks, format
+
+cdef class Finder:
+    cdef format rule
+    cdef format policy
+    cdef uint32_t slack              # bytes between two counters that may be copied with them
+    cdef uint64_t sequence           # per-CPU address of a count that is odd while counters change; 0: none
+    cdef Py_ssize_t rules            # that were found
+
+    cdef int mark(self, Marks *marks) except -1
+    cdef int find(self) except -1
+    cdef bint is_known(self) except -1
+    cdef int keep(self) except -1
+    cdef bytes addresses(self)
+    cdef bytes places(self, object scan, Marks *marks)

@@ -1,0 +1,14 @@
+"""What `bpf.nft` gives to the rest of the package."""
+
+from .finder import Finder
+from .window import Window
+
+class Walk:
+    """A walk over one table."""
+
+    def __init__(self, window: Window, nfproto: int, table: str, descriptor: int) -> None: ...
+
+class NftFinder(Finder):
+    """Finds where the counters of a table of nf_tables are."""
+
+    def __init__(self, window: Window, nfproto: int, table: str, descriptor: int) -> None: ...

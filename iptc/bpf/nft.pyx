@@ -1,0 +1,557 @@
+# cython: freethreading_compatible=False
+"""Where the counters of a table of nf_tables are: found in the kernel's memory, from the network namespace on.
+
+The walk follows what packets follow: each chain has its rules in one piece of memory, with their expressions one after
+the other. What it found is of one generation of the ruleset or is thrown away, and is used only if another reader finds
+the same chains, with the same rules by their handles.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EFAULT, ENOMEM
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset, strcmp
+
+from .._core cimport netns_cookie
+from .._linux cimport strnlen
+from .copies cimport Marks, format
+from .finder cimport Finder
+from .window cimport Window
+
+from ..errors import Unsupported
+from .btf import ask
+
+cdef enum:
+    MOST_NAME = 256                  # NFT_NAME_MAXLEN
+    IS_BASE = 1                      # NFT_CHAIN_BASE
+    IS_OWNED = 2                     # NFT_TABLE_F_OWNER
+    MOST_CHAINS = 1 << 22
+    MOST_TABLES = 1 << 16
+    MOST_EXPRESSIONS = 128           # of a rule
+    MOST_KINDS = 64
+    MOST_COUNTER = 64                # bytes of one
+    ROOM = 512                       # of a structure that is looked at
+
+# In what the kernel's structures are looked at: (kind of question, type, member), of the module nf_tables where they
+# are its own.
+_KERNELS = (
+    ("member", "net", "gen"), ("member", "net", "net_cookie"), ("member", "net", "nft.gencursor"),
+    ("member", "net_generic", "s.len"), ("member", "net_generic", "ptr"),
+    ("member", "socket", "sk"), ("member", "sock", "__sk_common.skc_net.net"),
+)
+_OURS = (
+    ("member", "nftables_pernet", "tables"),
+    ("size", "nft_table"), ("member", "nft_table", "list"), ("member", "nft_table", "chains"),
+    ("member", "nft_table", "name"), ("member", "nft_table", "handle"), ("bits", "nft_table", "family"),
+    ("bits", "nft_table", "flags"), ("bits", "nft_table", "genmask"),
+    ("size", "nft_chain"), ("member", "nft_chain", "list"), ("member", "nft_chain", "blob_gen_0"),
+    ("member", "nft_chain", "blob_gen_1"), ("member", "nft_chain", "name"), ("member", "nft_chain", "handle"),
+    ("bits", "nft_chain", "flags"), ("bits", "nft_chain", "genmask"),
+    ("member", "nft_base_chain", "chain"), ("member", "nft_base_chain", "stats"),
+    ("member", "nft_base_chain", "policy"),
+    ("member", "nft_rule_blob", "size"), ("member", "nft_rule_blob", "data"),
+    ("bits", "nft_rule_dp", "is_last"), ("bits", "nft_rule_dp", "dlen"), ("bits", "nft_rule_dp", "handle"),
+    ("member", "nft_rule_dp", "data"),
+    ("member", "nft_expr", "ops"), ("member", "nft_expr", "data"),
+    ("member", "nft_expr_ops", "size"), ("member", "nft_expr_ops", "type"), ("member", "nft_expr_type", "name"),
+    ("size", "nft_counter_percpu_priv"), ("member", "nft_counter_percpu_priv", "counter"),
+    ("size", "nft_counter"), ("member", "nft_counter", "packets"), ("member", "nft_counter", "bytes"),
+    ("size", "nft_stats"), ("member", "nft_stats", "pkts"), ("member", "nft_stats", "bytes"),
+)
+
+cdef struct Field:
+    uint32_t at                      # offset, in bytes or of a bit-field in bits
+    uint32_t width                   # of a bit-field, in bits
+
+cdef struct Where:
+    # of the kernel
+    uint32_t net_gen, net_cookie, gencursor, base_seq, generic_count, generic, socket_sock, sock_net
+    bint seq_is_ours                 # base_seq is in nftables_pernet
+    # of nf_tables
+    uint32_t tables
+    uint32_t table_size, table_list, table_chains, table_name, table_handle
+    Field table_family, table_flags, table_genmask
+    uint32_t chain_size, chain_list, chain_name, chain_handle
+    uint32_t blobs[2]
+    Field chain_flags, chain_genmask
+    uint32_t base_chain, base_stats, base_policy
+    uint32_t blob_size, blob_data
+    Field rule_last, rule_length, rule_handle
+    uint32_t rule_data
+    uint32_t ops, data, ops_size, ops_type, type_name
+    uint32_t private_size, private_counter
+    format counter, stats
+
+# One kind of expression.
+cdef struct Kind:
+    uint64_t ops
+    uint32_t size                    # of the expression
+    bint is_counter
+
+cdef struct Found:
+    uint64_t handle
+    uint64_t stats                   # per-CPU address of the policy's counter, 0: none
+    uint32_t first, end              # its rules
+    int policy                       # -1: not of a base chain
+    char name[256]
+
+cdef struct RuleFound:
+    uint64_t handle
+    uint64_t counter                 # per-CPU address, 0: none
+
+
+cdef int _locate(Where *where) except -1:
+    """Ask the kernel's BTF where everything is."""
+    (gen, _), (cookie, _), (cursor, _), (count, _), (generic, _), (sock, _), (net, _) = ask(_KERNELS, "nf_tables")
+    where.net_gen, where.net_cookie, where.gencursor = gen, cookie, cursor
+    where.generic_count, where.generic, where.socket_sock, where.sock_net = count, generic, sock, net
+    try:
+        where.base_seq = ask((("member", "net", "nft.base_seq"),), "nf_tables")[0][0]
+        where.seq_is_ours = False
+    except Unsupported:
+        where.base_seq = ask((("member", "nftables_pernet", "base_seq"),), "nf_tables")[0][0]
+        where.seq_is_ours = True
+    found = {question[1:]: answer for question, answer in zip(_OURS, ask(_OURS, "nf_tables"))}
+
+    def at(*names):
+        return found[names] if len(names) == 1 else found[names][0]
+
+    where.tables = at("nftables_pernet", "tables")
+    where.table_size, where.table_list = at("nft_table"), at("nft_table", "list")
+    where.table_chains, where.table_name = at("nft_table", "chains"), at("nft_table", "name")
+    where.table_handle = at("nft_table", "handle")
+    where.table_family = _field(found["nft_table", "family"])
+    where.table_flags = _field(found["nft_table", "flags"])
+    where.table_genmask = _field(found["nft_table", "genmask"])
+    where.chain_size, where.chain_list = at("nft_chain"), at("nft_chain", "list")
+    where.blobs[0], where.blobs[1] = at("nft_chain", "blob_gen_0"), at("nft_chain", "blob_gen_1")
+    where.chain_name, where.chain_handle = at("nft_chain", "name"), at("nft_chain", "handle")
+    where.chain_flags = _field(found["nft_chain", "flags"])
+    where.chain_genmask = _field(found["nft_chain", "genmask"])
+    where.base_chain, where.base_stats = at("nft_base_chain", "chain"), at("nft_base_chain", "stats")
+    where.base_policy = at("nft_base_chain", "policy")
+    where.blob_size, where.blob_data = at("nft_rule_blob", "size"), at("nft_rule_blob", "data")
+    where.rule_last = _field(found["nft_rule_dp", "is_last"])
+    where.rule_length = _field(found["nft_rule_dp", "dlen"])
+    where.rule_handle = _field(found["nft_rule_dp", "handle"])
+    where.rule_data = at("nft_rule_dp", "data")
+    where.ops, where.data = at("nft_expr", "ops"), at("nft_expr", "data")
+    where.ops_size, where.ops_type = at("nft_expr_ops", "size"), at("nft_expr_ops", "type")
+    where.type_name = at("nft_expr_type", "name")
+    where.private_size = at("nft_counter_percpu_priv")
+    where.private_counter = at("nft_counter_percpu_priv", "counter")
+    where.counter.size = at("nft_counter")
+    where.counter.packets, where.counter.bytes = at("nft_counter", "packets"), at("nft_counter", "bytes")
+    where.stats.size = at("nft_stats")
+    where.stats.packets, where.stats.bytes = at("nft_stats", "pkts"), at("nft_stats", "bytes")
+    words = [found["nft_counter", "packets"], found["nft_counter", "bytes"], found["nft_stats", "pkts"],
+             found["nft_stats", "bytes"], found["nft_counter_percpu_priv", "counter"]]
+    if (any(size != 8 for _, size in words) or max(where.table_size, where.chain_size) > ROOM
+            or max(where.counter.size, where.stats.size) > MOST_COUNTER):
+        raise Unsupported("this kernel's nf_tables lays out its counters in a way that iptc does not know")
+    return 0
+
+
+cdef Field _field(tuple found):
+    cdef Field field
+    field.at, field.width = found
+    return field
+
+
+cdef inline uint64_t _bits(const char *memory, Field field) noexcept nogil:
+    """The number in a bit-field, which lies within eight bytes that begin at a byte."""
+    cdef uint64_t word = 0
+    memcpy(&word, memory + field.at // 8, (field.at % 8 + field.width + 7) // 8)
+    word >>= field.at % 8
+    return word & ((<uint64_t> 1 << field.width) - 1)
+
+
+cdef inline uint64_t _word(const char *memory, uint32_t at) noexcept nogil:
+    cdef uint64_t found
+    memcpy(&found, memory + at, 8)
+    return found
+
+
+cdef class Walk:
+    """A walk over one table: its chains, and the handle and the counter of each rule."""
+
+    cdef Window window
+    cdef Where where
+    cdef uint64_t net                # addresses in the kernel
+    cdef uint64_t pernet
+    cdef uint64_t table
+    cdef uint8_t family
+    cdef bytes name
+    cdef const char *name_text
+    cdef uint64_t table_handle
+    cdef bint is_owned               # a process owns the table, and it goes with that
+    cdef Found *chains
+    cdef uint32_t chain_count, chain_room
+    cdef RuleFound *rules
+    cdef uint32_t rule_count, rule_room
+    cdef char *blob
+    cdef size_t blob_room
+    cdef Kind kinds[64]
+    cdef uint32_t kind_count
+
+    def __dealloc__(self):
+        free(self.chains)
+        free(self.rules)
+        free(self.blob)
+
+    def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
+        """Find the network namespace of the socket *descriptor*, and what nf_tables has of it."""
+        cdef Where *where = &self.where
+        self.window, self.family, self.name = window, nfproto, table.encode()
+        self.name_text = self.name
+        _locate(where)
+        self._find_net(descriptor)
+
+    cdef int _find_net(self, int descriptor) except -1:
+        """From the socket to its namespace, and to what nf_tables keeps for that."""
+        cdef Where *where = &self.where
+        cdef uint64_t socket = self.window.private_of(descriptor)
+        cdef uint64_t sock = self.window.word(socket + where.socket_sock)
+        self.net = self.window.word(sock + where.sock_net)
+        if not self.net or self.window.word(self.net + where.net_cookie) != netns_cookie(descriptor):
+            raise Unsupported("the kernel's sockets are not laid out as its BTF says")
+        self._find_ours()
+        if where.seq_is_ours and not self.pernet:
+            raise Unsupported("there is no such table, and this kernel numbers rulesets where only a table leads to")
+        return 0
+
+    cdef void _find_ours(self) noexcept nogil:
+        """Find what nf_tables keeps for the namespace, where it has such a table.
+
+        In which slot that is, no symbol says: it is the one whose list has a table of that name.
+        """
+        cdef Where *where = &self.where
+        cdef uint64_t generic = self.window.word(self.net + where.net_gen), place
+        cdef uint32_t i, count = <uint32_t> self.window.word(generic + where.generic_count)
+        for i in range(1, min(count, <uint32_t> 4096)):
+            place = self.window.word(generic + where.generic + 8 * <uint64_t> i)
+            if place > 4096 and self._find_table(place):
+                self.pernet = place
+                return
+
+    cdef uint64_t seq_at(self) noexcept nogil:
+        """Where the number of the ruleset is."""
+        return (self.pernet if self.where.seq_is_ours else self.net) + self.where.base_seq
+
+    cdef uint64_t _find_table(self, uint64_t pernet) noexcept nogil:
+        """The address of the table, if *pernet* is what nf_tables keeps for a namespace; 0 if not."""
+        cdef Where *where = &self.where
+        cdef uint64_t first = pernet + where.tables, at, before = first
+        cdef char memory[ROOM]
+        cdef char name[MOST_NAME]
+        cdef int _i
+        at = self.window.word(first)
+        for _i in range(MOST_TABLES):
+            if at == first or at < 4096:
+                return 0
+            if (self.window.look(at - where.table_list, memory, where.table_size)
+                    or _word(memory, where.table_list + 8) != before):
+                return 0
+            if (_bits(memory, where.table_family) == self.family
+                    and self._name_at(_word(memory, where.table_name), name) and strcmp(name, self.name_text) == 0
+                    and not _bits(memory, where.table_genmask) & self.genmask()):
+                self.table_handle = _word(memory, where.table_handle)
+                self.is_owned = (_bits(memory, where.table_flags) & IS_OWNED) != 0
+                return at - where.table_list
+            before = at
+            at = _word(memory, where.table_list)
+        return 0
+
+    cdef uint64_t genmask(self) noexcept nogil:
+        """The bit of what is not of the generation that is in use."""
+        return <uint64_t> 1 << (self.window.word(self.net + self.where.gencursor) & 1)
+
+    cdef bint _name_at(self, uint64_t at, char *name) noexcept nogil:
+        """Copy the text at an address; nothing is read of the page behind it unless the text goes on there."""
+        cdef size_t done = 0, part
+        if at < 4096:
+            return False
+        while done < MOST_NAME:
+            part = min(<size_t> MOST_NAME - done, 4096 - (at + done) % 4096)
+            if self.window.look(at + done, name + done, part):
+                return False
+            if strnlen(name + done, part) < part:
+                return True
+            done += part
+        return False
+
+    cdef int walk(self) noexcept nogil:
+        """Find all chains and rules: none where there is no such table. 0, EFAULT where it does not add up, or ENOMEM.
+        """
+        cdef Where *where = &self.where
+        cdef uint64_t head, at, before, genmask = self.genmask()
+        cdef char memory[ROOM]
+        cdef int failed, _i
+        cdef Found *chain
+        self.chain_count = self.rule_count = self.kind_count = 0
+        self.table_handle = 0
+        self.is_owned = False
+        if not self.pernet:
+            self._find_ours()
+        if not self.pernet:
+            return 0                 # there is no such table
+        self.table = self._find_table(self.pernet)
+        if not self.table:
+            return 0
+        head = before = self.table + where.table_chains
+        at = self.window.word(head)
+        for _i in range(MOST_CHAINS):
+            if at == head:
+                return 0
+            if (at < 4096 or self.window.look(at - where.chain_list, memory, where.chain_size)
+                    or _word(memory, where.chain_list + 8) != before):
+                return EFAULT
+            # one that is being made, or was deleted, is none
+            if not _bits(memory, where.chain_genmask) & genmask:
+                chain = self._add_chain()
+                if chain == NULL:
+                    return ENOMEM
+                failed = self._walk_chain(chain, at - where.chain_list, memory, genmask)
+                if failed:
+                    return failed
+            before = at
+            at = _word(memory, where.chain_list)
+        return EFAULT
+
+    cdef Found *_add_chain(self) noexcept nogil:
+        cdef Found *more
+        if self.chain_count == self.chain_room:
+            more = <Found *> realloc(self.chains, (2 * <size_t> self.chain_room + 16) * sizeof(Found))
+            if more == NULL:
+                return NULL
+            self.chains = more
+            self.chain_room = 2 * self.chain_room + 16
+        memset(&self.chains[self.chain_count], 0, sizeof(Found))
+        self.chain_count += 1
+        return &self.chains[self.chain_count - 1]
+
+    cdef int _walk_chain(self, Found *chain, uint64_t address, const char *memory, uint64_t genmask) noexcept nogil:
+        """One chain, and its rules."""
+        cdef Where *where = &self.where
+        cdef uint64_t blob, size = 0, base = address - where.base_chain
+        chain.handle = _word(memory, where.chain_handle)
+        chain.policy = -1
+        chain.first = chain.end = self.rule_count
+        if not self._name_at(_word(memory, where.chain_name), chain.name):
+            return EFAULT
+        if _bits(memory, where.chain_flags) & IS_BASE:
+            chain.stats = self.window.word(base + where.base_stats)
+            chain.policy = self.window.word(base + where.base_policy) & 0xff
+        # the lowest bit of the cursor says which of the two is in use
+        blob = _word(memory, where.blobs[0 if genmask == 1 else 1])
+        if not blob:
+            return 0
+        size = self.window.word(blob + where.blob_size)
+        if size > <uint64_t> 1 << 32:
+            return EFAULT
+        if size + 64 > self.blob_room:
+            free(self.blob)
+            self.blob_room = size + size // 4 + 4096
+            self.blob = <char *> malloc(self.blob_room)
+            if self.blob == NULL:
+                self.blob_room = 0
+                return ENOMEM
+        if size and self.window.look(blob + where.blob_data, self.blob, size):
+            return EFAULT
+        chain.end = chain.first
+        return self._walk_rules(chain, size)
+
+    cdef int _walk_rules(self, Found *chain, size_t size) noexcept nogil:
+        """The rules in `blob`."""
+        cdef Where *where = &self.where
+        cdef RuleFound *more
+        cdef RuleFound *rule
+        cdef size_t at = 0, length
+        while at < size:
+            if size - at < where.rule_data:
+                return EFAULT
+            if _bits(self.blob + at, where.rule_last):
+                return 0 if size - at <= 64 else EFAULT
+            length = _bits(self.blob + at, where.rule_length)
+            if length > size - at - where.rule_data:
+                return EFAULT
+            if self.rule_count == self.rule_room:
+                more = <RuleFound *> realloc(self.rules, (2 * <size_t> self.rule_room + 256) * sizeof(RuleFound))
+                if more == NULL:
+                    return ENOMEM
+                self.rules = more
+                self.rule_room = 2 * self.rule_room + 256
+            rule = &self.rules[self.rule_count]
+            rule.handle = _bits(self.blob + at, where.rule_handle)
+            if not self._find_counter(self.blob + at + where.rule_data, length, &rule.counter):
+                return EFAULT
+            self.rule_count += 1
+            chain.end = self.rule_count
+            at += where.rule_data + length
+        return 0
+
+    cdef bint _find_counter(self, const char *expressions, size_t length, uint64_t *counter) noexcept nogil:
+        """The address of the first counter of a rule, 0 if it has none; False where the rule does not add up."""
+        cdef Where *where = &self.where
+        cdef const Kind *kind
+        cdef size_t at = 0
+        counter[0] = 0
+        while at < length:
+            if length - at < where.data:
+                return False
+            kind = self._kind(_word(expressions + at, where.ops))
+            if kind == NULL or kind.size < where.data or kind.size > length - at:
+                return False
+            if kind.is_counter and not counter[0]:
+                if kind.size < where.data + where.private_size:
+                    return False
+                counter[0] = _word(expressions + at, where.data + where.private_counter)
+                if not counter[0]:
+                    return False
+            at += kind.size
+        return at == length
+
+    cdef const Kind *_kind(self, uint64_t ops) noexcept nogil:
+        """What kind of expression it is whose operations stand at that address."""
+        cdef Where *where = &self.where
+        cdef Kind *kind
+        cdef char name[MOST_NAME]
+        cdef uint64_t type_at
+        cdef uint32_t i
+        for i in range(self.kind_count):
+            if self.kinds[i].ops == ops:
+                return &self.kinds[i]
+        if self.kind_count == MOST_KINDS:
+            self.kind_count = 0
+        type_at = self.window.word(ops + where.ops_type)
+        if ops < 4096 or type_at < 4096 or not self._name_at(self.window.word(type_at + where.type_name), name):
+            return NULL
+        kind = &self.kinds[self.kind_count]
+        kind.ops = ops
+        kind.size = <uint32_t> self.window.word(ops + where.ops_size)
+        kind.is_counter = strcmp(name, b"counter") == 0
+        self.kind_count += 1
+        return kind
+
+    # ------------------------------------------------------------------ what was found
+
+    cdef Walk again(self):
+        """Return another walk over the same table."""
+        cdef Walk other = Walk.__new__(Walk)
+        other.window, other.where, other.net, other.pernet = self.window, self.where, self.net, self.pernet
+        other.family, other.name = self.family, self.name
+        other.name_text = other.name
+        return other
+
+    cdef bint is_like(self, Walk other) noexcept:
+        """Whether the other walk has found the same: no rule ever changes but by getting another handle."""
+        cdef uint32_t i
+        cdef const Found *one
+        cdef const Found *two
+        if (self.table_handle != other.table_handle or self.chain_count != other.chain_count
+                or self.rule_count != other.rule_count):
+            return False
+        for i in range(self.chain_count):
+            one, two = &self.chains[i], &other.chains[i]
+            if (one.handle != two.handle or one.stats != two.stats or one.policy != two.policy
+                    or one.first != two.first or one.end != two.end or strcmp(one.name, two.name) != 0):
+                return False
+        return not self.rule_count or memcmp(self.rules, other.rules, self.rule_count * sizeof(RuleFound)) == 0
+
+    cdef bytes places(self, list rows, bytes handles):
+        """Return which of the rules each slot has, and which of the chains each policy, behind the rules: int32, -1 for
+        none. None if these are not the chains and rules that were found.
+
+        *rows* and *handles* are what `NftScan.outline` says.
+        """
+        cdef dict by_handle = {}
+        cdef const uint64_t *handle = <const uint64_t *> PyBytes_AS_STRING(handles)
+        cdef Py_ssize_t slots = PyBytes_GET_SIZE(handles) // 8, i, slot, policies = 0, first, end
+        cdef bytes placed
+        cdef int32_t *place
+        cdef Found *chain
+        for i in range(self.chain_count):
+            by_handle[self.chains[i].handle] = i
+        for _, _, _, _, policy in rows:
+            policies += policy >= 0
+        placed = PyBytes_FromStringAndSize(NULL, 4 * (slots + policies))
+        place = <int32_t *> PyBytes_AS_STRING(placed)
+        policies = slots
+        for name, number, first, end, policy in rows:
+            i = by_handle.get(number, -1) if number else -1
+            if i < 0 and (number or end > first):
+                return None
+            if i >= 0:
+                chain = &self.chains[i]
+                if (<Py_ssize_t> (chain.end - chain.first) != end - first or chain.name != <bytes> name or end > slots
+                        or policy >= 0 and policy != chain.policy):
+                    return None
+                for slot in range(first, end):
+                    place[slot] = <int32_t> (chain.first + slot - first)
+                    if self.rules[place[slot]].handle != handle[slot]:
+                        return None
+            if policy >= 0:
+                place[policies] = <int32_t> (self.rule_count + i) if i >= 0 else -1
+                policies += 1
+        return placed
+
+
+cdef class NftFinder(Finder):
+    """Finds where the counters of a table of nf_tables are."""
+
+    cdef Walk found                  # what was found last
+    cdef Walk kept
+    cdef bint keeps
+
+    def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
+        """*descriptor*: a socket in the table's network namespace."""
+        self.found = Walk(window, nfproto, table, descriptor)
+        self.kept = self.found.again()
+        self.keeps = False
+        self.rule, self.policy = self.found.where.counter, self.found.where.stats
+        self.slack = 0
+        self.sequence = 0
+
+    cdef int mark(self, Marks *marks) except -1:
+        memset(marks, 0, sizeof(marks[0]))
+        # the number of the ruleset, and which of two generations is in use
+        marks.at[0] = self.found.seq_at()
+        marks.mask[0] = 0xffffffff
+        marks.at[1] = self.found.net + self.found.where.gencursor
+        marks.mask[1] = 0xff
+        return 0
+
+    cdef int find(self) except -1:
+        cdef int failed
+        with nogil:
+            failed = self.found.walk()
+        self.rules = self.found.rule_count
+        if not failed and self.found.is_owned:
+            raise Unsupported("a process owns the table, and it goes with that process without a new generation")
+        return failed
+
+    cdef bint is_known(self) except -1:
+        return self.keeps and self.found.is_like(self.kept)
+
+    cdef int keep(self) except -1:
+        self.found, self.kept = self.kept, self.found
+        self.found.pernet = self.kept.pernet
+        self.keeps = True
+        return 0
+
+    cdef bytes addresses(self):
+        cdef Walk found = self.found
+        cdef uint32_t i
+        cdef bytes made = PyBytes_FromStringAndSize(NULL, 8 * (<Py_ssize_t> found.rule_count + found.chain_count))
+        cdef uint64_t *address = <uint64_t *> PyBytes_AS_STRING(made)
+        for i in range(found.rule_count):
+            address[i] = found.rules[i].counter
+        for i in range(found.chain_count):
+            address[found.rule_count + i] = found.chains[i].stats
+        return made
+
+    cdef bytes places(self, object scan, Marks *marks):
+        cdef uint64_t generation
+        generation, rows, handles = scan.outline()
+        # a table that nobody has made has no rules and no chains
+        return self.found.places(rows, handles) if generation == marks.value[0] else None

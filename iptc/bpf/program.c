@@ -1,0 +1,300 @@
+/* What the kernel does for a reader of counters: it copies the memory that it is told to copy, and counts what is freed.
+   It writes nothing that is the kernel's own.
+
+   `scripts/bpf` makes program.bin of it, which is what is loaded. Nothing in here knows how a structure of the kernel is
+   laid out: addresses and offsets are in the maps, and who fills them in asks the kernel's BTF. */
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include "program.h"
+
+#define SEC(name) __attribute__((section(name), used))
+#define inline_always inline __attribute__((always_inline))
+
+static void *(*const map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*const probe_read_kernel)(void *to, __u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
+static long (*const loop)(__u32 times, void *body, void *context, __u64 flags) = (void *)BPF_FUNC_loop;
+static __u64 (*const current_task)(void) = (void *)BPF_FUNC_get_current_task;
+static void *(*const map_lookup_percpu)(void *map, const void *key, __u32 cpu) =
+	(void *)BPF_FUNC_map_lookup_percpu_elem;
+
+/* The maps. Whoever loads a program puts the descriptors of its own maps here, by these names. */
+struct map {
+	int nothing;
+};
+struct map copies SEC("maps");   /* array of struct copy: what is copied */
+struct map cpus SEC("maps");     /* array of u64: what is added to a per-CPU address for each possible CPU */
+struct map pages SEC("maps");    /* array of PAGE bytes: what was copied */
+struct map head SEC("maps");     /* array with one struct head */
+struct map freed SEC("maps");    /* array with one u64: how many blocks of counters were freed */
+struct map ruler SEC("maps");    /* per-CPU array with one u64: shows where the memory of each CPU begins */
+
+/* Where a page of what is copied stands: nothing that begins in a bank may reach into its last page, so that the verifier
+   sees that each piece of up to a page stays within. */
+static inline_always void *place(__u32 page, __u32 begin)
+{
+	__u32 bank = page / BANK_PAGES;
+	char *to;
+
+	begin += (page - bank * BANK_PAGES) * PAGE;
+	to = map_lookup(&pages, &bank);
+	if (!to)
+		return 0;
+	/* the compiler would add before it has looked, which the verifier does not allow */
+	asm volatile("" : "+r"(to));
+	if (begin >= BANK_PAGES * PAGE)
+		return 0;
+	return to + begin;
+}
+
+/* What comes before is done before what comes after. */
+static inline_always void barrier_here(struct head *what)
+{
+	__sync_lock_test_and_set(&what->turns, 0);
+}
+
+/* ------------------------------------------------------------ copying what is asked for */
+
+struct peeking {
+	__u64 from;
+	__u32 left;
+	__u32 page;
+	__u32 failed;
+};
+
+static long peek_page(__u32 number, struct peeking *at)
+{
+	void *to = place(at->page + number, 0);
+	__u32 size = at->left;
+
+	if (size > PAGE)
+		size = PAGE;
+	if (!to || probe_read_kernel(to, size, (void *)at->from)) {
+		at->failed = 1;
+		return 1;
+	}
+	at->from += size;
+	at->left -= size;
+	return at->left == 0;
+}
+
+/* For whoever finds out where counters are: copies any memory, and says where the calling thread is. Only who may load
+   programs has this. */
+SEC("syscall")
+int peek(struct peek *request)
+{
+	struct peeking at = { request->from, request->length, request->page, 0 };
+
+	loop((at.left + PAGE - 1) / PAGE, peek_page, &at, 0);
+	request->task = current_task();
+	request->failed = at.failed;
+	return 0;
+}
+
+static long measure_cpu(__u32 number, struct measure *request)
+{
+	__u32 zero = 0, at = number;
+	__u64 *offset = map_lookup(&cpus, &at);
+	void *mine;
+
+	if (!offset)
+		return 1;
+	/* its number until now */
+	mine = map_lookup_percpu(&ruler, &zero, (__u32)*offset);
+	if (!mine) {
+		request->failed = 1;
+		return 1;
+	}
+	*offset = (__u64)mine;
+	return 0;
+}
+
+/* Turns numbers of CPUs into where each of them has its value of the ruler. */
+SEC("syscall")
+int measure(struct measure *request)
+{
+	struct measure at = { request->cpus, 0 };
+
+	loop(at.cpus, measure_cpu, &at, 0);
+	request->failed = at.failed;
+	return 0;
+}
+
+/* ------------------------------------------------------------------ reading counters */
+
+static inline_always void read_marks(const struct head *what, __u64 *marks)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < MARKS; i++) {
+		__u64 mark = 0;
+
+		if (what->mark[i] && probe_read_kernel(&mark, sizeof(mark), (void *)what->mark[i]))
+			mark = ~0ULL;
+		marks[i] = mark;
+	}
+}
+
+struct polling {
+	__u32 copy, first, end;
+	__u32 cpu;
+	__u32 page;             /* added to where a copy goes */
+	__u32 stride;           /* pages of one CPU */
+	__u64 offset;
+	__u32 odd;
+	__u32 failed;
+};
+
+/* A CPU's turn: where its memory is, and whether it is changing counters just now. */
+static inline_always int begin_cpu(struct polling *at)
+{
+	__u32 zero = 0, key = at->cpu, count = 1;
+	__u64 *offset = map_lookup(&cpus, &key);
+	struct head *what = map_lookup(&head, &zero);
+
+	if (!offset || !what)
+		return 0;
+	at->offset = *offset;
+	if (what->sequence) {
+		probe_read_kernel(&count, sizeof(count), (void *)(what->sequence + at->offset));
+		at->odd |= count & 1;
+		barrier_here(what);
+	}
+	return 1;
+}
+
+static long copy_one(__u32 number, struct polling *at)
+{
+	__u32 index = at->copy, size;
+	struct copy *copy;
+	void *to;
+
+	copy = map_lookup(&copies, &index);
+	if (!copy || (index == at->first && !begin_cpu(at)))
+		goto failed;
+	to = place(at->page + copy->page, copy->begin);
+	size = copy->size;
+	if (!to || size > PAGE)
+		goto failed;
+	if (probe_read_kernel(to, size, (void *)(copy->from + at->offset)))
+		goto failed;
+	if (index + 1 == at->end) {
+		at->copy = at->first;
+		at->cpu++;
+		at->page += at->stride;
+	} else {
+		at->copy = index + 1;
+	}
+	return 0;
+failed:
+	at->failed = 1;
+	return 1;
+}
+
+/* Copies the counters of all CPUs, and what tells their ruleset from others, before and after. */
+SEC("syscall")
+int poll(struct poll *request)
+{
+	__u32 zero = 0;
+	struct head *what = map_lookup(&head, &zero);
+	volatile __u64 *frees = map_lookup(&freed, &zero);
+	struct polling at = {};
+
+	request->failed = 1;
+	if (!what || !frees)
+		return 0;
+	at.copy = at.first = request->first;
+	at.end = request->first + request->count;
+	at.cpu = request->cpu;
+	at.stride = request->stride;
+	at.page = request->page;
+	if (at.end > what->copies || at.end < at.first)
+		return 0;
+	request->freed_before = *frees;
+	read_marks(what, request->before);
+	barrier_here(what);
+	loop(request->count * request->cpus, copy_one, &at, 0);
+	barrier_here(what);
+	read_marks(what, request->after);
+	request->freed_after = *frees;
+	request->odd = at.odd;
+	request->failed = at.failed;
+	return 0;
+}
+
+struct pairing {
+	__u64 one, other, sequence;     /* addresses */
+	__u64 words[2];
+	__u32 settled;
+	__u32 failed;
+};
+
+static long read_pair(__u32 number, struct pairing *at)
+{
+	__u64 one = 0, other = 0, one_again = 0, other_again = 0;
+	__u32 count = 0, count_again = 0, zero = 0;
+	struct head *what = map_lookup(&head, &zero);
+
+	if (!what)
+		return 1;
+	if (at->sequence)
+		probe_read_kernel(&count, sizeof(count), (void *)at->sequence);
+	barrier_here(what);
+	at->failed = probe_read_kernel(&one, sizeof(one), (void *)at->one) ||
+		     probe_read_kernel(&other, sizeof(other), (void *)at->other);
+	barrier_here(what);
+	probe_read_kernel(&one_again, sizeof(one_again), (void *)at->one);
+	probe_read_kernel(&other_again, sizeof(other_again), (void *)at->other);
+	barrier_here(what);
+	if (at->sequence)
+		probe_read_kernel(&count_again, sizeof(count_again), (void *)at->sequence);
+	at->words[0] = one;
+	at->words[1] = other;
+	at->settled = one == one_again && other == other_again && count == count_again && !(count & 1);
+	return at->settled || at->failed;
+}
+
+/* Reads the two numbers of one counter of one CPU that belong together: until they stay what they are. */
+SEC("syscall")
+int pair(struct pair *request)
+{
+	__u32 zero = 0, index = request->copy, cpu = request->cpu;
+	struct head *what = map_lookup(&head, &zero);
+	struct copy *copy = map_lookup(&copies, &index);
+	__u64 *offset = map_lookup(&cpus, &cpu);
+	struct pairing at = {};
+
+	request->failed = 1;
+	/* only what is copied as well: who has this program may read nothing else */
+	if (!what || !copy || !offset || index >= what->copies || request->one > PAGE || request->other > PAGE ||
+	    request->one + 8 > copy->size || request->other + 8 > copy->size)
+		return 0;
+	at.one = copy->from + *offset + request->one;
+	at.other = copy->from + *offset + request->other;
+	at.sequence = what->sequence ? what->sequence + *offset : 0;
+	loop(PAIR_TRIES, read_pair, &at, 0);
+	request->words[0] = at.words[0];
+	request->words[1] = at.words[1];
+	request->settled = at.settled;
+	request->failed = at.failed;
+	return 0;
+}
+
+/* percpu_free_percpu: a piece of per-CPU memory goes. x_tables takes its counters from blocks of a page that begin at
+   a page, and no table is gone before its first block is. */
+SEC("raw_tp/percpu_free_percpu")
+int free_percpu(struct bpf_raw_tracepoint_args *arguments)
+{
+	__u32 zero = 0;
+	__u64 *frees;
+
+	if (arguments->args[2] & (XT_BLOCK - 1))
+		return 0;
+	frees = map_lookup(&freed, &zero);
+	if (frees)
+		__sync_fetch_and_add(frees, 1);
+	return 0;
+}
+
+char said_license[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,72 @@
+/* What the programs in program.c and those who run them tell each other. */
+#ifndef IPTC_BPF_PROGRAM_H
+#define IPTC_BPF_PROGRAM_H
+
+#include <linux/types.h>
+
+enum {
+	PAGE = 4096,            /* of what is copied, whatever the kernel's own pages are */
+	XT_BLOCK = 4096,        /* XT_PCPU_BLOCK_SIZE of x_tables */
+	BANK_PAGES = 15,        /* that are used of a bank, which is one value of the map and has one more */
+	BANK = (BANK_PAGES + 1) * PAGE,
+	MARKS = 2,
+	PAIR_TRIES = 64,
+};
+
+/* A piece of per-CPU memory that is copied for each CPU: within one page of what is copied. */
+struct copy {
+	__u64 from;             /* per-CPU address */
+	__u32 page;
+	__u16 begin;            /* in that page */
+	__u16 size;
+};
+
+struct head {
+	__u64 mark[MARKS];      /* addresses of what changes when the ruleset does; 0: none */
+	__u64 sequence;         /* per-CPU address of a sequence count that is odd while counters change; 0: none */
+	__u64 turns;
+	__u32 copies;           /* how many are in the map */
+	__u32 unused;
+};
+
+/* The contexts of the programs. What comes back is in them. */
+struct peek {
+	__u64 from;
+	__u32 length;
+	__u32 page;             /* where to */
+	__u32 failed;           /* back: not all of it could be read */
+	__u32 unused;
+	__u64 task;             /* back: address of the structure of the calling thread */
+};
+
+struct measure {
+	__u32 cpus;             /* how many numbers of CPUs are in the map */
+	__u32 failed;           /* back */
+};
+
+struct poll {
+	__u32 first;            /* of the copies that are wanted */
+	__u32 count;
+	__u32 cpu;              /* the first CPU */
+	__u32 cpus;
+	__u32 page;             /* where that of the first CPU begins */
+	__u32 stride;           /* pages of one CPU */
+	__u64 before[MARKS];    /* back: what stood at the marks, as eight bytes */
+	__u64 after[MARKS];
+	__u64 freed_before;
+	__u64 freed_after;
+	__u32 odd;              /* back: a CPU was changing counters when its turn came */
+	__u32 failed;           /* back: not all could be read */
+};
+
+struct pair {
+	__u32 copy;
+	__u32 cpu;
+	__u32 one;              /* offsets of eight bytes each in the copy */
+	__u32 other;
+	__u64 words[2];         /* back: what stands there */
+	__u32 settled;          /* back: the two belong together */
+	__u32 failed;           /* back */
+};
+
+#endif

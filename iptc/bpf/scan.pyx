@@ -1,0 +1,292 @@
+# cython: freethreading_compatible=False
+"""Reads the counters of a table with eBPF, and gives them to whoever reads a table: as its socket would.
+
+The socket is asked where rules came or went, for what they are; when counters were found anew, and once in a while, its
+numbers are compared with those that were copied.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport ENOMEM
+from libc.stdint cimport int32_t, uint64_t
+from libc.string cimport memcpy
+
+from .._counts cimport Counts, Scan
+from .copies cimport FINE, UNREADABLE, Copies, Marks
+from .finder cimport Finder
+from .window cimport Window
+
+import os
+import time
+
+from ..errors import KernelError, Unsupported
+
+cdef enum:
+    ATTEMPTS = 64                    # to find the counters of a ruleset that others change all the time
+    FEW_ATTEMPTS = 4                 # where the socket's own numbers will do
+    DOUBTS = 3                       # attempts to find the same numbers as the socket
+
+
+class Doubt(Exception):
+    """What eBPF reads may be wrong: why."""
+
+
+cdef class BpfScan(Scan):
+    """Reads the counters of one table by eBPF where that is possible, and else by the socket.
+
+    `source` is "bpf" or "socket", `source_reason` says why.
+    """
+
+    cdef object socket               # the back end's own reader
+    cdef Window window
+    cdef Finder finder
+    cdef Copies copies
+    cdef bint falls_back             # to the socket, when there is a doubt
+    cdef double period               # seconds between two comparisons
+    cdef double due                  # the next one
+    cdef bint learned
+    cdef Counts last                 # that were read from the copies
+    cdef list last_policies
+    cdef readonly str source
+    cdef readonly str source_reason
+
+    def __init__(self, object socket not None, Window window not None, Finder finder not None, bint falls_back,
+                 double period):
+        """Read what *socket*, a scan of the back end, reads; *finder* finds it. *period*: `source_check`."""
+        self.socket, self.window, self.finder = socket, window, finder
+        self.falls_back, self.period = falls_back, period
+        self.copies = Copies(window)
+        self.learned = False
+        self.source, self.source_reason = "bpf", ""
+        self._prepare(b"", 0)
+
+    @property
+    def closed(self):
+        """Whether it was closed."""
+        return self.socket.closed or self.to_close
+
+    cdef void _free(self) noexcept:
+        self.learned = False
+        self.window = None
+        self.finder = None
+        self.copies = None
+        if self.socket is not None:
+            self.socket.close()
+
+    cdef int _prepare(self, bytes addresses, Py_ssize_t rules) except -1:
+        """Copy from these addresses, of rules and then of policies, while the marks are what they are now."""
+        cdef Marks marks
+        self.finder.mark(&marks)
+        self.copies.prepare(<const uint64_t *> PyBytes_AS_STRING(addresses), PyBytes_GET_SIZE(addresses) // 8, rules,
+                            self.finder.rule, self.finder.policy, self.finder.slack, &marks, self.finder.sequence)
+        return 0
+
+    cdef int _find(self, Marks *marks) except -1:
+        """Find where the counters are. 1, or 0 where others changed that meanwhile."""
+        cdef Marks after
+        cdef int failed
+        self.finder.mark(marks)
+        self._check(self.copies.look_at_marks(marks))
+        failed = self.finder.find()
+        if failed == ENOMEM:
+            raise MemoryError
+        after = marks[0]
+        self._check(self.copies.look_at_marks(&after))
+        if (after.value[0] != marks.value[0] or after.value[1] != marks.value[1]
+                or marks.counts_freed and after.freed != marks.freed):
+            return 0
+        if failed:
+            raise Doubt("the kernel's structures are not laid out as its BTF says")
+        return 1
+
+    cdef int _check(self, int status) except -1:
+        """Raise `Doubt` where the programs cannot be run, or what they are to read cannot be read."""
+        if status < 0:
+            raise Doubt(f"the programs cannot be run any more: {os.strerror(-status)}")
+        if status == UNREADABLE:
+            raise Doubt("memory of the kernel that has counters cannot be read")
+        return 0
+
+    # ------------------------------------------------------------------ reading
+
+    cdef tuple _read(self):
+        if self.source == "socket":
+            return self._by_socket()
+        if self.socket.closed:
+            raise KernelError("this reader is closed", 9, "Bad file descriptor")
+        try:
+            if self.learned and (self.period <= 0 or time.monotonic() < self.due) and self._copy():
+                return self._taken()
+            return self._learn()
+        except Doubt as doubt:
+            return self._end_of_it(str(doubt))
+        except Unsupported as refusal:
+            return self._end_of_it(str(refusal))
+
+    cdef tuple _by_socket(self):
+        """What the socket reads."""
+        cdef tuple reading
+        if self.last is not None:
+            # what is compared with it later
+            self.socket.remember(self.last, self.last_policies)
+            self.last = None
+        reading = self.socket.read()
+        self.chains, self.identities, self.doubt = self.socket.chains, self.socket.identities, self.socket.doubt
+        self.digest = reading[1]
+        return reading
+
+    cdef tuple _end_of_it(self, str reason):
+        """Use eBPF no more."""
+        self.learned = False
+        self.source_reason = reason
+        if not self.falls_back:
+            raise Unsupported(f"can't read the counters with eBPF: {reason}")
+        self.source = "socket"
+        self.copies = None
+        self.finder = None
+        self.window = None
+        return self._by_socket()
+
+    cdef bint _copy(self) except -1:
+        """Copy the counters. Whether they are those of the rules that are known."""
+        cdef int status, _attempt
+        cdef Marks marks
+        for _attempt in range(FEW_ATTEMPTS):
+            with nogil:
+                status = self.copies.read()
+            self._check(status)
+            if status == FINE:
+                return True
+            # another table may have changed, or a set
+            if not self._find(&marks) or not self.finder.is_known():
+                return False
+            self.copies.marks = marks
+        return False
+
+    cdef tuple _taken(self):
+        """The sums, as `read` returns them."""
+        cdef Counts counts
+        cdef Py_ssize_t rules = self.copies.its.rules, i
+        if self.copies.is_new or self.last is None:
+            counts = Counts.__new__(Counts)
+            counts._allocate(rules)
+            memcpy(counts.packet_row, self.copies.packets, 8 * rules)
+            memcpy(counts.byte_row, self.copies.bytes, 8 * rules)
+            self.last = counts
+            self.last_policies = []
+            for i in range(rules, self.copies.its.slots):
+                self.last_policies.append((self.copies.packets[i], self.copies.bytes[i]))
+            self.copies.is_new = False
+        self.doubt = 0
+        return self.last, self.digest, list(self.last_policies)
+
+    # ------------------------------------------------------------------ learning
+
+    cdef tuple _learn(self):
+        """Find the counters, and compare them with what the socket says of them before they are used."""
+        cdef Marks marks, after
+        cdef int attempt, doubts = 0
+        cdef tuple reading = None
+        cdef bytes addresses, before, placed
+        cdef str difference
+        self.learned = False
+        for attempt in range(ATTEMPTS):
+            PyErr_CheckSignals()
+            if reading is not None and self.falls_back and attempt >= FEW_ATTEMPTS:
+                return reading
+            if not self._find(&marks):
+                continue
+            addresses = self.finder.addresses()
+            self._prepare(addresses, self.finder.rules)
+            self.copies.marks = marks
+            if not self._copy_once():
+                continue
+            before = self._sums()
+            reading = self._by_socket()
+            if self.doubt:
+                return reading
+            after = marks
+            self._check(self.copies.look_at_marks(&after))
+            if after.value[0] != marks.value[0] or after.value[1] != marks.value[1] or after.freed != marks.freed:
+                continue
+            placed = self.finder.places(self.socket, &marks)
+            difference = "other rules"
+            if placed is not None:
+                self._prepare(_gathered(addresses, placed), (<Counts> reading[0]).rules)
+                self.copies.marks = marks
+                if not self._copy_once():
+                    continue
+                difference = self._difference(before, placed, reading)
+            if not difference:
+                self.finder.keep()
+                self.learned = True
+                self.due = time.monotonic() + self.period
+                return self._taken()
+            doubts += 1
+            if doubts == DOUBTS:
+                raise Doubt(f"eBPF finds {difference} than the kernel's own interface says")
+        raise KernelError("can't learn where the counters are: the ruleset changes all the time", 11, os.strerror(11))
+
+    cdef bint _copy_once(self) except -1:
+        cdef int status
+        with nogil:
+            status = self.copies.read()
+        self._check(status)
+        return status == FINE
+
+    cdef bytes _sums(self):
+        """All sums, as bytes: a pair of uint64 each."""
+        cdef Py_ssize_t count = self.copies.its.slots, i
+        cdef bytes made = PyBytes_FromStringAndSize(NULL, 16 * count)
+        cdef uint64_t *pair = <uint64_t *> PyBytes_AS_STRING(made)
+        for i in range(count):
+            pair[2 * i], pair[2 * i + 1] = self.copies.packets[i], self.copies.bytes[i]
+        return made
+
+    cdef str _difference(self, bytes before, bytes placed, tuple reading):
+        """What of the *reading* of the socket is less than it was *before*, or more than now: "" for nothing."""
+        cdef const uint64_t *pair = <const uint64_t *> PyBytes_AS_STRING(before)
+        cdef const int32_t *place = <const int32_t *> PyBytes_AS_STRING(placed)
+        cdef Counts counts = reading[0]
+        cdef Py_ssize_t slot, slots = PyBytes_GET_SIZE(placed) // 4
+        cdef uint64_t packets, sizes, low_packets, low_sizes
+        cdef list policies = reading[2]
+        if slots != counts.rules + len(policies):
+            return "other chains"
+        for slot in range(slots):
+            low_packets = low_sizes = 0
+            if place[slot] >= 0:
+                low_packets, low_sizes = pair[2 * place[slot]], pair[2 * place[slot] + 1]
+            if slot < counts.rules:
+                packets, sizes = counts.packet_row[slot], counts.byte_row[slot]
+            else:
+                packets, sizes = policies[slot - counts.rules]
+            if (packets < low_packets or sizes < low_sizes or packets > self.copies.packets[slot]
+                    or sizes > self.copies.bytes[slot]):
+                return f"other numbers of slot {slot}"
+        return ""
+
+    # ------------------------------------------------------------------ the rest of what a scan can do
+
+    cdef list _entries(self, uint64_t digest):
+        return self.socket.entries(digest)
+
+    def rely_on(self, object counts):
+        """As the socket's scan does: compare later readings with *counts*, which `read` returned last."""
+        self.socket.rely_on(counts)
+
+    def with_aside(self, Counts counts not None, list policies not None):
+        """As the socket's scan does: add what a writer has put aside."""
+        return self.socket.with_aside(counts, policies)
+
+
+cdef bytes _gathered(bytes addresses, bytes placed):
+    """The address of each slot."""
+    cdef const uint64_t *all_of_them = <const uint64_t *> PyBytes_AS_STRING(addresses)
+    cdef const int32_t *place = <const int32_t *> PyBytes_AS_STRING(placed)
+    cdef Py_ssize_t slot, slots = PyBytes_GET_SIZE(placed) // 4
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, 8 * slots)
+    cdef uint64_t *address = <uint64_t *> PyBytes_AS_STRING(made)
+    for slot in range(slots):
+        address[slot] = all_of_them[place[slot]] if place[slot] >= 0 else 0
+    return made

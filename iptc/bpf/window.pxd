@@ -1,0 +1,55 @@
+# What a process that may load programs sees of the kernel's memory.
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from .kernel cimport Map, Program, Trace
+
+cdef extern from "program.h" nogil:
+    enum:
+        PAGE
+        BANK_PAGES
+        BANK
+        XT_BLOCK
+        MARKS
+    struct copy:
+        uint64_t from_ "from"
+        uint32_t page
+        uint16_t begin
+        uint16_t size
+    struct head:
+        uint64_t mark[2]
+        uint64_t sequence
+        uint64_t turns
+        uint32_t copies
+    struct poll:
+        uint32_t first
+        uint32_t count
+        uint32_t cpu
+        uint32_t cpus
+        uint32_t page
+        uint32_t stride
+        uint64_t before[2]
+        uint64_t after[2]
+        uint64_t freed_before
+        uint64_t freed_after
+        uint32_t odd
+        uint32_t failed
+
+# Where a page of what was copied stands in the memory of its map.
+cdef inline unsigned char *page_at(unsigned char *memory, size_t page) noexcept nogil:
+    return memory + (page // BANK_PAGES) * BANK + page % BANK_PAGES * PAGE
+
+cdef class Window:
+    cdef Map glass
+    cdef Program peeking
+    cdef Map freed
+    cdef Trace trace
+    cdef uint64_t *offsets          # what is added to a per-CPU address for each possible CPU
+    cdef readonly uint32_t cpus
+    cdef uint64_t task               # the address of the thread that looked last
+    cdef bint lost                  # a program could not be run
+
+    cdef int _measure(self, list numbers) except -1
+    cdef int look(self, uint64_t at, void *to, size_t length) noexcept nogil
+    cdef uint64_t word(self, uint64_t at) noexcept nogil
+    cdef uint64_t private_of(self, int descriptor) except 0

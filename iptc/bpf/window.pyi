@@ -1,0 +1,9 @@
+"""What `bpf.window` gives to the rest of the package."""
+
+ARRAY: int
+PERCPU_ARRAY: int
+
+class Window:
+    """Looks into the kernel's memory."""
+
+    cpus: int

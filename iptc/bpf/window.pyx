@@ -1,0 +1,128 @@
+# cython: freethreading_compatible=False
+"""What a process that may load programs sees of the kernel's memory: what stands at an address, where the memory of
+each CPU begins, what a descriptor stands for.
+"""
+
+from libc.errno cimport EFAULT
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from ..errors import Unsupported
+from .btf import ask
+from .kernel import ARRAY, PERCPU_ARRAY, possible_processors
+from .shipped import load
+
+cdef extern from "program.h" nogil:
+    struct peek:
+        uint64_t from_ "from"
+        uint32_t length
+        uint32_t page
+        uint32_t failed
+        uint64_t task
+    struct measure:
+        uint32_t cpus
+        uint32_t failed
+
+cdef enum:
+    BANKS = 4                        # that a peek can fill
+    AT_ONCE = BANKS * BANK_PAGES * PAGE
+
+_WAY = (
+    ("member", "task_struct", "files"),
+    ("member", "files_struct", "fdt"),
+    ("member", "fdtable", "max_fds"),
+    ("member", "fdtable", "fd"),
+    ("member", "file", "private_data"),
+)
+_ARRAY = (("member", "bpf_array", "pptrs"), ("member", "bpf_array", "map.value_size"),
+          ("member", "bpf_array", "map.max_entries"))
+
+
+cdef class Window:
+    """Looks into the kernel's memory. `Unsupported` where the kernel does not let us, and why."""
+
+    def __dealloc__(self):
+        free(self.offsets)
+
+    def __init__(self):
+        numbers = possible_processors()
+        self.cpus = len(numbers)
+        self.glass = Map(ARRAY, BANK, BANKS, True, "iptc_glass")
+        self.freed = Map(ARRAY, 8, 1, True, "iptc_freed")
+        self.peeking = load("peek", {"pages": self.glass})
+        free(self.offsets)
+        self.offsets = <uint64_t *> calloc(self.cpus, sizeof(uint64_t))
+        if self.offsets == NULL:
+            raise MemoryError
+        self._measure(numbers)
+
+    cdef int _measure(self, list numbers) except -1:
+        """Find out what is added to a per-CPU address for each CPU, with a per-CPU value of our own."""
+        cdef Map cpus = Map(ARRAY, 8, self.cpus, True, "iptc_cpus")
+        cdef Map ruler = Map(PERCPU_ARRAY, 8, 1, False, "iptc_ruler")
+        cdef Program measuring = load("measure", {"cpus": cpus, "ruler": ruler})
+        cdef uint64_t *row = <uint64_t *> cpus.memory
+        cdef measure request
+        cdef uint64_t array, begin
+        cdef uint32_t i, result
+        (pointers, _), (value_size, _), (entries, _) = ask(_ARRAY)
+        for i in range(self.cpus):
+            row[i] = numbers[i]
+        request.cpus, request.failed = self.cpus, 0
+        if measuring.run_in(&request, sizeof(request), &result) or request.failed:
+            raise Unsupported("the kernel does not say where the memory of each CPU begins")
+        array = self.private_of(ruler.held.fd)
+        begin = self.word(array + <uint64_t> pointers)
+        if (self.word(array + <uint64_t> value_size) & 0xffffffff != 8
+                or self.word(array + <uint64_t> entries) & 0xffffffff != 1 or not begin):
+            raise Unsupported("a map of bpf(2) is not laid out as the kernel's BTF says")
+        for i in range(self.cpus):
+            self.offsets[i] = row[i] - begin
+        return 0
+
+    cdef int look(self, uint64_t at, void *to, size_t length) noexcept nogil:
+        """Copy *length* bytes of the kernel's memory at the address *at*. 0, or -EFAULT where there is none; a negative
+        errno where the program cannot be run."""
+        cdef peek request
+        cdef uint32_t result = 0
+        cdef size_t part, done, piece
+        cdef int failed
+        while length:
+            part = min(length, <size_t> AT_ONCE)
+            request.from_, request.length, request.page, request.failed = at, part, 0, 0
+            failed = self.peeking.run_in(&request, sizeof(request), &result)
+            if failed:
+                self.lost = True
+                return failed
+            self.task = request.task
+            if request.failed:
+                return -EFAULT
+            done = 0
+            while done < part:
+                piece = min(part - done, <size_t> PAGE)
+                memcpy(<char *> to + done, page_at(self.glass.memory, done // PAGE), piece)
+                done += piece
+            at += part
+            to = <char *> to + part
+            length -= part
+        return 0
+
+    cdef uint64_t word(self, uint64_t at) noexcept nogil:
+        """The eight bytes at an address; 0 where there are none."""
+        cdef uint64_t found = 0
+        if self.look(at, &found, sizeof(found)):
+            return 0
+        return found
+
+    cdef uint64_t private_of(self, int descriptor) except 0:
+        """Return the address of what the kernel has behind a descriptor of ours: `private_data` of its file."""
+        cdef uint64_t table, file, found = 0
+        (files, _), (fdt, _), (limit, _), (descriptors, _), (private, _) = ask(_WAY)
+        self.word(0)                 # for the sake of `task`
+        table = self.word(self.word(self.task + <uint64_t> files) + <uint64_t> fdt)
+        if descriptor < (self.word(table + <uint64_t> limit) & 0xffffffff):
+            file = self.word(self.word(table + <uint64_t> descriptors) + 8 * <uint64_t> descriptor)
+            found = self.word(file + <uint64_t> private)
+        if not found:
+            raise Unsupported("the kernel's table of descriptors is not laid out as its BTF says")
+        return found

@@ -1,0 +1,141 @@
+"""Counters that are read by eBPF: the same numbers as the socket's, whatever happens to the rules."""
+
+import re
+import socket
+
+import pytest
+
+import iptc
+from iptc.bpf.window import Window
+
+pytestmark = pytest.mark.one_backend("nft")
+
+REASONS = (
+    r"this is a user namespace|this process has no CAP_|lockdown|older than 5\.18|the kernel has no B[TP]F"
+    r"|not permitted, by a security module"
+)
+"""Why a kernel may refuse what these tests need."""
+
+
+def refused():
+    """Why eBPF is not possible here, "" if it is."""
+    try:
+        Window()
+    except iptc.Unsupported as refusal:
+        return str(refusal)
+    return ""
+
+
+REFUSED = refused()
+SOURCE = "auto" if REFUSED else "bpf"
+IN_USE = "socket" if REFUSED else "bpf"
+
+
+def same(reader, other):
+    """Read with both, and compare all that they say. Nothing may be counted meanwhile."""
+    one, two = reader.read(), other.read()
+    assert list(one) == list(two)
+    assert one.generation == two.generation
+    assert [(c.name, c.policy, c.policy_counters, c.slots) for c in one.chains] == [
+        (c.name, c.policy, c.policy_counters, c.slots) for c in two.chains
+    ]
+    return one
+
+
+@pytest.fixture
+def traffic(host):
+    """A function that sends *count* UDP datagrams of 100 bytes over loopback to a port."""
+    host.run("ip", "link", "set", "lo", "up")
+
+    def send(port, count=1, ipv6=False):
+        family, address = (socket.AF_INET6, "::1") if ipv6 else (socket.AF_INET, "127.0.0.1")
+        with socket.socket(family, socket.SOCK_DGRAM) as sender, socket.socket(family, socket.SOCK_DGRAM) as receiver:
+            receiver.bind((address, port))  # or the kernel would answer with an error message, and count that
+            for _ in range(count):
+                sender.sendto(bytes(100), (address, port))
+
+    return send
+
+
+@pytest.fixture
+def readers(host, ipv6):
+    """A function that opens a reader by eBPF, and one by the socket."""
+    opened = []
+
+    def open_both(table="filter", **how):
+        opened.append(iptc.CounterReader(table, ipv6, source=SOURCE, **how))
+        opened.append(iptc.CounterReader(table, ipv6, **how))
+        return opened[-2:]
+
+    yield open_both
+    for reader in opened:
+        reader.close()
+
+
+def restored(host, ipv6, *lines, table="filter"):
+    """Give *lines* to iptables-restore."""
+    host.restore("\n".join([f"*{table}", *lines, "COMMIT", ""]), ipv6=ipv6)
+
+
+def test_why_it_is_refused():
+    if REFUSED:
+        assert re.search(REASONS, REFUSED)
+        with pytest.raises(iptc.Unsupported, match=REASONS):
+            iptc.CounterReader(source="bpf")
+        with iptc.CounterReader(source="auto") as reader:
+            assert reader.source == "socket" and re.search(REASONS, reader.source_reason)
+    with pytest.raises(iptc.ParameterError, match="there is no source 'xdp'"):
+        iptc.CounterReader(source="xdp")
+
+
+def test_the_numbers_are_those_of_the_socket(host, readers, ipv6, traffic):
+    restored(host, ipv6, ":OUTPUT ACCEPT [0:0]", ":web - [0:0]", "-A OUTPUT -p udp --dport 7 -j web", "-A web -p udp")
+    traffic(7, 3, ipv6)
+    reader, other = readers()
+    assert (reader.source, other.source) == (IN_USE, "socket")
+    assert bool(reader.source_reason) == bool(REFUSED) and other.source_reason == ""
+    assert same(reader, other)["web"][0].packets == 3
+    traffic(7, 2, ipv6)
+    snapshot = same(reader, other)
+    assert snapshot["web"][0].packets == 5 and snapshot["OUTPUT"].policy_counters.packets >= 5
+    assert snapshot is not reader.read() and snapshot._layout is reader.read()._layout
+    assert reader.source == IN_USE
+
+
+def test_rules_that_come_and_go(host, readers, ipv6, traffic):
+    restored(host, ipv6, *[f"-A OUTPUT -p udp --dport {port}" for port in range(1, 40)])
+    reader, other = readers()
+    before = same(reader, other)
+    for command in (
+        "-I OUTPUT 5 -p udp --dport 7",
+        "-D OUTPUT 1",
+        "-N web",
+        "-A web -p udp --dport 7",
+        "-I OUTPUT -j web",
+        "-R OUTPUT 3 -p udp --dport 8",
+        "-Z OUTPUT",
+        "-D OUTPUT 1",
+        "-F web",
+        "-X web",
+        "-N web",
+        "-A web -p tcp",
+        "-P FORWARD DROP",
+        "-F OUTPUT",
+        "-A OUTPUT -p udp --dport 7",
+    ):
+        traffic(7, 2, ipv6)
+        host.iptables(command, ipv6=ipv6)
+        traffic(7, 1, ipv6)
+        snapshot = same(reader, other)
+        delta, its = snapshot.since(before), other.read().since(before)
+        assert (list(delta), delta.flags) == (list(its), its.flags)
+        before = snapshot
+    assert reader.source == IN_USE
+
+
+def test_a_table_that_nobody_has_made(host, readers, ipv6, traffic):
+    reader, other = readers("mangle")
+    assert len(same(reader, other)) == 0
+    host.iptables("-t mangle -A OUTPUT -p udp --dport 7", ipv6=ipv6)
+    traffic(7, 3, ipv6)
+    assert same(reader, other)["OUTPUT"][0].packets == 3
