@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 
+from bpf import measure_bpf
 from exporter import measure_exporter
 from harness import (
     Command,
@@ -497,6 +498,7 @@ MEASURES = {
     "removing": measure_removing,
     "rulesets": measure_rulesets,
     "nft": measure_nft,
+    "bpf": measure_bpf,
     "slopes": measure_slopes,
     "plans": measure_plans,
     "exporter": measure_exporter,
@@ -558,7 +560,7 @@ def parse(argv):
         "--svg", type=os.path.abspath, metavar="FILE", help="draw the cost of a poll against the size there"
     )
     parser.add_argument("--json", type=os.path.abspath, metavar="FILE", help="write all figures there, in nanoseconds")
-    for hidden in ("--ours", "--ours-path", "--theirs", "--programs"):
+    for hidden in ("--ours", "--ours-path", "--theirs", "--pyroute2", "--programs"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if not options.sizes:

@@ -21,6 +21,7 @@ class Worker:
 
     measure OPERATION MILLISECONDS   -> {"ns": least, ...}: repeated for so long, at least once
     totals OPERATION 0               -> {"packets": n, "bytes": n}: what it has read, to see that all read the same
+    pace OPERATION RATE:SECONDS      -> {"cpu": ns, "wall": ns, "polls": n}: so many times a second for so long
     memory OPERATION POLLS           -> {"grown": bytes}: the highest resident memory, less what it was before
     """
 

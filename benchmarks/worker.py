@@ -69,6 +69,36 @@ class Buffers(Once):
 
 
 @operation
+class Bpf(Buffers):
+    """The same with eBPF."""
+
+    def __init__(self):
+        self.reader = iptc.CounterReader(table="filter", ipv6=False, source="bpf").__enter__()
+
+
+class Changed:
+    """Beside one of these: a packet comes by all rules before each poll, and only the poll is timed."""
+
+    def run(self):
+        if not hasattr(self, "sender"):
+            import socket
+
+            self.sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sender.sendto(b"", ("127.0.0.1", 9))
+        return super().run()
+
+
+@operation
+class Buffers_Changed(Changed, Buffers):
+    pass
+
+
+@operation
+class Bpf_Changed(Changed, Bpf):
+    pass
+
+
+@operation
 class Tuples(Buffers):
     """`CounterReader.read()`, then a dict of the tuples of each chain."""
 
@@ -340,12 +370,31 @@ def memory(make, polls):
     return {"grown": from_status("VmHWM:") - before}
 
 
+def pace(work, rate, seconds):
+    """Work so many times a second for so long: the processor's time, the time, and how often that was."""
+    import time
+
+    work.run()
+    polls, began, cpu = 0, now(), time.process_time_ns()
+    while (due := began + polls * 1_000_000_000 // rate) < began + seconds * 1_000_000_000:
+        left = due - now()
+        if left > 0:
+            time.sleep(left / 1e9)
+        elif now() > began + seconds * 1_000_000_000:
+            break
+        work.work()
+        polls += 1
+    return {"cpu": time.process_time_ns() - cpu, "wall": now() - began, "polls": polls}
+
+
 def main():
     made = {}
     for line in sys.stdin:
         verb, name, number = line.split()
         if verb == "memory":
             answer = memory(OPERATIONS[name], int(number))
+        elif verb == "pace":
+            answer = pace(OPERATIONS[name](), *map(int, number.split(":")))
         else:
             if name not in made:
                 made[name] = OPERATIONS[name]()

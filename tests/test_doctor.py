@@ -14,7 +14,21 @@ from test_structure import ROOT
 
 import iptc
 from iptc import _core, backends
-from iptc.doctor import conntrack, examine, kernel, locking, modules, needs, places, plugins, rights, sides, versions
+from iptc.bpf.possible import why_not
+from iptc.doctor import (
+    conntrack,
+    ebpf,
+    examine,
+    kernel,
+    locking,
+    modules,
+    needs,
+    places,
+    plugins,
+    rights,
+    sides,
+    versions,
+)
 from iptc.doctor.finding import ERROR, INFO, WARNING
 from iptc.namespace import open_namespace
 
@@ -172,6 +186,16 @@ def test_without_capabilities(host):
     assert any("plugin files" in finding["text"] for finding in said["findings"])
     status, said = as_json(prefix=[*drop[:1], "--bounding-set=-net_raw"])
     assert any("no CAP_NET_RAW" in finding["text"] for finding in said["findings"])
+
+
+@pytest.mark.one_backend("nft")
+def test_whether_counters_can_be_read_with_ebpf(host):
+    """As it is, and for whoever may not."""
+    (here,) = [text for text in texts(ebpf.of_ebpf()) if "with eBPF" in text]
+    assert here in [f["text"] for f in as_json()[1]["findings"]] and (why_not() == "") == ("can be read" in here)
+    _, said = as_json(prefix=["setpriv", "--inh-caps=-all", "--bounding-set=-all,+net_admin,+net_raw"])
+    (text,) = [finding["text"] for finding in said["findings"] if "with eBPF" in finding["text"]]
+    assert "cannot be read with eBPF here: " in text and "this process has no CAP_BPF and no CAP_PERFMON" in text
 
 
 @pytest.mark.one_backend("nft")

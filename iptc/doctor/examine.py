@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import _core
 from ..errors import AccessDenied, IPTCError, is_absent
 from ..namespace import open_namespace
-from . import conntrack, kernel, locking, needs, places, plugins, rights, sides, versions
+from . import conntrack, ebpf, kernel, locking, needs, places, plugins, rights, sides, versions
 from .finding import ERROR, INFO, WARNING, Finding, told
 
 TYPE_CHECKING = False
@@ -40,6 +40,7 @@ def examine(
             locking.of_lock,
             sides.of_tools,
             lambda: kernel.of_kernel(machine, side, host_side),
+            ebpf.of_ebpf,
             lambda: _of_place(there),
         ):
             findings += _tried(part)

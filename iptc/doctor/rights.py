@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 
+from ..bpf.reasons import capabilities
 from .finding import INFO, WARNING, Finding, listed
 
 TYPE_CHECKING = False
@@ -20,16 +21,9 @@ _WHOLE_MAP = ["0", "0", "4294967295"]
 _NAMES_FILE = b"/proc/thread-self/net/ip_tables_names"
 
 
-def capabilities() -> set[str]:
-    """Return the names of the relevant capabilities that this process has."""
-    with open("/proc/self/status") as status:
-        mask = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
-    return {name for name, bit in _CAPABILITIES.items() if mask >> bit & 1}
-
-
 def of_process() -> Iterator[Finding]:
     """Yield findings about capabilities and user namespaces."""
-    have = capabilities()
+    have = capabilities(_CAPABILITIES)
     if "CAP_NET_ADMIN" not in have:
         text = "This process has no CAP_NET_ADMIN: it may neither read nor write rules and counters."
         yield Finding(WARNING, text, "Run it as root, or give it CAP_NET_ADMIN and CAP_NET_RAW (docs/unprivileged.md)")

@@ -1,0 +1,189 @@
+"""The measures of counters that are read with eBPF, on both back ends, beside those who read them by a socket."""
+
+import os
+import subprocess
+
+from harness import Failed, Worker, interleave, load, rule_lines, say, totals_of, workers
+from nftables import RESTORE as NFT_RESTORE
+from nftables import empty
+from report import Table, micro, number, ratio
+
+PEERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers.py")
+BPF, SOCKET, FLOOR, LIBIPTC = "read() with eBPF", "read() by socket", "C floor", "libiptc in C"
+NFT_JSON, PYROUTE2 = "nft -j (python3-nftables)", "pyroute2"
+LEGACY_RESTORE = "iptables-legacy-restore"
+MOST_OF_PEERS = 100_000
+MILLION = 1_000_000
+RATES = (1, 10, 100, 1000)
+
+
+def clear():
+    """No rules on either side."""
+    load([], LEGACY_RESTORE)
+    empty()
+
+
+def measure_bpf(bench):
+    """All of it."""
+    before = os.environ["IPTC_BACKEND"]
+    try:
+        for backend in ("nft", "legacy"):
+            os.environ["IPTC_BACKEND"] = backend
+            clear()
+            for chains in (1, 1000):
+                yield from _sizes(bench, backend, chains)
+            yield from _all_changed(bench, backend)
+        yield from _shares(bench)
+    finally:
+        os.environ["IPTC_BACKEND"] = before
+        clear()
+
+
+def _competitors(bench, backend, size, chains):
+    """{name: (how it is started, what it is asked for)}."""
+    ours = bench.worker("iptc")
+    if backend == "nft" and chains == 1 and size > MOST_OF_PEERS:
+        return {}  # the dump of so long a chain takes a quarter of an hour, and eBPF learns from it once
+    found = {BPF: (ours, "bpf"), SOCKET: (ours, "buffers")}
+    if size > MOST_OF_PEERS:
+        return found
+    if backend == "nft":
+        found[FLOOR] = bench.program("nftfloor"), "poll"
+        for name, (python, operation) in {
+            NFT_JSON: ("/usr/bin/python3", "nft"),
+            PYROUTE2: (bench.options.pyroute2, "pyroute2"),
+        }.items():
+            if python and _has(python, operation):
+                found[name] = ([python, "-P", PEERS], None), operation
+            else:
+                say(f"{name} is not installed: measuring without it")
+    else:
+        found[FLOOR] = bench.program("floor"), "poll"
+        found[LIBIPTC] = bench.program("libiptc"), "poll"
+    return found
+
+
+def _has(python, operation):
+    return not subprocess.run([python, "-P", PEERS, "--try", operation], stderr=subprocess.DEVNULL).returncode
+
+
+def _sizes(bench, backend, chains):
+    rows, order, sizes = [], [], [*bench.sizes, *([] if bench.options.quick else [MILLION])]
+    restore = NFT_RESTORE if backend == "nft" else LEGACY_RESTORE
+    where = "one chain" if chains == 1 else "a thousand chains"
+    side = "nf_tables" if backend == "nft" else "legacy"
+    for size in sorted({size for size in sizes if size >= chains}):
+        competitors = _competitors(bench, backend, size, chains)
+        if not competitors:
+            continue
+        say(f"bpf: {size} rules in {where} on {side}")
+        clear()
+        lines = rule_lines(size, "large", chains)
+        load(lines, restore)
+        with workers({name: start for name, (start, _) in competitors.items()}) as running:
+            expected = totals_of("\n".join(line for line in lines if line.startswith("[")))
+            for name, (_, operation) in competitors.items():
+                answer = running[name].ask("totals", operation)
+                if answer != expected:
+                    raise Failed(f"{name}: not the same counters: {answer} {expected}")
+            samplers = {
+                name: lambda name=name, operation=operation: running[name].ask("measure", operation, bench.budget)
+                for name, (_, operation) in competitors.items()
+            }
+            ns = bench.keep(f"bpf {backend} {chains} {size}", interleave(samplers, bench.rounds, bench.patience))
+        order = order or [name for name in competitors if name != BPF]
+        rows.append(
+            [f"{size:,}", micro(ns[BPF], size), micro(ns[BPF]), *(ratio(ns.get(who), ns[BPF]) for who in order)]
+        )
+        if chains == 1:
+            for who in (BPF, SOCKET, NFT_JSON, PYROUTE2):
+                if who in ns and (backend, who) != ("legacy", SOCKET):
+                    name = who if who in (NFT_JSON, PYROUTE2) else f"{who}, {side}"
+                    bench.lines.setdefault(name, {})[size] = ns[who] / 1000 / size
+        _goals(bench, backend, size, where, ns)
+    if rows:
+        yield Table(
+            f"Reading counters with eBPF: {side}, {where}",
+            "`-p tcp --dport -m comment`, nothing counted between two polls. The others as multiples of `read()` with eBPF; "
+            "Python's other readers by their processor's time.",
+            ["rules", "read() with eBPF, µs per rule", "µs", *order],
+            rows,
+        )
+
+
+def _goals(bench, backend, size, where, ns):
+    """What was promised of it."""
+    if size not in (10_000, 100_000):
+        return
+    side, most = ("nf_tables", 0.02) if backend == "nft" else ("legacy", 0.01)
+    each = ns[BPF] / 1000 / size
+    what = f"{side}: `read()` with eBPF, {size:,} rules in {where}"
+    bench.goal(what, f"≤ {most} µs a rule", f"{number(each)} µs", each <= most)
+    if backend == "legacy":
+        share = ns[BPF] / ns[SOCKET]
+        bench.goal(f"{what}, of the socket's", "≤ 0.02", number(share), share <= 0.02)
+    elif size == 100_000:
+        bench.goal(what, "≤ 2 ms", f"{number(ns[BPF] / 1e6)} ms", ns[BPF] <= 2e6)
+
+
+def _all_changed(bench, backend):
+    """A packet passes all rules between two polls, and every counter is another one."""
+    rows = []
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    side = "nf_tables" if backend == "nft" else "legacy"
+    for size in (size for size in bench.sizes if size <= MOST_OF_PEERS):
+        say(f"bpf: {size} counters that change on {side}")
+        clear()
+        load(["-A INPUT -m mark --mark 0"] * size, NFT_RESTORE if backend == "nft" else LEGACY_RESTORE)
+        with workers({BPF: bench.worker("iptc"), SOCKET: bench.worker("iptc")}) as running:
+            samplers = {
+                BPF: lambda: running[BPF].ask("measure", "bpf_changed", bench.budget),
+                SOCKET: lambda: running[SOCKET].ask("measure", "buffers_changed", bench.budget),
+            }
+            ns = bench.keep(f"bpf changed {backend} {size}", interleave(samplers, bench.rounds, bench.patience))
+        rows.append([f"{size:,}", micro(ns[BPF], size), micro(ns[BPF]), ratio(ns[SOCKET], ns[BPF])])
+    if rows:
+        yield Table(
+            f"Reading counters with eBPF, all of which have changed: {side}",
+            "`-m mark --mark 0` in one chain; a packet over loopback comes by all of them between two polls.",
+            ["rules", "read() with eBPF, µs per rule", "µs", SOCKET],
+            rows,
+        )
+
+
+def _shares(bench):
+    """What a poller costs that keeps a pace: its processor's time, of one processor."""
+    rows, seconds = [], 2 if bench.options.quick else 5
+    for backend in ("nft", "legacy"):
+        os.environ["IPTC_BACKEND"] = backend
+        side = "nf_tables" if backend == "nft" else "legacy"
+        for size in (size for size in (1000, 10_000) if size <= max(bench.sizes)):
+            clear()
+            load(rule_lines(size, "large", 1), NFT_RESTORE if backend == "nft" else LEGACY_RESTORE)
+            for who, operation in ((BPF, "bpf"), (SOCKET, "buffers")):
+                say(f"bpf: the share of a processor, {size} rules on {side}, {who}")
+                cells = []
+                for rate in RATES:
+                    worker = Worker(*bench.worker("iptc"))
+                    try:
+                        kept = worker.ask("pace", operation, f"{rate}:{seconds}")
+                    finally:
+                        worker.close()
+                    share = kept["cpu"] / kept["wall"]
+                    bench.figures[f"bpf share {backend} {size} {operation} {rate}"] = kept
+                    if kept["polls"] < 0.9 * rate * seconds:
+                        cells.append(f"{100 * share:.0f} % at {kept['polls'] / kept['wall'] * 1e9:.0f} Hz")
+                        continue
+                    cells.append(f"{number(100 * share)} %")
+                    if (who, size, rate) == (BPF, 1000, 1000):
+                        bench.goal(
+                            f"{side}: 1,000 rules at 1,000 Hz with eBPF", "≤ 3 % of a core", cells[-1], share <= 0.03
+                        )
+                rows.append([f"{size:,} rules, {side}, {who}", *cells])
+    yield Table(
+        "The share of a processor that a poller takes",
+        f"`read()` at a pace, in one chain: the processor's time of the process, with what the kernel does for it, "
+        f"over {seconds} s. Where it cannot keep the pace, what it reached instead.",
+        ["", *(f"{rate:,} Hz" for rate in RATES)],
+        rows,
+    )

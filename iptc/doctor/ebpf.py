@@ -1,0 +1,19 @@
+"""Whether counters can be read with eBPF here."""
+
+from __future__ import annotations
+
+from ..bpf.possible import why_not
+from .finding import INFO, Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def of_ebpf() -> Iterator[Finding]:
+    """One finding: that they can, or why not. Nobody needs it, and so it is never a warning."""
+    reason = why_not()
+    if reason:
+        yield Finding(INFO, f"Counters cannot be read with eBPF here: {reason}.")
+    else:
+        yield Finding(INFO, "Counters can be read with eBPF here (--source bpf).")
