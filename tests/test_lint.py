@@ -151,3 +151,19 @@ def test_counters_say_what_is_not_hit(host, tmp_path):
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     done = subprocess.run([sys.executable, "-m", "iptc", "lint", tmp_path / "none"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_sets_come_from_a_file(host, tmp_path):
+    rules, sets = tmp_path / "rules", tmp_path / "sets"
+    rules.write_text(
+        "*filter\n:INPUT ACCEPT\n-A INPUT -m set --match-set bad src -j DROP\n-A INPUT -m set --match-set bad src -j DROP\nCOMMIT\n"
+    )
+    sets.write_text("create bad hash:ip family inet\nadd bad 192.0.2.1\n")
+    words = [sys.executable, "-m", "iptc", "lint", rules]
+    done = subprocess.run([*words, "--sets", sets], capture_output=True, text=True)
+    assert (
+        done.returncode == 1
+        and "INPUT rule 2: -m set --match-set bad src -j DROP\n    duplicate: rule 1" in done.stdout
+    )
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and "bad" in done.stderr

@@ -431,6 +431,11 @@ class Bench:
 
     # ---------------------------------------------------------------------- rules
 
+    def asking(self) -> contextlib.AbstractContextManager[None]:
+        """Let rules be read and printed as those of the bench: the sets that they name are there."""
+        self.open()
+        return asking(self.namespace, self._asking)
+
     def ruleset(self) -> Any:
         """Return the rules of the bench as a `Ruleset`."""
         from ..managing.value import Ruleset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from .. import _core
@@ -71,10 +72,11 @@ def lint(ruleset: Ruleset, bench: Bench | None, since: Since | None = None) -> l
     leaves out what only counters say.
     """
     found: list[Finding] = []
-    for table in ruleset.tables:
-        found += _Table(table, bench).look()
-        if since is not None:
-            found += _counted(table, since)
+    with contextlib.nullcontext() if bench is None else bench.asking():
+        for table in ruleset.tables:
+            found += _Table(table, bench).look()
+            if since is not None:
+                found += _counted(table, since)
     return found
 
 

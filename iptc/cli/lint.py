@@ -35,6 +35,7 @@ def add(commands: Any) -> None:
     lint.set_defaults(family="both")
     lint.add_argument("rules", metavar="RULES", help="a file in the format of iptables-save, or `live'")
     add_layout(lint)
+    lint.add_argument("--sets", metavar="FILE", help="the sets that RULES name, as `ipset save' prints them")
     lint.add_argument("--json", action="store_true", help="one object a line")
     lint.add_argument(
         "--journal",
@@ -46,28 +47,37 @@ def add(commands: Any) -> None:
 @trouble_is(TROUBLE)
 def run(options: Namespace) -> int:
     """Look at the rules that *options* say."""
-    from ..bench.bench import Bench
+    from ..bench.bench import Bench, asking
     from ..bench.lint import Since, lint
     from ..bench.living import living_bench
     from ..managing.value import Ruleset
+    from ..namespace import Place
     from .sources import read_text
 
     ipv6 = {"4": False, "6": True, "both": None}[options.family]
     interfaces, since = interfaces_of(options), None
     notes: list[str] = []
     if options.rules == "live":
-        ruleset = Ruleset.live(ipv6, backend=options.backend, netns=options.netns)
         since = Since(options.journal)
         bench, notes = living_bench(
             netns=options.netns, interfaces=interfaces, routes=options.route, backend=options.backend
         )
+        place = Place(options.netns)
+        with place.open() as there, asking(there):
+            # printed here, where the sets are that rules name; the bench counts nothing of the host
+            ruleset = Ruleset.live(ipv6, backend=options.backend, netns=options.netns)
+            ruleset.text()
     else:
-        ruleset = Ruleset.read(read_text(options.rules), ipv6, backend=options.backend)
-        tables = ruleset.tables
-        if options.rules6 is not None:
-            tables = [*tables, *Ruleset.read(read_text(options.rules6), True, backend=options.backend).tables]
-        ruleset = Ruleset(tables, ruleset.backend)
-        bench = Bench(ruleset, interfaces or None, routes=options.route, backend=options.backend)
+        bench = Bench(
+            read_text(options.rules),
+            interfaces or None,
+            routes=options.route,
+            rules6=options.rules6,
+            backend=options.backend,
+            ipv6=ipv6,
+            sets=None if options.sets is None else read_text(options.sets).decode(),
+        )
+        ruleset = bench.ruleset()
     with bench:
         found = lint(ruleset, bench, since)
     for note in notes:
