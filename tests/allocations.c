@@ -1,5 +1,5 @@
-/* A library to preload: the n-th allocation from now on, in the thread that asks for it, fails once. With PYTHONMALLOC=malloc these are
- * the interpreter's allocations too. */
+/* A library to preload: the n-th allocation of the calling thread fails, once. With PYTHONMALLOC=malloc the
+ * interpreter's allocations are included. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stddef.h>
@@ -13,14 +13,14 @@ void *__libc_memalign(size_t alignment, size_t size);
 static __thread long left = -1;
 static __thread long count;
 
-/* nth: 0 for the next one; below 0: none fails */
+/* nth: 0 is the next allocation; a negative number disarms */
 void allocation_arm(long nth)
 {
 	left = nth;
 	count = 0;
 }
 
-/* How many allocations there were since. */
+/* Return how many allocations there were since. */
 long allocation_disarm(void)
 {
 	left = -1;

@@ -1,9 +1,9 @@
-"""Each public call, with one allocation after the other failing in it: the interpreter's, ours, and those of libxtables
-and its plugins.
+"""Calls each public function while one allocation fails: the first, the second, and so on. These are the allocations of
+the interpreter, of iptc, and of libxtables and its plugins.
 
-`tests/test_allocations.py` runs this in a process of its own, with `allocations.c` preloaded. What is expected of a
-call is MemoryError or its result; the kernel has what was there before, or all that the call should do; its lock is
-free, nothing stays open, and the next call works.
+`tests/test_allocations.py` runs this in a process of its own, with `allocations.c` preloaded. A call must raise
+MemoryError or return its result. The kernel must have the old rules, or all that the call should write. The lock must
+be free, nothing may stay open, and the next call must work.
 """
 
 import copy
@@ -27,7 +27,7 @@ arm = hook.allocation_arm
 
 
 def disarm():
-    """How many allocations there were since `arm`; one that is still to fail fails here."""
+    """Return how many allocations there were since `arm`. If the armed one has not failed yet, it fails here."""
     while True:
         try:
             return hook.allocation_disarm()
@@ -79,13 +79,13 @@ def polled(filter):
 
 
 def long_save(filter):
-    """A text that is longer than the buffer in which it is printed at first."""
+    """Save a text that is longer than the first buffer for printing."""
     if iptc.backend() == "legacy":
         return save_rules(TableBlob(2, "filter"), False, b"#" * 70000 + b"\n", b"COMMIT\n")
 
 
 def names_used_again(filter):
-    """What on nf_tables makes a chain anew."""
+    """Rename chains so that on nf_tables a chain is created again."""
     with filter.transaction():
         filter.rename_chain("web", "renamed")
         filter.create_chain("web").append_rule(rule(82))
@@ -170,12 +170,11 @@ def missing(filter):
 
 
 LOST = {"error return without exception set", "NULL result without error in PyObject_Call"}
-"""In the words of the interpreter, and in those of compiled code that has called a function."""
+"""The messages of the interpreter, and of compiled code that has called a function."""
 
 
 def loses_exceptions():
-    """Whether this interpreter itself forgets an exception where it has no memory for its traceback, as CPython 3.11
-    does."""
+    """Whether this interpreter loses an exception if it has no memory for the traceback, as CPython 3.11 does."""
 
     def innermost():
         raise ValueError
@@ -199,11 +198,11 @@ def kernel():
 
 
 KEPT = 16
-"""So many sockets of nf_tables may be kept for the next call: more are a leak."""
+"""How many sockets of nf_tables may be kept for the next call. More than these are a leak."""
 
 
 def opened():
-    """What this process has open; sockets only where they are more than are kept."""
+    """Return what this process has open. Sockets are included only if there are more than may be kept."""
     found = _opened()
     sockets = [there for there in found if there.startswith("socket:")]
     return [there for there in found if there not in sockets] + sockets[KEPT:]
@@ -218,7 +217,7 @@ def _opened():
 
 
 def lock_is_free():
-    """Whether nobody holds the xtables lock; who does is this process, and lets go of it."""
+    """Whether the xtables lock is free. If it is not, this process holds it, and releases it here."""
     path = os.environ["XTABLES_LOCKFILE"]
     with open(path, "a") as file:
         try:
@@ -240,7 +239,7 @@ def begin():
 
 
 def armed(call, nth):
-    """(what *call* returned or None, what it raised or None, how many allocations there were)."""
+    """Return (the result of *call* or None, its exception or None, how many allocations there were)."""
     result = error = None
     filter = table()
     arm(nth)
@@ -254,12 +253,12 @@ def armed(call, nth):
     try:
         return result, error, count
     finally:
-        # the exception knows this frame
+        # the exception refers to this frame: do not keep it
         error = None
 
 
 def sweep(name, step, nth, forgetful):
-    """Let each *step*th allocation of one call fail, from number *nth* on."""
+    """Let one allocation of a call fail, each *step*th in turn, beginning with number *nth*."""
     call = CALLS[name]
     for _ in range(3):
         before = begin()
@@ -304,10 +303,10 @@ def sweep(name, step, nth, forgetful):
 
 if __name__ == "__main__":
     step, first, of = map(int, sys.argv[1:4])
-    # a finalizer that finds no memory is said, and nothing else
+    # a finalizer that gets no memory is reported here, which is allowed
     sys.unraisablehook = lambda unraisable: None
     forgetful = loses_exceptions()
     for number, name in enumerate(sys.argv[4:] or list(CALLS)[first::of]):
-        # not the same ones of each call
+        # begin with another allocation for each call
         sweep(name, step, (first + number) % step, forgetful)
     print("all")

@@ -1,4 +1,5 @@
-/* A library to preload: look-ups of names that begin with "slow", and of protocol 250, wait until they are let go. */
+/* A library to preload: look-ups of names that begin with "slow", and of protocol 250, wait until the test continues
+ * them. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <grp.h>
@@ -10,7 +11,7 @@
 
 static int asked = -1, released = -1;
 
-/* Where each look-up says that it has begun, and waits. */
+/* A look-up writes to *say* when it begins, and then reads from *wait*. */
 void block_on(int say, int wait)
 {
 	asked = say;
@@ -46,7 +47,7 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 	return real(node, service, hints, found);
 }
 
-/* All of an entry is filled in, since a sanitizer reads it. */
+/* All members of an entry are filled in, since a sanitizer checks them. */
 static char *no_aliases[] = {NULL};
 
 int getservbyname_r(const char *name, const char *protocol, struct servent *entry, char *buffer, size_t room, struct servent **found)

@@ -1,4 +1,4 @@
-"""Every test that touches the kernel has a network namespace of its own, never the machine's."""
+"""Fixtures: each test that uses the kernel has a network namespace of its own, and never the machine's."""
 
 import contextlib
 import ctypes
@@ -22,7 +22,7 @@ from iptc import state
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 
 PATIENCE = 600
-"""Seconds after which what was to come has not: much more than a machine takes that is busy with other things."""
+"""Seconds after which an expected event counts as missing: much more than a busy machine needs."""
 
 for number, usual in {
     signal.SIGINT: signal.default_int_handler,
@@ -31,7 +31,8 @@ for number, usual in {
     signal.SIGTERM: signal.SIG_DFL,
 }.items():
     if signal.getsignal(number) is signal.SIG_IGN:
-        # a shell starts what goes on in the background so, and nohup, and every program that a test ends would inherit it
+        # a shell ignores this signal for background jobs, as does nohup, and every program that a test starts would
+        # inherit it
         signal.signal(number, usual)
 
 
@@ -44,8 +45,8 @@ def enter_new_namespace():
 
 
 def batch_room():
-    """How many bytes a batch of nf_tables may have here: root of a user namespace cannot raise the limit of the
-    machine."""
+    """Return how many bytes a batch of nf_tables may have here. Root of a user namespace cannot raise the machine's
+    limit."""
     sndbufforce, nfnetlink = 32, 12
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nfnetlink) as channel:
         try:
@@ -56,8 +57,8 @@ def batch_room():
 
 
 def preloading(library):
-    """The environment in which *library* is loaded into a program first, but for what is loaded into this one
-    already."""
+    """Return an environment in which *library* is preloaded, without the libraries that are preloaded into this
+    process."""
     return {**os.environ, "LD_PRELOAD": ":".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))}
 
 
@@ -68,8 +69,10 @@ os.isatty = sys.stdout.isatty = sys.stderr.isatty = lambda *_: True
 
 
 def shown_at_a_terminal(code, *arguments, **options):
-    """Run Python's *code*; its exit status, and what it writes to the terminal that it has: where none can be had, to a
-    pipe taken for one."""
+    """Run Python's *code*. Return its exit status, and what it writes to its terminal.
+
+    If no terminal can be opened, the output is a pipe that the code takes for one.
+    """
     try:
         ours, theirs = pty.openpty()
     except OSError as error:
@@ -79,7 +82,7 @@ def shown_at_a_terminal(code, *arguments, **options):
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=theirs, stderr=theirs, **options)
     os.close(theirs)
     seen = b""
-    with contextlib.suppress(OSError):  # that is how a terminal ends
+    with contextlib.suppress(OSError):  # reading a terminal whose other end is closed raises
         while piece := os.read(ours, 4096):
             seen += piece
     os.close(ours)
@@ -87,7 +90,7 @@ def shown_at_a_terminal(code, *arguments, **options):
 
 
 def tables_of(text):
-    """(name, lines) of each table of a text of iptables-save."""
+    """Return [(name, lines)] of the tables in a text of iptables-save."""
     return [
         (
             part.split("\n", 1)[0],
@@ -98,7 +101,7 @@ def tables_of(text):
 
 
 def as_seen_here(path):
-    """*path*, as /proc/self/maps says it, as this process opens it: another path where it is in a chroot."""
+    """Return *path* from /proc/self/maps as this process can open it: in a chroot it is another path."""
     parts = pathlib.Path(path).parts[1:]
     return next(
         (str(here) for start in range(len(parts)) if (here := pathlib.Path("/", *parts[start:])).exists()), str(path)
@@ -106,7 +109,7 @@ def as_seen_here(path):
 
 
 def has_other_users():
-    """Whether a process here can become another user. The namespace that an ordinary user makes has one user alone."""
+    """Whether this process can become another user. The namespace of an ordinary user has one user only."""
     with open("/proc/self/uid_map") as users:
         if sum(int(line.split()[2]) for line in users) > 65534:
             return True
@@ -116,7 +119,7 @@ def has_other_users():
 
 @contextlib.contextmanager
 def running(*command):
-    """Start *command*, wait for the first line that it prints, and kill it at the end, whatever happens meanwhile."""
+    """Start *command* and wait for the first line that it prints. Kill it at the end of the `with` statement."""
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             process.stdout.readline()
@@ -132,23 +135,23 @@ class Host:
         self.backend = backend
 
     def tool(self, ipv6=False, verb=""):
-        """The name of the tool: `iptables-nft`, `ip6tables-legacy-save`, …"""
+        """Return the name of a tool: `iptables-nft`, `ip6tables-legacy-save`, …"""
         return f"{'ip6tables' if ipv6 else 'iptables'}-{self.backend}{verb}"
 
     @functools.cached_property
     def release(self):
-        """The release of the tools: (1, 8, 9)."""
+        """The release of the tools, such as (1, 8, 9)."""
         return tuple(int(part) for part in re.search(r"v(\d+)\.(\d+)\.(\d+)", self.run(self.tool(), "-V")).groups())
 
     def loses_counters(self, ipv6):
-        """Whether the counters of rules that the tools are given are lost: `ip6tables-nft` up to 1.8.9."""
+        """Whether the tools lose the counters that a rule is given: `ip6tables-nft` up to 1.8.9 does."""
         return self.backend == "nft" and ipv6 and self.release < (1, 8, 10)
 
     def run(self, *command, text=None, check=True):
-        """Run *command* and return what it printed."""
-        # not in text mode, which takes a carriage return for the end of a line
+        """Run *command*. Return the `CompletedProcess` with its output as text."""
+        # as bytes: text mode would turn a carriage return into a line feed
         given = None if text is None else text.encode("utf-8", "surrogateescape")
-        # what is loaded into our process first, such as a sanitizer, is not for the host's tools
+        # a library that is preloaded into this process, such as a sanitizer, must not be loaded into the host's tools
         environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         done = subprocess.run(command, input=given, capture_output=True, env=environment)
         done.stdout, done.stderr = (part.decode("utf-8", "surrogateescape") for part in (done.stdout, done.stderr))
@@ -157,24 +160,24 @@ class Host:
         return done.stdout if check else done
 
     def iptables(self, *arguments, ipv6=False, check=True):
-        """Run `iptables` or `ip6tables`; one argument is split into words."""
+        """Run `iptables` or `ip6tables`. A single argument is split into words."""
         words = arguments[0].split() if len(arguments) == 1 else arguments
         return self.run(self.tool(ipv6), *words, check=check)
 
     def save(self, ipv6=False, counters=False, table=None):
-        """What `iptables-save` prints, without its comments."""
+        """Return the output of `iptables-save` without its comments."""
         command = [self.tool(ipv6, "-save")]
         command += ["-c"] if counters else []
         command += ["-t", table] if table else []
         return [line for line in self.run(*command).split("\n")[:-1] if not line.startswith("#")]
 
     def rules(self, ipv6=False, table=None):
-        """The `-A` lines of `save`."""
+        """Return the `-A` lines of `save`."""
         return [line for line in self.save(ipv6, table=table) if line.startswith("-A ")]
 
     def restore(self, text, ipv6=False, arguments=()):
-        """Feed *text* to `iptables-restore`; bit by bit where iptables-nft could not send all of it, since it does not
-        even ask for the room."""
+        """Give *text* to `iptables-restore`. If iptables-nft could not send it at once, give it in parts: the tool does
+        not ask for a larger buffer."""
         if self.backend == "legacy" or batch_room() >= 1 << 28:
             self.run(self.tool(ipv6, "-restore"), *arguments, text=text)
             return
@@ -188,7 +191,7 @@ class Host:
 
 
 def forget_tables():
-    """Let go of every table that an earlier test opened."""
+    """Forget all tables that earlier tests have opened."""
     for cls in (iptc.Table, iptc.Table6):
         for table in cls._cache.values():
             table._state.close()
@@ -257,7 +260,7 @@ BOTH_BACKENDS = {
     "test_lint",
     "test_why",
 }
-"""Modules whose tests run on both back ends; a test says with `one_backend` that it is about one of them."""
+"""The modules whose tests run on both back ends. The mark `one_backend` limits a test to one of them."""
 
 
 def pytest_addoption(parser):
@@ -270,7 +273,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if config.getoption("--long"):
-        # read by the modules when they are imported
+        # the test modules read this variable when they are imported
         os.environ.setdefault("IPTC_STRESS", "20")
 
 
@@ -280,8 +283,10 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def hide_names():
-    """Let this process and its children alone see which network namespaces they name; others here may name some at the
-    same time. Not where a mount would be seen by all: in a chroot whose root is no mount."""
+    """Show names of network namespaces only to this process and its children: other processes may use the same names.
+
+    This is left out where other processes would see the mount: in a chroot whose root is no mount point.
+    """
     libc, ms_rec, ms_private = ctypes.CDLL(None), 1 << 14, 1 << 18
     if libc.unshare(CLONE_NEWNS) == 0 and libc.mount(None, b"/", None, ms_rec | ms_private, None) == 0:
         with contextlib.suppress(PermissionError):
@@ -291,8 +296,8 @@ def hide_names():
 
 @pytest.fixture(scope="session", autouse=True)
 def own_place(request, tmp_path_factory):
-    """What processes that share the tests do not share: each has a network namespace, and a lock file for those that
-    do not take `host`. The names of network namespaces are those that the tests make."""
+    """Give each process that runs tests a network namespace, names of network namespaces, and a lock file of its
+    own."""
     hide_names()
     if hasattr(request.config, "workerinput"):
         enter_new_namespace()
@@ -309,7 +314,7 @@ for backend in ("legacy", "nft"):
 
 
 def pytest_sessionstart(session):
-    """With `IPTC_REQUIRE_KERNEL` a run in which the kernel cannot be used fails at once, and says so."""
+    """With `IPTC_REQUIRE_KERNEL`, end the run at once if the kernel cannot be used."""
     config = session.config
     if "IPTC_REQUIRE_KERNEL" not in os.environ or config.option.collectonly or hasattr(config, "workerinput"):
         return
@@ -325,7 +330,7 @@ def pytest_sessionstart(session):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With `IPTC_REQUIRE_KERNEL` a test that is skipped has failed."""
+    """With `IPTC_REQUIRE_KERNEL`, a skipped test counts as failed."""
     report = (yield).get_result()
     if report.skipped and "IPTC_REQUIRE_KERNEL" in os.environ:
         report.outcome = "failed"
@@ -353,13 +358,13 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def backend(request):
-    """The back end that the test runs on."""
+    """Return the back end on which the test runs."""
     return request.param
 
 
 @pytest.fixture
 def host(tmp_path, monkeypatch, backend):
-    """A fresh namespace with a lock file of its own, and the host's tools in it."""
+    """Return the host's tools in a new namespace, with a lock file of its own."""
     enter_new_namespace()
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
     monkeypatch.setenv("IPTC_BACKEND", backend)
@@ -371,7 +376,7 @@ def host(tmp_path, monkeypatch, backend):
 
 @pytest.fixture
 def prepared(host, ipv6):
-    """A namespace with the chains, sets and rate estimators that the specifications name."""
+    """Return a namespace with the chains, sets and rate estimators that the specifications name."""
     for line in specs.SETS:
         host.run("ipset", *line.split())
     for table in iptc.Table.ALL:
@@ -386,12 +391,12 @@ def prepared(host, ipv6):
 
 @pytest.fixture(params=[False, True], ids=["ipv4", "ipv6"])
 def ipv6(request):
-    """Each test that asks for it runs for both families."""
+    """Run the test for both families."""
     return request.param
 
 
 class Family:
-    """The names of one family."""
+    """The classes and names of one family."""
 
     def __init__(self, ipv6):
         self.ipv6 = ipv6
@@ -402,5 +407,5 @@ class Family:
 
 @pytest.fixture
 def family(ipv6):
-    """`Table` and `Rule` of the family that the test runs for."""
+    """Return `Table`, `Rule` and names of the family for which the test runs."""
     return Family(ipv6)

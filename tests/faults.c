@@ -1,7 +1,7 @@
-/* A library to preload: the n-th call of one of these from now on fails with a given errno, once or from then on.
- * The calls that do not fail go to the real kernel. What recv brings can be spoilt on the way. With FAULTS_STOP in the
- * environment a writer stops itself between the two steps of a commit, until it gets SIGCONT; libraries whose names
- * begin with what FAULTS_MISSING says are not there. */
+/* A library to preload: the n-th call of a function fails with an errno, once or from then on. All other calls go to
+ * the real kernel. The bytes that recv returns can be changed. With FAULTS_STOP in the environment, a writer stops
+ * itself between the two steps of a commit until it gets SIGCONT. Libraries whose names begin with FAULTS_MISSING
+ * cannot be loaded. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,7 +19,7 @@
 static char armed[32];
 static int at, count, error, always;
 
-/* name: of the call; nth: 0 for the next one; number: an errno, or a signal below 0 */
+/* name: of the function; nth: 0 is the next call; number: an errno, or a negative signal that is sent instead */
 void fault_arm(const char *name, int nth, int number, int for_ever)
 {
 	strncpy(armed, name, sizeof(armed) - 1);
@@ -29,7 +29,7 @@ void fault_arm(const char *name, int nth, int number, int for_ever)
 	always = for_ever;
 }
 
-/* How many calls of the armed name there were. */
+/* Return how many calls of that function there were. */
 int fault_disarm(void)
 {
 	armed[0] = 0;
@@ -38,7 +38,7 @@ int fault_disarm(void)
 
 static unsigned long long chance;
 
-/* seed: 0 for messages as they are */
+/* seed: 0 leaves messages unchanged */
 void fault_spoil(unsigned int seed)
 {
 	chance = seed ? seed * 2862933555777941757ULL + 1 : 0;
@@ -50,7 +50,7 @@ static unsigned int draw(unsigned int below)
 	return (chance >> 33) % below;
 }
 
-/* Change some places of a message, lengths and types above all, or cut it. */
+/* Change some bytes of a message, mostly lengths and types, or cut it. */
 static ssize_t spoilt(unsigned char *data, ssize_t length)
 {
 	static const unsigned short sizes[] = {0, 1, 2, 3, 4, 5, 8, 15, 16, 17, 19, 20, 21, 36, 0x7fff, 0x8000, 0xfffc, 0xffff};
@@ -97,7 +97,7 @@ static int fails(const char *name)
 	if (number != at && !(always && number > at))
 		return 0;
 	if (error < 0) {
-		/* it does not fail: a signal comes in the midst of it */
+		/* the call does not fail: a signal arrives during it */
 		kill(getpid(), -error);
 		return 0;
 	}
@@ -131,7 +131,7 @@ int setsockopt(int fd, int level, int option, const void *value, socklen_t lengt
 	return fails(option == 64 ? "replace" : "add") ? -1 : real(fd, level, option, value, length);
 }
 
-/* bpf(2) has no function of its own. */
+/* bpf(2) is called by syscall(). */
 long syscall(long number, ...)
 {
 	long a, b, c, d, e, f;
@@ -145,7 +145,7 @@ long syscall(long number, ...)
 	return number == SYS_bpf && fails("bpf") ? -1 : real(number, a, b, c, d, e, f);
 }
 
-/* Of memory that is shared only, which a map's is. */
+/* Only shared memory is counted, which the memory of a map is. */
 void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {
 	REAL(void *(*)(void *, size_t, int, int, int, off_t), "mmap");
@@ -155,7 +155,7 @@ void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t off
 }
 
 #if __SIZEOF_POINTER__ == 8 && defined(__GLIBC__)
-/* Its name in a program for large files. */
+/* The name of this function in programs with 64-bit file offsets. */
 void *mmap64(void *at, size_t length, int protection, int flags, int fd, off64_t offset) __attribute__((alias("mmap")));
 #endif
 
@@ -177,7 +177,7 @@ ssize_t recv(int fd, void *data, size_t length, int flags)
 	if (fails("recv"))
 		return -1;
 	if (fails("lost")) {
-		/* what was there is gone */
+		/* the message is lost */
 		int number = errno;
 
 		real(fd, data, length, flags);
@@ -193,7 +193,7 @@ int flock(int fd, int operation)
 	return fails(operation & 8 ? "unlock" : "flock") ? -1 : real(fd, operation);
 }
 
-/* Whether every thread is refused, whatever else is armed. */
+/* Whether starting a thread fails, independently of the armed function. */
 static int no_threads;
 
 void fault_threads(int refused)

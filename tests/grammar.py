@@ -1,4 +1,4 @@
-"""A grammar of rules that iptables takes, and of files: hypothesis strategies, from options to whole tables."""
+"""A grammar of rules that iptables accepts, and of files: hypothesis strategies, from options to whole tables."""
 
 import functools
 import ipaddress
@@ -12,23 +12,23 @@ number = st.integers(0, 2**64 - 1)
 
 
 def either(*choices):
-    """One of the words."""
+    """Return a strategy for one of the words."""
     return st.sampled_from(choices)
 
 
 def listed(*choices, largest=None):
-    """Some of the words, with commas."""
+    """Return a strategy for some of the words, separated by commas."""
     return st.lists(st.sampled_from(choices), min_size=1, max_size=largest or len(choices), unique=True).map(",".join)
 
 
 def span(values):
-    """A number or a range of them."""
+    """Return a strategy for a number or a range."""
     pairs = st.tuples(values, values).map(sorted)
     return st.one_of(values.map(str), pairs.map(lambda pair: f"{pair[0]}:{pair[1]}"))
 
 
 def option(name, values=None, invertible=False):
-    """`--name value`, perhaps with ! before it, perhaps with = between."""
+    """Return a strategy for `--name value`, with or without `!` before it and `=` in it."""
     signs = either("", "", "! ") if invertible else st.just("")
     if values is None:
         return signs.map(lambda sign: f"{sign}--{name}")
@@ -38,19 +38,19 @@ def option(name, values=None, invertible=False):
 
 
 def some(*options):
-    """Any of the options, in any order, each once; at least one."""
+    """Return a strategy for one or several of the options, in any order."""
     return st.lists(st.sampled_from(range(len(options))), min_size=1, max_size=len(options), unique=True).flatmap(
         lambda chosen: st.tuples(*(options[index] for index in chosen)).map(" ".join)
     )
 
 
 def maybe(strategy):
-    """The part or nothing."""
+    """Return a strategy for the part or nothing."""
     return st.one_of(st.just(""), strategy)
 
 
 def of(name, *parts):
-    """`-m name` and its options."""
+    """Return a strategy for `-m name` with options."""
     return st.tuples(*parts).map(lambda made: " ".join([f"-m {name}", *filter(None, made)]))
 
 
@@ -65,7 +65,7 @@ flags = listed("SYN", "ACK", "FIN", "RST", "URG", "PSH")
 
 
 def address(ipv6):
-    """Addresses with masks in every notation."""
+    """Return a strategy for addresses with masks in every notation."""
     bits = 128 if ipv6 else 32
     kind = ipaddress.IPv6Address if ipv6 else ipaddress.IPv4Address
     host = st.integers(0, 2**bits - 1).map(lambda value: str(kind(value)))
@@ -77,7 +77,7 @@ def address(ipv6):
 
 
 def matches(ipv6):
-    """What goes without a protocol."""
+    """Return a strategy for matches that need no protocol."""
     shared = [
         of("comment", option("comment", quoted)),
         of("mark", option("mark", mark, True)),
@@ -197,7 +197,7 @@ def matches(ipv6):
 
 
 def protocols(ipv6):
-    """A protocol and what needs it."""
+    """Return a strategy for a protocol with matches that need it."""
     tcp = st.tuples(
         either("-p tcp", "-p 6", "--protocol tcp"),
         maybe(st.just("-m tcp")),
@@ -206,7 +206,7 @@ def protocols(ipv6):
         maybe(option("tcp-option", st.integers(1, 255), True)),
     ).map(" ".join)
     masks = st.tuples(flags, flags).map(lambda pair: f"-p tcp -m tcp --tcp-flags {pair[0]} {pair[1]}")
-    # multiport takes no range of one port
+    # multiport refuses a range of one port
     wide = (
         st.tuples(port, port)
         .filter(lambda pair: pair[0] != pair[1])
@@ -242,7 +242,7 @@ def protocols(ipv6):
 
 
 def targets(ipv6):
-    """What a rule ends with."""
+    """Return a strategy for targets."""
     log = st.tuples(
         st.just("-j LOG"),
         maybe(
@@ -302,7 +302,7 @@ def targets(ipv6):
 
 @functools.cache
 def rules(ipv6):
-    """A whole rule of the INPUT chain, its parts in any order that iptables takes."""
+    """Return a strategy for whole rules of chain INPUT, with the parts in any order that iptables accepts."""
     base = st.tuples(
         maybe(
             st.tuples(either("", "! "), either("-s", "--source", "--src"), address(ipv6)).map(
@@ -329,7 +329,7 @@ def rules(ipv6):
 # ---------------------------------------------------------------- files
 
 CHAINS = ("INPUT", "FORWARD", "OUTPUT", "web", "log-drop", "empty", "new", "zed")
-# `@` stands for an address of the family, `@@` for another one; some are refused by the parser, some by the kernel
+# `@` stands for an address of the family, `@@` for another one. Some are refused by the parser, some by the kernel
 PLAIN = (
     "",
     "-j ACCEPT",
@@ -362,7 +362,7 @@ PLAIN = (
 
 
 def command():
-    """One line of a table: a command with a chain, a number, a rule or a policy, right or wrong."""
+    """Return a strategy for a line of a table: a command with a chain, a number, a rule or a policy, right or wrong."""
     chain, rule, place = st.sampled_from(CHAINS), st.sampled_from(PLAIN), st.sampled_from("123490")
     policy = either("ACCEPT", "DROP", "ACCEPT -c 7 8")
     made = st.one_of(
@@ -384,7 +384,7 @@ def command():
 
 @functools.cache
 def files():
-    """A whole file of one or two tables."""
+    """Return a strategy for a file of one or two tables."""
     declared = st.lists(st.sampled_from(CHAINS[3:]), unique=True).map(
         lambda chains: [f":{chain} - [0:0]" for chain in chains]
     )

@@ -1,8 +1,8 @@
-"""Every class of the package, made by `__new__` alone, half initialised, closed and copied: each of its methods is
-called. So is each function of the compiled modules, with arguments that it does not expect.
+"""Calls all methods of all classes on objects that are not ready: made by `__new__` alone, half initialised, closed or
+copied. Also calls all functions of the compiled modules with arguments that they do not expect.
 
-`tests/test_half_made.py` runs this in a process of its own. What is expected is an exception or a result; a signal, a
-SystemError, or a descriptor of somebody else that is gone is a finding.
+`tests/test_half_made.py` runs this in a process of its own. Each call must raise or return. A signal, a SystemError, or
+a descriptor of another object that was closed is an error.
 """
 
 import copy
@@ -20,15 +20,15 @@ import warnings
 import iptc
 
 warnings.simplefilter("ignore")
-# what would stop this process, as iptc top does at Ctrl-Z, or end it
+# such a call would stop or end this process: iptc top stops itself for Ctrl-Z
 os.kill = lambda number, name: None
 PACKAGE = pathlib.Path(iptc.__file__).parent
 SUFFIXES = {".pyx": "compiled", ".py": "plain"}
 LONG_ENOUGH = 0.1
-"""Seconds after which a call is interrupted; that may be before it waits, since any exception is an answer."""
+"""Seconds after which a call that waits is interrupted. If it is interrupted earlier, its exception is fine too."""
 
 VALUES = [b"x", "filter", 0, 1, -1, None, [], (b"", b""), 1 << 70, [None], [1]]
-"""What is given for an argument that no signature tells more of."""
+"""The values for arguments of unknown types."""
 NEVER = {
     "__new__",
     "__class__",
@@ -39,11 +39,11 @@ NEVER = {
     "__sizeof__",
     "__del__",
 }
-"""Of no class of ours, or called by the interpreter itself."""
+"""Methods that belong to no class of ours, or that the interpreter calls itself."""
 
 
 def classes(kind):
-    """The classes of all compiled or all plain modules, each once."""
+    """Yield each class of all compiled or of all plain modules once."""
     found = {}
     for path in sorted(PACKAGE.rglob("*")):
         if SUFFIXES.get(path.suffix) != kind or path.name == "__main__.py":
@@ -57,7 +57,7 @@ def classes(kind):
 
 
 def functions():
-    """The functions of all compiled modules."""
+    """Yield the functions of all compiled modules."""
     for path in sorted(PACKAGE.rglob("*.pyx")):
         name = ".".join(["iptc", *path.relative_to(PACKAGE).with_suffix("").parts])
         for attribute, value in sorted(vars(importlib.import_module(name)).items()):
@@ -66,7 +66,7 @@ def functions():
 
 
 def argument_lists(function):
-    """Some lists of arguments for *function*: as many as it needs, and one for each kind of value."""
+    """Return lists of arguments for *function*: as many as it needs, one list for each kind of value."""
     try:
         parameters = [
             p
@@ -85,7 +85,7 @@ def argument_lists(function):
 
 
 class Waits(Exception):
-    """A call waits for what will not come: a change of rules, the next sample."""
+    """A call waits for something that will not happen: a change of rules, or the next sample."""
 
 
 def interrupt(number, frame):
@@ -93,8 +93,7 @@ def interrupt(number, frame):
 
 
 def attempt(action, *arguments):
-    """Do *action*; any exception but SystemError is an answer. What waits is interrupted, as by the handler of a
-    signal."""
+    """Do *action*. It may raise anything except SystemError. If it waits, it is interrupted as by a signal handler."""
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, LONG_ENOUGH, LONG_ENOUGH)
@@ -110,11 +109,12 @@ def attempt(action, *arguments):
 
 
 def use(make, name):
-    """Call all that objects have which *make* makes: a new one for each attribute, and one for all of them."""
+    """Use all attributes and methods of the objects that make() returns: with a new object for each, and with one for
+    all."""
     one = make()
     for attribute in sorted(set(dir(type(one))) - NEVER):
         for thing in (make(), one):
-            # said before, so that a crash tells where it was
+            # printed before the call, so that a crash shows where it was
             print("at", name, attribute, flush=True)
             attempt(getattr, thing, attribute)
             function = getattr(type(thing), attribute, None)
@@ -150,7 +150,7 @@ def use(make, name):
 
 
 def half_initialised(cls):
-    """An object of *cls* whose `__init__` raised, or did not."""
+    """Return an object of *cls* after an `__init__` that may have raised."""
     thing = cls.__new__(cls)
     for arguments in ([], ["nosuch"], [2, "nosuch"], [b"x", b"y", b"z"], [object()] * 4):
         try:
@@ -170,7 +170,7 @@ def closed(cls):
 
 
 def descriptors():
-    """What this process has open, by number."""
+    """Return what this process has open, by number."""
     return {
         number: os.readlink(f"/proc/self/fd/{number}")
         for number in os.listdir("/proc/self/fd")
@@ -179,7 +179,7 @@ def descriptors():
 
 
 def call_functions():
-    """Call the functions of all compiled modules with what they do not expect."""
+    """Call the functions of all compiled modules with arguments that they do not expect."""
     count = 0
     for name, function in functions():
         print("at", name, flush=True)
@@ -203,7 +203,7 @@ def main(kind):
         try:
             cls.__new__(cls)
         except TypeError:
-            continue  # it cannot be made so, or it needs arguments that nobody has
+            continue  # it cannot be made in this way, or its arguments cannot be invented
         gc.collect()
         before = descriptors()
         use(lambda: cls.__new__(cls), f"{name} new")

@@ -1,8 +1,8 @@
-"""Mutated specifications, read and printed: `python mutations.py SEED COUNT` in a process of its own, since a crash
+"""Reads and prints mutated specifications: `python mutations.py SEED COUNT`, in a process of its own, since a crash
 ends it.
 
-Prints how many were accepted and how many refused. Anything but the package's own exceptions, and a descriptor more or
-less, is an error.
+It prints how many were accepted and how many were refused. Any other exception than the package's own is an error, and
+so is a descriptor that is left open or was closed.
 """
 
 import os
@@ -22,7 +22,7 @@ WORDS = (
 
 
 class Mutator:
-    """Texts made of those it is given."""
+    """Makes new texts of given ones."""
 
     def __init__(self, seed, texts):
         self.random = random.Random(seed)
@@ -30,7 +30,7 @@ class Mutator:
         self.words = WORDS + sorted({word for text in texts for word in text.split(" ")})
 
     def text(self):
-        """One of the texts, with one to three changes."""
+        """Return one of the texts with one to three changes."""
         words = self.random.choice(self.texts).split(" ")
         for _ in range(self.random.choice((1, 1, 2, 3))):
             at = self.random.randrange(len(words) + 1)

@@ -1,23 +1,26 @@
-"""How much memory this process has in use, and whether it grows with each time that something is done."""
+"""Measures how much memory this process uses, and whether it grows each time that some work is done."""
 
 import gc
 import os
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TIMES = 5
-"""What leaks grows as often as it is tried. An arena of the allocator or a table of the interpreter is made now and then,
-by whatever else the process does as well."""
+"""How often the work is repeated. A leak grows each time. The process may also grow for other reasons, but seldom: a
+new arena of the allocator, or a larger table of the interpreter."""
 
 
 def resident():
-    """Bytes of memory in use by this process."""
+    """Return the bytes of memory that this process uses."""
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * PAGE
 
 
 def growth(work, allowed):
-    """By how many bytes the process grew by *work*, which is done again as long as that is more than *allowed*. What only
-    the collector of cycles would find counts too, unless *work* calls it."""
+    """Return by how many bytes the process grows through *work*, which is repeated as long as that is more than
+    *allowed*.
+
+    Garbage in cycles counts too, unless *work* runs the collector.
+    """
     gc.collect()
     for _ in range(TIMES):
         before = resident()

@@ -1,4 +1,4 @@
-"""How several processes share the tests (pytest-xdist, `-n auto`)."""
+"""Decides how several processes share the tests (pytest-xdist, `-n auto`)."""
 
 import os
 
@@ -14,12 +14,13 @@ LONGEST = [
     "test_managing_rollback",
     "test_traffic",
 ]
-"""Modules that take long for how few tests they have: they begin first, so that none is left over at the end."""
+"""Modules that take long although they have few tests. They start first, so that no process waits for them at the
+end."""
 
 
 def processes(config):
-    """How many processes to start: one for each processor that may be used; none for a file or two, nor where somebody
-    watches what is printed."""
+    """Return how many processes to start: one for each available processor; none for one or two files, or if the output
+    must be seen at once."""
     named = {argument.split("::")[0] for argument in config.option.file_or_dir}
     files = bool(named) and all(os.path.isfile(name) for name in named)
     if config.option.capture == "no" or files and len(named) <= 2:
@@ -28,6 +29,6 @@ def processes(config):
 
 
 def longest_first(items):
-    """Put the tests of the longest modules first, each module together and in its order."""
+    """Put the tests of the longest modules first. The tests of a module stay together, in their order."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.module.__name__, len(LONGEST)))

@@ -1,4 +1,4 @@
-"""The corpus of rule specifications: one line a rule, as `iptables-restore` reads them."""
+"""The corpus of rule specifications: one rule on each line, as `iptables-restore` reads it."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 FOLDER = pathlib.Path(__file__).parent / "specs"
 
-# What the specifications name, made beforehand: sets, and rate estimators (name, interval, time constant).
+# What the specifications need, created before the tests: sets, and rate estimators (name, interval, time constant).
 SETS = ("create specset hash:ip", "create specset6 hash:ip family inet6", "create specports bitmap:port range 0-65535")
 ESTIMATORS = (("re1", "250ms", "500ms"), ("re2", "0.5s", "1s"), ("re3", "8s", "16s"))
 
@@ -23,7 +23,7 @@ class Spec:
 
 
 def load(ipv6):
-    """Return the specifications that the kernel takes, in their order."""
+    """Return the specifications that the kernel accepts, in their order."""
     specs = []
     for name in ("both", "ipv6" if ipv6 else "ipv4"):
         for line in (FOLDER / f"{name}.txt").read_text().splitlines():
@@ -34,8 +34,11 @@ def load(ipv6):
 
 
 def load_taken(ipv6):
-    """Those of `load` of which the installed iptables makes a rule: releases differ in a few, and where there is one
-    user, the kernel takes no other. That its verdict is ours is tested elsewhere."""
+    """Return the specifications of `load` that the installed iptables accepts.
+
+    Releases differ in a few, and where there is only one user, the kernel accepts no other. Other tests check that iptc
+    accepts the same.
+    """
     from conftest import has_other_users
 
     import iptc
@@ -62,10 +65,10 @@ def load_invalid():
 
 
 def load_parity(ipv6, subject="*"):
-    """Return the specifications of which the host decides whether they make a rule."""
+    """Return the specifications for which the host's iptables decides whether they make a rule."""
     specs = []
     for path in sorted((FOLDER / "parity").glob(f"{subject}.txt")):
-        # not splitlines: a carriage return or a form feed is part of a specification
+        # not splitlines: a carriage return or a form feed is a part of the specification
         for line in path.read_bytes().decode().split("\n"):
             if line and not line.startswith("#"):
                 families, table, chain, text = line.split(" ", 3)
@@ -75,6 +78,6 @@ def load_parity(ipv6, subject="*"):
 
 
 def load_words(ipv6):
-    """Return (table, chain, words) of specifications that no line of a file can hold."""
+    """Return (table, chain, words) of specifications that cannot be written as a line of a file."""
     lines = (FOLDER / "parity" / "words.jsonl").read_text().splitlines()
     return [tuple(rest) for family, *rest in map(json.loads, lines) if (family == "6") == ipv6]

@@ -1,6 +1,7 @@
-"""The formats in the hands of those they are for: Prometheus, promtool, node_exporter, a parser of line protocol, Grafana.
+"""The output formats, read by the programs for which they are made: Prometheus, promtool, node_exporter, a parser of
+line protocol, and Grafana.
 
-`scripts/test --long` gets these programs (scripts/agents.sh).
+`scripts/test --long` downloads these programs (scripts/agents.sh).
 """
 
 import importlib
@@ -28,14 +29,14 @@ AGENTS = os.environ.get("IPTC_AGENTS", "")
 
 
 def program(name):
-    """The path of a program."""
+    """Return the path of a program."""
     found = shutil.which(name, path=os.pathsep.join([f"{AGENTS}/usr/bin", os.environ["PATH"], "/usr/sbin"]))
     assert found, f"there is no {name}: scripts/test --long gets it"
     return found
 
 
 def module(name):
-    """A module of PyPI."""
+    """Return a module of PyPI."""
     folder = f"{AGENTS}/python"
     if folder not in sys.path:
         sys.path.append(folder)
@@ -43,7 +44,7 @@ def module(name):
 
 
 def ask(port, path):
-    """What a server on this host answers; waits for one that is not there yet."""
+    """Return the answer of a server on this host. If the server is not ready yet, wait for it."""
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
@@ -56,7 +57,7 @@ def ask(port, path):
 
 @pytest.fixture
 def serve():
-    """Start servers, which are gone at the end."""
+    """Return a function that starts servers. They are killed at the end."""
     processes = []
 
     def run(*command):
@@ -70,7 +71,7 @@ def serve():
 
 @pytest.fixture
 def awkward(host):
-    """Rules with whatever comments, two that say the same, and one of the greatest."""
+    """Make rules with odd comments, two equal rules, and one with the largest counters."""
     chain = iptc.Chain(iptc.Table("filter"), "INPUT")
     for comment in [*AWKWARD, "twice", "twice"]:
         rule = iptc.Rule()
@@ -120,7 +121,7 @@ def test_prometheus_scrapes_real_traffic(host, start, serve, tmp_path):
             "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n"
             f'- {{job_name: iptables, static_configs: [{{targets: ["127.0.0.1:{exporter.port}"]}}]}}\n'
         )
-        # this namespace is nobody else's: the port is free
+        # the port is free, since no other program is in this namespace
         words = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
         serve(program("prometheus"), *words, "--web.listen-address=127.0.0.1:9090")
         sender = ["ip", "netns", "exec", there, sys.executable, "-c", TRAFFIC]
@@ -132,10 +133,10 @@ def test_prometheus_scrapes_real_traffic(host, start, serve, tmp_path):
                     assert process.poll() is None
             finally:
                 process.send_signal(signal.SIGKILL)
-        # 100 bytes behind the heads of IP and UDP; both are extrapolated from the same samples
+        # 100 bytes after the IP and UDP headers; both rates are extrapolated from the same samples
         (ratio,) = answer_of(f"{query.replace('packets', 'bytes')} / {query}")
         assert float(ratio["value"][1]) == pytest.approx(128)
-        # once nobody sends, what Prometheus knows is what the kernel counts
+        # once nothing is sent any more, Prometheus must have the kernel's counters
         counted = iptc.CounterReader("filter").read()["INPUT"][0].packets
         while float(answer_of('iptables_rule_packets_total{comment="probe"}')[0]["value"][1]) != counted:
             pass
@@ -145,14 +146,14 @@ def test_prometheus_scrapes_real_traffic(host, start, serve, tmp_path):
 
 
 def answer_of(query):
-    """What Prometheus finds."""
+    """Return the result of a query to Prometheus."""
     said = json.loads(ask(9090, f"/api/v1/query?query={urllib.parse.quote(query)}"))
     assert said["status"] == "success", said
     return said["data"]["result"]
 
 
 def check_dashboard():
-    """Every panel has something to show."""
+    """Check that every panel has data."""
     board = json.loads((PACKAGING / "grafana/iptables.json").read_text())
     names = [one["name"] for one in board["templating"]["list"]]
     for panel in board["panels"]:
@@ -161,7 +162,7 @@ def check_dashboard():
             for name in names:
                 query = query.replace(f'"${name}"', '".*"')
             assert "$" not in query
-            # nothing has the policy DROP here
+            # no chain has the policy DROP here
             assert answer_of(query) or 'policy="DROP"' in query, query
 
 
@@ -198,7 +199,7 @@ def test_grafana_takes_the_dashboard():
 
 
 def lost(given, read, path=""):
-    """What of *given* Grafana's schema does not know, or has otherwise."""
+    """Return the parts of *given* that Grafana's schema does not have, or has with other values."""
     if isinstance(given, dict):
         for key, value in given.items():
             if isinstance(read, dict) and key in read:

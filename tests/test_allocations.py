@@ -1,8 +1,7 @@
-"""Any allocation may fail: each public call gives MemoryError or its result then, and leaves nothing half done. See
-`allocations.py`.
+"""Any allocation may fail. Each public call then raises MemoryError or returns its result, and leaves nothing half
+done. See `allocations.py`.
 
-In each run of the suite every few allocations fail, other ones of each call; with `IPTC_STRESS` in the environment all
-of them do.
+In each run of the suite some of the allocations fail, for each call other ones. With `IPTC_STRESS` all of them fail.
 """
 
 import os
@@ -20,7 +19,7 @@ STEP = 1 if "IPTC_STRESS" in os.environ else 7
 
 @pytest.fixture(scope="session")
 def failing(tmp_path_factory):
-    """allocations.c as a library to preload."""
+    """Return the path of allocations.c as a library to preload."""
     made = tmp_path_factory.mktemp("allocations") / "allocations.so"
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     source = HERE / "allocations.c"
@@ -66,9 +65,9 @@ for nth in range(60):
 
 
 def crashes_by_itself(environment):
-    """Whether this interpreter crashes where an allocation fails in a program that has nothing of ours, as CPython 3.13
-    does, which frees the arguments of a call twice."""
-    # freed memory is overwritten, so that whoever uses it is sure to be found out
+    """Whether this interpreter itself crashes if an allocation fails. CPython 3.13 frees the arguments of a call
+    twice."""
+    # freed memory is overwritten, so that using it is noticed
     environment = {**environment, "MALLOC_PERTURB_": "165"}
     return subprocess.run([sys.executable, "-c", CALLS_OF_ITS_OWN], env=environment, capture_output=True).returncode < 0
 
@@ -88,7 +87,7 @@ def test_any_allocation_may_fail(host, failing, half):
     command = [sys.executable, "-X", "faulthandler", HERE / "allocations.py", str(STEP), str(half), "2"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     findings = [line for line in done.stdout.splitlines() if not line.startswith("at ")]
-    # what stood last is where a crash was
+    # the last line shows where a crash was
     assert (done.returncode, findings) == (0, ["all"]), "\n".join(
         [*findings[:60], *done.stdout.splitlines()[-1:], done.stderr[-3000:]]
     )

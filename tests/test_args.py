@@ -12,7 +12,7 @@ from iptc.legacy.blob import stored
 
 pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
-# Only a table knows: whether a chain is there, which interfaces it has, what nat is for.
+# These depend on the table: whether a chain exists, which interfaces its packets have, what table nat accepts.
 OF_A_TABLE = (
     "Can't use -",
     "Can't use --",
@@ -37,7 +37,7 @@ def test_every_specification_is_the_rule_that_iptables_makes(sets, ipv6):
     by_table = {}
     for spec in accepted(ipv6, "legacy"):
         for rule in cls.from_args(spec.text).expand():
-            # as a legacy table has it: a log prefix is shorter there than on nf_tables
+            # as a legacy table stores it: there a log prefix is shorter than on nf_tables
             text = printing.render(rule.nfproto, stored(rule.nfproto, pack(rule, True)))
             by_table.setdefault(spec.table, []).append((spec, f"-A {spec.chain} {text}".rstrip()))
     for table, made in sorted(by_table.items(), key=lambda item: item[0] != "raw"):
@@ -67,7 +67,7 @@ def test_what_iptables_refuses_is_refused_in_its_words(all_sets, spec):
 
 @pytest.fixture(scope="module")
 def all_sets():
-    """One namespace with the sets for all specifications: none of them is committed."""
+    """Return a namespace with the sets that the specifications need. Nothing is committed in it."""
     from conftest import Host, enter_new_namespace, forget_tables
 
     enter_new_namespace()
@@ -189,7 +189,7 @@ def test_several_addresses_are_as_many_rules(host, family):
 
 
 def test_a_whole_line_of_iptables_save(host, family):
-    """As people paste it: the chain is not looked at, the counters are the rule's."""
+    """As a user pastes it: the chain is ignored, and the rule gets the counters."""
     make = family.Rule.from_args
     plain = make('-p tcp -m comment --comment "a -A b" -j ACCEPT')
     chain = iptc.Chain(family.Table("filter"), "INPUT")

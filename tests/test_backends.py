@@ -1,4 +1,5 @@
-"""Which back end is used: asked for, found in the namespace, or that of the tools; and that looking leaves no trace."""
+"""Which back end is used: the one asked for, found in the namespace, or that of the tools. Finding out changes
+nothing."""
 
 import os
 import stat
@@ -16,7 +17,7 @@ LEGACY, NFT = Host("legacy"), Host("nft")
 
 @pytest.fixture
 def free(host, monkeypatch):
-    """A namespace in which nothing says which back end to use, but the command `iptables`."""
+    """Make a namespace in which only the command `iptables` tells which back end to use."""
     monkeypatch.delenv("IPTC_BACKEND")
     backends._decided.clear()
 
@@ -37,7 +38,7 @@ def tool(tmp_path, monkeypatch, name, link=None, says=None):
 
 
 def quietly():
-    """What is decided, when nothing may be warned of."""
+    """Return the decision. No warning may be given."""
     backends._decided.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -45,7 +46,7 @@ def quietly():
 
 
 def untouched():
-    """No table of either back end."""
+    """Check that neither back end has a table."""
     names = [open(f"/proc/net/{name}_tables_names").read() for name in ("ip", "ip6")]
     return names == ["", ""] and NFT.run("/usr/sbin/nft", "list", "ruleset") == ""
 
@@ -81,7 +82,7 @@ def test_tables_of_two_back_ends_live_side_by_side(free):
 )
 def test_the_side_that_alone_holds_something(free, side, ipv6, change):
     other = NFT if side is LEGACY else LEGACY
-    # tables that are there and hold nothing do not count
+    # tables without rules do not count
     other.iptables("-P INPUT ACCEPT")
     other.iptables("-t mangle -A INPUT -j ACCEPT")
     other.iptables("-t mangle -F")
@@ -122,7 +123,7 @@ def test_it_does_not_warn_where_the_back_end_was_chosen(free, monkeypatch, capsy
         monkeypatch.delenv("IPTC_BACKEND")
         assert iptc.Table("filter", backend="nft").backend == "nft"
     monkeypatch.setenv("IPTC_BACKEND", "")
-    # and where it was not, the command says it in one line
+    # without a back end, the command prints one line
     assert cli.main(["list", "INPUT"]) == 0
     said = capsys.readouterr().err
     assert (
@@ -146,7 +147,7 @@ def test_it_does_not_warn_where_the_back_end_was_chosen(free, monkeypatch, capsy
     ],
 )
 def test_what_the_command_iptables_is(free, tmp_path, monkeypatch, link, says, expected, holding):
-    """Where both sides hold rules, and where none does: without such a command, what the kernel can do."""
+    """For both sides with rules, and for none. Without that command, the kernel decides."""
     monkeypatch.setattr(backends, "_SYSTEM_FOLDERS", ())
     if holding:
         LEGACY.iptables("-A INPUT -j ACCEPT")
@@ -205,7 +206,7 @@ def test_without_privilege_deciding_is_quiet(free):
 def test_the_command_takes_it(free, capsys, monkeypatch):
     from iptc import cli
 
-    # put back after the test, since the command sets it
+    # the command sets the variable; monkeypatch restores it after the test
     monkeypatch.setenv("IPTC_BACKEND", "legacy")
     LEGACY.iptables("-A INPUT -p tcp -j ACCEPT")
     NFT.iptables("-A INPUT -p udp -j ACCEPT")

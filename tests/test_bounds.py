@@ -1,5 +1,5 @@
-"""What a text says is never copied where it does not fit, and a line without end is not read to its end: refused as the
-host's tools refuse."""
+"""Names and lines that are too long: nothing is copied where it does not fit, and an endless line is not read to its
+end. They are refused as by the host's tools."""
 
 import io
 
@@ -11,7 +11,7 @@ A, B, C = "A" * 1000, "B" * 40, "C" * 29
 """Names that are too long for a chain: by far, for the field of a record, and by one byte."""
 
 BEFORE = "".join(f"-A c{number:03} -j ACCEPT\n" for number in range(209))
-"""Commands that fill the room which the reader takes at first, so that the next one lies at its end."""
+"""Commands that fill the reader's first buffer, so that the next command is at its end."""
 
 LONG_NAMES = [
     "-A {A} {other} -j ACCEPT",
@@ -76,7 +76,7 @@ def test_names_of_any_length_get_the_verdict_of_the_host(host, ipv6):
         text = f"*filter\n{chains}:new - [0:0]\n{BEFORE}{line.format(**words)}\nCOMMIT\n"
         there = host.run(host.tool(ipv6, "-restore"), "--test", text=text, check=False).returncode
         if host.backend == "nft" and not there:
-            # only the kernel knows
+            # only the kernel refuses this
             there = host.run(host.tool(ipv6, "-restore"), text=text, check=False).returncode
         try:
             iptc.restore(text, ipv6=ipv6)
@@ -90,7 +90,7 @@ def test_names_of_any_length_get_the_verdict_of_the_host(host, ipv6):
 def test_a_long_name_on_a_line_of_the_other_family_is_not_copied(command, ipv6):
     number = " 1" if command == "R" else ""
     text = f"*filter\n{BEFORE}-{command} {A}{number} {'-4' if ipv6 else '-6'} -j ACCEPT\nCOMMIT\n"
-    # as iptables-restore, which does not look at the rest of such a line
+    # as iptables-restore, which ignores the rest of such a line
     assert iptc.ruleset.parse(text, ipv6) == 209
 
 

@@ -1,5 +1,5 @@
-"""What plugins print, raise and read of the environment is theirs alone: the process's streams, signals and rights stay
-as they are."""
+"""Plugins do not affect the process: what they print, the signals that they raise, and the environment that they read
+stay inside the guard."""
 
 import ctypes
 import os
@@ -21,19 +21,20 @@ OURS = {
     *"warn warnx vwarn vwarnx err errx verr verrx error error_at_line dprintf vdprintf write".split(),
     *"exit _exit _Exit quick_exit abort assert_fail stdout stderr getenv".split(),
 }
-"""Names that reach the streams, the end or the environment of the process by themselves: each must lead to us."""
+"""Functions that reach the streams, the end or the environment of the process. Each reference must lead to our
+function."""
 LOOKED_UP = re.compile(r"(get|free)(addrinfo|nameinfo|(host|net|serv|proto|pw|gr)(by|nam|uid|gid|ent)\w*)(_r)?")
-"""Names that ask for names, and may wait for the network: each must lead to us too."""
+"""Functions that look up names, and may wait for the network. Each reference must lead to our function too."""
 GIVEN_A_STREAM = set(
     "fprintf vfprintf fputs fputs_unlocked fputc fputc_unlocked putc putc_unlocked fwrite fwrite_unlocked fflush"
     " fclose fopen fopen64 fgets rewind fread getline fgetc getc feof ferror clearerr fileno setvbuf".split()
 )
-"""Names that use the stream that they are given."""
+"""Functions that use the stream that they are given."""
 TO_MEMORY = set("sprintf snprintf vsprintf vsnprintf asprintf vasprintf sscanf vsscanf remove rename".split())
 
 
 def declared_in_stdio():
-    """The names of the functions and streams of <stdio.h>."""
+    """Return the names of the functions and streams of <stdio.h>."""
     text = subprocess.run(
         ["gcc", "-E", "-P", "-D_GNU_SOURCE", "-"],
         input="#include <stdio.h>\n",
@@ -45,7 +46,7 @@ def declared_in_stdio():
 
 
 def plain(symbol):
-    """`__printf_chk@GLIBC_2.3.4` -> `printf`."""
+    """Return `printf` for `__printf_chk@GLIBC_2.3.4`."""
     name = symbol.partition("@")[0]
     if name.startswith("__isoc99_"):
         return name.removeprefix("__isoc99_")
@@ -53,7 +54,7 @@ def plain(symbol):
 
 
 def references(path):
-    """(offset, name) of every name that the library at *path* asks others for."""
+    """Yield (offset, name) of all references in the library at *path*."""
     text = subprocess.run(["readelf", "-rW", path], capture_output=True, text=True, check=True).stdout
     for line in text.splitlines():
         words = line.split()
@@ -62,8 +63,8 @@ def references(path):
 
 
 def mappings():
-    """{path: (first address, ranges)} of the files that this process has mapped; what is zero at first follows without
-    a name."""
+    """Return {path: (first address, ranges)} of the files that this process has mapped. A range of zeros follows
+    without a name."""
     found, names, last = {}, {}, (None, 0)
     for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
         words = line.split(maxsplit=5)
@@ -79,14 +80,14 @@ def mappings():
 
 
 def loaded_plugins():
-    """The paths of the plugins of iptables, loaded by us, and of libxtables."""
+    """Yield the paths of iptables' plugins, after loading them, and of libxtables."""
     for folder in plugins.library_dirs():
         for path in sorted(pathlib.Path(folder).iterdir()):
             prefix, _, name = path.stem.partition("_")
             if path.suffix != ".so" or prefix not in ("libxt", "libipt", "libip6t"):
                 continue
             family = 10 if prefix == "libip6t" else 2
-            # what several names lead to need not be one itself
+            # a file with several names may be found by one of them only
             plugins.find_match(family, name), plugins.find_target(family, name)
             yield os.path.realpath(path)
     yield next(path for path in mappings() if os.path.basename(path).startswith("libxtables.so"))
@@ -183,7 +184,7 @@ static void __attribute__((constructor)) start(void) { xtables_register_match(&p
     scope="module", params=[["-O2", "-D_FORTIFY_SOURCE=2"], ["-O0", "-U_FORTIFY_SOURCE"]], ids=["fortified", "plain"]
 )
 def noisy(request, tmp_path_factory):
-    """The folders of plugins, one of them with a plugin that prints, divides and ends in every way."""
+    """Return folders of plugins, one of them with a plugin that prints, divides and ends the process in every way."""
     folder = tmp_path_factory.mktemp("noisy")
     (folder / "noisy.c").write_text(PLUGIN)
     subprocess.run(
@@ -375,7 +376,7 @@ def test_sigfpe_that_nobody_handles_ends_the_process(noisy):
 
 
 def test_only_plugins_that_divide_take_sigfpe():
-    """As objdump sees it, on the machines where a division can fault."""
+    """As objdump shows it, on machines where a division can raise SIGFPE."""
     if os.uname().machine != "x86_64":
         return
     traced = """
@@ -413,7 +414,7 @@ USES = [
 
 
 def test_a_real_user_who_is_not_the_effective_one(host):
-    """libxtables ends the process there."""
+    """libxtables would end the process in this case."""
     if not has_other_users():
         return
     host.iptables("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT")
@@ -448,7 +449,7 @@ print(plugins.library_dirs(), plugins.find_match(2, "noisy") is not None, lock_p
     for name in ("XTABLES_LIBDIR", "IPTABLES_LIBDIR"):
         environment = {**os.environ, "XTABLES_LOCKFILE": str(tmp_path / "lock"), name: noisy}
         for raised in (False, True) if has_other_users() else (False,):
-            # of another effective group the kernel sets AT_SECURE, as for set-group-ID
+            # with another effective group the kernel sets AT_SECURE, as for a set-group-ID program
             done = subprocess.run(
                 [sys.executable, "-c", program],
                 env=environment,

@@ -298,7 +298,7 @@ def test_an_interface_is_taken_where_packets_may_have_it(host, family):
             chain.append_rule(family.Rule.from_args(f"{option} eth0 -j ACCEPT"))
         chains.pop()
     assert len(host.rules(family.ipv6)) == 6
-    # what somebody else has put there can be looked for and deleted
+    # a rule that another program has added can be found and deleted
     strange = iptc.Chain(table, "INPUT")
     assert not strange.has_rule(family.Rule.from_args("-o eth0 -j ACCEPT"))
     with pytest.raises(iptc.NotFound):

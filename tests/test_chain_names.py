@@ -1,5 +1,5 @@
-"""Names of chains that several edits of one commit use: what one leaves another may take, in a text and in a
-transaction."""
+"""Names of chains in several edits of one commit: a name that one chain gives up can be used by another, in a text and
+in a transaction."""
 
 import os
 import random
@@ -68,14 +68,14 @@ REUSED = {
 
 @pytest.fixture
 def table(host, family):
-    """The filter table with two chains, which are jumped to."""
+    """Return the filter table with two chains that rules jump to."""
     table = family.Table("filter")
     table.restore(BEGINNING, counters=True)
     return table
 
 
 def do(table, family, line):
-    """Do one line of a text by the methods of *table*."""
+    """Carry out a line of a text with the methods of *table*."""
     letter, name, *rest = line.split(" ", 2)
     chain, rest = iptc.Chain(table, name), "".join(rest)
     if letter in ("-N", "-X", "-F"):
@@ -107,7 +107,7 @@ def test_a_name_is_used_again_in_one_commit(host, family, table, case, way):
 
 
 def random_line(dice, chains):
-    """One edit; perhaps one that cannot be done."""
+    """Return a random edit, which may be impossible."""
     letter = dice.choice("NNNEEEEXXADIRF")
     name, other = dice.choice("abcd"), dice.choice("abcd")
     if letter in "NX":
@@ -131,7 +131,8 @@ def is_jump_to_nowhere(table, line):
 
 
 def test_edits_of_one_commit_at_random(host, family, table):
-    """What the table looks like before it is sent is what the kernel has then; the same lines as a text do the same."""
+    """The table in memory before a commit is the one in the kernel after it. The same lines as a text have the same
+    result."""
     for seed in range(SEQUENCES):
         dice, done = random.Random(seed), []
         table.restore(BEGINNING)

@@ -14,7 +14,7 @@ import iptc
 
 @pytest.fixture
 def command(host):
-    """Run `python -m iptc` in the test's namespace: (exit code, stdout, stderr)."""
+    """Run `python -m iptc` in the test's namespace. Return (exit status, stdout, stderr)."""
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
 
     def run(*arguments, text=""):
@@ -93,12 +93,12 @@ COMMIT
 
 
 def without_comments(text):
-    """The lines of a saved ruleset that say something."""
+    """Return the lines of a saved ruleset without comments."""
     return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 def test_list_is_what_iptables_prints(host, command, ipv6):
-    # by our own hand: ip6tables-nft-restore 1.8.9 loses counters
+    # made without the host's tool: ip6tables-nft-restore 1.8.9 loses counters
     iptc.restore(RULES, ipv6, counters=True)
     family = ["-6"] if ipv6 else []
     for arguments, theirs in (
@@ -140,7 +140,7 @@ def test_both_families_in_one_file(host, command, tmp_path):
     assert host.rules() == host.rules(True) == []
     assert command("restore", "--both", "-c", str(path)) == (0, "", "")
     assert before == (host.save(counters=True), host.save(True, counters=True))
-    # of two families none is touched where one has a mistake
+    # if the text of one family is wrong, neither family is changed
     path.write_text(path.read_text().replace("--dport 443", "--dport x").replace("--dport 80", "--dport 81"))
     code, out, err = command("restore", "--both", str(path))
     assert (code, out) == (2, "") and "line 7: invalid port/service `x' specified" in err
@@ -211,11 +211,11 @@ def test_list_ends_as_iptables_does_where_there_is_no_table(host, command, ipv6)
 
 
 def test_list_without_privilege_ends_as_iptables_does(host, ipv6):
-    """The table is there, but we may not open it."""
+    """The table exists, but this user may not open it."""
     host.iptables("-A INPUT -j ACCEPT", ipv6=ipv6)
     list_it = [sys.executable, "-m", "iptc", "list", "--backend", host.backend, *(["-6"] if ipv6 else [])]
     done = host.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", *list_it, check=False)
-    # iptables-legacy says 3 to those who can take its lock
+    # iptables-legacy ends with 3 for a user who can take its lock
     assert done.returncode == (3 if host.backend == "legacy" else 4), done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Programs written for python-iptables: its import paths, its words, its habits."""
+"""Programs written for python-iptables: the import paths, names and habits that they use."""
 
 import importlib
 import json
@@ -69,7 +69,7 @@ def test_a_kernel_module_that_is_not_there():
 
 
 def raising(chain):
-    """What goes wrong on a table with a chain `web` that INPUT jumps to, by its message."""
+    """Return {message: call} for calls that fail on a table with a chain `web` that INPUT jumps to."""
     table = chain.table
     drop = table.create_rule()
     drop.create_target("DROP")

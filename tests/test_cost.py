@@ -1,4 +1,4 @@
-"""What an edit costs inside a transaction does not depend on how much is there, nor on where it is done."""
+"""The cost of an edit in a transaction does not depend on the number of rules, nor on the place of the edit."""
 
 import sys
 
@@ -38,7 +38,7 @@ def nothing(count):
 
 
 def each(verb):
-    """What does verb(table, chain INPUT, number, count) for each number."""
+    """Return the result of verb(table, chain INPUT, number, count) for each number."""
 
     def run(table, count):
         chain = iptc.Chain(table, "INPUT")
@@ -83,7 +83,7 @@ VERBS = {
 
 
 def calls(work):
-    """How many functions and methods *work* calls, of Python's and of compiled modules."""
+    """Return how many functions and methods *work* calls, of Python and of compiled modules."""
     count = 0
 
     def note(frame, event, argument):
@@ -117,7 +117,7 @@ def test_an_edit_costs_the_same_however_much_is_there(host, verb):
 
 @pytest.mark.parametrize("autocommit", [True, False])
 def test_edits_of_many_kinds_leave_what_the_host_has(host, autocommit):
-    """The same edits by iptc in one commit and by the host's tool, one after the other: duplicates, places, jumps,
+    """The same edits by iptc in one commit and by the host's tool one after the other: duplicates, places, jumps,
     renames."""
     table = iptc.Table("filter", autocommit=autocommit)
     lines = [

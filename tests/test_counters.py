@@ -20,7 +20,7 @@ from iptc.legacy.blob import scan_bytes
 
 @pytest.fixture
 def traffic(host):
-    """A function that sends *count* UDP datagrams of 100 bytes over loopback to a port."""
+    """Return a function that sends *count* UDP datagrams of 100 bytes over loopback to a port."""
     host.run("ip", "link", "set", "lo", "up")
 
     def send(port, count=1, ipv6=False):
@@ -115,7 +115,7 @@ def test_generation_changes_exactly_when_the_ruleset_does(host, traffic):
 
 
 def fill_one_by_one(specs, ipv6):
-    """Append the rules of *specs*, but for the few of them that nf_tables has no place for."""
+    """Append the rules of *specs*, except the few that nf_tables cannot store."""
     table = (iptc.Table6 if ipv6 else iptc.Table)("filter")
     table.create_chain("web")
     table.create_chain("log-drop")
@@ -385,7 +385,7 @@ def test_descriptors_are_given_back(host):
 
 
 def raw_blob(ipv6):
-    """(struct ipt_getinfo, entries) of the filter table, straight from the kernel."""
+    """Return (struct ipt_getinfo, entries) of the filter table, as the kernel returns them."""
     libc = ctypes.CDLL(None, use_errno=True)
     level = socket.IPPROTO_IPV6 if ipv6 else socket.IPPROTO_IP
     with socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:

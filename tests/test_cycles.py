@@ -1,4 +1,4 @@
-"""A call that fails leaves nothing behind that only the garbage collector would find."""
+"""A call that fails leaves no garbage that only the garbage collector finds."""
 
 import contextlib
 import gc
@@ -11,7 +11,7 @@ FEW = 20
 
 
 class Stopped(Exception):
-    """What a program raises inside a transaction."""
+    """An exception that a program raises inside a transaction."""
 
 
 def rule(text="-s 10.1.1.1/32 -j ACCEPT"):
@@ -36,7 +36,7 @@ def together(table):
 
 
 def failing(table, chain, tmp_path):
-    """Public calls that raise: what they are called, and they themselves."""
+    """Return {name: call} of public calls that raise."""
     missing = iptc.Chain(table, "nope")
     table6 = iptc.Table6("filter")
     text = tmp_path / "rules"
@@ -123,7 +123,7 @@ def test_failing_calls_make_no_cycles(host, tmp_path):
     found = {}
     gc.collect()
     gc.disable()
-    # what is there already need not be looked through each time
+    # what exists already need not be searched each time
     gc.freeze()
     try:
         for name, call in failing(table, chain, tmp_path):
@@ -132,7 +132,7 @@ def test_failing_calls_make_no_cycles(host, tmp_path):
                     with contextlib.suppress(Exception):
                         call()
                         pytest.fail(f"{name} does not raise")
-                # the first call may load and remember something
+                # the first call may load and store something
                 garbage = gc.collect()
             if garbage:
                 found[name] = garbage / FEW

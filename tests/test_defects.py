@@ -1,4 +1,4 @@
-"""What python-iptables got wrong, one test each: the firewall that was asked for is the one that is there."""
+"""The mistakes of python-iptables, one test each: the kernel gets the firewall that was asked for."""
 
 import copy
 import os
@@ -28,7 +28,7 @@ def verdict(family, name="ACCEPT"):
 
 
 def alone(program):
-    """What *program* prints in an interpreter of its own."""
+    """Return what *program* prints in an interpreter of its own."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True,

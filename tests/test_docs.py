@@ -1,4 +1,4 @@
-"""What the documentation shows runs, and prints what it says."""
+"""The examples of the documentation run, and print what it shows."""
 
 import contextlib
 import doctest

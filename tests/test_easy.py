@@ -25,7 +25,7 @@ def sources(chain, ipv6):
 
 
 def from_(number, ipv6):
-    """A rule that can be told from others by its source."""
+    """Return a rule that is identified by its source."""
     return {"src": f"2001:db8::{number}/128" if ipv6 else f"192.0.2.{number}/32", "target": "DROP"}
 
 
@@ -196,7 +196,7 @@ def test_values_of_a_dict():
         ('-m comment --comment "!" -j ACCEPT', "!"),
         ('-j LOG --log-prefix "!x: "', "!x: "),
         ('-j NFLOG --nflog-prefix "!x"', "!x"),
-        # of these, text that begins so is a negation
+        # for these options, text that begins with ! is a negation
         ('-m string --string "!x" --algo bm -j ACCEPT', ["!x"]),
         ('-m string ! --string "!x" --algo bm -j ACCEPT', ["!", "!x"]),
         ('-m string --string "!" --algo bm -j ACCEPT', ["!"]),
@@ -214,7 +214,7 @@ def test_text_that_begins_as_a_negation_does(chain, ipv6, words, decoded):
     assert part[name] == decoded
     assert easy.has_rule("filter", chain, rule_d, ipv6) and str(easy.encode_iptc_rule(rule_d, ipv6)) == str(rule)
     if decoded != "!":
-        # what stood in such dicts before
+        # dicts of earlier releases
         part[name] = [decoded] if isinstance(decoded, str) else decoded
         assert easy.has_rule("filter", chain, rule_d, ipv6)
 

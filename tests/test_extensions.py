@@ -1,4 +1,4 @@
-"""Every extension that is installed: what iptables wrote is read, and written again in three ways, to the letter."""
+"""Every installed extension: a rule that iptables has written is read, and written again in three ways, exactly."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ from specs import SETS
 
 import iptc
 
-# What iptables-save prints for these is refused by iptables-restore; only the rule itself can be written again.
+# iptables-restore refuses the text that iptables-save prints for these. Only the rule itself can be written again.
 UNREADABLE = (
     "--seconds -1 ",
     "--monthdays  ",
@@ -30,9 +30,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
 @functools.cache
 def accepted(ipv6, backend):
-    """The specifications that this host's iptables and this kernel take, tried one by one in a namespace of their own.
+    """Return the specifications that this host's iptables and this kernel accept, tried in a namespace of their own.
 
-    Releases of iptables differ in a few lines, and a user namespace has no users to name in `owner`.
+    Releases of iptables differ in a few lines, and a user namespace has no users for the match `owner`.
     """
     script = [f"ipset {line}" for line in SETS]
     known = specs.load(ipv6)
@@ -52,14 +52,14 @@ def accepted(ipv6, backend):
 
 @pytest.fixture
 def filled(host, ipv6):
-    """All specifications of a family in the kernel, written by iptables itself."""
+    """Return a table with all specifications of a family, written by iptables itself."""
     for line in SETS:
         host.run("ipset", *line.split())
     tables = {}
     for spec in accepted(ipv6, host.backend):
         tables.setdefault(spec.table, []).append(f"-A {spec.chain} {spec.text}")
     text = ""
-    # rate estimators are made by RATEEST in raw, and used in the others
+    # RATEEST creates rate estimators in raw; the match uses them in the other tables
     for table, lines in sorted(tables.items(), key=lambda item: item[0] != "raw"):
         text += "\n".join([f"*{table}", ":web - [0:0]", ":log-drop - [0:0]", *lines, "COMMIT", ""])
     host.restore(text, ipv6)
@@ -72,7 +72,7 @@ def tables(ipv6):
 
 
 def rewrite(ipv6, again):
-    """Empty each chain and append again(rule) for each of its rules, in one commit a table."""
+    """Empty each chain and append again(rule) for each of its rules, with one commit for each table."""
     for table in tables(ipv6):
         table.refresh()
         read = {chain: chain.rules for chain in table.chains}
@@ -86,7 +86,7 @@ def rewrite(ipv6, again):
 
 
 def rebuilt(rule):
-    """*rule* made anew from what its attributes say."""
+    """Return a new rule with the same attributes as *rule*."""
     new = type(rule)()
     for name in ("src", "dst", "protocol", "in_interface", "out_interface"):
         setattr(new, name, getattr(rule, name))
@@ -163,7 +163,7 @@ def test_each_rule_read_can_be_deleted(filled, ipv6):
 def test_all_of_them_are_saved_and_restored(filled, ipv6):
     saved = iptc.save(ipv6=ipv6, counters=True)
     assert [line for line in saved.split("\n") if not line.startswith("#")] == [*filled.save(ipv6, counters=True), ""]
-    # iptables-restore reads no word of more than 1023 bytes, as a program of bpf can be
+    # iptables-restore reads no word longer than 1023 bytes; the program of a match bpf may be longer
     left_out = re.compile("|".join(map(re.escape, UNREADABLE)))
     readable = "\n".join(line for line in saved.split("\n") if len(line) < 1000 and not left_out.search(line))
     filled.restore(readable, ipv6, ["--counters"])

@@ -1,4 +1,4 @@
-"""What users see first: the names of the package and its help, tables indexed by chains, counters with names."""
+"""What users see first: the names of the package and its help, tables indexed by chains, named counters."""
 
 import io
 import json
@@ -20,7 +20,7 @@ NAMES = {name for name in dir(iptc) if not name.startswith("_")}
 
 
 def fresh(code):
-    """What *code* prints in an interpreter that has imported nothing."""
+    """Return what *code* prints in a new interpreter."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=environment, cwd="/"
@@ -149,7 +149,7 @@ def test_one_of_source_and_path(host, family):
 
 
 def read_warned(match, *names):
-    """The values of attributes of *match*, and what was warned of."""
+    """Return the values of attributes of *match*, and the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         values = [getattr(match, name) for name in names]
@@ -167,7 +167,7 @@ def test_a_name_that_no_extension_has_is_warned_of(family):
 
 
 def test_names_that_another_extension_has_are_not(family):
-    """Of extensions that are in use, that nothing has loaded yet, and that the other family has."""
+    """Names of options of extensions that are in use, that are not loaded yet, and of the other family."""
     match = family.Rule().create_match("mark")
     names = ("comment", "icmp_type", "icmpv6_type", "hashlimit_upto", "tproxy_mark", "to_ports", "hl_set")
     assert read_warned(match, *names) == ([None] * 7, [])

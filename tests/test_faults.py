@@ -1,7 +1,7 @@
-"""Every kernel call fails once, or for good, with every errno it may: what is raised is documented, nothing is changed
-or left.
+"""Each kernel call fails, once or always, with each errno it may return. The exception is a documented one, nothing is
+changed, and nothing is left open.
 
-The calls that do not fail go to the real kernel; `faults.c` is preloaded into a process of its own.
+`faults.c` is preloaded into a process of its own. Calls that do not fail go to the real kernel.
 """
 
 import pytest
@@ -26,7 +26,7 @@ ERRORS = [errno.ENOMEM, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.ENOBUFS, e
 
 @pytest.fixture
 def run(start, ipv6):  # noqa: F811
-    """Run a program behind HEAD, for one family."""
+    """Run a program after HEAD, for one family."""
     return lambda program: start(HEAD + program, "6" if ipv6 else "4")
 
 
@@ -254,7 +254,7 @@ def test_all_tables_are_those_that_the_kernel_has(run):
     lacking, unknown, rest = run(LACKING)
     assert sorted(lacking.split(",")) == ["nat", "raw", "security"]
     assert set(unknown.split(",")) == {""}
-    # looking for the others makes none
+    # looking for the other tables creates none
     assert rest == "5 ['filter', 'mangle']"
 
 

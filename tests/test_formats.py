@@ -36,7 +36,7 @@ COMMIT
 
 @pytest.fixture
 def command(host):
-    """Run `iptc counters` and return what it prints; it has to succeed."""
+    """Run `iptc counters`, which must succeed. Return its output."""
 
     def run(*arguments, status=0, text=None):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -145,7 +145,7 @@ def test_asked_by_lines(host, command):
 def test_asked_by_signals(host, name):
     host.iptables("-A INPUT -p tcp")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    # blocked from the start, so that none comes too early, however long the command needs to be loaded
+    # blocked from the beginning, so that no signal is too early, however long the command takes to load
     number = signal.Signals[name]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:

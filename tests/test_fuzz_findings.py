@@ -1,4 +1,5 @@
-"""What fuzzing and reading the code for it found, and mutations of the specifications; `scripts/fuzz` searches on."""
+"""Errors found by fuzzing and by reading the code for it, and mutated specifications. `scripts/fuzz` searches
+further."""
 
 import gc
 import os
@@ -18,7 +19,7 @@ from iptc.legacy.draft import Draft
 
 
 def at_each_collection(action, call):
-    """Results of *call*, while the garbage collector runs *action* at each place of it that can wake the collector."""
+    """Return the results of *call*, while the garbage collector runs *action* at each place of it that can start it."""
 
     def collecting(phase, _):
         if phase == "start":
@@ -165,7 +166,7 @@ print(len(names), "seeds")
 
 
 def test_what_the_fuzzer_does_with_its_seeds(host):
-    """So that `scripts/fuzz` works when it is wanted: without mutations, without sanitizers."""
+    """Runs the fuzzer's code without mutations and without a sanitizer, so that it works when it is needed."""
     root = pathlib.Path(__file__).parent.parent
     path = os.pathsep.join(map(str, (root / "scripts", root / "tests", root)))
     done = subprocess.run(

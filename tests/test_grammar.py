@@ -1,6 +1,6 @@
-"""Rules of a grammar: read, printed and read again they are the same, and they print what iptables-save prints.
+"""Rules of a grammar: read, printed and read again they are equal, and they print the text of iptables-save.
 
-They are the same rules each time, and others each time where `IPTC_STRESS` is set.
+The rules are the same in each run; with `IPTC_STRESS` they are different each time.
 """
 
 import os
@@ -17,7 +17,7 @@ import iptc
 
 pytestmark = pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 
-# a failing list is long and slow to shrink, and names its rule anyway
+# hypothesis would shrink a failing list slowly, and its rule is named anyway
 relaxed = settings(
     max_examples=80,
     deadline=None,
@@ -27,7 +27,7 @@ relaxed = settings(
     derandomize="IPTC_STRESS" not in os.environ,
 )
 
-# iptables-nft writes `! --sport 0:5`, and so shows it, as `--sport 6:65535`
+# iptables-nft writes, and so shows, `! --sport 0:5` as `--sport 6:65535`
 NOT_FROM_ZERO = re.compile(r"! --[a-z]*port[= ]0?:")
 
 
@@ -43,14 +43,15 @@ def test_read_printed_and_read_again_it_is_the_same(ipv6, data):
 
 
 def appended(host, ipv6, made):
-    """Append the rules, in one file if the kernel takes all of them; return those that it took."""
+    """Append the rules in one file, or one by one if the kernel refuses some. Return those that it accepts."""
     lines = [f"-A INPUT {text}" for text in made]
     for several in ([lines], [[line] for line in lines]):
         taken = []
         for chosen in several:
             text = "\n".join(["*filter", *chosen, "COMMIT", ""])
             done = host.run(host.tool(ipv6, "-restore"), "--noflush", "--counters", text=text, check=False)
-            # its parser takes them all; the kernel wants a recent list to be used alike, and no limit too slow
+            # the parser accepts all of them. The kernel wants the same options for each use of a recent list, and no
+            # slow limits
             assert done.returncode in (0, 1, 4), done.stderr
             taken += [] if done.returncode else chosen
         if taken:
@@ -76,7 +77,7 @@ def test_printed_it_is_what_iptables_save_prints(prepared, ipv6, data):
     assert lines == saved
 
 
-# Words in any order: nearly all of it is refused, in one way or another.
+# Words in any order. Nearly all of them are refused, in different ways.
 WORDS = (
     "!",
     "--",

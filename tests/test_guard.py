@@ -1,4 +1,4 @@
-"""Rules of a name that are put back as soon as somebody breaks them."""
+"""Rules of an owner that are put back as soon as another program has broken them."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ def owned(name="web", place="first"):
 
 
 class Told:
-    """Notes heals, and waits for what was asked for."""
+    """Records heals, and waits for them."""
 
     def __init__(self):
         self.heals = []
@@ -44,7 +44,7 @@ class Told:
 
 
 def put_back(told, web):
-    """Wait until the guard has put all back."""
+    """Wait until the guard has put everything back."""
     told.wait(lambda heals: heals and not web.plan())
 
 
@@ -65,13 +65,13 @@ def test_what_is_broken_is_put_back_and_it_is_told_who_it_was(host, caplog):
     if host.backend == "nft":
         assert guard.last_offender.name == "iptables-nft" and told.heals[0].by.pid > 0
         assert "broken by iptables-nft" in caplog.text
-    # at the end they stay, and nobody puts them back any more
+    # at the end the rules stay, and are not put back any more
     host.iptables("-F INPUT")
     assert web.plan()
 
 
 def damage(dice, host):
-    """What another program does, beside its own rules."""
+    """Change rules as another program would, beside its own rules."""
     return dice.choice(
         [
             "-F INPUT",
@@ -98,7 +98,7 @@ def test_whatever_others_do_ours_are_there_once_and_theirs_is_theirs(host):
                 host.run(host.tool(verb="-restore"), text=text)
             else:
                 host.iptables(damage(dice, host), check=False)
-    # whatever happened while it ended
+    # whatever has happened while it ended
     web.apply()
     rules = [line for line in host.save(table="filter") if line.startswith(("-A INPUT", "-A web-in"))]
     assert sum("web:" in rule for rule in rules) == 4 and "web:" in rules[0] and "web:" in rules[1]
@@ -271,7 +271,7 @@ def test_the_command(host, tmp_path):
 
 @pytest.mark.long
 def test_a_thousand_flushes_beside_packets(host):
-    """Nothing is missing at the end, and each flush is told of once at most."""
+    """In the end no rule is missing, and each flush was reported at most once."""
     web, told = owned(), Told()
     with web.guard(limit=(10**6, 10.0), callback=told):
         for _ in range(1000):

@@ -1,5 +1,5 @@
-"""Objects that `__init__` never saw, or not to its end, that are closed or copied: each method of each class answers.
-See `half_made.py`."""
+"""Objects without a complete `__init__`, closed or copied: each method of each class raises or returns. See
+`half_made.py`."""
 
 import copy
 import os
@@ -21,7 +21,7 @@ def test_an_object_that_is_not_whole_answers_every_call(host, kind, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     del environment["IPTC_BACKEND"]
     command = [sys.executable, "-X", "faulthandler", HERE / "half_made.py", kind]
-    # some make files, in the folder that they are in
+    # some of them create files in the current folder
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )

@@ -1,5 +1,4 @@
-"""Exceptions out of handlers of signals, at each step of a commit: nothing is changed, or the exception says what
-is."""
+"""Signal handlers that raise at each step of a commit: nothing is changed, or the exception says what is changed."""
 
 import os
 import subprocess
@@ -10,7 +9,7 @@ from faults import library, start  # noqa: F401
 import iptc
 
 STRIDE = 1 if int(os.environ.get("IPTC_STRESS", "1")) > 1 else 37
-"""Between the steps of Python that are tried: all of them only where there is time."""
+"""How many steps of Python lie between two that are tried. All are tried only with IPTC_STRESS."""
 
 HEAD = """
 import signal
@@ -183,7 +182,7 @@ print(told > 0, silent > 0)
 
 @pytest.fixture(params=["here", "named"])
 def place(request, host):
-    """The pid of a process in a namespace of its own, or 0 for that of the test."""
+    """Return the pid of a process in a namespace of its own, or 0 for the namespace of the test."""
     if request.param == "here":
         yield "0"
         return

@@ -1,4 +1,4 @@
-"""A journal of changes, and the rules of any moment."""
+"""A journal of changes, and the rules at any moment."""
 
 import json
 import os
@@ -19,7 +19,7 @@ STRESS = int(os.environ.get("IPTC_STRESS", "1"))
 
 
 def texts(state):
-    """What the tables say; a table that is as it is of itself is none."""
+    """Return the texts of the tables, without tables that no program has used."""
     return {
         (backend, family): [
             table

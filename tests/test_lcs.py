@@ -1,4 +1,4 @@
-"""What two sequences have in common: as much as the textbook finds, and in bounded time whatever they are."""
+"""Longest common subsequences: as long as those of the textbook algorithm, and in bounded time for any input."""
 
 import random
 from array import array
@@ -9,7 +9,7 @@ from iptc.managing import lcs
 
 
 def longest(one, other):
-    """The length of a longest common subsequence, as the textbook has it."""
+    """Return the length of a longest common subsequence by the textbook algorithm."""
     row = [0] * (len(other) + 1)
     for x in one:
         before = 0
@@ -19,7 +19,7 @@ def longest(one, other):
 
 
 def matched(one, other, bound=None):
-    """How many pairs `blocks` finds, once it is sure that they are pairs, and in order."""
+    """Return how many pairs `blocks` finds, after checking that they are pairs in order."""
     blocks = lcs.blocks(array("I", one), array("I", other), bound)
     end = other_end = 0
     for start, other_start, length in blocks:
@@ -37,7 +37,7 @@ def test_finds_as_much_as_there_is():
         kinds = min(dice.choice((1, 2, 3, 5, 20, 100)), sum(lengths)) or 1
         one, other = ([dice.randrange(kinds) for _ in range(length)] for length in lengths)
         assert matched(one, other) == longest(one, other)
-        # beyond the bound it may be less, and is right all the same
+        # beyond the bound the result may be shorter, but must be correct
         assert matched(one, other, dice.choice((0, 10, 100))) <= longest(one, other)
 
 
@@ -51,7 +51,7 @@ def test_counts_no_step_more_than_there_are_edits():
 def test_long_unrelated_sequences(kinds):
     dice = random.Random(kinds)
     one, other = ([dice.randrange(kinds) for _ in range(20_000)] for _ in range(2))
-    # what a bound that cuts the work finds is not more than what all of the work finds
+    # a bounded search finds no more pairs than an unbounded one
     assert 0 < matched(one, other, 1 << 20) <= matched(one, other)
 
 

@@ -1,5 +1,5 @@
-"""The legacy back end beside libiptc, its reference: the same edits leave the same table, and are refused with the same
-words."""
+"""The legacy back end compared with libiptc: the same edits make the same table, and are refused with the same
+messages."""
 
 import os
 import subprocess
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.one_backend("legacy")
 EXAMPLES = 60 * int(os.environ.get("IPTC_STRESS", "1"))
 CHAINS = ["INPUT", "OUTPUT", "one", "two", "three", "a" * 28, "b" * 29, "", "ACCEPT", "-x"]
 TARGETS = ["ACCEPT", "DROP", "RETURN", "one", "two", "three", "INPUT", "nowhere", "", "LOG"]
-"""Verdicts, chains that may be there, one that may not be jumped to, one that is never there, nothing, an extension."""
+"""Verdicts, chains that may exist, one that may not be jumped to, one that never exists, no target, an extension."""
 
 
 def entry_of(family, number, target):
-    """The bytes of a rule that differs with *number*."""
+    """Return the bytes of a rule that is different for each *number*."""
     rule = family.Rule()
     rule.protocol = "udp"
     rule.create_match("udp").dport = str(number + 1)
@@ -64,7 +64,7 @@ BEGINNING = ["one", "two"]
 
 
 def outcome(call, *arguments):
-    """How a call ended: the class, the errno and the words of its error, or nothing."""
+    """Return how a call ended: class, errno and message of its exception, or nothing."""
     try:
         call(*arguments)
     except iptc.IPTCError as error:
@@ -75,13 +75,13 @@ def outcome(call, *arguments):
 
 
 def table_of(nfproto):
-    """The table in the kernel, but for the policies' counters, which libiptc does not keep."""
+    """Return the table in the kernel, without the counters of policies, which libiptc does not keep."""
     blob = TableBlob(nfproto, "filter")
     return [(chain, policy, blob.chain_entries(first, end)) for chain, policy, _, first, end in blob.chains]
 
 
 def but_for_policies(lines):
-    """*lines* of iptables-save, without the counters that libiptc loses."""
+    """Return *lines* of iptables-save without the counters that libiptc loses."""
     return [line.partition(" [")[0] if line.startswith(":") else line for line in lines]
 
 
@@ -127,7 +127,7 @@ def test_the_draft_and_libiptc_do_the_same_and_refuse_the_same(host, family, com
 
 
 def test_programs_do_the_same_on_both_engines(host, family):
-    """Through the public face, each edit with a commit of its own, and all in one transaction."""
+    """By the public classes: with a commit for each edit, and with all edits in one transaction."""
 
     def program(backend, together):
         start_again(family)
@@ -247,8 +247,8 @@ MISTAKES = [
 
 
 def test_mistakes_of_a_text_are_refused_in_the_same_words(host, family):
-    """On both engines, and, where the text is sent later, by the table in memory already; but for where rules jump
-    to."""
+    """On both engines. If the text is sent later, the table in memory refuses them already, except for the targets of
+    jumps."""
     start_again(family)
     tables = [family.Table("filter", backend=backend) for backend in ("legacy", "libiptc")]
     for mistake in MISTAKES:

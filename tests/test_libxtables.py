@@ -1,4 +1,5 @@
-"""libxtables is loaded when a rule needs it: what works where it, or its extensions, are not there, or are others than we know."""
+"""libxtables is loaded when a rule needs it. These are hosts where it or its plugins are missing, or of another
+release."""
 
 import json
 import os
@@ -29,7 +30,7 @@ def test_no_module_is_linked_to_a_library_of_iptables():
 
 
 def library_path():
-    """Where the libxtables lies that is loaded into this process."""
+    """Return the path of the libxtables that is loaded into this process."""
     plugins.library_dirs()
     maps = pathlib.Path("/proc/self/maps").read_text()
     return pathlib.Path(as_seen_here(re.search(r"/\S*/libxtables\.so\S*", maps)[0]))
@@ -37,8 +38,8 @@ def library_path():
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    """Run Python's code where some files of the libraries' folder are not there, for those programs alone; what it printed,
-    line by line."""
+    """Run Python's code without some files of the libraries' folder, which are hidden from this program only. Return
+    the lines that it prints."""
     folder = library_path().parent
     real, view = (tmp_path_factory.mktemp(name) for name in ("real", "view"))
     for path in folder.iterdir():
@@ -119,7 +120,7 @@ print(rule)
 
 
 def said_with(folder):
-    """What a program says that finds its libxtables in *folder*."""
+    """Return the output of a program that finds its libxtables in *folder*."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LD_LIBRARY_PATH": str(folder)}
     done = subprocess.run([sys.executable, "-c", FOREIGN], capture_output=True, text=True, env=environment, cwd="/")
     assert (done.returncode, done.stderr) == (0, "")
@@ -127,7 +128,7 @@ def said_with(folder):
 
 
 def build(folder, source):
-    """A libxtables made of the C code *source*."""
+    """Build a libxtables of the C code *source*."""
     made = folder / "libxtables.so.12"
     command = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libxtables.so.12", "-o", made, "-xc", "-"]
     subprocess.run(command, input=source, text=True, check=True)
@@ -228,7 +229,7 @@ NATIVE = {"tcp", "udp", "comment", "mark", "limit", "pkttype", "TRACE", "icmp", 
 def test_what_nf_tables_has_itself_is_printed_without_extensions_as_with_them(seen):
     rules = []
     for ipv6, cls in ((False, iptc.Rule), (True, iptc.Rule6)):
-        # a set has to be there for its rules
+        # a rule with a set needs the set
         texts = [
             spec.text for spec in specs.load_taken(ipv6) if not re.search(r"-[mj] (set|SET)\b|--rateest", spec.text)
         ]

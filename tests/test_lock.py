@@ -1,4 +1,4 @@
-"""The xtables lock: waited for as asked, released whatever happens, never in the way of what needs it not."""
+"""The xtables lock: how long a program waits for it, that it is always released, and which calls do not need it."""
 
 import contextlib
 import fcntl
@@ -26,7 +26,7 @@ sys.stdin.read()
 
 
 class Holder:
-    """Another process that holds a lock file until it is told to let go."""
+    """Another process that holds a lock file until it is told to release it."""
 
     def __init__(self, path):
         command = [sys.executable, "-S", "-c", HOLDER, str(path)]
@@ -84,7 +84,7 @@ def test_a_lock_that_is_let_go_is_taken(host, family, wait):
         while not any("xtables.lock" in name for name in open_files(os.getpid())):
             assert done.is_alive()
             time.sleep(0.001)
-        # waiting keeps no other thread from running, and nothing from being read
+        # a waiting thread stops neither other threads nor reads
         assert done.is_alive() and host.rules(family.ipv6) == []
     done.join()
     assert len(host.rules(family.ipv6)) == 1
@@ -179,7 +179,7 @@ def test_several_locks_are_taken_in_one_order_and_let_go_together(tmp_path):
 
 
 def open_files(pid):
-    """What the descriptors of a process are of, as far as they are still open."""
+    """Return the files of a process's open descriptors."""
     names = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
@@ -232,7 +232,7 @@ def test_a_forked_child_neither_keeps_nor_drops_the_lock(host):
 
 
 def test_iptables_waits_for_a_commit(host, family):
-    """Writers that hold the lock from the read to the commit lose nothing, whoever waits."""
+    """Writers that hold the lock from the read to the commit lose nothing, whichever of them waits."""
     table = family.Table("filter")
     command = ["ip6tables-legacy" if family.ipv6 else "iptables-legacy", "-w", "-A", "INPUT", "-j", "ACCEPT"]
     others = [subprocess.Popen(command) for _ in range(6)]
@@ -243,14 +243,15 @@ def test_iptables_waits_for_a_commit(host, family):
 
 
 class Alarm(Exception):
-    """What a signal handler raises."""
+    """An exception that a signal handler raises."""
 
 
 @pytest.mark.parametrize("kind", [XTablesLock, Locks])
 def test_an_exception_of_a_signal_handler_leaves_no_lock_held(tmp_path, monkeypatch, kind):
-    """The exceptions are kept, and with them all that was on the stack: nothing may wait for that to go."""
+    """The exceptions are kept, and so everything on the stack is kept: releasing the lock must not depend on deleting
+    it."""
     path, kept = str(tmp_path / "lock"), []
-    # a function of Python begins with a look at signals
+    # a Python function checks for signals when it begins
     assert not isinstance(kind.__exit__, types.FunctionType)
 
     def raised(number, frame):

@@ -1,4 +1,4 @@
-"""A long run in fast motion: a million scrapes and ten thousand changes, against a model that knows each counter."""
+"""A long run in a short time: a million scrapes and ten thousand changes, compared with a model of each counter."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ NUMBER = re.compile(rb'^iptables_rule_packets_total\{.*comment="r(\d+)".*\} (\d+
 
 
 class Model:
-    """The chain as it should be, and what each rule should have counted: by the kernel, and since the beginning."""
+    """The expected chain, and what each rule has counted: in the kernel, and since the beginning."""
 
     def __init__(self, dice):
         self.dice = dice
@@ -47,7 +47,7 @@ class Model:
         self.kernel[port] = 0
 
     def send(self):
-        """Let one packet through."""
+        """Send one packet."""
         port = self.dice.choice(PORTS)
         self.socket.sendto(b"x", ("127.0.0.1", port))
         if port in self.kernel:
@@ -73,7 +73,7 @@ class Model:
             self.chain.delete_rule(self.rule(port))
             del self.kernel[port]
         else:
-            # it moves, with what it has counted
+            # the rule moves with its counters
             port = self.dice.choice(list(self.kernel))
             moved = self.rule(port)
             moved.counters = self.kernel[port], 29 * self.kernel[port]
@@ -89,7 +89,7 @@ def resident():
 
 
 def run(model, scrapes, changes):
-    """So many scrapes by either kind of scraper, and so many changes between them."""
+    """Run so many scrapes with either kind of scraper, and so many changes between them."""
     plain, growing = (Scraper(Sources(Selection(["mangle"])), monotonic=monotonic) for monotonic in (False, True))
     each = scrapes // changes // 2
     sizes = []
@@ -125,5 +125,5 @@ def test_scrapes_and_changes_agree_with_the_model(model):
 @pytest.mark.long
 def test_a_million_scrapes_and_ten_thousand_changes(model):
     sizes = run(model, 1_000_000, 10_000)
-    # the first tenth loads what is needed
+    # the first tenth loads modules and fills caches
     assert max(sizes[2:]) - sizes[1] < 2 << 20, sizes

@@ -1,4 +1,4 @@
-"""A ruleset as a value, what two of them differ in, and the way from one to the other with the fewest edits."""
+"""A ruleset as a value, the difference of two rulesets, and the fewest edits that lead from one to the other."""
 
 import os
 import random
@@ -55,7 +55,7 @@ def test_equal_by_what_it_says(host):
     )
     assert one == other and hash(one) == hash(other) and not iptc.diff(one, other)
     assert one != iptc.Ruleset.read(EMPTY) and one != "text"
-    # a table that nobody has touched is one that is not there
+    # an unused table counts as missing
     assert iptc.Ruleset.read(EMPTY) == iptc.Ruleset() and hash(iptc.Ruleset.read(EMPTY)) == hash(iptc.Ruleset())
 
 
@@ -88,7 +88,7 @@ def test_both_families_in_one_text(host):
     both = iptc.Ruleset.read(text)
     assert list(both) == [(4, "filter"), (6, "filter")] and both.text() == text
     assert list(iptc.Ruleset.read(text, ipv6=True)) == [(6, "filter")]
-    # without headings it is of one family
+    # a text without headings has one family
     assert list(iptc.Ruleset.read(EMPTY)) == [(4, "filter")] and list(iptc.Ruleset.read(EMPTY, ipv6=True)) == [
         (6, "filter")
     ]
@@ -98,7 +98,7 @@ def test_both_families_in_one_text(host):
         iptc.Ruleset.read("# IPv4\n# IPv6\n# IPv4\n" + EMPTY)
     with pytest.raises(iptc.ParameterError, match="before the first"):
         iptc.Ruleset.read(EMPTY + "# IPv4\n" + EMPTY)
-    # the order is that of the text
+    # in the order of the text
     assert list(iptc.Ruleset.read("# a comment\n\n# IPv6\n" + EMPTY + "# IPv4\n" + EMPTY)) == [
         (6, "filter"),
         (4, "filter"),
@@ -199,7 +199,7 @@ def test_as_a_unified_diff(host):
 
 
 def patched(rules, text):
-    """*rules* with the hunks of a unified diff *text* applied: what `patch` does."""
+    """Return *rules* with the hunks of the unified diff *text* applied, as `patch` does."""
     done, at = [], 0
     for hunk in re.split(r"^@@ ", text, flags=re.MULTILINE)[1:]:
         head, *lines = hunk.splitlines()
@@ -288,7 +288,7 @@ SINGLE = (
 
 
 def any_table(dice, name, ipv6, like=None):
-    """A table at random; *like*, another one, is changed a little."""
+    """Return a random table, or *like*, another table, with a few changes."""
     builtin = generator.BUILTIN[name]
     users = [f"u{number}" for number in range(dice.randrange(6))]
     rules = {} if like is None else {chain: list(rules) for chain, rules in like.items()}
@@ -300,7 +300,7 @@ def any_table(dice, name, ipv6, like=None):
         rules.update({f"n{dice.randrange(5)}": [] for _ in range(dice.randrange(3))})
     names = [chain for chain in rules if chain not in builtin]
     for chain in rules:
-        # no loops: a chain jumps to those behind it
+        # no loops: a chain jumps only to later chains
         below = names[names.index(chain) + 1 :] if chain in names else names
         own = [rule for rule in rules[chain] if rule.split(" ")[-1] in below or not re.search(r"-[jg] [un]\d$", rule)]
         for _ in range(dice.choice((0, 1, 2, 30)) if like is None else dice.randrange(4)):
@@ -336,7 +336,7 @@ def text_of(dice, tables):
 
 
 def pair(dice, ipv6):
-    """Two rulesets, more or less alike."""
+    """Return two rulesets that are more or less similar."""
     names = dice.sample(("filter", "mangle", "raw"), dice.randrange(1, 4))
     before = {name: any_table(dice, name, ipv6) for name in names}
     after = {name: any_table(dice, name, ipv6, before[name] if dice.random() < 0.8 else None) for name in names}
@@ -348,7 +348,7 @@ def uncounted(lines):
 
 
 def check_pair(host, before, after, ipv6):
-    """Apply *after* on *before*: it is what the host's own restore makes of it."""
+    """Apply *after* to *before*. The result must be the same as that of the host's own restore."""
     host.restore(before, ipv6)
     plan = iptc.plan(after, ipv6=ipv6)
     applied = iptc.apply(plan)
@@ -370,7 +370,7 @@ def test_random_pairs(host, ipv6, number):
 
 @pytest.mark.one_backend("nft")
 def test_pairs_whose_chains_are_made_anew(host, ipv6, monkeypatch):
-    """Where editing a chain rule by rule is too much work for the kernel, all of its rules are sent again."""
+    """If editing a chain rule by rule is too much work for the kernel, all its rules are sent again."""
     monkeypatch.setattr(arranging, "_STEPS_MOST", 0)
     dice = random.Random(5)
     for _ in range(4):
@@ -390,7 +390,8 @@ def test_pairs_whose_chains_are_made_anew(host, ipv6, monkeypatch):
 @given(data=st.data())
 @settings(relaxed, max_examples=40 if STRESS else 3)
 def test_rules_of_the_grammar(prepared, ipv6, data):
-    """Whatever iptables takes: what it saves is what is there, and any order and choice of it is reached."""
+    """All rules that iptables accepts: what it saves is what is live, and any order and selection of them is
+    reached."""
     made = data.draw(st.lists(rules(ipv6), min_size=20, max_size=40))
     appended(prepared, ipv6, [text for text in made if prepared.backend == "legacy" or not NOT_FROM_ZERO.search(text)])
     saved = uncounted(prepared.save(ipv6, table="filter"))
@@ -417,7 +418,7 @@ def test_public_rulesets(host, name):
 
 
 def counted(host, ipv6=False):
-    """{rule: packets} of what has counted."""
+    """Return {rule: packets} of the rules that have counted."""
     return {
         line.partition(" ")[2]: int(line[1:].partition(":")[0])
         for line in host.save(ipv6, counters=True)
@@ -471,7 +472,7 @@ def test_counters_never_fall_beside_traffic(host):
 
 
 def test_what_the_kernel_notes_in_a_rule_makes_it_no_other(host):
-    """A `limit` keeps its credit in the rule: of two rules that say the same one may have been used."""
+    """A `limit` keeps its state in the rule, so two equal rules may have different bytes after use."""
     host.run("ip", "link", "set", "lo", "up")
     text = filter_table(
         *["-A OUTPUT -p udp -m limit --limit 5/min -m udp --dport 9 -j ACCEPT"] * 2,
@@ -519,7 +520,7 @@ def test_only_and_keep(host):
     host.iptables("-t raw -A PREROUTING -i lo -j ACCEPT")
     wanted = filter_table(*ports(2), "-A INPUT -j DOCKER-USER", *ports(2, chain="FORWARD")) + "*raw\nCOMMIT\n"
     kept = iptc.plan(wanted.replace("*raw\nCOMMIT\n", ""), keep="DOCKER*")
-    # what is jumped to from a chain that stays must stay
+    # a chain that a kept chain jumps to must stay
     assert kept.kept == [(4, "filter", "helper")]
     assert kept.text().endswith("\n# stays, since a chain that is kept jumps there: IPv4 filter helper\n")
     assert {(change.kind, change.chain) for change in kept} == {
@@ -544,7 +545,7 @@ def test_only_and_keep(host):
     with pytest.raises(iptc.Conflict):
         only.apply()
     assert not iptc.plan(wanted, only="filter", keep="DOCKER*")
-    # a table that the target has not is left alone
+    # a table that the target does not have is left alone
     iptc.apply(EMPTY)
     assert host.rules() == ["-A PREROUTING -i lo -j ACCEPT"]
     for wrong in ({"only": "nosuch"}, {"only": [""]}, {"keep": [1]}):
@@ -627,7 +628,7 @@ def test_both_families_together_or_neither(host):
     assert host.rules() == []
     iptc.apply(text)
     assert host.rules() == ports(1) and host.rules(ipv6=True) == ports(2)
-    # one family alone leaves the other what it is
+    # a target with one family leaves the other family alone
     iptc.apply(EMPTY)
     assert host.rules() == [] and host.rules(ipv6=True) == ports(2)
 
