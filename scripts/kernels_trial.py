@@ -7,10 +7,9 @@ import subprocess
 import sys
 import traceback
 
-from iptc.bpf.window import Window
-
 import iptc
 from iptc.bpf import btf, kernel, reasons
+from iptc.bpf.window import Window
 
 EXPECTED = sys.argv[1]
 FAILED = []
