@@ -42,6 +42,9 @@ _SO_MARK = 36
 _NOISE = frozenset({130, 131, 132, 133, 134, 135, 136, 143})
 """The types of ICMPv6 that interfaces send by themselves."""
 
+_OF_FLOWS = (b"*nat", b"-m conntrack", b"-m state", b"-m connmark", b"-m helper", b"-j CONNMARK")
+"""What asks connection tracking, in a ruleset: other rules take each packet alike, whatever flow it is of."""
+
 
 class Bench:
     """A ruleset in a private network namespace, where the kernel applies it to packets. No packet leaves this process.
@@ -189,9 +192,10 @@ class Bench:
         self.links.settle((each for some in self.layout.interfaces.values() for each in some), _PATIENCE)
 
     def _make_sets(self) -> None:
+        named = [name for _, text in self._texts for name in sets_in(text)]
         if self.like is None:
             there = names_of(self._sets)
-            lacking = [name for _, text in self._texts for name in sets_in(text) if name not in there]
+            lacking = [name for name in named if name not in there]
             if lacking:
                 raise ParameterError(
                     f"the rules name sets that the bench has not: {', '.join(dict.fromkeys(lacking))}; sets= says what"
@@ -199,7 +203,7 @@ class Bench:
                 )
         if self._sets is not None:
             make_sets(self.namespace, self._sets)
-        elif self.like is not None:
+        elif self.like is not None and named:
             with self.like.open() as here:
                 self.lacking += copy_sets_of(here, self.namespace)
 
@@ -344,6 +348,8 @@ class Bench:
         """Let connection tracking know of the packet's flow what the host knows."""
         header = wire.header_of(made)
         if self.like is None or header is None:
+            return
+        if not any(word in text for _, text in self._texts for word in _OF_FLOWS):
             return
         with self.like.open() as here:
             try:
