@@ -1,4 +1,4 @@
-"""The measures. Run by `benchmarks/run`, in a network namespace of its own; see README.md."""
+"""The measurements. `benchmarks/run` runs them in a network namespace of its own; see README.md."""
 
 import argparse
 import ctypes
@@ -37,7 +37,7 @@ OURS, THEIRS = "iptc", "python-iptables"
 
 
 class Bench:
-    """What all measures share: where the competitors are, and how patient to be."""
+    """What all measurements share: where the competitors are, and how long to measure."""
 
     def __init__(self, options):
         self.options = options
@@ -61,7 +61,7 @@ class Bench:
         return dict(os.environ, PYTHONPATH=path) if path else dict(os.environ)
 
     def worker(self, name):
-        """How to start the Python program of competitor *name*."""
+        """Return the command that starts the Python program of competitor *name*."""
         python, path = self.python[name]
         return [python, WORKER], path
 
@@ -91,7 +91,7 @@ class Bench:
 
 
 def same(answers):
-    """All competitors of a measure must have done the same work."""
+    """Check that all competitors have done the same work."""
     names = list(answers)
     for name in names[1:]:
         if answers[name] != answers[names[0]]:
@@ -113,7 +113,7 @@ def versus(best, figure="ns"):
 
 
 def measure_import(bench):
-    """A fresh interpreter that imports the module, less one that does nothing."""
+    """Measure a new interpreter that imports the module, minus one that does nothing."""
     samplers = {}
     for name, (python, path) in bench.python.items():
         samplers[f"{name} bare"] = Command(python, "-c", "pass", path=path).run
@@ -141,7 +141,7 @@ def measure_import(bench):
 
 
 def started_processes(bench, name):
-    """How many processes an import starts: in a PID namespace of its own the next number tells."""
+    """Return how many processes an import starts: in a PID namespace of its own, the next process id tells."""
     python, path = bench.python[name]
     code = "import os, iptc\npid = os.fork()\nif pid: print(pid - 2)"
     return int(Command("unshare", "-pf", python, "-c", code, path=path).output())
@@ -192,7 +192,7 @@ def measure_build(bench):
 
 
 def measure_classic(bench):
-    """The polling loop of programs for python-iptables, not rewritten."""
+    """Measure the polling loop of programs for python-iptables, unchanged."""
     rows = []
     for size in (n for n in bench.sizes if n <= 10_000):
         load(rule_lines(size, "large", 1))
@@ -317,7 +317,7 @@ def measure_counters(bench):
 
 
 def blob_size():
-    """Bytes of the filter table as the kernel hands it out."""
+    """Return the size of the filter table in bytes, as the kernel returns it."""
     info = ctypes.create_string_buffer(b"filter", 84)
     length = ctypes.c_uint32(84)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as s:
@@ -376,7 +376,7 @@ def measure_rules(bench):
 
 
 def measure_commit(bench):
-    """One more rule, and two hundred more, on a table of a thousand."""
+    """Measure adding one rule, and two hundred rules, to a table of a thousand."""
     base = built_lines(1000)
     add = "iptables-legacy -A"
     arguments = ["iptables-legacy", *RULE]

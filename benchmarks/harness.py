@@ -1,4 +1,4 @@
-"""Competitors, and how they are measured side by side: in turn, A B C A B C, the least of all repeats counts."""
+"""Measures competitors side by side: in turn, A B C A B C. The minimum of all repeats counts."""
 
 import contextlib
 import json
@@ -99,7 +99,7 @@ def interleave(samplers, rounds, patience, best=None):
 
 @contextlib.contextmanager
 def workers(makers):
-    """Start {name: argv and path}, hand them over, end them."""
+    """Start the workers {name: argv and path}. End them at the end of the `with` statement."""
     running = {}
     try:
         for name, (argv, path) in makers.items():
@@ -111,7 +111,7 @@ def workers(makers):
 
 
 def say(text):
-    """Progress, where it does not mix with the tables."""
+    """Print progress to standard error, apart from the tables."""
     print(f"benchmarks: {text}", file=sys.stderr, flush=True)
 
 
@@ -153,7 +153,7 @@ def built_lines(size):
 
 
 def saved_rules():
-    """The rules that are in the kernel now, as iptables-legacy-save prints them."""
+    """Return the rules in the kernel, as iptables-legacy-save prints them."""
     text = subprocess.run(["iptables-legacy-save", "-t", "filter"], check=True, capture_output=True, text=True).stdout
     return [line for line in text.splitlines() if line.startswith("-A")]
 

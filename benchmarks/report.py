@@ -1,4 +1,4 @@
-"""What is shown: tables in Markdown, and a plot of cost against size as SVG."""
+"""Prints the results: tables in Markdown, and a plot of cost against size as SVG."""
 
 import math
 
@@ -97,7 +97,7 @@ def plot(title, series):
 
 
 def _spread(wanted, gap=17):
-    """Move labels apart that would lie on one another, as little as will do."""
+    """Move labels that would overlap apart, as little as possible."""
     names = sorted(wanted, key=wanted.get)
     places = [wanted[name] for name in names]
     for _ in range(200):

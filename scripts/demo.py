@@ -25,7 +25,7 @@ WEB, TELNET, ECHO, PUBLIC, CALLBACK = 8080, 2323, 5353, 80, 9000
 
 
 def run(*command):
-    """Run a command and return what it printed."""
+    """Run a command and return its output."""
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
@@ -41,7 +41,7 @@ def tcp(address, port, source=None):
 
 
 def udp(address, port):
-    """Send a datagram and return what came back."""
+    """Send a datagram and return the answer."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
         datagram.settimeout(WAIT)
         datagram.sendto(b"hello", (address, int(port)))
@@ -52,7 +52,7 @@ def udp(address, port):
 
 
 def serve_tcp(port):
-    """Greet every caller, over IPv4 and IPv6, with the port that was reached and the address seen."""
+    """Greet every client, over IPv4 and IPv6, with the port that it has reached and the address that it has."""
 
     def loop():
         while True:
@@ -81,7 +81,7 @@ def serve_udp(port):
 
 
 class Client:
-    """The other host: this program again, in a namespace of its own, asked through a pipe."""
+    """The other host: this program again, in a namespace of its own. It gets its commands through a pipe."""
 
     def __init__(self):
         command = ["unshare", "-n", sys.executable, __file__, "--client"]
@@ -98,7 +98,7 @@ class Client:
 
 
 def client():
-    """Obey one line at a time until the pipe closes, which it also does when the firewall host dies."""
+    """Carry out one line after the other until the pipe closes. It also closes when the firewall host dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both hosts; the firewall host ends this one
     verbs = {"tcp": tcp, "udp": udp, "connect-cable": connect_cable}
     serve_tcp(CALLBACK)
@@ -122,13 +122,13 @@ def connect_cable(name, address, address6):
 
 
 class Show:
-    """Says what happens, and counts whether it is what was expected."""
+    """Prints what happens, and counts how often it was not what was expected."""
 
     def __init__(self):
         self.steps = self.good = self.bad = 0
 
     def step(self, text):
-        """Say what comes next."""
+        """Print what comes next."""
         self.steps += 1
         print(f"\n{self.steps}. {text}")
 
@@ -140,7 +140,7 @@ class Show:
 
 
 def build_firewall(iptc):
-    """Build the rules through the API; return the tables."""
+    """Build the rules through the API. Return the tables."""
     table, nat, table6 = iptc.Table(iptc.Table.FILTER), iptc.Table(iptc.Table.NAT), iptc.Table6(iptc.Table6.FILTER)
     for family, rule_class in ((table, iptc.Rule), (table6, iptc.Rule6)):
         services = family.create_chain("services")
@@ -177,7 +177,7 @@ def build_firewall(iptc):
 
 
 def tcp_rule(rule_class, port, target, comment=None, **parameters):
-    """One rule for a TCP port, put together match by match."""
+    """Return a rule for a TCP port, built match by match."""
     rule = rule_class()
     rule.protocol = "tcp"
     match = rule.create_match("tcp")
@@ -202,14 +202,14 @@ def read_counters(tables):
 
 
 def save(backend, name):
-    """One table as the host's own tool prints it, without its dated comments."""
+    """Return a table as the host's own tool prints it, without the comments with the date."""
     family, table = name.split()
     lines = run(f"{family}-{backend}-save", "-c", "-t", table).splitlines()
     return [line for line in lines if not line.startswith("#")]
 
 
 def differences(backend, tables):
-    """The rules, with their counters, that the API and the host's own tool do not both show."""
+    """Return the rules with counters that only the API or only the host's own tool shows."""
     ours = {f"{key[0]}: [{p}:{b}] -A {key[1]} {key[2]}" for key, (p, b) in read_counters(tables).items()}
     theirs = {f"{name}: {line}" for name in tables for line in save(backend, name) if line.startswith("[")}
     return sorted(ours ^ theirs)
@@ -266,7 +266,7 @@ def demonstrate(peer, step, check):
 
     step("The host's own tool prints the same rules with the same counters.")
     for _ in range(5):
-        # A late packet between the two readings is no difference.
+        # A late packet between the two readings must not count as a difference.
         if not (differing := differences(backend, tables)):
             break
         time.sleep(0.2)

@@ -42,7 +42,7 @@ COMMIT
 
 
 def load_plugins():
-    """Load all plugins, so that the fuzzer sees their code from the beginning, and return them."""
+    """Load all plugins, so that the fuzzer sees their code from the beginning. Return them."""
     found = []
     for folder in library_dirs():
         for file in sorted(os.listdir(folder)):
@@ -72,7 +72,7 @@ def text_of(data):
 
 
 def round_trip(cls, rule):
-    """A rule that was read, printed and read again; what plugins print is not always taken by them."""
+    """Read a rule, print it and read it again. Plugins do not always accept the text that they print."""
     printed = str(rule)
     if rule._networks is not None:
         [str(each) for each in rule.expand()]
@@ -82,7 +82,7 @@ def round_trip(cls, rule):
         return
     str(again)
     hash(again)
-    # iptables takes spaces in the name of an interface, and prints them as they are: what it printed says another rule
+    # iptables accepts spaces in the name of an interface, and prints them unquoted: that text is another rule
     if not any(" " in (name or "") for name in (rule.in_interface, rule.out_interface)):
         assert rule == again
     cls.from_args(rule.to_args())
@@ -114,7 +114,7 @@ def set_parameters(cls, data):
 
 
 def as_dict(cls, data):
-    """A specification, and its rule as the dict of `easy` and back."""
+    """Read a specification, and turn its rule into a dict of `easy` and back."""
     rule = cls.from_args(text_of(data))
     ipv6 = cls is iptc.Rule6
     iptc.easy.encode_iptc_rule(iptc.easy.decode_iptc_rule(rule, ipv6), ipv6)
@@ -172,7 +172,7 @@ def draft(nfproto, program, blob, send):
 def plan(nfproto, program, blob, send):
     table = PLANNED[nfproto, program.table]
     if send:
-        # the kernel checks it, and forgets it
+        # the kernel only checks it
         table.rehearse([Restore(program)], None)
         return
     made = TablePlan(SOCKET, Batch(), [], table)
@@ -181,7 +181,7 @@ def plan(nfproto, program, blob, send):
 
 
 def commit(nfproto, table, draft):
-    """Send *draft*, print the table, read that again, and put back what was there."""
+    """Send *draft*, print the table, read the text again, and restore the old table."""
     draft.commit()
     try:
         blob = TableBlob(nfproto, table)
@@ -199,7 +199,7 @@ def one(data):
         return
     how, data = data[0], data[1:]
     first = iptc.Rule6 if how & 1 else iptc.Rule
-    # what is of one family is read for the other one too: lines that are not for it are read by other code
+    # a text of one family is read for the other one too: other code reads lines that are not for a family
     for cls in (first, iptc.Rule if first is iptc.Rule6 else iptc.Rule6):
         try:
             do_one(cls, how, data)
@@ -230,7 +230,7 @@ COMMON = """! -- - *filter *nat *mangle *raw COMMIT :INPUT\tACCEPT\t[1:2] :new\t
 
 
 def words(plugins):
-    """What the mutator puts in: the words of the specifications, all names of extensions and options."""
+    """Return the words that the mutator inserts: those of specifications, and names of extensions and options."""
     words = [word.replace("\t", " ") for word in COMMON.split()]
     for plugin in plugins:
         words.append(f"{'-j' if plugin.is_target else '-m'} {plugin.name}")
@@ -241,7 +241,7 @@ def words(plugins):
 
 
 def seeds(folder):
-    """Write the corpus to begin with, one input a file of *folder*."""
+    """Write the first corpus into *folder*, with one input in each file."""
     cases = []
     for spec in SPECS:
         v6, text = int(spec.ipv6), spec.text

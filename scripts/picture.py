@@ -1,4 +1,4 @@
-"""A firewall at work, `iptc top` on it in tmux, and what its screen looks like after half a minute, as SVG."""
+"""Runs `iptc top` in tmux on a firewall with traffic for half a minute, and saves its screen as SVG."""
 
 import html
 import io
@@ -61,7 +61,7 @@ def firewall():
 
 
 def send(until):
-    """Send the traffic until then."""
+    """Send the traffic until that time."""
     senders = {address: socket.socket(_family(address), socket.SOCK_DGRAM) for address, *_ in TRAFFIC}
     begin = time.monotonic()
     for address, port, *_ in TRAFFIC:
@@ -83,7 +83,7 @@ def _family(address):
 
 
 def screen_of(tmux):
-    """What is on the screen, with its colours."""
+    """Return the text on the screen, with its colours."""
     return subprocess.run([*tmux, "capture-pane", "-e", "-p", "-N"], capture_output=True, text=True, check=True).stdout
 
 
@@ -103,7 +103,7 @@ _TEXT = re.compile(
 
 
 def _word_by_word(found):
-    """Each word at its own place: not every program that shows pictures counts blanks in the same way."""
+    """Place each word by itself: not all viewers count blanks in the same way."""
     kind, x, y, length, clip, text = found.groups()
     chars = html.unescape(text).rstrip("\n")
     if not chars.strip("\xa0 "):
@@ -129,7 +129,7 @@ def main(path):
         subprocess.run(start, env=environment, check=True)
         try:
             send(time.monotonic() + SECONDS)
-            # what is new is marked
+            # new rules are marked
             chain = iptc.Chain(iptc.Table("filter", backend="nft"), "INPUT")
             chain.insert_rule(iptc.Rule.from_args(NEW_RULE))
             send(time.monotonic() + 3 * INTERVAL)

@@ -17,7 +17,7 @@ def component(kind, name, version, **more):
 
 
 def metadata_of(sdist):
-    """The fields of PKG-INFO in the source distribution."""
+    """Return the fields of PKG-INFO in the source distribution."""
     with tarfile.open(sdist) as files:
         (member,) = [one for one in files.getmembers() if one.name.count("/") == 1 and one.name.endswith("/PKG-INFO")]
         head = files.extractfile(member).read().decode().split("\n\n")[0]
@@ -25,7 +25,7 @@ def metadata_of(sdist):
 
 
 def tools(listed):
-    """What the file *listed* pins, as components."""
+    """Return the tools that the file *listed* pins, as components."""
     with open(listed) as file:
         pinned = [line.split("==") for line in file.read().splitlines() if "==" in line]
     return [
