@@ -8,6 +8,7 @@ from . import _core
 from ._applied import telling_methods
 from .errors import ParameterError, ParameterTypeError
 from .language import extension
+from .language.comments import comments_of
 from .language.specification import refuse_meaningless
 from .model import edits
 from .rule import Rule
@@ -119,11 +120,12 @@ class Chain:
         if comment is not None and not isinstance(comment, str):
             raise ParameterTypeError(f"a comment must be a string, not {type(comment).__name__}")
 
+        wanted = None if comment is None else _core.text_bytes(comment, "a comment")
+
         def chosen(entry: bytes) -> bool:
-            rule = self.table.create_rule(entry, self)
-            if comment is not None and not any(m.name == "comment" and m.comment == comment for m in rule.matches):
+            if wanted is not None and wanted not in comments_of(self.table._nfproto, entry):
                 return False
-            return predicate is None or bool(predicate(rule))
+            return predicate is None or bool(predicate(self.table.create_rule(entry, self)))
 
         return int(self.table._edit(edits.DeleteRules(self.name, chosen)))
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     _bytes = bytes
 
 
-_PAYLOAD_HEADER = 32  # the header of a match, before its data
-
 _named = _core.Counters._make
 
 
@@ -277,10 +275,9 @@ class RuleInfo:
     def comment(self) -> Any:
         """The text of its match `comment`, or None if it has none."""
         if self._comment is False:
-            comments = (match.match_buf[_PAYLOAD_HEADER:] for match in self._rule.matches if match.name == "comment")
-            found = next(comments, None)
-            # of its bytes, so that it is known where no plugins are installed too
-            self._comment = found and found.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            from .language.comments import comment_of  # reading counters needs no language
+
+            self._comment = comment_of(self._rule.nfproto, self._rule._whole())
         return self._comment
 
     @property

@@ -7,6 +7,7 @@ import array
 from .. import _core
 from ..errors import Conflict
 from ..language import printing
+from ..language.comments import comment_of, string_of
 from .series import Series
 
 TYPE_CHECKING = False
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .sources import TableReading
 
 _ATTEMPTS = 5
-_COMMENT = b"comment\0"
 
 
 class Words:
@@ -36,8 +36,7 @@ class Words:
 def words_of(nfproto: Any, entry: bytes) -> Words:
     """Return the `Words` of a rule's bytes."""
     payloads = _core.split_entry(nfproto, entry)[1]
-    target = _text(payloads[-1][2:31])
-    comment = next((_text(match[32:]) for match in payloads[:-1] if match[2:].startswith(_COMMENT)), None)
+    target = string_of(payloads[-1][2:31]).decode("utf-8", "surrogateescape")
     text = printing.render(nfproto, entry, partly=True)
     if target == "nft":
         # a rule that iptables-nft cannot read
@@ -46,11 +45,7 @@ def words_of(nfproto: Any, entry: bytes) -> Words:
         expressions = entry_expressions(nfproto, entry)
         if expressions:
             text = ", ".join(expressions)
-    return Words(text, comment, target)
-
-
-def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    return Words(text, comment_of(nfproto, entry), target)
 
 
 class Dictionary:

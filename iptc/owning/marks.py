@@ -6,6 +6,7 @@ import copy
 
 from .. import _core
 from ..errors import ParameterError, ParameterTypeError
+from ..language.comments import comments_of
 from ..rule import Rule, Rule6
 
 TYPE_CHECKING = False
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 _COMMENT_MOST = 255
 """The longest comment in bytes (XT_MAX_COMMENT_LEN), without its NUL."""
-
-_COMMENT = slice(32, 32 + 256)
-"""The offset of the text in the payload of match `comment` (struct xt_comment_info), after its header."""
 
 _OWN_CHAIN = "own chain"
 """A word in the comments of a chain that was created for the owner, and whose name does not begin with its name."""
@@ -30,10 +28,7 @@ def rule_class(nfproto: Family) -> type[Rule]:
 
 def comments_with(text: bytes, nfproto: Family, entry: bytes) -> list[bytes]:
     """Return the whole comments of a rule, or [] if *text* is not in the rule."""
-    if text not in entry:
-        return []
-    parts = _core.split_entry(nfproto, entry)[1][:-1]
-    return [part[_COMMENT].partition(b"\0")[0] for part in parts if part[2:31].partition(b"\0")[0] == b"comment"]
+    return comments_of(nfproto, entry) if text in entry else []
 
 
 class OwnerMark:

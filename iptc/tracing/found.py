@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import _core
+from ..language.comments import comment_of
 from ..rule import Rule, Rule6
 
 TYPE_CHECKING = False
@@ -59,12 +60,4 @@ def rule_of(nfproto: Family, entry: bytes) -> Rule:
 def found_of(nfproto: Family, entry: bytes, number: int | None) -> Found:
     """What is found in an entry."""
     rule = rule_of(nfproto, entry)
-    return Found(rule, number, rule._shown(), comment_of(rule), None)
-
-
-def comment_of(rule: Rule) -> str | None:
-    """The comment of a rule, None for none."""
-    for match in rule.matches:
-        if match.name == "comment" and not match.opaque:
-            return str(match.parameters.get("comment", "")) or None
-    return None
+    return Found(rule, number, rule._shown(), comment_of(nfproto, entry) or None, None)
