@@ -7,6 +7,7 @@ import pytest
 
 import iptc
 from iptc.bpf.window import Window
+from iptc.cli import main
 
 pytestmark = pytest.mark.one_backend("nft")
 
@@ -139,3 +140,13 @@ def test_a_table_that_nobody_has_made(host, readers, ipv6, traffic):
     host.iptables("-t mangle -A OUTPUT -p udp --dport 7", ipv6=ipv6)
     traffic(7, 3, ipv6)
     assert same(reader, other)["OUTPUT"][0].packets == 3
+
+
+@pytest.mark.parametrize("ipv6", [False])
+def test_the_command_takes_the_source(host, ipv6, capsys):
+    restored(host, ipv6, "-A OUTPUT -p udp --dport 7 -c 5 140")
+    said = []
+    for source in ("socket", SOURCE, "auto"):
+        assert main(["counters", "--source", source]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2] and "140" in said[0]

@@ -29,6 +29,12 @@ def add_selection(command: ArgumentParser, tables: Any) -> None:
         metavar="REGEX",
         help="only rules in whose text, as iptables-save prints it, this is found; repeatable",
     )
+    command.add_argument(
+        "--source",
+        choices=("socket", "bpf", "auto"),
+        default="socket",
+        help="how counters are read: by socket, by eBPF, or by eBPF where that can be (socket)",
+    )
 
 
 def sources_of(options: Namespace, lock: bool = False) -> Any:
@@ -37,4 +43,4 @@ def sources_of(options: Namespace, lock: bool = False) -> Any:
     from ..monitoring.sources import Sources
 
     selection = Selection(options.table, options.chain, options.comment, options.rule, FAMILIES[options.family])
-    return Sources(selection, options.netns, options.all_netns, options.backend, lock)
+    return Sources(selection, options.netns, options.all_netns, options.backend, lock, options.source)

@@ -73,11 +73,12 @@ class Sources:
         all_named: bool = False,
         backend: str | None = None,
         lock: bool | float = False,
+        source: str = "socket",
     ) -> None:
         self.selection = selection
         self._netns = list(netns)
         self._all_named = all_named
-        self._options: dict[str, Any] = {"backend": backend, "lock": lock}
+        self._options: dict[str, Any] = {"backend": backend, "lock": lock, "source": source}
         self._places: dict[Netns, _Place] = {}
 
     def poll(self) -> list[TableReading]:
