@@ -7,3 +7,4 @@ class Window:
     """Looks into the kernel's memory."""
 
     cpus: int
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
