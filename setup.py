@@ -154,7 +154,10 @@ def extensions():
         extension("bpf.nft"),
         extension("bpf.scan"),
     ]
-    from Cython.Build import cythonize
+    try:
+        from Cython.Build import cythonize
+    except ImportError:
+        return translated(modules)
 
     return cythonize(
         modules,
@@ -162,6 +165,15 @@ def extensions():
         shared_utility_qualified_name=f"iptc.{SHARED}",
         shared_utility_features_disabled=["MemoryView"],
     )
+
+
+def translated(modules):
+    """*modules* with what Cython made of them, which the source packages of distributions carry."""
+    for module in modules:
+        module.sources = [f"{source[:-4]}.c" if source.endswith(".pyx") else source for source in module.sources]
+        if not os.path.exists(module.sources[0]):
+            sys.exit("iptc needs Cython 3.3 to build from these sources: pip install 'Cython>=3.3,<3.4'.")
+    return modules
 
 
 if __name__ == "__main__":

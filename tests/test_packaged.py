@@ -53,7 +53,7 @@ def test_the_unit_starts_the_command(host):
     service = (PACKAGING / "systemd/iptc-exporter.service").read_text()
     (words,) = re.findall(r"^ExecStart=/usr/bin/env iptc (.*) \$ARGS$", service, re.MULTILINE)
     (listens,) = re.findall(r"^ListenStream=(.*)$", (PACKAGING / "systemd/iptc-exporter.socket").read_text(), re.M)
-    options = dispatch._parser(words.split()).parse_args(words.split())
+    options = dispatch.parser_of(words.split()).parse_args(words.split())
     assert options.address == listens
     for key in "AmbientCapabilities", "CapabilityBoundingSet":
         assert re.findall(rf"^{key}=(.*)$", service, re.MULTILINE) == ["CAP_NET_ADMIN CAP_NET_RAW"]

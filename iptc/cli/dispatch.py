@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with stoppable(), warnings.catch_warnings():
             warnings.showwarning = _warn
-            options = _parser(words).parse_args(words)
+            options = parser_of(words).parse_args(words)
             if options.backend is not None:
                 os.environ["IPTC_BACKEND"] = options.backend
             status: int = options.run(options)
@@ -95,7 +95,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser(words: Any) -> Any:
+def parser_of(words: Any) -> Any:
     """Return the parser of the command that *words* begin with, or the parser of all commands."""
     parser = _Parser(prog="iptc", description="The Linux firewall, read and written through the kernel.")
     parser.add_argument("--version", nargs=0, action=_Version, help="print the release of iptc, and end")

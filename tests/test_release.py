@@ -1,0 +1,39 @@
+"""What a release consists of says the same version, and has all its parts."""
+
+import pathlib
+import re
+
+import iptc
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def found(pattern, file):
+    """What the group of *pattern* is in *file*."""
+    return re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)[1]
+
+
+def test_the_packages_of_distributions_have_this_version():
+    assert found(r"^iptc \((.*)-\d+\)", "debian/changelog") == iptc.__version__
+    assert found(r"^Version: +(\S+)", "packaging/python3-iptc.spec") == iptc.__version__
+
+
+def test_the_changelog_and_the_notes_are_of_this_version():
+    assert found(r"^## (\S+)", "CHANGELOG.md") == iptc.__version__
+    assert found(r"^# iptc (\S+):", "docs/release-notes.md") == iptc.__version__
+
+
+def test_every_command_is_in_the_page_of_commands():
+    from iptc.cli.dispatch import COMMANDS
+
+    listed = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/command.md").read_text(), re.MULTILINE))
+    assert listed >= set(COMMANDS)
+
+
+def test_the_units_are_in_every_package():
+    units = {path.name for path in ROOT.glob("packaging/**/*.service")} | {
+        path.name for path in ROOT.glob("packaging/**/*.socket")
+    }
+    for file in "debian/python3-iptc.install", "packaging/python3-iptc.spec":
+        text = (ROOT / file).read_text()
+        assert {unit for unit in units if unit not in text} == set(), file
