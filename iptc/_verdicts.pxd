@@ -29,7 +29,7 @@ cdef extern from * nogil:
 
     /* Each of these functions returns NULL if there is no such verdict. */
 
-    static inline const struct verdict *verdict_named(const char *name)
+    static inline __attribute__((unused)) const struct verdict *verdict_named(const char *name)
     {
         for (size_t i = 0; i < VERDICT_COUNT; i++)
             if (verdict_table[i].name[0] == name[0] && strcmp(verdict_table[i].name, name) == 0)
@@ -37,7 +37,7 @@ cdef extern from * nogil:
         return NULL;
     }
 
-    static inline const struct verdict *verdict_numbered(int32_t number)
+    static inline __attribute__((unused)) const struct verdict *verdict_numbered(int32_t number)
     {
         for (size_t i = 0; i < VERDICT_COUNT; i++)
             if (verdict_table[i].number == number)
@@ -45,7 +45,7 @@ cdef extern from * nogil:
         return NULL;
     }
 
-    static inline const struct verdict *verdict_coded(int32_t code)
+    static inline __attribute__((unused)) const struct verdict *verdict_coded(int32_t code)
     {
         for (size_t i = 0; i < VERDICT_COUNT; i++)
             if (verdict_table[i].code == code && code != VERDICT_NO_CODE)

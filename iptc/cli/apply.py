@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
         "apply",
         run,
         both=True,
+        family=None,
         help="make the rules what a file says, with the fewest edits",
         description="Make the tables what FILE says, in the format of iptables-save: all of them together or none, "
         "and with the fewest edits, so that the counters of rules that stay go on. FILE is of one family,"
@@ -59,7 +60,6 @@ def add(commands: Any) -> None:
     add_scope(apply)
     add_format(apply)
     add_wait(apply, True, "wait for the xtables lock this long only (for ever)")
-    apply.set_defaults(family=None)
 
 
 def run(options: Namespace) -> int:

@@ -24,20 +24,26 @@ def add_command(
     run: Callable[[Namespace], int],
     both: bool = False,
     many: bool = False,
+    family: str | None = "4",
     **words: Any,
 ) -> Any:
     """Add the command *name*, which run(options) does, with the options that all commands have.
 
     *both*: the command can work on both families at once. *many*: it can work on several network namespaces at once.
+    *family*: what it works on where no family is asked for, a key of FAMILIES; None: what is given says which.
     *words* are further arguments of the parser, such as `help` and `description`.
     """
     command = commands.add_parser(name, **words)
-    family = command.add_mutually_exclusive_group()
-    family.add_argument("-4", "--ipv4", dest="family", action="store_const", const="4", help="IPv4 (the default)")
-    family.add_argument("-6", "--ipv6", dest="family", action="store_const", const="6", help="IPv6")
+    default = {family: " (the default)"}
+    families = command.add_mutually_exclusive_group()
+    families.add_argument(
+        "-4", "--ipv4", dest="family", action="store_const", const="4", help=f"IPv4{default.get('4', '')}"
+    )
+    families.add_argument("-6", "--ipv6", dest="family", action="store_const", const="6", help="IPv6")
     if both:
         text = "both" if many else f"both, under the headings `{HEADINGS[False]}' and `{HEADINGS[True]}'"
-        family.add_argument("-a", "--both", dest="family", action="store_const", const="both", help=text)
+        text += default.get("both", "")
+        families.add_argument("-a", "--both", dest="family", action="store_const", const="both", help=text)
     text = "network namespace: a name, a path or a process id"
     if many:
         command.add_argument(
@@ -48,7 +54,7 @@ def add_command(
         command.add_argument("--netns", metavar="NAME", type=netns, help=text)
     text = "legacy xtables or nf_tables (IPTC_BACKEND, else found out)"
     command.add_argument("--backend", choices=["legacy", "nft", "libiptc"], help=text)
-    command.set_defaults(run=run, family="4")
+    command.set_defaults(run=run, family=family)
     return command
 
 

@@ -18,6 +18,7 @@ def add(commands: Any) -> None:
         "diff",
         run,
         both=True,
+        family=None,
         help="print what two rulesets differ in",
         description="Print what must change for A to be B. Each is a file in the format of iptables-save, `-' for "
         "standard input, `live' for what the kernel has, or `live:NETNS' for another network namespace. "
@@ -27,7 +28,6 @@ def add(commands: Any) -> None:
     diff.add_argument("a", metavar="A", help="file, - or live[:NETNS]")
     diff.add_argument("b", metavar="B", help="file, - or live[:NETNS]")
     add_format(diff)
-    diff.set_defaults(family=None)
 
 
 @trouble_is(TROUBLE)

@@ -27,11 +27,11 @@ def add(commands: Any) -> None:
         "exporter",
         run,
         both=True,
+        family="both",
         many=True,
         help="the counters of all rules for Prometheus",
         description="Serve the counters of all rules to Prometheus; or write them to a file, or print them.",
     )
-    exporter.set_defaults(family="both")
     add_selection(exporter, "those that are in use")
     exporter.add_argument("--once", action="store_true", help="print one scrape, or write one file, and end")
     exporter.add_argument("--openmetrics", action="store_true", help="with --once: as OpenMetrics")

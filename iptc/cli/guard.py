@@ -28,6 +28,7 @@ def add(commands: Any) -> None:
         "guard",
         run,
         both=True,
+        family=None,
         help="keep the rules of a name in their place",
         description="Put the rules that FILE says in their place, and put them back whenever somebody breaks them, "
         "until it is ended; they stay then. FILE is as for `iptc owned'; its owner is --name, or `owner' in "
@@ -45,7 +46,6 @@ def add(commands: Any) -> None:
     guard.add_argument("-q", "--quiet", action="store_true", help="do not print what was put back")
     add_own_table(guard)
     add_wait(guard, True, "wait for the xtables lock this long only (for ever)")
-    guard.set_defaults(family=None)
 
 
 def run(options: Namespace) -> int:

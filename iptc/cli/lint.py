@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
         "lint",
         run,
         both=True,
+        family="both",
         help="find rules that no packet comes to, duplicates, chains that are not used or costly",
         description="Find rules that an earlier rule leaves nothing to, duplicates, jumps to empty chains and chains "
         "that nothing jumps to, in RULES or in the live rules. A packet is made up for each rule that is "
@@ -32,7 +33,6 @@ def add(commands: Any) -> None:
         "changed.",
         epilog="Exit status: 0 nothing was found, 1 something was, 2 trouble.",
     )
-    lint.set_defaults(family="both")
     lint.add_argument("rules", metavar="RULES", help="a file in the format of iptables-save, or `live'")
     add_layout(lint)
     lint.add_argument("--sets", metavar="FILE", help="the sets that RULES name, as `ipset save' prints them")

@@ -21,10 +21,10 @@ def add(commands: Any) -> None:
         "log",
         run,
         both=True,
+        family="both",
         help="the changes that a journal has noted",
         description="Print the changes that `iptc watch --log DIR' has noted: what, when and by whom.",
     )
-    log.set_defaults(family="both")
     add_folder(log)
     log.add_argument("--since", metavar="TIME", help="from then on: 1h, 30m, 2d ago, or 2026-11-27T10:00")
     log.add_argument("--until", metavar="TIME", help="up to then")

@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
         "owned",
         run,
         both=True,
+        family=None,
         help="the rules that belong to a name, among those of others",
         description="plan: print what must change for the rules of NAME to be what FILE says. apply: do it; nothing "
         "of others is touched. show: print the rules of NAME that are there. remove: take them away. FILE "
@@ -40,7 +41,6 @@ def add(commands: Any) -> None:
     add_format(owned)
     add_own_table(owned)
     add_wait(owned, True, "wait for the xtables lock this long only (for ever)")
-    owned.set_defaults(family=None)
 
 
 def add_own_table(command: ArgumentParser) -> None:

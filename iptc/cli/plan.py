@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
         "plan",
         run,
         both=True,
+        family=None,
         help="print what `iptc apply' would do",
         description="Print what must change for the tables to be what FILE says, in the format of iptables-save; "
         "change nothing. FILE is of one family, or has the lines `# IPv4' and `# IPv6'.",
@@ -27,7 +28,6 @@ def add(commands: Any) -> None:
     plan.add_argument("file", metavar="FILE", help="- for standard input")
     add_scope(plan)
     add_format(plan)
-    plan.set_defaults(family=None)
 
 
 @trouble_is(TROUBLE)

@@ -27,7 +27,7 @@ def add_selection(command: ArgumentParser, tables: Any) -> None:
         action="append",
         default=[],
         metavar="REGEX",
-        help="only rules in whose text, as iptables-save prints it, this is found; repeatable",
+        help="only rules whose text, as iptables-save prints it, has a part like this; repeatable",
     )
     command.add_argument(
         "--source",

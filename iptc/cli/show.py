@@ -21,12 +21,12 @@ def add(commands: Any) -> None:
         "show",
         run,
         both=True,
+        family=None,
         help="the rules as they were at a moment",
         description="Print the rules as they were at TIME, in the format of iptables-save, from the journal of `iptc "
         "watch --log DIR'. Without a family both are printed, each under its heading; where both back ends "
         "had rules, --backend says which.",
     )
-    show.set_defaults(family=None)
     show.add_argument("time", metavar="@TIME", help="@1h, @30m or @2d ago, @2026-11-27T10:00, or @now")
     add_folder(show)
 

@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
         "top",
         run,
         both=True,
+        family="both",
         help="rates of rules and chains, live",
         description="Show packets and bytes per second of each rule, policy and chain, live; without a terminal, or "
         "with --once, as plain text. Both families, unless one is asked for. Rules are marked N when they are new, "
@@ -46,7 +47,6 @@ def add(commands: Any) -> None:
     top.add_argument("--count", type=positive, metavar="N", help="end after N intervals")
     top.add_argument("--json", action="store_true", help="one object an interval, one a line")
     top.add_argument("--width", type=positive, metavar="COLUMNS", help="of plain text (as wide as the longest rule)")
-    top.set_defaults(family="both")
 
 
 def run(options: Namespace) -> int:

@@ -49,6 +49,7 @@ def add(commands: Any) -> None:
         "trace",
         run,
         both=True,
+        family="both",
         help="print packets as they come, and the rules that took them",
         usage="iptc trace [options] [SPECIFICATION]",
         description="Print each packet that SPECIFICATION chooses, with its way: the rules that matched, policies, the "
@@ -57,7 +58,7 @@ def add(commands: Any) -> None:
         epilog="Exit status: 0 where a packet was printed, or SIGTERM ended it; 1 where --timeout ended it before; "
         "else as of other commands.",
     )
-    trace.set_defaults(family="both", specification=[])
+    trace.set_defaults(specification=[])
     trace.add_argument("--json", action="store_true", help="one object a line")
     trace.add_argument("--count", type=positive, metavar="N", help="end after N packets")
     trace.add_argument("--timeout", type=seconds, metavar="SECONDS", help="end after so many seconds")

@@ -26,13 +26,13 @@ def add(commands: Any) -> None:
         "watch",
         run,
         both=True,
+        family="both",
         help="print changes of the rules as they happen, and by whom",
         description="Print each change of the tables that iptables knows as it happens: what was added, removed and "
         "moved, and which process did it, where that is known. With --log a journal is kept, which `iptc "
         "log' and `iptc show' read. Nothing is changed.",
         epilog="Exit status: 0 when it is ended by SIGTERM; else as of other commands.",
     )
-    watch.set_defaults(family="both")
     watch.add_argument("-t", "--table", action="append", default=[], help="only this table; repeatable")
     watch.add_argument("--json", action="store_true", help="one object a line")
     watch.add_argument("--count", type=positive, metavar="N", help="end after N changes")

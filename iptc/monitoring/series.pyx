@@ -18,7 +18,7 @@ cdef extern from *:
     #include <string.h>
 
     /* Write *number* in decimal, at most 20 digits. Return the end. */
-    static inline char *series_put_number(char *at, uint64_t number)
+    static inline __attribute__((unused)) char *series_put_number(char *at, uint64_t number)
     {
         char digits[20];
         int first = 20;
