@@ -83,6 +83,17 @@ def test_built(host):
         iptc.Ruleset.built({"nosuch": {}})
 
 
+@pytest.mark.parametrize(
+    "chain, option", [("INPUT", "-o"), ("PREROUTING", "-o"), ("OUTPUT", "-i"), ("POSTROUTING", "-i")]
+)
+@pytest.mark.parametrize("negated", ["", "! "])
+def test_a_built_ruleset_has_no_interface_that_packets_do_not_have(host, ipv6, chain, option, negated):
+    text = f"{negated}{option} eth0 -j ACCEPT"
+    for rule in (text, (iptc.Rule6 if ipv6 else iptc.Rule).from_args(text)):
+        with pytest.raises(iptc.ParameterError, match=f"Can't use {option} with {chain}"):
+            iptc.Ruleset.built({"mangle": {chain: [rule]}}, ipv6=ipv6)
+
+
 def test_both_families_in_one_text(host):
     text = "# IPv4\n" + filter_table(*ports(22)) + "# IPv6\n" + filter_table(*ports(80))
     both = iptc.Ruleset.read(text)

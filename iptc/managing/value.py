@@ -7,6 +7,7 @@ import errno
 from .. import _core, backends, state
 from ..errors import Conflict, ParameterError, ParameterTypeError, kernel_error
 from ..language import comparing, printing
+from ..language.specification import refuse_meaningless
 from ..legacy import blob
 from ..model.edits import check_new_name
 from ..model.restoring import Restore, one_source, pieces, programs
@@ -253,6 +254,7 @@ class Ruleset:
             for chain, rules in chains.items():
                 for rule in rules:
                     for entry in _entries_of(nfproto, rule):
+                        refuse_meaningless(nfproto, chain, entry)
                         view.chains[chain].append(entry)
             for (table, chain), policy in list(policies.items()):
                 if table == name and chain in view.chains and view.chains[chain].policy is not None:
