@@ -239,7 +239,7 @@ def test_the_verdict_is_what_happens_on_a_host_with_two_networks(side, version, 
         with Bench(text, ADDRESSES[version], backend=side, ipv6=ipv6) as bench:
             for interface, words in packets(chance, version, PACKETS * number):
                 made = bench.make(interface, **words)
-                before, sent = hits(iptc.save(ipv6, True, backend=side)), router.sent()
+                sent, before = router.sent(), hits(iptc.save(ipv6, True, backend=side))
                 left = router.send(interface, made.data)
                 after, sent = hits(iptc.save(ipv6, True, backend=side)), router.sent() - sent
                 verdict = bench.judge(interface, made)

@@ -11,7 +11,7 @@ from .. import _core, backends, ruleset
 from ..errors import AccessDenied, IPTCError, KernelError, ParameterError, TransactionError, Unsupported, kernel_error
 from ..language import plugins
 from ..namespace import Place
-from ..tracing.headers import ICMP, ICMPV6
+from ..tracing.headers import ICMP, ICMPV6, Header
 from . import wire
 from .conntrack import copy_flow
 from .devices import Device
@@ -393,7 +393,8 @@ class Bench:
         out = self._taken()
         first = [left for left in out if wire.ident_of(left.data) == ident and left.header.version == made.version]
         out = first + [left for left in out if left not in first]
-        verdict = Verdict(wire.header_of(made), its, out, [p for p in packets if not is_it(p)])
+        answers = [packet for packet in packets if not is_it(packet) and not _is_noise(packet.before)]
+        verdict = Verdict(wire.header_of(made), its, out, answers)
         if verdict.verdict == "LOST":
             verdict.reason = failed or self._why_lost(interface, verdict, its)
         return verdict
@@ -404,8 +405,7 @@ class Bench:
         for name, device in self._devices.items():
             for data in device.taken():
                 left = Left(name, data)
-                icmp = left.header.icmp
-                if not (left.header.number == ICMPV6 and icmp is not None and icmp[0] in _NOISE):
+                if not _is_noise(left.header):
                     found.append(left)
         return found
 
@@ -468,6 +468,17 @@ def asking(there: Namespace, kept: socket.socket | None = None) -> Iterator[None
             yield
         finally:
             plugins.ask_elsewhere(before)
+
+
+def _is_noise(header: Header | None) -> bool:
+    """Whether a packet is one that interfaces send by themselves: of neighbours, routers and multicast groups.
+
+    A report of multicast groups to ff02::16 has an extension header, behind which a trace may not show its type.
+    """
+    if header is None or header.version != 6:
+        return False
+    icmp = header.icmp
+    return header.dst == "ff02::16" or (header.number == ICMPV6 and icmp is not None and icmp[0] in _NOISE)
 
 
 def _is_under_way(packets: list[Packet], is_it: Any) -> bool:
