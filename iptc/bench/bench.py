@@ -49,11 +49,9 @@ _OF_FLOWS = (b"*nat", b"-m conntrack", b"-m state", b"-m connmark", b"-m helper"
 class Bench:
     """A ruleset in a private network namespace, where the kernel applies it to packets. No packet leaves this process.
 
-    ```
-    with iptc.Bench("rules.v4", interfaces={"eth0": "203.0.113.1/24", "eth1": "10.0.0.1/24"}) as bench:
-        verdict = bench.send("eth0", src="198.51.100.9", tcp=22)
-        print(verdict.verdict, verdict.rule)
-    ```
+        with iptc.Bench("rules.v4", interfaces={"eth0": "203.0.113.1/24", "eth1": "10.0.0.1/24"}) as bench:
+            verdict = bench.send("eth0", src="198.51.100.9", tcp=22)
+            print(verdict.verdict, verdict.rule)
 
     *rules*: a text in the format of iptables-save (a string with a line break), a path, an open file or a `Ruleset`. A
         text with the headings `# IPv4` and `# IPv6` has both families; otherwise *ipv6* selects the family. *rules6*:
