@@ -237,7 +237,7 @@ DELETE, POLICY = "iptables-nft -D", "iptables-nft -P"
 def _delete(bench):
     """What pays for the kernel's grace period wherever a socket that has sent deletions is closed."""
     empty()
-    load(rule_lines(1000, "large", 1), RESTORE)
+    load([line.replace(" -A INPUT ", " -A FORWARD ") for line in rule_lines(1000, "large", 1)], RESTORE)
     remove, give_back = Command("iptables-nft", "-D", "FORWARD", "1000"), Command("iptables-nft", *RULE)
 
     def one_less():
