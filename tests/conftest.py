@@ -409,3 +409,18 @@ class Family:
 def family(ipv6):
     """Return `Table`, `Rule` and names of the family for which the test runs."""
     return Family(ipv6)
+
+
+@pytest.fixture
+def traffic(host):
+    """Return a function that sends *count* UDP datagrams of 100 bytes over loopback to a port."""
+    host.run("ip", "link", "set", "lo", "up")
+
+    def send(port, count=1, ipv6=False):
+        family, address = (socket.AF_INET6, "::1") if ipv6 else (socket.AF_INET, "127.0.0.1")
+        with socket.socket(family, socket.SOCK_DGRAM) as sender, socket.socket(family, socket.SOCK_DGRAM) as receiver:
+            receiver.bind((address, port))  # or the kernel would answer with an error message, and count that
+            for _ in range(count):
+                sender.sendto(bytes(100), (address, port))
+
+    return send

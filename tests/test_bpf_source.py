@@ -1,7 +1,6 @@
 """Counters that are read by eBPF: the same numbers as the socket's, whatever happens to the rules."""
 
 import re
-import socket
 
 import pytest
 
@@ -41,21 +40,6 @@ def same(reader, other):
         (c.name, c.policy, c.policy_counters, c.slots) for c in two.chains
     ]
     return one
-
-
-@pytest.fixture
-def traffic(host):
-    """A function that sends *count* UDP datagrams of 100 bytes over loopback to a port."""
-    host.run("ip", "link", "set", "lo", "up")
-
-    def send(port, count=1, ipv6=False):
-        family, address = (socket.AF_INET6, "::1") if ipv6 else (socket.AF_INET, "127.0.0.1")
-        with socket.socket(family, socket.SOCK_DGRAM) as sender, socket.socket(family, socket.SOCK_DGRAM) as receiver:
-            receiver.bind((address, port))  # or the kernel would answer with an error message, and count that
-            for _ in range(count):
-                sender.sendto(bytes(100), (address, port))
-
-    return send
 
 
 @pytest.fixture

@@ -18,21 +18,6 @@ from iptc.counters import Delta
 from iptc.legacy.blob import scan_bytes
 
 
-@pytest.fixture
-def traffic(host):
-    """Return a function that sends *count* UDP datagrams of 100 bytes over loopback to a port."""
-    host.run("ip", "link", "set", "lo", "up")
-
-    def send(port, count=1, ipv6=False):
-        family, address = (socket.AF_INET6, "::1") if ipv6 else (socket.AF_INET, "127.0.0.1")
-        with socket.socket(family, socket.SOCK_DGRAM) as sender, socket.socket(family, socket.SOCK_DGRAM) as receiver:
-            receiver.bind((address, port))  # or the kernel would answer with an error message, and count that
-            for _ in range(count):
-                sender.sendto(bytes(100), (address, port))
-
-    return send
-
-
 def udp_rule(port, action="-A", *place):
     return f"{action} OUTPUT {' '.join(place)} -p udp --dport {port}"
 
