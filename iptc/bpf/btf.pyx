@@ -35,6 +35,8 @@ cdef extern from "types.h" nogil:
     int types_function(const types *these, const char *name, uint32_t *number)
     int types_typedef(const types *these, const char *name)
 
+ctypedef int (*lookup)(const types *these, const char *within, const char *name, place *found) nogil
+
 FOLDER = "/sys/kernel/btf"
 
 
@@ -88,30 +90,24 @@ cdef class Types:
 
     def member(self, str name not None, str path not None):
         """Return (offset, size) of a member of *name*, in bytes; *path* is like "table.name" or "ptr[3]"."""
-        cdef place found
-        cdef bytes its_name = name.encode(), its_path = path.encode()
-        cdef int failed = types_member(&self.found, its_name, its_path, &found)
-        if failed:
-            self._refuse(failed, name, path)
-        return found.offset, found.size
+        return self._place(types_member, name, path)
 
     def bits(self, str name not None, str path not None):
         """Return (offset, width) of a member in bits, which may be a bit-field: on a little-endian machine the
         lowest bit of a number comes first."""
-        cdef place found
-        cdef bytes its_name = name.encode(), its_path = path.encode()
-        cdef int failed = types_bits(&self.found, its_name, its_path, &found)
-        if failed:
-            self._refuse(failed, name, path)
-        return found.offset, found.size
+        return self._place(types_bits, name, path)
 
     def variable(self, str section not None, str name not None):
         """Return (offset, size) of the variable *name* in a section, such as ".data..percpu"."""
+        return self._place(types_variable, section, name)
+
+    cdef _place(self, lookup find, str within, str name):
+        """Return the place that *find* finds for *name* in *within*."""
         cdef place found
-        cdef bytes its_section = section.encode(), its_name = name.encode()
-        cdef int failed = types_variable(&self.found, its_section, its_name, &found)
+        cdef bytes its_within = within.encode(), its_name = name.encode()
+        cdef int failed = find(&self.found, its_within, its_name, &found)
         if failed:
-            self._refuse(failed, section, name)
+            self._refuse(failed, within, name)
         return found.offset, found.size
 
     def function(self, str name not None):

@@ -13,6 +13,7 @@ import sys
 import time
 
 from .. import state
+from ..detached import run_detached
 from ..errors import Conflict, IPTCError, ParameterError, ParameterTypeError, RolledBack
 from ..lock import checked_lock_file, checked_wait, lock_path
 from ..namespace import Place, descriptor_of
@@ -219,16 +220,7 @@ def _started(job: dict[str, Any], netns: Netns) -> socket.socket:
                 passed.append(place)
                 job["netns"] = place
             try:
-                with subprocess.Popen(
-                    [sys.executable, "-ISc", _CODE, str(there.fileno()), *paths],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    pass_fds=passed,
-                    start_new_session=True,
-                ) as process:
-                    process.wait()
+                run_detached(_CODE, [str(there.fileno()), *paths], passed)
             except OSError as error:
                 raise IPTCError(f"can't start {sys.executable}: {error.strerror}") from None
             finally:

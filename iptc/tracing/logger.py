@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import subprocess
 import sys
 
+from ..detached import run_detached
 from ..errors import IPTCError, Unsupported, kernel_error
 
 TYPE_CHECKING = False
@@ -97,16 +97,7 @@ class Logger:
                 pass
             words = [f"{logger}:{os.fsdecode(old)}" for logger, old in loggers]
             numbers = [there.fileno(), group, *(logger for logger, _ in loggers), *([life] if life >= 0 else [])]
-            with subprocess.Popen(
-                [sys.executable, "-ISc", _HELPER, str(there.fileno()), str(life), os.fsdecode(_WANTED), *words],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                pass_fds=numbers,
-                start_new_session=True,
-            ) as process:
-                process.wait()
+            run_detached(_HELPER, [str(there.fileno()), str(life), os.fsdecode(_WANTED), *words], numbers)
             there.close()
             if self._channel.recv(1) != b"r":
                 raise IPTCError("the process that puts the logger back could not be started")
