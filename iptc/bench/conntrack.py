@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import struct
 
 from .._netlink import attribute, attributes
+from ..exchange import ACK, CREATE, EXCL, Exchange
 from ..tracing.headers import ICMP, ICMPV6, WITH_PORTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from .._netns import Namespace
     from ..tracing.headers import Header
 
 _NETLINK_NETFILTER = 12
 _NEW, _GET = 0x100, 0x101  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
-_REQUEST, _ACK, _CREATE, _EXCL = 1, 4, 0x400, 0x200  # NLM_F_*
-_HEAD = struct.Struct("=IHHII")
 _NESTED = 0x8000
-_ERROR = 2
 
 # CTA_*
 _ORIGINAL, _REPLY, _STATUS, _PROTOCOL_STATE, _HELPER, _NAT_SRC, _TIMEOUT, _MARK, _NAT_DST = 1, 2, 3, 4, 5, 6, 7, 8, 13
@@ -38,9 +32,8 @@ def copy_flow(here: Namespace, there: Namespace, header: Header, payload: bytes)
     """Make the flow of a packet known in the namespace *there* as it is known in *here*; *payload* is what stands
     behind the header of IP. Whether there is one."""
     family = socket.AF_INET if header.version == 4 else socket.AF_INET6
-    found = None
-    with _Socket(here) as source:
-        found = source.ask(_GET, 0, family, attribute(_ORIGINAL | _NESTED, _tuple(header, payload)))
+    with _exchange(here) as source:
+        found = _asked(source, _GET, 0, family, attribute(_ORIGINAL | _NESTED, _tuple(header, payload)))
     if found is None:
         return False
     said = dict(attributes(found))
@@ -58,35 +51,22 @@ def copy_flow(here: Namespace, there: Namespace, header: Header, payload: bytes)
         if kind in said:
             nested = _NESTED if kind in (_PROTOCOL_STATE, _HELPER) else 0
             body += attribute(kind | nested, said[kind])
-    with _Socket(there) as target:
-        target.ask(_NEW, _CREATE | _EXCL | _ACK, family, body)
+    with _exchange(there) as target:
+        _asked(target, _NEW, CREATE | EXCL | ACK, family, body)
     return True
 
 
-class _Socket:
-    """A socket of ctnetlink."""
+def _exchange(there: Namespace) -> Exchange:
+    return Exchange(socket.socket(fileno=there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)))
 
-    def __init__(self, there: Namespace) -> None:
-        self._socket = socket.socket(fileno=there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER))
 
-    def __enter__(self) -> _Socket:
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self._socket.close()
-
-    def ask(self, kind: int, flags: int, family: int, body: bytes) -> bytes | None:
-        """Ask, and return the attributes of the answer; None where there is no such flow."""
-        head = _HEAD.pack(20 + len(body), kind, _REQUEST | flags, 1, 0)
-        self._socket.send(head + struct.pack("!BBH", family, 0, 0) + body)
-        data = self._socket.recv(1 << 16)
-        length, answer, *_ = _HEAD.unpack_from(data)
-        if answer == _ERROR:
-            (code,) = struct.unpack_from("=i", data, 16)
-            if code and -code != errno.ENOENT:
-                raise OSError(-code, os.strerror(-code))
-            return None
-        return data[20:length]
+def _asked(kernel: Exchange, kind: int, flags: int, family: int, body: bytes) -> bytes | None:
+    """Ask ctnetlink, and return the attributes of the answer; None where there is no such flow."""
+    try:
+        answers = [answer for _, answer in kernel.ask(kind, flags, struct.pack("!BBH", family, 0, 0) + body)]
+    except FileNotFoundError:
+        return None
+    return answers[0][4:] if answers else None
 
 
 def _tuple(header: Header, payload: bytes) -> bytes:

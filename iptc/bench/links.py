@@ -10,6 +10,7 @@ import struct
 
 from .._netlink import attribute, attributes
 from ..errors import KernelError, ParameterError, kernel_error
+from ..exchange import ACK, CREATE, DUMP, EXCL, REPLACE, Exchange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from .._netns import Namespace
 
 _NETLINK_ROUTE = 0
-_HEAD = struct.Struct("=IHHII")
-_ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _DUMP, _CREATE, _REPLACE = 1, 4, 0x300, 0x400, 0x100  # NLM_F_*
-_EXCL = 0x200
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _NEWROUTE, _GETROUTE = 16, 18, 20, 22, 24, 26  # RTM_*
 _IFNAME = 3  # IFLA_IFNAME
 _HARDWARE, _LINKINFO, _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 18, 1, 2, 1  # IFLA_*, VETH_INFO_PEER
@@ -106,46 +103,21 @@ class Links:
     """A rtnetlink socket in the namespace *there*."""
 
     def __init__(self, there: Namespace) -> None:
-        self._socket = socket.socket(fileno=there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE))
+        self._kernel = Exchange(
+            socket.socket(fileno=there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE))
+        )
         self._there = there
-        self._sequence = 0
         self._indices: dict[str, int] = {}
 
     def close(self) -> None:
         """Close the socket."""
-        self._socket.close()
+        self._kernel.close()
 
     # messages
 
-    def _ask(self, kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
-        """Send a message and return the answers, [(kind, message)]. The kernel answers before `send` returns.
-
-        Raises `OSError` if it refuses the message.
-        """
-        self._sequence += 1
-        head = _HEAD.pack(16 + len(body), kind, _REQUEST | flags, self._sequence, 0)
-        self._socket.send(head + body)
-        found: list[tuple[int, bytes]] = []
-        while True:
-            data = self._socket.recv(1 << 16)
-            while len(data) >= 16:
-                length, kind, _, sequence, _ = _HEAD.unpack_from(data)
-                if sequence == self._sequence:
-                    if kind == _ERROR:
-                        (code,) = struct.unpack_from("=i", data, 16)
-                        if code:
-                            raise OSError(-code, os.strerror(-code))
-                        return found
-                    if kind == _DONE:
-                        return found
-                    found.append((kind, data[16:length]))
-                    if not flags & (_ACK | _DUMP):
-                        return found
-                data = data[(length + 3) & ~3 :]
-
     def _do(self, what: str, kind: int, flags: int, body: bytes) -> None:
         try:
-            self._ask(kind, flags | _ACK, body)
+            list(self._kernel.ask(kind, flags | ACK, body))
         except OSError as error:
             number = error.errno or errno.EIO
             raise kernel_error(f"can't {what}", number, os.strerror(number)) from None
@@ -155,7 +127,7 @@ class Links:
     def links(self) -> dict[int, tuple[str, bool]]:
         """Return {number: (name, whether it is up)} of the interfaces."""
         found = {}
-        for _, message in self._ask(_GETLINK, _DUMP, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
+        for _, message in self._kernel.ask(_GETLINK, DUMP, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
             index, flags = struct.unpack_from("=4xiI", message)
             name = dict(attributes(message[16:])).get(_IFNAME, b"").rstrip(b"\0").decode("utf-8", "surrogateescape")
             found[index] = name, bool(flags & _UP)
@@ -178,7 +150,7 @@ class Links:
         ends = [end + attribute(_HARDWARE, packed) for end, packed in zip(ends, (address, other))]
         data = attribute(_INFO_DATA | _NESTED, attribute(_VETH_PEER | _NESTED, ends[1]))
         info = attribute(_LINKINFO | _NESTED, attribute(_INFO_KIND, b"veth") + data)
-        self._do(f"make the interface {name}", _NEWLINK, _CREATE | _EXCL, ends[0] + info)
+        self._do(f"make the interface {name}", _NEWLINK, CREATE | EXCL, ends[0] + info)
         self._indices.clear()
 
     def set_up(self, name: str) -> None:
@@ -189,7 +161,7 @@ class Links:
         """Return [(interface, address with its network)]; the addresses are `ipaddress.ip_interface` objects."""
         names = self.links()
         found = []
-        for _, message in self._ask(_GETADDR, _DUMP, struct.pack("=BBBBi", 0, 0, 0, 0, 0)):
+        for _, message in self._kernel.ask(_GETADDR, DUMP, struct.pack("=BBBBi", 0, 0, 0, 0, 0)):
             length, index = struct.unpack_from("=xBxxi", message)
             said = dict(attributes(message[8:]))
             packed = said.get(_LOCAL) or said.get(_ADDRESS)
@@ -202,7 +174,7 @@ class Links:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         body = struct.pack("=BBBBi", family, address.network.prefixlen, _NODAD, 0, self.index(name))
         body += attribute(_LOCAL, address.packed) + attribute(_ADDRESS, address.packed)
-        self._do(f"give {name} the address {address}", _NEWADDR, _CREATE | _REPLACE, body)
+        self._do(f"give {name} the address {address}", _NEWADDR, CREATE | REPLACE, body)
 
     def settle(self, addresses: Iterable[Any], patience: float) -> None:
         """Wait until the kernel accepts packets for all *addresses* (IPv6). It does so a moment after they were
@@ -251,14 +223,14 @@ class Links:
             body += attribute(_GATEWAY, route.via.packed)
         if route.source is not None:
             body += attribute(_PREFSRC, route.source.packed)
-        self._do(f"add the route {route}", _NEWROUTE, _CREATE | _REPLACE, body)
+        self._do(f"add the route {route}", _NEWROUTE, CREATE | REPLACE, body)
 
     def routes(self) -> Iterator[Route]:
         """Yield the routes of the main table."""
         names = self.links()
         kinds = {number: name for name, number in _TYPES.items()}
         for family in (socket.AF_INET, socket.AF_INET6):
-            for _, message in self._ask(_GETROUTE, _DUMP, struct.pack("=BBBBBBBBI", family, *[0] * 8)):
+            for _, message in self._kernel.ask(_GETROUTE, DUMP, struct.pack("=BBBBBBBBI", family, *[0] * 8)):
                 length, table, protocol, kind, flags = struct.unpack_from("=xBxxBBxBI", message)
                 said = dict(attributes(message[12:]))
                 if table != _MAIN or kind not in kinds or kind == _LOCAL_TYPE:
@@ -293,7 +265,7 @@ class Links:
             body += attribute(_IIF, struct.pack("=i", self.index(iif)))
         if mark:
             body += attribute(_MARK, struct.pack("=I", mark))
-        _, message = self._ask(_GETROUTE, 0, body)[0]
+        _, message = next(self._kernel.ask(_GETROUTE, 0, body))
         said = dict(attributes(message[12:]))
         kind = message[7]
         if kind not in (_UNICAST, _LOCAL_TYPE):

@@ -11,6 +11,7 @@ import struct
 
 from .._netlink import attribute, attributes
 from ..errors import AccessDenied, KernelError, ParameterError, Unsupported
+from ..exchange import ACK, CREATE, DUMP, EXCL, Exchange
 from .wire import port_of, protocol_of
 
 TYPE_CHECKING = False
@@ -23,11 +24,7 @@ if TYPE_CHECKING:
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
 _CREATE, _LIST, _ADD, _TYPE = 2, 7, 9, 13  # IPSET_CMD_*
-_REQUEST, _ACK, _DUMP = 1, 4, 0x300  # NLM_F_*
-_CREATE_FLAGS, _EXCL = 0x400, 0x200
-_HEAD = struct.Struct("=IHHII")
 _NESTED, _NET_ORDER = 0x8000, 0x4000
-_ERROR, _DONE = 2, 3
 _PROTOCOL_VERSION = 6
 
 # IPSET_ATTR_*
@@ -49,45 +46,33 @@ class Sets:
     """A socket of ipset in the namespace *there*."""
 
     def __init__(self, there: Namespace) -> None:
-        self._socket = socket.socket(fileno=there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER))
+        self._kernel = Exchange(
+            socket.socket(fileno=there.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER))
+        )
 
     def __enter__(self) -> Sets:
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        self._socket.close()
+        self._kernel.close()
 
     def _ask(self, command: int, flags: int, body: bytes, family: int = socket.AF_INET) -> Iterator[bytes]:
         """Ask, and yield the attributes of the answers; `OSError` with what the kernel says."""
         body = attribute(_PROTOCOL, bytes([_PROTOCOL_VERSION])) + body
-        head = _HEAD.pack(20 + len(body), _SUBSYSTEM | command, _REQUEST | flags, 1, 0)
-        self._socket.send(head + struct.pack("!BBH", family, 0, 0) + body)
-        while True:
-            data = self._socket.recv(1 << 18)
-            while len(data) >= 16:
-                length, kind, *_ = _HEAD.unpack_from(data)
-                if kind == _ERROR:
-                    (code,) = struct.unpack_from("=i", data, 16)
-                    if code:
-                        raise OSError(-code, _words_of(-code))
-                    return
-                if kind == _DONE:
-                    return
-                yield data[20:length]
-                data = data[(length + 3) & ~3 :]
-            if not flags & (_ACK | _DUMP):
-                return
+        head = struct.pack("!BBH", family, 0, 0)
+        for _, answer in self._kernel.ask(_SUBSYSTEM | command, flags, head + body, _words_of):
+            yield answer[4:]
 
     def create(self, name: str, kind: str, revision: int, family: int, options: bytes) -> None:
         """Make a set."""
         body = attribute(_SETNAME, _text(name)) + attribute(_TYPENAME, _text(kind))
         body += attribute(_REVISION, bytes([revision])) + attribute(_FAMILY, bytes([family]))
-        list(self._ask(_CREATE, _ACK | _CREATE_FLAGS | _EXCL, body + attribute(_DATA | _NESTED, options)))
+        list(self._ask(_CREATE, ACK | CREATE | EXCL, body + attribute(_DATA | _NESTED, options)))
 
     def add(self, name: str, elements: bytes) -> None:
         """Add elements, each of which is a nested attribute."""
         body = attribute(_SETNAME, _text(name)) + attribute(_LINENO, bytes(4))
-        list(self._ask(_ADD, _ACK, body + attribute(_ADT | _NESTED, elements)))
+        list(self._ask(_ADD, ACK, body + attribute(_ADT | _NESTED, elements)))
 
     def revision(self, kind: str, family: int) -> int:
         """The newest revision of a type that the kernel has."""
@@ -97,7 +82,7 @@ class Sets:
 
     def dump(self) -> Iterator[tuple[str, str, int, int, bytes, bytes]]:
         """Yield (name, type, revision, family, options, elements) of all sets, a large set in several parts."""
-        for answer in self._ask(_LIST, _DUMP, b""):
+        for answer in self._ask(_LIST, DUMP, b""):
             said = dict(attributes(answer))
             if _SETNAME in said and _TYPENAME in said:
                 name, kind = (said[key].rstrip(b"\0").decode() for key in (_SETNAME, _TYPENAME))

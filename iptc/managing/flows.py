@@ -16,6 +16,8 @@ import time
 from collections import namedtuple
 
 from .. import _core
+from .._netlink import attributes
+from ..exchange import DUMP, Exchange
 from ..namespace import Place
 
 TYPE_CHECKING = False
@@ -320,45 +322,26 @@ def _from_proc(text: str) -> Iterator[Any]:
 
 def _from_netlink() -> Iterator[Any]:
     """Return the flows that ctnetlink dumps (IPCTNL_MSG_CT_GET)."""
-    dump, done, error = 0x301, 3, 2
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12) as channel:
-        channel.sendto(struct.pack("=IHHII", 20, 0x101, dump, 1, 0) + bytes(4), (0, 0))
-        while True:
-            data = channel.recv(1 << 20)
-            while len(data) >= 16:
-                length, kind = struct.unpack_from("=IH", data)
-                if kind == done:
-                    return
-                if kind == error:
-                    number = -struct.unpack_from("=i", data, 16)[0]
-                    raise OSError(number, "the connection tracking cannot be read")
-                flow = _decoded(data[20:length])
-                if flow is not None:
-                    yield flow
-                data = data[(length + 3) & ~3 :]
-
-
-def _attributes(data: bytes) -> Any:
-    found = {}
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        found[kind & 0x3FFF] = data[4:length]
-        data = data[max(4, (length + 3) & ~3) :]
-    return found
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12)
+    with Exchange(channel) as kernel:
+        for _, answer in kernel.ask(0x101, DUMP, bytes(4), lambda code: "the connection tracking cannot be read"):
+            flow = _decoded(answer[4:])
+            if flow is not None:
+                yield flow
 
 
 def _decoded(data: bytes) -> Any:
     """Return a `Flow` of the attributes of a message, or None if it is not established."""
-    attributes = _attributes(data)
-    if 1 not in attributes or 2 not in attributes or not struct.unpack(">I", attributes.get(3, bytes(4)))[0] & 2:
+    said = dict(attributes(data))
+    if 1 not in said or 2 not in said or not struct.unpack(">I", said.get(3, bytes(4)))[0] & 2:
         return None
-    state = _attributes(_attributes(attributes.get(4, b"")).get(1, b"")).get(1)
+    state = dict(attributes(dict(attributes(said.get(4, b""))).get(1, b""))).get(1)
     if state is not None and state[0] != 3:
         return None
     sources, ports = [], []
     for side in (1, 2):
-        parts = _attributes(attributes[side])
-        address, protocol = _attributes(parts.get(1, b"")), _attributes(parts.get(2, b""))
+        parts = dict(attributes(said[side]))
+        address, protocol = (dict(attributes(parts.get(kind, b""))) for kind in (1, 2))
         sources.append(address.get(1) or address.get(3) or b"")
         ports.append(struct.unpack(">H", protocol[2])[0] if 2 in protocol else None)
     number = protocol.get(1, b"\0")[0]
