@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _named = _core.Counters._make
 
 
-def _checked_source(source: str) -> str:
+def checked_source(source: str) -> str:
+    """Return *source*. Raises `ParameterError` if there is no such one."""
     if source not in ("socket", "bpf", "auto"):
         raise ParameterError(f"there is no source {source!r}; socket, bpf and auto are")
     return source
@@ -81,7 +82,7 @@ class CounterReader:
         self.backend = backend
         self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
         self._lock = None if lock is False else XTablesLock(None if lock is True else lock, shared=True)
-        self._asked = _checked_source(source)
+        self._asked = checked_source(source)
         self._period = float(source_check)
         self._closed = True
         # the scan is owned by this object before it is opened: an interrupt may come between any two steps

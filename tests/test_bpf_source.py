@@ -1,8 +1,13 @@
 """Counters that are read by eBPF: the same numbers as the socket's, whatever happens to the rules."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
+from test_structure import ROOT
 
 import iptc
 from iptc.bpf.window import Window
@@ -132,5 +137,54 @@ def test_the_command_takes_the_source(host, ipv6, capsys):
     said = []
     for source in ("socket", SOURCE, "auto"):
         assert main(["counters", "--source", source]) == 0
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1] == said[2] and "140" in said[0]
+        said.append(capsys.readouterr())
+        assert main(["counters", "--source", source, "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["source"] == ("socket" if source == "socket" else IN_USE)
+    assert said[0].out == said[1].out == said[2].out and "140" in said[0].out
+    assert (said[0].err, bool(said[2].err)) == ("", bool(REFUSED))
+
+
+@pytest.mark.parametrize("ipv6", [False])
+@pytest.mark.parametrize("source", ["socket", SOURCE])
+def test_all_that_reads_counters_takes_the_source(host, ipv6, source, capsys):
+    restored(host, ipv6, "-A OUTPUT -p udp --dport 7 -c 5 140")
+    in_use = "socket" if source == "socket" else IN_USE
+    sampler = iptc.Sampler(1.0, ["filter"], ipv6=False, source=source)
+    poller = sampler.poller()
+    (table,) = poller.poll()
+    assert (sampler.source, table.source, bool(table.source_reason)) == (source, in_use, in_use != source)
+    poller.close()
+    assert main(["top", "--once", "--json", "-4", "-t", "filter", "--source", source, "--interval", "0.01"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)["sources"]
+    assert (said["ip_version"], said["table"], said["source"]) == (4, "filter", in_use)
+    assert main(["exporter", "--once", "-t", "filter", "-4", "--source", source]) == 0
+    assert f'table="filter",source="{in_use}"}} 1\n' in capsys.readouterr().out
+    with pytest.raises(iptc.ParameterError, match="there is no source 'xdp'"):
+        iptc.Sampler(source="xdp")
+
+
+REFUSES = """
+import iptc.bpf.opening
+from iptc.errors import Unsupported
+
+def _open(*arguments):
+    raise Unsupported("a reason of this test's own")
+
+iptc.bpf.opening._open = _open
+from iptc.cli import main
+"""
+
+
+@pytest.mark.parametrize("ipv6", [False])
+@pytest.mark.parametrize("command", ["counters --count 2 --interval 0.01", "top --count 2", "exporter --once"])
+def test_why_a_table_is_read_by_socket_is_said_once(host, ipv6, command):
+    restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
+    words = [*command.split(), "-4", "-t", "filter", "--source", "auto"]
+    words += ["--interval", "0.01"] if command.startswith("top") else []
+    done = subprocess.run(
+        [sys.executable, "-c", f"{REFUSES}\nmain({words})"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert re.fullmatch(r"iptc: IPv4.* table filter: source socket: a reason of this test's own\n", done.stderr)

@@ -97,7 +97,8 @@ def test_the_plugin_of_collectd(host, monkeypatch):
     monkeypatch.setitem(sys.modules, "collectd", fake)
     spec = importlib.util.spec_from_file_location("iptc_collectd", PACKAGING / "collectd/iptc_collectd.py")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    fake.callbacks["config"](option("Module", children=[option("Table", "filter"), option("IPv6", True)]))
+    children = [option("Table", "filter"), option("IPv6", True), option("Source", "auto")]
+    fake.callbacks["config"](option("Module", children=children))
     for _ in range(2):
         fake.callbacks["read"]()
         assert fake.given == {

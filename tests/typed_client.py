@@ -165,7 +165,7 @@ def counters() -> None:
 
 
 def samples() -> None:
-    with iptc.Sampler(0.5, ["filter"], netns="blue", ipv6=False, backend="nft") as sampler:
+    with iptc.Sampler(0.5, ["filter"], netns="blue", ipv6=False, backend="nft", source="auto") as sampler:
         assert_type(iter(sampler), iptc.Samples)
         assert_type(next(sampler), iptc.Sample)
         for sample in sampler:

@@ -8,7 +8,7 @@ from ..errors import IPTCError
 from .arguments import add_command, add_wait, positive, seconds
 from .asked import SIGNALS, asking
 from .output import complain, write
-from .selecting import add_selection, sources_of
+from .selecting import Reasons, add_selection, sources_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class _Tables:
         self._chains = options.chain
         self._sources = sources_of(options, options.wait)
         self._tables: dict[Any, Any] = {}
+        self._reasons = Reasons()
         self._head = self._format.head()
         self.status = 0
 
@@ -126,6 +127,7 @@ class _Tables:
         readings = self._sources.poll()
         self._complain(readings)
         read = [reading for reading in readings if reading.error is None]
+        self._reasons.tell(read)
         self._check_chains(read)
         head, self._head = self._head, ""
         self._format.several = len(readings) > 1
@@ -227,5 +229,6 @@ class _Objects:
         whole = {"table": reading.table, "ip_version": 6 if reading.ipv6 else 4}
         if reading.netns is not None:
             whole["netns"] = reading.netns
-        whole |= {"time": snapshot.time[1], "generation": snapshot.generation, "chains": chains}
+        whole |= {"source": reading.source, "time": snapshot.time[1], "generation": snapshot.generation}
+        whole["chains"] = chains
         return json.dumps(whole) + "\n"

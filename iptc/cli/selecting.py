@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .arguments import FAMILIES
+from .output import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterable
     from typing import Any
 
 
@@ -44,3 +46,27 @@ def sources_of(options: Namespace, lock: bool = False) -> Any:
 
     selection = Selection(options.table, options.chain, options.comment, options.rule, FAMILIES[options.family])
     return Sources(selection, options.netns, options.all_netns, options.backend, lock, options.source)
+
+
+class Reasons:
+    """Tells the user once why a table is read in another way than asked for."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str | None, bool, str], str] = {}
+
+    def tell(self, tables: Iterable[Any]) -> None:
+        """Write to standard error what *tables*, readings or samples, say that was not said before."""
+        for text in self.new(tables):
+            complain(text)
+
+    def new(self, tables: Iterable[Any]) -> list[str]:
+        """Return what *tables* say that was not said before."""
+        texts = []
+        for its in tables:
+            key = getattr(its, "netns", None), its.ipv6, its.table
+            if its.source_reason and its.source_reason != self._said.get(key):
+                where = "" if key[0] is None else f" of network namespace {key[0]}"
+                family = "IPv6" if its.ipv6 else "IPv4"
+                texts.append(f"{family} table {its.table}{where}: source {its.source}: {its.source_reason}")
+            self._said[key] = its.source_reason or ""
+        return texts

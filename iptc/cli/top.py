@@ -10,7 +10,7 @@ import time
 
 from .arguments import FAMILIES, add_command, positive
 from .output import is_terminal, printable, write
-from .selecting import add_selection
+from .selecting import Reasons, add_selection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(options: Namespace) -> int:
     board = Board(selection, options.interval, options.sort)
     board.drops_first, board.by_chain, board.idle = options.drops, options.by_chain, not options.no_idle
     ipv6 = None if len(families) > 1 else families[0]
-    sampler = Sampler(options.interval, options.table, options.netns, ipv6, options.backend)
+    sampler = Sampler(options.interval, options.table, options.netns, ipv6, options.backend, options.source)
     clock = Clock()
     poller = sampler.poller()
     try:
@@ -97,11 +97,13 @@ def _interval(text: str) -> float:
 
 def _as_text(options: Namespace, board: Board, poller: Poller, clock: Clock, pace: Pace) -> int:
     done = 0
+    reasons = Reasons()
     while True:
         time.sleep(max(0, pace.due - clock.now()) / 1e9)
         sample = poller.poll()
         pace.go_on(clock.now())
         board.add(sample)
+        reasons.tell(sample)
         write(_as_json(board, sample) if options.json else _as_table(options, board))
         done += 1
         if options.once or done == options.count:
@@ -151,6 +153,15 @@ def _as_json(board: Board, sample: Sample) -> str:
                 ],
                 "events": [str(event) for event in sample.events],
                 "errors": [str(error) for error in sample.errors],
+                "sources": [
+                    {
+                        "ip_version": 6 if table.ipv6 else 4,
+                        "table": table.table,
+                        "source": table.source,
+                        "source_reason": table.source_reason,
+                    }
+                    for table in sample
+                ],
             }
         )
         + "\n"

@@ -7,6 +7,7 @@ import re
 from ..errors import IPTCError
 from ..monitoring.drawing import BARS, Drawing
 from .painting import frame, painter
+from .selecting import Reasons
 from .terminal import Terminal
 from .top import bars, safe, title_of
 
@@ -39,6 +40,7 @@ class View:
         self._typed = ""
         self._paused = False
         self._trouble = ""  # the error of the last poll
+        self._reasons = Reasons()
         self._said = ""  # a message that is shown until the next key
         self._ended = False
 
@@ -66,6 +68,7 @@ class View:
         if not self._paused:
             self._board.add(sample)
             self._trouble = f"! {sample.errors[0]}" if sample.errors else ""
+            self._said = next(iter(self._reasons.new(sample)), self._said)
         if self._left is not None:
             self._left -= 1
             self._ended = self._left <= 0

@@ -97,6 +97,7 @@ class Scraper:
         self._policy = "iptables_default" if retailnext else "iptables_chain"
         self._tables: dict[tuple[str | None, bool, str | None], _Table] = {}
         self._troubles: dict[tuple[str | None, bool, str | None], str] = {}
+        self._reasons: dict[tuple[str | None, bool, str | None], str] = {}
         self._said_limit = False
 
     def close(self) -> None:
@@ -155,11 +156,16 @@ class Scraper:
         metrics.rules.add(labels, len(snapshot))
         metrics.chains.add(labels, len(snapshot._layout.chains))
         metrics.backend.add(b"%s,%s" % (labels, written([("backend", reading.backend or "")])), 1)
+        metrics.source.add(b"%s,%s" % (labels, written([("source", reading.source or "")])), 1)
         return table.left_out
 
     def _note(self, reading: TableReading) -> None:
-        """Log once that something cannot be read, and once that it can be read again."""
+        """Log once that something cannot be read, once that it can be read again, and why it is read by the socket."""
         if reading.error is None:
+            reason = reading.source_reason or ""
+            if reason != self._reasons.get(reading.key, ""):
+                logger.warning("%s: source %s: %s", _name_of(*reading.key), reading.source, reason or "as asked for")
+            self._reasons[reading.key] = reason
             # since a table was read, it is also known again which tables exist
             for key in (reading.key, (*reading.key[:2], None)):
                 if self._troubles.pop(key, None) is not None:
@@ -171,8 +177,9 @@ class Scraper:
     def _tidy(self, readings: list[TableReading]) -> None:
         """Forget tables that are gone. If totals must be kept, do that only when they are many."""
         there = {reading.key for reading in readings}
-        for key in [key for key in self._troubles if key not in there]:
-            del self._troubles[key]  # the table is not read any more
+        for notes in (self._troubles, self._reasons):
+            for key in [key for key in notes if key not in there]:
+                del notes[key]  # the table is not read any more
         gone = [key for key in self._tables if key not in there]
         for key in gone[: max(0, len(gone) - _MOST_TABLES)] if self._monotonic else gone:
             del self._tables[key]
@@ -243,6 +250,7 @@ class _Metrics:
         self.chains = Metric("iptables_chains", "gauge", "Chains of a table.")
         self.left_out = Metric("iptables_series_left_out", "gauge", "Rules and chains without a series: too many.")
         self.backend = Metric("iptables_backend_info", "gauge", "The back end that a table is on.")
+        self.source = Metric("iptables_source_info", "gauge", "How the counters of a table are read: socket or bpf.")
         self.info = Metric("iptables_exporter_build_info", "gauge", "The release of iptc.")
         self.read = Metric("iptables_read_success", "gauge", "Whether a table could be read.")
         self.success = Metric("iptables_scrape_success", "gauge", "Whether all tables could be read.")

@@ -14,6 +14,7 @@ import weakref
 from _thread import allocate_lock, start_new_thread
 
 from .. import _core, backends
+from ..counters import checked_source
 from ..errors import KernelError, ParameterError, ParameterTypeError, is_absent
 from ..namespace import open_namespace
 from .events import Event, events_between
@@ -41,17 +42,29 @@ _PATIENCE = 1.0
 class TableSample:
     """The counters of one table: `table`, `ipv6`, its `snapshot` now, and the `delta` since the last sample.
 
-    `before` is the snapshot of the last sample, or None if the table is new.
+    `before` is the snapshot of the last sample, or None if the table is new. `source` and `source_reason` tell how the
+    numbers were read, as for `CounterReader`.
     """
 
-    __slots__ = ("table", "ipv6", "snapshot", "delta", "before")
+    __slots__ = ("table", "ipv6", "snapshot", "delta", "before", "source", "source_reason")
 
-    def __init__(self, table: str, ipv6: bool, snapshot: Snapshot, delta: Delta, before: Snapshot | None) -> None:
+    def __init__(
+        self,
+        table: str,
+        ipv6: bool,
+        snapshot: Snapshot,
+        delta: Delta,
+        before: Snapshot | None,
+        source: str = "socket",
+        source_reason: str = "",
+    ) -> None:
         self.table = table
         self.ipv6 = ipv6
         self.snapshot = snapshot
         self.delta = delta
         self.before = before
+        self.source = source
+        self.source_reason = source_reason
 
     @property
     def rules(self) -> tuple[RuleInfo, ...]:
@@ -75,14 +88,24 @@ class TableSample:
 
 
 class _Span:
-    """One table since the last sample that was taken: its snapshot then and now, and whether it was gone meanwhile."""
+    """One table since the last sample that was taken: its snapshot then and now, and whether it was gone meanwhile.
 
-    __slots__ = ("before", "now", "delta", "gone")
+    *source*: how it was read, and why: (`source`, `source_reason`).
+    """
 
-    def __init__(self, before: Snapshot | None, now: Snapshot | None, gone: bool = False) -> None:
+    __slots__ = ("before", "now", "delta", "gone", "source")
+
+    def __init__(
+        self,
+        before: Snapshot | None,
+        now: Snapshot | None,
+        gone: bool = False,
+        source: tuple[str, str] = ("socket", ""),
+    ) -> None:
         self.before = before
         self.now = now
         self.gone = gone
+        self.source = source
         self.delta: Delta | None = None
         if now is not None:
             # the table is new, so it is not known what it has counted in the interval
@@ -93,7 +116,7 @@ class _Span:
         both = _Span.__new__(_Span)
         both.before, both.now = self.before, later.now
         both.gone = self.gone or later.gone
-        both.delta = later.delta
+        both.delta, both.source = later.delta, later.source
         if later.delta is not None and self.delta is not None and not later.gone:
             both.delta = later.delta.after(self.delta)
         return both
@@ -140,7 +163,7 @@ class Sample:
         """The tables, those of IPv4 first."""
         return tuple(
             [
-                TableSample(key[1], key[0], span.now, span.delta, None if span.gone else span.before)
+                TableSample(key[1], key[0], span.now, span.delta, None if span.gone else span.before, *span.source)
                 for key, span in self._spans.items()
                 if span.now is not None and span.delta is not None
             ]
@@ -229,7 +252,8 @@ class Poller:
                 continue
             key = reading.ipv6, reading.table
             before = self._last.get(key)
-            spans[key] = _Span(before, self._keep(reading), reading.reopened and before is not None)
+            source = reading.source or "socket", reading.source_reason or ""
+            spans[key] = _Span(before, self._keep(reading), reading.reopened and before is not None, source)
         for key in [key for key in self._last if key not in spans and key not in unknown]:
             spans[key] = _Span(self._last.pop(key), None, True)
         _log(spans, errors)
@@ -427,7 +451,8 @@ class Sampler:
 
     *tables*: names of tables; None means those that are in use at each poll.
     *ipv6*: False for IPv4 and True for IPv6; None means both. *netns*: a network namespace, as for `Table`.
-    *backend*: "legacy" or "nft"; None takes what `iptc.backend()` returns.
+    *backend*: "legacy" or "nft"; None takes what `iptc.backend()` returns. *source*: how counters are read, as for
+        `CounterReader`: "socket", "bpf" or "auto".
 
     Each `for` or `async for` starts a run of its own, with a thread that ends with the loop. `next(sampler)` and
     `anext(sampler)` share one run, which `close()` or the end of a `with` statement ends. A fork ends all runs in the
@@ -443,6 +468,7 @@ class Sampler:
         netns: Netns = None,
         ipv6: bool | None = None,
         backend: str | None = None,
+        source: str = "socket",
     ) -> None:
         if isinstance(interval, bool) or not isinstance(interval, (int, float)):
             raise ParameterTypeError(f"an interval must be seconds, not {interval!r}")
@@ -455,6 +481,7 @@ class Sampler:
         self.netns = netns
         self.ipv6 = ipv6
         self.backend = backend
+        self.source = checked_source(source)
         self._own: Samples | None = None
         self._runs: weakref.WeakSet[Samples] = weakref.WeakSet()
 
@@ -468,7 +495,8 @@ class Sampler:
         themselves."""
         families = (False, True) if self.ipv6 is None else (bool(self.ipv6),)
         selection = Selection(self.tables, families=families)
-        sources = Sources(selection, [] if self.netns is None else [self.netns], backend=self.backend)
+        netns = [] if self.netns is None else [self.netns]
+        sources = Sources(selection, netns, backend=self.backend, source=self.source)
         known = backends.builtin_chains()
         try:
             return Poller(sources, self.netns, [name for name in self.tables or () if name not in known])

@@ -29,10 +29,21 @@ class TableReading:
 
     `netns` is the name of its network namespace if several may be read, or None. `table` is None if it is not even
     known which tables exist. `key` identifies the table from one poll to the next. `reopened`: the namespace of that
-    name is a new one, so this is another table.
+    name is a new one, so this is another table. `source` and `source_reason` are those of the reader, None without one.
     """
 
-    __slots__ = ("netns", "ipv6", "table", "backend", "reader", "snapshot", "error", "reopened")
+    __slots__ = (
+        "netns",
+        "ipv6",
+        "table",
+        "backend",
+        "reader",
+        "snapshot",
+        "error",
+        "reopened",
+        "source",
+        "source_reason",
+    )
 
     def __init__(
         self,
@@ -52,6 +63,8 @@ class TableReading:
         self.snapshot = snapshot
         self.error = error
         self.reopened = reopened
+        self.source = None if reader is None else reader.source
+        self.source_reason = None if reader is None else reader.source_reason
 
     @property
     def key(self) -> tuple[str | None, bool, str | None]:
@@ -63,7 +76,7 @@ class Sources:
     """All tables that a `Selection` wants, in one or several network namespaces.
 
     *netns*: a list of namespaces. *all_named*: add all namespaces that have a name at the time of the poll. With
-        neither, the namespace of the polling thread is read. *lock* and *backend* are as for `CounterReader`.
+        neither, the namespace of the polling thread is read. *lock*, *backend* and *source* are as for `CounterReader`.
     """
 
     def __init__(

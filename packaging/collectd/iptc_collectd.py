@@ -11,6 +11,7 @@ summed.
       <Module iptc_collectd>
         Table "filter" "nat"
         IPv6 true
+        Source "auto"
       </Module>
     </Plugin>
 """
@@ -25,8 +26,8 @@ _tables = []
 class _Table:
     """One table, and what its rules are called."""
 
-    def __init__(self, name, ipv6):
-        self.reader = iptc.CounterReader(name, ipv6)
+    def __init__(self, name, ipv6, source):
+        self.reader = iptc.CounterReader(name, ipv6, source=source)
         self.plugin = "ip6tables" if ipv6 else "iptables"
         self.name = name
         self.generation = None
@@ -53,16 +54,18 @@ class _Table:
 
 
 def configure(config):
-    """Read `Table NAME…` and `IPv6 true`."""
-    names, ipv6 = ["filter"], False
+    """Read `Table NAME…`, `IPv6 true`, and `Source` socket, bpf or auto: how counters are read (socket)."""
+    names, ipv6, source = ["filter"], False, "socket"
     for child in config.children:
         if child.key == "Table":
             names = child.values
         elif child.key == "IPv6":
             ipv6 = bool(child.values[0])
+        elif child.key == "Source":
+            source = child.values[0]
         else:
             raise ValueError(f"iptc_collectd: there is no option {child.key}")
-    _tables.extend(_Table(name, family) for name in names for family in ([False, True] if ipv6 else [False]))
+    _tables.extend(_Table(name, family, source) for name in names for family in ([False, True] if ipv6 else [False]))
 
 
 def read():
