@@ -58,7 +58,8 @@ class CounterReader:
     *backend*: "legacy" or "nft"; None takes what `iptc.backend()` returns.
     *source*: how the numbers are read. "socket": as above. "bpf": by eBPF, which copies the counters and nothing else;
         `Unsupported` where that cannot be, or may be wrong. "auto": by eBPF as long as it can be, and else by the
-        socket. `source` and `source_reason` tell which it is.
+        socket. `source` and `source_reason` tell which it is. Where the reason may pass, "auto" tries eBPF again: after
+        a second, then after two, four and so on, up to *source_check*.
     *source_check*: after so many seconds, what eBPF reads is compared with what the socket says; 0 for never again.
 
     Several threads can use one reader. Raises `NotFound` if there is no such table, and `AccessDenied` without
@@ -95,25 +96,24 @@ class CounterReader:
         self._closed = False
 
     def _open(self) -> None:
-        self._pid = os.getpid()
         self._mutex = mutex()
         self._layout: Callable[[], _Layout | None] = _nothing
+        if self._asked != "socket":
+            # only who asks for it loads this; and now, since without a descriptor no module can be imported
+            from .bpf.opening import open_source
         self.backend = backends.side_in(self._namespace, self.backend)
         self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
-        self._refused = ""
         if self._asked != "socket":
-            self._open_source()
+            self._open_source(open_source)
         self._settling: Any = None
+        self._pid = os.getpid()
 
-    def _open_source(self) -> None:
+    def _open_source(self, open_source: Any) -> None:
         """Put a scan that reads by eBPF in the place of the one that is open, where that is possible."""
-        from .bpf.opening import open_source  # only who asks for it loads this
-
+        falls_back = self._asked == "auto"
         try:
             side = backends.kernels_side(str(self.backend))
-            self._scan, self._refused = open_source(
-                self._scan, self._nfproto, self.table, side, self._asked == "auto", self._period
-            )
+            self._scan = open_source(self._scan, self._nfproto, self.table, side, falls_back, self._period)
         except BaseException:
             self._scan.close()
             raise
@@ -126,12 +126,11 @@ class CounterReader:
     @property
     def source_reason(self) -> str:
         """Why they are read by the socket where eBPF was asked for; what is to be known about eBPF here; or ""."""
-        return getattr(self._scan, "source_reason", self._refused)
+        return getattr(self._scan, "source_reason", "")
 
     def read(self) -> Snapshot:
         """Return a `Snapshot` of the counters now."""
-        if self._pid != os.getpid() and not self._closed:
-            self._open()  # after a fork, a thread that the child does not have may hold the mutex
+        self._belong_here()
         if self._mutex._is_owned():
             raise TransactionError("a read from within a read of the same reader, such as from the handler of a signal")
         with self._mutex:
@@ -150,6 +149,12 @@ class CounterReader:
                 self._layout = ref(layout)
         return Snapshot(counts, layout, policies, time.monotonic(), time.time())
 
+    def _belong_here(self) -> None:
+        """Open all anew after a fork. A thread that the child does not have may hold the mutex, and what the parent has
+        opened is the parent's."""
+        if self._pid != os.getpid() and not self._closed:
+            self._open()
+
     def _settled(self, reading: Any) -> Any:
         """Return a reading that can be relied on, instead of *reading*, which is in doubt."""
         if self._settling is None:
@@ -159,6 +164,7 @@ class CounterReader:
         return self._settling.settle(reading)
 
     def _entries(self, generation: int) -> list[bytes]:
+        self._belong_here()
         with self._mutex:
             entries: list[bytes] = self._scan.entries(generation)
             return entries

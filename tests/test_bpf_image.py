@@ -131,8 +131,8 @@ def test_a_file_that_is_cut_off_or_gone_is_refused(written, tmp_path):
     written()
     path = tmp_path / "program.bin"
     path.write_bytes(path.read_bytes()[:-20])
-    for _ in range(2):
-        with pytest.raises(iptc.Unsupported, match="is not what it has to be"):
+    for said in ("is not what it has to be", "can't read .*: No such file"):
+        with pytest.raises(iptc.Unsupported, match=said):
             image.read(str(path))
         path.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 
 from ..errors import OutOfMemory, Unsupported
+from .reasons import unreadable
 
 import os
 
@@ -129,8 +130,15 @@ cdef class Types:
 
 
 def _read(str name):
-    with open(f"{FOLDER}/{name}", "rb", buffering=0) as file:
-        return file.readall()
+    """What the file *name* of BTF has, None where there is none."""
+    cdef str path = f"{FOLDER}/{name}"
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def kernel_types(str module=None):
@@ -139,16 +147,12 @@ def kernel_types(str module=None):
     A module that is built into the kernel, or is not loaded, has none of its own: then they are the kernel's. Raises
     `Unsupported` where the kernel has no BTF.
     """
-    try:
-        kernel = Types(_read("vmlinux"))
-    except FileNotFoundError:
-        raise Unsupported(f"the kernel has no BTF: there is no {FOLDER}/vmlinux") from None
-    if module is None:
-        return kernel
-    try:
-        return Types(_read(module), kernel, module)
-    except FileNotFoundError:
-        return kernel
+    cdef object data = _read("vmlinux")
+    if data is None:
+        raise Unsupported(f"the kernel has no BTF: there is no {FOLDER}/vmlinux")
+    kernel = Types(data)
+    data = _read(module) if module is not None else None
+    return kernel if data is None else Types(data, kernel, module)
 
 
 cdef dict _answers = {}

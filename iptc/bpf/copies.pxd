@@ -71,6 +71,7 @@ cdef class Copies:
     cdef void _free(self) noexcept
     cdef int _room(self, uint32_t slots, uint32_t bytes_each) except -1
     cdef int _maps(self) except -1
+    cdef int _run(self, Program program, void *request, uint32_t length) noexcept nogil
     cdef int look_at_marks(self, Marks *marks) noexcept nogil
     cdef int prepare(self, const uint64_t *addresses, uint32_t slots, uint32_t rules, format rule, format policy,
                      uint32_t slack, Marks *marks, uint64_t sequence) except -1

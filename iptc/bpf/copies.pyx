@@ -7,6 +7,7 @@ copied again until it stays: so packets and bytes of one rule belong together. O
 again.
 """
 
+from libc.errno cimport EBADF
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -116,27 +117,44 @@ cdef class Copies:
         if self.polling is not None and self.page_map.entries >= banks and self.copy_map.entries >= copies:
             return 0
         # some more, so that a few more rules need no others
-        self.copy_map = Map(ARRAY, sizeof(copy), copies + copies // 4 + 16, True, "iptc_copies")
-        self.page_map = Map(ARRAY, BANK, banks + banks // 4, True, "iptc_pages")
-        self.head_map = Map(ARRAY, sizeof(head), 1, True, "iptc_head")
-        self.cpu_map = Map(ARRAY, sizeof(uint64_t), cpus, True, "iptc_cpus")
-        maps = {"copies": self.copy_map, "pages": self.page_map, "head": self.head_map, "cpus": self.cpu_map,
-                "freed": self.window.freed}
-        self.polling = load("poll", maps)
-        self.pairing = load("pair", maps)
+        maps = {
+            "copies": Map(ARRAY, sizeof(copy), copies + copies // 4 + 16, True, "iptc_copies"),
+            "pages": Map(ARRAY, BANK, banks + banks // 4, True, "iptc_pages"),
+            "head": Map(ARRAY, sizeof(head), 1, True, "iptc_head"),
+            "cpus": Map(ARRAY, sizeof(uint64_t), cpus, True, "iptc_cpus"),
+            "freed": self.window.freed,
+        }
+        polling, pairing = load("poll", maps), load("pair", maps)
+        # all or nothing: a program must never use other maps than we do
+        self.copy_map, self.page_map, self.head_map, self.cpu_map = (
+            maps["copies"], maps["pages"], maps["head"], maps["cpus"])
+        self.polling, self.pairing = polling, pairing
         return 0
 
     # ------------------------------------------------------------------ reading
 
+    cdef int _run(self, Program program, void *request, uint32_t length) noexcept nogil:
+        """Run a program. 0, or a negative errno.
+
+        If the program in which we are has closed the descriptor, its number may be that of another reader's program by
+        now. That one does not take our turn.
+        """
+        cdef head *what = <head *> self.head_map.memory
+        cdef uint32_t result
+        cdef int failed
+        what.turns = 1
+        failed = program.run_in(request, length, &result)
+        return -EBADF if not failed and what.turns else failed
+
     cdef int look_at_marks(self, Marks *marks) noexcept nogil:
         """Put into *marks* what they are now. `FINE`, or a negative errno."""
         cdef poll request
-        cdef uint32_t result, i
+        cdef uint32_t i
         cdef int failed
         cdef head *what = <head *> self.head_map.memory
         what.mark[0], what.mark[1] = marks.at[0], marks.at[1]
         memset(&request, 0, sizeof(request))
-        failed = self.polling.run_in(&request, sizeof(request), &result)
+        failed = self._run(self.polling, &request, sizeof(request))
         if failed:
             return failed
         for i in range(<uint32_t> MARKS):
@@ -147,7 +165,7 @@ cdef class Copies:
     cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *odd) noexcept nogil:
         """Copy the sheets from *first* to *end*, which begin with the first one of that half."""
         cdef poll request
-        cdef uint32_t at = first, stop, i, result
+        cdef uint32_t at = first, stop, i
         cdef int failed
         while True:
             stop = at
@@ -159,7 +177,7 @@ cdef class Copies:
             request.count = self.its.sheets[stop].copy - request.first
             request.cpus = self.window.cpus
             request.page, request.stride = half, self.stride
-            failed = self.polling.run_in(&request, sizeof(request), &result)
+            failed = self._run(self.polling, &request, sizeof(request))
             if failed:
                 return failed
             for i in range(<uint32_t> MARKS):
@@ -219,7 +237,7 @@ cdef class Copies:
     cdef int _settle_pairs(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
         """Read one by one what never stays as long as a copy takes."""
         cdef uint32_t other = self.window.cpus * self.stride
-        cdef uint32_t number, cpu, page, k, result, left = PAIRS, at
+        cdef uint32_t number, cpu, page, k, odd, left = PAIRS, at
         cdef unsigned char *memory = self.page_map.memory
         cdef unsigned char *here
         cdef const unsigned char *there
@@ -245,7 +263,7 @@ cdef class Copies:
                         request.copy += 1
                     at -= self.its.copies[request.copy].begin
                     request.cpu, request.one, request.other = cpu, at + its.bytes, at + its.packets
-                    failed = self.pairing.run_in(&request, sizeof(request), &result)
+                    failed = self._run(self.pairing, &request, sizeof(request))
                     if failed:
                         return failed
                     if request.failed:
@@ -254,7 +272,7 @@ cdef class Copies:
                     memcpy(here + at + its.bytes, &request.words[0], 8)
                     memcpy(here + at + its.packets, &request.words[1], 8)
         # those were read of what was learned only if nothing has changed by now
-        return self._poll(first, first, self.newest - base, &result)
+        return self._poll(first, first, self.newest - base, &odd)
 
     cdef int read(self) noexcept nogil:
         """Bring the sums up to date. `FINE`, or why they are not of the ruleset that was learned."""

@@ -10,6 +10,7 @@ cdef class Finder:
     cdef uint32_t slack              # bytes between two counters that may be copied with them
     cdef uint64_t sequence           # per-CPU address of a count that is odd while counters change; 0: none
     cdef Py_ssize_t rules            # that were found
+    cdef bint has_marks              # False: there is no table yet, nor what would change with it
 
     cdef int mark(self, Marks *marks) except -1
     cdef int find(self) except -1

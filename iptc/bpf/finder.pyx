@@ -6,7 +6,7 @@ cdef class Finder:
     """Finds where the counters of one table are."""
 
     cdef int mark(self, Marks *marks) except -1:
-        """Say what changes when the ruleset does."""
+        """Say what changes when the ruleset does, and set `has_marks`."""
 
     cdef int find(self) except -1:
         """Look where everything is. 0, or an errno: what was found is of no use if the marks have changed meanwhile."""
@@ -23,5 +23,6 @@ cdef class Finder:
     cdef bytes places(self, object scan, Marks *marks):
         """Return which of them each slot of *scan* has, and then each policy: int32, -1 for none.
 
-        None if the scan has read a ruleset that is not the one which was found. *marks* are those of that.
+        None if the scan has read a ruleset that is not the one which was found. *marks* are those of that. Where there
+        are no marks, since there is no table yet: None unless the scan has read nothing either.
         """

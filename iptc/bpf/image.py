@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import sys
 
 from ..errors import Unsupported
+from .reasons import unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,15 +54,16 @@ class Image:
 
 def read(path: str = PATH) -> Image:
     """Return what the file says. Raises `Unsupported` if it is damaged, or is not for processors like this one."""
-    import json
-
     if sys.byteorder != "little":
         raise Unsupported("the programs are for processors whose lowest byte comes first")
     try:
         with open(path, "rb") as file:
-            said = json.loads(file.read())
-        return _checked(said)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            text = file.read()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    try:
+        return _checked(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unsupported(f"{path} is not what it has to be: {error!r}") from None
 
 

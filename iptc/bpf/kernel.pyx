@@ -212,10 +212,15 @@ def possible_processors():
     """Return the numbers of the processors that there can be: not all may be there, and some numbers may be left out.
     """
     cdef list numbers = []
-    with open("/sys/devices/system/cpu/possible") as file:
-        for part in file.read().strip().split(","):
-            first, _, last = part.partition("-")
-            numbers.extend(range(int(first), int(last or first) + 1))
+    cdef str path = "/sys/devices/system/cpu/possible"
+    try:
+        with open(path) as file:
+            parts = file.read().strip().split(",")
+    except OSError as error:
+        raise reasons.unreadable(path, error) from None
+    for part in parts:
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
     return numbers
 
 

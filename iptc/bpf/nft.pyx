@@ -20,6 +20,7 @@ from .window cimport Window
 
 from ..errors import Unsupported
 from .btf import ask
+from .reasons import Hindrance
 
 cdef enum:
     MOST_NAME = 256                  # NFT_NAME_MAXLEN
@@ -214,10 +215,9 @@ cdef class Walk:
         cdef uint64_t sock = self.window.word(socket + where.socket_sock)
         self.net = self.window.word(sock + where.sock_net)
         if not self.net or self.window.word(self.net + where.net_cookie) != netns_cookie(descriptor):
+            self.window.check()
             raise Unsupported("the kernel's sockets are not laid out as its BTF says")
         self._find_ours()
-        if where.seq_is_ours and not self.pernet:
-            raise Unsupported("there is no such table, and this kernel numbers rulesets where only a table leads to")
         return 0
 
     cdef void _find_ours(self) noexcept nogil:
@@ -514,8 +514,11 @@ cdef class NftFinder(Finder):
 
     cdef int mark(self, Marks *marks) except -1:
         memset(marks, 0, sizeof(marks[0]))
+        if self.found.where.seq_is_ours and not self.found.pernet:
+            self.found._find_ours()
+        self.has_marks = not self.found.where.seq_is_ours or self.found.pernet != 0
         # the number of the ruleset, and which of two generations is in use
-        marks.at[0] = self.found.seq_at()
+        marks.at[0] = self.found.seq_at() if self.has_marks else 0
         marks.mask[0] = 0xffffffff
         marks.at[1] = self.found.net + self.found.where.gencursor
         marks.mask[1] = 0xff
@@ -527,7 +530,7 @@ cdef class NftFinder(Finder):
             failed = self.found.walk()
         self.rules = self.found.rule_count
         if not failed and self.found.is_owned:
-            raise Unsupported("a process owns the table, and it goes with that process without a new generation")
+            raise Hindrance("a process owns the table, and it goes with that process without a new generation")
         return failed
 
     cdef bint is_known(self) except -1:
@@ -553,5 +556,7 @@ cdef class NftFinder(Finder):
     cdef bytes places(self, object scan, Marks *marks):
         cdef uint64_t generation
         generation, rows, handles = scan.outline()
+        if generation != marks.value[0] and self.has_marks:
+            return None
         # a table that nobody has made has no rules and no chains
-        return self.found.places(rows, handles) if generation == marks.value[0] else None
+        return self.found.places(rows, handles)

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from ..errors import KernelError, Unsupported
+from ..errors import Unsupported
+
+# now: once there is no descriptor left, no module can be imported
+from .nft import NftFinder
+from .scan import BpfScan
+from .window import Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from .._types import Family
+    from .finder import Finder
 
 
-def open_source(scan: Any, nfproto: Family, table: str, side: str, falls_back: bool, period: float) -> tuple[Any, str]:
-    """Return (a scan that reads what *scan* does by eBPF, ""), or with *falls_back* (*scan*, why it cannot be so).
+def open_source(scan: Any, nfproto: Family, table: str, side: str, falls_back: bool, period: float) -> BpfScan:
+    """Return a scan that reads by eBPF what *scan* reads by its socket. With *falls_back*, it does as *scan* does where
+    that cannot be.
 
-    Raises `Unsupported` otherwise. *side* is "legacy" or "nft"; *period* is the seconds between two comparisons with
-    *scan*.
+    Raises `Unsupported` or `KernelError` otherwise. *side* is "legacy" or "nft"; *period* is the seconds between two
+    comparisons with *scan*.
     """
-    try:
-        return _open(scan, nfproto, table, side, falls_back, period), ""
-    except (Unsupported, KernelError) as refusal:
-        if falls_back:
-            return scan, str(refusal)
-        if isinstance(refusal, Unsupported):
-            raise Unsupported(f"can't read the counters with eBPF: {refusal}") from None
-        raise
+    return BpfScan(scan, lambda: _open(scan, nfproto, table, side), falls_back, period)
 
 
-def _open(scan: Any, nfproto: Family, table: str, side: str, falls_back: bool, period: float) -> Any:
+def _open(scan: Any, nfproto: Family, table: str, side: str) -> tuple[Window, Finder]:
     # what the kernel refuses first is the reason
-    from .window import Window
-
     window = Window()
     if side != "nft":
         raise Unsupported("only tables of nf_tables are read so")
-    from .nft import NftFinder
-    from .scan import BpfScan
-
-    return BpfScan(scan, window, NftFinder(window, nfproto, table, scan.fileno()), falls_back, period)
+    return window, NftFinder(window, nfproto, table, scan.fileno())

@@ -15,6 +15,27 @@ _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode, which is the same in every kern
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """What says that there is no room, and not that something is refused."""
+_MOMENTARY = {errno.ENOMEM, errno.EAGAIN, errno.EINTR}
+
+
+class Doubt(Unsupported):
+    """What eBPF reads may be wrong: why."""
+
+
+class Hindrance(Unsupported):
+    """Why eBPF cannot be used just now, but perhaps later.
+
+    `is_lost`: what was open is of no use any more.
+    """
+
+    def __init__(self, why: str, is_lost: bool = False) -> None:
+        super().__init__(why)
+        self.is_lost = is_lost
+
+
+def not_run(number: int) -> Hindrance:
+    """Return the exception for a program that was loaded and cannot be run, by its errno."""
+    return Hindrance(f"the programs cannot be run: {os.strerror(number)}", number not in _MOMENTARY)
 
 
 def capabilities(numbers: dict[str, int]) -> set[str]:
@@ -32,6 +53,13 @@ def refusal(doing: str, number: int, log: str = "") -> IPTCError:
     if number in FULL:
         return kernel_error(doing, number, os.strerror(number))
     return Unsupported(f"{doing}: {_why(number, log)}")
+
+
+def unreadable(path: str, error: OSError) -> IPTCError:
+    """Return the exception for a file of the kernel's or of the package's own that cannot be read."""
+    if error.errno in FULL:
+        return kernel_error(f"can't read {path}", error.errno, error.strerror)
+    return Unsupported(f"can't read {path}: {error.strerror}")
 
 
 def _why(number: int, log: str) -> str:

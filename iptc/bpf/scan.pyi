@@ -1,20 +1,23 @@
 """What `bpf.scan` gives to the rest of the package."""
 
+from collections.abc import Callable
 from typing import Any
 
 from .._counts import Counts, Scan
 from .finder import Finder
 from .window import Window
 
-class Doubt(Exception):
-    """What eBPF reads may be wrong: why."""
+FIRST_WAIT: float
+LONGEST_WAIT: float
 
 class BpfScan(Scan):
     """Reads the counters of one table by eBPF where that is possible, and else by the socket."""
 
     source: str
     source_reason: str
-    def __init__(self, socket: Any, window: Window, finder: Finder, falls_back: bool, period: float) -> None: ...
+    def __init__(
+        self, socket: Any, opener: Callable[[], tuple[Window, Finder]], falls_back: bool, period: float
+    ) -> None: ...
     @property
     def closed(self) -> bool: ...
     def rely_on(self, counts: Counts | None) -> None: ...

@@ -3,11 +3,15 @@
 
 The socket is asked where rules came or went, for what they are; when counters were found anew, and once in a while, its
 numbers are compared with those that were copied.
+
+What ends the use of eBPF is of two kinds. A doubt or a refusal of the kernel ends it for good. A hindrance passes: it
+is tried again after a second, and then after twice as long each time, up to the period of the comparisons.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport ENOMEM
+from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -16,19 +20,21 @@ from .copies cimport FINE, UNREADABLE, Copies, Marks
 from .finder cimport Finder
 from .window cimport Window
 
-import os
 import time
 
-from ..errors import KernelError, Unsupported
+from ..errors import Conflict, KernelError, Unsupported
+from .reasons import Doubt, Hindrance, not_run
 
 cdef enum:
     ATTEMPTS = 64                    # to find the counters of a ruleset that others change all the time
     FEW_ATTEMPTS = 4                 # where the socket's own numbers will do
     DOUBTS = 3                       # attempts to find the same numbers as the socket
 
+FIRST_WAIT = 1.0
+"""Seconds until eBPF is tried again after a hindrance."""
 
-class Doubt(Exception):
-    """What eBPF reads may be wrong: why."""
+LONGEST_WAIT = 60.0
+"""Where there is no period of comparisons that says so."""
 
 
 cdef class BpfScan(Scan):
@@ -38,27 +44,65 @@ cdef class BpfScan(Scan):
     """
 
     cdef object socket               # the back end's own reader
-    cdef Window window
+    cdef object opener               # what opens all that eBPF needs
+    cdef Window window               # None: nothing is open
     cdef Finder finder
     cdef Copies copies
     cdef bint falls_back             # to the socket, when there is a doubt
     cdef double period               # seconds between two comparisons
     cdef double due                  # the next one
+    cdef double wait                 # seconds until eBPF is tried again after the next hindrance
+    cdef double again                # when it is tried again
     cdef bint learned
     cdef Counts last                 # that were read from the copies
     cdef list last_policies
     cdef readonly str source
     cdef readonly str source_reason
 
-    def __init__(self, object socket not None, Window window not None, Finder finder not None, bint falls_back,
-                 double period):
-        """Read what *socket*, a scan of the back end, reads; *finder* finds it. *period*: `source_check`."""
-        self.socket, self.window, self.finder = socket, window, finder
+    def __init__(self, object socket not None, object opener not None, bint falls_back, double period):
+        """Read what *socket*, a scan of the back end, reads. *opener* returns a `Window` and a `Finder` of the table.
+
+        *period*: `source_check`. Raises `Unsupported` or `KernelError` where eBPF is not possible, unless *falls_back*.
+        """
+        self.socket, self.opener = socket, opener
         self.falls_back, self.period = falls_back, period
-        self.copies = Copies(window)
         self.learned = False
+        self.wait = FIRST_WAIT
         self.source, self.source_reason = "bpf", ""
+        try:
+            self._start()
+        except (Unsupported, KernelError) as refusal:
+            self._stop(refusal)
+
+    cdef int _start(self) except -1:
+        """Open what eBPF needs."""
+        cdef Copies copies
+        window, finder = self.opener()
+        copies = Copies(window)
+        self.window, self.finder, self.copies = window, finder, copies
         self._prepare(b"", 0)
+        return 0
+
+    cdef int _stop(self, object why) except -1:
+        """Read by the socket from now on; or raise *why* there is no eBPF, where only that is wanted.
+
+        Whether it is tried again, what *why* is says.
+        """
+        cdef double longest = self.period if self.period > 0 else LONGEST_WAIT
+        cdef bint passes = isinstance(why, (Hindrance, KernelError))
+        self.learned = False
+        if isinstance(why, Hindrance) and why.is_lost or self.falls_back and not passes:
+            # what is open is of no use any more
+            self.window, self.finder, self.copies = None, None, None
+        if not self.falls_back:
+            if isinstance(why, KernelError):
+                raise why
+            raise Unsupported(f"can't read the counters with eBPF: {why}") from None
+        self.source, self.source_reason, self.again = "socket", str(why), INFINITY
+        if passes:
+            self.again = time.monotonic() + min(self.wait, longest)
+            self.wait = min(2 * self.wait, longest)
+        return 0
 
     @property
     def closed(self):
@@ -88,6 +132,7 @@ cdef class BpfScan(Scan):
         self.finder.mark(marks)
         self._check(self.copies.look_at_marks(marks))
         failed = self.finder.find()
+        self.window.check()
         if failed == ENOMEM:
             raise MemoryError
         after = marks[0]
@@ -100,9 +145,9 @@ cdef class BpfScan(Scan):
         return 1
 
     cdef int _check(self, int status) except -1:
-        """Raise `Doubt` where the programs cannot be run, or what they are to read cannot be read."""
+        """Raise where the programs cannot be run, or what they are to read cannot be read."""
         if status < 0:
-            raise Doubt(f"the programs cannot be run any more: {os.strerror(-status)}")
+            raise not_run(-status)
         if status == UNREADABLE:
             raise Doubt("memory of the kernel that has counters cannot be read")
         return 0
@@ -110,18 +155,19 @@ cdef class BpfScan(Scan):
     # ------------------------------------------------------------------ reading
 
     cdef tuple _read(self):
-        if self.source == "socket":
-            return self._by_socket()
         if self.socket.closed:
             raise KernelError("this reader is closed", 9, "Bad file descriptor")
+        if self.source == "socket" and time.monotonic() < self.again:
+            return self._by_socket()
         try:
+            if self.window is None:
+                self._start()
             if self.learned and (self.period <= 0 or time.monotonic() < self.due) and self._copy():
                 return self._taken()
             return self._learn()
-        except Doubt as doubt:
-            return self._end_of_it(str(doubt))
-        except Unsupported as refusal:
-            return self._end_of_it(str(refusal))
+        except (Unsupported, KernelError) as why:
+            self._stop(why)
+        return self._by_socket()
 
     cdef tuple _by_socket(self):
         """What the socket reads."""
@@ -134,18 +180,6 @@ cdef class BpfScan(Scan):
         self.chains, self.identities, self.doubt = self.socket.chains, self.socket.identities, self.socket.doubt
         self.digest = reading[1]
         return reading
-
-    cdef tuple _end_of_it(self, str reason):
-        """Use eBPF no more."""
-        self.learned = False
-        self.source_reason = reason
-        if not self.falls_back:
-            raise Unsupported(f"can't read the counters with eBPF: {reason}")
-        self.source = "socket"
-        self.copies = None
-        self.finder = None
-        self.window = None
-        return self._by_socket()
 
     cdef bint _copy(self) except -1:
         """Copy the counters. Whether they are those of the rules that are known."""
@@ -166,16 +200,16 @@ cdef class BpfScan(Scan):
     cdef tuple _taken(self):
         """The sums, as `read` returns them."""
         cdef Counts counts
+        cdef list policies = []
         cdef Py_ssize_t rules = self.copies.its.rules, i
         if self.copies.is_new or self.last is None:
             counts = Counts.__new__(Counts)
             counts._allocate(rules)
             memcpy(counts.packet_row, self.copies.packets, 8 * rules)
             memcpy(counts.byte_row, self.copies.bytes, 8 * rules)
-            self.last = counts
-            self.last_policies = []
             for i in range(rules, self.copies.its.slots):
-                self.last_policies.append((self.copies.packets[i], self.copies.bytes[i]))
+                policies.append((self.copies.packets[i], self.copies.bytes[i]))
+            self.last, self.last_policies = counts, policies
             self.copies.is_new = False
         self.doubt = 0
         return self.last, self.digest, list(self.last_policies)
@@ -185,15 +219,13 @@ cdef class BpfScan(Scan):
     cdef tuple _learn(self):
         """Find the counters, and compare them with what the socket says of them before they are used."""
         cdef Marks marks, after
-        cdef int attempt, doubts = 0
-        cdef tuple reading = None
+        cdef int doubts = 0, _attempt
+        cdef tuple reading
         cdef bytes addresses, before, placed
         cdef str difference
         self.learned = False
-        for attempt in range(ATTEMPTS):
+        for _attempt in range(FEW_ATTEMPTS if self.falls_back else ATTEMPTS):
             PyErr_CheckSignals()
-            if reading is not None and self.falls_back and attempt >= FEW_ATTEMPTS:
-                return reading
             if not self._find(&marks):
                 continue
             addresses = self.finder.addresses()
@@ -202,14 +234,19 @@ cdef class BpfScan(Scan):
             if not self._copy_once():
                 continue
             before = self._sums()
-            reading = self._by_socket()
+            try:
+                reading = self._by_socket()
+            except Conflict:
+                continue             # the socket has not read two times the same either
             if self.doubt:
                 return reading
+            placed = self.finder.places(self.socket, &marks)
+            if placed is not None and not self.finder.has_marks:
+                return reading       # there is no table yet, and nothing to copy
             after = marks
             self._check(self.copies.look_at_marks(&after))
             if after.value[0] != marks.value[0] or after.value[1] != marks.value[1] or after.freed != marks.freed:
                 continue
-            placed = self.finder.places(self.socket, &marks)
             difference = "other rules"
             if placed is not None:
                 self._prepare(_gathered(addresses, placed), (<Counts> reading[0]).rules)
@@ -221,11 +258,13 @@ cdef class BpfScan(Scan):
                 self.finder.keep()
                 self.learned = True
                 self.due = time.monotonic() + self.period
+                self.wait = FIRST_WAIT
+                self.source, self.source_reason = "bpf", ""
                 return self._taken()
             doubts += 1
             if doubts == DOUBTS:
                 raise Doubt(f"eBPF finds {difference} than the kernel's own interface says")
-        raise KernelError("can't learn where the counters are: the ruleset changes all the time", 11, os.strerror(11))
+        raise Hindrance("the ruleset changes all the time")
 
     cdef bint _copy_once(self) except -1:
         cdef int status

@@ -47,9 +47,10 @@ cdef class Window:
     cdef uint64_t *offsets          # what is added to a per-CPU address for each possible CPU
     cdef readonly uint32_t cpus
     cdef uint64_t task               # the address of the thread that looked last
-    cdef bint lost                  # a program could not be run
+    cdef int lost                    # why a program could not be run: an errno
 
     cdef int _measure(self, list numbers) except -1
+    cdef int check(self) except -1
     cdef int look(self, uint64_t at, void *to, size_t length) noexcept nogil
     cdef uint64_t word(self, uint64_t at) noexcept nogil
     cdef uint64_t private_of(self, int descriptor) except 0

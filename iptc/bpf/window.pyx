@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 from ..errors import Unsupported
 from .btf import ask
 from .kernel import ARRAY, PERCPU_ARRAY, possible_processors
+from .reasons import not_run
 from .shipped import load
 
 cdef extern from "program.h" nogil:
@@ -69,15 +70,26 @@ cdef class Window:
         for i in range(self.cpus):
             row[i] = numbers[i]
         request.cpus, request.failed = self.cpus, 0
-        if measuring.run_in(&request, sizeof(request), &result) or request.failed:
+        self.lost = -measuring.run_in(&request, sizeof(request), &result)
+        self.check()
+        if request.failed:
             raise Unsupported("the kernel does not say where the memory of each CPU begins")
         array = self.private_of(ruler.held.fd)
         begin = self.word(array + <uint64_t> pointers)
         if (self.word(array + <uint64_t> value_size) & 0xffffffff != 8
                 or self.word(array + <uint64_t> entries) & 0xffffffff != 1 or not begin):
+            self.check()
             raise Unsupported("a map of bpf(2) is not laid out as the kernel's BTF says")
         for i in range(self.cpus):
             self.offsets[i] = row[i] - begin
+        return 0
+
+    cdef int check(self) except -1:
+        """Raise if a program could not be run since the last time."""
+        cdef int number = self.lost
+        self.lost = 0
+        if number:
+            raise not_run(number)
         return 0
 
     cdef int look(self, uint64_t at, void *to, size_t length) noexcept nogil:
@@ -92,7 +104,7 @@ cdef class Window:
             request.from_, request.length, request.page, request.failed = at, part, 0, 0
             failed = self.peeking.run_in(&request, sizeof(request), &result)
             if failed:
-                self.lost = True
+                self.lost = -failed
                 return failed
             self.task = request.task
             if request.failed:
@@ -124,5 +136,6 @@ cdef class Window:
             file = self.word(self.word(table + <uint64_t> descriptors) + 8 * <uint64_t> descriptor)
             found = self.word(file + <uint64_t> private)
         if not found:
+            self.check()
             raise Unsupported("the kernel's table of descriptors is not laid out as its BTF says")
         return found

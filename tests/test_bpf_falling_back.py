@@ -1,0 +1,204 @@
+"""Counters that are read by eBPF where something is in the way: "bpf" says what, "auto" goes on by socket and comes back."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import PATIENCE, has_other_users
+from test_bpf_source import IN_USE, REFUSED, SOURCE, restored, same
+
+import iptc
+from iptc.bpf.nft import NftFinder
+from iptc.bpf.scan import BpfScan
+from iptc.bpf.window import Window
+from iptc.nft.reader import NftScan
+
+pytestmark = pytest.mark.one_backend("nft")
+
+RULES = [f"-A OUTPUT -p udp --dport {port}" for port in range(1, 12)]
+
+
+class Restless(NftScan):
+    """Reads a table by the socket. As long as `changes` is set, another writer changes it after each reading."""
+
+    changes = True
+
+    def read(self):
+        reading = super().read()
+        if self.changes:
+            subprocess.run(["nft", "add", "chain", "ip", "filter", "more"], check=True)
+            subprocess.run(["nft", "delete", "chain", "ip", "filter", "more"], check=True)
+        return reading
+
+
+@pytest.fixture
+def restless(host):
+    """A function that makes a scan by eBPF of a table that changes all the time."""
+    restored(host, False, *RULES)
+    host.iptables("-I", "OUTPUT", "-c", "7", "700")
+    made = []
+
+    def make(falls_back, period):
+        socket = Restless(iptc._core.IPV4, "filter")
+
+        def opened():
+            window = Window()
+            return window, NftFinder(window, iptc._core.IPV4, "filter", socket.fileno())
+
+        made.append(BpfScan(socket, opened, falls_back, period))
+        return made[-1], socket
+
+    yield make
+    for scan in made:
+        scan.close()
+
+
+def until_it_is_back(read, source):
+    """Read until eBPF is in use; what was read last."""
+    limit = time.monotonic() + PATIENCE
+    while True:
+        reading = read()
+        if source() == "bpf":
+            return reading
+        assert time.monotonic() < limit
+
+
+def test_a_ruleset_that_changes_all_the_time(restless):
+    if REFUSED:
+        return
+    scan, socket = restless(False, 60.0)
+    with pytest.raises(iptc.Unsupported, match="can't read the counters with eBPF: the ruleset changes all the time"):
+        scan.read()
+    socket.changes = False
+    assert scan.read()[0].pairs(0, 1) == [(7, 700)] and (scan.source, scan.source_reason) == ("bpf", "")
+
+
+def test_auto_goes_on_by_socket_and_comes_back(restless):
+    if REFUSED:
+        return
+    scan, socket = restless(True, 0.01)
+    assert scan.read()[0].pairs(0, 1) == [(7, 700)]
+    assert (scan.source, scan.source_reason) == ("socket", "the ruleset changes all the time")
+    socket.changes = False
+    for _ in range(3):
+        counts, digest, policies = until_it_is_back(scan.read, lambda: scan.source)
+        assert counts.pairs(0, 1) == [(7, 700)] and len(policies) == 3 and counts.rules == 12
+        assert scan.source_reason == "" and digest == socket.read()[1]
+        # once more, with rules that changed while nothing was known of them
+        socket.changes = True
+        subprocess.run(["nft", "add", "chain", "ip", "filter", "third"], check=True)
+        scan.read()
+        assert scan.source == "socket"
+        socket.changes = False
+
+
+def test_a_table_that_is_deleted_and_made_again(host, ipv6, traffic):
+    kind = "ip6" if ipv6 else "ip"
+    with (
+        iptc.CounterReader("mangle", ipv6, source=SOURCE) as reader,
+        iptc.CounterReader("mangle", ipv6) as other,
+    ):
+        for turn in range(1, 4):
+            assert len(same(reader, other)) == 0 and reader.source == IN_USE
+            restored(host, ipv6, *RULES[:turn], "-A OUTPUT -p udp --dport 7", table="mangle")
+            traffic(7, turn, ipv6)
+            assert same(reader, other)["OUTPUT"][turn].packets == turn
+            assert reader.source == IN_USE
+            traffic(7, 1, ipv6)
+            same(reader, other)
+            host.run("nft", "delete", "table", kind, "mangle")
+
+
+def test_a_namespace_that_loses_its_name(host, traffic):
+    host.run("ip", "netns", "add", "gone")
+    host.run("ip", "netns", "exec", "gone", "iptables-nft", "-A", "OUTPUT", "-c", "7", "700")
+    with (
+        iptc.CounterReader(netns="gone", source=SOURCE) as reader,
+        iptc.CounterReader(netns="gone") as other,
+        iptc.CounterReader(source=SOURCE) as here,
+    ):
+        assert same(reader, other)["OUTPUT"][0] == (7, 700) and len(here.read()) == 0
+        host.run("ip", "netns", "delete", "gone")
+        assert same(reader, other)["OUTPUT"][0] == (7, 700) and reader.source == IN_USE
+        host.run("ip", "netns", "add", "gone")
+        assert same(reader, other)["OUTPUT"][0] == (7, 700) and len(here.read()) == 0
+
+
+def test_a_table_that_a_process_owns(host):
+    with subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        print(
+            "add table ip filter { flags owner; chain INPUT { type filter hook input priority 0; counter; }; }",
+            file=owner.stdin,
+            flush=True,
+        )
+        limit = time.monotonic() + PATIENCE
+        while "table ip filter" not in host.run("nft", "list", "tables"):
+            assert time.monotonic() < limit and owner.poll() is None
+        with iptc.CounterReader(source="auto", source_check=0.01) as reader:
+            assert len(reader.read()) == 1
+            assert reader.source == "socket" and ("a process owns the table" in reader.source_reason or REFUSED)
+            owner.stdin.close()
+            owner.wait()
+            if not REFUSED:
+                assert len(until_it_is_back(reader.read, lambda: reader.source)) == 0
+
+
+def told_by_a_child(action):
+    """What *action* prints in a child that this process forks."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            try:
+                said = str(action())
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+            os.write(theirs, said.encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(theirs)
+    with open(ours) as file:
+        return file.read()
+
+
+def test_a_child_reads_for_itself(host, traffic):
+    restored(host, False, *RULES)
+    with iptc.CounterReader(source=SOURCE) as reader:
+        snapshot = reader.read()
+
+        def read_by_child():
+            traffic(7, 3)
+            return reader.read()["OUTPUT"][6].packets, snapshot.rules[6].text, reader.source
+
+        def read_without_rights():
+            os.setresuid(65534, 65534, 65534)
+            said = []
+            for _ in range(2):
+                try:
+                    said.append(str(reader.read()))
+                except iptc.IPTCError as error:
+                    said.append(type(error).__name__)
+            return said
+
+        assert told_by_a_child(read_by_child) == str((3, "-p udp -m udp --dport 7", IN_USE))
+        traffic(7, 2)
+        assert reader.read()["OUTPUT"][6].packets == 5
+        if has_other_users():
+            # what the parent has opened is not the child's, the second time as little as the first
+            assert told_by_a_child(read_without_rights) == str(["AccessDenied"] * 2)
+
+
+LOADED = """
+import sys, iptc
+iptc.CounterReader("filter").read()
+print(*(name for name in sys.modules if name.startswith("iptc.bpf")))
+"""
+
+
+def test_who_reads_by_socket_does_not_load_it(host):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, env=environment)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
