@@ -151,6 +151,8 @@ def extensions():
         extension("bpf.window"),
         extension("bpf.copies", ["iptc/bpf/sums.c"]),
         extension("bpf.finder"),
+        extension("bpf.net"),
+        extension("bpf.legacy"),
         extension("bpf.nft"),
         extension("bpf.scan"),
     ]

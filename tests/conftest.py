@@ -259,6 +259,7 @@ BOTH_BACKENDS = {
     "test_trace",
     "test_lint",
     "test_why",
+    "test_bpf_source",
 }
 """The modules whose tests run on both back ends. The mark `one_backend` limits a test to one of them."""
 

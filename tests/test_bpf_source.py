@@ -13,8 +13,6 @@ import iptc
 from iptc.bpf.window import Window
 from iptc.cli import main
 
-pytestmark = pytest.mark.one_backend("nft")
-
 REASONS = (
     r"this is a user namespace|this process has no CAP_|lockdown|older than 5\.18|the kernel has no B[TP]F"
     r"|not permitted, by a security module"

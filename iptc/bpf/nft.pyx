@@ -12,10 +12,10 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
 
-from .._core cimport netns_cookie
 from .._linux cimport strnlen
 from .copies cimport Marks, format
 from .finder cimport Finder
+from .net cimport Net
 from .window cimport Window
 
 from ..errors import Unsupported
@@ -35,11 +35,6 @@ cdef enum:
 
 # In what the kernel's structures are looked at: (kind of question, type, member), of the module nf_tables where they
 # are its own.
-_KERNELS = (
-    ("member", "net", "gen"), ("member", "net", "net_cookie"), ("member", "net", "nft.gencursor"),
-    ("member", "net_generic", "s.len"), ("member", "net_generic", "ptr"),
-    ("member", "socket", "sk"), ("member", "sock", "__sk_common.skc_net.net"),
-)
 _OURS = (
     ("member", "nftables_pernet", "tables"),
     ("size", "nft_table"), ("member", "nft_table", "list"), ("member", "nft_table", "chains"),
@@ -66,7 +61,7 @@ cdef struct Field:
 
 cdef struct Where:
     # of the kernel
-    uint32_t net_gen, net_cookie, gencursor, base_seq, generic_count, generic, socket_sock, sock_net
+    uint32_t gencursor, base_seq
     bint seq_is_ours                 # base_seq is in nftables_pernet
     # of nf_tables
     uint32_t tables
@@ -103,9 +98,7 @@ cdef struct RuleFound:
 
 cdef int _locate(Where *where) except -1:
     """Ask the kernel's BTF where everything is."""
-    (gen, _), (cookie, _), (cursor, _), (count, _), (generic, _), (sock, _), (net, _) = ask(_KERNELS, "nf_tables")
-    where.net_gen, where.net_cookie, where.gencursor = gen, cookie, cursor
-    where.generic_count, where.generic, where.socket_sock, where.sock_net = count, generic, sock, net
+    where.gencursor = ask((("member", "net", "nft.gencursor"),), "nf_tables")[0][0]
     try:
         where.base_seq = ask((("member", "net", "nft.base_seq"),), "nf_tables")[0][0]
         where.seq_is_ours = False
@@ -178,6 +171,7 @@ cdef class Walk:
 
     cdef Window window
     cdef Where where
+    cdef Net home
     cdef uint64_t net                # addresses in the kernel
     cdef uint64_t pernet
     cdef uint64_t table
@@ -206,31 +200,20 @@ cdef class Walk:
         self.window, self.family, self.name = window, nfproto, table.encode()
         self.name_text = self.name
         _locate(where)
-        self._find_net(descriptor)
-
-    cdef int _find_net(self, int descriptor) except -1:
-        """From the socket to its namespace, and to what nf_tables keeps for that."""
-        cdef Where *where = &self.where
-        cdef uint64_t socket = self.window.private_of(descriptor)
-        cdef uint64_t sock = self.window.word(socket + where.socket_sock)
-        self.net = self.window.word(sock + where.sock_net)
-        if not self.net or self.window.word(self.net + where.net_cookie) != netns_cookie(descriptor):
-            self.window.check()
-            raise Unsupported("the kernel's sockets are not laid out as its BTF says")
+        self.home = Net(window, descriptor)
+        self.net = self.home.address
         self._find_ours()
-        return 0
 
     cdef void _find_ours(self) noexcept nogil:
         """Find what nf_tables keeps for the namespace, where it has such a table.
 
         In which slot that is, no symbol says: it is the one whose list has a table of that name.
         """
-        cdef Where *where = &self.where
-        cdef uint64_t generic = self.window.word(self.net + where.net_gen), place
-        cdef uint32_t i, count = <uint32_t> self.window.word(generic + where.generic_count)
-        for i in range(1, min(count, <uint32_t> 4096)):
-            place = self.window.word(generic + where.generic + 8 * <uint64_t> i)
-            if place > 4096 and self._find_table(place):
+        cdef uint64_t place
+        cdef uint32_t i
+        for i in range(1, self.home.slots()):
+            place = self.home.slot(i)
+            if place and self._find_table(place):
                 self.pernet = place
                 return
 
@@ -438,7 +421,8 @@ cdef class Walk:
     cdef Walk again(self):
         """Return another walk over the same table."""
         cdef Walk other = Walk.__new__(Walk)
-        other.window, other.where, other.net, other.pernet = self.window, self.where, self.net, self.pernet
+        other.window, other.where, other.pernet = self.window, self.where, self.pernet
+        other.home, other.net = self.home, self.net
         other.family, other.name = self.family, self.name
         other.name_text = other.name
         return other

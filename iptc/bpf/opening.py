@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import Unsupported
-
 # now: once there is no descriptor left, no module can be imported
+from .legacy import LegacyFinder
 from .nft import NftFinder
 from .scan import BpfScan
 from .window import Window
@@ -30,6 +29,5 @@ def open_source(scan: Any, nfproto: Family, table: str, side: str, falls_back: b
 def _open(scan: Any, nfproto: Family, table: str, side: str) -> tuple[Window, Finder]:
     # what the kernel refuses first is the reason
     window = Window()
-    if side != "nft":
-        raise Unsupported("only tables of nf_tables are read so")
-    return window, NftFinder(window, nfproto, table, scan.fileno())
+    finder = NftFinder if side == "nft" else LegacyFinder
+    return window, finder(window, nfproto, table, scan.fileno())

@@ -12,7 +12,7 @@ def why_not() -> str:
     from .window import Window
 
     try:
-        freed = kernel.Map(kernel.ARRAY, 8, 1, True)
+        freed = kernel.Map(kernel.ARRAY, 16, 1, True)
         kernel.Trace(load("free_percpu", {"freed": freed}), "percpu_free_percpu").close()
         Window()
     except (IPTCError, OSError) as error:

@@ -26,7 +26,7 @@ struct map copies SEC("maps");   /* array of struct copy: what is copied */
 struct map cpus SEC("maps");     /* array of u64: what is added to a per-CPU address for each possible CPU */
 struct map pages SEC("maps");    /* array of PAGE bytes: what was copied */
 struct map head SEC("maps");     /* array with one struct head */
-struct map freed SEC("maps");    /* array with one u64: how many blocks of counters were freed */
+struct map freed SEC("maps");    /* array with two u64: how often a piece of per-CPU memory was freed, and which one */
 struct map ruler SEC("maps");    /* per-CPU array with one u64: shows where the memory of each CPU begins */
 
 /* Where a page of what is copied stands: nothing that begins in a bank may reach into its last page, so that the verifier
@@ -281,19 +281,16 @@ int pair(struct pair *request)
 	return 0;
 }
 
-/* percpu_free_percpu: a piece of per-CPU memory goes. x_tables takes its counters from blocks of a page that begin at
-   a page, and no table is gone before its first block is. */
+/* percpu_free_percpu: a piece of per-CPU memory goes. Whoever reads a table of x_tables watches the first block of its
+   counters: the table is gone only after that is, and nobody gets the block again before this has counted it. */
 SEC("raw_tp/percpu_free_percpu")
 int free_percpu(struct bpf_raw_tracepoint_args *arguments)
 {
 	__u32 zero = 0;
-	__u64 *frees;
+	volatile __u64 *frees = map_lookup(&freed, &zero);
 
-	if (arguments->args[2] & (XT_BLOCK - 1))
-		return 0;
-	frees = map_lookup(&freed, &zero);
-	if (frees)
-		__sync_fetch_and_add(frees, 1);
+	if (frees && arguments->args[2] == frees[1])
+		__sync_fetch_and_add((__u64 *)frees, 1);
 	return 0;
 }
 

@@ -10,7 +10,7 @@ is tried again after a second, and then after twice as long each time, up to the
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport ENOMEM
+from libc.errno cimport EAGAIN, ENOMEM
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint64_t
 from libc.string cimport memcpy
@@ -138,7 +138,7 @@ cdef class BpfScan(Scan):
         after = marks[0]
         self._check(self.copies.look_at_marks(&after))
         if (after.value[0] != marks.value[0] or after.value[1] != marks.value[1]
-                or marks.counts_freed and after.freed != marks.freed):
+                or marks.counts_freed and after.freed != marks.freed or failed == EAGAIN):
             return 0
         if failed:
             raise Doubt("the kernel's structures are not laid out as its BTF says")
@@ -245,7 +245,8 @@ cdef class BpfScan(Scan):
                 return reading       # there is no table yet, and nothing to copy
             after = marks
             self._check(self.copies.look_at_marks(&after))
-            if after.value[0] != marks.value[0] or after.value[1] != marks.value[1] or after.freed != marks.freed:
+            if after.value[0] != marks.value[0] or after.value[1] != marks.value[1] or (
+                    marks.counts_freed and after.freed != marks.freed):
                 continue
             difference = "other rules"
             if placed is not None:

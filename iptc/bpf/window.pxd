@@ -54,3 +54,4 @@ cdef class Window:
     cdef int look(self, uint64_t at, void *to, size_t length) noexcept nogil
     cdef uint64_t word(self, uint64_t at) noexcept nogil
     cdef uint64_t private_of(self, int descriptor) except 0
+    cdef int watch(self, uint64_t address) except -1

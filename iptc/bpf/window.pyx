@@ -49,7 +49,7 @@ cdef class Window:
         numbers = possible_processors()
         self.cpus = len(numbers)
         self.glass = Map(ARRAY, BANK, BANKS, True, "iptc_glass")
-        self.freed = Map(ARRAY, 8, 1, True, "iptc_freed")
+        self.freed = Map(ARRAY, 16, 1, True, "iptc_freed")
         self.peeking = load("peek", {"pages": self.glass})
         free(self.offsets)
         self.offsets = <uint64_t *> calloc(self.cpus, sizeof(uint64_t))
@@ -139,3 +139,10 @@ cdef class Window:
             self.check()
             raise Unsupported("the kernel's table of descriptors is not laid out as its BTF says")
         return found
+
+    cdef int watch(self, uint64_t address) except -1:
+        """Count from now on how often the per-CPU memory that begins there is freed, and no other."""
+        if self.trace is None:
+            self.trace = Trace(load("free_percpu", {"freed": self.freed}), "percpu_free_percpu")
+        (<uint64_t *> self.freed.memory)[1] = address
+        return 0

@@ -526,6 +526,30 @@ cdef class TableScan(Scan):
         """Whether it was closed."""
         return self.held.fd < 0 or self.to_close
 
+    def fileno(self):
+        """Return the descriptor of the socket, -1 once it is closed."""
+        return -1 if self.closed else self.held.fd
+
+    def outline(self):
+        """Return where everything was in the table that was read last, by offsets in its bytes: (their number, the size
+        of each entry as bytes of uint16, [(first rule, end of the rules, whether it is a builtin chain)...]).
+
+        At the end of the rules of a builtin chain is its policy.
+        """
+        cdef const char *blob = self.buffer.memory + ENTRIES_HEAD
+        cdef bytes lengths = PyBytes_FromStringAndSize(NULL, sizeof(uint16_t) * <Py_ssize_t> self.info.num_entries)
+        cdef uint16_t *length = <uint16_t *> PyBytes_AS_STRING(lengths)
+        cdef uint32_t at = 0, number = 0
+        cdef list rows = []
+        cdef size_t i
+        while at < self.info.size and number < self.info.num_entries:
+            length[number] = next_offset(self.family, blob + at)
+            at += length[number]
+            number += 1
+        for i in range(self.walk.chain_count):
+            rows.append((self.walk.chains[i].first, self.walk.chains[i].foot, self.walk.chains[i].name == NULL))
+        return at, lengths[:sizeof(uint16_t) * <Py_ssize_t> number], rows
+
     @property
     def is_bare(self):
         """Whether the table had no rules and no user chains when it was opened or last read."""

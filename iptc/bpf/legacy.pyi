@@ -1,0 +1,9 @@
+"""What `bpf.legacy` gives to the rest of the package."""
+
+from .finder import Finder
+from .window import Window
+
+class LegacyFinder(Finder):
+    """Finds where the counters of a legacy table are."""
+
+    def __init__(self, window: Window, nfproto: int, table: str, descriptor: int) -> None: ...

@@ -1,0 +1,289 @@
+# cython: freethreading_compatible=False
+"""Where the counters of a legacy table are: found in the kernel's memory, from the network namespace on.
+
+The kernel has the rules of a table one after the other, as the socket hands them out. Instead of its numbers, each has
+the per-CPU address of a counter. x_tables takes the counters of a table from blocks of a page each, which are that
+table's alone. A writer always replaces the whole table. So it is the same as long as the pointer to it is, unless the
+old one was freed meanwhile and the new one came to stand in the same place. Who frees a table frees its first block of
+counters first, which the window watches.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, EFAULT
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from .._core cimport Family, family_of, next_offset, xt_counters
+from .copies cimport Marks
+from .finder cimport Finder
+from .net cimport Net
+from .window cimport XT_BLOCK, Window
+
+from ..errors import Unsupported
+from .btf import ask
+
+cdef enum:
+    NAME = 32                        # XT_TABLE_MAXNAMELEN
+    ROOM = 512                       # of a structure that is looked at
+    MOST_TABLES = 64                 # of a family
+    LOOKS = 4                        # at what changes just now
+    PIECE = 1 << 17                  # of the rules, which is read at once
+    SLACK = 128                      # between two rules' counters may be those of the ends of some chains
+
+_OURS = (
+    ("size", "xt_table"), ("member", "xt_table", "list"), ("member", "xt_table", "private"),
+    ("member", "xt_table", "af"), ("member", "xt_table", "name"),
+    ("member", "xt_table_info", "size"), ("member", "xt_table_info", "number"), ("member", "xt_table_info", "entries"),
+)
+
+cdef struct Where:
+    uint32_t tables                  # of struct xt_pernet: the list of the family's tables
+    uint32_t table_size, list, private, af, name
+    uint32_t size, number, entries   # of struct xt_table_info
+
+
+cdef class LegacyFinder(Finder):
+    """Finds where the counters of a legacy table are."""
+
+    cdef Window window
+    cdef Net net
+    cdef Family *family
+    cdef Where where
+    cdef char name[NAME]
+    cdef uint64_t pernet             # addresses in the kernel
+    cdef uint64_t table
+    cdef uint64_t info               # what `table` pointed to when it was looked at
+    cdef uint64_t *counters          # the per-CPU address of each entry's
+    cdef uint16_t *lengths           # the size of each entry
+    cdef uint32_t size               # of all entries, in bytes
+    cdef uint32_t count              # of the entries that were found
+    cdef uint32_t room
+    cdef char *piece
+
+    def __dealloc__(self):
+        free(self.counters)
+        free(self.lengths)
+        free(self.piece)
+
+    def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
+        """*descriptor*: a socket in the table's network namespace."""
+        cdef bytes name = table.encode()
+        if window.cpus < 2:
+            raise Unsupported("with a single CPU, the kernel tells nobody that it frees a legacy table")
+        self.window, self.family = window, family_of(nfproto)
+        memset(self.name, 0, NAME)
+        memcpy(self.name, PyBytes_AS_STRING(name), min(PyBytes_GET_SIZE(name), <Py_ssize_t> NAME - 1))
+        self._locate()
+        self.rule.size, self.rule.packets, self.rule.bytes = sizeof(xt_counters), 0, 8
+        self.policy = self.rule
+        self.slack, self.sequence = SLACK, 0
+        free(self.piece)
+        self.piece = <char *> malloc(PIECE)
+        if self.piece == NULL:
+            raise MemoryError
+        self.window.watch(0)
+        self.net = Net(window, descriptor)
+        self._find_table()
+        window.check()
+        if not self.table:
+            raise Unsupported("the kernel's legacy tables are not laid out as its BTF says")
+
+    cdef int _locate(self) except -1:
+        """Ask the kernel's BTF where everything is."""
+        cdef Where *where = &self.where
+        cdef object lists = ("member", "xt_pernet", f"tables[{self.family.nfproto}]")
+        found = ask((*_OURS, lists), "x_tables")
+        where.table_size = found[0]
+        (where.list, _), (where.private, private), (where.af, _), (where.name, name) = found[1:5]
+        (where.size, size), (where.number, number), (where.entries, _), (where.tables, _) = found[5:]
+        if (private, name, size, number) != (8, NAME, 4, 4) or where.table_size > ROOM or where.entries > ROOM:
+            raise Unsupported("this kernel's x_tables lays out its tables in a way that iptc does not know")
+        return 0
+
+    # ------------------------------------------------------------------ the table
+
+    cdef void _find_table(self) noexcept nogil:
+        """Find the table of that name in the namespace; it may be there no more, or not yet again."""
+        cdef uint32_t i
+        cdef int _look
+        self.table = 0
+        for _look in range(LOOKS):
+            if self.pernet:
+                self.table = self._table_in(self.pernet)
+            else:
+                for i in range(1, self.net.slots()):
+                    self.table = self._table_in(self.net.slot(i))
+                    if self.table:
+                        self.pernet = self.net.slot(i)
+                        break
+            if self.table:
+                return
+
+    cdef uint64_t _table_in(self, uint64_t pernet) noexcept nogil:
+        """The address of the table, if *pernet* is what x_tables keeps for a namespace; 0 if not."""
+        cdef Where *where = &self.where
+        cdef uint64_t first = pernet + where.tables, at, before = first
+        cdef char memory[ROOM]
+        cdef int _i
+        if not pernet:
+            return 0
+        at = self.window.word(first)
+        for _i in range(MOST_TABLES):
+            if (at == first or at <= ROOM or self.window.look(at - where.list, memory, where.table_size)
+                    or _word(memory, where.list + 8) != before
+                    or <unsigned char> memory[where.af] != <unsigned char> self.family.nfproto):
+                return 0
+            if memcmp(memory + where.name, self.name, NAME) == 0:
+                return at - where.list
+            before = at
+            at = _word(memory, where.list)
+        return 0
+
+    cdef int mark(self, Marks *marks) except -1:
+        memset(marks, 0, sizeof(marks[0]))
+        with nogil:
+            self._find_table()
+        if self.table:
+            marks.at[0] = self.table + self.where.private
+            marks.mask[0] = <uint64_t> -1
+        self.has_marks = self.table != 0
+        marks.counts_freed = True
+        return 0
+
+    # ------------------------------------------------------------------ its rules
+
+    cdef int find(self) except -1:
+        cdef uint64_t first = 0
+        cdef int failed, _look
+        self.info = self.count = self.size = 0
+        self.rules = 0
+        if not self.table:
+            return 0                 # whoever asks the socket for it makes one
+        for _look in range(LOOKS):
+            with nogil:
+                failed = self._begin(&first)
+            if not failed and not first % XT_BLOCK:
+                break
+        if failed:
+            return failed
+        if first % XT_BLOCK:
+            raise Unsupported("this kernel takes the counters of a table from other memory than iptc knows")
+        # only from now on it would be noticed that the table is freed: what was read until here may be of an older one
+        self.window.watch(first)
+        with nogil:
+            failed = self._begin(&first)
+        if failed or first != (<uint64_t *> self.window.freed.memory)[1]:
+            return EAGAIN
+        self._make_room()
+        with nogil:
+            failed = self._walk()
+        if failed:
+            self.count = 0
+            return failed
+        self.rules = self.count
+        return 0
+
+    cdef int _begin(self, uint64_t *first) noexcept nogil:
+        """Look at what the table points to, and at its first entry, for the address of that one's counter."""
+        cdef Where *where = &self.where
+        cdef char memory[ROOM]
+        self.info = self.window.word(self.table + where.private)
+        if self.info <= ROOM or self.window.look(self.info, memory, where.entries):
+            return EFAULT
+        memcpy(&self.size, memory + where.size, 4)
+        memcpy(&self.room, memory + where.number, 4)
+        first[0] = self.window.word(self.info + where.entries + self.family.counters)
+        # no table is larger, and none has more entries than find room
+        if self.size >= <uint32_t> 1 << 31 or self.room > self.size // self.family.header or not first[0]:
+            return EFAULT
+        return 0
+
+    cdef int _make_room(self) except -1:
+        """Room for `room` entries."""
+        free(self.counters)
+        free(self.lengths)
+        self.counters = <uint64_t *> malloc((<size_t> self.room + 1) * sizeof(uint64_t))
+        self.lengths = <uint16_t *> malloc((<size_t> self.room + 1) * sizeof(uint16_t))
+        if self.counters == NULL or self.lengths == NULL:
+            raise MemoryError
+        return 0
+
+    cdef int _walk(self) noexcept nogil:
+        """Go over the entries. 0, or EFAULT where they do not add up."""
+        cdef Family *family = self.family
+        cdef uint64_t begin = self.info + self.where.entries, counter
+        cdef size_t done = 0, part, at
+        cdef uint16_t length
+        self.count = 0
+        while done < self.size:
+            part = min(self.size - done, <size_t> PIECE)
+            if self.window.look(begin + done, self.piece, part):
+                return EFAULT
+            at = 0
+            while at < part and part - at >= family.header:
+                length = next_offset(family, self.piece + at)
+                counter = _word(self.piece, at + family.counters)
+                if length < family.header or length > self.size - done - at or self.count == self.room or not counter:
+                    return EFAULT
+                self.counters[self.count] = counter
+                self.lengths[self.count] = length
+                self.count += 1
+                at += length
+            if not at:
+                return EFAULT
+            done += at
+        return 0 if self.count == self.room else EFAULT
+
+    # ------------------------------------------------------------------ what was found
+
+    cdef bint is_known(self) except -1:
+        # it is asked only when a table was replaced: the new one's counters may be put aside by its writer just now,
+        # of which the socket's reader knows more
+        return False
+
+    cdef int keep(self) except -1:
+        return 0
+
+    cdef bytes addresses(self):
+        return PyBytes_FromStringAndSize(<char *> self.counters, 8 * <Py_ssize_t> self.count)
+
+    cdef bytes places(self, object scan, Marks *marks):
+        cdef uint64_t at = 0, first, end
+        cdef Py_ssize_t slot = 0, policy, chain = 0
+        cdef uint32_t i
+        cdef bytes lengths, placed
+        cdef list chains
+        cdef int32_t *place
+        size, lengths, chains = scan.outline()
+        if (not self.info or self.info != marks.value[0] or self.size != size
+                or PyBytes_GET_SIZE(lengths) != <Py_ssize_t> sizeof(uint16_t) * self.count
+                or memcmp(PyBytes_AS_STRING(lengths), self.lengths, PyBytes_GET_SIZE(lengths)) != 0):
+            return None
+        # all entries are rules, but for one at the end of each chain, one before each chain of a user, and the last one
+        policy = <Py_ssize_t> self.count - 1 - len(chains)
+        for _, _, is_builtin in chains:
+            policy -= not is_builtin
+        placed = PyBytes_FromStringAndSize(NULL, sizeof(int32_t) * (self.count + 1))
+        place = <int32_t *> PyBytes_AS_STRING(placed)
+        first, end, is_builtin = chains[0]
+        for i in range(self.count):
+            if at == end:
+                if is_builtin:
+                    place[policy] = <int32_t> i
+                    policy += 1
+                chain += 1
+                if chain == len(chains):
+                    break
+                first, end, is_builtin = chains[chain]
+            elif at >= first:
+                place[slot] = <int32_t> i
+                slot += 1
+            at += self.lengths[i]
+        return placed[:sizeof(int32_t) * policy]
+
+
+cdef inline uint64_t _word(const char *memory, size_t at) noexcept nogil:
+    cdef uint64_t found
+    memcpy(&found, memory + at, 8)
+    return found

@@ -1,0 +1,45 @@
+# cython: freethreading_compatible=False
+"""A network namespace in the kernel's memory: that of a socket, and what each part of the kernel keeps for it."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from .._core cimport netns_cookie
+from .window cimport PAGE, Window
+
+from ..errors import Unsupported
+from .btf import ask
+
+cdef enum:
+    MOST_SLOTS = 4096
+
+_WAY = (
+    ("member", "socket", "sk"), ("member", "sock", "__sk_common.skc_net.net"), ("member", "net", "net_cookie"),
+    ("member", "net", "gen"), ("member", "net_generic", "s.len"), ("member", "net_generic", "ptr"),
+)
+
+
+cdef class Net:
+    """A network namespace in the kernel's memory."""
+
+    def __init__(self, Window window not None, int descriptor):
+        """Find the one of the socket *descriptor*."""
+        cdef uint64_t sock
+        (sk, _), (net, _), (cookie, _), (generic, _), (count, _), (slots, _) = ask(_WAY)
+        self.window = window
+        self.generic, self.count_at, self.slots_at = generic, count, slots
+        sock = window.word(window.private_of(descriptor) + <uint64_t> sk)
+        self.address = window.word(sock + <uint64_t> net)
+        if not self.address or window.word(self.address + <uint64_t> cookie) != netns_cookie(descriptor):
+            window.check()
+            raise Unsupported("the kernel's sockets are not laid out as its BTF says")
+
+    cdef uint32_t slots(self) noexcept nogil:
+        """How many parts of the kernel may keep something for a namespace: their numbers begin with 1."""
+        return min(<uint32_t> self.window.word(self.window.word(self.address + self.generic) + self.count_at),
+                   <uint32_t> MOST_SLOTS)
+
+    cdef uint64_t slot(self, uint32_t number) noexcept nogil:
+        """The address of what the part with that number keeps. Whose it is, no symbol says. 0: nothing."""
+        cdef uint64_t place = self.window.word(
+            self.window.word(self.address + self.generic) + self.slots_at + 8 * <uint64_t> number)
+        return place if place > <uint64_t> PAGE else 0
