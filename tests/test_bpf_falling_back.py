@@ -82,13 +82,13 @@ def test_auto_goes_on_by_socket_and_comes_back(restless):
     assert scan.read()[0].pairs(0, 1) == [(7, 700)]
     assert (scan.source, scan.source_reason) == ("socket", "the ruleset changes all the time")
     socket.changes = False
-    for _ in range(3):
+    for turn in range(3):
         counts, digest, policies = until_it_is_back(scan.read, lambda: scan.source)
         assert counts.pairs(0, 1) == [(7, 700)] and len(policies) == 3 and counts.rules == 12
         assert scan.source_reason == "" and digest == socket.read()[1]
         # once more, with rules that changed while nothing was known of them
         socket.changes = True
-        subprocess.run(["nft", "add", "chain", "ip", "filter", "third"], check=True)
+        subprocess.run(["nft", "add", "chain", "ip", "filter", f"other{turn}"], check=True)
         scan.read()
         assert scan.source == "socket"
         socket.changes = False
