@@ -44,6 +44,13 @@ def enter_new_namespace():
         pytest.fail(f"these tests need a network namespace of their own: {error}; run scripts/test", pytrace=False)
 
 
+def sysctl(*settings):
+    """Set what the kernel lets this network namespace choose: "net.ipv4.ip_forward=1"."""
+    for setting in settings:
+        name, value = setting.split("=")
+        pathlib.Path("/proc/sys", *name.split(".")).write_text(value)
+
+
 def batch_room():
     """Return how many bytes a batch of nf_tables may have here. Root of a user namespace cannot raise the machine's
     limit."""

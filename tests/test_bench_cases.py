@@ -189,7 +189,8 @@ def test_the_plugin(tmp_path):
         "[pytest]\niptc_rules = rules.v4\niptc_backend = nft\niptc_interfaces =\n  eth0=203.0.113.1/24\n  eth1=10.0.0.1/24\n"
     )
     command = [sys.executable, "-m", "pytest", "-p", "iptc.bench.plugin", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # where iptc is installed, pytest would find the plugin by itself, and would be given it twice
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [*command, "--rule-coverage-min", "90"], capture_output=True, text=True, env=environment, cwd=tmp_path
     )

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PATIENCE, enter_new_namespace
+from conftest import PATIENCE, enter_new_namespace, sysctl
 
 import iptc
 from iptc import _netns
@@ -111,13 +111,13 @@ class Router:
     def __init__(self, version):
         self.version = version
         run = self.run
-        run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.icmp_ratemask=0")
-        run("sysctl", "-qw", "net.ipv6.icmp.ratelimit=0", "net.ipv4.conf.all.rp_filter=0")
-        run("sysctl", "-qw", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0")
+        sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.icmp_ratemask=0")
+        sysctl("net.ipv6.icmp.ratelimit=0", "net.ipv4.conf.all.rp_filter=0")
+        sysctl("net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0")
         if version == 6:
             # what a host says to its neighbours of its own accord would be counted by the rules of OUTPUT
             quiet = "accept_dad=0", "router_solicitations=0", "mldv2_unsolicited_report_interval=1"
-            run("sysctl", "-qw", *(f"net.ipv6.conf.default.{each}" for each in quiet))
+            sysctl(*(f"net.ipv6.conf.default.{each}" for each in quiet))
         run("ip", "link", "set", "lo", "up")
         self.spaces, self.taps, self.inner, self.macs = {}, {}, {}, {}
         for number, (name, address) in enumerate(ADDRESSES[version].items()):

@@ -4,6 +4,7 @@ import json
 import socket
 
 import pytest
+from conftest import sysctl
 
 import iptc
 from iptc.bench.bench import Bench
@@ -64,7 +65,7 @@ def layout(host):
         for end in (name, f"p{name}"):
             host.run("ip", "link", "set", end, "up")
     host.run("ip", "route", "add", "default", "via", "203.0.113.254")
-    host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    sysctl("net.ipv4.ip_forward=1")
 
 
 RULES = """\
@@ -100,7 +101,7 @@ def test_the_live_rules_on_a_host_that_stays_as_it_is(host, backend, capsys):
     assert asked(capsys, *answer, "5555")[0].startswith("ACCEPT: filter INPUT rule 1")
     assert asked(capsys, *answer, "5556")[0].startswith("DROP")
     assert host.save(counters=True) == before
-    host.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    sysctl("net.ipv4.ip_forward=0")
     assert asked(capsys, "-i", "eth1", "-d", "192.0.2.7", "--dport", "80")[0].startswith("LOST")
 
 

@@ -85,7 +85,8 @@ static void put_icmp_of(struct text *text, const char *name, const void *data, i
 	const struct ipt_icmp *icmp = data;
 
 	put_option(text, name, icmp->invflags & IPT_ICMP_INV);
-	if (has_any && icmp->type == 0xff) {
+	/* as iptables does since 1.8.11: type 255 with one code alone is not "any" */
+	if (has_any && icmp->type == 0xff && icmp->code[0] == 0 && icmp->code[1] == 0xff) {
 		put(text, " any");
 		return;
 	}
