@@ -30,6 +30,8 @@ cdef extern from "sums.h" nogil:
         copy *copies
         uint32_t copy_count
     int plan_copies(plan *plan, const uint64_t *addresses, uint32_t slack, uint32_t *order)
+    uint32_t room_for(uint32_t sheets, uint32_t cpus, uint64_t most, uint64_t piece, uint32_t *stride,
+                      uint32_t *needed)
     int sheet_differs(const sheet *sheet, const unsigned char *one, const unsigned char *other)
     void sum_sheet(const plan *plan, uint32_t number, const unsigned char *memory, uint32_t page, uint32_t stride,
                    uint32_t cpus, uint64_t *packets, uint64_t *bytes)

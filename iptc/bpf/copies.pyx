@@ -11,7 +11,7 @@ from libc.errno cimport EBADF
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from .window cimport MARKS, PAGE, BANK, BANK_PAGES, poll
+from .window cimport MARKS, PAGE, BANK, poll
 
 from ..errors import Unsupported
 from .kernel import ARRAY
@@ -33,8 +33,8 @@ cdef enum:
     ROUNDS_ODD = 8                   # where a sequence count says that a CPU was counting
     PAIRS = 512                      # that are read one by one in a reading
 
-# The most memory that copies take: if two of each page of each CPU are more, pages are copied and added up in pieces
-# of the smaller size, all of them each time.
+# The most memory that copies take, for up to 7680 CPUs: if two of each page of each CPU are more, pages are copied and
+# added up in pieces of the smaller size, all of them each time.
 MOST_MEMORY = 64 << 20
 PIECE = 4 << 20
 
@@ -105,21 +105,17 @@ cdef class Copies:
 
     cdef int _maps(self) except -1:
         """Maps that are large enough, and the programs that use them."""
-        cdef size_t cpus = self.window.cpus
-        cdef size_t pages = 2 * cpus * self.its.sheet_count, copies = self.its.copy_count
-        self.kept = pages * PAGE <= <size_t> MOST_MEMORY
-        self.stride = self.its.sheet_count
-        if not self.kept:
-            self.stride = max(<size_t> 1, <size_t> PIECE // (2 * cpus * PAGE))
-            pages = 2 * cpus * self.stride
+        cdef size_t cpus = self.window.cpus, copies = self.its.copy_count
+        cdef uint32_t needed = 0
+        cdef uint32_t banks = room_for(self.its.sheet_count, cpus, MOST_MEMORY, PIECE, &self.stride, &needed)
+        self.kept = self.stride >= self.its.sheet_count
         self.newest = 0
-        banks = (pages + BANK_PAGES - 1) // BANK_PAGES or 1
-        if self.polling is not None and self.page_map.entries >= banks and self.copy_map.entries >= copies:
+        if self.polling is not None and self.page_map.entries >= needed and self.copy_map.entries >= copies:
             return 0
         # some more, so that a few more rules need no others
         maps = {
             "copies": Map(ARRAY, sizeof(copy), copies + copies // 4 + 16, True, "iptc_copies"),
-            "pages": Map(ARRAY, BANK, banks + banks // 4, True, "iptc_pages"),
+            "pages": Map(ARRAY, BANK, banks, True, "iptc_pages"),
             "head": Map(ARRAY, sizeof(head), 1, True, "iptc_head"),
             "cpus": Map(ARRAY, sizeof(uint64_t), cpus, True, "iptc_cpus"),
             "freed": self.window.freed,

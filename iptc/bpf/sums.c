@@ -89,6 +89,22 @@ int plan_copies(struct plan *plan, const uint64_t *addresses, uint32_t slack, ui
 	return 0;
 }
 
+uint32_t room_for(uint32_t sheets, uint32_t cpus, uint64_t most, uint64_t piece, uint32_t *stride, uint32_t *needed)
+{
+	uint64_t limit = most / BANK, each = 2 * (uint64_t)cpus;
+	uint64_t banks = (each * sheets + BANK_PAGES - 1) / BANK_PAGES, more = banks + banks / 4;
+
+	*stride = sheets;
+	if (banks > limit) {
+		*stride = piece / (each * PAGE) ? piece / (each * PAGE) : 1;
+		more = banks = (each * *stride + BANK_PAGES - 1) / BANK_PAGES;
+	} else if (more > limit) {
+		more = limit;
+	}
+	*needed = banks ? banks : 1;
+	return more ? more : 1;
+}
+
 int sheet_differs(const struct sheet *sheet, const unsigned char *one, const unsigned char *other)
 {
 	return memcmp(one, other, sheet->used) != 0;

@@ -44,6 +44,11 @@ struct plan {
    counters may be copied with them. order: room for a uint32_t a slot. 0, or -1 where two slots have one counter. */
 int plan_copies(struct plan *plan, const uint64_t *addresses, uint32_t slack, uint32_t *order);
 
+/* How many banks the copies of so many sheets take, which are kept twice for each CPU: most at most, and up to a quarter
+   more than are needed now. stride: how many sheets of a CPU are in them at once; all, or where that would be too much as
+   many as piece bytes have room for, one at least. needed: how many banks are needed now. */
+uint32_t room_for(uint32_t sheets, uint32_t cpus, uint64_t most, uint64_t piece, uint32_t *stride, uint32_t *needed);
+
 /* Whether two copies of a page differ. */
 int sheet_differs(const struct sheet *sheet, const unsigned char *one, const unsigned char *other);
 
