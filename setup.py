@@ -152,6 +152,7 @@ def extensions():
         extension("bpf.copies", ["iptc/bpf/sums.c"]),
         extension("bpf.finder"),
         extension("bpf.net"),
+        extension("bpf.percpu"),
         extension("bpf.legacy"),
         extension("bpf.nft"),
         extension("bpf.scan"),

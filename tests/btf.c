@@ -58,6 +58,7 @@ static unsigned long long ask(const struct types *types, char **names, int count
 			answers += types_member(types, names[i], path, &place) == 0;
 			answers += types_bits(types, names[i], path, &place) == 0;
 			answers += types_variable(types, names[i], member, &place) == 0;
+			answers += types_argument(types, names[i], member, &place) == 0;
 		}
 	}
 	return answers;

@@ -70,6 +70,8 @@ def sample():
     made.structure("twin", 8, [("same", u32, 0), ("other", u32, 32)])
     proto = made.add(FUNC_PROTO, "", u32, struct.pack("<II", 0, pointer), 1)
     made.add(FUNC, "call", proto)
+    named = struct.pack("<IIII", made.text("first"), pointer, made.text("second"), u32)
+    made.add(FUNC, "told", made.add(FUNC_PROTO, "", u32, named, 2))
     made.add(TYPEDEF, "btf_trace_free", pointer)
     variable = made.add(VAR, "mine", u32, struct.pack("<I", 0))
     made.add(DATASEC, ".data..percpu", 64, struct.pack("<III", variable, 16, 4), 1)
@@ -101,6 +103,7 @@ def test_the_other_questions():
     assert types.bits("whole", "bits") == (320 + 32 + 2, 3)
     assert types.variable(".data..percpu", "mine") == (16, 4)
     assert types.function("call") == sample().number_of["call"]
+    assert [types.argument("told", name) for name in ("first", "second")] == [(0, 2), (1, 2)]
     assert types.has_tracepoint("free") and not types.has_tracepoint("call")
     assert types.member("twin", "same") == (0, 4)
 
@@ -124,6 +127,9 @@ def test_the_other_questions():
         (("size", "twin"), "several twin, which differ"),
         (("member", "call", "x"), "has no call"),
         (("variable", "twin", "mine"), "twin has no mine"),
+        (("argument", "told", "third"), "told has no third"),
+        (("argument", "call", "first"), "call has no first"),
+        (("argument", "whole", "first"), "has no whole"),
     ],
 )
 def test_what_is_not_there_is_no_answer(question, reason):
@@ -182,7 +188,7 @@ def test_nothing_outside_is_read(tmp_path):
         print("this compiler has no AddressSanitizer: only what ends the process is found")
         subprocess.run(command, check=True)
     names = ["whole", "alias", "fields", "twin", "call", "list", "a", "b", "named", "tail", "bits", "one", "rest"]
-    names += ["free", "mine", ".data..percpu", "same", "other", "u32", "from"]
+    names += ["free", "mine", ".data..percpu", "same", "other", "u32", "from", "told", "first", "second"]
     (tmp_path / "sample").write_bytes(sample().data())
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     for seed in (1, 2):

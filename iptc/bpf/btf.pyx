@@ -35,6 +35,7 @@ cdef extern from "types.h" nogil:
     int types_variable(const types *these, const char *section, const char *name, place *found)
     int types_function(const types *these, const char *name, uint32_t *number)
     int types_typedef(const types *these, const char *name)
+    int types_argument(const types *these, const char *function, const char *name, place *which)
 
 ctypedef int (*lookup)(const types *these, const char *within, const char *name, place *found) nogil
 
@@ -125,6 +126,10 @@ cdef class Types:
         cdef bytes its_name = f"btf_trace_{name}".encode()
         return types_typedef(&self.found, its_name) == 1
 
+    def argument(self, str function not None, str name not None):
+        """Return (place, how many there are) of the argument *name* of a function; the first one has the place 0."""
+        return self._place(types_argument, function, name)
+
     def __len__(self):
         return self.found.count
 
@@ -169,7 +174,7 @@ def _identity(str name):
 
 def ask(tuple questions not None, str module=None):
     """Return the answers to *questions*, a list: of ("size", name), ("member", name, path), ("bits", name, path),
-    ("variable", section, name), ("function", name) or ("has_tracepoint", name).
+    ("variable", section, name), ("function", name), ("has_tracepoint", name) or ("argument", function, name).
 
     The kernel's BTF is read for the first asking only: some megabytes, which are not kept.
     """

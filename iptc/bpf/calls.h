@@ -37,6 +37,12 @@ struct bpf_map_facts {
 	uint32_t flags;
 };
 
+struct bpf_link_facts {
+	uint32_t kind;
+	uint32_t id;                    /* no other link has had it since the machine started */
+	uint32_t program;
+};
+
 int bpf_call_map(uint32_t kind, uint32_t value_size, uint32_t entries, uint32_t flags, const char *name);
 int bpf_call_get(int map, uint32_t key, void *value);
 int bpf_call_put(int map, uint32_t key, const void *value);
@@ -46,5 +52,7 @@ int bpf_call_program(const struct bpf_program_text *text);
 /* Run a program of the kind SYSCALL; what it writes into its context comes back there. */
 int bpf_call_run(int program, void *context, uint32_t length, uint32_t *result);
 int bpf_call_trace(int program, const char *tracepoint);
+/* What tells a link, which bpf_call_trace makes, from everything else that a descriptor can be. */
+int bpf_call_link(int link, struct bpf_link_facts *facts);
 
 #endif

@@ -78,7 +78,7 @@ cdef class Copies:
     cdef int prepare(self, const uint64_t *addresses, uint32_t slots, uint32_t rules, format rule, format policy,
                      uint32_t slack, Marks *marks, uint64_t sequence) except -1
     cdef int read(self) noexcept nogil
-    cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *odd) noexcept nogil
+    cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *stuck) noexcept nogil
     cdef int _compare(self, uint32_t *first, uint32_t *end, uint32_t base) noexcept nogil
     cdef int _settle(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil
     cdef int _settle_pairs(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil

@@ -10,6 +10,7 @@ again.
 from libc.errno cimport EBADF
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
+from posix.unistd cimport usleep
 
 from .window cimport MARKS, PAGE, BANK, poll
 
@@ -18,6 +19,8 @@ from .kernel import ARRAY
 from .shipped import load
 
 cdef extern from "program.h" nogil:
+    struct cpu:
+        uint64_t offset
     struct pair:
         uint32_t copy
         uint32_t cpu
@@ -30,7 +33,8 @@ cdef extern from "program.h" nogil:
 cdef enum:
     COPIES_AT_ONCE = 1 << 22         # a loop of the kernel ends after 1 << 23
     ROUNDS = 3                       # copies of what has just been counted
-    ROUNDS_ODD = 8                   # where a sequence count says that a CPU was counting
+    ROUNDS_STUCK = 100               # where a sequence count says that a CPU is still counting the same
+    PAUSE = 100                      # microseconds between these
     PAIRS = 512                      # that are read one by one in a reading
 
 # The most memory that copies take, for up to 7680 CPUs: if two of each page of each CPU are more, pages are copied and
@@ -80,6 +84,7 @@ cdef class Copies:
                      uint32_t slack, Marks *marks, uint64_t sequence) except -1:
         """Copy from *addresses* from now on: one for each slot, of rules and then of policies, 0 for none."""
         cdef uint32_t *order = <uint32_t *> malloc((2 * <size_t> slots + 1) * sizeof(uint32_t))
+        cdef uint32_t i
         cdef int failed
         cdef head *what
         if order == NULL:
@@ -97,7 +102,8 @@ cdef class Copies:
         self.fresh = self.is_new = True
         self._maps()
         memcpy(self.copy_map.memory, self.its.copies, self.its.copy_count * sizeof(copy))
-        memcpy(self.cpu_map.memory, self.window.offsets, self.window.cpus * sizeof(uint64_t))
+        for i in range(self.window.cpus):
+            (<cpu *> self.cpu_map.memory)[i].offset = self.window.offsets[i]
         what = <head *> self.head_map.memory
         what.mark[0], what.mark[1] = marks.at[0], marks.at[1]
         what.sequence, what.copies = sequence, self.its.copy_count
@@ -117,7 +123,7 @@ cdef class Copies:
             "copies": Map(ARRAY, sizeof(copy), copies + copies // 4 + 16, True, "iptc_copies"),
             "pages": Map(ARRAY, BANK, banks, True, "iptc_pages"),
             "head": Map(ARRAY, sizeof(head), 1, True, "iptc_head"),
-            "cpus": Map(ARRAY, sizeof(uint64_t), cpus, True, "iptc_cpus"),
+            "cpus": Map(ARRAY, sizeof(cpu), cpus, True, "iptc_cpus"),
             "freed": self.window.freed,
         }
         polling, pairing = load("poll", maps), load("pair", maps)
@@ -133,14 +139,16 @@ cdef class Copies:
         """Run a program. 0, or a negative errno.
 
         If the program in which we are has closed the descriptor, its number may be that of another reader's program by
-        now. That one does not take our turn.
+        now. That one does not take our turn. And what counts whether a table was freed may have ended.
         """
         cdef head *what = <head *> self.head_map.memory
         cdef uint32_t result
         cdef int failed
         what.turns = 1
         failed = program.run_in(request, length, &result)
-        return -EBADF if not failed and what.turns else failed
+        if not failed and (what.turns or self.window.trace is not None and not self.window.trace.runs()):
+            return -EBADF
+        return failed
 
     cdef int look_at_marks(self, Marks *marks) noexcept nogil:
         """Put into *marks* what they are now. `FINE`, or a negative errno."""
@@ -158,7 +166,7 @@ cdef class Copies:
         marks.freed = request.freed_after
         return FINE
 
-    cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *odd) noexcept nogil:
+    cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *stuck) noexcept nogil:
         """Copy the sheets from *first* to *end*, which begin with the first one of that half."""
         cdef poll request
         cdef uint32_t at = first, stop, i
@@ -185,7 +193,7 @@ cdef class Copies:
                 return CHANGED
             if request.failed:
                 return UNREADABLE
-            odd[0] |= request.odd
+            stuck[0] |= request.stuck
             at = stop
             if at >= end:
                 return FINE
@@ -209,22 +217,25 @@ cdef class Copies:
 
     cdef int _settle(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
         """Copy again what has just been counted, until it stays."""
-        cdef uint32_t other = self.window.cpus * self.stride, odd
+        cdef uint32_t other = self.window.cpus * self.stride, stuck
         cdef int rounds = 0, failed
         cdef uint32_t its_first = first, its_end = end
         self._compare(&first, &end, base)
         self.fresh = False
         while first < end:
-            odd = 0
+            stuck = 0
             # without a sum: a half is the other's page number less
-            failed = self._poll(first, end, (other - self.newest) - base, &odd)
+            failed = self._poll(first, end, (other - self.newest) - base, &stuck)
             if failed:
                 return failed
             self.newest = other - self.newest
             its_first, its_end = first, end
             self._compare(&first, &end, base)
             rounds += 1
-            if odd and first >= end and rounds < ROUNDS_ODD:
+            if stuck and first >= end and rounds < ROUNDS_STUCK:
+                # the machine has taken the CPU away from its kernel, perhaps: that takes longer than a copy
+                if rounds >= ROUNDS:
+                    usleep(PAUSE)
                 first, end = its_first, its_end
             elif first < end and rounds >= ROUNDS:
                 return self._settle_pairs(first, end, base)
@@ -233,7 +244,7 @@ cdef class Copies:
     cdef int _settle_pairs(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
         """Read one by one what never stays as long as a copy takes."""
         cdef uint32_t other = self.window.cpus * self.stride
-        cdef uint32_t number, cpu, page, k, odd, left = PAIRS, at
+        cdef uint32_t number, cpu, page, k, stuck, left = PAIRS, at
         cdef unsigned char *memory = self.page_map.memory
         cdef unsigned char *here
         cdef const unsigned char *there
@@ -268,11 +279,11 @@ cdef class Copies:
                     memcpy(here + at + its.bytes, &request.words[0], 8)
                     memcpy(here + at + its.packets, &request.words[1], 8)
         # those were read of what was learned only if nothing has changed by now
-        return self._poll(first, first, self.newest - base, &odd)
+        return self._poll(first, first, self.newest - base, &stuck)
 
     cdef int read(self) noexcept nogil:
         """Bring the sums up to date. `FINE`, or why they are not of the ruleset that was learned."""
-        cdef uint32_t first = 0, end, number, odd = 0
+        cdef uint32_t first = 0, end, number, stuck = 0
         cdef uint32_t other = self.window.cpus * self.stride
         cdef int failed
         while True:
@@ -281,7 +292,7 @@ cdef class Copies:
                 self.fresh = True
             # into the half with the older copies
             self.newest = other - self.newest
-            failed = self._poll(first, end, self.newest - first, &odd)
+            failed = self._poll(first, end, self.newest - first, &stuck)
             if not failed:
                 failed = self._settle(first, end, first)
             if failed:

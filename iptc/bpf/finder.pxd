@@ -8,7 +8,7 @@ cdef class Finder:
     cdef format rule
     cdef format policy
     cdef uint32_t slack              # bytes between two counters that may be copied with them
-    cdef uint64_t sequence           # per-CPU address of a count that is odd while counters change; 0: none
+    cdef readonly uint64_t sequence           # per-CPU address of a count that is odd while counters change; 0: none
     cdef Py_ssize_t rules            # that were found
     cdef bint has_marks              # False: there is no table yet, nor what would change with it
 

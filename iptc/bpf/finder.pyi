@@ -2,3 +2,5 @@
 
 class Finder:
     """Finds where the counters of one table are."""
+
+    sequence: int

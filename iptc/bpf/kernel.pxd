@@ -14,7 +14,12 @@ cdef extern from "calls.h" nogil:
         BPF_PROGRAM_SLEEPABLE
     int bpf_call_get(int map, uint32_t key, void *value)
     int bpf_call_put(int map, uint32_t key, const void *value)
+    struct bpf_link_facts:
+        uint32_t kind
+        uint32_t id
+        uint32_t program
     int bpf_call_run(int program, void *context, uint32_t length, uint32_t *result)
+    int bpf_call_link(int link, bpf_link_facts *facts)
 
 cdef class Descriptor:
     cdef Held held                   # -1: none
@@ -40,3 +45,7 @@ cdef class Program(Descriptor):
 
 cdef class Trace(Descriptor):
     cdef Program program
+    cdef bpf_link_facts facts
+
+    cdef int _note(self) noexcept
+    cdef bint runs(self) noexcept nogil

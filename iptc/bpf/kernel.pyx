@@ -11,7 +11,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ENOSPC
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 
@@ -389,3 +389,31 @@ cdef class Trace(Descriptor):
             fd = bpf_call_trace(program.held.fd, text)
         if not self._keep(fd):
             _refuse(fd, f"can't use the tracepoint {tracepoint}")
+        fd = self._note()
+        if fd < 0:
+            _refuse(fd, f"can't use the tracepoint {tracepoint}")
+
+    @classmethod
+    def from_descriptor(cls, int descriptor):
+        """Return what another process has at a tracepoint and whose *descriptor* was handed over, which is copied."""
+        cdef Trace taken = Trace.__new__(Trace)
+        cdef int failed
+        taken._copy(descriptor)
+        failed = taken._note()
+        if failed < 0:
+            _refuse(failed, "can't take a tracepoint over")
+        return taken
+
+    cdef int _note(self) noexcept:
+        """Note what the descriptor stands for."""
+        cdef int failed
+        with nogil:
+            failed = bpf_call_link(self.held.fd, &self.facts)
+        return failed
+
+    cdef bint runs(self) noexcept nogil:
+        """Whether the program runs at the tracepoint, and has done so all the time: nobody has closed the descriptor.
+        """
+        cdef bpf_link_facts facts
+        return (bpf_call_link(self.held.fd, &facts) == 0
+                and memcmp(&facts, &self.facts, sizeof(bpf_link_facts)) == 0)

@@ -18,6 +18,7 @@ from .._core cimport Family, family_of, next_offset, xt_counters
 from .copies cimport Marks
 from .finder cimport Finder
 from .net cimport Net
+from .percpu cimport variable_at
 from .window cimport XT_BLOCK, Window
 
 from ..errors import Unsupported
@@ -32,14 +33,14 @@ cdef enum:
     SLACK = 128                      # between two rules' counters may be those of the ends of some chains
 
 _OURS = (
-    ("size", "xt_table"), ("member", "xt_table", "list"), ("member", "xt_table", "private"),
-    ("member", "xt_table", "af"), ("member", "xt_table", "name"),
+    ("size", "xt_table"), ("member", "xt_table", "list"), ("member", "xt_table", "me"),
+    ("member", "xt_table", "private"), ("member", "xt_table", "af"), ("member", "xt_table", "name"),
     ("member", "xt_table_info", "size"), ("member", "xt_table_info", "number"), ("member", "xt_table_info", "entries"),
 )
 
 cdef struct Where:
     uint32_t tables                  # of struct xt_pernet: the list of the family's tables
-    uint32_t table_size, list, private, af, name
+    uint32_t table_size, list, module, private, af, name
     uint32_t size, number, entries   # of struct xt_table_info
 
 
@@ -77,7 +78,7 @@ cdef class LegacyFinder(Finder):
         self._locate()
         self.rule.size, self.rule.packets, self.rule.bytes = sizeof(xt_counters), 0, 8
         self.policy = self.rule
-        self.slack, self.sequence = SLACK, 0
+        self.slack = SLACK
         free(self.piece)
         self.piece = <char *> malloc(PIECE)
         if self.piece == NULL:
@@ -88,6 +89,8 @@ cdef class LegacyFinder(Finder):
         window.check()
         if not self.table:
             raise Unsupported("the kernel's legacy tables are not laid out as its BTF says")
+        # each CPU counts it up before and after a packet goes through a table
+        self.sequence = variable_at(window, "xt_recseq", "x_tables", window.word(self.table + self.where.module))
 
     cdef int _locate(self) except -1:
         """Ask the kernel's BTF where everything is."""
@@ -95,8 +98,8 @@ cdef class LegacyFinder(Finder):
         cdef object lists = ("member", "xt_pernet", f"tables[{self.family.nfproto}]")
         found = ask((*_OURS, lists), "x_tables")
         where.table_size = found[0]
-        (where.list, _), (where.private, private), (where.af, _), (where.name, name) = found[1:5]
-        (where.size, size), (where.number, number), (where.entries, _), (where.tables, _) = found[5:]
+        (where.list, _), (where.module, _), (where.private, private), (where.af, _), (where.name, name) = found[1:6]
+        (where.size, size), (where.number, number), (where.entries, _), (where.tables, _) = found[6:]
         if (private, name, size, number) != (8, NAME, 4, 4) or where.table_size > ROOM or where.entries > ROOM:
             raise Unsupported("this kernel's x_tables lays out its tables in a way that iptc does not know")
         return 0

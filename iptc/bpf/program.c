@@ -23,7 +23,7 @@ struct map {
 	int nothing;
 };
 struct map copies SEC("maps");   /* array of struct copy: what is copied */
-struct map cpus SEC("maps");     /* array of u64: what is added to a per-CPU address for each possible CPU */
+struct map cpus SEC("maps");     /* array of struct cpu: the possible CPUs; for measure only, of u64 */
 struct map pages SEC("maps");    /* array of PAGE bytes: what was copied */
 struct map head SEC("maps");     /* array with one struct head */
 struct map freed SEC("maps");    /* array with two u64: how often a piece of per-CPU memory was freed, and which one */
@@ -142,24 +142,29 @@ struct polling {
 	__u32 page;             /* added to where a copy goes */
 	__u32 stride;           /* pages of one CPU */
 	__u64 offset;
-	__u32 odd;
+	__u32 stuck;
 	__u32 failed;
 };
 
-/* A CPU's turn: where its memory is, and whether it is changing counters just now. */
-static inline_always int begin_cpu(struct polling *at)
+/* A CPU's turn begins or ends. It is stuck if it is where it was at the end of its last turn, in the middle of changing
+   counters. If it has moved on since, two equal copies of a counter are whole: none was made while it changed that. */
+static inline_always int turn(struct polling *at, int ends)
 {
-	__u32 zero = 0, key = at->cpu, count = 1;
-	__u64 *offset = map_lookup(&cpus, &key);
+	__u32 zero = 0, key = at->cpu, count = 0;
+	struct cpu *cpu = map_lookup(&cpus, &key);
 	struct head *what = map_lookup(&head, &zero);
 
-	if (!offset || !what)
+	if (!cpu || !what)
 		return 0;
-	at->offset = *offset;
+	at->offset = cpu->offset;
 	if (what->sequence) {
-		probe_read_kernel(&count, sizeof(count), (void *)(what->sequence + at->offset));
-		at->odd |= count & 1;
 		barrier_here(what);
+		probe_read_kernel(&count, sizeof(count), (void *)(what->sequence + at->offset));
+		barrier_here(what);
+		if (ends)
+			cpu->seen = count;
+		else
+			at->stuck |= count & 1 && count == cpu->seen;
 	}
 	return 1;
 }
@@ -171,7 +176,7 @@ static long copy_one(__u32 number, struct polling *at)
 	void *to;
 
 	copy = map_lookup(&copies, &index);
-	if (!copy || (index == at->first && !begin_cpu(at)))
+	if (!copy || (index == at->first && !turn(at, 0)))
 		goto failed;
 	to = place(at->page + copy->page, copy->begin);
 	size = copy->size;
@@ -180,6 +185,7 @@ static long copy_one(__u32 number, struct polling *at)
 	if (probe_read_kernel(to, size, (void *)(copy->from + at->offset)))
 		goto failed;
 	if (index + 1 == at->end) {
+		turn(at, 1);
 		at->copy = at->first;
 		at->cpu++;
 		at->page += at->stride;
@@ -218,7 +224,7 @@ int poll(struct poll *request)
 	barrier_here(what);
 	read_marks(what, request->after);
 	request->freed_after = *frees;
-	request->odd = at.odd;
+	request->stuck = at.stuck;
 	request->failed = at.failed;
 	return 0;
 }
@@ -262,7 +268,7 @@ int pair(struct pair *request)
 	__u32 zero = 0, index = request->copy, cpu = request->cpu;
 	struct head *what = map_lookup(&head, &zero);
 	struct copy *copy = map_lookup(&copies, &index);
-	__u64 *offset = map_lookup(&cpus, &cpu);
+	__u64 *offset = map_lookup(&cpus, &cpu); /* a CPU begins with it */
 	struct pairing at = {};
 
 	request->failed = 1;

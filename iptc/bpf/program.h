@@ -21,6 +21,13 @@ struct copy {
 	__u16 size;
 };
 
+/* A possible CPU. */
+struct cpu {
+	__u64 offset;           /* what is added to a per-CPU address */
+	__u32 seen;             /* its sequence count at the end of its last turn */
+	__u32 unused;
+};
+
 struct head {
 	__u64 mark[MARKS];      /* addresses of what changes when the ruleset does; 0: none */
 	__u64 sequence;         /* per-CPU address of a sequence count that is odd while counters change; 0: none */
@@ -55,7 +62,7 @@ struct poll {
 	__u64 after[MARKS];
 	__u64 freed_before;
 	__u64 freed_after;
-	__u32 odd;              /* back: a CPU was changing counters when its turn came */
+	__u32 stuck;            /* back: a CPU has been changing the same counters since its last turn */
 	__u32 failed;           /* back: not all could be read */
 };
 

@@ -492,3 +492,27 @@ int types_typedef(const struct types *types, const char *name)
 	}
 	return 0;
 }
+
+int types_argument(const struct types *types, const char *function, const char *name, struct place *which)
+{
+	struct type type;
+	uint32_t at, number, i;
+
+	for (; types != NULL; types = types->base) {
+		at = 0;
+		number = next_named(types, function, 1 << FUNC, &at);
+		if (!number)
+			continue;
+		if (!find_type(&type, types, number) || !find_type(&type, types, type.size_or_type) ||
+		    type.kind != FUNC_PROTO)
+			return TYPES_BROKEN;
+		for (i = 0; i < type.members; i++)
+			if (is_named(types, u32(type.more + 8 * (size_t)i), name)) {
+				which->offset = i;
+				which->size = type.members;
+				return 0;
+			}
+		return TYPES_NO_MEMBER;
+	}
+	return TYPES_NO_TYPE;
+}

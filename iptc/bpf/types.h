@@ -52,5 +52,7 @@ int types_variable(const struct types *types, const char *section, const char *n
 int types_function(const struct types *types, const char *name, uint32_t *number);
 /* Whether there is a typedef of that name. Each tracepoint has one: btf_trace_NAME. */
 int types_typedef(const struct types *types, const char *name);
+/* Which argument of a function has that name, counted from 0, and how many it has. */
+int types_argument(const struct types *types, const char *function, const char *name, struct place *which);
 
 #endif

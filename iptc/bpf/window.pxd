@@ -32,7 +32,7 @@ cdef extern from "program.h" nogil:
         uint64_t after[2]
         uint64_t freed_before
         uint64_t freed_after
-        uint32_t odd
+        uint32_t stuck
         uint32_t failed
 
 # Where a page of what was copied stands in the memory of its map.

@@ -35,6 +35,8 @@ _WAY = (
     ("member", "fdtable", "fd"),
     ("member", "file", "private_data"),
 )
+# of what the tracepoint calls; the first argument of all is not the tracepoint's
+_FREED = (("argument", "__traceiter_percpu_free_percpu", "ptr"),)
 _ARRAY = (("member", "bpf_array", "pptrs"), ("member", "bpf_array", "map.value_size"),
           ("member", "bpf_array", "map.max_entries"))
 
@@ -143,6 +145,8 @@ cdef class Window:
     cdef int watch(self, uint64_t address) except -1:
         """Count from now on how often the per-CPU memory that begins there is freed, and no other."""
         if self.trace is None:
+            if ask(_FREED) != [(3, 4)]:
+                raise Unsupported("the tracepoint percpu_free_percpu tells other things than iptc knows")
             self.trace = Trace(load("free_percpu", {"freed": self.freed}), "percpu_free_percpu")
         (<uint64_t *> self.freed.memory)[1] = address
         return 0

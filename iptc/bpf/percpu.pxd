@@ -1,0 +1,7 @@
+# Where the per-CPU variables of the kernel and of its modules are.
+
+from libc.stdint cimport uint64_t
+
+from .window cimport Window
+
+cdef uint64_t variable_at(Window window, str name, str module, uint64_t other) except? 0

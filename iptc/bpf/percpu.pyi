@@ -1,0 +1,1 @@
+"""What `bpf.percpu` gives to the rest of the package."""
