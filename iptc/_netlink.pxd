@@ -72,6 +72,8 @@ cdef extern from *:
         NFTA_COUNTER_BYTES
         NFTA_COUNTER_PACKETS
         NFTA_QUOTA_CONSUMED
+        NFTA_QUOTA_FLAGS
+        NFT_QUOTA_F_DEPLETED
         NFTA_GEN_ID
 
 # --------------------------------------------------------------- attributes

@@ -601,6 +601,23 @@ def test_an_opaque_rule_says_the_same_whatever_was_counted(nft):
     assert rule_of(*rule).endswith(counter(3, 40)) and counter(3, 40) in encode(_core.IPV4, entry)
 
 
+def test_a_quota_that_is_used_up_is_the_same_rule(nft, traffic):
+    nft.host.run("nft", "add chain ip filter first { type filter hook input priority filter; }")
+    nft.host.run("nft", "add rule ip filter first jump web")
+    nft.host.run("nft", "add rule ip filter web udp dport 7 quota over 1000 bytes counter")
+    with iptc.CounterReader(backend="nft") as reader:
+        before, entries = reader.read(), nft.read("filter", "web")
+        traffic(7, 20)
+        snapshot = reader.read()
+        assert snapshot.generation == before.generation and snapshot["web"][0].packets > 0
+    after = nft.read("filter", "web")
+    keys = [[comparing.compare_key(_core.IPV4, entry) for entry in these] for these in (entries, after)]
+    assert keys[0] == keys[1]
+    # the kernel refuses a rule that says it is used up
+    nft.host.run("nft", "flush chain ip filter web")
+    nft.write([("filter", "web", entry) for entry in after])
+
+
 def test_an_opaque_rule_that_is_too_long_is_not_written_in_part():
     rule = rule_of(*[payload(7, 0, 4)] * (0xFFF0 // len(payload(7, 0, 4))))
     entry = decode(_core.IPV6, rule)

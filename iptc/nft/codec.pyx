@@ -18,7 +18,7 @@ from .._core cimport (
 )
 from .._netlink cimport (
     ATTRIBUTE_HEAD, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_LIST_ELEM, NFTA_QUOTA_CONSUMED,
-    NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket,
+    NFTA_QUOTA_FLAGS, NFT_QUOTA_F_DEPLETED, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket,
     Writer, attribute_be64, attribute_next, attribute_scan, attribute_text, message_next, message_scan, nest,
     nest_end, put_be64, writer_reserve,
 )
@@ -52,6 +52,9 @@ cdef void _set_numbers(char *expressions, size_t length, xt_counters counters) n
             counters.pcnt = counters.bcnt = 0
         elif attribute_text(&name, b"quota"):
             _set_long_number(&fields, NFTA_QUOTA_CONSUMED, 0)
+            if fields.length[NFTA_QUOTA_FLAGS] == 4:
+                # that it is used up, which the kernel does not take back
+                (<char *> fields.data[NFTA_QUOTA_FLAGS])[3] &= ~NFT_QUOTA_F_DEPLETED
         elif attribute_text(&name, b"last"):
             _set_long_number(&fields, LAST_MSECS, 0)
             if fields.length[LAST_SET] == 4:

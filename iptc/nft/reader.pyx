@@ -22,10 +22,10 @@ from .._netlink cimport (
     NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS,
     NFTA_CHAIN_HANDLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
     NFTA_CHAIN_USE, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HOOK_HOOKNUM,
-    NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, GENERAL_HEAD,
-    NFTA_RULE_USERDATA, Attribute, Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next,
-    attribute_scan, attribute_text, channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours,
-    message_next, message_scan, put_text, writer_reserve,
+    NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_QUOTA_FLAGS, NFT_QUOTA_F_DEPLETED, NFTA_RULE_CHAIN,
+    NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, GENERAL_HEAD, NFTA_RULE_USERDATA, Attribute, Channel, Message, Socket,
+    attribute_be32, attribute_be64, attribute_next, attribute_scan, attribute_text, channel_beside, channel_dump,
+    channel_generation, channel_get, channel_is_ours, message_next, message_scan, put_text, writer_reserve,
 )
 from .._netns cimport Namespace
 from .._core import HOOKS
@@ -294,6 +294,7 @@ cdef void _absorb_expressions(Digest *digest, const Attribute *expressions, xt_c
     cdef const char *from_here = expressions.data
     cdef const char *end = expressions.data + expressions.length
     cdef bint counted = False, is_counter, is_quota, is_last
+    cdef uint32_t flags
     attribute_scan(&element, expressions.data, expressions.length)
     while attribute_next(&element):
         is_counter = is_quota = is_last = False
@@ -312,9 +313,13 @@ cdef void _absorb_expressions(Digest *digest, const Attribute *expressions, xt_c
             elif part.kind == NFTA_EXPR_DATA and is_quota:
                 attribute_scan(&inner, part.data, part.length)
                 while attribute_next(&inner):
-                    if inner.kind == NFTA_QUOTA_CONSUMED:
+                    if inner.kind == NFTA_QUOTA_CONSUMED or inner.kind == NFTA_QUOTA_FLAGS and inner.length == 4:
                         digest_absorb(digest, from_here, inner.data - from_here)
                         from_here = inner.data + inner.length
+                        if inner.kind == NFTA_QUOTA_FLAGS:
+                            # among them is whether it is used up
+                            flags = attribute_be32(&inner) & ~<uint32_t> NFT_QUOTA_F_DEPLETED
+                            digest_absorb(digest, <const char *> &flags, sizeof(flags))
     digest_absorb(digest, from_here, end - from_here)
 
 
