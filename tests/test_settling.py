@@ -41,6 +41,12 @@ while True:
 }
 
 
+@pytest.fixture(params=["socket", "auto"])
+def source(request):
+    """How the counters are read: by eBPF too, where that is possible."""
+    return request.param
+
+
 @pytest.fixture
 def counted(host):
     """A rule with a million packets, one that counts datagrams, and a function that sends some."""
@@ -97,8 +103,8 @@ def hold(host, library):  # noqa: F811
 
 @pytest.mark.one_backend("legacy")
 @pytest.mark.parametrize("commit", ["-P FORWARD ACCEPT", "-A FORWARD -j ACCEPT", "-I INPUT -p udp --dport 9", "-N web"])
-def test_a_writer_between_its_steps_adds_nothing_to_the_sum(counted, hold, commit):
-    reader = iptc.CounterReader()
+def test_a_writer_between_its_steps_adds_nothing_to_the_sum(counted, hold, commit, source):
+    reader = iptc.CounterReader(source=source)
     seen = [reader.read()]
     counted(3)
     held = hold(commit)
@@ -121,11 +127,11 @@ def test_a_writer_between_its_steps_adds_nothing_to_the_sum(counted, hold, commi
 
 
 @pytest.mark.one_backend("legacy")
-def test_a_first_read_between_the_steps_is_not_known_until_the_writer_goes_on(counted, hold):
+def test_a_first_read_between_the_steps_is_not_known_until_the_writer_goes_on(counted, hold, source):
     counted(2)
     held = hold("-P FORWARD ACCEPT")
     counted(3)
-    reader = iptc.CounterReader()
+    reader = iptc.CounterReader(source=source)
     first, second = reader.read(), reader.read()
     assert list(first.packets) == [0, 3] and set(second.since(first).flags) == {Delta.NEW}
     held.go_on()
@@ -137,8 +143,8 @@ def test_a_first_read_between_the_steps_is_not_known_until_the_writer_goes_on(co
 
 
 @pytest.mark.one_backend("legacy")
-def test_a_history_that_dies_with_its_writer_is_flagged_and_nothing_is_counted_twice(counted, hold):
-    reader = iptc.CounterReader()
+def test_a_history_that_dies_with_its_writer_is_flagged_and_nothing_is_counted_twice(counted, hold, source):
+    reader = iptc.CounterReader(source=source)
     counted(30)
     before = reader.read()
     held = hold("-P FORWARD ACCEPT")
@@ -154,8 +160,8 @@ def test_a_history_that_dies_with_its_writer_is_flagged_and_nothing_is_counted_t
 
 
 @pytest.mark.one_backend("legacy")
-def test_counters_set_back_while_the_lock_is_held_are_flagged_when_it_is_free(counted, host, tmp_path):
-    reader = iptc.CounterReader()
+def test_counters_set_back_while_the_lock_is_held_are_flagged_when_it_is_free(counted, host, tmp_path, source):
+    reader = iptc.CounterReader(source=source)
     before = reader.read()
     with open(tmp_path / "xtables.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -170,7 +176,7 @@ def test_counters_set_back_while_the_lock_is_held_are_flagged_when_it_is_free(co
 
 
 @pytest.mark.parametrize("lock", ["free", "missing", "closed"])
-def test_counters_that_are_set_back_are_flagged(counted, host, monkeypatch, tmp_path, lock):
+def test_counters_that_are_set_back_are_flagged(counted, host, monkeypatch, tmp_path, lock, source):
     counted(3)
     host.iptables("-L -n")
     if lock == "missing":
@@ -179,7 +185,7 @@ def test_counters_that_are_set_back_are_flagged(counted, host, monkeypatch, tmp_
         # what a program without the right to it sees, whoever runs this
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "file" / "lock"))
-    reader = iptc.CounterReader()
+    reader = iptc.CounterReader(source=source)
     before = reader.read()
     assert list(before.packets) == [KNOWN, 3]
     host.run("env", f"XTABLES_LOCKFILE={tmp_path / 'xtables.lock'}", host.tool(), "-Z")
@@ -189,7 +195,7 @@ def test_counters_that_are_set_back_are_flagged(counted, host, monkeypatch, tmp_
 
 
 @pytest.mark.parametrize("writer", ["iptc", "unlocked", "host"])
-def test_deltas_beside_a_writer_that_never_stops_add_up_to_what_was_sent(counted, host, writer, monkeypatch):
+def test_deltas_beside_a_writer_that_never_stops_add_up_to_what_was_sent(counted, host, writer, monkeypatch, source):
     # a busy machine lets a writer wait between its steps for longer than a reader is usually patient
     monkeypatch.setattr(settling, "_WITHOUT_LOCK", PATIENCE)
     monkeypatch.setattr(settling, "_FOR_LOCK", PATIENCE)
@@ -197,7 +203,7 @@ def test_deltas_beside_a_writer_that_never_stops_add_up_to_what_was_sent(counted
         command = [sys.executable, "-c", WRITERS["host"], host.tool(verb="-restore")]
     else:
         command = [sys.executable, "-c", WRITERS["iptc"], writer]
-    reader = iptc.CounterReader()
+    reader = iptc.CounterReader(source=source)
     seen = reader.read()
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
@@ -216,7 +222,7 @@ def test_deltas_beside_a_writer_that_never_stops_add_up_to_what_was_sent(counted
         assert total == sent
         # what is there at first can be had for certain only of writers that take the lock
         for _ in range(0 if writer == "unlocked" else 100):
-            with iptc.CounterReader() as reader:
+            with iptc.CounterReader(source=source) as reader:
                 assert reader.read()["INPUT"].sum()[0] == KNOWN
         assert process.poll() is None
     finally:

@@ -6,4 +6,5 @@ from .window import Window
 class LegacyFinder(Finder):
     """Finds where the counters of a legacy table are."""
 
+    info: int
     def __init__(self, window: Window, nfproto: int, table: str, descriptor: int) -> None: ...

@@ -54,7 +54,7 @@ cdef class LegacyFinder(Finder):
     cdef char name[NAME]
     cdef uint64_t pernet             # addresses in the kernel
     cdef uint64_t table
-    cdef uint64_t info               # what `table` pointed to when it was looked at
+    cdef readonly uint64_t info      # what `table` pointed to when it was looked at
     cdef uint64_t *counters          # the per-CPU address of each entry's
     cdef uint16_t *lengths           # the size of each entry
     cdef uint32_t size               # of all entries, in bytes

@@ -313,6 +313,10 @@ cdef class BpfScan(Scan):
 
     def rely_on(self, object counts):
         """As the socket's scan does: compare later readings with *counts*, which `read` returned last."""
+        if counts is None:
+            # a writer may still add what it has put aside: only the socket's scan can tell when that is over
+            self.learned = False
+            self.last = None
         self.socket.rely_on(counts)
 
     def with_aside(self, Counts counts not None, list policies not None):
