@@ -73,6 +73,8 @@ SELDOM = {
     "_lockfile",
     "_netns",
     "bpf.btf",
+    "bpf.handed",
+    "bpf.handing",
     "bpf.kernel",
     "legacy.libiptc",
     "managing.numbering",
@@ -155,6 +157,8 @@ def extensions():
         extension("bpf.percpu"),
         extension("bpf.legacy"),
         extension("bpf.nft"),
+        extension("bpf.handing"),
+        extension("bpf.handed"),
         extension("bpf.scan"),
     ]
     try:

@@ -92,7 +92,8 @@ _NAMES = {
         "bench.bench": "Bench",
         "bench.flow": "Flow",
         "bench.verdict": "Left Verdict",
-        "counters": "ChainCounters CounterReader Delta RuleInfo Snapshot",
+        "counters": "ChainCounters CounterReader Delta Snapshot",
+        "layout": "RuleInfo",
         "errors": "AccessDenied Conflict IPTCError KernelError LockTimeout Missing NotFound OutOfMemory ParameterError "
         "ParameterTypeError PartialCommit RolledBack TransactionError Unsupported XTablesError "
         "XTablesWarning",

@@ -17,7 +17,6 @@ from .chain import Chain as Chain
 from .counters import ChainCounters as ChainCounters
 from .counters import CounterReader as CounterReader
 from .counters import Delta as Delta
-from .counters import RuleInfo as RuleInfo
 from .counters import Snapshot as Snapshot
 from .errors import AccessDenied as AccessDenied
 from .errors import Conflict as Conflict
@@ -35,6 +34,7 @@ from .errors import TransactionError as TransactionError
 from .errors import Unsupported as Unsupported
 from .errors import XTablesError as XTablesError
 from .errors import XTablesWarning as XTablesWarning
+from .layout import RuleInfo as RuleInfo
 from .managing.difference import Change as Change
 from .managing.difference import Difference as Difference
 from .managing.difference import diff as diff

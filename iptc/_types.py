@@ -13,6 +13,12 @@ class HasFileno(Protocol):
         ...
 
 
+class HasEntries(Protocol):
+    """A reader of counters: what may be asked for the rules of a ruleset that it has read."""
+
+    def _entries(self, generation: int) -> list[bytes]: ...
+
+
 class Readable(Protocol):
     """An open file, of text or of bytes."""
 
@@ -30,6 +36,9 @@ LockFile = str | bytes | os.PathLike[str] | os.PathLike[bytes] | Literal[False] 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Source = str | bytes | bytearray | memoryview | os.PathLike[str] | os.PathLike[bytes] | Readable
 Pair = tuple[int, int]
+
+Chains = tuple[tuple[str, str | None, int, int], ...]
+"""The chains of a table: (name, policy or None, first slot, end slot) of each."""
 
 Value = str | Iterable[str]
 """The value of an option as it is set: one word, or several."""

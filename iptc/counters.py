@@ -10,19 +10,18 @@ import time
 from _weakref import ref  # that of weakref, without the weight of that module
 
 from . import _core, backends, namespace
-from ._counts import place_slots
-from .errors import Conflict, ParameterError, ParameterTypeError, TransactionError
+from .errors import Conflict, ParameterError, ParameterTypeError, TransactionError, Unsupported
+from .layout import Layout, RuleInfo, ToldLayout
 from .lock import XTablesLock, mutex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, NoReturn, SupportsIndex, overload
 
     from ._core import Counters
     from ._counts import Counts
-    from ._types import Family, Netns, Pair
-    from .rule import Rule
+    from ._types import Netns, Pair
 
     _bytes = bytes
 
@@ -35,6 +34,10 @@ def checked_source(source: str) -> str:
     if source not in ("socket", "bpf", "auto"):
         raise ParameterError(f"there is no source {source!r}; socket, bpf and auto are")
     return source
+
+
+_HANDING = 8
+"""How often the rules are read for who gets them, while others change them."""
 
 
 def _nothing() -> None:
@@ -65,6 +68,9 @@ class CounterReader:
     Several threads can use one reader. Raises `NotFound` if there is no such table, and `AccessDenied` without
     CAP_NET_ADMIN (for legacy tables CAP_NET_RAW too).
     """
+
+    _told = False
+    """Whether another process has handed the counters over."""
 
     def __init__(
         self,
@@ -97,7 +103,7 @@ class CounterReader:
 
     def _open(self) -> None:
         self._mutex = mutex()
-        self._layout: Callable[[], _Layout | None] = _nothing
+        self._layout: Callable[[], Layout | None] = _nothing
         if self._asked != "socket":
             # only who asks for it loads this; and now, since without a descriptor no module can be imported
             from .bpf.opening import open_source
@@ -107,6 +113,67 @@ class CounterReader:
             self._open_source(open_source)
         self._settling: Any = None
         self._pid = os.getpid()
+
+    @classmethod
+    def from_fds(cls, fds: Iterable[int]) -> CounterReader:
+        """Return a reader of the counters that another process has handed over, by what `fds` has returned there.
+
+        It needs no privilege. Each descriptor is copied: those that are given stay open, and whoever has them closes
+        them. In which order they come is of no importance.
+
+        Its snapshots are those of the other process: of the same `generation`, with the rules' texts. Nothing is
+        compared with the socket (`source_reason` says so). Once the ruleset was changed, `read` raises `Unsupported`,
+        now and later: ask for other descriptors. Raises `ParameterError` for other descriptors than those of one call
+        of `fds`.
+        """
+        from .bpf.handed import take_over  # only who was handed something loads this
+
+        self = cls.__new__(cls)
+        self._closed = True
+        scan, said = take_over(fds)
+        self._scan = scan
+        self.table, self.ipv6, self.backend = said.table, said.ipv6, said.backend
+        self._nfproto = _core.IPV6 if said.ipv6 else _core.IPV4
+        self._lock, self._namespace, self._settling = None, namespace.open_namespace(None), None
+        layout = ToldLayout(self._nfproto, said)
+        self._layout = lambda: layout
+        self._told = True
+        self._mutex = mutex()
+        self._pid = os.getpid()
+        self._closed = False
+        return self
+
+    def fds(self) -> list[int]:
+        """Return descriptors with which another process can read these counters, without any privilege.
+
+        Give all of them to `CounterReader.from_fds` there. They are passed as descriptors are: by `socket.send_fds`, to
+        a child, or kept by systemd (`FDSTORE=1`). They belong to the caller, who closes them once they are passed on;
+        on exec they are closed.
+
+        Whoever has them can read these counters, the texts of the rules, and nothing else, and only as long as the
+        ruleset is the present one. Each call makes new ones, for one reading process.
+
+        Raises `Unsupported` if the counters are not read by eBPF, or this process has no CAP_BPF and CAP_PERFMON any
+        more.
+        """
+        hand_over = getattr(self._scan, "hand_over", None)
+        if hand_over is None:
+            why = "they were handed over" if self._told else f"source is {self.source!r}. {self.source_reason}".strip()
+            raise Unsupported(f"these counters can't be handed over: {why}")
+        said: dict[str, Any] = {"table": self.table, "ipv6": self.ipv6, "backend": self.backend}
+        left = _HANDING
+        while True:
+            left -= 1
+            snapshot = self.read()
+            try:
+                texts = [(info.text, info.comment, info.target) for info in snapshot.rules]
+                said |= {"generation": snapshot.generation, "chains": snapshot._layout.chains}
+                with self._mutex:
+                    descriptors: list[int] = hand_over(snapshot.generation, said, texts)
+                return descriptors
+            except Conflict:
+                if not left:
+                    raise
 
     def _open_source(self, open_source: Any) -> None:
         """Put a scan that reads by eBPF in the place of the one that is open, where that is possible."""
@@ -145,7 +212,7 @@ class CounterReader:
             # only snapshots own the layout: it refers to this reader, and would form a cycle with it
             layout = self._layout()
             if layout is None or layout.generation != digest:
-                layout = _Layout(self._nfproto, digest, self._scan.chains, self._scan.identities, self)
+                layout = Layout(self._nfproto, digest, self._scan.chains, self._scan.identities, self)
                 self._layout = ref(layout)
         return Snapshot(counts, layout, policies, time.monotonic(), time.time())
 
@@ -153,7 +220,10 @@ class CounterReader:
         """Open all anew after a fork. A thread that the child does not have may hold the mutex, and what the parent has
         opened is the parent's."""
         if self._pid != os.getpid() and not self._closed:
-            self._open()
+            if self._told:
+                self._mutex, self._pid = mutex(), os.getpid()
+            else:
+                self._open()
 
     def _settled(self, reading: Any) -> Any:
         """Return a reading that can be relied on, instead of *reading*, which is in doubt."""
@@ -200,105 +270,6 @@ class CounterReader:
 
     def __repr__(self) -> str:
         return f"<iptc.CounterReader {self.table} {'IPv6' if self.ipv6 else 'IPv4'}{' closed' if self._closed else ''}>"
-
-
-class _Layout:
-    """The chains and rules of one ruleset. All snapshots of that ruleset share it."""
-
-    __slots__ = ("nfproto", "generation", "chains", "identities", "_reader", "_rules", "_by_name", "__weakref__")
-
-    def __init__(
-        self,
-        nfproto: Family,
-        generation: int,
-        chains: tuple[Any, ...],
-        identities: bytes,
-        reader: CounterReader | None,
-        rules: tuple[RuleInfo, ...] | None = None,
-    ) -> None:
-        self.nfproto = nfproto
-        self.generation = generation
-        self.chains = chains
-        self.identities = identities
-        self._reader = reader
-        self._rules = rules
-        self._by_name: dict[str, int] | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Layout, (self.nfproto, self.generation, self.chains, self.identities, None, self._rules)
-
-    @property
-    def by_name(self) -> dict[str, int]:
-        if self._by_name is None:
-            self._by_name = {chain[0]: number for number, chain in enumerate(self.chains)}
-        return self._by_name
-
-    def entries(self) -> list[bytes]:
-        """Return the rules as bytes. Raises `Conflict` if the reader has read another ruleset since."""
-        if self._reader is None:
-            raise Conflict("the rules of this snapshot were not looked at before it was pickled")
-        return self._reader._entries(self.generation)
-
-    def rules(self) -> tuple[RuleInfo, ...]:
-        if self._rules is None:
-            from .rule import Rule, Rule6  # imported here: a program that only reads counters need not load libxtables
-
-            entries = self.entries()
-            cls = Rule if self.nfproto == _core.IPV4 else Rule6
-            described = []
-            rules = iter(_core.load_rules(cls, self.nfproto, entries, None))
-            for name, _, first, end in self.chains:
-                for slot in range(first, end):
-                    described.append(RuleInfo(slot, name, next(rules)))
-            self._rules = tuple(described)
-        return self._rules
-
-    def slots_in(self, before: _Layout) -> bytes | None:
-        """Return the slot that each rule had in the layout *before*, in the form that `Counts.since` takes."""
-        return place_slots(self.chains, self.identities, before.chains, before.identities)
-
-
-class RuleInfo:
-    """One rule of a snapshot: its slot, its chain, its text and its parts."""
-
-    __slots__ = ("slot", "chain", "_rule", "_text", "_comment")
-
-    def __init__(self, slot: int, chain: str, rule: Rule) -> None:
-        self.slot = slot
-        self.chain = chain
-        self._rule = rule
-        self._text: str | None = None
-        self._comment: Any = False  # not looked for yet
-
-    @property
-    def text(self) -> str:
-        """The rule as `iptables-save` prints it, without `-A CHAIN`; where no extensions are installed, as far as
-        can be without them."""
-        if self._text is None:
-            self._text = self._rule._shown()
-        return self._text
-
-    @property
-    def comment(self) -> Any:
-        """The text of its match `comment`, or None if it has none."""
-        if self._comment is False:
-            from .language.comments import comment_of  # reading counters needs no language
-
-            self._comment = comment_of(self._rule.nfproto, self._rule._whole())
-        return self._comment
-
-    @property
-    def target(self) -> str:
-        """The name of its target, "" if it has none."""
-        return self._rule.target.name if self._rule.target is not None else ""
-
-    @property
-    def rule(self) -> Rule:
-        """The `Rule`. Its counters are those of the moment at which it was decoded."""
-        return self._rule
-
-    def __repr__(self) -> str:
-        return f"<{self.chain} {self.text}>"
 
 
 class ChainCounters:
@@ -367,7 +338,7 @@ class _PerRule:
 
     __slots__ = ("_counts", "_layout")
     _counts: Counts
-    _layout: _Layout
+    _layout: Layout
     _chain: Any
 
     @property
@@ -415,7 +386,7 @@ class Snapshot(_PerRule):
         def __getitem__(self, key: str) -> ChainCounters: ...
         def __getitem__(self, key: int | slice | str) -> Any: ...
 
-    def __init__(self, counts: Counts, layout: _Layout, policies: Any, monotonic: float, wall: float) -> None:
+    def __init__(self, counts: Counts, layout: Layout, policies: Any, monotonic: float, wall: float) -> None:
         self._counts = counts
         self._layout = layout
         self._policies = policies
@@ -503,7 +474,7 @@ class Delta(_PerRule):
     RESET = 1
     NEW = 2
 
-    def __init__(self, counts: Counts, flags: bytes, layout: _Layout, seconds: float) -> None:
+    def __init__(self, counts: Counts, flags: bytes, layout: Layout, seconds: float) -> None:
         self._counts = counts
         self._flags = flags
         self._layout = layout

@@ -267,6 +267,7 @@ BOTH_BACKENDS = {
     "test_lint",
     "test_why",
     "test_bpf_source",
+    "test_bpf_handing",
 }
 """The modules whose tests run on both back ends. The mark `one_backend` limits a test to one of them."""
 

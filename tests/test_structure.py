@@ -34,7 +34,7 @@ FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 GENERATED = {PACKAGE / f"{name.replace('.', '/')}.c" for name in [*COMPILED, "_cyutility"]}
 SOURCES = sorted(
     path
-    for folder in ("iptc", "tests", "benchmarks", "scripts", "docs")
+    for folder in ("iptc", "tests", "benchmarks", "scripts", "docs", "examples")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in {".py", ".pyi", ".pyx", ".pxd", ".c", ".h", ".sh", ".md"}
     and path not in GENERATED

@@ -140,6 +140,9 @@ def counters() -> None:
     with iptc.CounterReader("filter", ipv6=True, lock=0.5) as reader:
         snapshot = reader.read()
         delta = reader.read().since(snapshot)
+        fds = reader.fds()
+    assert_type(fds, list[int])
+    assert_type(iptc.CounterReader.from_fds(fds).source_reason, str)
     assert_type(snapshot, Snapshot)
     assert_type(delta, Delta)
     assert_type(snapshot[0], Counters)

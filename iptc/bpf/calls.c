@@ -84,6 +84,24 @@ int bpf_call_link(int link, struct bpf_link_facts *facts)
 	return call(OBJ_GET_INFO_BY_FD, &a, sizeof(a));
 }
 
+int bpf_call_names(int descriptor, struct bpf_names *names)
+{
+	/* what the kernel says of a map, and of a program: struct bpf_map_info, struct bpf_prog_info */
+	union {
+		struct { uint32_t kind; char before[20]; char name[16]; } map;
+		struct { uint32_t kind; char before[60]; char name[16]; } program;
+	} info;
+	struct { uint32_t fd, length; uint64_t info; } a = { descriptor, sizeof(info), AS_NUMBER(&info) };
+	int failed;
+
+	memset(&info, 0, sizeof(info));
+	failed = call(OBJ_GET_INFO_BY_FD, &a, sizeof(a));
+	names->kind = info.map.kind;
+	memcpy(names->of_map, info.map.name, sizeof(names->of_map));
+	memcpy(names->of_program, info.program.name, sizeof(names->of_program));
+	return failed;
+}
+
 int bpf_call_types(const void *types, uint32_t length, char *log, uint32_t log_size)
 {
 	struct {

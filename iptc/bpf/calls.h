@@ -43,10 +43,18 @@ struct bpf_link_facts {
 	uint32_t program;
 };
 
+/* What a descriptor of bpf(2) stands for, if it is a map, and if it is a program: which of the two is not said. */
+struct bpf_names {
+	uint32_t kind;
+	char of_map[16];
+	char of_program[16];
+};
+
 int bpf_call_map(uint32_t kind, uint32_t value_size, uint32_t entries, uint32_t flags, const char *name);
 int bpf_call_get(int map, uint32_t key, void *value);
 int bpf_call_put(int map, uint32_t key, const void *value);
 int bpf_call_facts(int map, struct bpf_map_facts *facts);
+int bpf_call_names(int descriptor, struct bpf_names *names);
 int bpf_call_types(const void *types, uint32_t length, char *log, uint32_t log_size);
 int bpf_call_program(const struct bpf_program_text *text);
 /* Run a program of the kind SYSCALL; what it writes into its context comes back there. */

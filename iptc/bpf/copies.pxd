@@ -2,8 +2,9 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from .._counts cimport Counts
 from .kernel cimport Map, Program
-from .window cimport Window, copy, head
+from .window cimport Window, copy, cpu, head
 
 cdef extern from "sums.h" nogil:
     struct format:
@@ -42,6 +43,7 @@ cdef enum:
     FINE
     CHANGED                          # the ruleset is not the one that was learned
     UNREADABLE                       # of some memory that was learned
+    SHARED                           # another process reads with the same descriptors
 
 # What tells rulesets apart: up to two places in the kernel's memory, and how many blocks were freed.
 cdef struct Marks:
@@ -69,6 +71,9 @@ cdef class Copies:
     cdef bint kept                   # all pages are kept until the next reading
     cdef bint fresh                  # nothing was read yet
     cdef bint is_new                 # a sum has changed since somebody has set this to False
+    cdef bint handed                 # by another process: what is read is the given part of its copies
+    cdef uint64_t turn               # how often that was given until now
+    cdef uint64_t set                # what tells it from other ones
 
     cdef void _free(self) noexcept
     cdef int _room(self, uint32_t slots, uint32_t bytes_each) except -1
@@ -82,3 +87,5 @@ cdef class Copies:
     cdef int _compare(self, uint32_t *first, uint32_t *end, uint32_t base) noexcept nogil
     cdef int _settle(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil
     cdef int _settle_pairs(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil
+    cdef uint64_t given_turn(self) noexcept nogil
+    cdef Counts counted(self, list policies)

@@ -12,15 +12,14 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport usleep
 
-from .window cimport MARKS, PAGE, BANK, poll
+from .._counts cimport Counts
+from .window cimport ANOTHER, BANK, BUSY, MARKS, PAGE, TURN_AT, poll
 
 from ..errors import Unsupported
 from .kernel import ARRAY
 from .shipped import load
 
 cdef extern from "program.h" nogil:
-    struct cpu:
-        uint64_t offset
     struct pair:
         uint32_t copy
         uint32_t cpu
@@ -29,6 +28,13 @@ cdef extern from "program.h" nogil:
         uint64_t words[2]
         uint32_t settled
         uint32_t failed
+        uint64_t set
+
+cdef extern from * nogil:
+    """
+    #define acquire_fence() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+    """
+    void acquire_fence()
 
 cdef enum:
     COPIES_AT_ONCE = 1 << 22         # a loop of the kernel ends after 1 << 23
@@ -139,14 +145,18 @@ cdef class Copies:
         """Run a program. 0, or a negative errno.
 
         If the program in which we are has closed the descriptor, its number may be that of another reader's program by
-        now. That one does not take our turn. And what counts whether a table was freed may have ended.
+        now. That one does not take our turn; one that was handed over says of which set it is. And what counts whether
+        a table was freed may have ended.
         """
-        cdef head *what = <head *> self.head_map.memory
+        cdef head *what = NULL
         cdef uint32_t result
         cdef int failed
-        what.turns = 1
+        if not self.handed:
+            what = <head *> self.head_map.memory
+            what.turns = 1
         failed = program.run_in(request, length, &result)
-        if not failed and (what.turns or self.window.trace is not None and not self.window.trace.runs()):
+        if not failed and (not self.handed and what.turns
+                           or self.window.trace is not None and not self.window.trace.runs()):
             return -EBADF
         return failed
 
@@ -170,6 +180,7 @@ cdef class Copies:
         """Copy the sheets from *first* to *end*, which begin with the first one of that half."""
         cdef poll request
         cdef uint32_t at = first, stop, i
+        cdef uint64_t turn
         cdef int failed
         while True:
             stop = at
@@ -184,6 +195,8 @@ cdef class Copies:
             failed = self._run(self.polling, &request, sizeof(request))
             if failed:
                 return failed
+            if self.handed and request.set != self.set:
+                return -EBADF
             for i in range(<uint32_t> MARKS):
                 if ((request.before[i] ^ self.marks.value[i]) & self.marks.mask[i]
                         or (request.after[i] ^ self.marks.value[i]) & self.marks.mask[i]):
@@ -192,7 +205,12 @@ cdef class Copies:
                                             or request.freed_after != self.marks.freed):
                 return CHANGED
             if request.failed:
-                return UNREADABLE
+                return SHARED if request.failed == BUSY else CHANGED if request.failed == ANOTHER else UNREADABLE
+            if self.handed:
+                turn = self.turn + (1 if request.count else 0)
+                self.turn = request.turn
+                if self.turn != turn:
+                    return SHARED
             stuck[0] |= request.stuck
             at = stop
             if at >= end:
@@ -270,11 +288,14 @@ cdef class Copies:
                         request.copy += 1
                     at -= self.its.copies[request.copy].begin
                     request.cpu, request.one, request.other = cpu, at + its.bytes, at + its.packets
+                    request.set = 0
                     failed = self._run(self.pairing, &request, sizeof(request))
                     if failed:
                         return failed
+                    if self.handed and request.set != self.set:
+                        return -EBADF
                     if request.failed:
-                        return UNREADABLE
+                        return CHANGED if request.failed == ANOTHER else UNREADABLE
                     at = self.its.spots[k].at % PAGE
                     memcpy(here + at + its.bytes, &request.words[0], 8)
                     memcpy(here + at + its.packets, &request.words[1], 8)
@@ -304,6 +325,28 @@ cdef class Copies:
                     self.is_new = True
                     sum_sheet(&self.its, number, self.page_map.memory, self.newest + number - first, self.stride,
                               self.window.cpus, self.packets, self.bytes)
+            if self.handed and self.given_turn() != self.turn:
+                self.fresh = True
+                return SHARED
             first = end
             if first >= self.its.sheet_count:
                 return FINE
+
+    cdef uint64_t given_turn(self) noexcept nogil:
+        """How often something was given, as it stands in the memory that is shared with who gives."""
+        cdef uint64_t turn
+        acquire_fence()
+        memcpy(&turn, self.page_map.memory + TURN_AT, sizeof(turn))
+        return turn
+
+    cdef Counts counted(self, list policies):
+        """Return the sums of the rules, and add those of the policies to *policies*."""
+        cdef Counts counts = Counts.__new__(Counts)
+        cdef Py_ssize_t rules = self.its.rules, i
+        counts._allocate(rules)
+        memcpy(counts.packet_row, self.packets, 8 * rules)
+        memcpy(counts.byte_row, self.bytes, 8 * rules)
+        for i in range(rules, self.its.slots):
+            policies.append((self.packets[i], self.bytes[i]))
+        self.is_new = False
+        return counts

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from .copies cimport Marks, format
+from .net cimport Net
 
 cdef class Finder:
     cdef format rule
@@ -10,6 +11,7 @@ cdef class Finder:
     cdef uint32_t slack              # bytes between two counters that may be copied with them
     cdef readonly uint64_t sequence           # per-CPU address of a count that is odd while counters change; 0: none
     cdef Py_ssize_t rules            # that were found
+    cdef Net home                    # the network namespace
     cdef bint has_marks              # False: there is no table yet, nor what would change with it
 
     cdef int mark(self, Marks *marks) except -1

@@ -76,9 +76,9 @@ def _checked(said: dict[str, Any]) -> Image:
         count = len(code) // _INSTRUCTION
         if not name.isidentifier() or len(code) % _INSTRUCTION or not 0 < count <= _MOST_INSTRUCTIONS:
             raise ValueError(f"program {name}")
-        functions = [(_number(at, count), _number(number, 1 << 31)) for at, number in program["functions"]]
+        functions = [(number_below(at, count), number_below(number, 1 << 31)) for at, number in program["functions"]]
         maps = [
-            (_number(at, count - 1), _name(its), bool(within), _number(offset, 1 << 31))
+            (number_below(at, count - 1), _name(its), bool(within), number_below(offset, 1 << 31))
             for at, its, within, offset in program["maps"]
         ]
         programs[name] = ProgramText(name, _name(program["kind"]), code, _pairs(functions), maps)
@@ -86,7 +86,8 @@ def _checked(said: dict[str, Any]) -> Image:
     return Image(_name(said["clang"]), _name(said["source"]), types, programs)
 
 
-def _number(value: Any, limit: int) -> int:
+def number_below(value: Any, limit: int) -> int:
+    """Return *value*. Raises `ValueError` if it is no number below *limit*."""
     if type(value) is not int or not 0 <= value < limit:
         raise ValueError(f"{value!r} is not in range({limit})")
     return value

@@ -27,6 +27,7 @@ cdef class Descriptor:
     cdef void _drop(self) noexcept
     cdef bint _keep(self, int fd) noexcept
     cdef int _copy(self, int descriptor) except -1
+    cdef void _give_up(self) noexcept
 
 cdef class Map(Descriptor):
     cdef unsigned char *memory       # of a map that is mapped, otherwise NULL

@@ -1,15 +1,20 @@
 """What `bpf.kernel` gives to the rest of the package."""
 
 from collections.abc import Iterable
+from typing import Self
 
 ARRAY: int
 PERCPU_ARRAY: int
 SYSCALL: int
 RAW_TRACEPOINT: int
+RAW_TRACEPOINT_LINK: int
 
 class Descriptor:
     """What one descriptor of bpf(2) stands for."""
 
+    @classmethod
+    def of(cls, descriptor: int) -> Self: ...
+    def names(self) -> tuple[int, str, str]: ...
     def fileno(self) -> int: ...
     def close(self) -> None: ...
 

@@ -41,6 +41,11 @@ cdef extern from "calls.h" nogil:
         uint32_t value_size
         uint32_t entries
         uint32_t flags
+    struct bpf_names:
+        uint32_t kind
+        char of_map[16]
+        char of_program[16]
+    int bpf_call_names(int descriptor, bpf_names *names)
     int bpf_call_map(uint32_t kind, uint32_t value_size, uint32_t entries, uint32_t flags, const char *name)
     int bpf_call_facts(int map, bpf_map_facts *facts)
     int bpf_call_types(const void *types, uint32_t length, char *log, uint32_t log_size)
@@ -51,6 +56,7 @@ ARRAY = BPF_KIND_ARRAY
 PERCPU_ARRAY = BPF_KIND_PERCPU_ARRAY
 SYSCALL = BPF_PROGRAM_SYSCALL
 RAW_TRACEPOINT = BPF_PROGRAM_RAW_TRACEPOINT
+RAW_TRACEPOINT_LINK = 1              # BPF_LINK_TYPE_RAW_TRACEPOINT
 
 cdef enum:
     LOG_ROOM = 1 << 20               # for what the verifier says first
@@ -106,6 +112,26 @@ cdef class Descriptor:
             raise kernel_error("can't take a descriptor over", errno_now, os.strerror(errno_now))
         held_set(&self.held, fd)
         return 0
+
+    cdef void _give_up(self) noexcept:
+        """Own it no more: somebody else closes it."""
+        held_set(&self.held, -1)
+
+    @classmethod
+    def of(cls, int descriptor):
+        """Return a copy of a *descriptor*, whatever it stands for."""
+        cdef Descriptor made = cls.__new__(cls)
+        made._copy(descriptor)
+        return made
+
+    def names(self):
+        """Return (the number of its kind, its name if it is a map, its name if it is a program)."""
+        cdef bpf_names names
+        cdef int failed = bpf_call_names(self.held.fd, &names)
+        if failed < 0:
+            _refuse(failed, "can't ask what a descriptor stands for")
+        return (names.kind, (<bytes> names.of_map[:strnlen(names.of_map, 16)]).decode("utf-8", "replace"),
+                (<bytes> names.of_program[:strnlen(names.of_program, 16)]).decode("utf-8", "replace"))
 
     def fileno(self):
         """Return the descriptor, -1 once it is closed."""

@@ -48,7 +48,6 @@ cdef class LegacyFinder(Finder):
     """Finds where the counters of a legacy table are."""
 
     cdef Window window
-    cdef Net net
     cdef Family *family
     cdef Where where
     cdef char name[NAME]
@@ -84,7 +83,7 @@ cdef class LegacyFinder(Finder):
         if self.piece == NULL:
             raise MemoryError
         self.window.watch(0)
-        self.net = Net(window, descriptor)
+        self.home = Net(window, descriptor)
         self._find_table()
         window.check()
         if not self.table:
@@ -115,10 +114,10 @@ cdef class LegacyFinder(Finder):
             if self.pernet:
                 self.table = self._table_in(self.pernet)
             else:
-                for i in range(1, self.net.slots()):
-                    self.table = self._table_in(self.net.slot(i))
+                for i in range(1, self.home.slots()):
+                    self.table = self._table_in(self.home.slot(i))
                     if self.table:
-                        self.pernet = self.net.slot(i)
+                        self.pernet = self.home.slot(i)
                         break
             if self.table:
                 return

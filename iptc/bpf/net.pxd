@@ -12,3 +12,4 @@ cdef class Net:
 
     cdef uint32_t slots(self) noexcept nogil
     cdef uint64_t slot(self, uint32_t number) noexcept nogil
+    cdef int life(self, uint64_t *alive, uint64_t *cookie_at, uint64_t *cookie) except -1

@@ -17,6 +17,9 @@ _WAY = (
     ("member", "net", "gen"), ("member", "net_generic", "s.len"), ("member", "net_generic", "ptr"),
 )
 
+# How many use a namespace: since Linux 6.18, and before.
+_REFERENCES = ("ns.__ns_ref", "ns.count", "count")
+
 
 cdef class Net:
     """A network namespace in the kernel's memory."""
@@ -43,3 +46,20 @@ cdef class Net:
         cdef uint64_t place = self.window.word(
             self.window.word(self.address + self.generic) + self.slots_at + 8 * <uint64_t> number)
         return place if place > <uint64_t> PAGE else 0
+
+    cdef int life(self, uint64_t *alive, uint64_t *cookie_at, uint64_t *cookie) except -1:
+        """Where four bytes are that are 0 once the namespace ends, and where its number is, which no other one gets."""
+        for name in _REFERENCES:
+            try:
+                ((count, size),) = ask((("member", "net", name),))
+            except Unsupported:
+                continue
+            if size == 4:
+                break
+        else:
+            raise Unsupported("this kernel counts who uses a network namespace in a way that iptc does not know")
+        ((at, _),) = ask((("member", "net", "net_cookie"),))
+        alive[0], cookie_at[0] = self.address + <uint64_t> count, self.address + <uint64_t> at
+        cookie[0] = self.window.word(cookie_at[0])
+        self.window.check()
+        return 0

@@ -491,6 +491,7 @@ cdef class NftFinder(Finder):
         """*descriptor*: a socket in the table's network namespace."""
         self.found = Walk(window, nfproto, table, descriptor)
         self.kept = self.found.again()
+        self.home = self.found.home
         self.keeps = False
         self.rule, self.policy = self.found.where.counter, self.found.where.stats
         self.slack = 0

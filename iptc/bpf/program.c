@@ -28,16 +28,17 @@ struct map pages SEC("maps");    /* array of PAGE bytes: what was copied */
 struct map head SEC("maps");     /* array with one struct head */
 struct map freed SEC("maps");    /* array with two u64: how often a piece of per-CPU memory was freed, and which one */
 struct map ruler SEC("maps");    /* per-CPU array with one u64: shows where the memory of each CPU begins */
+struct map given SEC("maps");    /* array as pages: what a process without rights may see of them */
 
 /* Where a page of what is copied stands: nothing that begins in a bank may reach into its last page, so that the verifier
    sees that each piece of up to a page stays within. */
-static inline_always void *place(__u32 page, __u32 begin)
+static inline_always void *place(void *map, __u32 page, __u32 begin)
 {
 	__u32 bank = page / BANK_PAGES;
 	char *to;
 
 	begin += (page - bank * BANK_PAGES) * PAGE;
-	to = map_lookup(&pages, &bank);
+	to = map_lookup(map, &bank);
 	if (!to)
 		return 0;
 	/* the compiler would add before it has looked, which the verifier does not allow */
@@ -64,7 +65,7 @@ struct peeking {
 
 static long peek_page(__u32 number, struct peeking *at)
 {
-	void *to = place(at->page + number, 0);
+	void *to = place(&pages, at->page + number, 0);
 	__u32 size = at->left;
 
 	if (size > PAGE)
@@ -178,7 +179,7 @@ static long copy_one(__u32 number, struct polling *at)
 	copy = map_lookup(&copies, &index);
 	if (!copy || (index == at->first && !turn(at, 0)))
 		goto failed;
-	to = place(at->page + copy->page, copy->begin);
+	to = place(&pages, at->page + copy->page, copy->begin);
 	size = copy->size;
 	if (!to || size > PAGE)
 		goto failed;
@@ -198,6 +199,17 @@ failed:
 	return 1;
 }
 
+/* Prepares to copy what is asked for; whether that can be. */
+static inline_always int begin_polling(const struct poll *request, const struct head *what, struct polling *at)
+{
+	at->copy = at->first = request->first;
+	at->end = request->first + request->count;
+	at->cpu = request->cpu;
+	at->stride = request->stride;
+	at->page = request->page;
+	return at->end <= what->copies && at->end >= at->first;
+}
+
 /* Copies the counters of all CPUs, and what tells their ruleset from others, before and after. */
 SEC("syscall")
 int poll(struct poll *request)
@@ -208,14 +220,7 @@ int poll(struct poll *request)
 	struct polling at = {};
 
 	request->failed = 1;
-	if (!what || !frees)
-		return 0;
-	at.copy = at.first = request->first;
-	at.end = request->first + request->count;
-	at.cpu = request->cpu;
-	at.stride = request->stride;
-	at.page = request->page;
-	if (at.end > what->copies || at.end < at.first)
+	if (!what || !frees || !begin_polling(request, what, &at))
 		return 0;
 	request->freed_before = *frees;
 	read_marks(what, request->before);
@@ -261,29 +266,184 @@ static long read_pair(__u32 number, struct pairing *at)
 	return at->settled || at->failed;
 }
 
+static inline_always void read_both(const struct pair *request, const struct head *what, struct pairing *at)
+{
+	__u32 index = request->copy, cpu = request->cpu;
+	struct copy *copy = map_lookup(&copies, &index);
+	__u64 *offset = map_lookup(&cpus, &cpu);
+
+	at->failed = 1;
+	/* only what is copied as well: who has this program may read nothing else */
+	if (!copy || !offset || index >= what->copies || request->one > PAGE || request->other > PAGE ||
+	    request->one + 8 > copy->size || request->other + 8 > copy->size)
+		return;
+	at->one = copy->from + *offset + request->one;
+	at->other = copy->from + *offset + request->other;
+	at->sequence = what->sequence ? what->sequence + *offset : 0;
+	loop(PAIR_TRIES, read_pair, at, 0);
+}
+
+static inline_always void answer_pair(struct pair *request, const struct pairing *at)
+{
+	request->words[0] = at->words[0];
+	request->words[1] = at->words[1];
+	request->settled = at->settled;
+	request->failed = at->failed;
+}
+
 /* Reads the two numbers of one counter of one CPU that belong together: until they stay what they are. */
 SEC("syscall")
 int pair(struct pair *request)
 {
-	__u32 zero = 0, index = request->copy, cpu = request->cpu;
+	__u32 zero = 0;
 	struct head *what = map_lookup(&head, &zero);
-	struct copy *copy = map_lookup(&copies, &index);
-	__u64 *offset = map_lookup(&cpus, &cpu); /* a CPU begins with it */
 	struct pairing at = {};
 
-	request->failed = 1;
-	/* only what is copied as well: who has this program may read nothing else */
-	if (!what || !copy || !offset || index >= what->copies || request->one > PAGE || request->other > PAGE ||
-	    request->one + 8 > copy->size || request->other + 8 > copy->size)
+	request->failed = FAILED;
+	if (!what)
 		return 0;
-	at.one = copy->from + *offset + request->one;
-	at.other = copy->from + *offset + request->other;
-	at.sequence = what->sequence ? what->sequence + *offset : 0;
-	loop(PAIR_TRIES, read_pair, &at, 0);
-	request->words[0] = at.words[0];
-	request->words[1] = at.words[1];
-	request->settled = at.settled;
-	request->failed = at.failed;
+	read_both(request, what, &at);
+	answer_pair(request, &at);
+	return 0;
+}
+
+/* ---------------------------------------------------- for processes without any rights
+
+   They have `hand`, `hand_pair` and the map `given`, and none of the other maps. What they ask for is copied where they do
+   not see it, and they are given it only if the ruleset is still the one whose counters stand there. */
+
+static inline_always int is_the_same(struct head *what, const volatile __u64 *frees)
+{
+	__u64 cookie = 0;
+	__u32 alive = 0;
+	int i, same = !what->ended && (!what->counts_freed || *frees == what->freed);
+
+#pragma unroll
+	for (i = 0; i < MARKS; i++) {
+		__u64 mark = 0;
+
+		if (what->mark[i] && probe_read_kernel(&mark, sizeof(mark), (void *)what->mark[i]))
+			same = 0;
+		if ((mark ^ what->value[i]) & what->mask[i])
+			same = 0;
+	}
+	/* who was handed something keeps no network namespace from ending */
+	if (probe_read_kernel(&alive, sizeof(alive), (void *)what->alive) || !alive ||
+	    probe_read_kernel(&cookie, sizeof(cookie), (void *)what->cookie_at) || cookie != what->cookie)
+		same = 0;
+	if (!same)
+		what->ended = 1;
+	return same;
+}
+
+struct giving {
+	__u32 page, next;       /* of the CPU: its first one, and the one behind its last one */
+	__u32 at;
+	__u32 stride;
+	__u32 given;
+};
+
+static long give_page(__u32 number, struct giving *at)
+{
+	void *from = place(&pages, at->at, 0), *to = place(&given, at->at, 0);
+
+	if (!from || !to || probe_read_kernel(to, PAGE, from))
+		return 1;
+	at->given++;
+	at->at++;
+	if (at->at == at->next) {
+		at->page += at->stride;
+		at->next += at->stride;
+		at->at = at->page;
+	}
+	return 0;
+}
+
+/* Gives the pages of all CPUs that the copies went to; whether all of them. */
+static inline_always int give_pages(const struct poll *request)
+{
+	__u32 first = request->first, last = first + request->count - 1, wanted;
+	struct copy *begin = map_lookup(&copies, &first), *end = map_lookup(&copies, &last);
+	struct giving at = {};
+
+	if (!begin || !end)
+		return 0;
+	at.at = at.page = request->page + begin->page;
+	at.next = request->page + end->page + 1;
+	at.stride = request->stride;
+	wanted = (at.next - at.page) * request->cpus;
+	loop(wanted, give_page, &at, 0);
+	return at.given == wanted;
+}
+
+/* As poll, for who has no rights. */
+SEC("syscall")
+int hand(struct poll *request)
+{
+	__u32 zero = 0;
+	struct head *what = map_lookup(&head, &zero);
+	volatile __u64 *frees = map_lookup(&freed, &zero);
+	char *bank = map_lookup(&given, &zero);
+	struct polling at = {};
+
+	request->failed = FAILED;
+	if (!what || !frees || !bank)
+		return 0;
+	request->set = what->set;
+	request->turn = *(volatile __u64 *)(bank + TURN_AT);
+	if (!begin_polling(request, what, &at))
+		return 0;
+	/* another run would write where this one reads */
+	if (__sync_val_compare_and_swap(&what->busy, 0, 1)) {
+		request->failed = BUSY;
+		return 0;
+	}
+	if (!is_the_same(what, frees)) {
+		request->failed = ANOTHER;
+		goto done;
+	}
+	barrier_here(what);
+	loop(request->count * request->cpus, copy_one, &at, 0);
+	barrier_here(what);
+	if (!is_the_same(what, frees)) {
+		request->failed = ANOTHER;
+		goto done;
+	}
+	if (at.failed)
+		goto done;
+	request->stuck = at.stuck;
+	if (request->count) {
+		request->turn = __sync_fetch_and_add((__u64 *)(bank + TURN_AT), 1) + 1;
+		if (!give_pages(request))
+			goto done;
+	}
+	request->failed = 0;
+done:
+	__sync_lock_test_and_set(&what->busy, 0);
+	return 0;
+}
+
+/* As pair, for who has no rights. */
+SEC("syscall")
+int hand_pair(struct pair *request)
+{
+	__u32 zero = 0;
+	struct head *what = map_lookup(&head, &zero);
+	volatile __u64 *frees = map_lookup(&freed, &zero);
+	struct pairing at = {};
+
+	request->failed = FAILED;
+	if (!what || !frees)
+		return 0;
+	request->set = what->set;
+	request->failed = ANOTHER;
+	if (!is_the_same(what, frees))
+		return 0;
+	barrier_here(what);
+	read_both(request, what, &at);
+	barrier_here(what);
+	if (is_the_same(what, frees))
+		answer_pair(request, &at);
 	return 0;
 }
 

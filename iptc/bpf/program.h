@@ -11,6 +11,16 @@ enum {
 	BANK = (BANK_PAGES + 1) * PAGE,
 	MARKS = 2,
 	PAIR_TRIES = 64,
+	/* what is behind the pages of the first bank of what is handed over */
+	TURN_AT = BANK - 8,     /* how often something was handed over */
+	SET_AT = BANK - 16,     /* a number for all that was handed over together */
+};
+
+/* Why a program that was handed over has done nothing. */
+enum {
+	FAILED = 1,
+	BUSY,                   /* it is running already */
+	ANOTHER,                /* the ruleset is another one */
 };
 
 /* A piece of per-CPU memory that is copied for each CPU: within one page of what is copied. */
@@ -33,7 +43,17 @@ struct head {
 	__u64 sequence;         /* per-CPU address of a sequence count that is odd while counters change; 0: none */
 	__u64 turns;
 	__u32 copies;           /* how many are in the map */
-	__u32 unused;
+	__u32 counts_freed;     /* of what is handed over: the freed blocks tell rulesets apart too */
+	/* for what is handed over: what has to stand at the marks, with these bits */
+	__u64 value[MARKS];
+	__u64 mask[MARKS];
+	__u64 freed;
+	__u64 set;
+	__u64 alive;            /* address of four bytes that are 0 once the network namespace ends */
+	__u64 cookie_at;        /* address of the number of the network namespace */
+	__u64 cookie;
+	__u64 busy;             /* somebody copies */
+	__u64 ended;            /* the ruleset was another one */
 };
 
 /* The contexts of the programs. What comes back is in them. */
@@ -64,6 +84,9 @@ struct poll {
 	__u64 freed_after;
 	__u32 stuck;            /* back: a CPU has been changing the same counters since its last turn */
 	__u32 failed;           /* back: not all could be read */
+	/* back, of what is handed over */
+	__u64 turn;
+	__u64 set;
 };
 
 struct pair {
@@ -74,6 +97,7 @@ struct pair {
 	__u64 words[2];         /* back: what stands there */
 	__u32 settled;          /* back: the two belong together */
 	__u32 failed;           /* back */
+	__u64 set;              /* back, of what is handed over */
 };
 
 #endif

@@ -13,6 +13,7 @@ OLDEST = (5, 18)
 
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode, which is the same in every kernel
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+_ASKING = {"CAP_NET_ADMIN": 12}
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """What says that there is no room, and not that something is refused."""
 _MOMENTARY = {errno.ENOMEM, errno.EAGAIN, errno.EINTR}
@@ -45,6 +46,14 @@ def capabilities(numbers: dict[str, int]) -> set[str]:
     return {name for name, number in numbers.items() if mask >> number & 1}
 
 
+def may_ask() -> bool:
+    """Whether this thread may ask the kernel's own interface for rules; True also if that is not known."""
+    try:
+        return bool(capabilities(_ASKING))
+    except OSError:
+        return True
+
+
 def refusal(doing: str, number: int, log: str = "") -> IPTCError:
     """Return the exception for a call of bpf(2) that ended with errno *number*.
 
@@ -69,7 +78,8 @@ def _why(number: int, log: str) -> str:
     last = f"{os.strerror(number)}: {lines[-1]}" if lines else os.strerror(number)
     reads = "probe_read_kernel" in last
     denied = not log and number in (errno.EPERM, errno.EACCES)
-    if reads or denied:
+    helper = "cannot use helper" in last or "unknown func" in last  # some are for CAP_PERFMON only
+    if reads or denied or helper:
         forbidden = _who_may_not()
         if forbidden:
             return forbidden

@@ -13,7 +13,6 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, ENOMEM
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint64_t
-from libc.string cimport memcpy
 
 from .._counts cimport Counts, Scan
 from .copies cimport FINE, UNREADABLE, Copies, Marks
@@ -23,6 +22,7 @@ from .window cimport Window
 import time
 
 from ..errors import Conflict, KernelError, Unsupported
+from . import reasons
 from .reasons import Doubt, Hindrance, not_run
 
 cdef enum:
@@ -162,12 +162,22 @@ cdef class BpfScan(Scan):
         try:
             if self.window is None:
                 self._start()
-            if self.learned and (self.period <= 0 or time.monotonic() < self.due) and self._copy():
+            if self.learned and not self._is_due() and self._copy():
                 return self._taken()
             return self._learn()
         except (Unsupported, KernelError) as why:
             self._stop(why)
         return self._by_socket()
+
+    cdef bint _is_due(self) except -1:
+        """Whether what is copied has to be compared with what the socket says."""
+        if self.period <= 0 or time.monotonic() < self.due:
+            return False
+        if reasons.may_ask():
+            return True
+        self.due = time.monotonic() + self.period
+        self.source_reason = "not compared with what the socket says: this process has no CAP_NET_ADMIN any more"
+        return False
 
     cdef tuple _by_socket(self):
         """What the socket reads."""
@@ -199,18 +209,10 @@ cdef class BpfScan(Scan):
 
     cdef tuple _taken(self):
         """The sums, as `read` returns them."""
-        cdef Counts counts
         cdef list policies = []
-        cdef Py_ssize_t rules = self.copies.its.rules, i
         if self.copies.is_new or self.last is None:
-            counts = Counts.__new__(Counts)
-            counts._allocate(rules)
-            memcpy(counts.packet_row, self.copies.packets, 8 * rules)
-            memcpy(counts.byte_row, self.copies.bytes, 8 * rules)
-            for i in range(rules, self.copies.its.slots):
-                policies.append((self.copies.packets[i], self.copies.bytes[i]))
-            self.last, self.last_policies = counts, policies
-            self.copies.is_new = False
+            self.last = self.copies.counted(policies)
+            self.last_policies = policies
         self.doubt = 0
         return self.last, self.digest, list(self.last_policies)
 
@@ -305,6 +307,23 @@ cdef class BpfScan(Scan):
                     or sizes > self.copies.bytes[slot]):
                 return f"other numbers of slot {slot}"
         return ""
+
+    def hand_over(self, uint64_t digest, dict said not None, list texts not None):
+        """Return descriptors with which another process reads the ruleset with *digest*, without any rights.
+
+        *said* and *texts* are as for `parcel.pack`. Raises `Conflict` if it is another one by now.
+        """
+        from .handing import hand_over   # only who hands something over loads this
+
+        self._begin()
+        try:
+            if self.source != "bpf":
+                raise Unsupported(f"only counters that are read by eBPF can be handed over: {self.source_reason}")
+            if not self.learned or digest != self.digest:
+                raise Conflict("the ruleset is another one by now")
+            return hand_over(self.copies, self.finder.home, said, self.identities, texts)
+        finally:
+            self._end()
 
     # ------------------------------------------------------------------ the rest of what a scan can do
 

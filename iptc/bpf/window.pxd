@@ -11,16 +11,30 @@ cdef extern from "program.h" nogil:
         BANK
         XT_BLOCK
         MARKS
+        TURN_AT
+        SET_AT
+        BUSY
+        ANOTHER
     struct copy:
         uint64_t from_ "from"
         uint32_t page
         uint16_t begin
         uint16_t size
+    struct cpu:
+        uint64_t offset
     struct head:
         uint64_t mark[2]
         uint64_t sequence
         uint64_t turns
         uint32_t copies
+        uint32_t counts_freed
+        uint64_t value[2]
+        uint64_t mask[2]
+        uint64_t freed
+        uint64_t set
+        uint64_t alive
+        uint64_t cookie_at
+        uint64_t cookie
     struct poll:
         uint32_t first
         uint32_t count
@@ -34,6 +48,8 @@ cdef extern from "program.h" nogil:
         uint64_t freed_after
         uint32_t stuck
         uint32_t failed
+        uint64_t turn
+        uint64_t set
 
 # Where a page of what was copied stands in the memory of its map.
 cdef inline unsigned char *page_at(unsigned char *memory, size_t page) noexcept nogil:

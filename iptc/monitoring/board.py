@@ -13,7 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ..counters import RuleInfo, Snapshot
+    from ..counters import Snapshot
+    from ..layout import RuleInfo
     from .sampler import Sample, TableSample
     from .selection import Selection
 

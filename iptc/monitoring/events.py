@@ -12,7 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ..counters import RuleInfo, Snapshot
+    from ..counters import Snapshot
+    from ..layout import RuleInfo
 
 
 class Event:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._types import Netns
-    from ..counters import Delta, RuleInfo, Snapshot
+    from ..counters import Delta, Snapshot
+    from ..layout import RuleInfo
     from .sources import TableReading
 
     _Key = tuple[bool, str]

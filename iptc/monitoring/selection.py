@@ -11,7 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ..counters import ChainCounters, RuleInfo, Snapshot
+    from ..counters import ChainCounters, Snapshot
+    from ..layout import RuleInfo
 
 
 class Selection:

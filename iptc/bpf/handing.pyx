@@ -1,0 +1,196 @@
+# cython: freethreading_compatible=False
+"""Hands the counters of a table over: makes the descriptors with which a process without any rights reads them.
+
+Everything is made anew for each receiver, since whoever reads has copies written into memory of its own. The receiver
+gets programs, and the memory with the copies that they give out. What is read, and where, stands in maps of which no
+descriptor is left when this is done: only the programs have them. So the receiver reads these counters and nothing
+else, and those no more once the ruleset is another one.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EINTR, EINVAL
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from .._linux cimport errno_now, fcntl
+from .copies cimport Copies, Marks, format, sheet, spot
+from .kernel cimport Descriptor, Map, Program, Trace
+from .net cimport Net
+from .window cimport ANOTHER, BANK, BANK_PAGES, SET_AT, copy, cpu, head, poll
+
+from ..errors import Conflict, Unsupported, kernel_error
+from . import parcel
+from .kernel import ARRAY
+from .shipped import load
+
+import os
+
+cdef extern from * nogil:
+    """
+    #include <fcntl.h>
+    #include <unistd.h>
+    #include <sys/mman.h>
+    #ifndef MFD_CLOEXEC
+    #define MFD_CLOEXEC 1
+    #define MFD_ALLOW_SEALING 2
+    #endif
+    #ifndef MFD_NOEXEC_SEAL
+    #define MFD_NOEXEC_SEAL 8           /* headers before Linux 6.3 do not have it */
+    #endif
+    """
+    enum:
+        F_ADD_SEALS
+        MFD_ALLOW_SEALING
+        MFD_CLOEXEC
+        MFD_NOEXEC_SEAL
+    int memfd_create(const char *name, unsigned int flags)
+    ssize_t write(int fd, const void *data, size_t length)
+
+
+cdef class Sealed(Descriptor):
+    """A file in memory that never changes again."""
+
+    def __init__(self, bytes content not None):
+        """Make one with this *content*."""
+        cdef const char *data = content
+        cdef Py_ssize_t left = PyBytes_GET_SIZE(content), done
+        cdef unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING
+        cdef int fd, seals = parcel.SEALS
+        self._drop()
+        with nogil:
+            fd = memfd_create("iptc_counters", flags | MFD_NOEXEC_SEAL)
+            if fd < 0 and errno_now == EINVAL:
+                fd = memfd_create("iptc_counters", flags)       # before Linux 6.3
+        if not self._keep(fd):
+            raise kernel_error("can't make a file in memory", errno_now, os.strerror(errno_now))
+        while left:
+            with nogil:
+                done = write(fd, data, left)
+            if done < 0 and errno_now != EINTR:
+                raise kernel_error("can't write a file in memory", errno_now, os.strerror(errno_now))
+            if done > 0:
+                data += done
+                left -= done
+        if fcntl(fd, F_ADD_SEALS, seals) < 0:
+            raise kernel_error("can't seal a file in memory", errno_now, os.strerror(errno_now))
+
+
+cdef class Handing:
+    """The maps, programs and files that are made for one receiver."""
+
+    cdef Copies copies
+    cdef Map given
+    cdef Map freed
+    cdef Trace trace                 # counts there, where that is needed
+    cdef Program polling
+    cdef Program pairing
+    cdef uint64_t set
+
+    def __init__(self, Copies copies not None, Net home not None):
+        """Make what gives out what *copies* copies, of that network namespace."""
+        cdef size_t pages = 2 * <size_t> copies.window.cpus * copies.stride
+        cdef size_t banks = (pages + BANK_PAGES - 1) // BANK_PAGES or 1
+        cdef uint32_t count = copies.its.copy_count, i
+        cdef Map what = Map(ARRAY, sizeof(head), 1, True, "iptc_head")
+        cdef Map cpus = Map(ARRAY, sizeof(cpu), copies.window.cpus, True, "iptc_cpus")
+        cdef Map its_copies = Map(ARRAY, sizeof(copy), count + 1, True, "iptc_copies")
+        cdef Map pages_map = Map(ARRAY, BANK, banks, False, "iptc_pages")
+        cdef bytes number = os.urandom(8)
+        self.copies = copies
+        self.given = Map(ARRAY, BANK, banks, True, "iptc_given")
+        memcpy(&self.set, PyBytes_AS_STRING(number), 8)
+        memcpy(self.given.memory + SET_AT, &self.set, 8)
+        for i in range(copies.window.cpus):
+            (<cpu *> cpus.memory)[i].offset = copies.window.offsets[i]
+        memcpy(its_copies.memory, copies.its.copies, count * sizeof(copy))
+        self._watch()
+        self._fill(<head *> what.memory, home)
+        maps = {"head": what, "cpus": cpus, "copies": its_copies, "pages": pages_map, "given": self.given,
+                "freed": self.freed}
+        self.polling, self.pairing = load("hand", maps), load("hand_pair", maps)
+
+    cdef int _watch(self) except -1:
+        """Count what is freed for the receiver alone: ours soon looks for other memory."""
+        self.freed = Map(ARRAY, self.copies.window.freed.value_size, 1, True, "iptc_freed")
+        if self.copies.marks.counts_freed:
+            (<uint64_t *> self.freed.memory)[1] = (<uint64_t *> self.copies.window.freed.memory)[1]
+            self.trace = Trace(load("free_percpu", {"freed": self.freed}), "percpu_free_percpu")
+        return 0
+
+    cdef int _fill(self, head *what, Net home) except -1:
+        """What tells the ruleset from others, and how much is copied."""
+        cdef uint64_t alive, cookie_at, cookie
+        cdef int i
+        cdef const head *ours = <const head *> self.copies.head_map.memory
+        for i in range(2):
+            what.mark[i], what.mask[i] = self.copies.marks.at[i], self.copies.marks.mask[i]
+            what.value[i] = self.copies.marks.value[i]
+        what.counts_freed = self.copies.marks.counts_freed
+        what.sequence, what.copies, what.set = ours.sequence, ours.copies, self.set
+        home.life(&alive, &cookie_at, &cookie)
+        what.alive, what.cookie_at, what.cookie = alive, cookie_at, cookie
+        return 0
+
+    cdef bytes described(self, dict said, bytes identities, list texts, bint traced):
+        """What the receiver has to know."""
+        cdef Copies its = self.copies
+        cdef uint32_t count = its.its.copy_count, i
+        cdef bytes pieces = PyBytes_FromStringAndSize(NULL, 4 * <Py_ssize_t> count)
+        cdef uint16_t *piece = <uint16_t *> PyBytes_AS_STRING(pieces)
+        for i in range(count):
+            piece[2 * i], piece[2 * i + 1] = its.its.copies[i].begin, its.its.copies[i].size
+        said = {
+            **said, "set": self.set, "cpus": its.window.cpus, "stride": its.stride, "kept": bool(its.kept),
+            "traced": bool(traced), "slots": its.its.slots, "rules": its.its.rules,
+            "rule": _format(its.its.rule), "policy": _format(its.its.policy),
+        }
+        return parcel.pack(
+            said, (<const char *> its.its.spots)[:its.its.spot_count * sizeof(spot)],
+            (<const char *> its.its.sheets)[:(its.its.sheet_count + 1) * sizeof(sheet)], pieces, identities, texts)
+
+    cdef int check(self) except -1:
+        """Run the program that gives, once. Raises `Conflict` if the ruleset is not the one that was learned."""
+        cdef poll request
+        cdef Marks marks = self.copies.marks
+        cdef uint32_t result
+        cdef int failed = self.copies.look_at_marks(&marks)
+        if failed < 0:
+            raise kernel_error("can't run a program", -failed, os.strerror(-failed))
+        # what was freed before it was counted for the receiver, was counted for us
+        if marks.counts_freed and marks.freed != self.copies.marks.freed:
+            raise Conflict("the ruleset has just been changed")
+        memset(&request, 0, sizeof(request))
+        failed = self.polling.run_in(&request, sizeof(request), &result)
+        if failed < 0:
+            raise kernel_error("can't run a program", -failed, os.strerror(-failed))
+        if request.failed == ANOTHER:
+            raise Conflict("the ruleset has just been changed")
+        if request.failed:
+            raise Unsupported("memory of the kernel that has counters cannot be read")
+        return 0
+
+
+cdef tuple _format(format its):
+    return its.size, its.packets, its.bytes
+
+
+def hand_over(Copies copies not None, Net home not None, dict said not None, bytes identities not None,
+              list texts not None):
+    """Return a list of descriptors, which belong to the caller, for what *copies* copies.
+
+    *home* is the table's network namespace. *said*, *identities* and *texts* are as for `parcel.pack`. Raises
+    `Conflict` if the ruleset has changed since it was learned.
+    """
+    cdef Handing made = Handing(copies, home)
+    cdef Descriptor each
+    cdef bint traced = copies.marks.counts_freed
+    cdef list things = [Sealed(made.described(said, identities, texts, traced)), made.given, made.polling, made.pairing]
+    if traced:
+        things.append(made.trace)
+    made.check()
+    cdef list descriptors = []
+    for each in things:
+        descriptors.append(each.held.fd)
+    for each in things:
+        each._give_up()
+    return descriptors
