@@ -106,8 +106,8 @@ cdef extern from * nogil:
     int snprintf(char *text, size_t size, const char *format, ...)
     size_t strlen(const char *text)
 
-# The answer of an agent: an errno, and at its start the step that has failed.
-cdef struct Answer:
+# The reply of an agent: an errno, and at its start the step that has failed.
+cdef struct Reply:
     int failed
     int step
 
@@ -130,37 +130,37 @@ cdef int _put(const char *path, const char *text) noexcept nogil:
     return failed
 
 
-cdef Answer _move_in(uid_t user, gid_t group) noexcept nogil:
+cdef Reply _move_in(uid_t user, gid_t group) noexcept nogil:
     """Enter new namespaces. The user is mapped to root before the network namespace is made, which then belongs to
     root: only root may read files such as ip_tables_names."""
-    cdef Answer answer
+    cdef Reply reply
     cdef char text[64]
-    answer.failed = answer.step = 0
+    reply.failed = reply.step = 0
     if unshare(CLONE_NEWUSER) < 0:
-        answer.failed = errno_now
-        return answer
-    answer.step = 1
+        reply.failed = errno_now
+        return reply
+    reply.step = 1
     _put(b"/proc/self/setgroups", b"deny")
     snprintf(text, sizeof(text), b"0 %u 1", <unsigned int> user)
-    answer.failed = _put(b"/proc/self/uid_map", text)
-    if not answer.failed:
+    reply.failed = _put(b"/proc/self/uid_map", text)
+    if not reply.failed:
         snprintf(text, sizeof(text), b"0 %u 1", <unsigned int> group)
-        answer.failed = _put(b"/proc/self/gid_map", text)
-    if answer.failed:
-        return answer
-    answer.step = 2
+        reply.failed = _put(b"/proc/self/gid_map", text)
+    if reply.failed:
+        return reply
+    reply.step = 2
     if unshare(CLONE_NEWNET) < 0:
-        answer.failed = errno_now
-    return answer
+        reply.failed = errno_now
+    return reply
 
 
 cdef void _serve(int fd) noexcept nogil:
     """Open what the parent asks for, until the parent has closed its sockets."""
     cdef Wanted wanted
-    cdef Answer answer
+    cdef Reply reply
     cdef int back, made
     cdef ssize_t length
-    answer.step = 0
+    reply.step = 0
     while True:
         length = iptc_receive_fd(fd, &wanted, sizeof(wanted), &back)
         if length < 0 and errno_now == EINTR:
@@ -175,8 +175,8 @@ cdef void _serve(int fd) noexcept nogil:
                 made = c_open(wanted.path, wanted.flags | O_CLOEXEC)
             else:
                 made = socket(wanted.domain, wanted.kind | SOCK_CLOEXEC, wanted.protocol)
-            answer.failed = errno_now if made < 0 else 0
-            iptc_send_fd(back, &answer, sizeof(answer), made)
+            reply.failed = errno_now if made < 0 else 0
+            iptc_send_fd(back, &reply, sizeof(reply), made)
             if made >= 0:
                 close(made)
         close(back)
@@ -184,12 +184,12 @@ cdef void _serve(int fd) noexcept nogil:
 
 cdef void _live(int fd, uid_t user, gid_t group) noexcept nogil:
     """Run as the agent. This never returns."""
-    cdef Answer answer
+    cdef Reply reply
     iptc_close_others(fd)
     # an interrupt at the terminal of the program must not end the agent
     setsid()
-    answer = _move_in(user, group)
-    if iptc_send_fd(fd, &answer, sizeof(answer), -1) >= 0 and not answer.failed:
+    reply = _move_in(user, group)
+    if iptc_send_fd(fd, &reply, sizeof(reply), -1) >= 0 and not reply.failed:
         _serve(fd)
     _exit(0)
 
@@ -198,7 +198,7 @@ cdef int agent_start(int *fd, int *pid, const char **failed_at) noexcept nogil:
     """Start an agent. Return 0, or an errno with the step that has failed. The caller asks it by *fd*, and closes
     *fd*."""
     cdef int pair[2]
-    cdef Answer answer
+    cdef Reply reply
     cdef sigset_t every, usual
     cdef uid_t user = geteuid()
     cdef gid_t group = getegid()
@@ -214,22 +214,22 @@ cdef int agent_start(int *fd, int *pid, const char **failed_at) noexcept nogil:
     pid[0] = iptc_clone()
     if pid[0] == 0:
         _live(pair[1], user, group)
-    answer.failed = errno_now if pid[0] < 0 else 0
+    reply.failed = errno_now if pid[0] < 0 else 0
     pthread_sigmask(SIG_SETMASK, &usual, NULL)
     close(pair[1])
-    if not answer.failed:
+    if not reply.failed:
         while True:
-            length = iptc_receive_fd(pair[0], &answer, sizeof(answer), &passed)
+            length = iptc_receive_fd(pair[0], &reply, sizeof(reply), &passed)
             if length >= 0 or errno_now != EINTR:
                 break
-        if length != sizeof(answer):
-            answer.failed, answer.step = EPIPE, 3
-        if answer.failed:
-            failed_at[0] = STEPS[answer.step]
+        if length != sizeof(reply):
+            reply.failed, reply.step = EPIPE, 3
+        if reply.failed:
+            failed_at[0] = STEPS[reply.step]
             agent_end(pid[0])
-    if answer.failed:
+    if reply.failed:
         close(pair[0])
-        return answer.failed
+        return reply.failed
     fd[0] = pair[0]
     return 0
 
@@ -237,11 +237,11 @@ cdef int agent_start(int *fd, int *pid, const char **failed_at) noexcept nogil:
 cdef int agent_ask(int fd, const Wanted *wanted, int *got) noexcept nogil:
     """Let the agent open what is *wanted*. Return 0 or an errno.
 
-    Each request brings a socket of its own for the answer, so that threads do not take each other's answers.
+    Each request brings a socket of its own for the reply, so that threads do not take each other's replies.
     """
     cdef int pair[2]
     cdef int failed = 0
-    cdef Answer answer
+    cdef Reply reply
     cdef ssize_t length
     got[0] = -1
     if socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0:
@@ -252,10 +252,10 @@ cdef int agent_ask(int fd, const Wanted *wanted, int *got) noexcept nogil:
             break
     close(pair[1])
     while not failed:
-        length = iptc_receive_fd(pair[0], &answer, sizeof(answer), got)
+        length = iptc_receive_fd(pair[0], &reply, sizeof(reply), got)
         if length < 0 and errno_now == EINTR:
             continue
-        failed = errno_now if length < 0 else answer.failed if length == sizeof(answer) else EPIPE
+        failed = errno_now if length < 0 else reply.failed if length == sizeof(reply) else EPIPE
         break
     close(pair[0])
     return failed

@@ -118,7 +118,7 @@ def check(
     for program in given.programs(one_source(source, path), counters, flush, progress):
         given.rehearse(program)
         with AtCommit(program):
-            refused = trial.refusal(given.table_of(program), program)
+            refused = trial.kernel_refusal(given.table_of(program), program)
             if refused is not None:
                 raise refused
         rules += program.rules

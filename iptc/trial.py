@@ -30,7 +30,7 @@ _BOUND = {"set", "SET", "nfacct", "rateest", "CT"}
 
 
 @elsewhere
-def refusal(table: Any, program: Program) -> Any:
+def kernel_refusal(table: Any, program: Program) -> Any:
     """Return the `KernelError` with which the kernel would refuse *program* for *table*, or None.
 
     None also if it cannot be found out: without the right to make a network namespace (CAP_SYS_ADMIN), or if a rule
@@ -59,7 +59,7 @@ def name_rule(error: Any, table: Any, program: Program) -> None:
     """
     if error.line != program.last_line or table.backend == "nft":
         return
-    refused = refusal(table, program)
+    refused = kernel_refusal(table, program)
     if refused is not None and refused.errno == error.errno:
         error.message = f"line {error.line} failed: {refused}"
 

@@ -23,7 +23,7 @@ def texts(state):
     return {
         (backend, family): [
             table
-            for table in re.split(r"^(?=\*)", journals.text_of(state, backend, family), flags=re.MULTILINE)
+            for table in re.split(r"^(?=\*)", journals.tables_text(state, backend, family), flags=re.MULTILINE)
             if re.search(r"^-A|^:\S+ (-|DROP)", table, re.MULTILINE)
         ]
         for backend in ("legacy", "nft")

@@ -207,7 +207,7 @@ def test_every_word_of_one_family_makes_a_rule_of_the_other(host):
                     text = f"-p icmp --icmp-type {word} -j DROP"
                 if word == "tcp-reset":
                     text = f"-p tcp {text}"
-                assert kind.from_args(families.said_for(nfproto, families.words_of(text)))
+                assert kind.from_args(families.said_for(nfproto, families.words_in(text)))
     with pytest.raises(iptc.ParameterError, match="source-quench"):
         iptc.Owned("web").set("filter", "INPUT", ["-p icmp --icmp-type source-quench"], family="both")
 
@@ -288,7 +288,7 @@ def test_shares_of_a_ruleset(host):
     owned.apply()
     live = iptc.Ruleset.live(False)
     assert owners.without(live, ["web", "nobody"]).text() == before
-    share = owners.text_of(owners.only(live, "web"))
+    share = owners.share_text(owners.only(live, "web"))
     assert share.startswith("*filter\n:web-in - [0:0]\n-A INPUT ") and ":INPUT" not in share
     owned.remove()
     iptc.restore(share, flush=False)

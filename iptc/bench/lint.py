@@ -74,7 +74,7 @@ def lint(ruleset: Ruleset, bench: Bench | None, since: Since | None = None) -> l
     found: list[Finding] = []
     with contextlib.nullcontext() if bench is None else bench.asking():
         for table in ruleset.tables:
-            found += _Table(table, bench).look()
+            found += _TableLint(table, bench).look()
             if since is not None:
                 found += _counted(table, since)
     return found
@@ -102,7 +102,7 @@ class Since:
         return f"since the host started {hours} hours ago, or its counter was set back"
 
 
-class _Table:
+class _TableLint:
     """One table that is looked at."""
 
     def __init__(self, table: TableValue, bench: Bench | None) -> None:

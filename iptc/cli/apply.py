@@ -10,7 +10,7 @@ from ..errors import ParameterError
 from .arguments import add_command, add_wait, seconds, wait_of
 from .confirm import add_state_dir, keep
 from .output import complain, is_terminal, write
-from .plan import rehearse, wanted
+from .plan import show_plan, wanted
 from .rulesets import TROUBLE, add_format, add_scope, show, trouble_is
 
 TYPE_CHECKING = False
@@ -73,7 +73,7 @@ def run(options: Namespace) -> int:
     if command is not None and options.timeout is None:
         raise ParameterError("a command that confirms needs --timeout")
     if options.check is True:
-        return trouble_is(TROUBLE)(rehearse)(options)
+        return trouble_is(TROUBLE)(show_plan)(options)
     options.save = options.save and os.path.abspath(options.save)
     if options.timeout is None:
         return _for_good(options)
@@ -179,7 +179,7 @@ def _ask(options: Namespace, change: Any) -> None:
     )
     number = sys.stdin.fileno()
     while change.look() == "pending":
-        if number not in pending.readable([number, change]):
+        if number not in pending.wait_readable([number, change]):
             continue
         try:
             answer = os.read(number, 1024)

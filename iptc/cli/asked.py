@@ -15,7 +15,7 @@ SIGNALS = ("none", "STDIN", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """The values of `--execd`: the ways in which telegraf's `execd` plugin can ask."""
 
 
-def asking(how: Any) -> Any:
+def requests_of(how: Any) -> Any:
     """Return an iterator that gives one item for each request. If *how* is standard input, it ends at the end of
     that."""
     if how == "STDIN":

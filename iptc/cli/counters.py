@@ -6,7 +6,7 @@ import time
 
 from ..errors import IPTCError
 from .arguments import add_command, add_wait, positive, seconds
-from .asked import SIGNALS, asking
+from .asked import SIGNALS, requests_of
 from .output import complain, write
 from .selecting import Reasons, add_selection, sources_of
 
@@ -57,7 +57,7 @@ def run(options: Namespace) -> int:
         options.table = None
     elif not options.table:
         options.table = ["filter"]
-    printer = _Metrics(options) if options.format == "prometheus" else _Tables(options)
+    printer = _ScrapeText(options) if options.format == "prometheus" else _Tables(options)
     try:
         for number, _ in enumerate(_times(options), 1):
             write(printer.text())
@@ -71,7 +71,7 @@ def run(options: Namespace) -> int:
 def _times(options: Namespace) -> Iterator[Any]:
     """Yield once for each time that the counters are to be printed."""
     if options.signal not in (None, "none"):
-        yield from asking(options.signal)
+        yield from requests_of(options.signal)
         return
     due = time.monotonic()
     yield
@@ -81,7 +81,7 @@ def _times(options: Namespace) -> Iterator[Any]:
         yield
 
 
-class _Metrics:
+class _ScrapeText:
     """Prints the counters as a scrape of `iptc exporter`."""
 
     def __init__(self, options: Namespace) -> None:

@@ -6,7 +6,7 @@ import time
 
 from .arguments import add_command
 from .output import write
-from .watch import families_of, told
+from .watch import change_text, family_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(options: Namespace) -> int:
     now = time.time()
     since = None if options.since is None else journal.moment(options.since, now)
     until = None if options.until is None else journal.moment(options.until, now)
-    families = families_of(options)
+    families = family_names(options)
     for said in journal.read(folder_of(options), since, until):
         if not said.get("unwatched") and (
             said["family"] not in families
@@ -65,5 +65,5 @@ def run(options: Namespace) -> int:
             and said["table"] not in options.table
         ):
             continue
-        write(json.dumps(said) + "\n" if options.json else told(said))
+        write(json.dumps(said) + "\n" if options.json else change_text(said))
     return 0

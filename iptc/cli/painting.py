@@ -72,6 +72,6 @@ def _coloured(text: str, code: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if code else text
 
 
-def frame(painted: Iterable[str]) -> str:
+def screen_text(painted: Iterable[str]) -> str:
     """Return the text that shows the lines *painted* in the place of what the screen shows now."""
     return "\x1b[H" + "\r\n".join(f"{line}\x1b[K" for line in painted) + "\x1b[J"

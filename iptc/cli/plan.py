@@ -33,10 +33,10 @@ def add(commands: Any) -> None:
 @trouble_is(TROUBLE)
 def run(options: Namespace) -> int:
     """Run the command. Return the exit status."""
-    return rehearse(options)
+    return show_plan(options)
 
 
-def rehearse(options: Namespace) -> int:
+def show_plan(options: Namespace) -> int:
     """Show the plan, and do nothing. Return the exit status."""
     from ..managing import planning
 

@@ -74,7 +74,7 @@ def _share(options: Namespace, ipv6: bool) -> str:
     if options.table is not None:
         live = live.only([(nfproto, name) for nfproto, name in _keys(live) if name == options.table])
     if options.owned:
-        return owners.text_of(owners.only(live, options.owned), options.counters)
+        return owners.share_text(owners.only(live, options.owned), options.counters)
     return owners.without(live, options.without).text(options.counters)
 
 

@@ -47,6 +47,6 @@ def run(options: Namespace) -> int:
         for ipv6 in FAMILIES[options.family or "both"]:
             if options.family in (None, "both"):
                 parts.append(f"{HEADINGS[ipv6]}\n")
-            parts.append(journal.text_of(state, backend, "ipv6" if ipv6 else "ipv4"))
+            parts.append(journal.tables_text(state, backend, "ipv6" if ipv6 else "ipv4"))
     write("".join(parts))
     return 0

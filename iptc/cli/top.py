@@ -68,9 +68,9 @@ def run(options: Namespace) -> int:
         pace = Pace(options.interval, clock.now())
         if options.once or options.json or not is_terminal(sys.stdout):
             return _as_text(options, board, poller, clock, pace)
-        from .viewing import View
+        from .viewing import LiveView
 
-        return View(options, board, poller, clock, pace).run()
+        return LiveView(options, board, poller, clock, pace).run()
     finally:
         poller.close()
 

@@ -158,10 +158,10 @@ def _said(options: Namespace, packet: Packet) -> str:
         import json
 
         return json.dumps(packet.as_dict()) + "\n"
-    return told(packet, options.verbose)
+    return packet_text(packet, options.verbose)
 
 
-def told(packet: Packet, verbose: bool) -> str:
+def packet_text(packet: Packet, verbose: bool) -> str:
     """A packet and its way, in lines for people."""
     interfaces = "".join(
         f"{word} {name} "

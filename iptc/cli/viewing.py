@@ -6,7 +6,7 @@ import re
 
 from ..errors import IPTCError
 from ..monitoring.drawing import BARS, Drawing
-from .painting import frame, painter
+from .painting import painter, screen_text
 from .selecting import Reasons
 from .terminal import Terminal
 from .top import bars, safe, title_of
@@ -24,7 +24,7 @@ _PROMPTS = {"/": "search (regular expression): ", "c": "chain (pattern): "}
 _DELETE = {"\x7f", "\x08"}
 
 
-class View:
+class LiveView:
     """The live view of `iptc top` on a terminal."""
 
     def __init__(self, options: Namespace, board: Board, poller: Poller, clock: Clock, pace: Pace) -> None:
@@ -59,7 +59,7 @@ class View:
         self._drawing.prompt = None if self._asked is None else _PROMPTS[self._asked] + self._typed
         notes = [self._said, self._trouble, "paused" if self._paused else ""]
         self._drawing.note = "  ".join(filter(None, notes))
-        painted = frame(self._paint(self._drawing.screen(*terminal.size())))
+        painted = screen_text(self._paint(self._drawing.screen(*terminal.size())))
         terminal.show(painted if self._has_signs else painted.replace("…", "~"))
 
     def _poll(self) -> None:

@@ -77,13 +77,13 @@ def _print_all(options: Namespace, changes: Watch, journal: Journal | None) -> i
                 return 0
 
 
-def families_of(options: Namespace) -> tuple[str, ...]:
+def family_names(options: Namespace) -> tuple[str, ...]:
     """Return the families that were asked for, as "ip" and "ip6"."""
     return {"4": ("ipv4",), "6": ("ipv6",), "both": ("ipv4", "ipv6")}[options.family]
 
 
 def _is_asked_for(options: Namespace, change: TableChange) -> bool:
-    return change.family in families_of(options) and (not options.table or change.table in options.table)
+    return change.family in family_names(options) and (not options.table or change.table in options.table)
 
 
 def _said(options: Namespace, change: TableChange) -> str:
@@ -91,10 +91,10 @@ def _said(options: Namespace, change: TableChange) -> str:
         import json
 
         return json.dumps(change.as_dict()) + "\n"
-    return told(change.as_dict())
+    return change_text(change.as_dict())
 
 
-def told(said: Mapping[str, Any]) -> str:
+def change_text(said: Mapping[str, Any]) -> str:
     """Return a change, given as for JSON, as lines for people."""
     if said.get("unwatched"):
         return f"{said['when']} the rules were changed while nobody watched\n"

@@ -6,7 +6,7 @@ from .. import _core
 from ..errors import AccessDenied, IPTCError, is_absent
 from ..namespace import open_namespace
 from . import conntrack, ebpf, kernel, locking, needs, places, plugins, rights, sides, versions
-from .finding import ERROR, INFO, WARNING, Finding, told
+from .finding import ERROR, INFO, WARNING, Finding, message_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _of_other(place: Netns, name: str) -> Iterator[Finding]:
             return
         level = WARNING if isinstance(error, AccessDenied) else ERROR
         do = "Run it as root" if level == WARNING else ""
-        found = [Finding(level, f"It cannot be entered: {told(error)}.", do)]
+        found = [Finding(level, f"It cannot be entered: {message_of(error)}.", do)]
     for finding in found:
         yield finding._replace(text=f"{name[:1].upper()}{name[1:]}: {finding.text}")
 
@@ -96,7 +96,9 @@ def _tried(part: Callable[[], Iterable[Finding]]) -> list[Finding]:
         for finding in part():
             found.append(finding)
     except (IPTCError, OSError) as error:
-        found.append(Finding(ERROR, f"It could not be looked at: {told(error)}.", "Look into dmesg, and try it again"))
+        found.append(
+            Finding(ERROR, f"It could not be looked at: {message_of(error)}.", "Look into dmesg, and try it again")
+        )
     return found
 
 

@@ -17,7 +17,7 @@ Finding = namedtuple("Finding", "level text do", defaults=[""])
 Finding.__doc__ = """How serious it is, a sentence, and what to do about it, "" for nothing."""
 
 
-def told(error: BaseException | str | None) -> str:
+def message_of(error: BaseException | str | None) -> str:
     """Return the message of *error*, as the end of a sentence."""
     return str(error) or type(error).__name__
 

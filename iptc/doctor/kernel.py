@@ -7,7 +7,7 @@ import errno
 from .. import _core
 from .._netlink import Socket
 from ..errors import AccessDenied, IPTCError, KernelError, is_absent
-from .finding import ERROR, INFO, WARNING, Finding, listed, told
+from .finding import ERROR, INFO, WARNING, Finding, listed, message_of
 from .modules import ABSENT, HERE, KEPT_OUT, LOADABLE, UNKNOWN, Modules
 
 TYPE_CHECKING = False
@@ -163,7 +163,7 @@ def of_kernel(kernel: Kernel, side: str | None, host_side: str | None) -> Iterat
     try:
         has_nft = kernel.has_nf_tables()
     except IPTCError as error:
-        yield Finding(ERROR, f"nf_tables does not answer: {told(error)}.", "Look into dmesg")
+        yield Finding(ERROR, f"nf_tables does not answer: {message_of(error)}.", "Look into dmesg")
         return
     if has_nft is False:
         level = WARNING if "nft" in (side, host_side) else INFO

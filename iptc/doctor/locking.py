@@ -7,7 +7,7 @@ import stat
 import time
 
 from .. import lock
-from .finding import ERROR, INFO, WARNING, Finding, listed, told
+from .finding import ERROR, INFO, WARNING, Finding, listed, message_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def of_lock(pause: Callable[[float], object] = time.sleep) -> Iterator[Finding]:
         yield Finding(INFO, f"There is no lock file {path} yet: the first who writes rules creates it.")
         return
     except OSError as error:
-        text = f"The lock file {path} cannot be looked at: {told(error.strerror)}."
+        text = f"The lock file {path} cannot be looked at: {message_of(error.strerror)}."
         yield Finding(WARNING, text, "Run it as root, or set XTABLES_LOCKFILE to a file of your own")
         return
     try:

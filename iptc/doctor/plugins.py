@@ -8,7 +8,7 @@ import re
 from .. import _core
 from .._core import environment
 from ..errors import IPTCError
-from .finding import ERROR, INFO, WARNING, Finding, listed, told
+from .finding import ERROR, INFO, WARNING, Finding, listed, message_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def library() -> tuple[str, int | None]:
 
         plugins.parse_protocol("tcp")  # any call that loads the library
     except (ImportError, IPTCError, OSError) as error:
-        return told(error), None
+        return message_of(error), None
     with open("/proc/self/maps", errors="surrogateescape") as maps:
         for line in maps:
             path = line.rstrip("\n").partition("/")[2]

@@ -7,7 +7,7 @@ import warnings
 
 from .. import _core, backends
 from ..errors import AccessDenied, IPTCError
-from .finding import ERROR, INFO, WARNING, Finding, listed, told
+from .finding import ERROR, INFO, WARNING, Finding, listed, message_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def of_place(there: Namespace) -> Iterator[Finding]:
     side, error = ours(there)
     if side is None:
         level = WARNING if isinstance(error, AccessDenied) else ERROR
-        yield Finding(level, f"Which back end is in use cannot be found out: {told(error)}.", _remedy(error))
+        yield Finding(level, f"Which back end is in use cannot be found out: {message_of(error)}.", _remedy(error))
         return
     given = os.environ.get("IPTC_BACKEND")
     reason = " (IPTC_BACKEND or --backend says so)" if given else ""
@@ -81,7 +81,7 @@ def of_place(there: Namespace) -> Iterator[Finding]:
     try:
         tables = holding(there, other)
     except (IPTCError, OSError) as error:
-        text = f"Whether {_WORDS[other]} holds rules too cannot be found out: {told(error)}."
+        text = f"Whether {_WORDS[other]} holds rules too cannot be found out: {message_of(error)}."
         yield Finding(WARNING if isinstance(error, AccessDenied) else ERROR, text, _remedy(error))
         return
     if tables:

@@ -12,7 +12,8 @@ cdef enum:
     SCRATCH_ROOM = 1 << 16
     NAME_ROOM = 32           # the size of a name: no chain, policy or extension has more than 28 bytes
 
-# The commands. `command_letter` returns the letter of the option. DELETE_NUM and ZERO_NUM have the number of a rule.
+# The commands, one bit each. `command_letter` returns the letter of the option: a new command needs its letter there.
+# DELETE_NUM and ZERO_NUM have the number of a rule.
 cdef enum:
     NO_COMMAND = 0
     INSERT = 1 << 0

@@ -13,6 +13,10 @@ from .._core cimport (
 )
 from .plugins cimport PARAMETER_PROBLEM, OptionRow, PluginRow, xtables_error
 
+cdef extern from *:
+    # the number of the lowest bit that is set, from 0; of the compiler
+    int __builtin_ctz(unsigned int bits) nogil
+
 # ------------------------------------------------------------------ the base options
 
 cdef struct BaseOption:
@@ -253,33 +257,14 @@ cdef bint _abbreviated(Spec *spec, const char *name, size_t length, const BaseOp
 
 # ---------------------------------------------------------------------- commands
 
+# The letter of each command: the command with the number N, 1 << N, has the letter at N. DELETE_NUM and ZERO_NUM are
+# `-D` and `-Z` with the number of a rule.
+cdef const char *LETTERS = b"IDDRALFZNXPESZC"
+
+
 cdef char command_letter(unsigned int command) noexcept nogil:
     """Return the letter of the option for *command*."""
-    if command == INSERT:
-        return b'I'
-    if command & (DELETE | DELETE_NUM):
-        return b'D'
-    if command == REPLACE:
-        return b'R'
-    if command == APPEND:
-        return b'A'
-    if command == LIST:
-        return b'L'
-    if command == FLUSH:
-        return b'F'
-    if command & (ZERO | ZERO_NUM):
-        return b'Z'
-    if command == NEW_CHAIN:
-        return b'N'
-    if command == DELETE_CHAIN:
-        return b'X'
-    if command == SET_POLICY:
-        return b'P'
-    if command == RENAME:
-        return b'E'
-    if command == LIST_RULES:
-        return b'S'
-    return b'C'
+    return LETTERS[__builtin_ctz(command)]
 
 
 cdef void set_command(Spec *spec, unsigned int command) noexcept nogil:

@@ -118,20 +118,20 @@ cdef extern from "shim.h" nogil:
 # ---------------------------------------------------- C: names that are looked up
 
 cdef extern from "names.h" nogil:
-    struct Question "question":
+    struct NameQuestion "question":
         int kind
     struct Names "names":
         bint wanted
-        Question question
-    struct Answer "answer":
+        NameQuestion question
+    struct NameAnswer "answer":
         pass
     struct protoent:
         const char *p_name
     void names_begin(Names *looked)
     void names_end(Names *looked)
     void names_use(Names *looked)
-    Answer *names_ask(const Question *asked)
-    int names_keep(Names *looked, Answer *found)
+    NameAnswer *names_ask(const NameQuestion *asked)
+    int names_keep(Names *looked, NameAnswer *found)
     protoent *names_protocol(int number)
 
 cdef extern from "shim.h":

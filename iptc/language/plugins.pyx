@@ -202,7 +202,7 @@ cdef void end_names(Names *looked) noexcept nogil:
 
 cdef int look_up(Names *looked) except -1:
     """Look up the name that ended the last body. Other threads run meanwhile, and may run bodies of their own."""
-    cdef Answer *found
+    cdef NameAnswer *found
     with nogil:
         found = names_ask(&looked.question)
     if found == NULL or names_keep(looked, found) < 0:

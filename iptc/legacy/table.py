@@ -8,7 +8,7 @@ from .. import _core
 from .._applied import mark
 from ..errors import PartialCommit
 from ..model.edits import Replay
-from ..model.saved import frame
+from ..model.saved import head_and_foot
 from ..model.views import ChainView, View
 from .blob import TableBlob, TableScan, stored
 
@@ -77,7 +77,7 @@ class LegacyTable:
         blob = self._blob()
         from .save import save_rules  # programs that only poll need not load it
 
-        head, foot = [part.encode("utf-8", "surrogateescape") for part in frame(self.name, blob.chains)]
+        head, foot = [part.encode("utf-8", "surrogateescape") for part in head_and_foot(self.name, blob.chains)]
         return save_rules(blob, counters, head, foot)
 
     def close(self) -> None:

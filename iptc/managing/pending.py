@@ -201,7 +201,7 @@ def _is_locked(file: BinaryIO) -> bool:
     return False
 
 
-def readable(files: Iterable[Any], seconds: float | None = None) -> set[int]:
+def wait_readable(files: Iterable[Any], seconds: float | None = None) -> set[int]:
     """Wait until one of *files* can be read, but at most *seconds*. Return the descriptors of those that can be
     read."""
     poller = select.poll()

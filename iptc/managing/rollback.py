@@ -93,7 +93,7 @@ class Pending:
         end = None if seconds is None else time.monotonic() + seconds
         while self.state == "pending":
             left = None if end is None else max(0, end - time.monotonic())
-            if not pending.readable([self], left):
+            if not pending.wait_readable([self], left):
                 break
             self._hear()
         return self.state
@@ -305,7 +305,7 @@ def run_check(command: Any, change: Pending) -> bool:
             ended = os.pidfd_open(process.pid)
             try:
                 while process.poll() is None and change.look() == "pending":
-                    pending.readable([ended, change])
+                    pending.wait_readable([ended, change])
             finally:
                 os.close(ended)
             return process.poll() == 0

@@ -231,7 +231,7 @@ class _Change:
             except LockTimeout:
                 if end is not None and time.monotonic() >= end:
                     raise
-            if pending.readable([self._channel], 0):
+            if pending.wait_readable([self._channel], 0):
                 return False
 
     def _note(self, what: Any) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .views import ChainView, View
 
 
-def frame(name: str, chains: Any) -> Any:
+def head_and_foot(name: str, chains: Any) -> Any:
     """Return the text before the rules of table *name*, and the text behind them. *chains*: [(name, policy, counters,
     …)]."""
     now = time.asctime()
@@ -33,7 +33,7 @@ def rule_line(chain: ChainView, entry: bytes, counted: bool = False) -> Any:
 
 def text_of_view(name: str, view: View, counters: bool) -> str:
     """Return the text of a table in memory, as `iptables-save` prints it; with *counters*, as `iptables-save -c`."""
-    head, foot = frame(name, [(chain.name, chain.policy, chain.counters) for chain in view.in_order()])
+    head, foot = head_and_foot(name, [(chain.name, chain.policy, chain.counters) for chain in view.in_order()])
     lines = [head]
     for chain in view.in_order():
         for entry in chain.entries:
@@ -44,4 +44,4 @@ def text_of_view(name: str, view: View, counters: bool) -> str:
 
 def text_of_empty(name: str, chains: Any) -> str:
     """Return the text of an empty table with the builtin chains *chains*."""
-    return "".join(frame(name, [(chain, "ACCEPT", None) for chain in chains]))
+    return "".join(head_and_foot(name, [(chain, "ACCEPT", None) for chain in chains]))

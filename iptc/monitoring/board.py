@@ -7,7 +7,7 @@ import heapq
 import re
 from collections import deque
 
-from .events import Event, text_of
+from .events import Event, rule_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ NEW, RESET, MOVED = "N", "R", "M"
 _MARKS = {Event.APPEARED: NEW, Event.RESET: RESET, Event.MOVED: MOVED}
 
 
-class Row:
+class BoardRow:
     """One line of the view: a rule, the policy of a chain, or the sum of a chain.
 
     `packets` and `bytes` are rates per second. `trend` has the packets per second of the last minute, the oldest first.
@@ -86,7 +86,7 @@ class _Line:
     @property
     def text(self) -> str:
         if self.rule is not None:
-            return text_of(self.rule) or "(every packet)"
+            return rule_text(self.rule) or "(every packet)"
         return "(all rules)" if self.policy is None else f"(policy {self.policy})"
 
     @property
@@ -94,7 +94,7 @@ class _Line:
         return self.policy == "DROP" or self.rule is not None and self.rule.target in _DROPPING
 
 
-class _Table:
+class _BoardTable:
     """The lines of one table."""
 
     def __init__(self, ipv6: bool, name: str, most: int) -> None:
@@ -175,7 +175,7 @@ class Board:
     def __init__(self, selection: Selection, interval: float, sort: str = "packets") -> None:
         self._selection = selection
         self._most = min(_MOST_KEPT, max(1, round(MINUTE / interval)))
-        self._tables: dict[tuple[bool, str], _Table] = {}
+        self._tables: dict[tuple[bool, str], _BoardTable] = {}
         self.sort = sort
         self.drops_first = False
         self.by_chain = False
@@ -202,7 +202,7 @@ class Board:
         for part in sample.tables:
             key = part.ipv6, part.table
             if key not in self._tables:
-                self._tables[key] = _Table(*key, self._most)
+                self._tables[key] = _BoardTable(*key, self._most)
             self._tables[key].add(part)
         for event in sample.events:
             self._mark(event)
@@ -230,7 +230,7 @@ class Board:
         lines = [line for table in self._tables.values() for line in (*table.rules, *table.policies.values())]
         return sum(line.rates[0] for line in lines), sum(line.rates[1] for line in lines)
 
-    def rows(self, most: int | None = None, start: int = 0) -> tuple[list[Row], int]:
+    def rows(self, most: int | None = None, start: int = 0) -> tuple[list[BoardRow], int]:
         """Return (at most *most* rows, beginning with number *start*; the number of all rows)."""
         lines = list(self._wanted())
         if self.sort == "place":
@@ -250,7 +250,7 @@ class Board:
             else:
                 chosen = heapq.nlargest(start + most, lines, key=key)
         end = None if most is None else start + most
-        return [Row(line, line.text, line.mark, line.drops) for line in chosen[start:end]], len(lines)
+        return [BoardRow(line, line.text, line.mark, line.drops) for line in chosen[start:end]], len(lines)
 
     def _wanted(self) -> Iterator[_Line]:
         fits = re.compile(fnmatch.translate(self.chain)).fullmatch if self.chain else None
@@ -270,7 +270,7 @@ class Board:
         """Whether a rule is selected. If rules are selected by text or comment, no policies and chains are shown."""
         return line.rule is not None and self._selection.wants_rule(line.rule.text, line.rule.comment)
 
-    def _lines_of(self, table: _Table) -> Iterable[_Line]:
+    def _lines_of(self, table: _BoardTable) -> Iterable[_Line]:
         if self.by_chain:
             yield from table.chains.values()
             return

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .board import Board, Row
+    from .board import Board, BoardRow
 
     _Piece = tuple[str, str]
     _Line = list[_Piece]
@@ -143,7 +143,7 @@ class Drawing:
         text += fitted("chain", chain) + " " if chain else ""
         return [(fitted(text + ("sum" if self._board.by_chain else "rule"), width), HEAD)]
 
-    def _row(self, row: Row, width: int) -> _Line:
+    def _row(self, row: BoardRow, width: int) -> _Line:
         spark, table, chain = self._columns(width)
         name = f"{'6' if row.ipv6 else '4'} {row.table}"
         style = DROP if row.drops else PLAIN if row.packets or row.bytes else FAINT

@@ -35,12 +35,12 @@ _FOR_NEXT = 300.0
 """Seconds after which an idle connection is closed."""
 
 _FOR_PIECE, _FOR_ANSWER = 10.0, 60.0
-"""Seconds for a client to receive a piece of an answer, and to receive all of it."""
+"""Seconds for a client to receive a piece of a response, and to receive all of it."""
 
 _LONGEST_REQUEST = 16384
 _PIECE = 65536
-_MOST_ANSWERS = 8
-"""How many answers are kept for slow clients. If there are more, the clients that still receive the oldest are cut
+_MOST_RESPONSES = 8
+"""How many responses are kept for slow clients. If there are more, the clients that still receive the oldest are cut
 off."""
 
 _SPARE_DESCRIPTORS = 64
@@ -66,8 +66,8 @@ def serve(scraper: Scraper, address: str, path: str, config: str | None = None) 
     return asyncio.run(_Endpoint(scraper, path, web).run(listening.open_sockets(address)))
 
 
-class _Answer:
-    """The answer of one scrape, in the formats that were requested, and the clients that still receive it."""
+class _Response:
+    """The response of one scrape, in the formats that were requested, and the clients that still receive it."""
 
     def __init__(self, scrape: Scrape) -> None:
         self.scrape = scrape
@@ -88,12 +88,12 @@ class _Endpoint:
         for collector in (prometheus_client.ProcessCollector, prometheus_client.PlatformCollector):
             collector(registry=self._process)
         prometheus_client.GCCollector(registry=self._process)
-        # one thread reads tables and formats answers, the other one checks passwords
+        # one thread reads tables and formats responses, the other one checks passwords
         self._reading = concurrent.futures.ThreadPoolExecutor(1, "iptc-scrape")
         self._checking = concurrent.futures.ThreadPoolExecutor(1, "iptc-password")
-        self._next: asyncio.Future[_Answer] | None = None
+        self._next: asyncio.Future[_Response] | None = None
         self._scraping: asyncio.Task[None] | None = None
-        self._answers: collections.deque[_Answer] = collections.deque()
+        self._responses: collections.deque[_Response] = collections.deque()
         self._idle: dict[asyncio.Transport, None] = {}
         self._connections = 0
 
@@ -165,7 +165,7 @@ class _Endpoint:
         body: bytes | Any = b""
         extra: list[str] = []
         status, kind = 200, _PLAIN
-        answer = None
+        response = None
         if not await self._may(request):
             status, body, extra = 401, b"Unauthorized\n", ['WWW-Authenticate: Basic realm="iptc"']
         elif request.method not in ("GET", "HEAD"):
@@ -174,9 +174,9 @@ class _Endpoint:
             encode, kind = self._form(request.headers.get("accept", ""))
             packed = self._takes_gzip(request.headers.get("accept-encoding", ""))
             try:
-                answer = await self._answer(encode, kind, packed)
-                answer.takers.add(transport)
-                body = await self._body(answer, encode, kind, packed)
+                response = await self._response_of_scrape(encode, kind, packed)
+                response.takers.add(transport)
+                body = await self._body(response, encode, kind, packed)
             except Exception as error:
                 # answer with an error: the next scrape may succeed, and an exporter that has ended reports nothing
                 logger.exception("a scrape failed")
@@ -193,10 +193,10 @@ class _Endpoint:
         try:
             await self._send(writer, status, kind, body, extra, request.method == "HEAD", keep)
         finally:
-            if answer is not None:
-                answer.takers.discard(transport)
-                if not answer.takers and answer in self._answers:
-                    self._answers.remove(answer)
+            if response is not None:
+                response.takers.discard(transport)
+                if not response.takers and response in self._responses:
+                    self._responses.remove(response)
         return keep
 
     async def _send(
@@ -246,8 +246,8 @@ class _Endpoint:
     async def _apart(pool: concurrent.futures.Executor, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
 
-    async def _answer(self, *form: Any) -> _Answer:
-        """Return the answer of a scrape that begins after this call. All clients that wait for it share it.
+    async def _response_of_scrape(self, *form: Any) -> _Response:
+        """Return the response of a scrape that begins after this call. All clients that wait for it share it.
 
         *form*: the arguments of `_written`.
         """
@@ -262,33 +262,35 @@ class _Endpoint:
         while self._next is not None:
             wanted, self._next = self._next, None
             try:
-                answer = await self._apart(self._reading, self._read, form)
+                response = await self._apart(self._reading, self._read, form)
             except Exception as error:
                 wanted.set_exception(error)
                 wanted.exception()  # the clients that waited may be gone
                 continue
-            wanted.set_result(answer)
-            self._answers.append(answer)
-            while len(self._answers) > _MOST_ANSWERS:
-                for transport in self._answers.popleft().takers:
+            wanted.set_result(response)
+            self._responses.append(response)
+            while len(self._responses) > _MOST_RESPONSES:
+                for transport in self._responses.popleft().takers:
                     transport.abort()
 
-    def _read(self, form: tuple[Any, ...]) -> _Answer:
-        """Scrape, and format the answer as the first client has requested it."""
-        answer = _Answer(self._scraper.scrape())
-        answer.bodies[form[1:]] = self._written(answer, *form)
-        return answer
+    def _read(self, form: tuple[Any, ...]) -> _Response:
+        """Scrape, and format the response as the first client has requested it."""
+        response = _Response(self._scraper.scrape())
+        response.bodies[form[1:]] = self._written(response, *form)
+        return response
 
-    async def _body(self, answer: _Answer, encode: Callable[[Any], bytes], kind: str, packed: bool) -> bytes:
-        if (kind, packed) not in answer.bodies:
-            answer.bodies[kind, packed] = await self._apart(self._reading, self._written, answer, encode, kind, packed)
-        return answer.bodies[kind, packed]
+    async def _body(self, response: _Response, encode: Callable[[Any], bytes], kind: str, packed: bool) -> bytes:
+        if (kind, packed) not in response.bodies:
+            response.bodies[kind, packed] = await self._apart(
+                self._reading, self._written, response, encode, kind, packed
+            )
+        return response.bodies[kind, packed]
 
-    def _written(self, answer: _Answer, encode: Callable[[Any], bytes], kind: str, packed: bool) -> bytes:
-        if (kind, packed) in answer.bodies:
-            return answer.bodies[kind, packed]  # another client has requested the same format meanwhile
+    def _written(self, response: _Response, encode: Callable[[Any], bytes], kind: str, packed: bool) -> bytes:
+        if (kind, packed) in response.bodies:
+            return response.bodies[kind, packed]  # another client has requested the same format meanwhile
         # the text of prometheus_client ends with the line that must end OpenMetrics
-        text = answer.scrape.text(kind.startswith(_OPENMETRICS), encode(self._process))
+        text = response.scrape.text(kind.startswith(_OPENMETRICS), encode(self._process))
         if not packed:
             return text
         packer = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)

@@ -54,13 +54,13 @@ class Event:
         family = "IPv6" if self.ipv6 else "IPv4"
         if self.rule is None:
             return f"{family} table {self.table} {self.kind}"
-        return f"{family} {self.table} {self.chain} {self.kind}: {text_of(self.rule)}"
+        return f"{family} {self.table} {self.chain} {self.kind}: {rule_text(self.rule)}"
 
     def __repr__(self) -> str:
         return f"<iptc.Event {self}>"
 
 
-def text_of(rule: RuleInfo) -> str:
+def rule_text(rule: RuleInfo) -> str:
     """Return the text of a rule; if there is no libxtables to print it, its target."""
     try:
         return rule.text

@@ -95,7 +95,7 @@ class Scraper:
         self._monotonic = monotonic
         self._limit = limit
         self._policy = "iptables_default" if retailnext else "iptables_chain"
-        self._tables: dict[tuple[str | None, bool, str | None], _Table] = {}
+        self._tables: dict[tuple[str | None, bool, str | None], _ScrapedTable] = {}
         self._troubles: dict[tuple[str | None, bool, str | None], str] = {}
         self._reasons: dict[tuple[str | None, bool, str | None], str] = {}
         self._said_limit = False
@@ -132,7 +132,7 @@ class Scraper:
         labels = _labels_of(reading)
         table = self._tables.get(reading.key)
         if table is None:
-            table = self._tables[reading.key] = _Table(labels, self._monotonic)
+            table = self._tables[reading.key] = _ScrapedTable(labels, self._monotonic)
         try:
             table.follow(reading, self._sources.selection, self._naming, room)
         except IPTCError as error:
@@ -190,7 +190,7 @@ class Scraper:
         self._said_limit = bool(left_out)
 
 
-class _Table:
+class _ScrapedTable:
     """What is kept of one table between scrapes."""
 
     def __init__(self, labels: bytes, monotonic: bool) -> None:

@@ -26,7 +26,7 @@ _SPECIAL = str.maketrans(
 )
 
 
-class Row:
+class CountedRule:
     """A rule of a table: its `slot`, the name of its `chain`, its `position` there from 1, and its `Words`."""
 
     __slots__ = ("slot", "chain", "position", "words")
@@ -49,18 +49,20 @@ class Counted:
         self._words = words
         self._selection = selection
 
-    def chains(self) -> Iterator[tuple[ChainCounters, list[Row]]]:
+    def chains(self) -> Iterator[tuple[ChainCounters, list[CountedRule]]]:
         """Yield (chain, its selected rules) for the selected chains."""
         for chain in self._selection.chains_of(self.snapshot):
-            rows = [Row(slot, chain.name, number, self._words[slot]) for number, slot in enumerate(chain.slots, 1)]
+            rows = [
+                CountedRule(slot, chain.name, number, self._words[slot]) for number, slot in enumerate(chain.slots, 1)
+            ]
             yield chain, [row for row in rows if self._selection.wants_rule(row.words.text, row.words.comment)]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[CountedRule]:
         """Yield the selected rules."""
         for _, rows in self.chains():
             yield from rows
 
-    def numbers(self, row: Row) -> list[int]:
+    def numbers(self, row: CountedRule) -> list[int]:
         """Return the packets and bytes of a rule, and if there is a delta, what was added."""
         return [*self.snapshot[row.slot], *(() if self.delta is None else self.delta[row.slot])]
 
@@ -96,7 +98,7 @@ class Influx:
         )
 
 
-def _begins(reading: TableReading, rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
+def _begins(reading: TableReading, rows: Iterable[CountedRule]) -> Iterator[tuple[int, str]]:
     seen: dict[str, int] = {}
     for row in rows:
         tags = [

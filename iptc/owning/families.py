@@ -70,7 +70,7 @@ _ADDRESS_OPTIONS = ("-s", "--source", "--src", "-d", "--destination", "--dst")
 _ANY_ADDRESS = {_core.IPV4: "0.0.0.0/0", _core.IPV6: "::/0"}
 
 
-def words_of(specification: str | Iterable[str]) -> list[str]:
+def words_in(specification: str | Iterable[str]) -> list[str]:
     """Return the words of a specification: text, quoted as for iptables-restore, or a list of words."""
     if isinstance(specification, str):
         text = _core.text_bytes(specification, "a rule")

@@ -14,7 +14,7 @@ from ..model.edits import check_new_name
 from ..namespace import Place
 from ..nft.reader import BUILTIN_CHAINS
 from ..rule import Rule
-from .families import said_for, words_of
+from .families import said_for, words_in
 from .marks import OwnerMark, comments_with, rule_class
 from .own_table import OwnTable, encode
 
@@ -430,7 +430,7 @@ def _rule_for(nfproto: Family, rule: Any, both: bool) -> Rule | None:
         raise ParameterTypeError(f"a rule must be a Rule, a text or words, not {type(rule).__name__}")
     words: Any = rule
     if both:
-        words = said_for(nfproto, words_of(rule))
+        words = said_for(nfproto, words_in(rule))
         if words is None:
             return None
     return kind.from_args(words)

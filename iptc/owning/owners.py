@@ -25,7 +25,7 @@ def only(ruleset: Ruleset, owner: str, comment: str | None = None) -> Ruleset:
     return Ruleset(tables, ruleset.backend)
 
 
-def text_of(ruleset: Ruleset, counters: bool = False) -> str:
+def share_text(ruleset: Ruleset, counters: bool = False) -> str:
     """Return the share of an owner in the format of iptables-save. `iptables-restore --noflush` adds it to a table.
 
     Builtin chains are not declared, since no owner owns their policies.

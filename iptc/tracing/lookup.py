@@ -19,7 +19,7 @@ from ..watching.lock_events import LockEvents
 from ..watching.multicast import MessagesLost, fields
 from ..watching.nft_events import NftEvents
 from .found import ADDED, CHANGED, MOVED, NOT_KNOWN, REMOVED, Found, found_of, rule_of
-from .nft_reports import text_of
+from .nft_reports import name_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _comment(userdata: bytes) -> str | None:
     while at + 2 <= len(userdata):
         kind, length = userdata[at], userdata[at + 1]
         if kind == _COMMENT:
-            return text_of(userdata[at + 2 : at + 2 + length]) or None
+            return name_in(userdata[at + 2 : at + 2 + length]) or None
         at += 2 + length
     return None
 
@@ -234,7 +234,7 @@ class NftRules:
                 hook = int.from_bytes(hooked.get(_HOOK_NUMBER, b""), "big")
                 priority = int.from_bytes(hooked.get(_HOOK_PRIORITY, b""), "big", signed=True)
             if _CHAIN_TABLE in said and _CHAIN_NAME in said:
-                key = family, text_of(said[_CHAIN_TABLE]), text_of(said[_CHAIN_NAME])
+                key = family, name_in(said[_CHAIN_TABLE]), name_in(said[_CHAIN_NAME])
                 found[key] = _NftChain(hook, priority, b"")
         return found
 
@@ -285,7 +285,7 @@ def _touched(commit: Commit) -> Iterator[_Key]:
         name = _RULE_CHAIN if kind in _OF_RULES else _CHAIN_NAME if kind in _OF_CHAINS else 0
         said = fields(message, 20) if name else {}
         if name in said and _RULE_TABLE in said:
-            yield family, text_of(said[_RULE_TABLE]), text_of(said[name])
+            yield family, name_in(said[_RULE_TABLE]), name_in(said[name])
 
 
 def _bytes(name: str) -> bytes:

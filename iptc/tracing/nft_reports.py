@@ -56,12 +56,12 @@ def _number(data: bytes | None) -> int:
     return int.from_bytes(data, "big") if data else 0
 
 
-def text_of(data: bytes) -> str:
+def name_in(data: bytes) -> str:
     """Return the name in an attribute."""
     return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def verdict_word(code: int) -> str:
+def verdict_name(code: int) -> str:
     """Return the name of verdict *code* of nf_tables, as the kernel writes it."""
     if code >= 0:
         code &= 0xFF  # the bits above are the number of a queue, or an errno
@@ -77,7 +77,7 @@ def _decoded(family: int, message: bytes) -> Report | None:
     nfproto = _number(said.get(_NFPROTO)) or family
     if header is not None:
         nfproto = _IPV4 if header.version == 4 else _IPV6
-    report = Report("nft", family, nfproto, text_of(said[_TABLE]), text_of(said[_CHAIN]), kind)
+    report = Report("nft", family, nfproto, name_in(said[_TABLE]), name_in(said[_CHAIN]), kind)
     report.identity = _number(said.get(_IDENTITY))
     report.handle = _number(said.get(_HANDLE))
     report.iif, report.oif = _number(said.get(_IIF)), _number(said.get(_OIF))
@@ -88,9 +88,9 @@ def _decoded(family: int, message: bytes) -> Report | None:
     elif _VERDICT in said:
         verdict = fields(said[_VERDICT])
         if _VERDICT_CODE in verdict:
-            report.verdict = verdict_word(struct.unpack("!i", verdict[_VERDICT_CODE])[0])
+            report.verdict = verdict_name(struct.unpack("!i", verdict[_VERDICT_CODE])[0])
         if _VERDICT_CHAIN in verdict:
-            report.to = text_of(verdict[_VERDICT_CHAIN])
+            report.to = name_in(verdict[_VERDICT_CHAIN])
     if kind == RETURN or kind == RULE and not report.handle:
         # newer kernels report the end of a chain as a rule without a handle
         report.kind, report.verdict = RETURN, "RETURN"

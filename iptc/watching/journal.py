@@ -73,7 +73,7 @@ def _tables_of(ruleset: Ruleset) -> dict[str, list[str]]:
     }
 
 
-def text_of(state: _State, backend: str, family: str) -> str:
+def tables_text(state: _State, backend: str, family: str) -> str:
     """Return the tables of a family as `iptables-save` prints them, without counters."""
     lines = []
     for name, chains in state.get(backend, {}).get(family, {}).items():

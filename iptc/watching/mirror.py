@@ -99,7 +99,7 @@ class _Step:
         self._ruleset = ruleset
         self._place = place
         self._sockets = sockets
-        self._tables: dict[_Key, _Table | None] = {}
+        self._tables: dict[_Key, _TableInCommit | None] = {}
 
     def take(self, kind: int, nfproto: int, message: bytes) -> None:
         """Read one message."""
@@ -115,17 +115,17 @@ class _Step:
             self._tables[key] = None
         elif kind == _NEWTABLE:
             if self._open(key) is None:
-                self._tables[key] = _Table(plain_table(*key))
+                self._tables[key] = _TableInCommit(plain_table(*key))
         elif kind in (_NEWCHAIN, _DELCHAIN, _NEWRULE, _DELRULE):
             table = self._open(key)
             if table is None:
                 raise LostStep
             table.take(kind, said, message)
 
-    def _open(self, key: _Key) -> _Table | None:
+    def _open(self, key: _Key) -> _TableInCommit | None:
         if key not in self._tables:
             there = self._ruleset.table(*key)
-            self._tables[key] = None if there is None else _Table(there)
+            self._tables[key] = None if there is None else _TableInCommit(there)
         return self._tables[key]
 
     def finish(self) -> dict[_Key, TableValue | None]:
@@ -134,7 +134,7 @@ class _Step:
             return {key: None if table is None else table.finish(key, socket) for key, table in self._tables.items()}
 
 
-class _Table:
+class _TableInCommit:
     """One table, while the messages of a commit are read."""
 
     def __init__(self, value: TableValue) -> None:
