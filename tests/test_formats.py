@@ -117,7 +117,9 @@ def test_json_is_one_object_a_table(host, command):
     iptc.restore(RULES, counters=True)
     said = [json.loads(line) for line in command("--format", "json", "-t", "filter", "-t", "nat").splitlines()]
     assert [one["table"] for one in said] == ["filter", "nat"]
-    assert {frozenset(one) for one in said} == {frozenset({"table", "ip_version", "time", "generation", "chains"})}
+    assert {frozenset(one) for one in said} == {
+        frozenset({"table", "ip_version", "time", "source", "generation", "chains"})
+    }
 
 
 def test_a_namespace_that_is_not_there_among_others(host, command):

@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
-"""Where the members of the kernel's structures are: asked of BTF, the kernel's own description of them.
+"""Finds the offsets of members in the kernel's structures, by reading BTF, the kernel's description of its types.
 
-vmlinux has the kernel's, and each module its own, which goes on where the kernel's ends. Both may change from boot to
-boot; answers are kept in memory as long as the process lives, and in no file that somebody could write.
+The file vmlinux describes the types of the kernel. A module has a file of its own; its type numbers begin after the
+kernel's. Both may change from boot to boot. So answers are kept in the memory of the process, and not in a file.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -46,7 +46,7 @@ cdef class Types:
     """The types of the kernel, or those of a module on top of the kernel's."""
 
     cdef types found
-    cdef bytes data                  # what `found` points into
+    cdef bytes data                  # the memory to which `found` points
     cdef Types base
     cdef readonly str name           # for messages
 
@@ -54,7 +54,7 @@ cdef class Types:
         types_close(&self.found)
 
     def __init__(self, bytes data not None, Types base=None, str name="vmlinux"):
-        """Read *data*, which is BTF; `Unsupported` if it is not, or is newer than iptc."""
+        """Read *data*. Raises `Unsupported` if it is no BTF, or is newer than iptc."""
         cdef int failed
         cdef const char *bytes_of = PyBytes_AS_STRING(data)
         cdef size_t length = PyBytes_GET_SIZE(data)
@@ -95,8 +95,8 @@ cdef class Types:
         return self._place(types_member, name, path)
 
     def bits(self, str name not None, str path not None):
-        """Return (offset, width) of a member in bits, which may be a bit-field: on a little-endian machine the
-        lowest bit of a number comes first."""
+        """Return (offset, width) of a member in bits. It may be a bit-field. On a little-endian machine, bit 0 is the
+        lowest bit of a number."""
         return self._place(types_bits, name, path)
 
     def variable(self, str section not None, str name not None):
@@ -104,7 +104,7 @@ cdef class Types:
         return self._place(types_variable, section, name)
 
     cdef _place(self, lookup find, str within, str name):
-        """Return the place that *find* finds for *name* in *within*."""
+        """Return (offset, size) of *name* in *within*, as the function *find* finds it."""
         cdef place found
         cdef bytes its_within = within.encode(), its_name = name.encode()
         cdef int failed = find(&self.found, its_within, its_name, &found)
@@ -113,7 +113,7 @@ cdef class Types:
         return found.offset, found.size
 
     def function(self, str name not None):
-        """Return the number of the type of the function *name*, by which programs call it."""
+        """Return the type number of the function *name*. Programs call a kernel function by it."""
         cdef uint32_t number = 0
         cdef bytes its_name = name.encode()
         cdef int failed = types_function(&self.found, its_name, &number)
@@ -127,7 +127,7 @@ cdef class Types:
         return types_typedef(&self.found, its_name) == 1
 
     def argument(self, str function not None, str name not None):
-        """Return (place, how many there are) of the argument *name* of a function; the first one has the place 0."""
+        """Return (the position of the argument *name*, counted from 0, how many arguments the function has)."""
         return self._place(types_argument, function, name)
 
     def __len__(self):
@@ -135,7 +135,7 @@ cdef class Types:
 
 
 def _read(str name):
-    """What the file *name* of BTF has, None where there is none."""
+    """Return the content of the BTF file *name*, or None if there is no such file."""
     cdef str path = f"{FOLDER}/{name}"
     try:
         with open(path, "rb", buffering=0) as file:
@@ -149,8 +149,8 @@ def _read(str name):
 def kernel_types(str module=None):
     """Return the `Types` of the running kernel, or those of a *module* on top of them.
 
-    A module that is built into the kernel, or is not loaded, has none of its own: then they are the kernel's. Raises
-    `Unsupported` where the kernel has no BTF.
+    A module that is built into the kernel, or is not loaded, has no file: then the kernel's types are returned. Raises
+    `Unsupported` if the kernel has no BTF.
     """
     cdef object data = _read("vmlinux")
     if data is None:
@@ -164,7 +164,7 @@ cdef dict _answers = {}
 
 
 def _identity(str name):
-    """What tells a file of BTF from that of a module which was loaded anew."""
+    """Return a value that is another one after a module was loaded again, for its BTF file."""
     try:
         status = os.stat(f"{FOLDER}/{name}")
     except OSError:
@@ -173,10 +173,11 @@ def _identity(str name):
 
 
 def ask(tuple questions not None, str module=None):
-    """Return the answers to *questions*, a list: of ("size", name), ("member", name, path), ("bits", name, path),
+    """Return the list of answers to *questions*: ("size", name), ("member", name, path), ("bits", name, path),
     ("variable", section, name), ("function", name), ("has_tracepoint", name) or ("argument", function, name).
 
-    The kernel's BTF is read for the first asking only: some megabytes, which are not kept.
+    The answers are kept. So the kernel's BTF, which has some megabytes, is read only for new questions, and is not
+    kept itself.
     """
     cdef object module_now = _identity(module) if module is not None else None
     cdef object key = (questions, module, _identity("vmlinux"), module_now)

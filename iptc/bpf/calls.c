@@ -1,5 +1,5 @@
-/* bpf(2): see calls.h. The parts of union bpf_attr that are used, as the kernel has had them since Linux 5.18; it takes
-   shorter ones than its own. */
+/* bpf(2): see calls.h. The structures here are the parts of union bpf_attr that are used, as in Linux 5.18. Newer
+   kernels accept them too: they take a union that is shorter than their own. */
 #include "calls.h"
 
 #include <errno.h>
@@ -20,7 +20,7 @@ static int call(int command, void *attributes, uint32_t size)
 	return answer < 0 ? -errno : (int)answer;
 }
 
-/* A name may have letters, digits, '_' and '.' only; 15 of them. */
+/* Set a name in the kernel: at most 15 letters, digits, '_' and '.'. */
 static void set_name(char *its, const char *name)
 {
 	size_t i;
@@ -132,7 +132,7 @@ int bpf_call_program(const struct bpf_program_text *text)
 	a.kind = text->kind;
 	a.count = text->instruction_count;
 	a.instructions = AS_NUMBER(text->instructions);
-	/* what the kernel calls it when a program may use the functions that are for those with its own license too */
+	/* with this license a program may call all of the kernel's functions for programs, also those for the GPL only */
 	a.license = AS_NUMBER("Dual MIT/GPL");
 	a.log = AS_NUMBER(text->log);
 	a.log_size = text->log != NULL ? text->log_size : 0;

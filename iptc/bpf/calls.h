@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Numbers of the kernel's interface, which never change; headers that are old do not have all of them. */
+/* Numbers of the kernel's interface. They never change, but old headers do not have all of them. */
 enum {
 	BPF_KIND_ARRAY = 2,
 	BPF_KIND_PERCPU_ARRAY = 6,
@@ -39,7 +39,7 @@ struct bpf_map_facts {
 
 struct bpf_link_facts {
 	uint32_t kind;
-	uint32_t id;                    /* no other link has had it since the machine started */
+	uint32_t id;                    /* unique since the machine started */
 	uint32_t program;
 };
 
@@ -57,10 +57,10 @@ int bpf_call_facts(int map, struct bpf_map_facts *facts);
 int bpf_call_names(int descriptor, struct bpf_names *names);
 int bpf_call_types(const void *types, uint32_t length, char *log, uint32_t log_size);
 int bpf_call_program(const struct bpf_program_text *text);
-/* Run a program of the kind SYSCALL; what it writes into its context comes back there. */
+/* Run a program of the kind SYSCALL. It reads its context, and writes its results into it. */
 int bpf_call_run(int program, void *context, uint32_t length, uint32_t *result);
 int bpf_call_trace(int program, const char *tracepoint);
-/* What tells a link, which bpf_call_trace makes, from everything else that a descriptor can be. */
+/* Find out what a link is that bpf_call_trace has made. It fails if the descriptor is not a link. */
 int bpf_call_link(int link, struct bpf_link_facts *facts);
 
 #endif

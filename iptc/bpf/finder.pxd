@@ -1,4 +1,4 @@
-# Finds where the counters of a table are. Each back end has one of its own, which is derived from this.
+# Finds where the counters of a table are. Each back end has a class of its own, derived from this.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -8,11 +8,11 @@ from .net cimport Net
 cdef class Finder:
     cdef format rule
     cdef format policy
-    cdef uint32_t slack              # bytes between two counters that may be copied with them
-    cdef readonly uint64_t sequence           # per-CPU address of a count that is odd while counters change; 0: none
-    cdef Py_ssize_t rules            # that were found
-    cdef Net home                    # the network namespace
-    cdef bint has_marks              # False: there is no table yet, nor what would change with it
+    cdef uint32_t slack              # how many bytes between two counters may be copied together with them
+    cdef readonly uint64_t sequence           # per-CPU address of a count that is odd during changes; 0: none
+    cdef Py_ssize_t rules            # how many rules were found
+    cdef Net home                    # the network namespace of the table
+    cdef bint has_marks              # False: there is no table yet, and so no word that changes with it
 
     cdef int mark(self, Marks *marks) except -1
     cdef int find(self) except -1

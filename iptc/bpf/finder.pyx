@@ -1,28 +1,28 @@
 # cython: freethreading_compatible=False
-"""Finds where the counters of a table are: what the finders of both back ends have in common."""
+"""The base class of the finders of both back ends. A finder finds where the counters of a table are in the kernel."""
 
 
 cdef class Finder:
-    """Finds where the counters of one table are."""
+    """Finds the addresses of the counters of one table. Each back end has a class of its own, derived from this."""
 
     cdef int mark(self, Marks *marks) except -1:
-        """Say what changes when the ruleset does, and set `has_marks`."""
+        """Set *marks* to the addresses of words that change whenever the ruleset changes, and set `has_marks`."""
 
     cdef int find(self) except -1:
-        """Look where everything is. 0, or an errno: what was found is of no use if the marks have changed meanwhile."""
+        """Find all rules and counters. Return 0 or an errno. The result is of no use if the marks changed meanwhile."""
 
     cdef bint is_known(self) except -1:
-        """Whether what was found is what was kept: the same rules, and their counters where they were."""
+        """Whether the last find gave what was kept: the same rules, with their counters in the same places."""
 
     cdef int keep(self) except -1:
-        """Keep what was found, to compare it with what is found later."""
+        """Keep the result of the last find, to compare later ones with it."""
 
     cdef bytes addresses(self):
-        """Return the addresses of all counters that were found, as uint64: those of the rules, then of the policies."""
+        """Return the addresses of all counters that were found, as uint64: of the rules, then of the policies."""
 
     cdef bytes places(self, object scan, Marks *marks):
-        """Return which of them each slot of *scan* has, and then each policy: int32, -1 for none.
+        """Return int32 numbers: which counter of `addresses` each slot of *scan* has, then each policy; -1 for none.
 
-        None if the scan has read a ruleset that is not the one which was found. *marks* are those of that. Where there
-        are no marks, since there is no table yet: None unless the scan has read nothing either.
+        Return None if *scan* has read another ruleset than the finder. *marks* are those of the finder's ruleset. If
+        there is no table yet, there are no marks: then None is returned unless *scan* has read nothing either.
         """

@@ -1,4 +1,4 @@
-"""The file program.bin, which `scripts/bpf` makes of program.c: programs as the kernel takes them."""
+"""Reads the file program.bin: the compiled programs of program.c, in the form in which the kernel loads them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 PATH = os.path.join(os.path.dirname(__file__), "program.bin")
 FORM = 1
-"""What the file says is so written; a file of another form is refused."""
+"""The version of the file's format. A file with another version is refused."""
 
 _INSTRUCTION = 8
 _MOST_INSTRUCTIONS = 1_000_000
 
 
 class ProgramText:
-    """One program of the file: what kind it is, its instructions, its functions, and where it takes maps.
+    """One program of the file: its kind, its instructions, its functions, and the instructions that name maps.
 
     `kind`: "syscall", or "raw_tp/" and the name of a tracepoint. `functions`: `struct bpf_func_info`, as bytes. `maps`:
-    [(instruction, name, whether in its memory, offset there)].
+    [(number of the instruction, name of the map, whether it means the map's memory, offset in that memory)].
     """
 
     __slots__ = ("name", "kind", "code", "functions", "maps")
@@ -41,7 +41,10 @@ class ProgramText:
 
 
 class Image:
-    """The programs of the file by name, and the BTF that they share; `clang` and `source` tell how it was made."""
+    """The programs of the file by name, and the BTF that they share.
+
+    `clang` is the version of the compiler, and `source` the digest of the sources.
+    """
 
     __slots__ = ("clang", "source", "types", "programs")
 
@@ -53,7 +56,7 @@ class Image:
 
 
 def read(path: str = PATH) -> Image:
-    """Return what the file says. Raises `Unsupported` if it is damaged, or is not for processors like this one."""
+    """Return the content of the file. Raises `Unsupported` if it is damaged, or not for this kind of processor."""
     if sys.byteorder != "little":
         raise Unsupported("the programs are for processors whose lowest byte comes first")
     try:

@@ -1,9 +1,9 @@
 # cython: freethreading_compatible=False
-"""Where the counters of a table of nf_tables are: found in the kernel's memory, from the network namespace on.
+"""Finds where the counters of a table of nf_tables are in the kernel's memory, beginning at the network namespace.
 
-The walk follows what packets follow: each chain has its rules in one piece of memory, with their expressions one after
-the other. What it found is of one generation of the ruleset or is thrown away, and is used only if another reader finds
-the same chains, with the same rules by their handles.
+It reads the same memory that packets pass through: each chain has its rules in one block, with their expressions one
+after the other. A result is thrown away if the ruleset changed while it was made. It is used only if a dump by netlink
+shows the same chains, and in them rules with the same handles.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -28,13 +28,12 @@ cdef enum:
     IS_OWNED = 2                     # NFT_TABLE_F_OWNER
     MOST_CHAINS = 1 << 22
     MOST_TABLES = 1 << 16
-    MOST_EXPRESSIONS = 128           # of a rule
+    MOST_EXPRESSIONS = 128           # in one rule
     MOST_KINDS = 64
-    MOST_COUNTER = 64                # bytes of one
-    ROOM = 512                       # of a structure that is looked at
+    MOST_COUNTER = 64                # bytes of one counter
+    ROOM = 512                       # bytes of the largest structure that is read
 
-# In what the kernel's structures are looked at: (kind of question, type, member), of the module nf_tables where they
-# are its own.
+# What is asked of BTF: (kind of question, type, member). The types are those of the module nf_tables.
 _OURS = (
     ("member", "nftables_pernet", "tables"),
     ("size", "nft_table"), ("member", "nft_table", "list"), ("member", "nft_table", "chains"),
@@ -56,14 +55,14 @@ _OURS = (
 )
 
 cdef struct Field:
-    uint32_t at                      # offset, in bytes or of a bit-field in bits
-    uint32_t width                   # of a bit-field, in bits
+    uint32_t at                      # offset: in bits for a bit-field, otherwise in bytes
+    uint32_t width                   # bits of a bit-field
 
 cdef struct Where:
-    # of the kernel
+    # in `struct net` of the kernel
     uint32_t gencursor, base_seq
     bint seq_is_ours                 # base_seq is in nftables_pernet
-    # of nf_tables
+    # in the structures of nf_tables
     uint32_t tables
     uint32_t table_size, table_list, table_chains, table_name, table_handle
     Field table_family, table_flags, table_genmask
@@ -81,14 +80,14 @@ cdef struct Where:
 # One kind of expression.
 cdef struct Kind:
     uint64_t ops
-    uint32_t size                    # of the expression
+    uint32_t size                    # bytes of such an expression
     bint is_counter
 
 cdef struct Found:
     uint64_t handle
-    uint64_t stats                   # per-CPU address of the policy's counter, 0: none
-    uint32_t first, end              # its rules
-    int policy                       # -1: not of a base chain
+    uint64_t stats                   # per-CPU address of the policy's counter; 0: none
+    uint32_t first, end              # its rules: numbers in Walk.rules
+    int policy                       # -1: not a base chain
     char name[256]
 
 cdef struct RuleFound:
@@ -97,7 +96,7 @@ cdef struct RuleFound:
 
 
 cdef int _locate(Where *where) except -1:
-    """Ask the kernel's BTF where everything is."""
+    """Ask the kernel's BTF for all offsets and sizes."""
     where.gencursor = ask((("member", "net", "nft.gencursor"),), "nf_tables")[0][0]
     try:
         where.base_seq = ask((("member", "net", "nft.base_seq"),), "nf_tables")[0][0]
@@ -153,7 +152,7 @@ cdef Field _field(tuple found):
 
 
 cdef inline uint64_t _bits(const char *memory, Field field) noexcept nogil:
-    """The number in a bit-field, which lies within eight bytes that begin at a byte."""
+    """Return the number in a bit-field. It must lie within the eight bytes from its first byte on."""
     cdef uint64_t word = 0
     memcpy(&word, memory + field.at // 8, (field.at % 8 + field.width + 7) // 8)
     word >>= field.at % 8
@@ -179,7 +178,7 @@ cdef class Walk:
     cdef bytes name
     cdef const char *name_text
     cdef uint64_t table_handle
-    cdef bint is_owned               # a process owns the table, and it goes with that
+    cdef bint is_owned               # a process owns the table: it goes when the process ends
     cdef Found *chains
     cdef uint32_t chain_count, chain_room
     cdef RuleFound *rules
@@ -195,7 +194,7 @@ cdef class Walk:
         free(self.blob)
 
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
-        """Find the network namespace of the socket *descriptor*, and what nf_tables has of it."""
+        """Find the network namespace of the socket *descriptor*, and the memory of nf_tables for that namespace."""
         cdef Where *where = &self.where
         self.window, self.family, self.name = window, nfproto, table.encode()
         self.name_text = self.name
@@ -205,9 +204,10 @@ cdef class Walk:
         self._find_ours()
 
     cdef void _find_ours(self) noexcept nogil:
-        """Find what nf_tables keeps for the namespace, where it has such a table.
+        """Set `pernet` to the memory that nf_tables has for the namespace, if such a table exists.
 
-        In which slot that is, no symbol says: it is the one whose list has a table of that name.
+        A namespace has a slot for each module. No symbol says which slot is that of nf_tables. It is the one in whose
+        list of tables there is a table with our name.
         """
         cdef uint64_t place
         cdef uint32_t i
@@ -218,11 +218,11 @@ cdef class Walk:
                 return
 
     cdef uint64_t seq_at(self) noexcept nogil:
-        """Where the number of the ruleset is."""
+        """Return the address of the generation number of the ruleset."""
         return (self.pernet if self.where.seq_is_ours else self.net) + self.where.base_seq
 
     cdef uint64_t _find_table(self, uint64_t pernet) noexcept nogil:
-        """The address of the table, if *pernet* is what nf_tables keeps for a namespace; 0 if not."""
+        """Return the address of the table if *pernet* is the memory of nf_tables for a namespace, or else 0."""
         cdef Where *where = &self.where
         cdef uint64_t first = pernet + where.tables, at, before = first
         cdef char memory[ROOM]
@@ -246,11 +246,11 @@ cdef class Walk:
         return 0
 
     cdef uint64_t genmask(self) noexcept nogil:
-        """The bit of what is not of the generation that is in use."""
+        """Return the bit that objects have which do not belong to the generation in use."""
         return <uint64_t> 1 << (self.window.word(self.net + self.where.gencursor) & 1)
 
     cdef bint _name_at(self, uint64_t at, char *name) noexcept nogil:
-        """Copy the text at an address; nothing is read of the page behind it unless the text goes on there."""
+        """Copy the text at an address. The next page is read only if the text goes on there."""
         cdef size_t done = 0, part
         if at < 4096:
             return False
@@ -264,8 +264,8 @@ cdef class Walk:
         return False
 
     cdef int walk(self) noexcept nogil:
-        """Find all chains and rules: none where there is no such table. 0, EFAULT where it does not add up, or ENOMEM.
-        """
+        """Find all chains and rules; none if there is no such table. Return 0, ENOMEM, or EFAULT if the memory does not
+        make sense."""
         cdef Where *where = &self.where
         cdef uint64_t head, at, before, genmask = self.genmask()
         cdef char memory[ROOM]
@@ -289,7 +289,7 @@ cdef class Walk:
             if (at < 4096 or self.window.look(at - where.chain_list, memory, where.chain_size)
                     or _word(memory, where.chain_list + 8) != before):
                 return EFAULT
-            # one that is being made, or was deleted, is none
+            # a chain that is not committed yet, or was deleted, does not count
             if not _bits(memory, where.chain_genmask) & genmask:
                 chain = self._add_chain()
                 if chain == NULL:
@@ -314,7 +314,7 @@ cdef class Walk:
         return &self.chains[self.chain_count - 1]
 
     cdef int _walk_chain(self, Found *chain, uint64_t address, const char *memory, uint64_t genmask) noexcept nogil:
-        """One chain, and its rules."""
+        """Read one chain, and its rules."""
         cdef Where *where = &self.where
         cdef uint64_t blob, size = 0, base = address - where.base_chain
         chain.handle = _word(memory, where.chain_handle)
@@ -325,7 +325,7 @@ cdef class Walk:
         if _bits(memory, where.chain_flags) & IS_BASE:
             chain.stats = self.window.word(base + where.base_stats)
             chain.policy = self.window.word(base + where.base_policy) & 0xff
-        # the lowest bit of the cursor says which of the two is in use
+        # a chain has two blocks of rules; the lowest bit of the cursor says which one is in use
         blob = _word(memory, where.blobs[0 if genmask == 1 else 1])
         if not blob:
             return 0
@@ -345,7 +345,7 @@ cdef class Walk:
         return self._walk_rules(chain, size)
 
     cdef int _walk_rules(self, Found *chain, size_t size) noexcept nogil:
-        """The rules in `blob`."""
+        """Read the rules in `blob`, the copy of a chain's block."""
         cdef Where *where = &self.where
         cdef RuleFound *more
         cdef RuleFound *rule
@@ -374,7 +374,8 @@ cdef class Walk:
         return 0
 
     cdef bint _find_counter(self, const char *expressions, size_t length, uint64_t *counter) noexcept nogil:
-        """The address of the first counter of a rule, 0 if it has none; False where the rule does not add up."""
+        """Find the address of the first counter of a rule; 0 if it has none. Return False if the rule makes no sense.
+        """
         cdef Where *where = &self.where
         cdef const Kind *kind
         cdef size_t at = 0
@@ -395,7 +396,7 @@ cdef class Walk:
         return at == length
 
     cdef const Kind *_kind(self, uint64_t ops) noexcept nogil:
-        """What kind of expression it is whose operations stand at that address."""
+        """Return the kind of the expressions whose operations (`struct nft_expr_ops`) are at the address *ops*."""
         cdef Where *where = &self.where
         cdef Kind *kind
         cdef char name[MOST_NAME]
@@ -428,7 +429,8 @@ cdef class Walk:
         return other
 
     cdef bint is_like(self, Walk other) noexcept:
-        """Whether the other walk has found the same: no rule ever changes but by getting another handle."""
+        """Whether the other walk has found the same. Comparing handles is enough: a rule that is replaced gets another
+        handle."""
         cdef uint32_t i
         cdef const Found *one
         cdef const Found *two
@@ -443,10 +445,10 @@ cdef class Walk:
         return not self.rule_count or memcmp(self.rules, other.rules, self.rule_count * sizeof(RuleFound)) == 0
 
     cdef bytes places(self, list rows, bytes handles):
-        """Return which of the rules each slot has, and which of the chains each policy, behind the rules: int32, -1 for
-        none. None if these are not the chains and rules that were found.
+        """Return int32 numbers: the number of the rule for each slot, then, for each policy, the number of its chain
+        plus the number of rules; -1 for none. Return None if the walk has found other chains or rules.
 
-        *rows* and *handles* are what `NftScan.outline` says.
+        *rows* and *handles* are what `NftScan.outline` returns.
         """
         cdef dict by_handle = {}
         cdef const uint64_t *handle = <const uint64_t *> PyBytes_AS_STRING(handles)
@@ -483,12 +485,12 @@ cdef class Walk:
 cdef class NftFinder(Finder):
     """Finds where the counters of a table of nf_tables are."""
 
-    cdef Walk found                  # what was found last
-    cdef Walk kept
+    cdef Walk found                  # the last walk
+    cdef Walk kept                   # the walk that later ones are compared with
     cdef bint keeps
 
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
-        """*descriptor*: a socket in the table's network namespace."""
+        """*descriptor* is a socket in the table's network namespace."""
         self.found = Walk(window, nfproto, table, descriptor)
         self.kept = self.found.again()
         self.home = self.found.home
@@ -502,7 +504,7 @@ cdef class NftFinder(Finder):
         if self.found.where.seq_is_ours and not self.found.pernet:
             self.found._find_ours()
         self.has_marks = not self.found.where.seq_is_ours or self.found.pernet != 0
-        # the number of the ruleset, and which of two generations is in use
+        # the generation number of the ruleset, and the cursor, which says which of two generations is in use
         marks.at[0] = self.found.seq_at() if self.has_marks else 0
         marks.mask[0] = 0xffffffff
         marks.at[1] = self.found.net + self.found.where.gencursor
@@ -543,5 +545,5 @@ cdef class NftFinder(Finder):
         generation, rows, handles = scan.outline()
         if generation != marks.value[0] and self.has_marks:
             return None
-        # a table that nobody has made has no rules and no chains
+        # if nobody has made the table, there are no chains and no rules
         return self.found.places(rows, handles)

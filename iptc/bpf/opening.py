@@ -1,8 +1,8 @@
-"""Opens the eBPF source of a table's counters, or says why that cannot be."""
+"""Opens the eBPF source of a table's counters, or says why that is impossible."""
 
 from __future__ import annotations
 
-# now: once there is no descriptor left, no module can be imported
+# imported here, and not when they are needed: an import fails if the process has no free descriptor
 from .legacy import LegacyFinder
 from .nft import NftFinder
 from .scan import BpfScan
@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
 
 def open_source(scan: Any, nfproto: Family, table: str, side: str, falls_back: bool, period: float) -> BpfScan:
-    """Return a scan that reads by eBPF what *scan* reads by its socket. With *falls_back*, it does as *scan* does where
-    that cannot be.
+    """Return a scan that reads by eBPF the same table that *scan* reads by its socket.
 
-    Raises `Unsupported` or `KernelError` otherwise. *side* is "legacy" or "nft"; *period* is the seconds between two
-    comparisons with *scan*.
+    If eBPF cannot be used, it reads by *scan* with *falls_back*, and raises `Unsupported` or `KernelError` without.
+    *side* is "legacy" or "nft". *period*: the seconds between two comparisons with *scan*.
     """
     return BpfScan(scan, lambda: _open(scan, nfproto, table, side), falls_back, period)
 
 
 def _open(scan: Any, nfproto: Family, table: str, side: str) -> tuple[Window, Finder]:
-    # what the kernel refuses first is the reason
+    # the window first: if the kernel takes no programs at all, that is the reason to tell
     window = Window()
     finder = NftFinder if side == "nft" else LegacyFinder
     return window, finder(window, nfproto, table, scan.fileno())

@@ -1,4 +1,4 @@
-"""Whether counters can be read with eBPF here: it is tried, and nothing stays."""
+"""Tests whether counters can be read with eBPF on this host. The test leaves nothing in the kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..errors import IPTCError
 
 
 def why_not() -> str:
-    """Return why this process cannot give the kernel what reads counters, "" if it can."""
+    """Return why this process cannot load the programs that read counters, or "" if it can."""
     from . import kernel
     from .shipped import load
     from .window import Window

@@ -1,4 +1,4 @@
-"""Why the kernel refuses a program, as far as this process can find out."""
+"""Says why the kernel refuses a program, as far as this process can find out."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import re
 from ..errors import IPTCError, Unsupported, kernel_error
 
 OLDEST = (5, 18)
-"""The first kernel that has all that the programs call: bpf_map_lookup_percpu_elem came last."""
+"""The first kernel that has all functions that the programs call; bpf_map_lookup_percpu_elem was the last to come."""
 
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode, which is the same in every kernel
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _ASKING = {"CAP_NET_ADMIN": 12}
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""What says that there is no room, and not that something is refused."""
+"""The errnos that mean "there is no room", and not "this is refused"."""
 _MOMENTARY = {errno.ENOMEM, errno.EAGAIN, errno.EINTR}
 
 
 class Doubt(Unsupported):
-    """What eBPF reads may be wrong: why."""
+    """The numbers that eBPF reads may be wrong. The message says why."""
 
 
 class Hindrance(Unsupported):
-    """Why eBPF cannot be used just now, but perhaps later.
+    """eBPF cannot be used now, but perhaps later. The message says why.
 
-    `is_lost`: what was open is of no use any more.
+    `is_lost`: the open programs and maps are of no use any more.
     """
 
     def __init__(self, why: str, is_lost: bool = False) -> None:
@@ -35,12 +35,12 @@ class Hindrance(Unsupported):
 
 
 def not_run(number: int) -> Hindrance:
-    """Return the exception for a program that was loaded and cannot be run, by its errno."""
+    """Return the exception for a loaded program that cannot be run. *number* is the errno."""
     return Hindrance(f"the programs cannot be run: {os.strerror(number)}", number not in _MOMENTARY)
 
 
 def capabilities(numbers: dict[str, int]) -> set[str]:
-    """Return those of *numbers*, {name: number}, that this thread has."""
+    """Return the names of the capabilities that this thread has, out of *numbers*: {name: number}."""
     with open("/proc/thread-self/status") as status:
         mask = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     return {name for name, number in numbers.items() if mask >> number & 1}
@@ -55,9 +55,9 @@ def may_ask() -> bool:
 
 
 def refusal(doing: str, number: int, log: str = "") -> IPTCError:
-    """Return the exception for a call of bpf(2) that ended with errno *number*.
+    """Return the exception for a call of bpf(2) that failed with errno *number*.
 
-    *doing*: what was being done, as "can't load a program"; *log*: what the kernel's verifier wrote.
+    *doing*: what was tried, such as "can't load a program". *log*: the text that the kernel's verifier wrote.
     """
     if number in FULL:
         return kernel_error(doing, number, os.strerror(number))
@@ -65,7 +65,7 @@ def refusal(doing: str, number: int, log: str = "") -> IPTCError:
 
 
 def unreadable(path: str, error: OSError) -> IPTCError:
-    """Return the exception for a file of the kernel's or of the package's own that cannot be read."""
+    """Return the exception for a file of the kernel or of the package that cannot be read."""
     if error.errno in FULL:
         return kernel_error(f"can't read {path}", error.errno, error.strerror)
     return Unsupported(f"can't read {path}: {error.strerror}")
@@ -87,7 +87,7 @@ def _why(number: int, log: str) -> str:
         return f"the kernel lets no program read its memory{_locked_down()}"
     release = kernel_release()
     if release < OLDEST:
-        # before 5.11 it says that something is not permitted where too much memory is locked
+        # before 5.11 the kernel also answers EPERM if the process would lock too much memory
         return f"the kernel is {release[0]}.{release[1]} and older than {OLDEST[0]}.{OLDEST[1]} ({last})"
     if denied:
         return "not permitted, by a security module or a filter of system calls (seccomp)"
@@ -98,7 +98,7 @@ _STATISTICS = re.compile(r"processed \d+ insns|verification time|stack depth|max
 
 
 def kernel_release() -> tuple[int, int]:
-    """Return the version of the kernel that runs: (6, 1)."""
+    """Return the version of the running kernel, such as (6, 1)."""
     numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
@@ -113,7 +113,7 @@ def _locked_down() -> str:
 
 
 def _who_may_not() -> str:
-    """Why this process may give the kernel no programs, "" if that is not known."""
+    """Return why this process may not load programs, or "" if that is not known."""
     try:
         if os.stat("/proc/thread-self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
             return "this is a user namespace, and the kernel takes programs from its first one only"

@@ -1,4 +1,4 @@
-"""The programs that the package ships, given to the kernel with the maps that they take."""
+"""Loads the programs that the package ships into the kernel, with the maps that they use."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .kernel import Map, Program
 
-_read = functools.cache(image.read)  # of the package's own file, which does not change
+_read = functools.cache(image.read)  # kept, since the file of the package does not change
 
 
 def load(name: str, given: dict[str, Map]) -> Program:
-    """Load the program *name* with the maps that are *given* by name. Raises `Unsupported` and says why not."""
+    """Load the program *name*. *given*: {name: map}, the maps that it uses. Raises `Unsupported` with the reason."""
     shipped = _read()
     text = shipped.programs[name]
     kind = kernel.SYSCALL if text.kind == "syscall" else kernel.RAW_TRACEPOINT

@@ -14,8 +14,8 @@ enum {
 	HEADER = 24,
 	RECORD = 12,
 	MEMBER = 12,
-	DEEPEST = 32,                   /* types within types; a circle is longer than that */
-	MOST_MEMBERS = 1 << 16,         /* looked at for one path */
+	DEEPEST = 32,                   /* how deep types may be nested; more means that a type contains itself */
+	MOST_MEMBERS = 1 << 16,         /* how many members are read at most to follow one path */
 };
 
 static uint32_t u32(const unsigned char *at)
@@ -49,7 +49,7 @@ static void read_type(struct type *type, const unsigned char *record)
 	type->size_or_type = u32(record + 8);
 }
 
-/* How many bytes follow the record of a type; negative for a kind that is not known. */
+/* Return how many bytes follow the record of a type, or a negative number if its kind is unknown. */
 static long follows(const struct type *type)
 {
 	switch (type->kind) {
@@ -67,7 +67,7 @@ static long follows(const struct type *type)
 	return -1;
 }
 
-/* The string at an offset; NULL if there is none. Each ends within the strings, since the last byte of them is 0. */
+/* Return the string at an offset, or NULL if the offset is outside. Each string ends inside: the last byte is 0. */
 static const char *string_at(const struct types *types, uint32_t offset)
 {
 	while (types != NULL && offset < types->first_string)
@@ -83,7 +83,7 @@ static bool is_named(const struct types *types, uint32_t offset, const char *nam
 	return its != NULL && strcmp(its, name) == 0;
 }
 
-/* Find a type by its number; false if there is none. 0 is void. */
+/* Find a type by its number. Return false if there is none. The number 0 is void. */
 static bool find_type(struct type *type, const struct types *types, uint32_t number)
 {
 	while (types != NULL && number < types->first_type)
@@ -99,7 +99,7 @@ static bool is_looked_for(uint32_t kind)
 	return kind == STRUCT || kind == UNION || kind == TYPEDEF || kind == FUNC || kind == DATASEC;
 }
 
-/* Walk over all types; with places, note where each begins. */
+/* Walk over all types and count them. With note, also record where each begins, and which have a name to look for. */
 static int walk(struct types *types, bool note)
 {
 	size_t at = 0;
@@ -174,7 +174,7 @@ void types_close(struct types *types)
 	memset(types, 0, sizeof(*types));
 }
 
-/* What a type is once the names for it and what qualifies it are taken off. */
+/* Follow typedefs and qualifiers (const, volatile, restrict) to the type that they stand for. */
 static int bare(struct type *type, const struct types *types, uint32_t number)
 {
 	int depth;
@@ -221,7 +221,7 @@ static int size_of(const struct types *types, uint32_t number, uint64_t *size)
 	return TYPES_BROKEN;
 }
 
-/* What is looked for in a structure: one step of a path, and what was found. */
+/* One step of a path: the member that is looked for in a structure, and what was found. */
 struct step {
 	const struct types *types;
 	const char *name;
@@ -229,7 +229,7 @@ struct step {
 	unsigned budget;                /* how many members may still be looked at */
 	uint64_t bits;
 	uint32_t type;
-	uint32_t width;                 /* of a bit-field; 0 for what has whole bytes */
+	uint32_t width;                 /* bits of a bit-field; 0 for a member of whole bytes */
 };
 
 static int find_member(struct step *step, const struct type *structure, uint64_t bits, int depth)
@@ -251,7 +251,7 @@ static int find_member(struct step *step, const struct type *structure, uint64_t
 		if (structure->flag)
 			offset &= 0xffffff;
 		if (u32(member) == 0) {
-			/* without a name: its members are those of the structure around it */
+			/* a structure without a name: its members belong to the structure around it */
 			if (width || bare(&inner, step->types, u32(member + 4)) || (inner.kind != STRUCT && inner.kind != UNION))
 				continue;
 			found = find_member(step, &inner, bits + offset, depth + 1);
@@ -270,8 +270,8 @@ static int find_member(struct step *step, const struct type *structure, uint64_t
 	return TYPES_NO_MEMBER;
 }
 
-/* How many bits a bit-field has in BTF of the older form, where its type says that, and where in it they begin; 0 for
-   what has whole bytes. */
+/* Return how many bits a bit-field has, or 0 for a member of whole bytes, and add to bits where they begin. This is for
+   the older form of BTF, in which the type of a bit-field says that. */
 static uint32_t narrow_width(const struct types *types, uint32_t number, uint64_t *bits)
 {
 	struct type type;
@@ -286,7 +286,7 @@ static uint32_t narrow_width(const struct types *types, uint32_t number, uint64_
 	return encoding & 0xff;
 }
 
-/* Go "[3]" further, which *path* begins with. */
+/* Apply the index with which *path* begins, such as "[3]". */
 static int index_array(const struct types *types, const char **path, uint64_t *bits, uint32_t *number)
 {
 	uint64_t index = 0, size;
@@ -302,7 +302,7 @@ static int index_array(const struct types *types, const char **path, uint64_t *b
 	}
 	if (*at != ']' || bare(&type, types, *number) || type.kind != ARRAY || size_of(types, u32(type.more), &size))
 		return TYPES_NO_MEMBER;
-	/* 0: an array that goes on after the end of the structure */
+	/* a length of 0: a flexible array, at the end of a structure */
 	if (u32(type.more + 8) && index >= u32(type.more + 8))
 		return TYPES_NO_MEMBER;
 	*bits += index * size * 8;
@@ -311,7 +311,7 @@ static int index_array(const struct types *types, const char **path, uint64_t *b
 	return 0;
 }
 
-/* Where a member is, in bits. *whole: whether it has whole bytes. */
+/* Find where a member is, in bits. *whole: whether it consists of whole bytes. */
 static int bits_of(const struct types *types, uint32_t number, const char *path, struct place *place, bool *whole)
 {
 	struct step step = { .types = types, .budget = MOST_MEMBERS };
@@ -355,7 +355,7 @@ static int bits_of(const struct types *types, uint32_t number, const char *path,
 	return failed;
 }
 
-/* What is asked of a structure. */
+/* What to find out about a structure. */
 enum question { SIZE, MEMBER_BYTES, MEMBER_BITS };
 
 static int answer_of(const struct types *types, uint32_t number, enum question question, const char *path,
@@ -375,7 +375,7 @@ static int answer_of(const struct types *types, uint32_t number, enum question q
 	return whole ? 0 : TYPES_BITFIELD;
 }
 
-/* The next type of this name and one of these kinds, after *at* in the list of names; 0 if there is no more. */
+/* Return the next type with this name and one of these kinds, after *at in the list of names, or 0 if there is none. */
 static uint32_t next_named(const struct types *types, const char *name, uint32_t kinds, uint32_t *at)
 {
 	struct type type;
@@ -394,8 +394,8 @@ enum {
 	TYPEDEFS = 1 << TYPEDEF,
 };
 
-/* Ask the same of every structure of that name: of the module's own, otherwise of the kernel's, otherwise of what is
-   named by a typedef. All of them have to answer the same. */
+/* Find out the same about every structure with that name. The structures of the module come first; if there is none,
+   those of the kernel; if there is none, typedefs with that name. All that are found must give the same answer. */
 static int ask_structures(const struct types *types, const char *name, enum question question, const char *path,
 			  struct place *place)
 {

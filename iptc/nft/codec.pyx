@@ -18,9 +18,9 @@ from .._core cimport (
 )
 from .._netlink cimport (
     ATTRIBUTE_HEAD, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_LIST_ELEM, NFTA_QUOTA_CONSUMED,
-    NFTA_QUOTA_FLAGS, NFT_QUOTA_F_DEPLETED, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFT_MSG_NEWRULE, Attribute, Message, Socket,
-    Writer, attribute_be64, attribute_next, attribute_scan, attribute_text, message_next, message_scan, nest,
-    nest_end, put_be64, writer_reserve,
+    NFTA_QUOTA_FLAGS, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFT_MSG_NEWRULE,
+    NFT_QUOTA_F_DEPLETED, Attribute, Message, Socket, Writer, attribute_be64, attribute_next, attribute_scan,
+    attribute_text, message_next, message_scan, nest, nest_end, put_be64, writer_reserve,
 )
 from .expressions cimport Fields, Open, expression_begin, expression_end, expression_next, expression_text
 from .parts cimport (
