@@ -131,7 +131,7 @@ int setsockopt(int fd, int level, int option, const void *value, socklen_t lengt
 	return fails(option == 64 ? "replace" : "add") ? -1 : real(fd, level, option, value, length);
 }
 
-/* bpf(2) is called by syscall(). */
+/* bpf(2) is called by syscall(). Command 15 asks what a descriptor stands for (BPF_OBJ_GET_INFO_BY_FD). */
 long syscall(long number, ...)
 {
 	long a, b, c, d, e, f;
@@ -142,7 +142,7 @@ long syscall(long number, ...)
 	a = va_arg(rest, long), b = va_arg(rest, long), c = va_arg(rest, long);
 	d = va_arg(rest, long), e = va_arg(rest, long), f = va_arg(rest, long);
 	va_end(rest);
-	return number == SYS_bpf && fails("bpf") ? -1 : real(number, a, b, c, d, e, f);
+	return number == SYS_bpf && fails(a == 15 ? "bpf info" : "bpf") ? -1 : real(number, a, b, c, d, e, f);
 }
 
 /* Only shared memory is counted, which the memory of a map is. */

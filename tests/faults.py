@@ -50,7 +50,7 @@ def start(host, library):
     def run(program, *arguments):
         command = [sys.executable, "-c", HEAD + program, *arguments]
         done = subprocess.run(command, env=preloading(library), capture_output=True, text=True, timeout=PATIENCE)
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
+        assert (done.returncode, done.stderr) == (0, ""), (done.returncode, done.stderr[-3000:])
         return done.stdout.splitlines()
 
     return run

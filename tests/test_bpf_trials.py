@@ -62,13 +62,15 @@ class Board:
     """Numbers that writers and the reader share: of each writer the version that it has committed for sure."""
 
     def __init__(self):
-        self.memory = mmap.mmap(-1, 4096)
+        # each is written at once: struct would write zeros first
+        self.numbers = memoryview(mmap.mmap(-1, 4096)).cast("q")
+        self.lock = Turns()
 
     def __getitem__(self, number):
-        return struct.unpack_from("<q", self.memory, 8 * number)[0]
+        return self.numbers[number]
 
     def __setitem__(self, number, value):
-        struct.pack_into("<q", self.memory, 8 * number, value)
+        self.numbers[number] = value
 
 
 def commit(text, tool="iptables-nft-restore"):
@@ -233,9 +235,6 @@ def forked(work, *arguments):
 def at_work(host, known, work, times, source):
     """The tally of a reader beside eight writers; and afterwards, at rest, what it reads is what the socket reads."""
     board = Board()
-    board.lock = Turns()
-    for writer in range(WRITERS):
-        board[writer] = 0
     with iptc.CounterReader(source=source, source_check=0.5) as reader, iptc.CounterReader() as other:
         children = [forked(work, writer, board, times) for writer in range(WRITERS)]
         tally = watch(reader, board, known, children, 100)

@@ -76,6 +76,14 @@ int bpf_call_facts(int map, struct bpf_map_facts *facts)
 	return failed;
 }
 
+int bpf_call_identity(int fd, uint64_t *identity)
+{
+	struct { uint32_t fd, length; uint64_t info; } a = { fd, sizeof(*identity), AS_NUMBER(identity) };
+
+	*identity = 0;
+	return call(OBJ_GET_INFO_BY_FD, &a, sizeof(a));
+}
+
 int bpf_call_link(int link, struct bpf_link_facts *facts)
 {
 	struct { uint32_t fd, length; uint64_t info; } a = { link, sizeof(*facts), AS_NUMBER(facts) };

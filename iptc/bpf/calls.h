@@ -50,6 +50,9 @@ struct bpf_names {
 	char of_program[16];
 };
 
+/* Which object a descriptor stands for: its type and its number, with which all begins that the kernel says of a map, a
+   program or a link. */
+int bpf_call_identity(int fd, uint64_t *identity);
 int bpf_call_map(uint32_t kind, uint32_t value_size, uint32_t entries, uint32_t flags, const char *name);
 int bpf_call_get(int map, uint32_t key, void *value);
 int bpf_call_put(int map, uint32_t key, const void *value);

@@ -1,6 +1,6 @@
 # Maps, programs and their types in the kernel, by bpf(2) alone. Whoever polls calls in C, without the GIL.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from .._netns cimport Held
 
@@ -23,6 +23,7 @@ cdef extern from "calls.h" nogil:
 
 cdef class Descriptor:
     cdef Held held                   # -1: none
+    cdef uint64_t identity           # of what it stands for; 0: not known
 
     cdef void _drop(self) noexcept
     cdef bint _keep(self, int fd) noexcept

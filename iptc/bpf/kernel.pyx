@@ -8,8 +8,8 @@ what it returned, so an interrupt loses none. What the kernel refuses is `Unsupp
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, ENOSPC
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOSPC
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
@@ -46,6 +46,7 @@ cdef extern from "calls.h" nogil:
         char of_map[16]
         char of_program[16]
     int bpf_call_names(int descriptor, bpf_names *names)
+    int bpf_call_identity(int fd, uint64_t *identity)
     int bpf_call_map(uint32_t kind, uint32_t value_size, uint32_t entries, uint32_t flags, const char *name)
     int bpf_call_facts(int map, bpf_map_facts *facts)
     int bpf_call_types(const void *types, uint32_t length, char *log, uint32_t log_size)
@@ -98,11 +99,25 @@ cdef class Descriptor:
         self._drop()
 
     cdef void _drop(self) noexcept:
+        """Close the descriptor, unless the program has closed it and its number belongs to another file by now.
+
+        Many files of the kernel's have one inode, which says nothing.
+        """
+        cdef uint64_t now
+        cdef int failed
+        if self.held.fd < 0:
+            return
+        if self.identity:
+            failed = bpf_call_identity(self.held.fd, &now)
+            if failed == -EINVAL or not failed and now != self.identity:
+                self.held.fd = -1
         held_close(&self.held)
 
     cdef bint _keep(self, int fd) noexcept:
         """Note the descriptor that a call returned, before anything else can fail; whether it returned one."""
         held_set(&self.held, fd if fd >= 0 else -1)
+        if fd < 0 or bpf_call_identity(fd, &self.identity):
+            self.identity = 0
         return fd >= 0
 
     cdef int _copy(self, int descriptor) except -1:
@@ -110,7 +125,7 @@ cdef class Descriptor:
         cdef int fd = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)
         if fd < 0:
             raise kernel_error("can't take a descriptor over", errno_now, os.strerror(errno_now))
-        held_set(&self.held, fd)
+        self._keep(fd)
         return 0
 
     cdef void _give_up(self) noexcept:
@@ -203,7 +218,7 @@ cdef class Map(Descriptor):
             munmap(self.memory, self.length)
         self.memory = NULL
         self.length = 0
-        held_close(&self.held)
+        Descriptor._drop(self)
 
     def read(self, uint32_t key):
         """Return the value at *key*; of a map with one for each processor all of them, each 8 bytes or a multiple."""

@@ -79,8 +79,9 @@ cdef class BpfScan(Scan):
         cdef Copies copies
         window, finder = self.opener()
         copies = Copies(window)
-        self.window, self.finder, self.copies = window, finder, copies
+        self.finder, self.copies = finder, copies
         self._prepare(b"", 0)
+        self.window = window         # last: now all is there
         return 0
 
     cdef int _stop(self, object why) except -1:

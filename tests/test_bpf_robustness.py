@@ -1,0 +1,424 @@
+"""Whatever fails, is closed, interrupts or forks: a reader by eBPF gives the right numbers or says what is wrong, goes on,
+and leaves nothing open."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import PATIENCE
+from faults import library, start  # noqa: F401  (fixtures)
+from test_bpf_falling_back import until_it_is_back
+from test_bpf_source import IN_USE, REFUSED, SOURCE, restored
+
+import iptc
+
+pytestmark = pytest.mark.one_backend("nft", "legacy")
+
+STRESS = "IPTC_STRESS" in os.environ
+
+STEPS = """
+import time
+backend = os.environ["IPTC_BACKEND"]
+rules = "".join(f"[{5 + n}:{50 + n}] -A OUTPUT -p udp --dport {n + 1}\\n" for n in range(20))
+text = "*filter\\n:OUTPUT ACCEPT [0:0]\\n" + rules + "COMMIT\\n"
+subprocess.run([f"iptables-{backend}-restore", "-c"], input=text.encode(), check=True)
+numbers = [(5 + n, 50 + n) for n in range(20)]
+mangle = iptc.Table("mangle")
+chain = iptc.Chain(mangle, "OUTPUT")
+rule = iptc.Rule.from_args("-p udp")
+
+def change():
+    # another number of the ruleset, of which the table is not a part
+    chain.append_rule(rule)
+    chain.delete_rule(rule)
+
+def compared(snapshot):
+    assert list(snapshot) == numbers, list(snapshot)
+
+def read(source):
+    with iptc.CounterReader("filter", source=source, source_check=0.001) as reader:
+        compared(reader.read())
+        change()
+        compared(reader.read())
+        compared(reader.read())
+    return "done"
+
+def count(action, *arguments):
+    return attempt(lambda: action(*arguments), "bpf", 1 << 30, errno.EPERM)[1]
+
+assert read("bpf") == read("auto") == "done"
+"""
+
+SWEEP = """
+before, kinds, tried = left(), {}, 0
+step = int(sys.argv[1])
+for source in ("auto", "bpf"):
+    calls = count(read, source)
+    for number in (errno.EMFILE, errno.ENOMEM, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.EINVAL, errno.EFAULT):
+        for for_ever in (False, True):
+            for nth in range(tried % step, calls, step):
+                got, _ = attempt(lambda: read(source), "bpf", nth, number, for_ever)
+                if got != "done":
+                    assert source == "bpf" and isinstance(got, iptc.IPTCError), (source, nth, number, for_ever, repr(got))
+                    kinds.setdefault(errno.errorcode[number], set()).add(type(got).__name__)
+                del got
+                gc.collect()
+                assert left() == before, (source, nth, number, left())
+                tried += 1
+assert read("bpf") == read("auto") == "done"
+for number, names in kinds.items():
+    print(number, *sorted(names))
+"""
+
+
+def test_each_call_of_bpf_fails(start):  # noqa: F811
+    if REFUSED:
+        return
+    raised = {number: set(names) for number, *names in map(str.split, start(STEPS + SWEEP, "1" if STRESS else "43"))}
+    assert raised["EMFILE"] <= {"KernelError", "Unsupported"} and raised["ENOMEM"] <= {"OutOfMemory", "Unsupported"}
+    for number in ("EPERM", "EINVAL"):
+        assert raised[number] == {"Unsupported"}
+
+
+LATER = """
+for number in (errno.EMFILE, errno.ENOMEM, errno.EAGAIN):
+    for nth in (0, 3, count(lambda: iptc.CounterReader(source="bpf"))):
+        faults.fault_arm(b"bpf", nth, number, True)
+        with iptc.CounterReader("filter", source="auto", source_check=0.001) as reader:
+            compared(reader.read())
+            change()
+            compared(reader.read())
+            assert reader.source == "socket" and reader.source_reason, (number, nth)
+            faults.fault_disarm()
+            limit = time.monotonic() + 600
+            while reader.source != "bpf" and (number != errno.EAGAIN or "cannot be run" in reader.source_reason):
+                compared(reader.read())
+                assert time.monotonic() < limit, reader.source_reason
+print("done")
+"""
+
+
+def test_what_was_lacking_comes_back(start):  # noqa: F811
+    if not REFUSED:
+        assert start(STEPS + LATER) == ["done"]
+
+
+ROOM = """
+import resource
+most = max(int(name) for name in os.listdir("/proc/self/fd"))
+before, came_back = left(), 0
+for room in range(3, most + 40):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (room, 4096))
+    got, reader = None, None
+    try:
+        read("bpf")
+    except iptc.IPTCError as error:
+        assert error.errno == errno.EMFILE, error
+    try:
+        reader = iptc.CounterReader("filter", source="auto", source_check=0.001)
+        got = list(reader.read())
+    except iptc.KernelError as error:
+        got = error.errno
+    said = reader.source if reader is not None else "none"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    assert got in (numbers, errno.EMFILE), got
+    if said == "socket":
+        limit = time.monotonic() + 600
+        while reader.source != "bpf":
+            compared(reader.read())
+            assert time.monotonic() < limit, reader.source_reason
+        came_back += 1
+    if reader is not None:
+        reader.close()
+    del reader
+    gc.collect()
+    assert left() == before, room
+assert said == "bpf" and came_back, (said, came_back)
+print("done")
+"""
+
+
+def test_no_descriptor_is_left_for_each_step(start):  # noqa: F811
+    if not REFUSED:
+        assert start(STEPS + ROOM) == ["done"]
+
+
+def descriptors():
+    """{number: what it is} of the descriptors of bpf(2) that this process has open."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            its = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+        if its.startswith("anon_inode:bpf"):
+            found[int(name)] = its
+    return found
+
+
+@pytest.fixture
+def numbers(host):
+    """A table with counters that are known; another one with others."""
+    restore = f"iptables-{host.backend}-restore"
+    for table, first in (("filter", 1), ("mangle", 100)):
+        rules = "".join(f"[{first + number}:{number}] -A OUTPUT -p udp\n" for number in range(10))
+        host.run(restore, "-c", "--noflush", text=f"*{table}\n:OUTPUT ACCEPT [0:0]\n{rules}COMMIT\n")
+    return [(1 + number, number) for number in range(10)], [(100 + number, number) for number in range(10)]
+
+
+@pytest.mark.parametrize("source", ["bpf", "auto"])
+def test_the_program_closes_what_is_not_its_own(host, numbers, source):
+    """Each descriptor, and all of them; then other files have these numbers, and other readers too."""
+    if REFUSED:
+        return
+    mine, others = numbers
+    at_first = descriptors()
+    with iptc.CounterReader(source=source) as reader:
+        reader.read()
+        count = len(descriptors()) - len(at_first)
+    assert count >= 8 and descriptors() == at_first
+    for which in [*range(count), None]:
+        for reused in (False, True) if which is None else (which % 2 == 0,):
+            reader = iptc.CounterReader(source=source, source_check=0.001)
+            assert list(reader.read()) == mine
+            opened = sorted(set(descriptors()) - set(at_first))
+            closed = opened if which is None else [opened[which]]
+            for number in closed:
+                os.close(number)
+            with iptc.CounterReader("mangle", source="bpf") as other:
+                if reused:
+                    assert list(other.read()) == others
+                for _ in range(2):
+                    try:
+                        assert list(reader.read()) == mine
+                    except iptc.Unsupported as error:
+                        assert source == "bpf" and "can't read the counters with eBPF" in str(error)
+                if source == "auto":
+                    assert list(until_it_is_back(reader.read, lambda r=reader: r.source)) == mine
+                assert list(reader.read()) == mine and list(other.read()) == others
+                reader.close()
+                del reader
+                # what has the numbers now is left alone
+                host.run(f"iptables-{host.backend}", "-t", "mangle", "-Z")
+                assert list(other.read()) == [(0, 0)] * 10 and other.source == "bpf"
+            host.run(
+                f"iptables-{host.backend}-restore",
+                "-c",
+                "--noflush",
+                text="*mangle\n"
+                + "".join(f"-R OUTPUT {number + 1} -p udp -c {100 + number} {number}\n" for number in range(10))
+                + "COMMIT\n",
+            )
+            assert descriptors() == at_first
+
+
+def test_other_files_with_these_numbers_stay_open(host, numbers):
+    if REFUSED:
+        return
+    before = descriptors()
+    with iptc.CounterReader(source="auto") as reader:
+        reader.read()
+        opened = sorted(set(descriptors()) - set(before))
+        for number in opened:
+            os.close(number)
+        # files of the kernel's own all have one inode
+        event = select.epoll()
+        for number in opened:
+            os.dup2(event.fileno(), number)
+        assert list(reader.read()) == numbers[0]
+    del reader
+    for number in opened:
+        assert os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[eventpoll]"
+    for number in {*opened, event.fileno()}:
+        os.close(number)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_interrupts_at_any_time(host, numbers):
+    """Each reading is right, or ends with what the handler of the signal raises."""
+
+    def interrupt(number, frame):
+        raise Interrupted
+
+    def work():
+        with iptc.CounterReader(source="auto") as reader:
+            for _ in range(4):
+                assert list(reader.read()) == numbers[0]
+
+    work()
+    began = time.monotonic()
+    work()
+    takes, before = time.monotonic() - began, descriptors()
+    old = signal.signal(signal.SIGALRM, interrupt)
+    ended, times = 0, 1000 if STRESS else 60
+    try:
+        for turn in range(times):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, takes * (turn + 1) / times)
+                work()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupted:
+                ended += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert ended
+    work()
+    assert descriptors() == before
+    with iptc.CounterReader(source=SOURCE) as reader:
+        signal.signal(signal.SIGALRM, interrupt)
+        try:
+            for turn in range(times):
+                host.iptables("-t mangle -Z")
+                with contextlib.suppress(Interrupted):
+                    signal.setitimer(signal.ITIMER_REAL, takes * (turn + 1) / times / 10)
+                    while True:
+                        assert list(reader.read()) == numbers[0]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+        assert list(reader.read()) == numbers[0] and reader.source == IN_USE
+
+
+def test_a_handler_that_reads_meanwhile(host, numbers):
+    said = set()
+    with iptc.CounterReader(source=SOURCE) as reader:
+
+        def read(number, frame):
+            try:
+                said.add(list(reader.read()) == numbers[0])
+            except iptc.TransactionError:
+                said.add("refused")
+
+        old = signal.signal(signal.SIGALRM, read)
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+        limit = time.monotonic() + PATIENCE
+        try:
+            while said != {True, "refused"} and time.monotonic() < limit:
+                assert list(reader.read()) == numbers[0]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+    assert said == {True, "refused"}
+
+
+def test_threads_that_read_while_another_one_closes(host, numbers):
+    before = descriptors()
+    for _ in range(5):
+        reader = iptc.CounterReader(source=SOURCE)
+        wrong, began = [], threading.Barrier(4)
+
+        def keep_reading(reader=reader, wrong=wrong, began=began):
+            began.wait()
+            try:
+                while True:
+                    if list(reader.read()) != numbers[0]:
+                        wrong.append("numbers")
+            except iptc.KernelError as error:
+                if not reader.closed:
+                    wrong.append(error)
+            except Exception as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=keep_reading) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        began.wait()
+        for _ in range(20):
+            assert list(reader.read()) == numbers[0]
+        reader.close()
+        for thread in threads:
+            thread.join()
+        assert wrong == [] and reader.closed
+        with pytest.raises(iptc.KernelError, match="closed"):
+            reader.read()
+        assert descriptors() == before
+
+
+def test_what_is_closed_says_so(host, numbers):
+    reader = iptc.CounterReader(source=SOURCE)
+    snapshot = reader.read()
+    reader.close()
+    reader.close()
+    with pytest.raises(iptc.KernelError, match="closed"):
+        reader.read()
+    assert list(snapshot) == numbers[0] and reader.source == IN_USE
+
+
+REFUSALS = """
+import errno, os, sys, iptc
+before = sorted(os.listdir("/proc/self/fd"))
+try:
+    iptc.CounterReader("filter", source="bpf").read()
+    print("works")
+except iptc.Unsupported as error:
+    print(error)
+except iptc.AccessDenied as error:
+    print("the socket:", error)
+try:
+    with iptc.CounterReader("filter", source="auto") as reader:
+        print(list(reader.read()), reader.source, reader.source_reason)
+except iptc.AccessDenied as error:
+    print("the socket:", error)
+assert sorted(os.listdir("/proc/self/fd")) == before
+"""
+
+
+def refused(*prefix):
+    """What a process that is started by *prefix* says of both sources."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [*prefix, sys.executable, "-c", REFUSALS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("rights", "reason"),
+    [
+        (["bpf"], "this process has no CAP_PERFMON"),
+        (["perfmon"], "this process has no CAP_BPF"),
+        ([], "this process has no CAP_BPF and no CAP_PERFMON"),
+        (["bpf", "perfmon"], ""),
+    ],
+)
+def test_who_may_not_goes_on_by_socket(host, numbers, rights, reason):
+    if REFUSED:
+        return
+    named = ",".join(["-all", *(f"+{name}" for name in [*rights, "net_admin", "net_raw"])])
+    first, second = refused("setpriv", "--inh-caps=-all", f"--bounding-set={named}")
+    if reason:
+        assert first.startswith("can't read the counters with eBPF: can't ") and first.endswith(": " + reason)
+        assert second.startswith(f"{numbers[0]} socket ") and second.endswith(": " + reason)
+    else:
+        assert (first, second) == ("works", f"{numbers[0]} bpf ")
+
+
+def test_a_user_namespace_goes_on_by_socket(host):
+    restored(host, False, "-A OUTPUT -p udp")
+    text = "*filter\\n[7:70] -A OUTPUT -p udp\\nCOMMIT\\n"
+    inside = f"printf '{text}' | iptables-{host.backend}-restore -c && exec \"$@\""
+    first, second = refused("unshare", "-Urn", "sh", "-c", inside, "sh")
+    assert "this is a user namespace, and the kernel takes programs from its first one only" in first
+    assert second.startswith("[(7, 70)] socket ") and "this is a user namespace" in second
+
+
+def test_no_types_of_the_kernel(host, numbers):
+    if REFUSED:
+        return
+    hidden = 'mount --make-rprivate / && mount -t tmpfs none /sys/kernel/btf && exec "$@"'
+    if subprocess.run(["unshare", "-m", "sh", "-c", hidden, "sh", "true"], capture_output=True).returncode:
+        print("nothing can be mounted here: that there is no BTF is not tried")
+        return
+    first, second = refused("unshare", "-m", "sh", "-c", hidden, "sh")
+    assert first == "can't read the counters with eBPF: the kernel has no BTF: there is no /sys/kernel/btf/vmlinux"
+    assert second == f"{numbers[0]} socket the kernel has no BTF: there is no /sys/kernel/btf/vmlinux"
