@@ -10,6 +10,7 @@ import pytest
 from test_structure import ROOT
 
 import iptc
+from iptc.bpf import nft
 from iptc.bpf.window import Window
 from iptc.cli import main
 
@@ -186,3 +187,16 @@ def test_why_a_table_is_read_by_socket_is_said_once(host, ipv6, command):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert re.fullmatch(r"iptc: IPv4.* table filter: source socket: a reason of this test's own\n", done.stderr)
+
+
+@pytest.mark.one_backend("nft")
+@pytest.mark.parametrize("ipv6", [False])
+def test_a_count_of_each_cpu_that_is_odd_while_it_counts(host, readers, ipv6, traffic, monkeypatch):
+    """Older kernels have one for nf_tables. The one of legacy tables, which stands still here, is taken for it."""
+    monkeypatch.setattr(nft, "SEQUENCE", "xt_recseq")
+    restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
+    reader, other = readers()
+    for _ in range(3):
+        traffic(7, 3, ipv6)
+        assert same(reader, other)["OUTPUT"][0].packets % 3 == 0
+    assert reader.source == IN_USE

@@ -176,8 +176,8 @@ def ask(tuple questions not None, str module=None):
     """Return the list of answers to *questions*: ("size", name), ("member", name, path), ("bits", name, path),
     ("variable", section, name), ("function", name), ("has_tracepoint", name) or ("argument", function, name).
 
-    The answers are kept. So the kernel's BTF, which has some megabytes, is read only for new questions, and is not
-    kept itself.
+    The answers are kept, and that there is none. So the kernel's BTF, which has some megabytes, is read only for new
+    questions, and is not kept itself.
     """
     cdef object module_now = _identity(module) if module is not None else None
     cdef object key = (questions, module, _identity("vmlinux"), module_now)
@@ -185,7 +185,12 @@ def ask(tuple questions not None, str module=None):
     if answers is None:
         types_there = kernel_types(module)
         answers = []
-        for kind, *names in questions:
-            answers.append(getattr(types_there, kind)(*names))
+        try:
+            for kind, *names in questions:
+                answers.append(getattr(types_there, kind)(*names))
+        except Unsupported as refusal:
+            answers = str(refusal)   # what is not there is not looked for again either
         _answers[key] = answers
+    if isinstance(answers, str):
+        raise Unsupported(answers)
     return list(answers)

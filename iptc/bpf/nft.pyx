@@ -16,6 +16,7 @@ from .._linux cimport strnlen
 from .copies cimport Marks, format
 from .finder cimport Finder
 from .net cimport Net
+from .percpu cimport variable_at
 from .window cimport Window
 
 from ..errors import Unsupported
@@ -33,6 +34,9 @@ cdef enum:
     MOST_COUNTER = 64                # bytes of one counter
     ROOM = 512                       # bytes of the largest structure that is read
 
+SEQUENCE = "nft_counter_seq"
+"""What each CPU counts up before and after it counts a packet, in kernels that have that: older ones."""
+
 # What is asked of BTF: (kind of question, type, member). The types are those of the module nf_tables.
 _OURS = (
     ("member", "nftables_pernet", "tables"),
@@ -49,6 +53,7 @@ _OURS = (
     ("member", "nft_rule_dp", "data"),
     ("member", "nft_expr", "ops"), ("member", "nft_expr", "data"),
     ("member", "nft_expr_ops", "size"), ("member", "nft_expr_ops", "type"), ("member", "nft_expr_type", "name"),
+    ("member", "nft_expr_type", "owner"),
     ("size", "nft_counter_percpu_priv"), ("member", "nft_counter_percpu_priv", "counter"),
     ("size", "nft_counter"), ("member", "nft_counter", "packets"), ("member", "nft_counter", "bytes"),
     ("size", "nft_stats"), ("member", "nft_stats", "pkts"), ("member", "nft_stats", "bytes"),
@@ -73,7 +78,7 @@ cdef struct Where:
     uint32_t blob_size, blob_data
     Field rule_last, rule_length, rule_handle
     uint32_t rule_data
-    uint32_t ops, data, ops_size, ops_type, type_name
+    uint32_t ops, data, ops_size, ops_type, type_name, type_owner
     uint32_t private_size, private_counter
     format counter, stats
 
@@ -130,7 +135,7 @@ cdef int _locate(Where *where) except -1:
     where.rule_data = at("nft_rule_dp", "data")
     where.ops, where.data = at("nft_expr", "ops"), at("nft_expr", "data")
     where.ops_size, where.ops_type = at("nft_expr_ops", "size"), at("nft_expr_ops", "type")
-    where.type_name = at("nft_expr_type", "name")
+    where.type_name, where.type_owner = at("nft_expr_type", "name"), at("nft_expr_type", "owner")
     where.private_size = at("nft_counter_percpu_priv")
     where.private_counter = at("nft_counter_percpu_priv", "counter")
     where.counter.size = at("nft_counter")
@@ -187,6 +192,8 @@ cdef class Walk:
     cdef size_t blob_room
     cdef Kind kinds[64]
     cdef uint32_t kind_count
+    cdef bint has_counters           # a rule was found that has one
+    cdef uint64_t module             # the address of nf_tables as a module; 0: it is built in
 
     def __dealloc__(self):
         free(self.chains)
@@ -414,6 +421,9 @@ cdef class Walk:
         kind.ops = ops
         kind.size = <uint32_t> self.window.word(ops + where.ops_size)
         kind.is_counter = strcmp(name, b"counter") == 0
+        if kind.is_counter:
+            self.has_counters = True
+            self.module = self.window.word(type_at + where.type_owner)
         self.kind_count += 1
         return kind
 
@@ -488,6 +498,7 @@ cdef class NftFinder(Finder):
     cdef Walk found                  # the last walk
     cdef Walk kept                   # the walk that later ones are compared with
     cdef bint keeps
+    cdef bint has_sequence           # it was looked for
 
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
         """*descriptor* is a socket in the table's network namespace."""
@@ -516,6 +527,9 @@ cdef class NftFinder(Finder):
         with nogil:
             failed = self.found.walk()
         self.rules = self.found.rule_count
+        if self.found.has_counters and not self.has_sequence:
+            self.sequence = variable_at(self.found.window, SEQUENCE, "nf_tables", self.found.module)
+            self.has_sequence = True
         if not failed and self.found.is_owned:
             raise Hindrance("a process owns the table, and it goes with that process without a new generation")
         return failed
