@@ -100,7 +100,7 @@ _NAMES = {
         "managing.difference": "Change Difference diff",
         "managing.planning": "Plan apply plan",
         "managing.rollback": "Pending safe_apply",
-        "managing.value": "Ruleset",
+        "managing.ruleset_value": "Ruleset",
         "monitoring.events": "Event",
         "monitoring.sampler": "Sample Sampler Samples TableSample",
         "owning.guard": "Guard Heal",

@@ -43,7 +43,7 @@ from .managing.planning import apply as apply
 from .managing.planning import plan as plan
 from .managing.rollback import Pending as Pending
 from .managing.rollback import safe_apply as safe_apply
-from .managing.value import Ruleset as Ruleset
+from .managing.ruleset_value import Ruleset as Ruleset
 from .monitoring.events import Event as Event
 from .monitoring.sampler import Sample as Sample
 from .monitoring.sampler import Sampler as Sampler

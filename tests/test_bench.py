@@ -9,7 +9,7 @@ import pytest
 
 import iptc
 from iptc import _netns
-from iptc.bench import wire
+from iptc.bench import packet_bytes
 from iptc.bench.bench import Bench
 
 BOTH = pytest.mark.parametrize("side", ["legacy", "nft"])
@@ -134,14 +134,15 @@ def test_nat_is_seen_in_what_leaves(benches, side, version):
     assert ["DNAT" in str(step) for step in verdict.nat] == [True]
     verdict = bench.send("eth1", src=INSIDE[version], dst=OUTSIDE[version], udp=53)
     (out,) = verdict.out
-    assert (out.interface, out.src, out.dst, out.header.ttl) == ("eth0", HOST[version], OUTSIDE[version], wire.TTL - 1)
+    ttl = packet_bytes.TTL - 1
+    assert (out.interface, out.src, out.dst, out.header.ttl) == ("eth0", HOST[version], OUTSIDE[version], ttl)
 
 
 @ALL
 @FAMILIES
 def test_packets_to_the_host_itself(benches, side, version):
     bench = benches(side, version)
-    for dst in (wire.LOOPBACK[version], HOST[version]):
+    for dst in (packet_bytes.LOOPBACK[version], HOST[version]):
         for _ in range(20):
             verdict = bench.send(None, src=dst, dst=dst, tcp=80)
             assert (verdict.verdict, verdict.to, verdict.step.number) == ("ACCEPT", "host", 1)
@@ -158,7 +159,7 @@ def test_packets_that_no_rule_drops_and_that_do_not_arrive(benches, side, versio
     if version == 4:
         own = bench.send("eth1", src="10.0.0.1", dst=OUTSIDE[4], tcp=80)
         assert own.verdict == "LOST" and "martian" in own.reason
-        broken = bytearray(wire.packet(OUTSIDE[4], HOST[4], ident=7, tcp=80).data)
+        broken = bytearray(packet_bytes.packet(OUTSIDE[4], HOST[4], ident=7, tcp=80).data)
         broken[2] += 1
         assert bench.send("eth0", raw=bytes(broken)).verdict == "LOST"
 
@@ -177,7 +178,7 @@ def test_marks_and_whole_packets(side):
     with Bench(text, {"eth0": "203.0.113.1/24"}, backend=side) as bench:
         assert bench.send(None, dst="203.0.113.9", udp=1, mark=7).verdict == "DROP"
         assert bench.send(None, dst="203.0.113.9", udp=1, mark=8).verdict == "ACCEPT"
-        whole = wire.packet("203.0.113.9", "203.0.113.1", ident=1, udp=9, ttl=9).data
+        whole = packet_bytes.packet("203.0.113.9", "203.0.113.1", ident=1, udp=9, ttl=9).data
         assert bench.send("eth0", raw=whole).verdict == "DROP"
         assert bench.send("eth0", protocol="gre", payload=b"\0" * 8, ttl=9).verdict == "DROP"
 
@@ -311,5 +312,5 @@ def test_both_sides_of_a_connection(side, version):
 
 def test_flags_are_no_truth_values():
     with pytest.raises(iptc.ParameterTypeError, match="not bool"):
-        wire.flags_of(True)
-    assert wire.flags_of(None) == wire.flags_of("SYN") == wire.flags_of(["syn"]) == wire.flags_of(2) == 2
+        packet_bytes.flags_of(True)
+    assert [packet_bytes.flags_of(said) for said in (None, "SYN", ["syn"], 2)] == [2, 2, 2, 2]

@@ -150,7 +150,7 @@ class Router:
     @staticmethod
     def _set_up(space):
         from iptc.bench.links import Links
-        from iptc.bench.place import write_setting
+        from iptc.bench.private_namespace import write_setting
 
         write_setting(space, "net/ipv6/conf/all/disable_ipv6", "1")
         links = Links(space)

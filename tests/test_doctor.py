@@ -22,12 +22,12 @@ from iptc.doctor import (
     kernel,
     locking,
     modules,
+    namespaces,
     needs,
-    places,
     plugins,
     rights,
-    sides,
     versions,
+    which_backend,
 )
 from iptc.doctor.finding import ERROR, INFO, WARNING
 from iptc.namespace import open_namespace
@@ -113,19 +113,19 @@ def tools(tmp_path, monkeypatch):
 )
 def test_the_tool_says_its_side(host, tools, said, side):
     tools(iptables=said)
-    (found,) = sides.of_tools()
+    (found,) = which_backend.of_tools()
     assert found.level == INFO and f"iptables uses {side} ({said}, " in found.text
-    assert bool(worst(sides.of_place(HERE))) == (side == "nf_tables")
+    assert bool(worst(which_backend.of_place(HERE))) == (side == "nf_tables")
 
 
 @pytest.mark.one_backend("legacy")
 def test_tools_that_differ_and_no_tools(host, tools, monkeypatch):
     tools(iptables="iptables v1.8.9 (nf_tables)", ip6tables="ip6tables v1.8.9 (legacy)", ip6tables_restore="(legacy)")
-    found = list(sides.of_tools())
+    found = list(which_backend.of_tools())
     assert [finding.level for finding in found] == [WARNING, INFO]
     assert "(iptables: nf_tables; ip6tables and ip6tables-restore: legacy xtables)" in found[0].text
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert "no command iptables" in texts(sides.of_tools())[0]
+    assert "no command iptables" in texts(which_backend.of_tools())[0]
 
 
 @pytest.mark.one_backend("nft")
@@ -603,7 +603,7 @@ def test_all_namespaces(host):
         _, said = as_json("--netns", name, environment={"IPTC_BACKEND": "nft"})
         assert any(finding["text"].startswith("Legacy xtables holds rules too") for finding in said["findings"])
         with subprocess.Popen(["ip", "netns", "exec", name, "cat"], stdin=subprocess.PIPE) as process:
-            assert sum(label == f"network namespace {name}" for _, label in places.all_places()) == 1
+            assert sum(label == f"network namespace {name}" for _, label in namespaces.all_places()) == 1
             process.stdin.close()
     finally:
         host.run("ip", "netns", "delete", name)
@@ -614,10 +614,10 @@ def test_a_namespace_without_a_name(host):
     command = ["unshare", "-n", "sh", "-c", "echo; exec cat"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        found = dict(places.all_places())
+        found = dict(namespaces.all_places())
         assert re.fullmatch(rf"network namespace of process {process.pid} \((sh|cat)\)", found[process.pid])
         with open_namespace(process.pid) as there:
-            assert any("iptc uses" in text for text in texts(sides.of_place(there)))
+            assert any("iptc uses" in text for text in texts(which_backend.of_place(there)))
         process.stdin.close()
     assert list(examine._of_other(process.pid, "x")) == []
 

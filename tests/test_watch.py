@@ -228,12 +228,12 @@ def test_places_of_new_rules_whatever_the_order_in_which_they_are_told(host):
 def test_a_rule_that_may_be_the_first_or_the_last_is_read_again(host):
     chain = mirror._Chain(
         iptc.Ruleset.live(backend="nft").table(2, "filter")
-        or iptc.managing.value.ChainValue(2, "a", None, entries=[b"1", b"2"], handles=[1, 2])
+        or iptc.managing.ruleset_value.ChainValue(2, "a", None, entries=[b"1", b"2"], handles=[1, 2])
     )
     chain.gone.append(1)
     chain.add(*rule_message(3, None, True))
     assert chain._doubted
-    other = mirror._Chain(iptc.managing.value.ChainValue(2, "a", None, entries=[b"1", b"2"], handles=[1, 2]))
+    other = mirror._Chain(iptc.managing.ruleset_value.ChainValue(2, "a", None, entries=[b"1", b"2"], handles=[1, 2]))
     other.gone.append(2)
     other.add(*rule_message(3, None, True))
     assert not other._doubted

@@ -12,14 +12,14 @@ from ..errors import AccessDenied, IPTCError, KernelError, ParameterError, Trans
 from ..language import plugins
 from ..namespace import Place
 from ..tracing.headers import ICMP, ICMPV6, Header
-from . import wire
+from . import packet_bytes
 from .conntrack import copy_flow
 from .devices import Device
 from .flow import Flow
 from .layout import Layout
 from .links import Links
 from .pairs import Pair, on_one_processor
-from .place import LOGGERS, SETTINGS, new_place, write_setting
+from .private_namespace import LOGGERS, SETTINGS, new_place, write_setting
 from .quiet import PRIORITY, Quiet
 from .rules import interfaces_in, sets_in, texts_of
 from .sets import copy_sets_of, make_sets, names_of
@@ -60,7 +60,7 @@ class Bench:
         with invented addresses: the first one has 203.0.113.1/24 and 2001:db8::1/64.
     *routes*: texts as after `ip route add`. None makes a default route by the first interface.
     *sets*: the output of `ipset save`, {name: entries} or {name: (type, entries)}. The default type is hash:net.
-    *sysctls*: {"net/ipv4/conf/all/rp_filter": "1"}, in addition to those in `iptc.bench.place.SETTINGS`.
+    *sysctls*: {"net/ipv4/conf/all/rp_filter": "1"}, in addition to those in `iptc.bench.private_namespace.SETTINGS`.
     *backend*: "legacy" or "nft"; None for the one that is in use.
     *tun*: False makes the interfaces without /dev/net/tun. That is also done if it cannot be opened.
 
@@ -261,14 +261,14 @@ class Bench:
         version: int = 0,
         mark: int = 0,
         **packet: Any,
-    ) -> wire.Made:
+    ) -> packet_bytes.Made:
         """Return the packet that `send` would send, which `judge` sends."""
         self.open()
         if interface is not None and interface not in self._devices and interface != "lo":
             raise ParameterError(f"the bench has no interface {interface}: {', '.join(self._devices)} are there")
         if packet.get("raw") is None:
             src, dst = self._ends(interface, src, dst, version)
-        return wire.packet(src, dst, ident=self._next_ident(), **packet)
+        return packet_bytes.packet(src, dst, ident=self._next_ident(), **packet)
 
     def flow(self, interface: str | None = None, **packet: Any) -> Flow:
         """Begin a connection, of which both sides are played, and return its `Flow`. The arguments are those of `send`,
@@ -281,7 +281,7 @@ class Bench:
     def _ends(self, interface: str | None, src: Any, dst: Any, version: int) -> tuple[str, str]:
         """(source, destination) of a packet, as far as they are not said."""
         if src is not None or dst is not None:
-            version = wire.address(src if src is not None else dst).version
+            version = packet_bytes.address(src if src is not None else dst).version
         first = next(iter(self.layout.interfaces))
         if not version:
             version = 4 if self.layout.own(interface or first, 4) or not self.layout.own(interface or first, 6) else 6
@@ -290,9 +290,9 @@ class Bench:
             if src is None:
                 with contextlib.suppress(OSError):
                     src = self.links.way(str(dst))[1]
-            return src or self.layout.own(None, version) or wire.ANY[version], dst
+            return src or self.layout.own(None, version) or packet_bytes.ANY[version], dst
         if interface == "lo":
-            loopback = wire.LOOPBACK[version]
+            loopback = packet_bytes.LOOPBACK[version]
             return (loopback if src is None else src), (loopback if dst is None else dst)
         src = self.layout.neighbour(interface, version) if src is None else src
         if dst is None:
@@ -310,8 +310,8 @@ class Bench:
         self._tracer.skip()
         self._taken()
 
-    def judge(self, interface: str | None, made: wire.Made, mark: int = 0, quietly: bool = False) -> Verdict:
-        """Send a packet that `wire.packet` has built, and return its `Verdict`."""
+    def judge(self, interface: str | None, made: packet_bytes.Made, mark: int = 0, quietly: bool = False) -> Verdict:
+        """Send a packet that `packet_bytes.packet` has built, and return its `Verdict`."""
         self.open()
         with contextlib.ExitStack() as stack:
             if self._paired:
@@ -329,7 +329,7 @@ class Bench:
             self._stack.callback(self._silence.close)
         return self._silence
 
-    def _judged(self, interface: str | None, made: wire.Made, mark: int) -> Verdict:
+    def _judged(self, interface: str | None, made: packet_bytes.Made, mark: int) -> Verdict:
         if self.like is not None:
             self._know_flow(made)
         self.calm()
@@ -342,9 +342,9 @@ class Bench:
             self._devices[interface].put(made.data)
         return self._verdict(interface, made, failed)
 
-    def _know_flow(self, made: wire.Made) -> None:
+    def _know_flow(self, made: packet_bytes.Made) -> None:
         """Let connection tracking know of the packet's flow what the host knows."""
-        header = wire.header_of(made)
+        header = packet_bytes.header_of(made)
         if self.like is None or header is None:
             return
         if not any(word in text for _, text in self._texts for word in _OF_FLOWS):
@@ -355,7 +355,7 @@ class Bench:
             except OSError as error:
                 self.lacking.append(f"flows of the host are not known: {error.strerror}")
 
-    def _send_own(self, made: wire.Made, mark: int) -> str | None:
+    def _send_own(self, made: packet_bytes.Made, mark: int) -> str | None:
         """Let the host send a packet. Return None, or why it cannot."""
         key = made.version
         if key not in self._senders:
@@ -376,8 +376,8 @@ class Bench:
                 raise kernel_error("can't send", error.errno or errno.EIO, str(error.strerror)) from None
         return None
 
-    def _verdict(self, interface: str | None, made: wire.Made, failed: str | None) -> Verdict:
-        ident = wire.ident_of(made.data)
+    def _verdict(self, interface: str | None, made: packet_bytes.Made, failed: str | None) -> Verdict:
+        ident = packet_bytes.ident_of(made.data)
 
         def is_it(packet: Packet) -> bool:
             before = packet.before
@@ -389,10 +389,12 @@ class Bench:
         packets += self._tracer.packets()
         its = [packet for packet in packets if is_it(packet)]
         out = self._taken()
-        first = [left for left in out if wire.ident_of(left.data) == ident and left.header.version == made.version]
+        first = [
+            left for left in out if packet_bytes.ident_of(left.data) == ident and left.header.version == made.version
+        ]
         out = first + [left for left in out if left not in first]
         answers = [packet for packet in packets if not is_it(packet) and not _is_noise(packet.before)]
-        verdict = Verdict(wire.header_of(made), its, out, answers)
+        verdict = Verdict(packet_bytes.header_of(made), its, out, answers)
         if verdict.verdict == "LOST":
             verdict.reason = failed or self._why_lost(interface, verdict, its)
         return verdict
@@ -442,7 +444,7 @@ class Bench:
 
     def ruleset(self) -> Any:
         """Return the rules of the bench as a `Ruleset`."""
-        from ..managing.value import Ruleset
+        from ..managing.ruleset_value import Ruleset
 
         self.open()
         with asking(self.namespace, self._asking):

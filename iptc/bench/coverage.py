@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from ..managing.value import Ruleset
+    from ..managing.ruleset_value import Ruleset
 
 
 class Coverage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from ..errors import ParameterError, TransactionError
-from . import wire
+from . import packet_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Flow:
         self._other: _End | None = None
         first = bench.make(interface, **packet)
         self._data = first.data
-        header = wire.header_of(first)
+        header = packet_bytes.header_of(first)
         assert header is not None
         self._one = _End(interface, header, 1000)
         self._note(bench.judge(interface, first, packet.get("mark", 0), quietly=True))

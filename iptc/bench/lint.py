@@ -7,8 +7,8 @@ import time
 
 from .. import _core
 from ..errors import IPTCError
-from ..managing.value import ip_version
-from ..tracing.found import rule_of
+from ..managing.ruleset_value import ip_version
+from ..tracing.traced_rule import rule_of
 from . import covering
 from .bench import Bench
 from .probing import Unmakeable, probe
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._types import Path
-    from ..managing.value import ChainValue, Ruleset, TableValue
+    from ..managing.ruleset_value import ChainValue, Ruleset, TableValue
     from ..rule import Rule
 
 SHOWN = "shown: the kernel was given such a packet"

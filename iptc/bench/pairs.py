@@ -16,7 +16,7 @@ import time
 
 from ..errors import KernelError
 from .devices import checked_name
-from .place import write_setting
+from .private_namespace import write_setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

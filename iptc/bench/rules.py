@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from .. import _core
-from ..managing.value import Ruleset, parts_of
+from ..managing.ruleset_value import Ruleset, parts_of
 from ..model.restoring import pieces
 
 TYPE_CHECKING = False

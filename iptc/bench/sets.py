@@ -12,7 +12,7 @@ import struct
 from .._netlink import attribute, attributes
 from ..errors import AccessDenied, KernelError, ParameterError, Unsupported
 from ..exchange import ACK, CREATE, DUMP, EXCL, Exchange
-from .wire import port_of, protocol_of
+from .packet_bytes import port_of, protocol_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import time
 
 from ..errors import IPTCError
 from .arguments import add_command, add_wait, positive, seconds
-from .asked import SIGNALS, requests_of
 from .output import complain, write
+from .requests import SIGNALS, requests_of
 from .selecting import Reasons, add_selection, sources_of
 
 TYPE_CHECKING = False
@@ -105,14 +105,14 @@ class _Tables:
     """Prints the counters of all tables, in the format that was asked for."""
 
     def __init__(self, options: Namespace) -> None:
-        from ..monitoring import lines
+        from ..monitoring import line_formats
 
         formats: dict[str, Any] = {
             "table": _Text,
             "json": _Objects,
-            "jsonl": lines.Json,
-            "csv": lines.Csv,
-            "influx": lines.Influx,
+            "jsonl": line_formats.Json,
+            "csv": line_formats.Csv,
+            "influx": line_formats.Influx,
         }
         self._format = formats[options.format]()
         self._chains = options.chain
@@ -152,7 +152,7 @@ class _Tables:
 
     def _of_table(self, reading: Any) -> Any:
         from ..monitoring.labels import Dictionary
-        from ..monitoring.lines import Counted
+        from ..monitoring.line_formats import Counted
 
         known = self._tables.setdefault(reading.key, [Dictionary(), None])
         words = known[0].words(reading)

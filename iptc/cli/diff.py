@@ -55,7 +55,7 @@ def _is_live(name: Any) -> Any:
 def _live(options: Namespace, name: Any, beside: Any) -> Any:
     """Return the `Ruleset` of the kernel. If *beside* is the ruleset of a file, only the tables of that file are
     read."""
-    from ..managing.value import Ruleset
+    from ..managing.ruleset_value import Ruleset
     from .arguments import netns
 
     place = netns(name.partition(":")[2]) if ":" in name else options.netns

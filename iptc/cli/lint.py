@@ -48,9 +48,9 @@ def add(commands: Any) -> None:
 def run(options: Namespace) -> int:
     """Look at the rules that *options* say."""
     from ..bench.bench import Bench, asking
+    from ..bench.like_host import living_bench
     from ..bench.lint import Since, lint
-    from ..bench.living import living_bench
-    from ..managing.value import Ruleset
+    from ..managing.ruleset_value import Ruleset
     from ..namespace import Place
     from .sources import read_text
 

@@ -48,9 +48,9 @@ def show_plan(options: Namespace) -> int:
 
 def wanted(options: Namespace) -> Any:
     """Return the first argument and the keyword arguments of `iptc.plan` and `iptc.apply` for *options*."""
-    from ..managing import value
+    from ..managing import ruleset_value
 
     text = read_text(options.file)
     if options.family == "both":
-        value.require_headings(text)
+        ruleset_value.require_headings(text)
     return text, {"only": options.only, "keep": options.keep, "ipv6": family_of(options), "netns": options.netns}

@@ -76,12 +76,12 @@ def trouble_is(status: int) -> Callable[[_Run], _Run]:
 
 def ruleset_of(options: Namespace, path: str, netns: Any = None) -> Any:
     """Return the `Ruleset` of a file, or of the kernel, for the families that were asked for."""
-    from ..managing import value
+    from ..managing import ruleset_value
 
     text = read_text(path)
     if options.family == "both":
-        value.require_headings(text)
-    return value.Ruleset.read(text, family_of(options), netns=netns)
+        ruleset_value.require_headings(text)
+    return ruleset_value.Ruleset.read(text, family_of(options), netns=netns)
 
 
 def family_of(options: Namespace) -> bool | None:

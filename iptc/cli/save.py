@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any
 
-    from ..managing.value import Ruleset
+    from ..managing.ruleset_value import Ruleset
 
 
 def add(commands: Any) -> None:
@@ -67,7 +67,7 @@ def run(options: Namespace) -> int:
 
 def _share(options: Namespace, ipv6: bool) -> str:
     """Return the text of the rules of one owner, or of all rules except those of some owners."""
-    from ..managing.value import Ruleset
+    from ..managing.ruleset_value import Ruleset
     from ..owning import owners
 
     live = Ruleset.live(ipv6, netns=options.netns)

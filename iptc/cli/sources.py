@@ -10,7 +10,7 @@ import time
 from ..errors import IPTCError
 from ..model import restoring
 from .arguments import add_wait
-from .both import Both
+from .both_families import Both
 from .output import is_terminal, put
 
 TYPE_CHECKING = False

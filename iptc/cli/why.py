@@ -57,7 +57,7 @@ def run(options: Namespace) -> int:
     """Say what becomes of the packet of *options*."""
     if options.live:
         return _trace(options)
-    from ..bench.living import living_bench
+    from ..bench.like_host import living_bench
 
     packet = _packet(options)
     bench, notes = living_bench(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import _core
 from ..errors import AccessDenied, IPTCError, is_absent
 from ..namespace import open_namespace
-from . import conntrack, ebpf, kernel, locking, needs, places, plugins, rights, sides, versions
+from . import conntrack, ebpf, kernel, locking, namespaces, needs, plugins, rights, versions, which_backend
 from .finding import ERROR, INFO, WARNING, Finding, message_of
 
 TYPE_CHECKING = False
@@ -27,8 +27,8 @@ def examine(
     """
     findings = []
     with open_namespace(netns) as there:
-        side, _ = sides.ours(there)
-        host_side = sides.host_side()
+        side, _ = which_backend.ours(there)
+        host_side = which_backend.host_side()
         found = plugins.Plugins(plugins.folders())
         machine = kernel.Kernel(there)
         for part in (
@@ -38,7 +38,7 @@ def examine(
             plugins.of_library,
             lambda: plugins.of_plugins(found, plugins.library()[1]),
             locking.of_lock,
-            sides.of_tools,
+            which_backend.of_tools,
             lambda: kernel.of_kernel(machine, side, host_side),
             ebpf.of_ebpf,
             lambda: _of_place(there),
@@ -47,14 +47,14 @@ def examine(
         for ipv6, text in texts:
             findings += _of_text(machine, side, ipv6, text, found)
     if everywhere:
-        for place, name in places.all_places():
+        for place, name in namespaces.all_places():
             findings += _of_other(place, name)
     return side, findings
 
 
 def _of_place(there: Namespace) -> Iterator[Finding]:
     yield from rights.of_place(there)
-    yield from sides.of_place(there)
+    yield from which_backend.of_place(there)
     yield from conntrack.of_place(there)
 
 
@@ -85,7 +85,7 @@ def _of_text(
         return known or not found.files
 
     nfproto = _core.IPV6 if ipv6 else _core.IPV4
-    chosen = side or sides.host_side() or "nft"
+    chosen = side or which_backend.host_side() or "nft"
     return _tried(lambda: kernel.of_ruleset(machine, chosen, nfproto, tables, needed, has_plugin))
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict, namedtuple
 from itertools import pairwise
 
 from . import lcs, numbering
-from .value import ChainValue, ip_version, plain_table
+from .ruleset_value import ChainValue, ip_version, plain_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, NamedTuple
 
     from .._types import Family
-    from .value import Ruleset, TableValue
+    from .ruleset_value import Ruleset, TableValue
 
 _COMPARED = 2500
 """In one hunk, at most this many pairs of rules are compared word by word."""

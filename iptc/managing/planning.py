@@ -18,7 +18,7 @@ from ..namespace import Place
 from ..nft.sockets import sockets_of
 from . import numbering
 from .difference import Difference, diff_tables
-from .value import Ruleset, ip_version, plain_table, read_live
+from .ruleset_value import Ruleset, ip_version, plain_table, read_live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..errors import KernelError
     from ..model.views import View
     from .difference import ChainDifference, Change
-    from .value import ChainValue, TableValue
+    from .ruleset_value import ChainValue, TableValue
 
 
 class Scope:

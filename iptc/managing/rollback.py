@@ -18,7 +18,7 @@ from ..errors import Conflict, IPTCError, ParameterError, ParameterTypeError, Ro
 from ..lock import checked_lock_file, checked_wait, lock_path
 from ..namespace import Place, descriptor_of
 from . import pending, planning, watchdog
-from .value import Ruleset
+from .ruleset_value import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

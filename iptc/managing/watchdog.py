@@ -19,7 +19,7 @@ from importlib import import_module
 from ..errors import Conflict, IPTCError, LockTimeout, PartialCommit
 from ..language import printing
 from ..namespace import Place
-from . import pending, planning, value
+from . import pending, planning, ruleset_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,10 +175,10 @@ class _Change:
     def _what_is_there(self) -> Any:
         """Return the ruleset to go back to: all tables that the plan may change, also those that do not exist."""
         tables = [
-            self._plan.live.table(table.nfproto, table.name) or value.plain_table(table.nfproto, table.name)
+            self._plan.live.table(table.nfproto, table.name) or ruleset_value.plain_table(table.nfproto, table.name)
             for table in self._plan.target.tables
         ]
-        return value.Ruleset(tables, self._plan.live.backend)
+        return ruleset_value.Ruleset(tables, self._plan.live.backend)
 
     def _prepare(self) -> None:
         """Load all that is needed to take the change back: modules, and the plugins that print the old and the new
@@ -246,7 +246,7 @@ class _Change:
             "session": self._job["session"],
             "by": self._job["by"],
             "save": self._job["save"],
-            "families": sorted({value.ip_version(table.nfproto) for table in self._plan.target.tables}),
+            "families": sorted({ruleset_value.ip_version(table.nfproto) for table in self._plan.target.tables}),
             "ticks": self._armed,
         }
         self._slot.write(self._noted)

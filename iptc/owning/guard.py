@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .._types import LockFile, Wait
     from ..managing.planning import Plan
-    from ..managing.value import Ruleset
+    from ..managing.ruleset_value import Ruleset
     from ..watching.nft_events import Process
 
     class _Guarded(Protocol):

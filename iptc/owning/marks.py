@@ -12,7 +12,7 @@ from ..rule import Rule, Rule6
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._types import Family
-    from ..managing.value import ChainValue
+    from ..managing.ruleset_value import ChainValue
 
 _COMMENT_MOST = 255
 """The longest comment in bytes (XT_MAX_COMMENT_LEN), without its NUL."""

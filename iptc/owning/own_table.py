@@ -16,7 +16,7 @@ from ..errors import AccessDenied, KernelError, ParameterError, Unsupported
 from ..language import printing
 from ..managing.difference import ChainDifference, Difference
 from ..managing.planning import Plan
-from ..managing.value import ChainValue
+from ..managing.ruleset_value import ChainValue
 from ..nft import codec
 from ..nft.reader import BUILTIN_CHAINS
 

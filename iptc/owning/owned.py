@@ -9,7 +9,7 @@ from .._applied import telling_methods
 from ..errors import NotFound, ParameterError, ParameterTypeError, Unsupported
 from ..language.specification import refuse_meaningless
 from ..managing.planning import Plan, Scope, apply_anew
-from ..managing.value import ChainValue, Ruleset, TableValue, ip_version, plain_table, read_live
+from ..managing.ruleset_value import ChainValue, Ruleset, TableValue, ip_version, plain_table, read_live
 from ..model.edits import check_new_name
 from ..namespace import Place
 from ..nft.reader import BUILTIN_CHAINS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..managing.value import ChainValue, Ruleset, TableValue
+from ..managing.ruleset_value import ChainValue, Ruleset, TableValue
 from .marks import OwnerMark
 
 TYPE_CHECKING = False

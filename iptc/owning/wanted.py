@@ -7,7 +7,7 @@ import tomllib
 from .. import _core
 from ..errors import ParameterError
 from ..language.words import split_words
-from ..managing.value import parts_of
+from ..managing.ruleset_value import parts_of
 from .owned import Owned
 
 TYPE_CHECKING = False

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..namespace import Place
-    from .found import Found
     from .headers import Header
     from .lookup import LegacyRules, NftRules
+    from .traced_rule import Found
 
 _RANKS = {PREROUTING: 0, INPUT: 1, FORWARD: 1, OUTPUT: 1, POSTROUTING: 2}
 _NETDEV = 5

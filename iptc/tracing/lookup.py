@@ -18,8 +18,8 @@ from ..nft.reader import BUILTIN_CHAINS
 from ..watching.lock_events import LockEvents
 from ..watching.multicast import MessagesLost, fields
 from ..watching.nft_events import NftEvents
-from .found import ADDED, CHANGED, MOVED, NOT_KNOWN, REMOVED, Found, found_of, rule_of
 from .nft_reports import name_in
+from .traced_rule import ADDED, CHANGED, MOVED, NOT_KNOWN, REMOVED, Found, found_of, rule_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from .. import _core
-from .found import family_name
 from .report import POLICY, RULE
+from .traced_rule import family_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
     from ..rule import Rule
-    from .found import Found
     from .headers import Header
     from .report import Report
+    from .traced_rule import Found
 
 _TABLES = ("raw", "mangle", "nat", "filter", "security")
 _FINAL = ("DROP", "REJECT")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .._types import Path
     from ..managing.difference import ChainDifference
-    from ..managing.value import Ruleset
+    from ..managing.ruleset_value import Ruleset
     from .watch import TableChange
 
     _State = dict[str, dict[str, dict[str, dict[str, "_Chain"]]]]

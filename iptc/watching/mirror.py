@@ -7,7 +7,7 @@ import struct
 from .. import _core
 from .._netlink import Socket
 from ..managing.difference import ChainDifference, diff_tables
-from ..managing.value import ChainValue, Ruleset, TableValue, plain_table, read_live
+from ..managing.ruleset_value import ChainValue, Ruleset, TableValue, plain_table, read_live
 from ..nft import codec
 from ..nft.reader import BUILTIN_CHAINS
 from ..nft.sockets import Sockets, sockets_of

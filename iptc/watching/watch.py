@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from .. import _core
 from ..errors import KernelError, ParameterError, ParameterTypeError, Unsupported
 from ..managing.difference import Difference, diff_tables
-from ..managing.value import read_live
+from ..managing.ruleset_value import read_live
 from ..namespace import Place
 from .lock_events import LockEvents
 from .mirror import LostStep, Mirror
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .._types import LockFile, Netns
     from ..managing.difference import ChainDifference, Change
-    from ..managing.value import Ruleset
+    from ..managing.ruleset_value import Ruleset
     from .nft_events import Process
 
 FAMILIES = {4: "ipv4", 6: "ipv6"}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from ..namespace import Place
 from .bench import Bench, asking, own_side
 from .links import Links
-from .place import read_setting
+from .private_namespace import read_setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def living_bench(
 ) -> tuple[Bench, list[str]]:
     """(a `Bench` that is like this host, sentences about what it lacks): with the rules that are live in the network
     namespace *netns*, or with *rules*. *interfaces* and *routes* that are told stand for those of the host."""
-    from ..managing.value import Ruleset
+    from ..managing.ruleset_value import Ruleset
 
     place = Place(netns)
     with place.open() as there:
