@@ -111,19 +111,22 @@ def test_a_table_that_is_deleted_and_made_again(host, ipv6, traffic):
             host.run("nft", "delete", "table", kind, "mangle")
 
 
+@pytest.mark.one_backend("legacy", "nft")
 def test_a_namespace_that_loses_its_name(host, traffic):
-    host.run("ip", "netns", "add", "gone")
-    host.run("ip", "netns", "exec", "gone", "iptables-nft", "-A", "OUTPUT", "-c", "7", "700")
+    name = f"iptc-{os.getpid()}"
+    host.run("ip", "netns", "add", name)
+    host.run("ip", "netns", "exec", name, host.tool(), "-A", "OUTPUT", "-c", "7", "700")
     with (
-        iptc.CounterReader(netns="gone", source=SOURCE) as reader,
-        iptc.CounterReader(netns="gone") as other,
+        iptc.CounterReader(netns=name, source=SOURCE) as reader,
+        iptc.CounterReader(netns=name) as other,
         iptc.CounterReader(source=SOURCE) as here,
     ):
         assert same(reader, other)["OUTPUT"][0] == (7, 700) and len(here.read()) == 0
-        host.run("ip", "netns", "delete", "gone")
+        host.run("ip", "netns", "delete", name)
         assert same(reader, other)["OUTPUT"][0] == (7, 700) and reader.source == IN_USE
-        host.run("ip", "netns", "add", "gone")
+        host.run("ip", "netns", "add", name)
         assert same(reader, other)["OUTPUT"][0] == (7, 700) and len(here.read()) == 0
+    host.run("ip", "netns", "delete", name)
 
 
 def test_a_table_that_a_process_owns(host):
@@ -164,6 +167,7 @@ def told_by_a_child(action):
         return file.read()
 
 
+@pytest.mark.one_backend("legacy", "nft")
 def test_a_child_reads_for_itself(host, traffic):
     restored(host, False, *RULES)
     with iptc.CounterReader(source=SOURCE) as reader:

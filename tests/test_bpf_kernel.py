@@ -1,6 +1,7 @@
 """Maps, programs and types of bpf(2), in the kernel that runs: `iptc.bpf.kernel` and `iptc.bpf.btf`."""
 
 import os
+import select
 import struct
 
 import pytest
@@ -68,6 +69,31 @@ def test_every_descriptor_is_closed_on_exec_and_in_the_end():
         thing.close()
         assert thing.fileno() == -1
     assert left_open() == before
+
+
+def test_a_number_that_belongs_to_another_by_now_is_not_closed():
+    """All that bpf(2) makes has one inode, and so have the descriptors of epoll and eventfd."""
+
+    def made(kind):
+        if kind == "map":
+            return kernel.Map(kernel.ARRAY, 8, 1, mapped=True)
+        if kind == "program":
+            return kernel.Program("seven", kernel.SYSCALL, RETURN_7)
+        if kind == "trace":
+            return kernel.Trace(kernel.Program("seven", kernel.RAW_TRACEPOINT, RETURN_7), "percpu_free_percpu")
+        return select.epoll()
+
+    kinds = ["map", "program", "trace", "epoll"]
+    for kind in kinds[:-1]:
+        for other in kinds:
+            mine, its = made(kind), made(other)
+            number = mine.fileno()
+            os.close(number)
+            os.dup2(its.fileno(), number)
+            mine.close()
+            os.fstat(number)
+            os.close(number)
+            its.close()
 
 
 def test_members_are_where_c_has_them():

@@ -3,15 +3,19 @@
 Each rule has counters that tell which rule of which ruleset it is, so a number that came to the wrong rule is seen.
 """
 
+import ctypes
+import errno
 import os
+import platform
 import random
+import struct
 import subprocess
-import sys
 import time
 
 import pytest
 from conftest import PATIENCE
 from test_bpf_source import IN_USE, REFUSED, SOURCE, same
+from test_bpf_trials import Board, Turns, forked
 
 import iptc
 from iptc import _core
@@ -22,6 +26,8 @@ from iptc.legacy.blob import TableScan
 from iptc.legacy.settling import Settling
 
 TIMES = int(os.environ.get("IPTC_STRESS", "1"))
+VERSIONS = 250
+BPF = 280 if platform.machine() == "aarch64" else 321  # the number of the system call
 CHAINS = {
     "filter": ["INPUT", "FORWARD", "OUTPUT"],
     "nat": ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"],
@@ -58,9 +64,14 @@ def ruleset(table, number, chains, rules, kinds=RULES):
     return [*head, *(f":{name} - [0:0]" for name in users), *lines]
 
 
+def text_of(lines, table="filter"):
+    """*lines* as iptables-restore takes them."""
+    return "\n".join([f"*{table}", *lines, "COMMIT", ""])
+
+
 def given(host, ipv6, *lines, table="filter"):
     """Give *lines* with their counters to iptables-restore."""
-    host.restore("\n".join([f"*{table}", *lines, "COMMIT", ""]), ipv6=ipv6, arguments=["-c"])
+    host.restore(text_of(lines, table), ipv6=ipv6, arguments=["-c"])
 
 
 def nfproto_of(ipv6):
@@ -162,68 +173,155 @@ def test_two_replacements_between_readings(host, ipv6):
     print(f"{again} tables came to stand in the place of the one that was known")
 
 
-WRITER = """
-import random, subprocess, sys
-tool, *files = sys.argv[1:]
-texts = [open(file, "rb").read() for file in files]
-draw = random.Random(files[0])
-print("ready", flush=True)
-while True:
-    subprocess.run([tool, "-w", "-c"], input=draw.choice(texts), check=True)
-"""
+def versioned(version):
+    """The lines of one of the rulesets that the writers write. Its first rule and all its counters say which one."""
+    lines = ruleset("filter", version, 1, 20 + version % 5 // 4, ["-p udp -m udp --dport 65000"])
+    first = next(number for number, line in enumerate(lines) if line.startswith("["))
+    lines[first] = lines[first].replace("65000", str(version + 1))
+    return lines
 
 
 @pytest.fixture
-def writers(host, ipv6, tmp_path):
-    """{digest: counters of all rules} of eight rulesets that eight processes write without end, in any order."""
-    scan, known, files = TableScan(nfproto_of(ipv6), "filter"), {}, []
-    for number in range(8):
-        # most are of one size
-        lines = ruleset("filter", number, 1, 20 + number // 6, [f"-p udp -m udp --dport {number}"])
-        given(host, ipv6, *lines)
-        counts, digest, _ = scan.read()
-        known[digest] = counts.pairs(0, counts.rules)
-        files.append(tmp_path / str(number))
-        files[-1].write_text("\n".join(["*filter", *lines, "COMMIT", ""]))
-    command = [sys.executable, "-c", WRITER, host.tool(ipv6, "-restore")]
-    running = [subprocess.Popen([*command, *files[k:], *files[:k]], stdout=subprocess.PIPE) for k in range(8)]
-    try:
-        for writer in running:
-            writer.stdout.readline()
-        yield known
-        assert [writer.poll() for writer in running] == [None] * 8
-    finally:
-        for writer in running:
-            writer.kill()
-            writer.wait()
-            writer.stdout.close()
+def versions(host, ipv6):
+    """{identity of the first rule: version}."""
+    given(host, ipv6, *(f"-A INPUT -p udp -m udp --dport {version + 1}" for version in range(VERSIONS)))
+    scan = TableScan(nfproto_of(ipv6), "filter")
+    scan.read()
+    return {its: version for version, its in enumerate(struct.unpack(f"{VERSIONS}Q", scan.identities))}
 
 
-def test_eight_writers_and_no_wrong_number(writers, ipv6):
-    """Each reading is of one ruleset, and its counters are those of that, or not given back yet."""
+def write(writer, board, tool, times):
+    """What one writer does: the next version in place of the last one, when it is its turn."""
+    draw = random.Random(writer)
+    for _ in range(times):
+        board.lock.acquire(timeout=PATIENCE)
+        version = (board[0] + 1) % VERSIONS
+        text = text_of(versioned(version)).encode()
+        if not draw.randrange(8):
+            subprocess.run([tool, "-w"], input=b"*filter\nCOMMIT\n", check=True)
+        subprocess.run([tool, "-w", "-c"], input=text, check=True)
+        board[0] = version
+        board.lock.release()
+
+
+def test_eight_writers_and_no_wrong_number(host, ipv6, versions):
+    """Each reading is of the last version or a later one, and each counter is the rule's own, or not given back yet."""
     if REFUSED:
         return
-    scan, socket, _ = scan_of("filter", nfproto_of(ipv6))
-    limit, left, wrong, seen, readings, refusals = time.monotonic() + PATIENCE, 2000 * TIMES, [], set(), 0, set()
-    draw = random.Random(ipv6)
-    while left or len(seen) < len(writers):
-        assert time.monotonic() < limit + left
-        left -= bool(left)
-        if draw.random() < 0.04:
-            # let several others be written meanwhile, and the last one come to stand where the known one was
-            time.sleep(draw.random() / 50)
+    board = Board()
+    board.lock = Turns()
+    write(0, board, host.tool(ipv6, "-restore"), 1)
+    scan, socket, _ = scan_of("filter", nfproto_of(ipv6), 0.5)
+    running = {forked(write, number, board, host.tool(ipv6, "-restore"), 12 * TIMES) for number in range(8)}
+    draw, wrong, missed, seen, readings, refused = random.Random(ipv6), [], [], set(), 0, 0
+    while running:
+        for child in list(running):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                assert status == 0
+                running.discard(child)
+        # a moment in which several versions are written, and the last one comes to stand where the known one was
+        time.sleep(draw.random() / 50)
+        for _ in range(draw.randrange(1, 30)):
+            committed = board[0]
+            try:
+                counts, digest, _ = scan.read()
+            except iptc.Unsupported as refusal:
+                assert "the ruleset changes all the time" in str(refusal)
+                refused += 1
+                continue
+            readings += 1
+            if scan.doubt:
+                # whether its writer has given the counters back does not matter here
+                scan.rely_on(counts)
+            if not counts.rules:
+                continue
+            version = versions[struct.unpack_from("Q", scan.identities)[0]]
+            seen.add(version)
+            if 0 < (committed - version) % VERSIONS < VERSIONS // 2:
+                missed.append((version, committed))
+            rules = 20 + version % 5 // 4
+            expected = [counters(version, n, k) for n in range(4) for k in range(rules)]
+            pairs = zip(counts.pairs(0, counts.rules), expected, strict=True)
+            wrong += [(mine, its) for mine, its in pairs if mine not in (its, (0, 0))]
+    print(f"{readings} readings, {socket.readings} by socket too, {len(seen)} versions, {refused} refused")
+    assert (wrong[:9], missed[:9]) == ([], [])
+    assert len(seen) > 1 and socket.readings < readings
+
+
+def links():
+    """The descriptors of this process behind which the kernel counts what is freed."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
         try:
-            counts, digest, _ = scan.read()
-        except iptc.Unsupported as refusal:
-            refusals.add(str(refusal))
-            continue
-        if scan.doubt:
-            # whether its writer has given the counters back does not matter here
-            scan.rely_on(counts)
-        readings += 1
-        seen.add(digest)
-        pairs = zip(counts.pairs(0, counts.rules), writers[digest], strict=True)
-        wrong += [(mine, its) for mine, its in pairs if mine not in (its, (0, 0))]
-    assert wrong == []
-    assert refusals <= {"can't read the counters with eBPF: the ruleset changes all the time"}
-    print(f"{readings} readings, {readings - socket.readings} of them without the socket")
+            if "bpf_link" in os.readlink(f"/proc/self/fd/{name}"):
+                found.add(int(name))
+        except OSError:
+            pass  # that of the folder itself
+    return found
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["closed", "taken by another reader"])
+def test_what_counts_is_closed_by_somebody_else(host, taken):
+    """Then a table may be freed and nobody notices: no number is given out, and all is opened anew."""
+    if REFUSED:
+        return
+    given(host, False, *ruleset("filter", 1, 1, 60))
+    foreign, others = links(), []
+    with iptc.CounterReader(source="bpf") as reader, iptc.CounterReader(source="auto", source_check=0.01) as patient:
+        for turn in range(3):
+            reader.read(), patient.read()
+            for number in links() - foreign:
+                os.close(number)
+            if taken:
+                others.append(iptc.CounterReader(source="bpf"))
+                others[-1].read()
+                foreign |= links()
+            for number in range(2):
+                given(host, False, *ruleset("filter", 10 + 2 * turn + number, 1, 60, [f"-p udp --dport {number + 1}"]))
+            expected = [counters(11 + 2 * turn, n, k) for n in range(4) for k in range(60)]
+            with pytest.raises(iptc.Unsupported, match="can't read the counters with eBPF: the programs cannot be run"):
+                reader.read()
+            assert list(reader.read()) == list(patient.read()) == expected
+            with iptc.CounterReader() as other:
+                same(reader, other)
+            limit = time.monotonic() + PATIENCE
+            while patient.source != "bpf":
+                assert list(patient.read()) == expected and time.monotonic() < limit
+    for other in others:
+        other.close()
+
+
+def test_a_link_cannot_be_taken_off(host):
+    """By the kernel's own means: a tool that takes links off gets an error, and the reader goes on."""
+    if REFUSED:
+        return
+    detach = 34  # BPF_LINK_DETACH
+    before = links()
+    with iptc.CounterReader(source="bpf") as reader:
+        reader.read()
+        (link,) = links() - before
+        libc = ctypes.CDLL(None, use_errno=True)
+        attributes = ctypes.create_string_buffer(struct.pack("I", link), 16)
+        assert libc.syscall(BPF, detach, attributes, 16) == -1 and ctypes.get_errno() == errno.EOPNOTSUPP
+        reader.read()
+        assert reader.source == "bpf"
+
+
+def test_a_namespace_that_ends(host, traffic):
+    """Its tables are freed, and those of others that come to stand there are not taken for them."""
+    name = f"iptc-{os.getpid()}"
+    host.run("ip", "netns", "add", name)
+    host.run("ip", "netns", "exec", name, host.tool(verb="-restore"), "-c", text=text_of(ruleset("filter", 1, 1, 60)))
+    given(host, False, *ruleset("filter", 2, 1, 60))
+    with iptc.CounterReader(source=SOURCE) as here, iptc.CounterReader() as other:
+        first = same(here, other)
+        with iptc.CounterReader(netns=name, source=SOURCE) as reader, iptc.CounterReader(netns=name) as its:
+            assert list(same(reader, its)) == [counters(1, n, k) for n in range(4) for k in range(60)]
+            host.run("ip", "netns", "delete", name)
+            assert list(same(reader, its)) == [counters(1, n, k) for n in range(4) for k in range(60)]
+            assert list(same(here, other)) == list(first)
+        for turn in range(4):
+            given(host, False, *ruleset("filter", 3 + turn, 1, 60))
+            assert list(same(here, other)) == [counters(3 + turn, n, k) for n in range(4) for k in range(60)]
+        assert here.source == IN_USE

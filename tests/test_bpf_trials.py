@@ -278,6 +278,7 @@ def test_the_same_rules_again_in_the_same_places(host, ipv6):
         assert reader.source == IN_USE
 
 
+@pytest.mark.one_backend("legacy", "nft")
 def test_between_two_readings_of_the_socket(host, ipv6, traffic):
     """Under traffic from two sides. Packets and bytes of a rule are one packet for each CPU apart at most."""
     restored(host, ipv6, *["-A OUTPUT -p udp"] * 300, "-A INPUT -p udp --dport 7", "-A INPUT -p udp --dport 8")
@@ -401,6 +402,7 @@ with iptc.CounterReader(source={source!r}) as reader:
 """
 
 
+@pytest.mark.one_backend("legacy", "nft")
 def test_memory_stays_flat(host):
     restored(host, False, *["-A OUTPUT -p udp"] * 100)
     code = POLLS.format(tests=os.path.dirname(__file__), source=SOURCE, times=20_000 * TIMES)

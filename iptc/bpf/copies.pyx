@@ -262,7 +262,7 @@ cdef class Copies:
     cdef int _settle_pairs(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
         """Read one by one what never stays as long as a copy takes."""
         cdef uint32_t other = self.window.cpus * self.stride
-        cdef uint32_t number, cpu, page, k, stuck, left = PAIRS, at
+        cdef uint32_t number, cpu, page, k, stuck, left = PAIRS, waits = ROUNDS_STUCK, at
         cdef unsigned char *memory = self.page_map.memory
         cdef unsigned char *here
         cdef const unsigned char *there
@@ -281,7 +281,8 @@ cdef class Copies:
                     if memcmp(here + at, there + at, its.size) == 0:
                         continue
                     if not left:
-                        return FINE
+                        # what was read one by one is of what was learned only if nothing has changed by now
+                        return self._poll(first, first, self.newest - base, &stuck)
                     left -= 1
                     while (self.its.copies[request.copy].begin + self.its.copies[request.copy].size <= at
                             and request.copy + 1 < self.its.sheets[number + 1].copy):
@@ -289,9 +290,15 @@ cdef class Copies:
                     at -= self.its.copies[request.copy].begin
                     request.cpu, request.one, request.other = cpu, at + its.bytes, at + its.packets
                     request.set = 0
-                    failed = self._run(self.pairing, &request, sizeof(request))
-                    if failed:
-                        return failed
+                    while True:
+                        failed = self._run(self.pairing, &request, sizeof(request))
+                        if failed:
+                            return failed
+                        if request.settled or request.failed or not waits:
+                            break
+                        # a packet is on its way through a long table, or its CPU was interrupted
+                        waits -= 1
+                        usleep(PAUSE)
                     if self.handed and request.set != self.set:
                         return -EBADF
                     if request.failed:
@@ -299,7 +306,6 @@ cdef class Copies:
                     at = self.its.spots[k].at % PAGE
                     memcpy(here + at + its.bytes, &request.words[0], 8)
                     memcpy(here + at + its.packets, &request.words[1], 8)
-        # those were read of what was learned only if nothing has changed by now
         return self._poll(first, first, self.newest - base, &stuck)
 
     cdef int read(self) noexcept nogil:
