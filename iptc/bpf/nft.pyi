@@ -3,6 +3,8 @@
 from .finder import Finder
 from .window import Window
 
+SEQUENCE: str
+
 class Walk:
     """A walk over one table."""
 
