@@ -16,6 +16,7 @@ import traceback
 
 import iptc
 from iptc import ruleset
+from iptc.bpf.possible import why_not
 from iptc.legacy.blob import TableBlob
 from iptc.legacy.save import save_rules
 
@@ -78,6 +79,15 @@ def polled(filter):
         return sum(second.since(first).packets), [chain.name for chain in second.chains], len(first["INPUT"].packets)
 
 
+def read_by_ebpf(filter):
+    with iptc.CounterReader("filter", source=SOURCE) as reader:
+        first = reader.read()
+        iptc.Chain(iptc.Table("mangle"), "INPUT").set_policy("ACCEPT")
+        iptc.Chain(filter, "web").append_rule(rule(83))
+        second = reader.read()
+        return second.since(first).flags, len(second["web"].packets), reader.source
+
+
 def long_save(filter):
     """Save a text that is longer than the first buffer for printing."""
     if iptc.backend() == "legacy":
@@ -110,7 +120,9 @@ def set_parameters(filter):
     return str(made), match.parameters, copy.deepcopy(made) == made, hash(made)
 
 
+SOURCE = "auto" if why_not() else "bpf"
 CALLS = {
+    "read by eBPF": read_by_ebpf,
     "append": lambda filter: iptc.Chain(filter, "INPUT").append_rule(rule(80)),
     "insert": lambda filter: iptc.Chain(filter, "INPUT").insert_rule(rule(80), 1),
     "replace": lambda filter: iptc.Chain(filter, "INPUT").replace_rule(rule(80), 0),

@@ -60,8 +60,8 @@ def read(path: str = PATH) -> Image:
     if sys.byteorder != "little":
         raise Unsupported("the programs are for processors whose lowest byte comes first")
     try:
-        with open(path, "rb") as file:
-            text = file.read()
+        with open(path, "rb", buffering=0) as file:
+            text = file.readall()
     except OSError as error:
         raise unreadable(path, error) from None
     try:

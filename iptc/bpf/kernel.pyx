@@ -255,8 +255,7 @@ def possible_processors():
     cdef list numbers = []
     cdef str path = "/sys/devices/system/cpu/possible"
     try:
-        with open(path) as file:
-            parts = file.read().strip().split(",")
+        parts = reasons.content(path).strip().split(",")
     except OSError as error:
         raise reasons.unreadable(path, error) from None
     for part in parts:

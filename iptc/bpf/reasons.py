@@ -39,10 +39,17 @@ def not_run(number: int) -> Hindrance:
     return Hindrance(f"the programs cannot be run: {os.strerror(number)}", number not in _MOMENTARY)
 
 
+def content(path: str) -> str:
+    """Return the text of a file of the kernel."""
+    # without a buffer, whose lock is missing in a way of its own where memory ends
+    with open(path, "rb", buffering=0) as file:
+        return file.readall().decode()
+
+
 def capabilities(numbers: dict[str, int]) -> set[str]:
     """Return the names of the capabilities that this thread has, out of *numbers*: {name: number}."""
-    with open("/proc/thread-self/status") as status:
-        mask = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+    lines = content("/proc/thread-self/status").splitlines()
+    mask = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
     return {name for name, number in numbers.items() if mask >> number & 1}
 
 
@@ -105,8 +112,7 @@ def kernel_release() -> tuple[int, int]:
 
 def _locked_down() -> str:
     try:
-        with open("/sys/kernel/security/lockdown") as file:
-            modes = file.read()
+        modes = content("/sys/kernel/security/lockdown")
     except OSError:
         return ", perhaps since it is locked down (lockdown=confidentiality)"
     return ": it is locked down (lockdown=confidentiality)" if "[confidentiality]" in modes else ""
