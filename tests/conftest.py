@@ -268,6 +268,7 @@ BOTH_BACKENDS = {
     "test_why",
     "test_bpf_source",
     "test_bpf_handing",
+    "test_docs_commands",
 }
 """The modules whose tests run on both back ends. The mark `one_backend` limits a test to one of them."""
 
