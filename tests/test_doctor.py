@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import specs
+from faults import library, start  # noqa: F401  (fixtures)
 from test_lock import Holder, lock_path
 from test_structure import ROOT
 
@@ -192,10 +193,32 @@ def test_without_capabilities(host):
 def test_whether_counters_can_be_read_with_ebpf(host):
     """As it is, and for whoever may not."""
     (here,) = [text for text in texts(ebpf.of_ebpf()) if "with eBPF" in text]
-    assert here in [f["text"] for f in as_json()[1]["findings"]] and (why_not() == "") == ("can be read" in here)
+    assert here in [f["text"] for f in as_json()[1]["findings"]] and (why_not("nft") == "") == ("can be read" in here)
     _, said = as_json(prefix=["setpriv", "--inh-caps=-all", "--bounding-set=-all,+net_admin,+net_raw"])
     (text,) = [finding["text"] for finding in said["findings"] if "with eBPF" in finding["text"]]
     assert "cannot be read with eBPF here: " in text and "this process has no CAP_BPF and no CAP_PERFMON" in text
+
+
+EBPF = """
+from iptc.doctor.ebpf import of_ebpf
+seen = set()
+for nth in range(1000):
+    got, calls = attempt(lambda: [finding.text for finding in of_ebpf()], "bpf", nth, errno.EINVAL)
+    if calls <= nth:
+        break
+    seen.add(got[0].partition(": ")[0])
+print(*sorted(seen), sep="\\n")
+"""
+
+
+@pytest.mark.one_backend("nft")
+def test_ebpf_may_be_possible_on_one_side_only(host, start):  # noqa: F811
+    """Where the kernel refuses what is for legacy tables."""
+    if why_not("nft"):
+        return
+    said = start(EBPF)
+    assert "Counters cannot be read with eBPF here" in said
+    assert "Counters of nf_tables can be read with eBPF here (--source bpf), those of legacy tables cannot" in said
 
 
 @pytest.mark.one_backend("nft")

@@ -3,6 +3,8 @@
 from .finder import Finder
 from .window import Window
 
+def prepare(window: Window) -> None: ...
+
 class LegacyFinder(Finder):
     """Finds where the counters of a legacy table are."""
 

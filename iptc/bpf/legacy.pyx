@@ -44,6 +44,13 @@ cdef struct Where:
     uint32_t size, number, entries   # of struct xt_table_info
 
 
+def prepare(Window window not None):
+    """Have *window* count what is freed. Raises `Unsupported` where no legacy table can be read, and why."""
+    if window.cpus < 2:
+        raise Unsupported("with a single CPU, the kernel tells nobody that it frees a legacy table")
+    window.watch(0)
+
+
 cdef class LegacyFinder(Finder):
     """Finds where the counters of a legacy table are."""
 
@@ -69,8 +76,7 @@ cdef class LegacyFinder(Finder):
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
         """*descriptor*: a socket in the table's network namespace."""
         cdef bytes name = table.encode()
-        if window.cpus < 2:
-            raise Unsupported("with a single CPU, the kernel tells nobody that it frees a legacy table")
+        prepare(window)
         self.window, self.family = window, family_of(nfproto)
         memset(self.name, 0, NAME)
         memcpy(self.name, PyBytes_AS_STRING(name), min(PyBytes_GET_SIZE(name), <Py_ssize_t> NAME - 1))
@@ -82,7 +88,6 @@ cdef class LegacyFinder(Finder):
         self.piece = <char *> malloc(PIECE)
         if self.piece == NULL:
             raise MemoryError
-        self.window.watch(0)
         self.home = Net(window, descriptor)
         self._find_table()
         window.check()

@@ -5,16 +5,15 @@ from __future__ import annotations
 from ..errors import IPTCError
 
 
-def why_not() -> str:
-    """Return why this process cannot load the programs that read counters, or "" if it can."""
-    from . import kernel
-    from .shipped import load
+def why_not(side: str) -> str:
+    """Return why this process cannot read counters of *side*, "legacy" or "nft", with eBPF, or "" if it can."""
+    from .legacy import prepare
     from .window import Window
 
     try:
-        freed = kernel.Map(kernel.ARRAY, 16, 1, True)
-        kernel.Trace(load("free_percpu", {"freed": freed}), "percpu_free_percpu").close()
-        Window()
+        window = Window()
+        if side == "legacy":
+            prepare(window)
     except (IPTCError, OSError) as error:
         return str(error)
     return ""

@@ -11,9 +11,17 @@ if TYPE_CHECKING:
 
 
 def of_ebpf() -> Iterator[Finding]:
-    """One finding: that they can, or why not. Nobody needs it, and so it is never a warning."""
-    reason = why_not()
+    """One finding: that they can, or why not, on each back end. Nobody needs it, and so it is never a warning."""
+    reason = why_not("nft")
     if reason:
         yield Finding(INFO, f"Counters cannot be read with eBPF here: {reason}.")
+        return
+    of_legacy = why_not("legacy")
+    if of_legacy:
+        yield Finding(
+            INFO,
+            "Counters of nf_tables can be read with eBPF here (--source bpf), those of legacy tables cannot: "
+            f"{of_legacy}.",
+        )
     else:
         yield Finding(INFO, "Counters can be read with eBPF here (--source bpf).")
