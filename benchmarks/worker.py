@@ -76,6 +76,14 @@ class Bpf(Buffers):
         self.reader = iptc.CounterReader(table="filter", ipv6=False, source="bpf").__enter__()
 
 
+@operation
+class Nothing(Once):
+    """What keeping a pace costs by itself."""
+
+    def work(self):
+        pass
+
+
 class Changed:
     """Beside one of these: a packet comes by all rules before each poll, and only the poll is timed."""
 
