@@ -1,13 +1,17 @@
 """What becomes of a packet on a host: asked in a copy of it."""
 
 import json
+import os
+import re
 import socket
+import subprocess
 
 import pytest
 from conftest import sysctl
 
 import iptc
 from iptc.bench.bench import Bench
+from iptc.bench.like_host import living_bench
 from iptc.cli import main
 
 SETS = """\
@@ -103,6 +107,46 @@ def test_the_live_rules_on_a_host_that_stays_as_it_is(host, backend, capsys):
     assert host.save(counters=True) == before
     sysctl("net.ipv4.ip_forward=0")
     assert asked(capsys, "-i", "eth1", "-d", "192.0.2.7", "--dport", "80")[0].startswith("LOST")
+
+
+def listed(sets):
+    """The lines of `ipset save`, without what the kernel chooses by itself."""
+    return sorted(re.sub(r" initval 0x\w+", "", line) for line in sets.splitlines())
+
+
+def test_the_sets_of_the_host_are_in_its_copy(host, backend, capsys):
+    layout(host)
+    subprocess.run(["ipset", "restore"], input=SETS, text=True, check=True)
+    host.restore(SET_RULES)
+    for source, port, verdict in (
+        ("198.51.100.9", "80", "REJECT (icmp-port-unreachable): filter INPUT rule 1"),
+        ("198.51.100.200", "80", "ACCEPT: filter INPUT rule 2"),
+        ("192.0.2.9", "81", "DROP: filter INPUT policy"),
+    ):
+        assert asked(capsys, "-i", "eth0", "-s", source, "--dport", port)[0].startswith(verdict)
+    bench, notes = living_bench()
+    with bench:
+        assert (notes, bench.lacking) == ([], [])
+        inside = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{bench.namespace.fileno()}", "ipset", "save"]
+        # of the sets that the rules name, and those that these need
+        copied = subprocess.run(inside, capture_output=True, text=True, check=True).stdout
+    assert listed(copied) == listed(subprocess.run(["ipset", "save"], capture_output=True, text=True).stdout)
+
+
+def test_packets_of_other_protocols(side, capsys, tmp_path):
+    path = tmp_path / "rules.v4"
+    path.write_text(
+        "*filter\n:INPUT DROP [0:0]\n-A INPUT -p icmp -m icmp --icmp-type 8 -j ACCEPT\n-A INPUT -p gre -j ACCEPT\n"
+        "-A INPUT -p udp -m tos --tos 0x10/0xff -m ttl --ttl-eq 3 -j ACCEPT\nCOMMIT\n"
+    )
+    words = [str(path), "--interface", "eth0=203.0.113.1/24", "--backend", side, "-i", "eth0"]
+    assert asked(capsys, *words, "-p", "icmp")[0].startswith("ACCEPT: filter INPUT rule 1")
+    assert asked(capsys, *words, "-p", "icmp", "--icmp-type", "13")[0].startswith("DROP")
+    assert asked(capsys, *words, "-p", "gre")[0].startswith("ACCEPT: filter INPUT rule 2")
+    assert asked(capsys, *words, "-p", "50")[0].startswith("DROP")
+    of_udp = ["-p", "udp", "--dport", "53", "--ttl", "3"]
+    assert asked(capsys, *words, *of_udp, "--tos", "0x10")[0].startswith("ACCEPT: filter INPUT rule 3")
+    assert asked(capsys, *words, *of_udp)[0].startswith("DROP")
 
 
 def test_rules_of_a_file(side, capsys, tmp_path):
