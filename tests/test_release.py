@@ -34,6 +34,19 @@ def test_the_units_are_in_every_package():
     units = {path.name for path in ROOT.glob("packaging/**/*.service")} | {
         path.name for path in ROOT.glob("packaging/**/*.socket")
     }
-    for file in "debian/python3-iptc.install", "packaging/python3-iptc.spec":
+    for file in "debian/rules", "packaging/python3-iptc.spec":
         text = (ROOT / file).read_text()
         assert {unit for unit in units if unit not in text} == set(), file
+
+
+def test_each_old_scar_has_its_test():
+    """tests/scars.md says what was once wrong: each test that it names is there, and so is each of python-iptables."""
+    named = set()
+    for file, name in re.findall(r"`(?:(test_\w+\.py)::)?(test_\w+)`", (ROOT / "tests/scars.md").read_text()):
+        file = file or "test_defects.py"
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file} has no {name}"
+        named.add((file, name))
+    for file in re.findall(r"`(benchmarks/\S+)`", (ROOT / "tests/scars.md").read_text()):
+        assert (ROOT / file).exists()
+    defects = re.findall(r"^def (test_\w+)\(", (ROOT / "tests/test_defects.py").read_text(), re.MULTILINE)
+    assert [name for name in defects if ("test_defects.py", name) not in named] == []
