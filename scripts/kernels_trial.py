@@ -138,6 +138,26 @@ def try_refusal(backend, expected):
     tell(f"{backend}, nothing is left open", left == 0, f"{left} descriptors" if left else "")
 
 
+def try_absent():
+    """A table that nobody has made when it is opened; on older kernels nothing leads to the number of its ruleset."""
+    with (
+        iptc.CounterReader("mangle", backend="nft", source="bpf") as bpf,
+        iptc.CounterReader("mangle", backend="nft") as by_socket,
+    ):
+        well = len(bpf.read()) == 0 and bpf.source == "bpf"
+        tell("nft, a table that is not there", well, bpf.source_reason)
+        host("iptables-nft", "-t", "mangle", "-A", "INPUT", "-p", "udp")
+        send(5)
+        equal, more = same("nft", bpf, by_socket)
+        tell("nft, the table has come", equal and bpf.read()[0][0] == 5 and bpf.source == "bpf", more)
+        wrong = 0
+        for turn in range(20):
+            # the same memory again, perhaps, with counters of other rules
+            host("iptables-nft-restore", "-c", text=f"*mangle\n[{turn}:{7 * turn}] -A INPUT -p udp\nCOMMIT\n")
+            wrong += bpf.read()[0] != (turn, 7 * turn)
+        tell("nft, replaced twenty times", wrong == 0 and bpf.source == "bpf", f"{wrong} wrong, {bpf.source_reason}")
+
+
 def try_types():
     """The kernel's BTF, and that of modules on top."""
     for backend in ("legacy", "nft"):
@@ -197,6 +217,8 @@ def main():
             try_types()
         with telling("rights"):
             try_rights()
+        with telling("a table that is not there"):
+            try_absent()
     for backend in ("nft", "legacy"):
         with telling(f"{backend}"):
             if EXPECTED != "works":
