@@ -35,31 +35,43 @@ def add(commands: Any) -> None:
         run,
         both=True,
         family=None,
-        help="make the rules what a file says, with the fewest edits",
-        description="Make the tables what FILE says, in the format of iptables-save: all of them together or none, "
-        "and with the fewest edits, so that the counters of rules that stay go on. FILE is of one family,"
-        " or has the lines `# IPv4' and `# IPv6'. With --timeout the old rules come back unless the "
-        "change is confirmed: at the prompt, by a command that succeeds, or by `iptc confirm' from "
-        "another session; also where this program is killed, or its terminal hangs up.",
-        epilog="Exit status: as of `iptc restore'. With --timeout: 0 confirmed, 1 trouble, 255 rolled back. With "
-        "--check alone: 0 nothing to do, 1 there are changes, 2 trouble.",
+        help="change the rules to those of a file, with as few edits as possible",
+        description="Change the tables to what FILE says. All tables are changed, or none. Rules that FILE has "
+        "already stay, and keep their counters. FILE has the format of iptables-save, and one family, "
+        "or both under the lines `# IPv4' and `# IPv6'. With --timeout the old rules come back unless "
+        "you confirm the change: at the prompt, by a command that succeeds (--check), or by `iptc "
+        "confirm' in another session. They also come back if this program is killed, or if its "
+        "terminal is closed.",
+        epilog="Exit status: as of `iptc restore'. With --timeout: 0 confirmed or nothing to do, 1 error, "
+        "255 the old rules are back. With --check alone: 0 nothing to do, 1 there are changes, 2 "
+        "error.",
     )
-    apply.add_argument("file", metavar="FILE", nargs="?", help="- for standard input")
+    apply.add_argument(
+        "file", metavar="FILE", nargs="?", help="a file in the format of iptables-save; - means standard input"
+    )
     apply.add_argument(
         "--check",
         nargs="?",
         const=True,
         metavar="CMD",
-        help="alone: change nothing, and print what would be changed; with --timeout: confirm where CMD succeeds",
+        help="without CMD: print what would be changed, and change nothing. With --timeout: run CMD after "
+        "the change, and confirm the change if CMD succeeds",
     )
-    apply.add_argument("--timeout", type=seconds, metavar="SECONDS", help="roll back unless it is confirmed by then")
     apply.add_argument(
-        "--save", metavar="FILE", help="write the rules to FILE once they are there, or confirmed, as `iptc save'"
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="bring the old rules back after SECONDS, unless the change is confirmed before",
+    )
+    apply.add_argument(
+        "--save",
+        metavar="FILE",
+        help="after the change, or after its confirmation, write the rules to FILE as `iptc save' does",
     )
     add_state_dir(apply)
     add_scope(apply)
     add_format(apply)
-    add_wait(apply, True, "wait for the xtables lock this long only (for ever)")
+    add_wait(apply, True, "wait at most SECONDS for the xtables lock. Default: wait for ever")
 
 
 def run(options: Namespace) -> int:

@@ -24,35 +24,44 @@ def add_command(
     run: Callable[[Namespace], int],
     both: bool = False,
     many: bool = False,
+    headings: bool = True,
+    live: bool = True,
     family: str | None = "4",
     **words: Any,
 ) -> Any:
     """Add the command *name*, which run(options) does, with the options that all commands have.
 
     *both*: the command can work on both families at once. *many*: it can work on several network namespaces at once.
+    *headings*: what it reads or prints of both families has a heading for each. *live*: it looks at a
+    network namespace, and not at files alone.
     *family*: what it works on where no family is asked for, a key of FAMILIES; None: what is given says which.
     *words* are further arguments of the parser, such as `help` and `description`.
     """
     command = commands.add_parser(name, **words)
-    default = {family: " (the default)"}
+    default = {family: " (default)"}
     families = command.add_mutually_exclusive_group()
     families.add_argument(
         "-4", "--ipv4", dest="family", action="store_const", const="4", help=f"IPv4{default.get('4', '')}"
     )
     families.add_argument("-6", "--ipv6", dest="family", action="store_const", const="6", help="IPv6")
     if both:
-        text = "both" if many else f"both, under the headings `{HEADINGS[False]}' and `{HEADINGS[True]}'"
+        text = "both families"
+        if headings and not many:
+            text += f", under the headings `{HEADINGS[False]}' and `{HEADINGS[True]}'"
         text += default.get("both", "")
         families.add_argument("-a", "--both", dest="family", action="store_const", const="both", help=text)
-    text = "network namespace: a name, a path or a process id"
+    text = "the network namespace: a name, a path or a process id"
     if many:
         command.add_argument(
-            "--netns", metavar="NAME", type=netns, action="append", default=[], help=f"{text}; repeatable"
+            "--netns", metavar="NAME", type=netns, action="append", default=[], help=f"{text}; can be repeated"
         )
-        command.add_argument("--all-netns", action="store_true", help="all network namespaces that have a name")
-    else:
+        command.add_argument("--all-netns", action="store_true", help="read all network namespaces that have a name")
+    elif live:
         command.add_argument("--netns", metavar="NAME", type=netns, help=text)
-    text = "legacy xtables or nf_tables (IPTC_BACKEND, else found out)"
+    text = (
+        "legacy: legacy xtables; nft: nf_tables; libiptc: legacy xtables through the library libiptc. "
+        "Default: IPTC_BACKEND; without it, the one that this host uses"
+    )
     command.add_argument("--backend", choices=["legacy", "nft", "libiptc"], help=text)
     command.set_defaults(run=run, family=family)
     return command
@@ -65,7 +74,8 @@ def add_compare(command: argparse.ArgumentParser) -> None:
         type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="so often legacy tables are compared, for programs that do not take the xtables lock (60)",
+        help="compare legacy tables every SECONDS, because a program may change them without the xtables "
+        "lock. Default: 60",
     )
 
 

@@ -18,13 +18,20 @@ def add(commands: Any) -> None:
         "check",
         run,
         both=True,
-        help="find out whether a file could be restored",
-        description="Read FILE as `restore' would, change nothing, and say what is wrong with it, if anything is.",
+        help="check whether `iptc restore' would accept a file",
+        description="Check whether `iptc restore' would accept FILE. Nothing is changed. If FILE has a mistake, "
+        "print its line and what is wrong.",
     )
     check.add_argument(
-        "--syntax", action="store_true", help="look at the lines alone: needs no privilege and no kernel table"
+        "--syntax",
+        action="store_true",
+        help="check only the syntax of the lines. This needs no privilege, and reads no table of the kernel",
     )
-    add_source(check, "look at the counters of the file too", "for a file that is added to the rules that are there")
+    add_source(
+        check,
+        "check the counters in FILE too",
+        "check FILE as `iptc restore --noflush' reads it: its rules are added to the present ones",
+    )
 
 
 def run(options: Namespace) -> int:

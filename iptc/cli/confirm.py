@@ -25,16 +25,17 @@ def add(commands: Any) -> None:
         "confirm",
         run,
         both=True,
-        help="keep the change of `iptc apply --timeout'",
-        description="Keep the change that `iptc apply --timeout' has made. Run it in a session that was opened after "
-        "the change: that one can still log in is what it proves. Of both families, whatever is asked "
-        "for.",
-        epilog="Exit status: 0 confirmed (with --status: a change waits), 1 nothing waits to be confirmed, or trouble.",
+        headings=False,
+        help="confirm the change of `iptc apply --timeout', so that it stays",
+        description="Confirm the change that `iptc apply --timeout' has made, so that the new rules stay. Run it "
+        "in a session that you have opened after the change: this proves that you can still log in. A "
+        "change is always confirmed for both families; -4, -6 and -a have no effect.",
+        epilog="Exit status: 0 confirmed (with --status: a change waits), 1 no change waits, or error.",
     )
     confirm.add_argument(
-        "--status", action="store_true", help="only show what waits to be confirmed, or what became of the last change"
+        "--status", action="store_true", help="confirm nothing; print which change waits, or how the last one ended"
     )
-    confirm.add_argument("--format", choices=["text", "json"], default="text", help="json: one object")
+    confirm.add_argument("--format", choices=["text", "json"], default="text", help="json: one JSON object")
     add_state_dir(confirm)
 
 
@@ -43,7 +44,8 @@ def add_state_dir(command: ArgumentParser) -> None:
     command.add_argument(
         "--state-dir",
         metavar="DIR",
-        help="where it is noted what waits (IPTC_STATE_DIR, /run/iptc, $XDG_RUNTIME_DIR/iptc)",
+        help="the folder that records which change waits to be confirmed. Default: IPTC_STATE_DIR; without "
+        "it /run/iptc, or $XDG_RUNTIME_DIR/iptc for users other than root",
     )
 
 

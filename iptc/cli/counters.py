@@ -28,27 +28,37 @@ def add(commands: Any) -> None:
         run,
         both=True,
         many=True,
-        help="packet and byte counters of tables",
-        description="Print the packet and byte counters of tables; with --interval again and again, with what was "
-        "added; with --signal whenever somebody asks.",
+        help="print the packet and byte counters of tables",
+        description="Print the packet and byte counters of tables. With --interval they are printed again and "
+        "again, with what was added since the last time. With --signal they are printed when another "
+        "program asks for them.",
     )
     add_selection(counters, "filter")
-    counters.add_argument("--all-tables", action="store_true", help="all tables that are in use")
+    counters.add_argument("--all-tables", action="store_true", help="print all tables that are in use")
     counters.add_argument(
         "--format",
         choices=FORMATS,
         default="table",
-        help="json: one object a table; jsonl, csv, influx: one line a rule; prometheus: as `iptc exporter'",
+        help="table: for people; json: one object per table; jsonl, csv, influx: one line per rule; "
+        "prometheus: as `iptc exporter'. Default: table",
     )
     again = counters.add_mutually_exclusive_group()
-    again.add_argument("--interval", type=seconds, metavar="SECONDS", help="repeat, this far apart")
+    again.add_argument("--interval", type=seconds, metavar="SECONDS", help="print the counters every SECONDS")
     again.add_argument(
         "--signal",
         choices=SIGNALS,
-        help="for telegraf's execd: print for each line of standard input (STDIN), or each such signal",
+        help="print the counters for each line of standard input (STDIN), or for each signal of this name, "
+        "as the plugin execd of telegraf asks for them",
     )
-    counters.add_argument("--count", type=positive, metavar="N", help="with --interval or --signal: end after N times")
-    add_wait(counters, False, "read under the xtables lock, so that no commit is seen half done")
+    counters.add_argument(
+        "--count", type=positive, metavar="N", help="with --interval or --signal: end after printing N times"
+    )
+    add_wait(
+        counters,
+        False,
+        "take the xtables lock for each read, and wait at most SECONDS for it. So no half-finished "
+        "change is read. Default: read without the lock",
+    )
 
 
 def run(options: Namespace) -> int:

@@ -19,14 +19,15 @@ def add(commands: Any) -> None:
         run,
         both=True,
         family=None,
-        help="print what two rulesets differ in",
-        description="Print what must change for A to be B. Each is a file in the format of iptables-save, `-' for "
-        "standard input, `live' for what the kernel has, or `live:NETNS' for another network namespace. "
-        "Beside a file, only the tables that the file has are compared.",
-        epilog="Exit status: 0 both say the same, 1 they differ, 2 trouble.",
+        help="print the differences between two rulesets",
+        description="Print which changes lead from ruleset A to ruleset B. Each is a file in the format of "
+        "iptables-save, `-' for standard input, `live' for the rules in the kernel, or `live:NETNS' "
+        "for those of another network namespace. If one is a file, only the tables of the file are "
+        "compared.",
+        epilog="Exit status: 0 A and B are equal, 1 they differ, 2 error.",
     )
-    diff.add_argument("a", metavar="A", help="file, - or live[:NETNS]")
-    diff.add_argument("b", metavar="B", help="file, - or live[:NETNS]")
+    diff.add_argument("a", metavar="A", help="a file, - or live[:NETNS]")
+    diff.add_argument("b", metavar="B", help="a file, - or live[:NETNS]")
     add_format(diff)
 
 

@@ -97,8 +97,8 @@ class _Version(argparse.Action):
 
 def parser_of(words: Any) -> Any:
     """Return the parser of the command that *words* begin with, or the parser of all commands."""
-    parser = _Parser(prog="iptc", description="The Linux firewall, read and written through the kernel.")
-    parser.add_argument("--version", nargs=0, action=_Version, help="print the release of iptc, and end")
+    parser = _Parser(prog="iptc", description="Read and change the rules of the Linux firewall, and read its counters.")
+    parser.add_argument("--version", nargs=0, action=_Version, help="print the version of iptc, and end")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
         import_module(f".{name}", __package__).add(commands)

@@ -25,17 +25,18 @@ def add(commands: Any) -> None:
         "doctor",
         run,
         both=True,
-        help="explain this host: back ends, lock, rights, plugins, kernel",
-        description="Look for what stands in the way of rules on this host, and change nothing. With FILE, which match "
-        "or target of that ruleset this kernel cannot do.",
-        epilog="Exit status: 0 nothing to do, 1 a warning or an error, 2 usage.",
+        help="find out what prevents rules from working on this host",
+        description="Find out what prevents rules from working on this host, and print what to do about it: back "
+        "ends, lock, privileges, plugins, kernel. Nothing is changed. With FILE, also print which "
+        "tables, matches and targets of that ruleset this kernel does not have.",
+        epilog="Exit status: 0 no problem was found, 1 a warning or an error was found, 2 wrong arguments.",
     )
     doctor.add_argument(
-        "file", nargs="?", metavar="FILE", help="ruleset in the format of iptables-save, - for standard input"
+        "file", nargs="?", metavar="FILE", help="a ruleset in the format of iptables-save; - means standard input"
     )
-    doctor.add_argument("--all-netns", action="store_true", help="look into all network namespaces too")
-    doctor.add_argument("--json", action="store_true", help="print one object")
-    doctor.add_argument("-q", "--quiet", action="store_true", help="print only what there is something to do about")
+    doctor.add_argument("--all-netns", action="store_true", help="examine all network namespaces too")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor.add_argument("-q", "--quiet", action="store_true", help="print only warnings and errors")
 
 
 def run(options: Namespace) -> int:

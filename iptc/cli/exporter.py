@@ -29,27 +29,66 @@ def add(commands: Any) -> None:
         both=True,
         family="both",
         many=True,
-        help="the counters of all rules for Prometheus",
-        description="Serve the counters of all rules to Prometheus; or write them to a file, or print them.",
+        help="give the counters of all rules to Prometheus",
+        description="Give the counters of all rules to Prometheus. The exporter answers requests over HTTP until "
+        "it is ended; with --textfile it writes a file, and with --once it prints the counters once.",
     )
-    add_selection(exporter, "those that are in use")
-    exporter.add_argument("--once", action="store_true", help="print one scrape, or write one file, and end")
-    exporter.add_argument("--openmetrics", action="store_true", help="with --once: as OpenMetrics")
-    exporter.add_argument("--textfile", metavar="PATH", help="write this file, for node_exporter's textfile collector")
+    add_selection(exporter, "the tables in use")
+    exporter.add_argument("--once", action="store_true", help="print the metrics once, or write the file once, and end")
     exporter.add_argument(
-        "--interval", type=seconds, default=15, metavar="SECONDS", help="with --textfile: write it so often (15)"
+        "--openmetrics", action="store_true", help="with --once: print OpenMetrics instead of the older text format"
     )
-    exporter.add_argument("--monotonic", action="store_true", help="totals that go on when counters are set back")
-    exporter.add_argument("--max-rules", type=positive, metavar="N", help="series for so many rules at most (100000)")
-    exporter.add_argument("--no-rule-label", action="store_true", help="without the text of rules, which may be long")
-    exporter.add_argument("--retailnext", action="store_true", help="names and labels of retailnext's exporter")
+    exporter.add_argument(
+        "--textfile", metavar="PATH", help="write the metrics to this file, for the textfile collector of node_exporter"
+    )
+    exporter.add_argument(
+        "--interval",
+        type=seconds,
+        default=15,
+        metavar="SECONDS",
+        help="with --textfile: write the file every SECONDS. Default: 15",
+    )
+    exporter.add_argument(
+        "--monotonic",
+        action="store_true",
+        help="export totals that never fall, also if the counters of the kernel are reset",
+    )
+    exporter.add_argument(
+        "--max-rules", type=positive, metavar="N", help="export at most N rules and chains. Default: 100000"
+    )
+    exporter.add_argument(
+        "--no-rule-label", action="store_true", help="leave out the label `rule', the text of the rule"
+    )
+    exporter.add_argument(
+        "--retailnext", action="store_true", help="use the names and labels of retailnext's iptables_exporter"
+    )
     web = exporter.add_argument_group("endpoint")
     web.add_argument(
-        "--web.listen-address", dest="address", default=ADDRESS, metavar="HOST:PORT", help=f"listen there ({ADDRESS})"
+        "--web.listen-address",
+        dest="address",
+        default=ADDRESS,
+        metavar="HOST:PORT",
+        help=f"the address on which to listen. Default: {ADDRESS}",
     )
-    web.add_argument("--web.telemetry-path", dest="path", default="/metrics", metavar="PATH", help="(/metrics)")
-    web.add_argument("--web.config.file", dest="config", metavar="FILE", help="TLS and users, as exporter-toolkit has")
-    add_wait(exporter, False, "read under the xtables lock, so that no commit is seen half done")
+    web.add_argument(
+        "--web.telemetry-path",
+        dest="path",
+        default="/metrics",
+        metavar="PATH",
+        help="the path of the metrics. Default: /metrics",
+    )
+    web.add_argument(
+        "--web.config.file",
+        dest="config",
+        metavar="FILE",
+        help="a file with TLS settings and users, in the format of Prometheus' exporter-toolkit",
+    )
+    add_wait(
+        exporter,
+        False,
+        "take the xtables lock for each read, and wait at most SECONDS for it. So no half-finished "
+        "change is read. Default: read without the lock",
+    )
 
 
 def run(options: Namespace) -> int:

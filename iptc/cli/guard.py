@@ -29,23 +29,31 @@ def add(commands: Any) -> None:
         run,
         both=True,
         family=None,
-        help="keep the rules of a name in their place",
-        description="Put the rules that FILE says in their place, and put them back whenever somebody breaks them, "
-        "until it is ended; they stay then. FILE is as for `iptc owned'; its owner is --name, or `owner' in "
-        "a file of TOML. NAME instead of a file: the rules of that name as they are now.",
-        epilog="Exit status: 0 when it is ended by SIGTERM; else as of other commands.",
+        help="put the rules of an owner back whenever another program breaks them",
+        description="Put the rules of an owner in their place, and put them back whenever another program has "
+        "broken them. It runs until it is ended; the rules stay. FILE defines the rules, as for `iptc "
+        "owned'. The owner is --name, or `owner' in a TOML file. If NAME is given instead of a file, "
+        "the rules of this owner are kept as they are now.",
+        epilog="Exit status: 0 if SIGTERM ended it; else as of other commands.",
     )
-    guard.add_argument("what", metavar="FILE|NAME", help="a file where there is one of that name")
-    guard.add_argument("--name", help="whose the rules of FILE are")
-    guard.add_argument("--comment", metavar="TEXT", help="what the comments of the rules begin with (NAME:)")
+    guard.add_argument("what", metavar="FILE|NAME", help="a file; if there is no file of this name, an owner")
+    guard.add_argument("--name", help="the owner of the rules in FILE")
     guard.add_argument(
-        "--limit", metavar="N/SECONDS", default="100/10", help="after so many heals let a fight be for a while (100/10)"
+        "--comment", metavar="TEXT", help="the comments of the owner's rules begin with TEXT. Default: NAME:"
+    )
+    guard.add_argument(
+        "--limit",
+        metavar="N/SECONDS",
+        default="100/10",
+        help="if the rules were put back N times within SECONDS, pause for a while. Default: 100/10",
     )
     add_compare(guard)
-    guard.add_argument("--textfile", metavar="PATH", help="write metrics there, for node_exporter's textfile collector")
+    guard.add_argument(
+        "--textfile", metavar="PATH", help="write metrics to this file, for the textfile collector of node_exporter"
+    )
     guard.add_argument("-q", "--quiet", action="store_true", help="do not print what was put back")
     add_own_table(guard)
-    add_wait(guard, True, "wait for the xtables lock this long only (for ever)")
+    add_wait(guard, True, "wait at most SECONDS for the xtables lock. Default: wait for ever")
 
 
 def run(options: Namespace) -> int:

@@ -9,22 +9,28 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
-def add_layout(command: ArgumentParser) -> None:
-    """Add the arguments that say of a bench which rules of IPv6, interfaces and routes it has."""
-    command.add_argument("--rules6", metavar="FILE", help="the rules of IPv6, where RULES are those of IPv4")
+MADE_UP = "the interfaces that the rules name, with addresses that iptc chooses"
+FIRST = "everything is routed to the first interface"
+
+
+def add_layout(command: ArgumentParser, interfaces: str, routes: str) -> None:
+    """Add the arguments that say of a bench which rules of IPv6, interfaces and routes it has.
+
+    *interfaces* and *routes*: what it has without these arguments, for the help."""
+    command.add_argument("--rules6", metavar="FILE", help="a file with the IPv6 rules, if RULES has only those of IPv4")
     command.add_argument(
         "--interface",
         action="append",
         default=[],
         metavar="NAME=ADDRESS/LEN[,…]",
         type=_interface,
-        help="an interface and its addresses; repeatable (made up for those that the rules name)",
+        help=f"an interface and its addresses; can be repeated. Default: {interfaces}",
     )
     command.add_argument(
         "--route",
         action="append",
         metavar="ROUTE",
-        help="a route as `ip route add' takes it; repeatable (by default all goes by the first interface)",
+        help=f"a route, with the words of `ip route add'; can be repeated. Default: {routes}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from .arguments import add_command
-from .layouts import add_layout, interfaces_of
+from .layouts import FIRST, MADE_UP, add_layout, interfaces_of
 from .output import complain, write
 from .rulesets import TROUBLE, trouble_is
 
@@ -25,22 +25,30 @@ def add(commands: Any) -> None:
         run,
         both=True,
         family="both",
-        help="find rules that no packet comes to, duplicates, chains that are not used or costly",
-        description="Find rules that an earlier rule leaves nothing to, duplicates, jumps to empty chains and chains "
-        "that nothing jumps to, in RULES or in the live rules. A packet is made up for each rule that is "
-        "never reached, and given to the kernel in a private network namespace: what the kernel does not bear out is "
-        "not said. Of live rules it is also said which no packet has hit, and which chains are costly. Nothing is "
-        "changed.",
-        epilog="Exit status: 0 nothing was found, 1 something was, 2 trouble.",
+        help="find rules that no packet can reach, duplicates, unused and costly chains",
+        description="Find rules that have no effect, in RULES or in the live rules: rules that no packet can "
+        "reach because an earlier rule matches all their packets, duplicates, jumps to empty chains, "
+        "and chains to which no rule jumps. For each rule that no packet can reach, a test packet is "
+        "sent through the rules in a private network namespace. If the packet reaches the rule, "
+        "nothing is reported. For live rules, it also finds rules that no packet has hit, and chains "
+        "that are costly. Nothing is changed.",
+        epilog="Exit status: 0 nothing was found, 1 something was found, 2 error.",
     )
-    lint.add_argument("rules", metavar="RULES", help="a file in the format of iptables-save, or `live'")
-    add_layout(lint)
-    lint.add_argument("--sets", metavar="FILE", help="the sets that RULES name, as `ipset save' prints them")
-    lint.add_argument("--json", action="store_true", help="one object a line")
+    lint.add_argument(
+        "rules", metavar="RULES", help="a file in the format of iptables-save, or `live' for the rules in the kernel"
+    )
+    add_layout(
+        lint, f"for `live', those of this host; for a file, {MADE_UP}", f"as for --interface; for a file, {FIRST}"
+    )
+    lint.add_argument(
+        "--sets", metavar="FILE", help="a file with the sets that RULES name, in the format of `ipset save'"
+    )
+    lint.add_argument("--json", action="store_true", help="print one JSON object per line")
     lint.add_argument(
         "--journal",
         metavar="DIR",
-        help="a journal of `iptc watch --log': rules that are newer count from when they came",
+        help="the journal of `iptc watch --log': for a rule that was added since, the time without a hit "
+        "counts from when it was added",
     )
 
 

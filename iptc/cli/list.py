@@ -20,13 +20,15 @@ def add(commands: Any) -> None:
         "list",
         run,
         both=True,
-        help="print the rules as iptables -S does",
-        description="Print the chains and rules of one table as `iptables -S' does.",
+        help="print the rules of a table as `iptables -S' does",
+        description="Print the chains and rules of one table as `iptables -S' does: policies, user chains, and rules.",
     )
     shown.add_argument("chain", nargs="?", metavar="CHAIN", help="only this chain")
-    shown.add_argument("-t", "--table", default="filter", help="table (filter)")
-    shown.add_argument("-v", "--verbose", action="store_true", help="with counters")
-    shown.add_argument("--format", choices=["text", "json"], default="text", help="json: one object a family")
+    shown.add_argument("-t", "--table", default="filter", help="the table. Default: filter")
+    shown.add_argument("-v", "--verbose", action="store_true", help="print the counters too")
+    shown.add_argument(
+        "--format", choices=["text", "json"], default="text", help="json: one JSON object per family. Default: text"
+    )
 
 
 def run(options: Namespace) -> int:

@@ -20,24 +20,29 @@ def add(commands: Any) -> None:
         commands,
         "log",
         run,
+        live=False,
         both=True,
+        headings=False,
         family="both",
-        help="the changes that a journal has noted",
-        description="Print the changes that `iptc watch --log DIR' has noted: what, when and by whom.",
+        help="print the changes that a journal has recorded",
+        description="Print the changes that a journal has recorded: what changed, when, and which process did it. "
+        "`iptc watch --log DIR' writes the journal.",
     )
     add_folder(log)
-    log.add_argument("--since", metavar="TIME", help="from then on: 1h, 30m, 2d ago, or 2026-11-27T10:00")
-    log.add_argument("--until", metavar="TIME", help="up to then")
-    log.add_argument("-t", "--table", action="append", default=[], help="only this table; repeatable")
-    log.add_argument("--json", action="store_true", help="one object a line")
+    log.add_argument(
+        "--since", metavar="TIME", help="only changes after TIME: 1h, 30m or 2d for that long ago, or 2026-11-27T10:00"
+    )
+    log.add_argument("--until", metavar="TIME", help="only changes before TIME")
+    log.add_argument("-t", "--table", action="append", default=[], help="only this table; can be repeated")
+    log.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
 def add_folder(command: ArgumentParser) -> None:
     """Add the argument that names the journal."""
     from ..watching.journal import DEFAULT
 
-    command.add_argument("folder", nargs="?", metavar="DIR", help=f"the folder of the journal ({DEFAULT})")
-    command.add_argument("--log", dest="log", metavar="DIR", help="the same")
+    command.add_argument("folder", nargs="?", metavar="DIR", help=f"the folder of the journal. Default: {DEFAULT}")
+    command.add_argument("--log", dest="log", metavar="DIR", help="the same as DIR")
 
 
 def folder_of(options: Namespace) -> str:
@@ -60,7 +65,7 @@ def run(options: Namespace) -> int:
     for said in journal.read(folder_of(options), since, until):
         if not said.get("unwatched") and (
             said["family"] not in families
-            or options.backend not in (None, said["backend"])
+            or options.backend not in (None, said["backend"], "libiptc" if said["backend"] == "legacy" else None)
             or options.table
             and said["table"] not in options.table
         ):

@@ -27,20 +27,24 @@ def add(commands: Any) -> None:
         run,
         both=True,
         family=None,
-        help="the rules that belong to a name, among those of others",
-        description="plan: print what must change for the rules of NAME to be what FILE says. apply: do it; nothing "
-        "of others is touched. show: print the rules of NAME that are there. remove: take them away. FILE "
-        "is TOML, with a [[chain]] for each chain (chain, rules, and table, place, anchor, family), or in "
-        "the format of iptables-save.",
-        epilog="Exit status: plan 0 nothing to do, 1 there are changes, 2 trouble; else as of `iptc restore'.",
+        help="manage the rules of an owner among those of other programs",
+        description="Manage the rules of the owner NAME among the rules of other programs, which are never "
+        "changed. plan: print which changes make the rules of NAME those of FILE. apply: make these "
+        "changes. show: print the rules of NAME that the kernel has. remove: delete them. FILE is "
+        "TOML, with a [[chain]] for each chain (keys: chain, rules, table, place, anchor, family), or "
+        "has the format of iptables-save.",
+        epilog="Exit status of plan: 0 nothing to do, 1 there are changes, 2 error; of the others: as of "
+        "`iptc restore'.",
     )
     owned.add_argument("name", metavar="NAME")
     owned.add_argument("verb", choices=VERBS, metavar="plan|apply|show|remove")
-    owned.add_argument("file", metavar="FILE", nargs="?", help="what the rules are to be; - for standard input")
-    owned.add_argument("--comment", metavar="TEXT", help="what the comments of its rules begin with (NAME:)")
+    owned.add_argument("file", metavar="FILE", nargs="?", help="the rules that NAME is to have; - means standard input")
+    owned.add_argument(
+        "--comment", metavar="TEXT", help="the comments of the owner's rules begin with TEXT. Default: NAME:"
+    )
     add_format(owned)
     add_own_table(owned)
-    add_wait(owned, True, "wait for the xtables lock this long only (for ever)")
+    add_wait(owned, True, "wait at most SECONDS for the xtables lock. Default: wait for ever")
 
 
 def add_own_table(command: ArgumentParser) -> None:
@@ -48,7 +52,7 @@ def add_own_table(command: ArgumentParser) -> None:
     command.add_argument(
         "--own-table",
         action="store_true",
-        help="in a table of nf_tables that nobody else can change while this process lives",
+        help="keep the rules in a table of nf_tables that no other process can change while this one runs",
     )
 
 

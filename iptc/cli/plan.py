@@ -20,12 +20,12 @@ def add(commands: Any) -> None:
         run,
         both=True,
         family=None,
-        help="print what `iptc apply' would do",
-        description="Print what must change for the tables to be what FILE says, in the format of iptables-save; "
-        "change nothing. FILE is of one family, or has the lines `# IPv4' and `# IPv6'.",
-        epilog="Exit status: 0 nothing to do, 1 there are changes, 2 trouble.",
+        help="print what `iptc apply' would change",
+        description="Print what `iptc apply' would change. Nothing is changed. FILE has the format of "
+        "iptables-save, and one family, or both under the lines `# IPv4' and `# IPv6'.",
+        epilog="Exit status: 0 nothing to do, 1 there are changes, 2 error.",
     )
-    plan.add_argument("file", metavar="FILE", help="- for standard input")
+    plan.add_argument("file", metavar="FILE", help="a file in the format of iptables-save; - means standard input")
     add_scope(plan)
     add_format(plan)
 

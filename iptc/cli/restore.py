@@ -18,11 +18,14 @@ def add(commands: Any) -> None:
         "restore",
         run,
         both=True,
-        help="make the rules what a file says, as iptables-restore does",
-        description="Make the rules what FILE, in the format of iptables-save, says: table by table, each at once.",
+        help="replace the rules by those of a file, as iptables-restore does",
+        description="Replace the rules by those of FILE, which has the format of iptables-save. Each table is "
+        "replaced in one step, one table after the other.",
     )
-    restore.add_argument("-t", "--test", action="store_true", help="change nothing")
-    add_source(restore, "set the counters of the file too", "keep the rules that are there")
+    restore.add_argument(
+        "-t", "--test", action="store_true", help="check FILE as iptables-restore --test does, and change nothing"
+    )
+    add_source(restore, "set the counters to those in FILE", "keep the present rules, and add those of FILE")
 
 
 def run(options: Namespace) -> int:

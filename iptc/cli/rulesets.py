@@ -29,22 +29,39 @@ SAME, DIFFERENT, TROUBLE = 0, 1, 2
 def add_format(command: ArgumentParser) -> None:
     """Add the arguments for the format in which differences are shown."""
     command.add_argument(
-        "--format", choices=["text", "json"], default="text", help="text: a unified diff; json: one object"
+        "--format",
+        choices=["text", "json"],
+        default="text",
+        help="text: a unified diff; json: one JSON object. Default: text",
     )
     command.add_argument(
-        "-U", "--context", type=_number, default=3, metavar="N", help="rules around each difference (3)"
+        "-U",
+        "--context",
+        type=_number,
+        default=3,
+        metavar="N",
+        help="print N rules before and after each difference. Default: 3",
     )
-    command.add_argument("-q", "--quiet", action="store_true", help="print nothing: the exit status says it")
-    command.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="on a terminal (auto)")
+    command.add_argument("-q", "--quiet", action="store_true", help="print nothing; the exit status is the answer")
+    command.add_argument(
+        "--color",
+        choices=["auto", "always", "never"],
+        default="auto",
+        help="whether the output has colours. Default: auto, which means on a terminal",
+    )
 
 
 def add_scope(command: ArgumentParser) -> None:
     """Add the arguments that limit which chains a plan may touch."""
     command.add_argument(
-        "--only", action="append", default=[], metavar="TABLE[:CHAIN]", help="touch nothing else; repeatable"
+        "--only", action="append", default=[], metavar="TABLE[:CHAIN]", help="change nothing but this; can be repeated"
     )
     command.add_argument(
-        "--keep", action="append", default=[], metavar="GLOB", help="leave such chains alone; repeatable"
+        "--keep",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="leave chains with such a name as they are; can be repeated",
     )
 
 

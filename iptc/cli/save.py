@@ -22,22 +22,27 @@ def add(commands: Any) -> None:
         run,
         both=True,
         help="print the rules as iptables-save does",
-        description="Print all tables that are in use, or one, in the format of iptables-save.",
+        description="Print the rules in the format of iptables-save: of all tables that are in use, or of one table.",
     )
     save.add_argument("-t", "--table", help="only this table")
     save.add_argument(
-        "--all-tables", action="store_true", help="with those that are not in use, so that restoring empties them"
+        "--all-tables",
+        action="store_true",
+        help="print the tables too that are not in use. So restoring the text empties them",
     )
-    save.add_argument("-c", "--counters", action="store_true", help="with the counters of the rules")
+    save.add_argument("-c", "--counters", action="store_true", help="print the counters of the rules too")
     share = save.add_mutually_exclusive_group()
     share.add_argument(
-        "--owned", metavar="NAME", help="only the rules and chains of this owner: `iptc restore -n' adds them again"
+        "--owned", metavar="NAME", help="only the rules and chains of this owner; `iptc restore -n' adds them again"
     )
     share.add_argument(
-        "--except", dest="without", nargs="+", metavar="NAME", default=[], help="all but what belongs to these owners"
+        "--except", dest="without", nargs="+", metavar="NAME", default=[], help="all rules but those of these owners"
     )
     save.add_argument(
-        "-f", "--file", metavar="FILE", help="write to FILE, which is whole or not there, instead of printing"
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="write to FILE instead of standard output. If that fails, an existing FILE stays as it was",
     )
 
 

@@ -16,26 +16,31 @@ def add_selection(command: ArgumentParser, tables: Any) -> None:
     """Add the arguments that select tables, chains and rules. *tables* names the tables that are watched without
     `-t`."""
     command.add_argument(
-        "-t", "--table", action="append", metavar="TABLE", help=f"only this table; repeatable ({tables})"
+        "-t", "--table", action="append", metavar="TABLE", help=f"only this table; can be repeated. Default: {tables}"
     )
     command.add_argument(
-        "--chain", action="append", default=[], metavar="GLOB", help="only chains of such a name; repeatable"
+        "--chain", action="append", default=[], metavar="GLOB", help="only chains whose name matches; can be repeated"
     )
     command.add_argument(
-        "--comment", action="append", default=[], metavar="GLOB", help="only rules with such a comment; repeatable"
+        "--comment",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="only rules whose comment matches; can be repeated",
     )
     command.add_argument(
         "--rule",
         action="append",
         default=[],
         metavar="REGEX",
-        help="only rules whose text, as iptables-save prints it, has a part like this; repeatable",
+        help="only rules whose text, as iptables-save prints it, contains a match; can be repeated",
     )
     command.add_argument(
         "--source",
         choices=("socket", "bpf", "auto"),
         default="socket",
-        help="how counters are read: by socket, by eBPF, or by eBPF where that can be (socket)",
+        help="how the counters are read. socket: with the calls of the firewall; bpf: with eBPF; auto: "
+        "with eBPF where that is possible. Default: socket",
     )
 
 

@@ -20,14 +20,15 @@ def add(commands: Any) -> None:
         commands,
         "show",
         run,
+        live=False,
         both=True,
         family=None,
-        help="the rules as they were at a moment",
-        description="Print the rules as they were at TIME, in the format of iptables-save, from the journal of `iptc "
-        "watch --log DIR'. Without a family both are printed, each under its heading; where both back ends "
-        "had rules, --backend says which.",
+        help="print the rules as they were at an earlier time",
+        description="Print the rules as they were at TIME, in the format of iptables-save. They are read from the "
+        "journal of `iptc watch --log DIR'. Without -4 or -6 both families are printed, each under "
+        "its heading. If both back ends had rules, --backend selects one.",
     )
-    show.add_argument("time", metavar="@TIME", help="@1h, @30m or @2d ago, @2026-11-27T10:00, or @now")
+    show.add_argument("time", metavar="@TIME", help="@1h, @30m or @2d for that long ago, @2026-11-27T10:00, or @now")
     add_folder(show)
 
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 def add_source(command: ArgumentParser, counters: str, noflush: str) -> None:
     """Add the arguments that say what is read and how it is restored."""
-    command.add_argument("file", nargs="?", metavar="FILE", help="instead of standard input")
+    command.add_argument("file", nargs="?", metavar="FILE", help="the file to read. Default: standard input")
     command.add_argument("-T", "--table", help="only this table")
     command.add_argument("-c", "--counters", action="store_true", help=counters)
     command.add_argument("-n", "--noflush", action="store_true", help=noflush)
-    add_wait(command, True, "wait for the xtables lock this long only (for ever)")
+    add_wait(command, True, "wait at most SECONDS for the xtables lock. Default: wait for ever")
 
 
 def sources(options: Namespace) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .arguments import add_command
-from .layouts import add_layout, interfaces_of
+from .layouts import FIRST, MADE_UP, add_layout, interfaces_of
 from .rulesets import TROUBLE, trouble_is
 
 TYPE_CHECKING = False
@@ -23,25 +23,31 @@ def add(commands: Any) -> None:
         commands,
         "test",
         run,
-        help="try packets of a file on a ruleset, in a private network namespace",
-        description="Restore RULES in a private network namespace, send the packets of CASES through them, and say "
-        "which verdicts of the kernel are not as expected. Needs no root, and changes nothing.",
-        epilog="Exit status: 0 all are as expected, 1 some are not, or too few rules were hit, 2 trouble.",
+        live=False,
+        help="test a ruleset with packets, in a private network namespace",
+        description="Test a ruleset with packets. RULES are restored in a private network namespace, the packets "
+        "of CASES are sent through them, and each verdict of the kernel is compared with the expected "
+        "one. This needs no root, and changes nothing on this host.",
+        epilog="Exit status: 0 all verdicts are as expected, 1 one is not, or too few rules were hit, 2 error.",
     )
-    test.add_argument("rules", metavar="RULES", help="a file in the format of iptables-save, or - for standard input")
-    test.add_argument("cases", metavar="CASES", help="a file of TOML: a [[case]] has name, in, src, dst, tcp, expect …")
-    add_layout(test)
+    test.add_argument("rules", metavar="RULES", help="a file in the format of iptables-save; - means standard input")
     test.add_argument(
-        "--format", choices=["text", "tap"], default="text", help="what is printed: for people, or TAP version 13"
+        "cases",
+        metavar="CASES",
+        help="a TOML file with a [[case]] for each packet (keys: name, in, src, dst, tcp, expect, ...)",
     )
-    test.add_argument("--junit", metavar="FILE", help="write the results as JUnit's XML too")
+    add_layout(test, f"those in CASES; without them, {MADE_UP}", f"those in CASES; without them, {FIRST}")
+    test.add_argument(
+        "--format", choices=["text", "tap"], default="text", help="text: for people; tap: TAP version 13. Default: text"
+    )
+    test.add_argument("--junit", metavar="FILE", help="also write the results to FILE, as JUnit's XML")
     test.add_argument(
         "--coverage",
         nargs="?",
         type=_percent,
         const=0.0,
         metavar="PERCENT",
-        help="print which rules no packet has hit, and fail where fewer than PERCENT were",
+        help="print the rules that no packet has hit, and fail if less than PERCENT of the rules were hit",
     )
 
 

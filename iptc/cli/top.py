@@ -31,22 +31,35 @@ def add(commands: Any) -> None:
         "top",
         run,
         both=True,
+        headings=False,
         family="both",
-        help="rates of rules and chains, live",
-        description="Show packets and bytes per second of each rule, policy and chain, live; without a terminal, or "
-        "with --once, as plain text. Both families, unless one is asked for. Rules are marked N when they are new, "
-        "R when their counters were set back, M when they were moved.",
+        help="show the packets and bytes per second of each rule, live",
+        description="Show the packets and bytes per second of each rule and policy, live. Without a terminal, or "
+        "with --once, the output is plain text. A rule is marked with N if it is new, R if its "
+        "counters were reset, and M if it was moved.",
     )
-    add_selection(top, "those in use")
-    top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="between two polls (1)")
-    top.add_argument("--sort", choices=["packets", "bytes", "place"], default="packets", help="packets")
-    top.add_argument("--drops", action="store_true", help="what drops packets first")
-    top.add_argument("--by-chain", action="store_true", help="sums of chains instead of rules")
-    top.add_argument("--no-idle", action="store_true", help="leave out what counts nothing")
-    top.add_argument("--once", action="store_true", help="print one interval and end")
+    add_selection(top, "the tables in use")
+    top.add_argument(
+        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="the time between two readings. Default: 1"
+    )
+    top.add_argument(
+        "--sort",
+        choices=["packets", "bytes", "place"],
+        default="packets",
+        help="sort by packets, by bytes, or as in the table. Default: packets",
+    )
+    top.add_argument("--drops", action="store_true", help="show rules and policies that drop packets first")
+    top.add_argument("--by-chain", action="store_true", help="show the sum of each chain instead of its rules")
+    top.add_argument("--no-idle", action="store_true", help="hide rules that count nothing")
+    top.add_argument("--once", action="store_true", help="print one interval as plain text, and end")
     top.add_argument("--count", type=positive, metavar="N", help="end after N intervals")
-    top.add_argument("--json", action="store_true", help="one object an interval, one a line")
-    top.add_argument("--width", type=positive, metavar="COLUMNS", help="of plain text (as wide as the longest rule)")
+    top.add_argument("--json", action="store_true", help="print one JSON object per interval, each on a line")
+    top.add_argument(
+        "--width",
+        type=positive,
+        metavar="COLUMNS",
+        help="the width of plain text. Default: as wide as the longest rule",
+    )
 
 
 def run(options: Namespace) -> int:

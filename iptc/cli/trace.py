@@ -49,21 +49,29 @@ def add(commands: Any) -> None:
         "trace",
         run,
         both=True,
+        headings=False,
         family="both",
-        help="print packets as they come, and the rules that took them",
+        help="print packets as they arrive, and the rules that matched them",
         usage="iptc trace [options] [SPECIFICATION]",
-        description="Print each packet that SPECIFICATION chooses, with its way: the rules that matched, policies, the "
-        "verdict. SPECIFICATION is what a rule of iptables says of packets, such as `-p tcp --dport 22 -i eth0', "
-        "without a target. No table of iptables is touched.",
-        epilog="Exit status: 0 where a packet was printed, or SIGTERM ended it; 1 where --timeout ended it before; "
-        "else as of other commands.",
+        description="Print packets as they arrive, with the rules and policies that matched them, and the "
+        "verdict. SPECIFICATION selects the packets. It is a rule of iptables without a target, such "
+        "as `-p tcp --dport 22 -i eth0'. The tables of iptables are not changed.",
+        epilog="Exit status: 0 if a packet was printed, or SIGTERM ended it; 1 if --timeout ended it before "
+        "the first packet; else as of other commands.",
     )
     trace.set_defaults(specification=[])
-    trace.add_argument("--json", action="store_true", help="one object a line")
+    trace.add_argument("--json", action="store_true", help="print one JSON object per line")
     trace.add_argument("--count", type=positive, metavar="N", help="end after N packets")
-    trace.add_argument("--timeout", type=seconds, metavar="SECONDS", help="end after so many seconds")
-    trace.add_argument("--limit", type=limit, metavar="N", help="choose N packets a second at most (100); 0: all")
-    trace.add_argument("-v", "--verbose", action="store_true", help="also policies that accept, and ends of chains")
+    trace.add_argument("--timeout", type=seconds, metavar="SECONDS", help="end after SECONDS")
+    trace.add_argument(
+        "--limit", type=limit, metavar="N", help="print at most N packets per second; 0 means all. Default: 100"
+    )
+    trace.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="print also policies that accept, and where a chain ends without a verdict",
+    )
     split_specification(trace)
 
 

@@ -26,18 +26,20 @@ def add(commands: Any) -> None:
         "watch",
         run,
         both=True,
+        headings=False,
         family="both",
-        help="print changes of the rules as they happen, and by whom",
-        description="Print each change of the tables that iptables knows as it happens: what was added, removed and "
-        "moved, and which process did it, where that is known. With --log a journal is kept, which `iptc "
-        "log' and `iptc show' read. Nothing is changed.",
-        epilog="Exit status: 0 when it is ended by SIGTERM; else as of other commands.",
+        help="print changes of the rules as they happen, and which process made them",
+        description="Print changes of the rules as they happen: which rules were added, removed or moved, and "
+        "which process did it, if that is known. Only the tables of iptables are watched. With --log "
+        "the changes are also recorded in a journal, which `iptc log' and `iptc show' read. Nothing "
+        "is changed.",
+        epilog="Exit status: 0 if SIGTERM ended it; else as of other commands.",
     )
-    watch.add_argument("-t", "--table", action="append", default=[], help="only this table; repeatable")
-    watch.add_argument("--json", action="store_true", help="one object a line")
+    watch.add_argument("-t", "--table", action="append", default=[], help="only this table; can be repeated")
+    watch.add_argument("--json", action="store_true", help="print one JSON object per line")
     watch.add_argument("--count", type=positive, metavar="N", help="end after N changes")
     add_compare(watch)
-    watch.add_argument("--log", metavar="DIR", help="keep a journal of all changes in this folder")
+    watch.add_argument("--log", metavar="DIR", help="record all changes in a journal in this folder")
     watch.add_argument("-q", "--quiet", action="store_true", help="print nothing")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from .arguments import add_command
-from .layouts import add_layout, interfaces_of
+from .layouts import FIRST, add_layout, interfaces_of
 from .output import complain, write
 from .rulesets import TROUBLE, trouble_is
 
@@ -24,28 +24,47 @@ def add(commands: Any) -> None:
         commands,
         "why",
         run,
-        help="say what becomes of a packet, and which rule sees to it",
-        description="Send one packet through a copy of the rules that are live here, or through RULES, in a private "
-        "network namespace that is like this host, and say what the kernel does with it. Nothing of it leaves this "
-        "process, and nothing is changed. With RULES it needs no root.",
-        epilog="Exit status: 0 for any answer, 2 trouble.",
+        help="print what the rules do with a packet, and which rule decides",
+        description="Print what the rules do with a packet, and which rule decides. One packet is sent through a "
+        "copy of the live rules, or through RULES, in a private network namespace that is like this "
+        "host. No packet leaves it, and nothing on this host is changed. With RULES this needs no "
+        "root.",
+        epilog="Exit status: 0 for any answer, 2 error.",
     )
-    why.add_argument("rules", nargs="?", metavar="RULES", help="a file in the format of iptables-save (live)")
-    why.add_argument("-p", "--protocol", default="tcp", help="tcp (the default), udp, icmp, icmpv6, or another one")
-    why.add_argument("-s", "--source", metavar="ADDRESS", help="where it comes from (a neighbour)")
-    why.add_argument("-d", "--destination", metavar="ADDRESS", help="where it goes (this host)")
-    why.add_argument("--sport", metavar="PORT", help="the port that it comes from (40001)")
-    why.add_argument("--dport", metavar="PORT", help="the port that it goes to; TCP and UDP need one")
-    why.add_argument("-i", "--in-interface", metavar="NAME", help="where it comes in; without, this host makes it")
-    why.add_argument("--icmp-type", default="echo-request", metavar="TYPE", help="a name or TYPE/CODE (echo-request)")
-    why.add_argument("--tcp-flags", metavar="FLAGS", help="such as SYN,ACK (SYN)")
-    why.add_argument("--ttl", type=int, metavar="N", help="TTL or hop limit (64)")
-    why.add_argument("--tos", type=_number, default=0, metavar="N", help="TOS or traffic class (0)")
-    why.add_argument("--mark", type=_number, default=0, metavar="N", help="the mark of a packet that this host makes")
-    add_layout(why)
-    why.add_argument("-v", "--verbose", action="store_true", help="print the whole way of the packet")
-    why.add_argument("--json", action="store_true", help="print one object")
-    why.add_argument("--live", action="store_true", help="wait for such packets on this host, as `iptc trace' does")
+    why.add_argument(
+        "rules", nargs="?", metavar="RULES", help="a file in the format of iptables-save. Default: the live rules"
+    )
+    why.add_argument("-p", "--protocol", default="tcp", help="tcp, udp, icmp, icmpv6 or another protocol. Default: tcp")
+    why.add_argument(
+        "-s",
+        "--source",
+        metavar="ADDRESS",
+        help="the source address. Default: an address in the network of the interface",
+    )
+    why.add_argument("-d", "--destination", metavar="ADDRESS", help="the destination address. Default: this host")
+    why.add_argument("--sport", metavar="PORT", help="the source port. Default: 40001")
+    why.add_argument("--dport", metavar="PORT", help="the destination port; TCP and UDP need one")
+    why.add_argument(
+        "-i",
+        "--in-interface",
+        metavar="NAME",
+        help="the interface at which the packet comes in. Default: this host sends the packet",
+    )
+    why.add_argument(
+        "--icmp-type", default="echo-request", metavar="TYPE", help="a name or TYPE/CODE. Default: echo-request"
+    )
+    why.add_argument("--tcp-flags", metavar="FLAGS", help="such as SYN,ACK. Default: SYN")
+    why.add_argument("--ttl", type=int, metavar="N", help="TTL or hop limit. Default: 64")
+    why.add_argument("--tos", type=_number, default=0, metavar="N", help="TOS or traffic class. Default: 0")
+    why.add_argument(
+        "--mark", type=_number, default=0, metavar="N", help="the mark of a packet that this host sends. Default: 0"
+    )
+    add_layout(why, "those of this host", f"those of this host; with --interface, {FIRST}")
+    why.add_argument("-v", "--verbose", action="store_true", help="print all rules and policies that the packet meets")
+    why.add_argument("--json", action="store_true", help="print one JSON object")
+    why.add_argument(
+        "--live", action="store_true", help="wait for real packets of this kind on this host, as `iptc trace' does"
+    )
 
 
 def _number(text: str) -> int:
