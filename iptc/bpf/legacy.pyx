@@ -245,8 +245,7 @@ cdef class LegacyFinder(Finder):
     # ------------------------------------------------------------------ what was found
 
     cdef bint is_known(self) except -1:
-        # it is asked only when a table was replaced: the new one's counters may be put aside by its writer just now,
-        # of which the socket's reader knows more
+        # the counters of a table that has just come may be put aside by its writer: the socket's scan can tell
         return False
 
     cdef int keep(self) except -1:

@@ -506,6 +506,7 @@ cdef class NftFinder(Finder):
         self.kept = self.found.again()
         self.home = self.found.home
         self.keeps = False
+        self.compares = True
         self.rule, self.policy = self.found.where.counter, self.found.where.stats
         self.slack = 0
         self.sequence = 0

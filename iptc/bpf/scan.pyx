@@ -203,7 +203,7 @@ cdef class BpfScan(Scan):
             if status == FINE:
                 return True
             # another table may have changed, or a set
-            if not self._find(&marks) or not self.finder.is_known():
+            if not self.finder.compares or not self._find(&marks) or not self.finder.is_known():
                 return False
             self.copies.marks = marks
         return False
