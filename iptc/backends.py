@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._types import Family
+    from .model.backend_table import BackEndTable
     from .namespace import Place
 
 _SIDES = ("legacy", "nft")
@@ -81,7 +82,7 @@ def decide_again(there: Namespace) -> None:
     _decided.pop((there.cookie(), os.environ.get("IPTC_BACKEND")), None)
 
 
-def open_table(nfproto: Family, name: str, place: Place, side: str) -> Any:
+def open_table(nfproto: Family, name: str, place: Place, side: str) -> BackEndTable:
     """Return the `LegacyTable`, `NftTable` or `LibiptcTable` of a table; *side* is what `backend` returned."""
     # imported when needed, here and below: reading counters needs no table, and no program needs both back ends
     if side == "legacy":

@@ -14,10 +14,14 @@ from .model.saved import text_of_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
     from ._types import LockFile, Wait
+    from .language.program import Program
+    from .model.backend_table import BackEndTable
+    from .model.edits import Operation
+    from .model.views import ChainHead, ChainView, View
     from .namespace import Place
 
 
@@ -37,9 +41,9 @@ class _Notes:
 
     def __init__(self, session: Session | None = None) -> None:
         self.session = session
-        self.pending: list[Any] = []
-        self.view: Any = None
-        self.heads: dict[str, Any] | None = None
+        self.pending: list[Operation] = []
+        self.view: View | None = None
+        self.heads: dict[str, ChainHead] | None = None
 
     def forget(self) -> None:
         """Forget what was read."""
@@ -50,7 +54,7 @@ class _Notes:
 class TableState:
     """One open table: what was read of it, and the edits that are not committed yet. Whoever edits it holds `lock`."""
 
-    def __init__(self, table: Any, restoring: Any, trial: Any) -> None:
+    def __init__(self, table: BackEndTable, restoring: Any, trial: Any) -> None:
         self._table = table
         self.restoring = restoring
         self._trial = trial
@@ -77,7 +81,7 @@ class TableState:
         return self._notes is not self._own
 
     @property
-    def pending(self) -> Any:
+    def pending(self) -> bool:
         """Whether there are edits that are not committed."""
         return bool(self._notes.pending)
 
@@ -98,15 +102,15 @@ class TableState:
         return place
 
     @property
-    def order(self) -> Any:
+    def order(self) -> tuple[int, int, str]:
         """The key by which several tables are sorted: all threads lock them in this order."""
         return self._table.place.cookie, self._table.nfproto, self._table.name
 
-    def is_of(self, table: Any) -> bool:
+    def is_of(self, table: BackEndTable) -> bool:
         """Whether this is the state of *table*, as `table_at` gives it."""
         return bool(self.order == (table.place.cookie, table.nfproto, table.name))
 
-    def load(self) -> Any:
+    def load(self) -> View:
         """Return the table with its pending edits, as a `View`. It is read from the kernel if it is not known yet."""
         self._check_open()
         notes = self._notes
@@ -123,17 +127,17 @@ class TableState:
         """Raise if the table cannot be read. No rules are read for that if the back end can do without."""
         self._known_heads()
 
-    def find_chain(self, name: str) -> Any:
+    def find_chain(self, name: str) -> ChainView | ChainHead | None:
         """Return the `ChainView` or `ChainHead` of a chain, or None. Rules are read only if the back end must."""
         heads = self._known_heads()
         return self.load().chains.get(name) if heads is None else heads.get(name)
 
-    def list_chains(self) -> Any:
+    def list_chains(self) -> Collection[ChainView | ChainHead]:
         """Return the `ChainView` or `ChainHead` of each chain, in their order."""
         heads = self._known_heads()
         return self.load().in_order() if heads is None else heads.values()
 
-    def _known_heads(self) -> Any:
+    def _known_heads(self) -> dict[str, ChainHead] | None:
         """Return {name: `ChainHead`}, or None if the whole table is known: then the view is to be asked."""
         self._check_open()
         notes = self._notes
@@ -141,11 +145,11 @@ class TableState:
         if notes.view is not None or notes.pending:
             return None
         if heads is None:
-            heads = self._table.read_heads()
-            if heads is None:
+            found = self._table.read_heads()
+            if found is None:
                 self.load()
                 return None
-            heads = notes.heads = {head.name: head for head in heads}
+            heads = notes.heads = {head.name: head for head in found}
         return heads
 
     def has_user_chain(self, name: str, look_again: bool) -> bool:
@@ -156,10 +160,11 @@ class TableState:
         if not look_again:
             notes = self._notes
             view, heads = notes.view, notes.heads
+            chain: ChainView | ChainHead | None
             chain = view.chains.get(name) if view is not None else heads.get(name) if heads else None
         elif not self.lock.acquire(blocking=False):
-            heads = self._table.read_heads() or self._table.read().chains.values()
-            chain = next((head for head in heads if head.name == name), None)
+            found = self._table.read_heads() or self._table.read().chains.values()
+            chain = next((head for head in found if head.name == name), None)
         else:
             try:
                 self.forget()
@@ -178,7 +183,7 @@ class TableState:
         self._own.forget()
         self._of_session = _Notes(session)
 
-    def record(self, operation: Any) -> None:
+    def record(self, operation: Operation) -> None:
         """Apply *operation* to the view and keep it for `commit`."""
         notes = self._notes
         view = notes.view or self.load()
@@ -187,7 +192,7 @@ class TableState:
         operation.apply(view)
         notes.pending.append(operation)
 
-    def execute(self, operation: Any) -> None:
+    def execute(self, operation: Operation) -> None:
         """Commit *operation* alone. If the table was read before, that says which rule a position means."""
         self._check_open()
         if operation.binds and self._own.view is not None:
@@ -201,12 +206,12 @@ class TableState:
             return text_of_view(self._table.name, self.load(), counters)
         return str(self._table.save(counters))
 
-    def rehearse(self, operation: Any) -> None:
+    def rehearse(self, operation: Operation) -> None:
         """Raise if *operation* could not be committed now, after the pending edits. Nothing is sent."""
         self._check_open()
         rehearse(self._table, [*self._notes.pending, operation], self.wait, self.lock_file)
 
-    def name_rule(self, error: KernelError, program: Any) -> None:
+    def name_rule(self, error: KernelError, program: Program) -> None:
         """Add to *error*, with which the kernel refused *program*, the rule that is the reason for it."""
         self._trial.name_rule(error, self._table, program)
 
@@ -219,7 +224,7 @@ class TableState:
         del self._notes.pending[mark:]
         self._notes.forget()
 
-    def take(self) -> Any:
+    def take(self) -> list[Operation]:
         """Return the pending edits, and forget them."""
         self._check_open()
         notes = self._notes
@@ -227,7 +232,7 @@ class TableState:
         notes.forget()
         return pending
 
-    def table_to_send(self) -> Any:
+    def table_to_send(self) -> BackEndTable:
         """Return the back end's table, and forget what was read of it."""
         self._notes.forget()
         return self._table
@@ -270,7 +275,7 @@ def commit(states: Iterable[TableState], wait: Wait = UNSET) -> None:
     transmit([(state, state.take()) for state in states], wait)
 
 
-def transmit(parts: list[tuple[TableState, Any]], wait: Wait = UNSET) -> None:
+def transmit(parts: list[tuple[TableState, list[Operation]]], wait: Wait = UNSET) -> None:
     """Send [(state, edits)] of several tables under the xtables lock: all of them, or none if this raises.
 
     *wait* counts for this commit alone. Without it, the shortest *wait* of the tables counts.
@@ -281,8 +286,8 @@ def transmit(parts: list[tuple[TableState, Any]], wait: Wait = UNSET) -> None:
     _alone(lambda: _transmit(parts, wait))
 
 
-def _alone(work: Callable[[], Any]) -> Any:
-    """Return work(), which sends something. Raises `TransactionError` if this thread is sending something already."""
+def _alone(work: Callable[[], None]) -> None:
+    """Call work(), which sends something. Raises `TransactionError` if this thread is sending something already."""
     busy = _sending.get(get_ident())
     if busy is not None and busy.open:
         raise TransactionError(
@@ -291,13 +296,13 @@ def _alone(work: Callable[[], Any]) -> Any:
     busy = Session()
     try:
         _sending[get_ident()] = busy
-        return work()
+        work()
     finally:
         busy.open = False
         _sending.pop(get_ident(), None)
 
 
-def _transmit(parts: list[tuple[TableState, Any]], wait: Wait) -> None:
+def _transmit(parts: list[tuple[TableState, list[Operation]]], wait: Wait) -> None:
     locks: dict[str | None, XTablesLock] = {}
     for state, _ in parts:
         lock = locks.setdefault(lock_path(state.lock_file), XTablesLock(path=state.lock_file))
@@ -314,13 +319,13 @@ def _transmit(parts: list[tuple[TableState, Any]], wait: Wait) -> None:
             state.table_to_send()
 
 
-def _stricter(one: Any, other: Any) -> Any:
+def _stricter(one: float | None, other: float | None) -> float | None:
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
 
 
-def table_at(nfproto: int, name: str, place: Place, backend: str | None = None) -> Any:
+def table_at(nfproto: int, name: str, place: Place, backend: str | None = None) -> BackEndTable:
     """Return the back end's table *name* of *place*. Nothing is read yet."""
     return backends.open_table(nfproto, name, place, side_at(place, backend))
 
@@ -331,12 +336,14 @@ def side_at(place: Place, backend: str | None = None) -> str:
         return backends.side_in(there, backend)
 
 
-def send(table: Any, operations: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
+def send(table: BackEndTable, operations: list[Operation], wait: Wait = None, lock_file: LockFile = None) -> None:
     """Commit *operations* to a table of `table_at` under the xtables lock. What was read of it is forgotten."""
     send_together([(table, operations)], wait, lock_file)
 
 
-def send_together(parts: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
+def send_together(
+    parts: list[tuple[BackEndTable, list[Operation]]], wait: Wait = None, lock_file: LockFile = None
+) -> None:
     """Commit [(table of `table_at`, operations)] of one back end as `send` does: all of them or none."""
     _alone(lambda: parts[0][0].commit_together(parts, XTablesLock(wait=wait, path=lock_file)))
     for state in list(_open_tables):
@@ -344,7 +351,7 @@ def send_together(parts: Any, wait: Wait = None, lock_file: LockFile = None) -> 
             state.forget()
 
 
-def rehearse(table: Any, operations: Any, wait: Wait = None, lock_file: LockFile = None) -> None:
+def rehearse(table: BackEndTable, operations: list[Operation], wait: Wait = None, lock_file: LockFile = None) -> None:
     """Do everything that `send` does, except to change the table. Raises what `send` would raise."""
     _alone(lambda: table.rehearse(operations, XTablesLock(wait=wait, path=lock_file)))
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from .._applied import Mark
     from ..language.program import Program, Run
+    from ..model.edits import Operation
     from ..namespace import Place
 
 
@@ -59,7 +60,7 @@ class _Handle(Handle, ArrangesAtOnce):
 
     # verbs that only restored texts use
 
-    line = None
+    line: int | None = None
     """The line of the restored text that is being carried out, or None."""
 
     def begin(self, program: Program) -> None:
@@ -121,7 +122,7 @@ class LibiptcTable:
         finally:
             handle.close()
 
-    def read_heads(self) -> Any:
+    def read_heads(self) -> None:
         """Return None: a legacy table is read as a whole."""
         return None
 
@@ -136,17 +137,17 @@ class LibiptcTable:
         """Raise if the kernel has no such table, or refuses to let this process read it."""
         self._open().close()
 
-    def rehearse(self, operations: list[Any], lock: Any) -> None:
+    def rehearse(self, operations: list[Operation], lock: Any) -> None:
         """Carry out *operations* as `commit` does, but send nothing."""
         with lock:
             self._edited(operations).close()
 
-    def commit(self, operations: list[Any], lock: Any) -> None:
+    def commit(self, operations: list[Operation], lock: Any) -> None:
         """Carry out *operations* on the table as it is now, and send it under *lock*: all of them or none."""
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
-    def commit_together(parts: list[tuple[Any, list[Any]]], lock: Any) -> None:
+    def commit_together(parts: list[tuple[LibiptcTable, list[Operation]]], lock: Any) -> None:
         """Commit [(table, operations)] of several tables under one *lock*: all of them or none.
 
         Each table is replaced once. If the kernel refuses a later one, the earlier ones are made again as they were
@@ -169,7 +170,7 @@ class LibiptcTable:
                 for handle in handles:
                     handle.close()
 
-    def _edited(self, operations: list[Any]) -> Any:
+    def _edited(self, operations: list[Operation]) -> _Handle:
         handle = self._open()
         try:
             before = handle.view()
@@ -179,7 +180,7 @@ class LibiptcTable:
             raise
         return handle
 
-    def _send(self, handle: _Handle, operations: list[Any], made: Mark) -> None:
+    def _send(self, handle: _Handle, operations: list[Operation], made: Mark) -> None:
         for attempt in range(_RETRIES):
             try:
                 handle.commit(made)
@@ -212,7 +213,7 @@ class LibiptcTable:
         return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
 
 
-def _put_back(sent: list[tuple[Any, View, Mark]], error: BaseException) -> None:
+def _put_back(sent: list[tuple[LibiptcTable, View, Mark]], error: BaseException) -> None:
     """Make the tables of *sent*, [(table, view, mark)], again as they were. *error* is why. Raises `PartialCommit` if
     the kernel refuses that."""
     left, reason = [], None

@@ -16,7 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..model.edits import Operation
     from ..namespace import Place
+    from .restore import TableDraft
 
 
 _RETRIES = 16
@@ -25,8 +27,7 @@ _RETRIES = 16
 class LegacyTable:
     """One table of one family in one network namespace. What can be edited is in `model.edits`.
 
-    Higher levels use `backend`, `nfproto`, `name`, `place`, `read`, `read_heads`, `save`, `require`, `rehearse`,
-    `commit`, `commit_together` and `close` of a back end's table, and nothing else.
+    Higher levels use what `model.backend_table.BackEndTable` names, and nothing else.
     """
 
     backend = "legacy"
@@ -46,7 +47,7 @@ class LegacyTable:
         """Return the table as it is in the kernel now (`IPT_SO_GET_ENTRIES`), as a `View`."""
         return self._view(self._blob())
 
-    def _blob(self) -> Any:
+    def _blob(self) -> TableBlob:
         with self.place.open() as there:
             blob = TableBlob(self.nfproto, self.name, there)
         self.place.check(blob.cookie)
@@ -57,7 +58,7 @@ class LegacyTable:
 
     def _chain(
         self, blob: TableBlob, name: str, policy: str | None, counters: tuple[int, int] | None, first: int, end: int
-    ) -> Any:
+    ) -> ChainView:
         return ChainView(
             self.nfproto,
             name,
@@ -68,7 +69,7 @@ class LegacyTable:
             read_like=lambda entry: blob.entries_like(first, end, entry),
         )
 
-    def read_heads(self) -> Any:
+    def read_heads(self) -> None:
         """Return None: a legacy table is read as a whole."""
         return None
 
@@ -88,12 +89,12 @@ class LegacyTable:
         with self.place.open() as there:
             TableScan(self.nfproto, self.name, there).close()
 
-    def rehearse(self, operations: list[Any], lock: Any) -> None:
+    def rehearse(self, operations: list[Operation], lock: Any) -> None:
         """Carry out *operations* as `commit` does, but send nothing."""
         with lock:
             self._draft(operations).close()
 
-    def commit(self, operations: list[Any], lock: Any) -> None:
+    def commit(self, operations: list[Operation], lock: Any) -> None:
         """Carry out *operations* on the table as it is now, and send it under *lock*: all of them or none.
 
         If a writer that takes no lock changes the table meanwhile (EAGAIN), the table is read again and the operations
@@ -102,7 +103,7 @@ class LegacyTable:
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
-    def commit_together(parts: list[tuple[Any, list[Any]]], lock: Any) -> None:
+    def commit_together(parts: list[tuple[LegacyTable, list[Operation]]], lock: Any) -> None:
         """Commit [(table, operations)] of several tables under one *lock*: all of them or none.
 
         The kernel replaces one table at a time. If it refuses a later one, the earlier ones are put back, with what
@@ -113,7 +114,7 @@ class LegacyTable:
                 if _attempt(parts, left > 1):
                     return
 
-    def _draft(self, operations: list[Any]) -> Any:
+    def _draft(self, operations: list[Operation]) -> TableDraft:
         """Return a draft of the table as it is now, with *operations* carried out."""
         with self.place.open() as there:
             draft = self._new_draft(TableBlob(self.nfproto, self.name, there), there)
@@ -129,7 +130,7 @@ class LegacyTable:
         return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
 
 
-def _attempt(parts: list[tuple[Any, list[Any]]], again: bool) -> bool:
+def _attempt(parts: list[tuple[LegacyTable, list[Operation]]], again: bool) -> bool:
     """Send [(table, operations)] to the tables as they are now. Return False if a writer that takes no lock changed one
     of them meanwhile, and *again* says that it may be tried once more."""
     drafts = []

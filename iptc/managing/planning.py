@@ -13,7 +13,7 @@ from .. import _core, state
 from .._applied import telling, telling_methods
 from ..errors import Conflict, NotFound, ParameterTypeError, kernel_error
 from ..model.arranging import Arrangement
-from ..model.edits import check_new_name
+from ..model.edits import Operation, check_new_name
 from ..namespace import Place
 from ..nft.sockets import sockets_of
 from . import numbering
@@ -264,14 +264,11 @@ def _no_chain(nfproto: Family, table: str, chain: str, position: int, rule: str,
     )
 
 
-class _Rework:
+class _Rework(Operation):
     """The edits of a plan in one table, as one operation. *expected* are the chains that the plan was made for.
 
     *unused*: builtin chains to delete, as if no program had used them yet. With *empty* the table is deleted too.
     """
-
-    binds = False
-    changed = True
 
     def __init__(
         self,

@@ -8,15 +8,14 @@ from . import edits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ..language.program import Program
+    from .handle import Handle
 
 
 _BY_LETTER = {kind.letter: kind for kind in vars(edits).values() if getattr(kind, "letter", None)}
 
 
-def interpret(program: Program, handle: Any) -> None:
+def interpret(program: Program, handle: Handle) -> None:
     """Carry out the commands of *program* on *handle*: a `View`, a draft, libiptc's handle, or the plan of a batch.
 
     A handle has the verbs of single edits (see `model.edits`), and for texts:
@@ -35,7 +34,7 @@ def interpret(program: Program, handle: Any) -> None:
     for line, letter, chain, number, rule, other, counters in program.commands(runs=True):
         handle.line = line
         kind = _BY_LETTER[letter]
-        command = edits.TextCommand(chain or "", number, rule, other, counters)
+        command = edits.TextCommand(chain or "", number, rule, other or "", counters)
         try:
             if chain or not kind.of_all:
                 kind.in_text(handle, program, command)

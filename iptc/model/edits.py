@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..errors import KernelError
-    from ..language.program import Program
-    from .views import ChainView, View
+    from ..language.program import Program, Run
+    from .handle import Handle
+    from .views import Anchor, ChainView, View
 
 
 NO_CHAIN = "No chain/target/match by that name"
@@ -44,7 +45,7 @@ class TextCommand:
 
     __slots__ = ("chain", "number", "rule", "other", "counters")
 
-    def __init__(self, chain: str, number: int, rule: Any, other: Any, counters: tuple[int, int] | None) -> None:
+    def __init__(self, chain: str, number: int, rule: Run, other: str, counters: tuple[int, int] | None) -> None:
         self.chain = chain
         self.number = number
         self.rule = rule
@@ -52,10 +53,36 @@ class TextCommand:
         self.counters = counters
 
 
-class _Edit:
+class Operation:
+    """What a commit carries out on a table: an edit, a whole restored text, or the edits of a plan."""
+
+    __slots__ = ()
+
+    changed: int = True
+    """After `do`: whether the operation changed anything, or how many rules it deleted."""
+
+    binds = False
+    """Whether `bind` must be called when the operation is made."""
+
+    def bind(self, view: View) -> None:
+        """Remember what the rule at a position says in *view*, so that it is found again at the commit."""
+
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
+        """Carry it out on *handle*. look() returns a `View` of the table, for operations that depend on its rules."""
+        raise NotImplementedError
+
+    def apply(self, view: View) -> None:
+        """Carry it out on a table in memory. Raises what `refused` returns."""
+        perform(self, view, view.look)
+
+    def refused(self, number: int) -> KernelError:
+        """Return the exception for errno *number*: it says why the operation cannot be carried out."""
+        raise NotImplementedError
+
+
+class _Edit(Operation):
     """One edit of a chain. *what* is the beginning of its error messages; the name of the chain is put into it.
 
-    do(handle, look) carries the edit out. look() returns a `View` of the table, for edits that depend on what is there.
     in_text(handle, program, command) carries out one command of a restored text.
     """
 
@@ -74,22 +101,12 @@ class _Edit:
     of_all: str | None = None
     """The chains that a command in a text means if it names none: "chains" or "chains of users"."""
 
-    changed: int = True
-    """After `do`: whether the edit changed anything, or how many rules it deleted."""
-
-    binds = False
-    """Whether `bind(view)` must be called when the edit is made: it remembers what the rule at a position says."""
-
-    def find_chain(self, view: View) -> Any:
+    def find_chain(self, view: View) -> ChainView:
         """Return the `ChainView` of the edit's chain in *view*."""
         try:
             return view.chains[self.chain]
         except KeyError:
             raise refusal(_errno.ENOENT) from None
-
-    def apply(self, view: View) -> None:
-        """Carry the edit out on a table in memory. Raises what `refused` returns."""
-        perform(self, view, view.look)
 
     def reason(self, errno: int) -> str:
         """Return iptables' message for *errno*."""
@@ -101,9 +118,9 @@ class _Edit:
         number_of = errno or 0
         return cls.words_in_text.get(number_of) or cls.words.get(number_of) or reason_of(errno)
 
-    def refused(self, errno: int) -> KernelError:
-        """Return the exception that says why the edit cannot be carried out."""
-        return kernel_error(self.what.format(self.chain), errno, self.reason(errno))
+    def refused(self, number: int) -> KernelError:
+        """Return the exception for errno *number*, with iptables' message."""
+        return kernel_error(self.what.format(self.chain), number, self.reason(number))
 
 
 def reason_of(errno: int | None) -> str:
@@ -111,7 +128,7 @@ def reason_of(errno: int | None) -> str:
     return _WORDS.get(errno or 0) or strerror(errno or 0)
 
 
-def perform(operation: Any, handle: Any, look: Callable[[], View]) -> None:
+def perform(operation: Operation, handle: Handle, look: Callable[[], View]) -> None:
     """Carry out *operation* on *handle*. If a verb raises `OSError`, raise the exception of the operation instead."""
     try:
         operation.do(handle, look)
@@ -119,7 +136,7 @@ def perform(operation: Any, handle: Any, look: Callable[[], View]) -> None:
         # some are an `OSError` too
         raise
     except OSError as error:
-        raise operation.refused(error.errno) from None
+        raise operation.refused(error.errno or 0) from None
 
 
 class Append(_Edit):
@@ -132,7 +149,7 @@ class Append(_Edit):
     def __init__(self, chain: str, entry: bytes) -> None:
         self.chain, self.entry = chain, entry
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         handle.append(self.chain, self.entry)
 
     def apply(self, view: View) -> None:
@@ -143,7 +160,7 @@ class Append(_Edit):
         chain.append(self.entry)
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.append_run(command.rule)
 
 
@@ -157,7 +174,7 @@ class Insert(_Edit):
 
     def __init__(self, chain: str, entry: bytes, position: int) -> None:
         self.chain, self.entry, self.position = chain, entry, position
-        self.anchor = None
+        self.anchor: Anchor | None = None
 
     def bind(self, view: View) -> None:
         # a chain that was made since *view* was read has no rule that could be meant
@@ -165,18 +182,19 @@ class Insert(_Edit):
         if chain is not None and 0 < self.position < len(chain):
             self.anchor = chain.anchor(self.position)
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         position = self.position
         if self.anchor is not None:
-            position = self.find_chain(look()).locate(self.anchor)
-            if position is None:
+            found = self.find_chain(look()).locate(self.anchor)
+            if found is None:
                 raise Conflict(
                     f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone"
                 )
+            position = found
         handle.insert(self.chain, self.entry, position)
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.insert(command.chain, handle.take(command.rule), command.number - 1)
 
 
@@ -196,7 +214,7 @@ class EnsureRule(_Edit):
             raise refusal(_errno.E2BIG)
         return bool(self.changed)
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         if not self._is_missing(self.find_chain(look())):
             return
         if self.position is None:
@@ -205,7 +223,7 @@ class EnsureRule(_Edit):
             handle.insert(self.chain, self.entry, self.position)
 
 
-def first_like(nfproto: int, entry: bytes) -> Any:
+def first_like(nfproto: int, entry: bytes) -> Anchor:
     """Return the anchor (see `ChainView.anchor`) of the first rule that is the same as *entry*."""
     return entry, comparing.compare_key(nfproto, entry), 0
 
@@ -215,7 +233,7 @@ class _OfOneRule(_Edit):
 
     binds = True
 
-    def __init__(self, chain: str, position: int | None = None, anchor: Any = None) -> None:
+    def __init__(self, chain: str, position: int | None = None, anchor: Anchor | None = None) -> None:
         self.chain, self.position, self.anchor = chain, position, anchor
 
     def bind(self, view: View) -> None:
@@ -224,16 +242,18 @@ class _OfOneRule(_Edit):
         if chain is not None and self.anchor is None and self.position is not None and self.position < len(chain):
             self.anchor = chain.anchor(self.position)
 
-    def find(self, look: Callable[[], View]) -> Any:
+    def find(self, look: Callable[[], View]) -> int:
         """Return the position of the rule in the table that look() returns. Raises `Conflict` if it is gone."""
-        if self.anchor is None:
-            return self.position
-        position = self.find_chain(look()).locate(self.anchor)
-        if position is not None:
-            return position
-        if self.position is None:
+        position = self.position
+        if self.anchor is not None:
+            position = self.find_chain(look()).locate(self.anchor)
+            if position is None and self.position is not None:
+                raise Conflict(
+                    f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone"
+                )
+        if position is None:
             raise refusal(_errno.ENOENT)
-        raise Conflict(f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone")
+        return position
 
 
 class Replace(_OfOneRule):
@@ -247,11 +267,11 @@ class Replace(_OfOneRule):
         super().__init__(chain, position)
         self.entry = entry
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         handle.replace(self.chain, self.entry, self.find(look))
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.replace(command.chain, handle.take(command.rule), command.number - 1)
 
 
@@ -262,7 +282,9 @@ class Delete(_OfOneRule):
     letter = "D"
     words = {_errno.ENOENT: _BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
 
-    def __init__(self, chain: str, position: int | None = None, anchor: Any = None, missing_ok: bool = False) -> None:
+    def __init__(
+        self, chain: str, position: int | None = None, anchor: Anchor | None = None, missing_ok: bool = False
+    ) -> None:
         super().__init__(chain, position, anchor)
         self.missing_ok = missing_ok
 
@@ -276,7 +298,7 @@ class Delete(_OfOneRule):
         is."""
         return reason_of(errno) if number and errno == _errno.ENOENT else super().reason_in_text(errno, number)
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         self.changed = False
         try:
             position = self.find(look)
@@ -288,7 +310,7 @@ class Delete(_OfOneRule):
         self.changed = True
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.delete(
             command.chain, command.number - 1 if command.number else handle.locate(command.chain, command.rule)
         )
@@ -302,7 +324,7 @@ class DeleteRules(_Edit):
     def __init__(self, chain: str, chosen: Callable[[bytes], Any]) -> None:
         self.chain, self.chosen = chain, chosen
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         entries = self.find_chain(look()).entries
         positions = [position for position, entry in enumerate(entries) if self.chosen(entry)]
         self.changed = len(positions)
@@ -317,7 +339,7 @@ class Check(_Edit):
     words = {_errno.ENOENT: _BAD_RULE}
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.locate(command.chain, command.rule)
 
 
@@ -335,11 +357,11 @@ class Flush(_OfChain):
     letter = "F"
     of_all = "chains"
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         handle.flush(self.chain)
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.flush(command.chain)
 
 
@@ -351,11 +373,11 @@ class Zero(_OfChain):
     words_in_text = {_errno.E2BIG: "Index of counter too big"}
     of_all = "chains"
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         handle.zero(self.chain)
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         if command.number:
             handle.zero_rule(command.chain, command.number - 1)
         else:
@@ -382,11 +404,11 @@ class CreateChain(_OfChain):
     letter = "N"
     words = {_errno.EEXIST: "Chain already exists"}
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         handle.create_chain(self.chain)
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.create_chain(command.chain)
 
 
@@ -399,7 +421,7 @@ class EnsureChain(_Edit):
     def __init__(self, chain: str, empty: bool = False) -> None:
         self.chain, self.empty = chain, empty
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         chain = look().chains.get(self.chain)
         self.changed = chain is None or bool(self.empty and len(chain))
         if chain is None:
@@ -420,11 +442,11 @@ class DeleteChain(_OfChain):
         _errno.ENOTEMPTY: "Chain is not empty",
     }
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         handle.delete_chain(self.chain)
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.delete_chain(command.chain)
 
 
@@ -437,11 +459,11 @@ class RenameChain(_Edit):
     def __init__(self, chain: str, new: str) -> None:
         self.chain, self.new = chain, new
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         handle.rename_chain(self.chain, self.new)
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.rename_chain(command.chain, command.other)
 
 
@@ -455,11 +477,11 @@ class SetPolicy(_Edit):
         self.chain, self.policy, self.counters = chain, policy, counters
         self.what = f"can't set policy {policy.replace('{', '{{').replace('}', '}}')} on chain {{}}"
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         self.changed = handle.set_policy(self.chain, self.policy, self.counters)
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.set_policy(command.chain, command.other, command.counters)
 
 
@@ -470,16 +492,14 @@ class Declare(_Edit):
     words = SetPolicy.words
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
-        (_declare_on_nft if program.nft else _declare)(
-            handle, program.flush, command.chain, command.other, command.counters
-        )
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+        (_declare_on_nft if program.nft else _declare)(handle, program, command.chain, command.other, command.counters)
 
 
-def _declare(handle: Any, anew: bool, chain: str, policy: str, counters: tuple[int, int] | None) -> None:
-    """Carry out `:CHAIN` as iptables-legacy-restore does. *anew*: the table was emptied when the text began."""
+def _declare(handle: Handle, program: Program, chain: str, policy: str, counters: tuple[int, int] | None) -> None:
+    """Carry out `:CHAIN` as iptables-legacy-restore does."""
     there = handle.policy_of(chain)
-    if there == "" and not anew:
+    if there == "" and not program.flush:
         handle.flush(chain)
     elif not there:
         try:
@@ -495,14 +515,16 @@ def _declare(handle: Any, anew: bool, chain: str, policy: str, counters: tuple[i
     except OSError as error:
         reason = SetPolicy.reason_in_text(error.errno, 0)
         said = f"Can't set policy `{policy}' on `{chain}' line {handle.line}: {reason}"
-        raise at_line(ParameterError(said), handle.line, IPTCError.status) from None
+        raise at_line(ParameterError(said), handle.line or 0, IPTCError.status) from None
 
 
-def _declare_on_nft(handle: Any, anew: bool, chain: str, policy: str, counters: tuple[int, int] | None) -> None:
+def _declare_on_nft(
+    handle: Handle, program: Program, chain: str, policy: str, counters: tuple[int, int] | None
+) -> None:
     """Carry out `:CHAIN` as iptables-nft-restore does: it ignores the policy of a user chain."""
     there = handle.policy_of(chain)
     if there is None:
-        check_new_name(handle.nfproto, chain, declared=True)
+        check_new_name(program.nfproto, chain, declared=True)
         handle.create_chain(chain)
     elif not there:
         handle.flush(chain)
@@ -510,7 +532,7 @@ def _declare_on_nft(handle: Any, anew: bool, chain: str, policy: str, counters: 
         raise ParameterError(f"invalid policy counters for chain '{chain}'")
     else:
         # if the table was emptied, the chain is made again, with the policy ACCEPT
-        same = "ACCEPT" if anew else there
+        same = "ACCEPT" if program.flush else there
         handle.set_policy(chain, same if policy == "-" else policy, counters)
 
 
@@ -520,14 +542,14 @@ class OnlyJump(_Edit):
     letter = "?"
 
     @staticmethod
-    def in_text(handle: Any, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
         handle.take(command.rule)
 
 
 class Replay:
     """Carries out the edits of one commit, one after the other, on the table as it is now."""
 
-    def __init__(self, handle: Any, read_view: Callable[[], View], operations: list[Any]) -> None:
+    def __init__(self, handle: Handle, read_view: Callable[[], View], operations: list[Operation]) -> None:
         self._handle = handle
         self._read_view = read_view
         self._view: View | None = None
@@ -551,6 +573,6 @@ class Replay:
             except IPTCError:
                 raise
             except OSError as error:
-                raise operation.refused(error.errno) from None
+                raise operation.refused(error.errno or 0) from None
             if self._view is not None and operation is not self._operations[-1]:
                 operation.apply(self._view)

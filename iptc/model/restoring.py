@@ -6,9 +6,10 @@ import errno
 import os
 
 from .. import _core
-from ..errors import KernelError, ParameterError, ParameterTypeError, at_line
+from ..errors import KernelError, ParameterError, ParameterTypeError, at_line, kernel_error
 from ..language.program import Reader, visible
 from .commands import interpret
+from .edits import Operation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
     from ..language.program import Program
+    from .handle import Handle
     from .views import View
 
 
@@ -105,7 +107,7 @@ def _wait_for(file: IO[Any]) -> None:
     waiting.poll()
 
 
-def _encoded(text: str) -> Any:
+def _encoded(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
@@ -158,7 +160,7 @@ class AtCommit:
     def __init__(self, program: Program) -> None:
         self._line = program.last_line
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> AtCommit:
         return self
 
     def __exit__(
@@ -179,16 +181,17 @@ def _with_last(parts: Any) -> Iterator[Any]:
     yield previous, True
 
 
-class Restore:
+class Restore(Operation):
     """The edit that a restored text is: it carries out a whole `Program` on its table."""
-
-    binds = False
-    changed = True
 
     def __init__(self, program: Program) -> None:
         self.program = program
 
-    def do(self, handle: Any, look: Callable[[], View]) -> None:
+    def refused(self, number: int) -> KernelError:
+        """Return the exception for errno *number* of a call that is for no command of the text."""
+        return kernel_error(f"can't restore table {self.program.table}", number, os.strerror(number))
+
+    def do(self, handle: Handle, look: Callable[[], View]) -> None:
         """Carry it out on a handle of any kind."""
         interpret(self.program, handle)
 

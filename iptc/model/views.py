@@ -12,10 +12,14 @@ from ..language import comparing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
     from ..language.program import Program, Run
+
+    Key = tuple[Any, ...]
+    Anchor = tuple[bytes, Key | None, int]
+    """How a rule is found again: its bytes, its key for comparing, and how many rules with this key stand before it."""
 
 
 class ChainHead:
@@ -72,7 +76,7 @@ class ChainView:
         # the rules are a list while they are only read and appended; the first other edit turns them into rows, and the
         # list is then made again when it is needed
         self._entries: list[bytes] | None = None
-        self._rows: Any = None
+        self._rows: Sequence | None = None
         self._index: _Index | None = None
         self._asked = False
         self._jumps: Jumps | None = None
@@ -101,13 +105,13 @@ class ChainView:
 
     # edits
 
-    def _rows_beside_entries(self) -> Any:
+    def _rows_beside_entries(self) -> Sequence:
         """Return the rules as rows: inserting and deleting at any position is cheap there."""
         if self._rows is None:
             self._rows = Sequence(map(Row, self.entries))
         return self._rows
 
-    def _as_rows(self) -> Any:
+    def _as_rows(self) -> Sequence:
         """Return the rows, which the caller will edit."""
         rows = self._rows_beside_entries()
         self._entries = None
@@ -147,7 +151,7 @@ class ChainView:
     def reset(self, entries: list[bytes]) -> None:
         """Replace all rules by *entries*."""
         if self._jumps is not None:
-            for row in self._rows:
+            for row in self._rows_beside_entries():
                 self._jumps.forget(row)
         self._entries, self._rows, self._index = entries, None, None
         if self._jumps is not None:
@@ -181,7 +185,7 @@ class ChainView:
 
     # looking
 
-    def _first(self, entry: bytes, key: Any = None) -> int | None:
+    def _first(self, entry: bytes, key: Key | None = None) -> int | None:
         """Return the position of the first rule that is the same as *entry*, or None. *key* is its key, if known."""
         if not self._asked and self._rows is None:
             # for a single question it is cheaper to look at each rule than to make an index
@@ -206,7 +210,7 @@ class ChainView:
         """
         return self._first(self._as_stored(entry))
 
-    def anchor(self, position: int) -> Any:
+    def anchor(self, position: int) -> Anchor:
         """Return a name for the rule at *position*: (its bytes, its key, how many rules with this key stand before)."""
         if not self._asked and self._rows is None:
             self._asked = True
@@ -217,10 +221,10 @@ class ChainView:
                 comparing.count_like(self._nfproto, self.entries, position),
             )
         index = self._indexed()
-        row = self._rows[position]
+        row = self._rows_beside_entries()[position]
         return row.entry, row.key, index.count_before(row)
 
-    def locate(self, anchor: Any) -> int | None:
+    def locate(self, anchor: Anchor) -> int | None:
         """Return the position of the rule that *anchor* names, or None."""
         entry, key, skip = anchor
         there = self._as_stored(entry)
@@ -234,15 +238,15 @@ class ChainView:
 class _Index:
     """The rows of a chain by their keys (`comparing.compare_key`), updated with each edit."""
 
-    def __init__(self, nfproto: int, rows: Any) -> None:
+    def __init__(self, nfproto: int, rows: Sequence) -> None:
         self._nfproto = nfproto
         self._rows = rows
-        self._by_key: dict[Any, Any] = {}
+        self._by_key: dict[Key | None, list[Row]] = {}
         """key -> the rows with this key, in their order"""
         for row in rows:
             self._enter(row).append(row)
 
-    def _enter(self, row: Row) -> Any:
+    def _enter(self, row: Row) -> list[Row]:
         """Return the list of the rows with the key of *row*."""
         if row.key is None:
             row.key = comparing.compare_key(self._nfproto, row.entry)
@@ -263,7 +267,7 @@ class _Index:
         if not same:
             del self._by_key[row.key]
 
-    def _rank(self, same: Any, row: Row) -> int:
+    def _rank(self, same: list[Row], row: Row) -> int:
         """Return how many of the rows *same* stand before *row*."""
         low, high = 0, len(same)
         if high == 0 or high == 1 and same[0] is row:
@@ -281,7 +285,7 @@ class _Index:
         """Return how many rows with the key of *row* stand before it."""
         return self._rank(self._by_key[row.key], row)
 
-    def find(self, key: Any, skip: int = 0) -> int | None:
+    def find(self, key: Key, skip: int = 0) -> int | None:
         """Return the position of the row with *key* that has *skip* such rows before it, or None."""
         same = self._by_key.get(key, ())
         return int(self._rows.position(same[skip])) if skip < len(same) else None
@@ -292,7 +296,7 @@ class Jumps:
 
     def __init__(self, nfproto: int) -> None:
         self._nfproto = nfproto
-        self._rows: dict[Any, Any] = {}
+        self._rows: dict[bytes, dict[Row, ref[Any]]] = {}
 
     def note(self, row: Row, chain: Any) -> None:
         """Add *row* of *chain*, if it jumps to a chain."""
@@ -310,17 +314,17 @@ class Jumps:
             if not rows:
                 del self._rows[label]
 
-    def to(self, name: str) -> Any:
+    def to(self, name: str) -> list[tuple[Row, Any]]:
         """Return [(row, chain)] of the rows that jump to chain *name*."""
         rows = self._rows.get(name.encode("utf-8", "surrogateescape"), {})
         return [(row, chain()) for row, chain in rows.items()]
 
 
-def _chain_order(chain: Any) -> Any:
+def _chain_order(chain: ChainView) -> tuple[int, bytes]:
     return (1, chain.name.encode("utf-8", "surrogateescape")) if chain.policy is None else (0, b"")
 
 
-def refusal(error: int) -> Any:
+def refusal(error: int) -> OSError:
     """Return the `OSError` with errno *error* that a verb raises. The edit that called it knows iptables' message."""
     return OSError(error, os.strerror(error))
 
@@ -331,24 +335,26 @@ class View:
     It is one of the kinds of handles that `model.edits` describes: its verbs raise `OSError` with an errno.
     """
 
-    line = None
+    line: int | None = None
     """The line of the restored text that is being carried out, or None."""
 
-    def __init__(self, nfproto: int, chains: Any, stored: Callable[[int, bytes], bytes] | None = None) -> None:
+    def __init__(
+        self, nfproto: int, chains: Iterable[ChainView], stored: Callable[[int, bytes], bytes] | None = None
+    ) -> None:
         self.nfproto = nfproto
         self.chains: dict[str, ChainView] = {chain.name: chain for chain in chains}
         self._stored = stored
         self._sorted = True
         self._jumps: Jumps | None = None
 
-    def in_order(self) -> Any:
+    def in_order(self) -> Collection[ChainView]:
         """Return the chains: builtin ones in the order of their hooks, then user chains by name, as libiptc does."""
         if not self._sorted:
             self.chains = {chain.name: chain for chain in sorted(self.chains.values(), key=_chain_order)}
             self._sorted = True
         return self.chains.values()
 
-    def look(self) -> Any:
+    def look(self) -> View:
         """Return itself: an edit that is carried out on a view looks at that view."""
         return self
 
@@ -379,7 +385,7 @@ class View:
         """`iptables -D`, by number."""
         self._chain_with(name, position).delete(position)
 
-    def _chain_with(self, name: str, position: int) -> Any:
+    def _chain_with(self, name: str, position: int) -> ChainView:
         """Return the chain. Raises `OSError` (E2BIG) unless it has a rule at *position*."""
         chain = self._chain(name)
         if position >= len(chain):
@@ -501,7 +507,7 @@ class Entry(bytes):
     _position: int
 
     @classmethod
-    def first(cls, chain: Any) -> Entry | None:
+    def first(cls, chain: ChainView | None) -> Entry | None:
         """Return the first entry of *chain*, or None."""
         return cls._at(chain.entries, 0) if chain is not None else None
 

@@ -6,10 +6,11 @@ from .._rope import Row, Sequence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ..language.program import Run
     from ..model.views import ChainView
+
+    Hook = tuple[int, bytes, int]
+    """The hook of a base chain: (its number, the type of the chain, its priority)."""
 
 
 class ChainPlan:
@@ -30,7 +31,15 @@ class ChainPlan:
         "__weakref__",
     )
 
-    def __init__(self, name: str, label: bytes, policy: str | None, handle: int, hook: Any, rules: Any = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        label: bytes,
+        policy: str | None,
+        handle: int,
+        hook: Hook | None,
+        rules: list[int | Row] | None = None,
+    ) -> None:
         self.name = self.old_name = name
         self.label = label
         self.policy = policy
@@ -39,15 +48,21 @@ class ChainPlan:
         self.view: ChainView | None = None
         """A `ChainView` of the rules, or None. Once it is made, each edit updates it."""
         self._rules = None if rules is None else Sequence(rules)
-        self._head: list[Any] = []
-        self._tail: list[Any] = []
+        self._head: list[int | Row] = []
+        self._tail: list[int | Row] = []
         self._runs: list[tuple[int, Run]] = []
 
     @property
-    def rules(self) -> Any:
+    def rules(self) -> Sequence | None:
         """All rules, as handles and `Row`s, or None if it is not known which rules the kernel has."""
         self._settle()
         return self._rules
+
+    def known_rules(self) -> Sequence:
+        """Return all rules. They must be known: see `load`."""
+        rules = self.rules
+        assert rules is not None
+        return rules
 
     def _settle(self) -> None:
         """Turn the runs that were appended as a whole into single rows."""
@@ -84,15 +99,16 @@ class ChainPlan:
 
     def replace(self, position: int, row: Row) -> None:
         """Replace the rule at *position*."""
-        self.rules[position] = row
+        self.known_rules()[position] = row
         if self.view is not None:
             self.view.replace(position, row.entry)
 
-    def delete(self, position: int) -> Any:
+    def delete(self, position: int) -> int | Row:
         """Delete the rule at *position*, and return it."""
         if self.view is not None:
             self.view.delete(position)
-        return self.rules.pop(position)
+        rule: int | Row = self.known_rules().pop(position)
+        return rule
 
     def clear(self) -> None:
         """Delete all rules."""
@@ -100,7 +116,7 @@ class ChainPlan:
         self._head, self._tail, self._runs = [], [], []
         self.view = None
 
-    def new_rules(self) -> Any:
+    def new_rules(self) -> list[Row]:
         """Return the rules that this batch makes, as `Row`s."""
         self._settle()
         return [rule for rule in self._head + self._tail + list(self._rules or ()) if not isinstance(rule, int)]

@@ -6,7 +6,7 @@ import errno
 from functools import partial
 
 from .. import _core
-from .._rope import Row
+from .._rope import Row, Sequence
 from ..errors import IPTCError
 from ..model.views import ChainView, Jumps, View, refusal
 from . import codec
@@ -17,10 +17,15 @@ from .restore import append_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from .._netlink import Batch, Socket
     from ..language.program import Program, Run
+    from ..model.backend_table import BackEndTable
+
+    _Note = tuple[int, int, int | None, str, str, bytes | Run | None]
+    """What a message of the batch is for: its number, then as in `Step`. A `Run` has one message for each rule."""
+
+    Step = tuple[int, int | None, str, str, bytes | None]
+    """One step of a batch: (family, line of a text, verb, chain, entry)."""
 
 
 _FEW = 8
@@ -32,27 +37,26 @@ _NEW = -1
 _POLICIES = {"DROP": 0, "ACCEPT": 1}
 
 
-def entries_of(nfproto: int, messages: bytes, socket: Socket | None = None) -> Any:
+def entries_of(nfproto: int, messages: bytes, socket: Socket | None = None) -> list[bytes]:
     """Return the rules in the kernel's *messages* as bytes. Interfaces get the names that they have in the network
     namespace of *socket*, or without it in that of this thread."""
     return [entry for _, entry in codec.decode_rules(nfproto, messages, socket)]
 
 
-def step_of(steps: list[Any], number: int) -> Any:
+def step_of(steps: list[_Note], number: int) -> Step | None:
     """Return (family, line of a text, verb, chain, entry) of the step that message *number* belongs to, or None."""
-    for first, *step, entry in reversed(steps):
+    for first, nfproto, line, verb, chain, entry in reversed(steps):
         if first > number:
             continue
         if entry is None or isinstance(entry, bytes):
-            return (*step, entry) if first == number else None
+            return (nfproto, line, verb, chain, entry) if first == number else None
         # the step is a run of rules of a text, one message for each
-        nfproto, _, verb, chain = step
-        line, entry = entry.rules()[number - first]
-        return nfproto, line, verb, chain, entry
+        line, rule = entry.rules()[number - first]
+        return nfproto, line, verb, chain, rule
     return None
 
 
-def _is_opaque(nfproto: int, entry: Any) -> bool:
+def _is_opaque(nfproto: int, entry: bytes) -> bool:
     """Whether this is a rule that only `nft` can read. Such a rule may refer to something that no second rule can refer
     to at the same time, so it cannot be replaced by a copy."""
     target = _core.split_entry(nfproto, entry)[1][-1]
@@ -67,7 +71,7 @@ def _place(rule: int | Row) -> dict[str, int]:
 class TablePlan(ArrangesByMessages):
     """A handle (see `model.edits`) whose verbs plan messages of a batch. Chains and rules are read when needed."""
 
-    def __init__(self, socket: Socket, batch: Batch, steps: list[Any], table: Any) -> None:
+    def __init__(self, socket: Socket, batch: Batch, steps: list[_Note], table: BackEndTable) -> None:
         self._socket = socket
         self._batch = batch
         self._steps = steps
@@ -116,7 +120,7 @@ class TablePlan(ArrangesByMessages):
         if chain.rules is None:
             chain.load(list(handles))
 
-    def current(self, name: str, positions: list[int]) -> Any:
+    def current(self, name: str, positions: list[int]) -> dict[int, bytes]:
         """Return {position: entry} for *positions* of chain *name*, with the counters that the kernel has now."""
         if len(positions) > _FEW:
             entries = self._entries(name)
@@ -149,14 +153,14 @@ class TablePlan(ArrangesByMessages):
 
     # reading the kernel's chains and rules
 
-    def _rules(self, label: bytes) -> Any:
+    def _rules(self, label: bytes) -> tuple[bytes, list[int]]:
         """Return (messages, handles) of the kernel's rules in the chain that it knows as *label*."""
         self.depends = True
         if label not in self._read:
             self._read[label] = self._scan.chain_rules(label)
         return self._read[label]
 
-    def _entries(self, name: str) -> Any:
+    def _entries(self, name: str) -> list[bytes]:
         return entries_of(self.nfproto, self._rules(_core.text_bytes(name, "a chain name"))[0], self._socket)
 
     def _look(self, name: str) -> tuple[str | None, int] | None:
@@ -185,15 +189,15 @@ class TablePlan(ArrangesByMessages):
             raise refusal(errno.ENOENT)
         return chain
 
-    def _loaded(self, chain: ChainPlan) -> Any:
+    def _loaded(self, chain: ChainPlan) -> Sequence:
         """Return the rules of *chain*; they are read if they are not known."""
         if chain.rules is None:
             chain.load(self._rules(chain.label)[1])
-        return chain.rules
+        return chain.known_rules()
 
     # messages
 
-    def _noted(self, number: int, verb: str, chain: ChainPlan, entry: Any = None) -> Any:
+    def _noted(self, number: int, verb: str, chain: ChainPlan, entry: bytes | Run | None = None) -> int:
         """Note which step message *number* is for. *verb* is the name that iptables-nft prints for such a step."""
         self._steps.append((number, self.nfproto, self.line, verb, chain.name, entry))
         return number
@@ -206,6 +210,7 @@ class TablePlan(ArrangesByMessages):
     def _base(self, chain: ChainPlan, policy: str, counters: tuple[int, int] | None) -> None:
         """Create a base chain, or change it."""
         self._make_table()
+        assert chain.hook is not None
         hook, kind, priority = chain.hook
         number = self._batch.add_base_chain(
             self.nfproto, self._label, chain.label, hook, kind, priority, _POLICIES[policy], counters
@@ -216,27 +221,27 @@ class TablePlan(ArrangesByMessages):
             self.depends = True
             chain.handle = _NEW
 
-    def _used(self, name: str) -> Any:
+    def _used(self, name: str) -> ChainPlan:
         """Return the chain. A builtin chain that does not exist yet is created."""
         chain = self._chain(name)
         if not chain.handle:
             self._base(chain, "ACCEPT", (0, 0))
         return chain
 
-    def _encoded(self, entry: Any) -> Any:
+    def _encoded(self, entry: bytes) -> bytes:
         if self._renamed:
             # the kernel knows a chain by its old name until the batch is applied
             name = self._jump_of(entry)
             chain = self._chains.get(name)
             if chain is not None and self._renamed.get(chain.old_name) is chain:
-                entry = _core.retarget(self.nfproto, entry, name, chain.old_name)
+                entry = _core.retarget(self.nfproto, entry, name, chain.old_name) or entry
         return codec.encode(self.nfproto, entry)
 
     def _jump_of(self, entry: bytes) -> str:
         """Return the name of the chain that *entry* jumps to, or ""."""
         return _core.jump_of(self.nfproto, entry).decode("utf-8", "surrogateescape")
 
-    def _decoded(self, chain: ChainPlan) -> Any:
+    def _decoded(self, chain: ChainPlan) -> dict[int, bytes]:
         """Return {handle: entry} of the kernel's rules in *chain*. Jumps to chains that this batch renames have the new
         names."""
         there = dict(codec.decode_rules(self.nfproto, self._rules(chain.label)[0], self._socket))
@@ -246,7 +251,7 @@ class TablePlan(ArrangesByMessages):
                 there[handle] = _core.retarget(self.nfproto, entry, moved.old_name, moved.name) or entry
         return there
 
-    def _new(self, chain: ChainPlan, number: int, verb: str, entry: Any) -> Any:
+    def _new(self, chain: ChainPlan, number: int, verb: str, entry: bytes) -> Row:
         """Return the `Row` of the rule that message *number* makes."""
         row = Row(entry, self._noted(number, verb, chain, entry))
         if self._jumps is not None:
@@ -258,12 +263,12 @@ class TablePlan(ArrangesByMessages):
         if self._jumps is not None and not isinstance(rule, int):
             self._jumps.forget(rule)
 
-    def _insert(self, chain: ChainPlan, entry: Any, **place: int) -> Any:
+    def _insert(self, chain: ChainPlan, entry: bytes, **place: int) -> Row:
         number = self._batch.insert_rule(self.nfproto, self._label, chain.label, self._encoded(entry), **place)
         return self._new(chain, number, "RULE_INSERT", entry)
 
-    def _replace(self, chain: ChainPlan, position: int, entry: Any) -> None:
-        rule = chain.rules[position]
+    def _replace(self, chain: ChainPlan, position: int, entry: bytes) -> None:
+        rule = chain.known_rules()[position]
         if isinstance(rule, int):
             number = self._batch.replace_rule(self.nfproto, self._label, chain.label, self._encoded(entry), rule)
             chain.replace(position, self._new(chain, number, "RULE_REPLACE", entry))
@@ -280,13 +285,13 @@ class TablePlan(ArrangesByMessages):
 
     # the verbs
 
-    def append(self, name: str, entry: Any) -> None:
+    def append(self, name: str, entry: bytes) -> None:
         """`iptables -A`."""
         chain = self._used(name)
         number = self._batch.add_rule(self.nfproto, self._label, chain.label, self._encoded(entry))
         chain.append(self._new(chain, number, "RULE_APPEND", entry))
 
-    def insert(self, name: str, entry: Any, position: int) -> None:
+    def insert(self, name: str, entry: bytes, position: int) -> None:
         """`iptables -I`; *position* counts from 0."""
         chain = self._used(name)
         if not position:
@@ -300,7 +305,7 @@ class TablePlan(ArrangesByMessages):
         else:
             chain.insert(position, self._insert(chain, entry, **_place(rules[position])))
 
-    def replace(self, name: str, entry: Any, position: int) -> None:
+    def replace(self, name: str, entry: bytes, position: int) -> None:
         """`iptables -R`."""
         chain = self._chain(name)
         self._check_position(chain, position)
@@ -354,7 +359,7 @@ class TablePlan(ArrangesByMessages):
         return chain.view
 
     def _zero_at(self, chain: ChainPlan, position: int) -> None:
-        rule = chain.rules[position]
+        rule = chain.known_rules()[position]
         entry = self._view_of(chain).entry(position)
         zeroed = _core.without_counters(self.nfproto, [entry])[0]
         if zeroed == entry:
@@ -422,7 +427,7 @@ class TablePlan(ArrangesByMessages):
         known = self._find_jumps()
         for row, other in known.to(name):
             known.forget(row)
-            row.entry = _core.retarget(self.nfproto, row.entry, name, new)
+            row.entry = _core.retarget(self.nfproto, row.entry, name, new) or row.entry
             known.note(row, other)
         for other in filter(None, self._chains.values()):
             other.view = None
@@ -432,7 +437,7 @@ class TablePlan(ArrangesByMessages):
     def _rename_new(self, chain: ChainPlan, name: str, new: str) -> None:
         """Rename a chain that this batch creates. It has no handle yet, so another chain is created instead."""
         jumps = [(other, self._loaded(other).position(row), row.entry) for row, other in self._find_jumps().to(name)]
-        self._supplant(chain, new, [row.entry for row in chain.rules], jumps)
+        self._supplant(chain, new, [row.entry for row in chain.known_rules()], jumps)
 
     def _vacate(self, label: str) -> None:
         """Make the name *label* free. A chain that this batch renames keeps its old name until the batch is applied; if
@@ -477,7 +482,7 @@ class TablePlan(ArrangesByMessages):
                     jumps.note(row, chain)
         return self._jumps
 
-    def set_policy(self, name: str, policy: str, counters: tuple[int, int] | None = None) -> Any:
+    def set_policy(self, name: str, policy: str, counters: tuple[int, int] | None = None) -> bool:
         """`iptables -P`, and the counters if they are given. Return whether any of them differed."""
         chain = self._chain(name)
         if chain.policy is None:

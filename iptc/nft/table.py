@@ -36,7 +36,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..model.edits import Operation
     from ..namespace import Place
+    from .plan import Step
+
+    _Parts = list[tuple["NftTable", list[Operation]]]
 
 
 _RETRIES = 1024
@@ -78,7 +82,7 @@ class NftTable:
             ]
         return View(self.nfproto, chains, codec.stored)
 
-    def read_heads(self) -> Any:
+    def read_heads(self) -> list[ChainHead]:
         """Return the `ChainHead`s of all chains, in their order, without reading the rules."""
         with self._socket() as socket:
             return [ChainHead(*row[:3]) for row in NftScan(self.nfproto, self.name, socket).list_chains()]
@@ -102,16 +106,16 @@ class NftTable:
         with self._socket() as socket:
             NftScan(self.nfproto, self.name, socket)
 
-    def rehearse(self, operations: list[Any], lock: Any) -> None:
+    def rehearse(self, operations: list[Operation], lock: Any) -> None:
         """Carry out *operations* as `commit` does, but have the kernel only check the batch."""
         self.commit_together([(self, operations)], lock, test=True)
 
-    def commit(self, operations: list[Any], lock: Any) -> None:
+    def commit(self, operations: list[Operation], lock: Any) -> None:
         """Carry out *operations* on the table as it is now: all of them or none. See `commit_together`."""
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
-    def commit_together(parts: list[tuple[Any, list[Any]]], lock: Any, test: bool = False) -> None:
+    def commit_together(parts: _Parts, lock: Any, test: bool = False) -> None:
         """Commit [(table, operations)] of tables of one namespace, of both families, in one batch: all of them or none.
 
         The kernel refuses a batch if the ruleset has changed since the batch was planned. Then it is planned again;
@@ -130,7 +134,7 @@ class NftTable:
         return f"IPv{4 if self.nfproto == _core.IPV4 else 6} table {self.name}"
 
 
-def _commit(socket: Socket, parts: list[tuple[Any, list[Any]]], test: bool) -> None:
+def _commit(socket: Socket, parts: _Parts, test: bool) -> None:
     for attempt in range(_RETRIES):
         generation = socket.generation()
         batch = Batch()
@@ -183,12 +187,12 @@ def _is_at(place: Place, generation: int) -> bool:
         return False
 
 
-def _partial(what: str, parts: list[tuple[Any, list[Any]]]) -> Any:
+def _partial(what: str, parts: _Parts) -> PartialCommit:
     names = [str(table) for table, _ in parts]
     return PartialCommit(f"{what}: {', '.join(names)}", names)
 
 
-def _finish(socket: Socket, handle: TablePlan, parts: list[tuple[Any, list[Any]]]) -> None:
+def _finish(socket: Socket, handle: TablePlan, parts: _Parts) -> None:
     """Do the work of *handle* that is left after the batch is applied."""
     try:
         handle.finish(socket)
@@ -198,7 +202,7 @@ def _finish(socket: Socket, handle: TablePlan, parts: list[tuple[Any, list[Any]]
         raise _partial(f"can't zero rules of nft: {error.strerror}; committed but for that", parts) from error
 
 
-def _diagnose(parts: list[tuple[Any, list[Any]]], handles: list[TablePlan], by_kernel: bool) -> None:
+def _diagnose(parts: _Parts, handles: list[TablePlan], by_kernel: bool) -> None:
     """Raise the reason for which one of the operations fails, if the tables show it.
 
     *by_kernel*: in this case iptables-nft prints the kernel's refusal, and ends with another exit status.
@@ -214,7 +218,7 @@ def _diagnose(parts: list[tuple[Any, list[Any]]], handles: list[TablePlan], by_k
             raise
 
 
-def _missing_chain(step: Any, handles: list[TablePlan]) -> Any:
+def _missing_chain(step: Step, handles: list[TablePlan]) -> str | None:
     """Return the name of the chain that the rule of *step* jumps to, if no such chain exists, or None."""
     nfproto, _, _, _, entry = step
     if entry is None:
@@ -226,12 +230,12 @@ def _missing_chain(step: Any, handles: list[TablePlan]) -> Any:
     return name if all(handle.lacks(name) for handle in handles if handle.nfproto == nfproto) else None
 
 
-def _name_of(payload: bytes) -> Any:
+def _name_of(payload: bytes) -> str:
     """Return the name of a match or target."""
     return payload[2:31].partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _wanted_protocol(nfproto: int, entry: bytes) -> Any:
+def _wanted_protocol(nfproto: int, entry: bytes) -> str | None:
     """Return what iptables-nft says of a match of ports in a rule of another protocol, or None."""
     protocol, _ = _core.load_rules(_core.RuleValue, nfproto, [entry], None)[0]._get_proto()
     for match in _core.split_entry(nfproto, entry)[1][:-1]:
@@ -241,7 +245,7 @@ def _wanted_protocol(nfproto: int, entry: bytes) -> Any:
     return None
 
 
-def _refused(error: int, explanation: str | None, step: Any, handles: list[TablePlan]) -> Any:
+def _refused(error: int, explanation: str | None, step: Step | None, handles: list[TablePlan]) -> IPTCError:
     """Return the exception for the errno with which the kernel refused the message of *step*, or the whole batch."""
     reason = "No chain/target/match by that name" if error == errno.ENOENT else os.strerror(error)
     if step is None:
