@@ -1,5 +1,6 @@
 """What a release consists of says the same version, and has all its parts."""
 
+import os
 import pathlib
 import re
 
@@ -50,3 +51,27 @@ def test_each_old_scar_has_its_test():
         assert (ROOT / file).exists()
     defects = re.findall(r"^def (test_\w+)\(", (ROOT / "tests/test_defects.py").read_text(), re.MULTILINE)
     assert [name for name in defects if ("test_defects.py", name) not in named] == []
+
+
+def test_a_forge_runs_scripts_that_are_there():
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    run = set(re.findall(r"scripts/\w+", text))
+    assert run >= {"scripts/lint", "scripts/test", "scripts/demo", "scripts/sanitize", "scripts/fuzz", "scripts/build"}
+    assert [script for script in run if not os.access(ROOT / script, os.X_OK)] == []
+    # an action is what it was when it was looked at
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", used) for used in re.findall(r"uses: (.*)", text))
+
+
+def test_a_project_has_one_address():
+    """What is to be changed at once where the project gets a home: RELEASING.md names these files."""
+    told = (ROOT / "RELEASING.md").read_text()
+    for file, pattern in {
+        "pyproject.toml": r'^Homepage = "(.*)"',
+        "debian/control": r"^Homepage: (.*)",
+        "debian/copyright": r"^Source: (.*)",
+        "packaging/python3-iptc.spec": r"^URL: +(.*)",
+        "packaging/systemd/iptc-exporter.service": r"^Documentation=.* (https.*)",
+        "packaging/iptc-guard@.service": r"^Documentation=.* (https.*)",
+    }.items():
+        assert found(pattern, file) == "https://pypi.org/project/iptc/", file
+        assert f"`{file}`" in told, file
