@@ -7,6 +7,7 @@ from .._counts import Counts, Scan
 from .finder import Finder
 from .window import Window
 
+PATIENCE: float
 FIRST_WAIT: float
 LONGEST_WAIT: float
 

@@ -30,6 +30,9 @@ cdef enum:
     FEW_ATTEMPTS = 4                 # where the socket's own numbers will do
     DOUBTS = 3                       # attempts to find the same numbers as the socket
 
+PATIENCE = 5.0
+"""Seconds after which no other attempt is begun."""
+
 FIRST_WAIT = 1.0
 """Seconds until eBPF is tried again after a hindrance."""
 
@@ -223,12 +226,16 @@ cdef class BpfScan(Scan):
         """Find the counters, and compare them with what the socket says of them before they are used."""
         cdef Marks marks, after
         cdef int doubts = 0, _attempt
-        cdef tuple reading
+        cdef tuple reading = None
         cdef bytes addresses, before, placed
         cdef str difference
+        # where the socket's own numbers will do, it is not asked twice for a table that takes it long
+        cdef double limit = time.monotonic() + (FIRST_WAIT if self.falls_back else PATIENCE)
         self.learned = False
         for _attempt in range(FEW_ATTEMPTS if self.falls_back else ATTEMPTS):
             PyErr_CheckSignals()
+            if _attempt and time.monotonic() > limit:
+                break
             if not self._find(&marks):
                 continue
             addresses = self.finder.addresses()
@@ -237,6 +244,7 @@ cdef class BpfScan(Scan):
             if not self._copy_once():
                 continue
             before = self._sums()
+            reading = None
             try:
                 reading = self._by_socket()
             except Conflict:
@@ -268,7 +276,11 @@ cdef class BpfScan(Scan):
             doubts += 1
             if doubts == DOUBTS:
                 raise Doubt(f"eBPF finds {difference} than the kernel's own interface says")
-        raise Hindrance("the ruleset changes all the time")
+        refusal = Hindrance("the ruleset changes all the time")
+        if reading is None or not self.falls_back:
+            raise refusal
+        self._stop(refusal)
+        return reading
 
     cdef bint _copy_once(self) except -1:
         cdef int status
