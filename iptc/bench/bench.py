@@ -36,14 +36,15 @@ if TYPE_CHECKING:
     from ..tracing.steps import Packet
 
 _PATIENCE = 60.0
-"""Seconds to wait for events that surely come, but a moment later, such as a packet that the host sends to itself."""
+"""Seconds to wait at most for events that surely come, such as the arrival of a packet that the host sends itself."""
 
 _SO_MARK = 36
 _NOISE = frozenset({130, 131, 132, 133, 134, 135, 136, 143})
 """The types of ICMPv6 that interfaces send by themselves."""
 
 _OF_FLOWS = (b"*nat", b"-m conntrack", b"-m state", b"-m connmark", b"-m helper", b"-j CONNMARK")
-"""What asks connection tracking, in a ruleset: other rules take each packet alike, whatever flow it is of."""
+"""Words of a ruleset that depend on connection tracking. Without them, it does not matter to which flow a packet
+belongs."""
 
 
 class Bench:
@@ -144,7 +145,7 @@ class Bench:
                 stack.callback(device.close)
         self._connect()
         for name, value in later.items():
-            # that of an interface, which is there now
+            # the setting of an interface, which exists only now
             if not write_setting(self.namespace, name, value) and name in self._sysctls:
                 raise KernelError(f"there is no setting {name.replace('/', '.')}", errno.ENOENT, os.strerror(2))
         self.place = Place(self.namespace)
@@ -271,15 +272,15 @@ class Bench:
         return packet_bytes.packet(src, dst, ident=self._next_ident(), **packet)
 
     def flow(self, interface: str | None = None, **packet: Any) -> Flow:
-        """Begin a connection, of which both sides are played, and return its `Flow`. The arguments are those of `send`,
-        with *tcp*, *udp* or *icmp*. With TCP the handshake follows.
+        """Begin a connection, and return its `Flow`, which plays both sides. The arguments are those of `send`, with
+        *tcp*, *udp* or *icmp*. With TCP the handshake follows.
 
-        Meanwhile the host makes no packets by itself: it would refuse what nobody listens to.
+        Meanwhile the host sends no packets by itself: it would refuse a connection for which no program listens.
         """
         return Flow(self, interface, packet)
 
     def _ends(self, interface: str | None, src: Any, dst: Any, version: int) -> tuple[str, str]:
-        """(source, destination) of a packet, as far as they are not said."""
+        """Return (source, destination) of a packet, with defaults for those that are not given."""
         if src is not None or dst is not None:
             version = packet_bytes.address(src if src is not None else dst).version
         first = next(iter(self.layout.interfaces))
@@ -322,7 +323,7 @@ class Bench:
             return self._judged(interface, made, mark)
 
     def _quiet(self) -> Quiet:
-        """What lets the host be quiet; made when it is first needed."""
+        """The table that keeps the host quiet. It is made when it is first needed."""
         if self._silence is None:
             self._silence = Quiet(self.place)
             assert self._stack is not None
@@ -343,7 +344,7 @@ class Bench:
         return self._verdict(interface, made, failed)
 
     def _know_flow(self, made: packet_bytes.Made) -> None:
-        """Let connection tracking know of the packet's flow what the host knows."""
+        """Copy the packet's flow from connection tracking of the host into that of the bench."""
         header = packet_bytes.header_of(made)
         if self.like is None or header is None:
             return
@@ -488,8 +489,8 @@ def _is_under_way(packets: list[Packet], is_it: Any) -> bool:
 
 
 def own_side(given: str | None, there: Namespace = backends.HERE) -> str:
-    """The back end that was asked for, or that is in use in the namespace *there*; that of the tools where it is not to
-    be found out."""
+    """Return the back end *given*, or the one in use in the namespace *there*. If that cannot be found out, return the
+    back end of the tools of iptables."""
     try:
         side = backends.side_in(there, given)
     except IPTCError:

@@ -1,4 +1,4 @@
-"""The flow that a packet belongs to, as connection tracking of the host knows it, made known to a bench."""
+"""Copies the flow that a packet belongs to from connection tracking of the host into that of a bench."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _TAKEN = (_PROTOCOL_STATE, _HELPER, _TIMEOUT, _MARK, _LABELS)
 _IP, _PROTO = 1, 2  # CTA_TUPLE_*
 _PROTO_NUM, _SRC_PORT, _DST_PORT = 1, 2, 3  # CTA_PROTO_*
 _ICMP_ID, _ICMP_TYPE, _ICMP_CODE = (4, 7), (5, 8), (6, 9)
-_STATUS_TAKEN = 0x0E  # SEEN_REPLY, ASSURED, CONFIRMED: what NAT has set, it sets again
+_STATUS_TAKEN = 0x0E  # SEEN_REPLY, ASSURED, CONFIRMED; the bits of NAT are left out, since NAT sets them again
 
 
 def copy_flow(here: Namespace, there: Namespace, header: Header, payload: bytes) -> bool:
-    """Make the flow of a packet known in the namespace *there* as it is known in *here*; *payload* is what stands
-    behind the header of IP. Whether there is one."""
+    """Copy the flow of a packet from the namespace *here* into *there*. Return whether there is such a flow. *payload*
+    is the packet after its IP header."""
     family = socket.AF_INET if header.version == 4 else socket.AF_INET6
     with _exchange(here) as source:
         found = _asked(source, _GET, 0, family, attribute(_ORIGINAL | _NESTED, _tuple(header, payload)))
@@ -61,7 +61,7 @@ def _exchange(there: Namespace) -> Exchange:
 
 
 def _asked(kernel: Exchange, kind: int, flags: int, family: int, body: bytes) -> bytes | None:
-    """Ask ctnetlink, and return the attributes of the answer; None where there is no such flow."""
+    """Ask ctnetlink. Return the attributes of the answer, or None if there is no such flow."""
     try:
         answers = [answer for _, answer in kernel.ask(kind, flags, struct.pack("!BBH", family, 0, 0) + body)]
     except FileNotFoundError:
@@ -85,7 +85,8 @@ def _tuple(header: Header, payload: bytes) -> bytes:
 
 
 def _ends(data: bytes) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]] | None:
-    """((source, its port), (destination, its port)) of a tuple; for ICMP its number stands in the place of both."""
+    """Return ((source, its port), (destination, its port)) of a tuple. For ICMP, its identifier takes the place of both
+    ports."""
     said = dict(attributes(data))
     addresses, protocol = dict(attributes(said.get(_IP, b""))), dict(attributes(said.get(_PROTO, b"")))
     ends = [addresses.get(kind, addresses.get(kind + 2)) for kind in (1, 2)]
@@ -97,7 +98,7 @@ def _ends(data: bytes) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]] | None
 
 
 def _turned(original: bytes, reply: bytes) -> bytes:
-    """The tuple of the answer, as it is without NAT."""
+    """Return the tuple that answers would have without NAT."""
     ends = _ends(original)
     assert ends is not None
     said = dict(attributes(reply))
@@ -117,7 +118,8 @@ def _turned(original: bytes, reply: bytes) -> bytes:
 
 
 def _manipulated(packed: bytes, port: bytes) -> bytes:
-    """What NAT makes of one end: CTA_NAT_V4_MINIP or CTA_NAT_V6_MINIP, and the port."""
+    """Return the attributes that tell NAT the new address (CTA_NAT_V4_MINIP or CTA_NAT_V6_MINIP) and port of one
+    end."""
     kinds = (1, 2) if len(packed) == 4 else (4, 5)
     body = attribute(kinds[0], packed) + attribute(kinds[1], packed)
     if port:

@@ -19,22 +19,22 @@ _FINAL = frozenset({"ACCEPT", "DROP", "REJECT", "RETURN", "DNAT", "SNAT", "MASQU
 """Targets after which no rule of the chain sees the packet any more."""
 
 _HARMLESS = frozenset({"", "ACCEPT", "DROP", "REJECT", "RETURN", "LOG", "NFLOG"})
-"""Targets that leave everything of a packet as it is which a match could look at."""
+"""Targets that change nothing that a match could test."""
 
 _FIXED = frozenset(
     "ah addrtype comment cpu dccp devgroup esp icmp icmp6 iprange length mac multiport owner physdev pkttype policy "
     "rpfilter sctp string tcp udp udplite u32".split()
 )
-"""Matches that say the same of a packet in each rule of a chain."""
+"""Matches that give the same answer for a packet in each rule of a chain."""
 
 _CHANGEABLE = frozenset("connmark conntrack dscp ecn hl mark set state tos ttl".split())
-"""Matches that say the same in each rule, as long as no rule between has changed the packet or its connection."""
+"""Matches that give the same answer in each rule, unless a rule between changes the packet or its connection."""
 
 _PORTS = ("sport", "dport")
 
 
 class Said:
-    """What a rule says, read once: it is compared with many."""
+    """The parts of a rule that are compared. They are read once, since a rule is compared with many others."""
 
     __slots__ = ("src", "dst", "in_interface", "out_interface", "protocol", "fragment", "matches", "final", "harmless")
 
@@ -52,12 +52,12 @@ class Said:
         self.final = target is not None and (target.goto or target.name in _FINAL)
         """Whether no later rule of the chain sees a packet that this rule matches."""
         self.harmless = target is None or target.name in _HARMLESS
-        """Whether it leaves a packet that goes on to the next rule as it is."""
+        """Whether the rule leaves packets that go on to the next rule unchanged."""
 
 
 def covers(earlier: Said, later: Said, unchanged: bool) -> bool:
-    """Whether *earlier* matches each packet that *later* matches. *unchanged* is true if no rule between them, and not
-    *earlier*, changes packets. False where that is not certain."""
+    """Whether *earlier* surely matches each packet that *later* matches. *unchanged*: neither *earlier* nor a rule
+    between the two changes packets."""
     return (
         earlier.protocol in ("ip", "0", "all", later.protocol)
         and _interface(earlier.in_interface, later.in_interface)
@@ -79,7 +79,7 @@ def _network(wide: _Network, narrow: _Network) -> bool:
 
 
 def _read(text: str) -> _Network:
-    """(its text, a network), without the network where it is negated, or its mask is no prefix."""
+    """Return (the text, its network). The network is None if the text is negated, or its mask is no prefix."""
     try:
         return text, None if text.startswith("!") else ipaddress.ip_network(text, strict=False)
     except ValueError:
@@ -113,12 +113,12 @@ def _is_stricter(wide: Mapping[str, Any], narrow: Mapping[str, Any]) -> bool:
             return False
         if value != narrow[name] and not (name in _PORTS and _ports(str(value), str(narrow[name]))):
             return False
-    # what narrow has besides makes it stricter only where each option is a condition of its own
+    # more options make a match stricter only if each option is a condition of its own
     return set(narrow) - set(wide) <= {*_PORTS, "tcp_flags", "syn", "tcp_option"}
 
 
 def _ports(wide: str, narrow: str) -> bool:
-    """Whether one range of ports has the other in it."""
+    """Whether the range of ports *wide* contains the range *narrow*."""
     if "!" in wide + narrow:
         return False
     low, high = _range(wide)

@@ -1,4 +1,5 @@
-"""Both sides of a connection, so that connection tracking knows it: what is ESTABLISHED and RELATED is real."""
+"""Plays both sides of a connection, so that connection tracking sees a real one, for rules with ESTABLISHED and
+RELATED."""
 
 from __future__ import annotations
 
@@ -31,10 +32,10 @@ class _End:
 class Flow:
     """A connection through a bench, or to or from its host.
 
-    It is made by `Bench.flow`, and has sent its first packet then. With TCP the handshake follows, if the first packet
-    was accepted. `verdict` is that of the last packet, `verdicts` are all of them, `is_open` says whether both sides
-    have heard of each other. `send` and `answer` send data from one side or the other, `related` an error of ICMP about
-    the connection, from the side that answers.
+    `Bench.flow` makes it, and sends its first packet. With TCP the handshake follows, if the first packet was accepted.
+    `verdict` is the verdict of the last packet, and `verdicts` has those of all. `is_open`: whether each side has
+    received a packet of the other. `send` sends data from the side that began, `answer` from the other side. `related`
+    sends an error of ICMP about the connection from the other side.
     """
 
     def __init__(self, bench: Any, interface: str | None, packet: dict[str, Any]) -> None:
@@ -93,7 +94,7 @@ class Flow:
         self.is_open = self._packet(one, "ACK", b"")
 
     def _packet(self, end: _End, flags: str, payload: bytes) -> bool:
-        """Send a packet from one side; whether it arrived."""
+        """Send a packet from one side. Return whether it arrived."""
         bench = self._bench
         words: dict[str, Any] = {"src": end.src, "dst": end.dst, "payload": payload}
         if self._number == "icmp":
@@ -138,7 +139,7 @@ class Flow:
         return self._note(self._bench.judge(end.interface, made, quietly=True))
 
     def close(self) -> None:
-        """End the connection as the side that began, if it is one of TCP."""
+        """End the connection from the side that began it, if it is a TCP connection."""
         if self._number == "tcp" and self.is_open:
             self._packet(self._one, "FIN,ACK", b"")
             self._one.seq += 1

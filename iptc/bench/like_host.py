@@ -1,5 +1,4 @@
-"""What a host is like, for a bench that is to be like it: its interfaces, addresses, routes and settings. Nothing of
-the host is changed by reading them."""
+"""Makes a bench that is like this host: it copies interfaces, addresses, routes and settings. The host is only read."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ _SETTINGS = (
     "net/netfilter/nf_conntrack_tcp_loose",
     "net/netfilter/nf_conntrack_helper",
 )
-"""Settings of the host that change what becomes of a packet."""
+"""Settings of the host that decide what happens to packets."""
 
 _OF_INTERFACE = (
     "net/ipv4/conf/{}/rp_filter",
@@ -39,7 +38,7 @@ _OF_INTERFACE = (
 )
 
 _MOST = 250
-"""How many interfaces a bench has at most: those with addresses, and those that are named, come first."""
+"""How many interfaces a bench has at most. Those with addresses, and those that rules name, come first."""
 
 
 class Host:
@@ -72,7 +71,7 @@ class Host:
         if len(chosen) > _MOST:
             self.notes.append(f"the host has {len(chosen)} interfaces; the bench has {_MOST} of them")
             chosen = chosen[:_MOST]
-        # of a link's own addresses none is asked for by name, and they are the same on each
+        # without link-local addresses: nobody sends to them by address, and their network is the same everywhere
         self.interfaces = {
             name: [one for one in addresses.get(name, []) if not one.ip.is_link_local] for name in chosen
         }
@@ -105,8 +104,10 @@ def living_bench(
     ipv6: bool = False,
     named: Iterable[str] = (),
 ) -> tuple[Bench, list[str]]:
-    """(a `Bench` that is like this host, sentences about what it lacks): with the rules that are live in the network
-    namespace *netns*, or with *rules*. *interfaces* and *routes* that are told stand for those of the host."""
+    """Return (a `Bench` that is like this host, sentences about what it lacks).
+
+    It has the live rules of the network namespace *netns*, or *rules*. *interfaces* and *routes* replace those of the
+    host if they are given."""
     from ..managing.ruleset_value import Ruleset
 
     place = Place(netns)
@@ -115,7 +116,7 @@ def living_bench(
         host = None if interfaces else Host(there, named)
         if rules is None:
             with asking(there):
-                # printed here, where the sets are that rules name
+                # printed in this namespace, since the sets that rules name are here
                 rules = Ruleset.live(backend=side, netns=netns)
                 rules.text()
     notes = [] if host is None else host.notes

@@ -1,4 +1,4 @@
-"""Finds what is of no use in a ruleset, and what is costly: each finding says why, and how sure it is."""
+"""Finds useless rules and chains, and costly chains, in a ruleset. Each finding says why, and how sure it is."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ FOLLOWS = "it follows from what the rules say"
 COUNTED = "as the counters say"
 
 _COSTLY = 50
-"""So many rules that a packet is compared with, on average, make a chain costly."""
+"""A chain is costly if a packet is compared with so many of its rules on average."""
 
 _SCAN_MOST = 4000
-"""Rules of a chain up to which each is compared with all before it. In longer ones only with those without matches."""
+"""In a chain with up to so many rules, each rule is compared with all rules before it. In a longer chain it is compared
+only with rules that have no matches."""
 
 
 class Finding:
@@ -81,8 +82,8 @@ def lint(ruleset: Ruleset, bench: Bench | None, since: Since | None = None) -> l
 
 
 class Since:
-    """From when on the counters of live rules count: from the start of the host, or when a rule was added, as far as
-    the journal in the folder *journal* knows."""
+    """Tells since when a live rule has been counting: since the host started, or since the rule was added. The latter
+    is looked up in the journal in the folder *journal*."""
 
     def __init__(self, journal: Path | None = None) -> None:
         self._added: dict[tuple[str, str, str, str], str] = {}
@@ -94,7 +95,7 @@ class Since:
                     self._added[change["family"], change["table"], row["chain"], row["rule"]] = change["when"]
 
     def of(self, chain: ChainValue, table: str, text: str = "") -> str:
-        """Return it for a rule or a chain, as the end of a sentence."""
+        """Return since when a rule or a chain counts, as the end of a sentence."""
         when = self._added.get((f"ipv{ip_version(chain.nfproto)}", table, chain.name, text))
         if when is not None:
             return f"since it was added at {when}"
@@ -103,7 +104,7 @@ class Since:
 
 
 class _TableLint:
-    """One table that is looked at."""
+    """Looks for findings in one table."""
 
     def __init__(self, table: TableValue, bench: Bench | None) -> None:
         self._table = table
@@ -117,7 +118,7 @@ class _TableLint:
         return name if name in self._rules else None
 
     def _find_ways(self) -> dict[str, tuple[str, list[Rule]]]:
-        """{chain: (builtin chain, the jumps by which a packet comes from there)}."""
+        """Return {chain: (a builtin chain, the jumps by which a packet comes from there to the chain)}."""
         ways: dict[str, tuple[str, list[Rule]]] = {
             chain.name: (chain.name, []) for chain in self._table if chain.policy is not None
         }
@@ -132,7 +133,7 @@ class _TableLint:
         return ways
 
     def look(self) -> Iterator[Finding]:
-        """Yield what is found."""
+        """Yield the findings."""
         for chain in self._table:
             if chain.name not in self._ways:
                 yield self._unused(chain)
@@ -152,7 +153,7 @@ class _TableLint:
         return Finding("unused", chain, self._table.name, None, why, FOLLOWS)
 
     def _useless(self, chain: ChainValue) -> Iterator[Finding]:
-        """Yield the rules of a chain that others make useless."""
+        """Yield findings about rules of a chain that other rules make useless."""
         rules = [covering.Said(rule) for rule in self._rules[chain.name]]
         finals = [at for at, rule in enumerate(rules) if rule.final]
         if len(rules) > _SCAN_MOST:
@@ -179,7 +180,8 @@ class _TableLint:
                 )
 
     def _never_reached(self, chain: ChainValue, earlier: int, later: int, same: bool) -> Finding | None:
-        """The finding that *earlier* takes the packets of *later*; None where the kernel does not bear it out."""
+        """Return the finding that *earlier* takes all packets of *later*, or None if a packet in the bench disproves
+        it."""
         sure = FOLLOWS
         if self._bench is not None and chain.name in self._ways:
             hook, way = self._ways[chain.name]
@@ -208,7 +210,7 @@ class _TableLint:
 
 
 def _counted(table: TableValue, since: Since) -> Iterator[Finding]:
-    """Yield what counters say of a table."""
+    """Yield the findings that follow from the counters of a table."""
     entered = _entered(table)
     for chain in table:
         packets = [_core.counters_of(chain.nfproto, entry)[0] for entry in chain.entries]
@@ -232,7 +234,7 @@ def _counted(table: TableValue, since: Since) -> Iterator[Finding]:
 
 
 def _entered(table: TableValue) -> dict[str, int]:
-    """How many packets came to each chain."""
+    """Return {chain: how many packets came to it}."""
     found: dict[str, int] = {}
     for chain in table:
         for entry in chain.entries:

@@ -1,4 +1,4 @@
-"""Makes up a packet that a rule would match, for a bench."""
+"""Makes up a packet that a rule would match, and sends it through a bench."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Unmakeable(Exception):
 
 
 def probe(bench: Bench, hook: str, rules: list[Rule]) -> tuple[str, Verdict]:
-    """Send a packet that all of *rules* match, as far as it can be made up, so that it comes to *hook*. Return (the
-    packet as text, its verdict). `Unmakeable` says why there is none."""
+    """Make up a packet that all of *rules* match and that comes to *hook*, and send it. Return (the packet as text, its
+    verdict). Raises `Unmakeable` with the reason if no such packet can be made up."""
     asked: dict[str, Any] = {}
     interface: str | None = None
     version = 4 if rules[-1].nfproto == 2 else 6
@@ -56,7 +56,7 @@ def probe(bench: Bench, hook: str, rules: list[Rule]) -> tuple[str, Verdict]:
 
 
 def _address(network: str) -> str | None:
-    """An address in a network, None where any will do."""
+    """Return an address in a network, or None if any address will do."""
     if network.startswith("!"):
         raise Unmakeable("an address that is negated")
     try:
@@ -89,7 +89,7 @@ def _protocol(asked: dict[str, Any], rule: Rule) -> None:
 
 
 def _match(asked: dict[str, Any], name: str, parameters: dict[str, Any]) -> None:
-    """Ask for what a match wants."""
+    """Add to *asked*, the arguments of `Bench.send`, what a match requires."""
     if name in ("comment", "pkttype", "addrtype"):
         return
     if name in ("conntrack", "state") and "NEW" in str(parameters.get("ctstate", parameters.get("state", ""))):

@@ -1,6 +1,6 @@
-"""Lets the host of a bench be quiet: it makes no packets but those that the bench sends for it.
+"""Keeps the host of a bench quiet: it sends no packets except those that the bench sends as the host.
 
-A host that nobody listens on answers each packet of a connection with an error, and so ends it.
+If no program listens, the host answers each packet of a connection with an error, and so ends the connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..namespace import Place
 
 PRIORITY = 0x69707463
-"""What the packets are known by that the bench sends (SO_PRIORITY): no rule changes it before it is looked at."""
+"""The priority (SO_PRIORITY) of packets that the bench sends as the host. No rule changes it before it is tested."""
 
 _FIRST = -1000
 _CHAIN = b"output"
@@ -25,8 +25,8 @@ _FAMILIES = (_core.IPV4, _core.IPV6)
 
 
 class Quiet:
-    """A table of nf_tables at *place* that is empty, or drops what the host makes by itself. It is gone with its
-    socket."""
+    """A table of nf_tables at *place*. It drops the packets that the host makes by itself, or is empty. It is deleted
+    when its socket is closed."""
 
     def __init__(self, place: Place) -> None:
         self._name = f"iptc-quiet-{os.urandom(4).hex()}".encode()
@@ -39,7 +39,7 @@ class Quiet:
         self._send(batch)
 
     def close(self) -> None:
-        """Close its socket."""
+        """Close the socket of the table."""
         self._socket.close()
 
     def _send(self, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""Sets of ipset: made in a bench as a text says, or as a host has them."""
+"""Makes sets of ipset in a bench: from a text or a dict, or as copies of the sets of a host."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _IP, _IP_TO, _CIDR, _PORT, _PORT_TO, _TIMEOUT, _PROTO, _FLAGS, _MARK, _MARKMASK 
 _HASHSIZE, _MAXELEM, _NETMASK, _BUCKETSIZE, _SIZE = 18, 19, 20, 21, 23
 _ETHER, _NAME, _IP2, _CIDR2, _IFACE, _COMMENT = 17, 18, 20, 21, 23, 26
 _SAID_ONLY = frozenset({24, 25, 26})
-"""ELEMENTS, REFERENCES and MEMSIZE: what a set says of itself, and is not told."""
+"""ELEMENTS, REFERENCES and MEMSIZE: the kernel reports them, but does not accept them when a set is made."""
 _ADDRESSES = frozenset({1, 2, 20, 22})
 
 _PHYSDEV, _NOMATCH, _COUNTERS, _COMMENTS, _FORCEADD, _SKBINFO = 2, 4, 8, 16, 32, 64  # IPSET_FLAG_*
@@ -57,25 +57,25 @@ class Sets:
         self._kernel.close()
 
     def _ask(self, command: int, flags: int, body: bytes, family: int = socket.AF_INET) -> Iterator[bytes]:
-        """Ask, and yield the attributes of the answers; `OSError` with what the kernel says."""
+        """Send a request, and yield the attributes of the answers. Raises `OSError` with the kernel's errno."""
         body = attribute(_PROTOCOL, bytes([_PROTOCOL_VERSION])) + body
         head = struct.pack("!BBH", family, 0, 0)
         for _, answer in self._kernel.ask(_SUBSYSTEM | command, flags, head + body, _words_of):
             yield answer[4:]
 
     def create(self, name: str, kind: str, revision: int, family: int, options: bytes) -> None:
-        """Make a set."""
+        """Create a set."""
         body = attribute(_SETNAME, _text(name)) + attribute(_TYPENAME, _text(kind))
         body += attribute(_REVISION, bytes([revision])) + attribute(_FAMILY, bytes([family]))
         list(self._ask(_CREATE, ACK | CREATE | EXCL, body + attribute(_DATA | _NESTED, options)))
 
     def add(self, name: str, elements: bytes) -> None:
-        """Add elements, each of which is a nested attribute."""
+        """Add elements to a set; each element is a nested attribute."""
         body = attribute(_SETNAME, _text(name)) + attribute(_LINENO, bytes(4))
         list(self._ask(_ADD, ACK, body + attribute(_ADT | _NESTED, elements)))
 
     def revision(self, kind: str, family: int) -> int:
-        """The newest revision of a type that the kernel has."""
+        """Return the newest revision of a type of set that the kernel has."""
         body = attribute(_TYPENAME, _text(kind)) + attribute(_FAMILY, bytes([family]))
         (answer,) = self._ask(_TYPE, 0, body)
         return dict(attributes(answer))[_REVISION][0]
@@ -91,7 +91,7 @@ class Sets:
 
 
 def copy_sets_of(here: Namespace, there: Namespace) -> list[str]:
-    """Make the sets of the namespace *here* in *there*. Return sentences about what can't be."""
+    """Copy the sets of the namespace *here* into *there*. Return sentences about what could not be copied."""
     try:
         _copy_sets(here, there)
     except OSError as error:
@@ -106,7 +106,7 @@ def _copy_sets(here: Namespace, there: Namespace) -> None:
             parts = list(source.dump())
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-                return  # a kernel without sets
+                return  # the kernel has no ipset
             raise
         for name, kind, revision, family, options, _ in parts:
             if name not in made:
@@ -119,8 +119,8 @@ def _copy_sets(here: Namespace, there: Namespace) -> None:
 
 
 def _again(data: bytes, without: frozenset[int] = frozenset()) -> bytes:
-    """What a set or an element says of itself, as the kernel takes it back: for an address it wants the order of bytes
-    to be said, which it does not say itself."""
+    """Return the attributes that the kernel has reported of a set or an element, in the form in which it accepts them.
+    For an address it wants a flag that gives the byte order, which it does not report."""
     found = b""
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
@@ -135,7 +135,7 @@ def _again(data: bytes, without: frozenset[int] = frozenset()) -> bytes:
 
 
 def _words_of(code: int) -> str:
-    """What an error of ipset means: those from 4096 on are its own."""
+    """Return what an errno of ipset means. Those from 4096 on are ipset's own."""
     return os.strerror(code) if code < 4096 else f"error {code} of ipset"
 
 
@@ -147,8 +147,10 @@ def _text(name: str) -> bytes:
 
 
 def make_sets(there: Namespace, given: Any) -> None:
-    """Make sets in the namespace *there*: *given* is a text as `ipset save` prints it, or {name: entries}, or {name:
-    (type, entries)}. Without a type it is hash:net, of the family that the entries are of."""
+    """Make sets in the namespace *there*.
+
+    *given* is a text as `ipset save` prints it, {name: entries}, or {name: (type, entries)}. The default type is
+    hash:net, of the family of the entries."""
     lines = given.splitlines() if isinstance(given, str) else _lines_of(given)
     try:
         with Sets(there) as sets:
@@ -173,7 +175,7 @@ def make_sets(there: Namespace, given: Any) -> None:
 
 
 def names_of(given: Any) -> set[str]:
-    """The names of the sets that *given* makes; see `make_sets`."""
+    """Return the names of the sets in *given*; see `make_sets`."""
     if given is None:
         return set()
     lines = given.splitlines() if isinstance(given, str) else _lines_of(given)
@@ -255,7 +257,7 @@ def _address(kind: int, address: Any) -> bytes:
 
 
 def _element(kind: str, family: int, entry: str, words: list[str]) -> bytes:
-    """The attributes of one element."""
+    """Return the attributes of one element."""
     method, _, names = kind.partition(":")
     parts = entry.split(",")
     found, flags, second = b"", 0, False
@@ -295,7 +297,8 @@ def _element(kind: str, family: int, entry: str, words: list[str]) -> bytes:
 
 
 def _network(part: str, second: bool, name: str) -> bytes:
-    """An address, a network or a range; of the second one of an element the attributes are others."""
+    """Return the attributes of an address, a network or a range. *second*: it is the second one of an element, and so
+    has other attributes."""
     address, cidr = (_IP2, _CIDR2) if second else (_IP, _CIDR)
     if "-" in part and not second:
         first, _, last = part.partition("-")

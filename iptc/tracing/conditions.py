@@ -1,4 +1,4 @@
-"""A rule specification as the conditions of a table that marks packets where they come in, or are made."""
+"""Turns a rule specification into conditions: `mark` marks the packets that fulfil them, to be traced."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ELEMENT = 1  # NFTA_LIST_ELEM
 _NAME = 1  # NFTA_EXPR_NAME
 
 _TOO_EARLY = frozenset({"conntrack", "state", "connmark", "connbytes", "connlimit", "connlabel", "helper", "cluster"})
-"""Matches that ask for the connection of a packet, which is not known yet."""
+"""Matches that ask for the connection of a packet. It is not known yet where packets are marked."""
 
 _SHARED = frozenset({"recent", "hashlimit", "nfacct", "quota", "rateest"})
-"""Matches whose state belongs to rules of the same name too: to choose packets by them would change it."""
+"""Matches with a state that other rules share. Choosing packets by them would change that state."""
 
 _ONE_HOOK = {"owner": OUTPUT, "mac": PREROUTING, "rpfilter": PREROUTING}
 _HOOKS = {PREROUTING: "where they come in", OUTPUT: "where they are made"}
@@ -32,11 +32,11 @@ _FAMILIES = {"-4": _core.IPV4, "--ipv4": _core.IPV4, "-6": _core.IPV6, "--ipv6":
 
 
 def conditions_of(specification: str | Iterable[str], ipv6: bool | None = None) -> list[Condition]:
-    """The conditions of *specification*, such as `-p tcp --dport 22 -s 198.51.100.0/24`: of both families where it
-    means something in both; of one where *ipv6* says which.
+    """Return the conditions of *specification*, such as `-p tcp --dport 22 -s 198.51.100.0/24`.
 
-    With `-i` packets are chosen that come in, with `-o` those that are made on this host, with neither both.
-    `Unsupported` says what can't be told of a packet there.
+    They are for both families if the specification makes sense in both, or for the one that *ipv6* selects. With `-i`
+    they choose packets that come in, with `-o` packets that this host makes, without either both kinds. Raises
+    `Unsupported` if the kernel cannot know of a packet at that place what the specification asks.
     """
     words = _words(specification)
     families = [_core.IPV4, _core.IPV6] if ipv6 is None else [_core.IPV6 if ipv6 else _core.IPV4]
@@ -53,7 +53,7 @@ def conditions_of(specification: str | Iterable[str], ipv6: bool | None = None) 
             rule = (Rule if family == _core.IPV4 else Rule6).from_args(words)
         except ParameterError as error:
             if refused is not None:
-                # of the two, what is said of the family that its addresses are of
+                # both families refused it: raise the refusal of the family that its addresses have
                 raise (error if any(":" in word for word in words) else refused) from None
             refused = error
             continue
@@ -106,7 +106,7 @@ def _conditions(family: Family, rule: Rule) -> list[Condition]:
 
 
 def _encoded(family: Family, rule: Rule) -> tuple[bytes, bytes]:
-    """(the attributes of the expressions, what must stand beside them) of a rule without a target."""
+    """Return (the attributes of a rule's expressions, the attributes that the rule needs beside them)."""
     said = dict(attributes(codec.encode(family, rule._whole())))
     kept = b""
     for _, element in attributes(said.get(_RULE_EXPRESSIONS, b"")):

@@ -66,7 +66,7 @@ class Names:
 
 
 class _Seen:
-    """A packet whose reports are coming in."""
+    """A packet that is not complete yet: more reports of it may come."""
 
     def __init__(self, when: float) -> None:
         self.when = when
@@ -77,7 +77,7 @@ class _Seen:
         """(report, hook, priority of the base chain)."""
         self.legacy: list[tuple[Report, Step]] = []
         self._passed: set[tuple[int | None, str]] = set()
-        """(hook, legacy table) that it is through with."""
+        """The (hook, legacy table) pairs that the packet has left behind."""
         self.headers: list[Header] = []
         self.made_here = False
         self.iif = self.oif = 0
@@ -109,11 +109,11 @@ class _Seen:
         if any(one.addresses == header.addresses for one in self.headers):
             how = 3
         if self.arrived and self.hook == report.hook and self.oif == report.oif:
-            how += 3  # nf_tables has seen it there too
+            how += 3  # nf_tables has reported it at this hook too
         return how
 
     def is_amid(self, report: Report) -> bool:
-        """Whether it has come to the table of a legacy report, and not out of it again."""
+        """Whether the packet is inside the table of a legacy report: it has entered, and not left yet."""
         return bool(self.legacy) and _place(self.legacy[-1][0]) == _place(report)
 
     def add_legacy(self, report: Report, step: Step) -> None:
@@ -126,7 +126,7 @@ class _Seen:
         self.ended |= step.is_final
 
     def _hooks(self) -> tuple[int, ...]:
-        """The hooks that it can have passed, as far as is known of its way."""
+        """The hooks that the packet can have passed, judged by the interfaces and hooks reported so far."""
         if self.made_here:
             return OUTPUT, POSTROUTING
         known = {hook for _, hook, _ in self.nft} | {report.hook for report, _ in self.legacy}
@@ -163,7 +163,7 @@ class Gatherer:
 
     @property
     def settled(self) -> bool:
-        """Whether no rules were changed lately: to take what came since makes it so."""
+        """Whether no rules were changed lately. It becomes true when `take` is called and nothing has changed since."""
         return (self._nft is None or self._nft.settled) and (self._legacy is None or self._legacy.settled)
 
     @property
@@ -341,7 +341,7 @@ def _rank(report: Report, hook: int | None) -> int:
 
 
 def _place(report: Report) -> tuple[int, int]:
-    """Where a legacy report stands on the way of a packet."""
+    """Return (hook, priority) of a legacy report: its place on the way of a packet."""
     return _rank(report, report.hook), legacy_priority(report.table, report.hook)
 
 

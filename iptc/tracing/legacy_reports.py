@@ -1,6 +1,6 @@
 """The reports of legacy xtables: which rule of which table took a packet that is traced (group 0 of nfnetlink_log).
 
-They come through the logger of the network namespace: `logger` sees to it that it is nfnetlink_log.
+They come through the logger of the network namespace. The module `logger` sets nfnetlink_log as that logger.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Lets nfnetlink_log be the logger of a network namespace for as long as packets are traced: legacy xtables reports
-through it.
+"""Makes nfnetlink_log the logger of a network namespace while packets are traced. Legacy xtables reports through it.
 
-A small process puts back what was there. It outlives the program that traces, however that ends, and keeps group 0 of
-nfnetlink_log until it is done.
+A small helper process sets the old logger again at the end. It outlives the program that traces, in whatever way that
+ends, and keeps group 0 of nfnetlink_log until it is done.
 """
 
 from __future__ import annotations
@@ -44,13 +43,14 @@ for logger, old in loggers:
     except OSError:
         pass
 """
-"""What the helper does: it waits until this process says so, or is no more, and writes the old names of the loggers."""
+"""The program of the helper: it waits until this process tells it to or has ended, and writes the old names of the
+loggers."""
 
 
 class Logger:
-    """nfnetlink_log as the logger of IPv4 and IPv6 of *place*, until this is closed or the process ends in any way.
+    """Makes nfnetlink_log the logger of IPv4 and IPv6 in *place*, until `close`, or until the process ends in any way.
 
-    *group* is the descriptor that group 0 is bound to.
+    *group* is the socket to which group 0 is bound.
     """
 
     def __init__(self, place: Place, group: int) -> None:
@@ -63,7 +63,7 @@ class Logger:
                     try:
                         logger = there.open_file(path, os.O_RDWR)
                     except FileNotFoundError:
-                        continue  # a kernel without this family
+                        continue  # the kernel does not have this family
                     except OSError as error:
                         raise _refusal(error) from None
                     opened.append((logger, os.pread(logger, 256, 0).strip()))
@@ -84,7 +84,7 @@ class Logger:
                 os.close(logger)
 
     def _start(self, loggers: list[tuple[int, bytes]], group: int) -> None:
-        """Start the helper, and wait until nothing can end it."""
+        """Start the helper, and wait until it ignores all signals that could end it."""
         if not sys.executable:
             raise IPTCError("there is no Python interpreter (sys.executable) to put the logger back with")
         self._channel, there = socket.socketpair()
@@ -93,7 +93,7 @@ class Logger:
             try:
                 life = os.pidfd_open(os.getpid())
             except OSError:
-                # before Linux 5.3: the end of the channel tells it
+                # before Linux 5.3 there are no pidfds: the helper sees our end by the end of the channel
                 pass
             words = [f"{logger}:{os.fsdecode(old)}" for logger, old in loggers]
             numbers = [there.fileno(), group, *(logger for logger, _ in loggers), *([life] if life >= 0 else [])]
@@ -111,13 +111,13 @@ class Logger:
                 os.close(life)
 
     def drop(self) -> None:
-        """Forget it, in a process that was forked off: it is the parent's."""
+        """Forget the helper, in a child after a fork: the helper belongs to the parent."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
 
     def close(self) -> None:
-        """Have the old logger put back, and wait until it is."""
+        """Let the helper set the old logger again, and wait until it has done so."""
         channel, self._channel = self._channel, None
         if channel is None:
             return

@@ -1,7 +1,7 @@
-"""Which rule a report means: by its handle on nf_tables, by its number on legacy.
+"""Finds the rule that a report means: nf_tables reports the rule's handle, legacy xtables its number.
 
-A report comes after the packet, and the rules may be others by then. So each chain is read before packets come, and
-read again when the ruleset has changed. A rule is only named where both readings have the same one.
+A report comes after the packet, and by then the rules may have changed. So each chain is read before packets come, and
+again after each change of the ruleset. A rule is named only if both readings have the same rule there.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ _OF_CHAINS, _OF_RULES = (3, 5), (6, 8)
 """Kinds of messages that say that a chain or a rule is new, or gone (NFT_MSG_*)."""
 
 _PATIENCE = 200
-"""Milliseconds for which it is waited that a commit is told of, before all chains are read again."""
+"""Milliseconds to wait for the kernel's report of a commit. After that, all chains are read again."""
 
 _COMMENT = 0
 """The kind of a comment in a rule's user data."""
 
 
 class _Past:
-    """What was there before it was changed, as long as a packet may have met it.
+    """Old versions of what has changed, as long as a report may come of a packet that met them.
 
-    A report that is received after the second look that found no change can't be of a packet that came before it.
+    The rules are looked at again and again. After two looks without a change, no report of an earlier packet can come.
     """
 
     def __init__(self) -> None:
@@ -62,17 +62,17 @@ class _Past:
         return bool(self._kept)
 
     def grow_older(self) -> None:
-        """Note that it is looked again."""
+        """Note that the rules are looked at once more: versions that no report can mean any more are dropped."""
         if self._kept:
             self._kept = [(age + 1, kept) for age, kept in self._kept if age < 1]
 
     def add(self, kept: dict[Any, Any]) -> None:
-        """Keep what was changed just now, by its key; None for what was not there."""
+        """Keep the old versions, {key: version}, of what has just changed. The version is None if there was nothing."""
         if kept:
             self._kept.append((0, kept))
 
     def of(self, key: Any) -> list[Any]:
-        """What was there with this key, and is no more as it was."""
+        """Return the old versions with this key."""
         return [kept[key] for _, kept in self._kept if key in kept]
 
 
@@ -103,7 +103,7 @@ class _NftChain:
                     break
 
     def find(self, handle: int, nfproto: Family, family: int) -> Found | None:
-        """The rule with a handle, None where there is none."""
+        """Return the rule with a handle, or None if there is none."""
         if self._raw is not None:
             self._index()
         if handle not in self._rules:
@@ -115,7 +115,7 @@ class _NftChain:
 
 
 def _of_nft(family: int, nfproto: Family, rule: bytes, number: int) -> Found:
-    """What a rule of nf_tables says: as iptables says it, where it can."""
+    """Return the rule of nf_tables as iptables would print it; if iptables cannot read it, with its expressions."""
     said = dict(attributes(rule))
     try:
         entry = codec.decode(nfproto, rule)
@@ -145,7 +145,7 @@ def _comment(userdata: bytes) -> str | None:
 class NftRules:
     """The rules of all tables of nf_tables at a place, by their handles.
 
-    `fileno()` is readable when the ruleset was changed: then `look_again` is due.
+    `fileno()` is readable after the ruleset has changed. Then call `look_again`.
     """
 
     def __init__(self, place: Place) -> None:
@@ -163,7 +163,7 @@ class NftRules:
         self._past = _Past()
 
     def fileno(self) -> int:
-        """The descriptor that tells of changes."""
+        """Return the descriptor, which becomes readable when the ruleset has changed."""
         return self._events.fileno()
 
     def close(self) -> None:
@@ -177,8 +177,8 @@ class NftRules:
         return not self._past
 
     def look_again(self) -> None:
-        """Find out what of the ruleset was changed: to be called once reports were received, before they are looked
-        up."""
+        """Find out which chains have changed. Call it after reports were received, and before `find` is called for
+        them."""
         self._past.grow_older()
         dirty: set[_Key] | None = set() if self._generation >= 0 else None
         while True:
@@ -202,8 +202,8 @@ class NftRules:
         self._chains.update(new)
 
     def _changed(self, generation: int, known: set[_Key] | None) -> set[_Key] | None:
-        """The chains that commits up to *generation* have changed, and those *known*; None where that is not told: then
-        it may be all."""
+        """Return the chains that the commits up to *generation* have changed, together with *known*. Return None if the
+        kernel has not reported them all: then any chain may have changed."""
         if known is None:
             self._events.skip()
             return None
@@ -219,7 +219,7 @@ class NftRules:
                 found.update(_touched(commit))
             if commits and commits[-1].generation == generation:
                 return found
-            # it is told right after it is done
+            # the kernel reports a commit just after it has done it
             if not waiting.poll(_PATIENCE):
                 return None
 
@@ -250,15 +250,14 @@ class NftRules:
         return _NftChain(head.hook, head.priority, raw)
 
     def place_of(self, family: int, table: str, chain: str) -> tuple[int | None, int]:
-        """(hook, priority) of a chain; the hook is None for one that is none of a hook, and for one that is not
-        known."""
+        """Return (hook, priority) of a chain. The hook is None if the chain is no base chain, or is not known."""
         key = family, table, chain
-        # a chain without rules is one too
+        # compared with None, since a chain without rules is a chain too
         known = next((one for one in [self._chains.get(key), *self._past.of(key)] if one is not None), None)
         return (None, 0) if known is None else (known.hook, known.priority)
 
     def find(self, report: Report) -> Found:
-        """The rule that a report of nf_tables means."""
+        """Return the rule that a report of nf_tables means."""
         key = report.family, report.table, report.chain
         now = self._chains.get(key)
         new = None if now is None else now.find(report.handle, report.nfproto, report.family)
@@ -270,7 +269,7 @@ class NftRules:
         if not there:
             return NOT_KNOWN
         if len({found.text for found in there}) > 1:
-            # newer kernels let a rule have the handle of the one that it replaces
+            # in newer kernels a rule gets the handle of the rule that it replaces
             return Found(None, None, "?", None, CHANGED)
         if new is None:
             return there[0].noted(REMOVED)
@@ -280,7 +279,7 @@ class NftRules:
 
 
 def _touched(commit: Commit) -> Iterator[_Key]:
-    """The chains that the messages of a commit are about."""
+    """Yield the chains that the messages of a commit are about."""
     for kind, family, message in commit.messages:
         name = _RULE_CHAIN if kind in _OF_RULES else _CHAIN_NAME if kind in _OF_CHAINS else 0
         said = fields(message, 20) if name else {}
@@ -296,7 +295,7 @@ def _bytes(name: str) -> bytes:
 
 
 class _LegacyTable:
-    """One legacy table, as it was when it was looked at last; None while there is none."""
+    """One legacy table as it was at the last look. `now` is None while the kernel does not have the table."""
 
     def __init__(self, nfproto: Family, name: str, place: Place) -> None:
         self._nfproto = nfproto
@@ -313,7 +312,7 @@ class _LegacyTable:
             self._scan.close()
 
     def look_again(self) -> None:
-        """Read it anew if it was changed."""
+        """Read the table again if it has changed."""
         from ..legacy.blob import TableBlob, TableScan
 
         self._past.grow_older()
@@ -336,18 +335,18 @@ class _LegacyTable:
         self._now, self._digest = _LegacyBlob(blob), digest
 
     def begin(self) -> None:
-        """Read it for the first time, before there are packets."""
+        """Read the table for the first time, before packets come."""
         self.look_again()
         self._past = _Past()
 
     @property
     def settled(self) -> bool:
-        """Whether it was not changed lately."""
+        """Whether the table has not changed lately."""
         return not self._past
 
     @property
     def versions(self) -> list[_LegacyBlob | None]:
-        """What packets may have met."""
+        """Return the versions of the table that packets may have met."""
         return [self._now, *self._past.of(None)]
 
 
@@ -360,7 +359,7 @@ class _LegacyBlob:
         self._entries: dict[str, list[bytes]] = {}
 
     def entries(self, chain: str) -> list[bytes] | None:
-        """The rules of a chain, None where there is none."""
+        """Return the rules of a chain, or None if there is no such chain."""
         if chain not in self._entries:
             row = self._rows.get(chain)
             if row is None:
@@ -369,7 +368,7 @@ class _LegacyBlob:
         return self._entries[chain]
 
     def policy(self, chain: str) -> str | None:
-        """The policy of a chain."""
+        """Return the policy of a chain."""
         row = self._rows.get(chain)
         return None if row is None else row[1]
 
@@ -377,7 +376,7 @@ class _LegacyBlob:
 class LegacyRules:
     """The rules of all legacy tables at a place, by their numbers.
 
-    `fileno()` is readable when they may have been changed: then `look_again` is due.
+    `fileno()` is readable when the rules may have changed. Then call `look_again`.
     """
 
     def __init__(self, place: Place) -> None:
@@ -387,7 +386,7 @@ class LegacyRules:
         self._tables: dict[tuple[int, str], _LegacyTable] = {}
         self._events: LockEvents | None = None
         try:
-            # without it changes are seen when the next packet comes
+            # without a watched lock file, a change is noticed when the next packet comes
             with contextlib.suppress(AccessDenied):
                 self._events = LockEvents()
             with place.open() as there:
@@ -400,7 +399,8 @@ class LegacyRules:
             raise
 
     def fileno(self) -> int:
-        """The descriptor that tells of writers that take the xtables lock; -1 where the lock file can't be watched."""
+        """Return the descriptor, which is readable after a writer took the xtables lock; -1 if the lock file cannot be
+        watched."""
         return -1 if self._events is None else self._events.fileno()
 
     def close(self) -> None:
@@ -416,8 +416,8 @@ class LegacyRules:
         return all(table.settled for table in self._tables.values())
 
     def look_again(self, reports: list[Report]) -> None:
-        """Find out whether tables were changed: to be called once *reports* were received, before they are looked
-        up."""
+        """Find out whether tables have changed. Call it after *reports* were received, and before `find` is called for
+        them."""
         closed = self._events is not None and self._events.read()[0] or not self.settled
         named = {(report.nfproto, report.table) for report in reports}
         for key in named - self._tables.keys():
@@ -427,7 +427,7 @@ class LegacyRules:
                 table.look_again()
 
     def _versions(self, report: Report) -> list[_LegacyBlob | None]:
-        """What the packet of a report may have met of its table."""
+        """Return the versions of the table that the packet of a report may have met."""
         key = report.nfproto, report.table
         if key not in self._tables:
             self._tables[key] = _LegacyTable(*key, self._place)
@@ -435,9 +435,9 @@ class LegacyRules:
         return self._tables[key].versions
 
     def find(self, report: Report) -> Found | None:
-        """The rule that a legacy report means; None where it means the end of the chain.
+        """Return the rule that a legacy report means, or None if it means the end of the chain.
 
-        The kernel calls a rule without matches that ends with a verdict "policy" or "return" too.
+        The kernel also reports "policy" or "return" for a rule without matches whose target is a verdict.
         """
         at = report.number - 1
         chains = [None if version is None else version.entries(report.chain) for version in self._versions(report)]
@@ -454,11 +454,11 @@ class LegacyRules:
         return found[0]
 
     def policy(self, report: Report) -> str | None:
-        """The policy of the chain of a report, None where it was changed meanwhile."""
+        """Return the policy of the chain of a report, or None if it has changed meanwhile."""
         found = {None if version is None else version.policy(report.chain) for version in self._versions(report)}
         return found.pop() if len(found) == 1 else None
 
 
 def legacy_priority(table: str, hook: int | None) -> int:
-    """Where a legacy table stands among the chains of a hook."""
+    """Return the priority of a legacy table at a hook: its place among the chains there."""
     return next((priority for number, _, priority in BUILTIN_CHAINS.get(table, ()) if number == hook), 0)

@@ -28,7 +28,8 @@ _LIMIT_RATE, _LIMIT_UNIT, _LIMIT_BURST = 1, 2, 3  # NFTA_LIMIT_*
 
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
 FIRST, LAST = -301, 2147483646
-"""The priorities: directly before table raw, but after fragments are reassembled; and after all other chains."""
+"""The priorities of the chains: one directly before table raw, but after fragments are reassembled; one after all other
+chains."""
 
 CHOSEN = "chosen"
 """The name of the chain in which packets are marked."""
@@ -72,7 +73,7 @@ def _trace() -> bytes:
 
 
 def drop_unless_priority(priority: int) -> bytes:
-    """A rule that drops the packets that have another priority (SO_PRIORITY)."""
+    """Return a rule that drops all packets except those with this priority (SO_PRIORITY)."""
     register = attribute(1, _number(_REGISTER))
     load = expression(b"meta", register + attribute(2, _number(_META_PRIORITY)))
     value = attribute(3 | _NESTED, attribute(1, struct.pack("=I", priority)))
@@ -83,10 +84,10 @@ def drop_unless_priority(priority: int) -> bytes:
 class MarkTable:
     """A table for each family, whose rules make the kernel report packets.
 
-    *conditions* say what a packet must be, as bytes of a rule of nf_tables. At most *limit* packets of a family are
-    chosen in a second, with a *burst*; None for all. The table has a chain behind all others at INPUT and POSTROUTING
-    too, whose reports say that a packet has passed. The kernel removes it when this is closed, or the process ends in
-    any way. `name` is that of the table.
+    *conditions* choose the packets, as bytes of rules of nf_tables. At most *limit* packets of a family are chosen in a
+    second, with a *burst*; None chooses all. The table also has a chain after all others at INPUT and at POSTROUTING:
+    its reports say that a packet has passed. The kernel deletes the table after `close`, or when the process ends in
+    any way. `name` is the name of the table.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class MarkTable:
                 for hook, name in names.items():
                     batch.add_base_chain(family, label, name.encode(), hook, b"filter", priority, 1)
             for name in ENDS.values():
-                # one report for the packet, and no second one for the end of the chain
+                # an accepting rule: the kernel reports it once, and does not also report the end of the chain
                 batch.add_rule(family, label, name.encode(), _rule(_verdict(_ACCEPT)))
         numbers = [
             batch.add_rule(
@@ -149,5 +150,5 @@ def _refusal(code: int, of_condition: bool) -> Exception:
 
 
 def everything(families: Sequence[Family]) -> list[Condition]:
-    """The conditions that all packets fulfil."""
+    """Return conditions that all packets fulfil."""
     return [(family, hook, b"", b"") for family in families for hook in BEGINNINGS]

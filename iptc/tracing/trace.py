@@ -1,4 +1,4 @@
-"""Trace: the packets of a kind as they come, each with the rules that took it."""
+"""The class `Trace`: iterates over packets as they come, each with the rules that it has matched."""
 
 from __future__ import annotations
 
@@ -33,46 +33,47 @@ if TYPE_CHECKING:
 _BACKENDS = ("legacy", "nft")
 _FAMILIES = (2, 10)
 _QUIET = 1.0
-"""After so many seconds without a report a packet is taken for lost."""
+"""Seconds without a report after which a packet is taken for lost."""
 
 _LOOKS = 4
-"""So often reports are taken at once where rules were changed, until what comes next can only have met the new ones."""
+"""How often reports are read again directly after a change of the rules. Later packets can only have met the new
+rules."""
 
 _ABSENT = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, errno.ENOPROTOOPT)
 _NO_NFT = (
-    "packets are marked by nf_tables, on legacy tables too, and this kernel has it not, or not its module (modprobe "
-    "nf_tables); -j TRACE in table raw, and xtables-monitor or the kernel's log, do without"
+    "packets are marked by nf_tables, for legacy tables too, and this kernel does not have it, or its module is not "
+    "loaded (modprobe nf_tables); -j TRACE in table raw, with xtables-monitor or the kernel's log, works without it"
 )
 
 _live: weakref.WeakSet[Trace] = weakref.WeakSet()
 
 
 class Trace(Stream):
-    """Yields a `Packet` for each packet that *filter* chooses, once the kernel has said what became of it; also for
-    `async for`.
+    """Yields a `Packet` for each packet that *filter* chooses, once its way is over. It works in `for` and `async for`.
 
     *filter* is a rule specification without a target, such as `-p tcp --dport 22 -s 198.51.100.0/24`, as text or as
-    words; "" chooses all packets. It is asked where packets come in (alone, with `-i`), and where they are made on this
-    host (alone, with `-o`). Both families are traced, or one where *filter* is of one, or *ipv6* says which.
+    words; "" chooses all packets. It is tested where packets come in and where this host makes them: with `-i` only
+    where they come in, with `-o` only where they are made. Both families are traced, unless *filter* fits only one, or
+    *ipv6* selects one.
 
-    Packets are marked by a table of nf_tables of our own, which the kernel removes when this is closed or the process
-    ends in any way: no table of iptables is touched. On legacy tables (*backend* "legacy"; without *backend* where
-    there are any) nfnetlink_log is the logger of the namespace meanwhile. `Conflict` where its group 0 is taken. At
-    most *limit* packets a second of a family are chosen, so many at once too; None for all. `lost` counts reports that
-    came faster than they were read. `AccessDenied` without CAP_NET_ADMIN.
+    A table of nf_tables of our own marks the packets. The kernel deletes it after `close`, or when the process ends in
+    any way. No table of iptables is touched. For legacy tables (*backend* "legacy", or no *backend* if there are any),
+    nfnetlink_log is the logger of the namespace meanwhile; `Conflict` is raised if another process has its group 0.
+    At most *limit* packets of a family are chosen in a second, and as many at once; None chooses all. `lost` counts
+    reports that came faster than they were read. Raises `AccessDenied` without CAP_NET_ADMIN.
 
-    Packets are recorded from the beginning on. `close()` ends the loop, from whatever thread. It serves one loop at a
-    time, of the process that opened it.
+    Packets are recorded from the beginning on. `close()` ends the loop, and any thread can call it. One loop at a time
+    can use it, in the process that opened it.
     """
 
     if TYPE_CHECKING:
 
         def read(self) -> list[Packet]:
-            """Return the packets that are over since, without waiting."""
+            """Return the packets whose way has ended since the last call, without waiting."""
             ...
 
         def wait(self, timeout: float | None = None) -> list[Packet]:
-            """Return the packets that are over, waiting for one *timeout* seconds at most."""
+            """Wait at most *timeout* seconds for a packet whose way has ended. Return all such packets."""
             ...
 
         def __next__(self) -> Packet: ...
@@ -132,7 +133,8 @@ class Trace(Stream):
 
     @property
     def lost(self) -> int:
-        """How many reports came faster than they were read, and are lost: packets may lack steps, or be missing."""
+        """How many reports were lost because they came faster than they were read. Packets may lack steps, or be
+        missing."""
         if not self._closed:
             self._lost = self._lost_now()
         return self._lost
@@ -148,7 +150,7 @@ class Trace(Stream):
         legacy = [] if self._legacy is None else self._legacy.read()
         nft = self._nft.read()
         if self._legacy is not None:
-            # what legacy tables reported before the last report of nf_tables
+            # read after those of nf_tables: so all legacy reports before the last one of nf_tables are there
             legacy += self._legacy.read()
         self._found.extend(self._gatherer.take(nft, legacy))
 
@@ -173,7 +175,7 @@ class Trace(Stream):
         return sum(source.lost for source in sources)
 
     def _drop_in_child(self) -> None:
-        """Let go of the descriptors in a process that was forked off: what keeps the table is the parent's alone."""
+        """Close the descriptors in a child after a fork: only the parent shall keep the table alive."""
         for thing in self._closing:
             thing.drop() if isinstance(thing, Logger) else thing.close()
         self._closing = []

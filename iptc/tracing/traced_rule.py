@@ -1,4 +1,4 @@
-"""A rule that a report means, as it was found: with what must be said of it."""
+"""The rule that a report of the kernel names, with a note if it is not certain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .._types import Family
 
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
-"""What nf_tables calls the families of tables."""
+"""The names that nf_tables has for the families of tables."""
 
 ADDED = "the rule was added meanwhile"
 CHANGED = "the rule was changed meanwhile"
@@ -21,15 +21,16 @@ UNKNOWN = "the rules were changed meanwhile: which one it was is not known"
 
 
 def family_name(family: int) -> str:
-    """What nf_tables calls a family of tables."""
+    """Return the name that nf_tables has for a family of tables."""
     return _FAMILIES.get(family, str(family))
 
 
 class Found:
-    """A rule that was looked for.
+    """The result of looking for a rule.
 
-    It has the `Rule`, None where it can't be had; its number, None where it is not sure; its text for people; its
-    comment; and a note, which must be said of it. `rejects` says that it refuses packets, and answers.
+    `rule` is the `Rule`, or None if it cannot be read. `number` is its number, or None if that is not certain. `text`
+    is its text for people, `comment` its comment. `note` is a remark that is shown with it, such as that it has changed
+    since. `rejects`: whether it refuses packets with an answer.
     """
 
     __slots__ = ("rule", "number", "text", "comment", "note", "rejects")
@@ -43,7 +44,7 @@ class Found:
         self.rejects = False
 
     def noted(self, note: str, number: int | None = None) -> Found:
-        """The same with another note, and another number."""
+        """Return a copy with this note and this number."""
         found = Found(self.rule, number, self.text, self.comment, note)
         found.rejects = self.rejects
         return found
@@ -53,11 +54,11 @@ NOT_KNOWN = Found(None, None, "?", None, UNKNOWN)
 
 
 def rule_of(nfproto: Family, entry: bytes) -> Rule:
-    """The `Rule` of an entry."""
+    """Return the `Rule` with the bytes *entry*."""
     return _core.load_rules(Rule if nfproto == _core.IPV4 else Rule6, nfproto, [entry], None)[0]
 
 
 def found_of(nfproto: Family, entry: bytes, number: int | None) -> Found:
-    """What is found in an entry."""
+    """Return the `Found` for the bytes *entry*."""
     rule = rule_of(nfproto, entry)
     return Found(rule, number, rule._shown(), comment_of(nfproto, entry) or None, None)

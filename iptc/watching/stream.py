@@ -1,4 +1,5 @@
-"""What comes as it happens: taken by a loop, by `async for`, or by waiting for it; closed from whatever thread."""
+"""The base class of `Watch` and `Trace`: events are taken by `for`, by `async for` or by waiting; any thread can close
+it."""
 
 from __future__ import annotations
 
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """The base of `Watch` and `Trace`: an iterator of what was found, for one loop at a time, of the process that
-    opened it.
+    """An iterator over events. One loop at a time can use it, in the process that opened it.
 
-    A subclass registers its descriptors in `_poll`, and has `_look`, which puts what was found into `_found`, and
-    `_close_sources`.
+    A subclass registers its descriptors in `_poll`. Its `_look` puts new events into `_found`, and its
+    `_close_sources` closes the descriptors.
     """
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ class Stream:
         self._poll.register(self._wake.fileno(), select.EPOLLIN)
 
     def _look(self) -> None:
-        """Find what has come since, without waiting."""
+        """Put the events since the last call into `_found`, without waiting."""
 
     def _pause(self) -> float:
-        """Return the seconds until there is something to do; -1 is for ever."""
+        """Return the seconds after which `_look` must be called, or -1 if only an event makes it necessary."""
         return -1
 
     def _close_sources(self) -> None:
@@ -54,11 +54,11 @@ class Stream:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether `close` was called."""
         return self._closed
 
     def close(self) -> None:
-        """Close it. A loop that waits in another thread ends."""
+        """Close all descriptors. A loop that waits in another thread ends."""
         if self._closed or self._pid != os.getpid():
             return
         with self._ending:
@@ -124,8 +124,8 @@ class Stream:
             raise KernelError("this was opened by another process", errno.EBADF, os.strerror(errno.EBADF))
 
     def wait(self, timeout: float | None = None) -> list[Any]:
-        """Wait at most *timeout* seconds (None: for ever) for what comes, and return it. Return [] if nothing came, or
-        if it is closed meanwhile."""
+        """Wait at most *timeout* seconds (None: for ever) for events, and return them. Return [] if none came, or if it
+        was closed meanwhile."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._closed:
             found = self.read()
