@@ -71,7 +71,8 @@ def numbered(tag, sign, count):
 def same(back_end, bpf, by_socket):
     """Whether both read the same numbers, nothing being on its way; and them."""
     mine, theirs = bpf.read(), by_socket.read()
-    return list(mine) == list(theirs), f"{back_end}: {list(mine)[:3]} {list(theirs)[:3]}"
+    equal = list(mine) == list(theirs) and mine.generation == theirs.generation
+    return equal, f"{back_end}: {list(mine)[:3]} {list(theirs)[:3]}"
 
 
 def try_back_end(backend):
@@ -106,8 +107,8 @@ def try_back_end(backend):
                 # the second one may come to stand where the first one was
                 for rules in (f"turn {turn}, first", f"turn {turn}, second"):
                     host(f"iptables-{backend}-restore", "-c", text=numbered(rules, 1000 + turn, 300))
-                mine, theirs = list(bpf.read()), list(by_socket.read())
-                wrong += mine != theirs or mine[7] != (7 * (1000 + turn), 1000 + turn)
+                equal, _ = same(backend, bpf, by_socket)
+                wrong += not equal or bpf.read()[7] != (7 * (1000 + turn), 1000 + turn)
             tell(f"{backend}, replaced twice between two readings", wrong == 0, f"{wrong} of 20")
         host(f"iptables-{backend}-restore", text=ruleset("once more", 300))
         host(f"iptables-{backend}", "-I", "web", "7", "-p", "udp", "-m", "comment", "--comment", "inserted")
@@ -118,6 +119,18 @@ def try_back_end(backend):
         send(3)
         equal, more = same(backend, bpf, by_socket)
         tell(f"{backend}, after -Z", equal and bpf.read()[0][0] == 3, more)
+        if backend == "legacy" and os.path.exists("/sys/module/iptable_filter"):
+            with telling("legacy, the module of the table is unloaded"):
+                host("iptables-legacy", "-F")
+                host("iptables-legacy", "-X")
+                well, _ = same(backend, bpf, by_socket)
+                host("rmmod", "iptable_filter")
+                gone = not os.path.exists("/sys/module/iptable_filter")
+                equal, more = same(backend, bpf, by_socket)
+                host("iptables-legacy-restore", text=ruleset("after that", 300))
+                send(2)
+                again, more = same(backend, bpf, by_socket)
+                tell("legacy, the module of the table is unloaded", well and gone and equal and again, more)
         tell(f"{backend}, the source", bpf.source == "bpf", bpf.source_reason)
     host(f"iptables-{backend}", "-F")
 
