@@ -1,4 +1,4 @@
-"""A ruleset in a private network namespace, and what the kernel does there with packets that are made up."""
+"""iptc.Bench: what the kernel does with made-up packets under a ruleset in a private network namespace."""
 
 import os
 import pathlib
@@ -296,17 +296,17 @@ def test_both_sides_of_a_connection(side, version):
                 assert flow.verdict.out[0].src == HOST[version]
                 assert "ESTABLISHED" in str(flow.related().step) and flow.verdict.out[0].dst == INSIDE[version]
             flow.close()
-        # an answer that nobody has asked for
+        # an answer without a request
         assert bench.send("eth0", src=OUTSIDE[version], dst=HOST[version], tcp=9, flags="SYN,ACK").verdict == "DROP"
         refused = bench.flow("eth0", src=OUTSIDE[version], dst=HOST[version], tcp=23)
         assert refused.verdict.verdict == "DROP" and not refused.is_open
         with pytest.raises(iptc.TransactionError):
             refused.answer()
-        # the limit of connections is real, and another host has its own
+        # connlimit really counts connections, and counts each host by itself
         near = {4: "198.51.100.77", 6: "2001:db8:9::77"}[version]
         words = {"src": near, "dst": HOST[version], "tcp": 22}
         assert [bench.flow("eth0", **words).verdicts[0].verdict for _ in range(3)] == ["ACCEPT", "ACCEPT", "REJECT"]
-        # the host speaks again for itself
+        # the host sends packets by itself again
         assert "RST" in bench.send("eth0", src=OUTSIDE[version], dst=HOST[version], tcp=22).answers[0].before.flags
 
 

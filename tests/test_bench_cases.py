@@ -68,7 +68,7 @@ expect = "DROP"
 
 @pytest.fixture(params=["legacy", "nft"])
 def files(request, tmp_path):
-    """The paths of rules and cases, and what says the back end."""
+    """Return the paths of the rules and of the cases, and the arguments that select the back end."""
     (tmp_path / "rules.v4").write_text(RULES)
     (tmp_path / "cases.toml").write_text(CASES)
     return str(tmp_path / "rules.v4"), tmp_path / "cases.toml", ["--backend", request.param]
@@ -189,7 +189,7 @@ def test_the_plugin(tmp_path):
         "[pytest]\niptc_rules = rules.v4\niptc_backend = nft\niptc_interfaces =\n  eth0=203.0.113.1/24\n  eth1=10.0.0.1/24\n"
     )
     command = [sys.executable, "-m", "pytest", "-p", "iptc.bench.plugin", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    # where iptc is installed, pytest would find the plugin by itself, and would be given it twice
+    # if iptc is installed, pytest finds the plugin by itself, and would load it twice
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [*command, "--rule-coverage-min", "90"], capture_output=True, text=True, env=environment, cwd=tmp_path

@@ -1,5 +1,5 @@
-"""What a bench says, compared with what happens to the same packets on a host with two networks; rulesets of others; and
-what is left of a bench that is killed."""
+"""The verdicts of a bench are compared with what happens to the same packets on a host with two networks. Also: rulesets
+of other programs, and what is left after a bench is killed."""
 
 import os
 import pathlib
@@ -115,7 +115,7 @@ class Router:
         sysctl("net.ipv6.icmp.ratelimit=0", "net.ipv4.conf.all.rp_filter=0")
         sysctl("net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0")
         if version == 6:
-            # what a host says to its neighbours of its own accord would be counted by the rules of OUTPUT
+            # the rules of OUTPUT would count packets that a host sends to its neighbours by itself
             quiet = "accept_dad=0", "router_solicitations=0", "mldv2_unsolicited_report_interval=1"
             sysctl(*(f"net.ipv6.conf.default.{each}" for each in quiet))
         run("ip", "link", "set", "lo", "up")
@@ -143,7 +143,7 @@ class Router:
 
     @staticmethod
     def sent():
-        """How many packets of IPv6 this host has made so far, with those that a rule has dropped."""
+        """Return how many IPv6 packets this host has sent so far, with those that a rule has dropped."""
         lines = pathlib.Path("/proc/net/snmp6").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("Ip6OutRequests")))
 
@@ -194,7 +194,7 @@ class Router:
                 found.append(data[14:])
 
     def send(self, interface, data):
-        """Let a packet come in; what leaves because of it, as [(interface, bytes)]."""
+        """Let a packet come in. Return the packets that leave because of it: [(interface, bytes)]."""
         kind = 0x0800 if self.version == 4 else 0x86DD
         with on_one_processor():
             self.taps[interface].send(self._frame(interface, True, kind, data))
@@ -206,7 +206,7 @@ class Router:
 
 
 def said(interface, data):
-    """What is compared of a packet that leaves: all of what its headers say, but for the numbers of the kernel's own."""
+    """Return what is compared of a packet that leaves: all fields of its headers except numbers that the kernel chooses."""
     header = read_packet(data)
     if header.number == 58 and header.icmp[0] in range(130, 144):
         return None
@@ -215,7 +215,7 @@ def said(interface, data):
 
 
 def hits(save):
-    """{rule: packets} of what iptables-save prints with counters, in its order."""
+    """Return {rule: packets} of an output of iptables-save -c, in its order."""
     found, table = [], ""
     for line in save.splitlines():
         table = line if line.startswith("*") else table
@@ -302,7 +302,7 @@ def test_nothing_is_left_of_a_bench_that_is_killed(kind):
         process.wait()
         process.stdout.close()
         for descriptor in waiting:
-            # its agent hears of the end, and ends
+            # its agent notices the end, and ends too
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
             assert poll.poll(PATIENCE * 1000)

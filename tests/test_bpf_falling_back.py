@@ -1,4 +1,4 @@
-"""Counters that are read by eBPF where something is in the way: "bpf" says what, "auto" goes on by socket and comes back."""
+"""eBPF cannot be used for a while: source="bpf" raises the reason, source="auto" reads by socket and returns to eBPF."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ RULES = [f"-A OUTPUT -p udp --dport {port}" for port in range(1, 12)]
 
 
 class Restless(NftScan):
-    """Reads a table by the socket. As long as `changes` is set, another writer changes it after each reading."""
+    """Reads a table by the socket. As long as `changes` is set, it changes the table after each reading."""
 
     changes = True
 
@@ -35,7 +35,7 @@ class Restless(NftScan):
 
 @pytest.fixture
 def restless(host):
-    """A function that makes a scan by eBPF of a table that changes all the time."""
+    """Return a function that makes an eBPF scan of a table that changes all the time."""
     restored(host, False, *RULES)
     host.iptables("-I", "OUTPUT", "-c", "7", "700")
     made = []
@@ -56,7 +56,7 @@ def restless(host):
 
 
 def until_it_is_back(read, source):
-    """Read until eBPF is in use; what was read last."""
+    """Read until eBPF is in use. Return the last reading."""
     limit = time.monotonic() + PATIENCE
     while True:
         reading = read()
@@ -86,7 +86,7 @@ def test_auto_goes_on_by_socket_and_comes_back(restless):
         counts, digest, policies = until_it_is_back(scan.read, lambda: scan.source)
         assert counts.pairs(0, 1) == [(7, 700)] and len(policies) == 3 and counts.rules == 12
         assert scan.source_reason == "" and digest == socket.read()[1]
-        # once more, with rules that changed while nothing was known of them
+        # once more, with rules that changed while eBPF was not in use
         socket.changes = True
         subprocess.run(["nft", "add", "chain", "ip", "filter", f"other{turn}"], check=True)
         scan.read()
@@ -149,7 +149,7 @@ def test_a_table_that_a_process_owns(host):
 
 
 def told_by_a_child(action):
-    """What *action* prints in a child that this process forks."""
+    """Fork a child that runs *action*, and return what it prints."""
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
@@ -191,7 +191,7 @@ def test_a_child_reads_for_itself(host, traffic):
         traffic(7, 2)
         assert reader.read()["OUTPUT"][6].packets == 5
         if has_other_users():
-            # what the parent has opened is not the child's, the second time as little as the first
+            # a child cannot use what its parent has opened, whether it is the first child or the second
             assert told_by_a_child(read_without_rights) == str(["AccessDenied"] * 2)
 
 

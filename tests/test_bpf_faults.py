@@ -1,4 +1,4 @@
-"""Each call of bpf(2) fails, with every errno it may: what is raised says why, and nothing stays open."""
+"""Each call of bpf(2) fails with each errno that it can have: an exception says why, and no descriptor stays open."""
 
 from faults import library, start  # noqa: F401  (fixtures)
 
@@ -51,7 +51,7 @@ for number, names in kinds.items():
 
 def test_each_call_fails(start):  # noqa: F811
     raised = {number: names for number, *names in map(str.split, start(STEPS + FAIL))}
-    # a map whose memory cannot be had: as for every other call
+    # the memory of a map cannot be mapped: this is handled like a failed call of bpf(2)
     assert raised.pop("EMFILE") == ["KernelError"] and raised.pop("ENOMEM") == ["OutOfMemory"]
     assert raised.pop("EPERM") == raised.pop("EACCES") == ["AccessDenied", "Unsupported"]
     assert raised.pop("ENOENT") == ["NotFound", "Unsupported"] and raised.pop("EAGAIN") == ["Conflict", "Unsupported"]

@@ -1,4 +1,4 @@
-"""Counters that are handed over: `CounterReader.fds` and `CounterReader.from_fds`."""
+"""A reader is handed over to another process: `CounterReader.fds` and `CounterReader.from_fds`."""
 
 import array
 import contextlib
@@ -21,7 +21,7 @@ from test_structure import ROOT
 import iptc
 from iptc.bpf import kernel, parcel
 
-# where the kernel takes no programs, test_bpf_source tests what is said of that, and there is nothing to hand over
+# if the kernel accepts no programs there is nothing to hand over; test_bpf_source tests the error then
 __test__ = not REFUSED
 
 EXAMPLES = ROOT / "examples"
@@ -31,7 +31,7 @@ NOBODY += ["--no-new-privs"]
 
 
 def left_open():
-    """The descriptors of this process."""
+    """Return the descriptors of this process."""
     return sorted(name for name in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{name}"))
 
 
@@ -45,14 +45,14 @@ def closing(fds):
 
 
 def taken(fds, order=list):
-    """A reader of what was handed over; the descriptors are closed."""
+    """Return a reader made of the descriptors *fds*, which are closed then."""
     with closing(fds):
         return iptc.CounterReader.from_fds(order(fds))
 
 
 @pytest.fixture
 def reader(host, ipv6):
-    """A reader by eBPF of some rules."""
+    """A reader that reads the counters of some rules by eBPF."""
     lines = (
         ":OUTPUT ACCEPT [0:0]",
         ":web - [0:0]",
@@ -78,7 +78,7 @@ def test_the_numbers_and_the_rules_are_those_of_who_hands_over(reader, ipv6, tra
     traffic(7, 2, ipv6)
     snapshot = same(other, reader)
     assert snapshot["web"][0].packets == 5
-    # snapshots of both are of one ruleset, and can be compared
+    # snapshots of both readers are of the same ruleset, so they can be compared
     for earlier in (first, before):
         delta = snapshot.since(earlier)
         assert delta["web"][0][0] == 2 and set(delta.flags) == {0}

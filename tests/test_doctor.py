@@ -1,4 +1,4 @@
-"""`iptc doctor`: what it finds on a host, what it says of a ruleset, and that it changes nothing."""
+"""`iptc doctor`: what it finds on a host and in a ruleset, and that it changes nothing."""
 
 import json
 import os
@@ -38,7 +38,7 @@ LEVELS = {INFO, WARNING, ERROR}
 
 
 def doctor(*arguments, prefix=(), text=None, environment=()):
-    """(exit status, standard output, standard error) of `iptc doctor`."""
+    """Run `iptc doctor`. Return (exit status, standard output, standard error)."""
     command = [*prefix, sys.executable, "-B", "-m", "iptc", "doctor", *arguments]
     given = {**os.environ, "PYTHONPATH": str(ROOT), **dict(environment)}
     done = subprocess.run(command, input=text, capture_output=True, text=True, env=given)
@@ -70,7 +70,7 @@ def worst(findings):
 
 
 def test_both_sides(host):
-    """The other side's rules are found, in each family, and the other tool is told from ours."""
+    """Rules of the other back end are found in each family, and tools of the other back end are recognized."""
     status, said = as_json(environment={"IPTC_BACKEND": host.backend})
     assert said["backend"] == host.backend
     other = {"legacy": "nft", "nft": "legacy"}[host.backend]
@@ -182,7 +182,7 @@ def test_without_capabilities(host):
     status, said = as_json(prefix=drop)
     found = [finding["text"] for finding in said["findings"] if finding["level"] == WARNING]
     assert status == 1 and any("no CAP_NET_ADMIN" in text for text in found)
-    # what needs no right is said all the same
+    # findings that need no right are printed all the same
     assert any(f"iptc {iptc.__version__}" in finding["text"] for finding in said["findings"])
     assert any("plugin files" in finding["text"] for finding in said["findings"])
     status, said = as_json(prefix=[*drop[:1], "--bounding-set=-net_raw"])
@@ -191,7 +191,7 @@ def test_without_capabilities(host):
 
 @pytest.mark.one_backend("nft")
 def test_whether_counters_can_be_read_with_ebpf(host):
-    """As it is, and for whoever may not."""
+    """With the rights of this process, and without the rights."""
     (here,) = [text for text in texts(ebpf.of_ebpf()) if "with eBPF" in text]
     assert here in [f["text"] for f in as_json()[1]["findings"]] and (why_not("nft") == "") == ("can be read" in here)
     _, said = as_json(prefix=["setpriv", "--inh-caps=-all", "--bounding-set=-all,+net_admin,+net_raw"])
@@ -213,7 +213,7 @@ print(*sorted(seen), sep="\\n")
 
 @pytest.mark.one_backend("nft")
 def test_ebpf_may_be_possible_on_one_side_only(host, start):  # noqa: F811
-    """Where the kernel refuses what is for legacy tables."""
+    """Here the kernel refuses what only legacy tables need."""
     if why_not("nft"):
         return
     said = start(EBPF)
@@ -238,7 +238,7 @@ def test_a_user_namespace(host):
 @pytest.mark.one_backend("nft")
 def test_a_list_of_tables_that_may_not_be_read(host):
     class Closed:
-        """A namespace whose files belong to nobody."""
+        """A namespace whose files in /proc nobody may read."""
 
         def read_file(self, path):
             raise PermissionError(13, "Permission denied")
@@ -352,7 +352,7 @@ def test_what_a_text_needs():
 @pytest.mark.one_backend("legacy")
 @pytest.mark.filterwarnings("ignore::iptc.XTablesWarning")
 def test_needs_of_every_rule_that_the_tests_know(prepared, ipv6):
-    """The words of a rule say the same as its bytes do: what libxtables made of it is what was found in the text."""
+    """The needs that are found in the text of a rule are those of the bytes that libxtables makes of it."""
     for spec in specs.load_taken(ipv6):
         rule = (iptc.Rule6 if ipv6 else iptc.Rule).from_args(spec.text)
         wanted = {("match", match.name) for match in rule.matches}
@@ -382,7 +382,7 @@ class Bare(type(HERE)):
 
 
 class Listing(type(HERE)):
-    """This namespace on a kernel that has loaded what is listed."""
+    """This namespace on a kernel with the given list of loaded modules."""
 
     listed = b""
 
@@ -457,7 +457,7 @@ def test_the_configuration_is_asked_last(root):
 
 
 def test_a_kernel_without_legacy_and_compat(root):
-    """RHEL 10, and Linux from 6.17 on as it is built by default."""
+    """RHEL 10 is such a kernel, and so is Linux from 6.17 on with its default configuration."""
     (root / "etc/modprobe.d/nft_compat.conf").write_text("blacklist nft_compat\n")
     found = list(kernel.of_kernel(machine(root), "nft", "nft"))
     assert "has no legacy tables here (ip_tables and ip6_tables" in found[0].text and found[0].level == INFO
@@ -490,7 +490,7 @@ def test_what_is_missing_is_named_with_its_line(root):
         "Line 2: IPv4 match u32 is not to be had: module xt_u32, this kernel's modules do not have it."
     ]
     assert found[0].level == ERROR and RELEASE in found[0].do
-    # a container sees what is loaded, and not the host's modules
+    # a container sees which modules are loaded, but not the module files of the host
     shutil.rmtree(root / "lib")
     there = Listing()
     there.listed = b"recent\nLOG\n"
@@ -500,7 +500,7 @@ def test_what_is_missing_is_named_with_its_line(root):
 
 
 def test_this_kernel_is_believed(host):
-    """What the kernel of this machine takes, and what it refuses: the host's own tool is asked."""
+    """What the doctor says about the kernel of this machine is what the host's own tool finds."""
     here = kernel.Kernel(HERE)
     side = host.backend
     for rule in (
@@ -561,7 +561,7 @@ def test_connections(host):
 
 def test_packets_that_found_no_room():
     class Full:
-        """A namespace whose connections did not find room."""
+        """A namespace whose connection tracking table was full."""
 
         def read_file(self, path):
             if path.endswith(b"stat/nf_conntrack"):
@@ -655,7 +655,7 @@ CHANGES = re.compile(
 
 
 def test_it_changes_nothing(host, tmp_path):
-    """Not one call that writes but to standard output; no table is created."""
+    """No system call writes anything except to standard output, and no table is created."""
     host.iptables("-A INPUT -p tcp")
     path, trace = tmp_path / "rules", tmp_path / "trace"
     path.write_text(RULES)
@@ -669,7 +669,7 @@ def test_it_changes_nothing(host, tmp_path):
         prefix=["strace", "-f", "-qq", "-s", "64", "-e", "signal=none", "-o", str(trace)],
     )
     calls = [line for line in trace.read_text().splitlines() if CHANGES.search(line) and "recv" not in line]
-    # a sanitizer's runtime makes the folder of its reports, which is there
+    # the runtime of a sanitizer calls mkdir for its folder of reports, which exists
     assert [line for line in calls if "/dev/null" not in line and "EEXIST" not in line] == []
     wrote = {line.split("write(")[1].split(",")[0] for line in trace.read_text().splitlines() if " write(" in line}
     assert wrote == {"1"}, wrote
@@ -690,7 +690,7 @@ def test_as_text_and_usage(host):
 
 
 def test_without_libxtables():
-    """Where the library cannot be used the doctor says so, and the rest is looked at."""
+    """If libxtables cannot be used, the doctor says so, and still checks everything else."""
     code = (
         "import sys; sys.modules['iptc.language.plugins'] = None; from iptc.doctor import examine;"
         "print(*[f'{finding.level}: {finding.text}' for finding in examine.examine()[1]], sep='\\n')"

@@ -1,4 +1,4 @@
-"""The command `iptc exporter`: its endpoint, its files, and what clients and hosts may do to it."""
+"""The command `iptc exporter`: its endpoint, its files, and clients and hosts that cause trouble."""
 
 import base64
 import contextlib
@@ -36,14 +36,14 @@ class Exporter:
         self.scheme, self.port, self.path = found[1], int(found[2]), found[3]
 
     def line(self):
-        """The next line that it says."""
+        """Return the next line that it prints."""
         line = self.process.stderr.readline()
         assert line, f"it ended: {self.said}"
         self.said.append(line)
         return line
 
     def connect(self, receive=None):
-        """A new connection."""
+        """Return a new connection."""
         connection = socket.socket()
         if receive is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
@@ -51,7 +51,7 @@ class Exporter:
         return connection
 
     def ask(self, path=None, method="GET", context=None, **headers):
-        """(status, headers, body) of one request."""
+        """Send one request. Return (status, headers, body)."""
         if self.scheme == "https":
             connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=PATIENCE)
         else:
@@ -62,18 +62,18 @@ class Exporter:
             return answer.status, answer.headers, answer.read()
 
     def threads(self):
-        """How many threads it has."""
+        """Return how many threads it has."""
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
     def end(self, number=signal.SIGTERM):
-        """End it by a signal; its exit status."""
+        """End it by a signal. Return its exit status."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 
 
 @pytest.fixture
 def start(host):
-    """Start `iptc exporter` with some arguments, on a port that is free; all of them are gone at the end."""
+    """Return a function that starts `iptc exporter` on a free port. All of them are ended after the test."""
     host.run("ip", "link", "set", "lo", "up")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     processes = []
@@ -104,7 +104,7 @@ def command(host):
 
 
 def value(body, name):
-    """The value of the one sample of a metric."""
+    """Return the value of the only sample of a metric."""
     (found,) = re.findall(rf"^{name} (\S+)$", body.decode(), re.MULTILINE)
     return float(found)
 
@@ -115,7 +115,7 @@ def test_it_is_scraped(host, start):
     status, headers, body = exporter.ask()
     assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert b'comment="web",target="ACCEPT"} ' in body and value(body, "iptables_scrape_success") == 1
-    # the traffic of the scrape itself
+    # the scrape itself causes traffic
     counted = rb'iptables_rule_packets_total\{.*comment="web".*\} (\d+)'
     assert int(re.search(counted, exporter.ask()[2])[1]) > int(re.search(counted, body)[1])
     # what the process needs itself
@@ -215,7 +215,7 @@ def test_a_failed_read_is_a_metric(host, start, command):
         assert re.search(rb"^iptables_read_success\{.*\} 0$", body, re.MULTILINE)
     assert exporter.end() == 0
     rest = exporter.process.stderr.read()
-    # each once, though it was asked twice
+    # each series once, although the table was named twice
     assert len(set(rest.splitlines())) == len(rest.splitlines()) and "cannot be read" in rest
     status, out, _ = command("--once", before=NO_RIGHTS)
     assert status == 1 and "\niptables_scrape_success 0\n" in out
@@ -226,7 +226,7 @@ def test_sockets_of_systemd(host, start):
     host.run("ip", "link", "set", "lo", "up")
     with socket.create_server(("127.0.0.1", 0)) as ours:
         port = ours.getsockname()[1]
-        # as systemd does: the socket is descriptor 3, and the number of the process is known
+        # as systemd does: the socket is descriptor 3, and LISTEN_PID is the process id
         script = f'exec 3<&{ours.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
         exporter = start(before=["bash", "-c", script, "bash"], pass_fds=[ours.fileno()])
         assert exporter.port == port and exporter.ask()[0] == 200
@@ -248,7 +248,7 @@ def test_systemd_is_told(host, start, tmp_path):
 
 @pytest.fixture
 def large(host):
-    """So many rules that no socket takes an answer at once."""
+    """So many rules that no socket can hold a whole answer."""
     comment = "x" * 200
     rules = [f'-A unused -p tcp -m tcp --dport {n} -m comment --comment "{comment}" -j ACCEPT' for n in range(LARGE)]
     iptc.restore("\n".join(["*filter", ":unused - [0:0]", *rules, "COMMIT", ""]))
@@ -264,12 +264,12 @@ def test_clients_that_never_read(large, start):
     try:
         for number, client in enumerate(silent):
             client.sendall(REQUEST)
-            # each has an answer of its own
+            # each client gets an answer of its own
             client.recv(1)
-        # nobody else waits for them
+        # other clients do not wait for them
         status, _, body = exporter.ask()
         assert status == 200 and body.count(b"\niptables_rule_packets_total{") == LARGE
-        # the memory of so many answers is not held: who was silent for longest was cut off
+        # not so many answers are kept in memory: the client that was silent for longest was cut off
         cut = 0
         for client in silent[:8]:
             with contextlib.suppress(ConnectionResetError):
@@ -363,7 +363,7 @@ def test_tls_and_users(start, tmp_path):
     assert exporter.ask(context=context, Authorization="Basic !")[0] == 401
     for _ in range(2):
         assert exporter.ask(context=context, **basic(b"prometheus:secret"))[0] == 200
-    # not a word of TLS
+    # the bytes are no TLS
     with exporter.connect() as client:
         client.sendall(REQUEST)
         with contextlib.suppress(ConnectionResetError):
@@ -413,7 +413,7 @@ def test_a_file_is_written_whole(host, command, tmp_path):
 @pytest.mark.one_backend("legacy")
 def test_a_device_or_pipe_that_is_named_as_the_file_stays_one(host, command, tmp_path):
     node, pipe = tmp_path / "node", tmp_path / "pipe"
-    # of a device that nobody has, where nodes can be made at all; a pipe is the same to us
+    # a device node like /dev/full, if this process may make one; a pipe is treated alike
     with contextlib.suppress(PermissionError):
         os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(1, 7))
         status, _, err = command("--once", "--textfile", str(node))

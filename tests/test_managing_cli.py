@@ -1,4 +1,4 @@
-"""The commands diff, plan and apply: what they print, how they end, and that those which only look change nothing."""
+"""The commands diff, plan and apply: their output, their exit statuses, and that diff and plan change nothing."""
 
 import json
 import os
@@ -162,7 +162,7 @@ def test_a_terminal_obeys_nothing_in_a_rule(host, command, file):
 
 
 def traced(path, *arguments):
-    """The system calls by which `iptc` with *arguments* could change something, and its exit status."""
+    """Run `iptc` with *arguments* under strace. Return (the system calls that could change something, exit status)."""
     command = [
         "strace",
         "-f",
@@ -190,7 +190,7 @@ def is_write(line):
     if re.search(r"setsockopt\(\d+, (SOL_IP|SOL_IPV6|0x0|0x29), ", line):
         # IPT_SO_SET_REPLACE, IPT_SO_SET_ADD_COUNTERS
         return bool(re.search(r"SO_SET_REPLACE|SO_SET_ADD_COUNTERS|, (0x40|0x41|64|65),", line))
-    # the kernel takes changes in a batch alone, which begins with NFNL_MSG_BATCH_BEGIN
+    # the kernel accepts changes only in a batch, which begins with NFNL_MSG_BATCH_BEGIN
     return bool(
         re.search(r'send(to|msg)\(.*(NFNL_MSG_BATCH|NFT_MSG_(NEW|DEL))|sendmsg\(.*iov_base="(\\x..){4}\\x10\\x00', line)
     )

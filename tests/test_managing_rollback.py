@@ -1,4 +1,4 @@
-"""Changes that are taken back unless they are confirmed, whatever becomes of the one who wanted them."""
+"""Changes that are taken back unless they are confirmed, even if the process that asked for them is killed."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ BOTH = "".join(
 
 @pytest.fixture
 def folder(host, tmp_path, monkeypatch):
-    """Where it is noted what waits to be confirmed."""
+    """The folder that records which change waits to be confirmed."""
     path = tmp_path / "state"
     monkeypatch.setenv("PYTHONPATH", ROOT)
     host.restore(
@@ -58,14 +58,14 @@ def wanted(tmp_path):
 
 
 def everything(host):
-    """All rules of both families, and the counters of the rules; on nf_tables also what tables and chains there are."""
+    """Return all rules of both families with their counters; on nf_tables also the names of all tables and chains."""
     saved = [
         [line if line.startswith("[") else uncounted([line])[0] for line in host.save(ipv6, counters=True)]
         for ipv6 in (False, True)
     ]
     if host.backend == "nft":
         return saved
-    # a legacy table that was made stays, with nothing in it
+    # a legacy table cannot be deleted again: it stays, and is empty
     return [
         sorted(
             (name, lines)
@@ -77,7 +77,7 @@ def everything(host):
 
 
 def until(predicate):
-    """Wait for it; the time is there for a machine that is busy."""
+    """Wait until *predicate* returns something true. The time limit is long enough for a busy machine."""
     end = time.monotonic() + PATIENCE
     while not (value := predicate()):
         assert time.monotonic() < end, "it never came to pass"
@@ -96,7 +96,7 @@ def with_time_enough(attempt):
 
 
 def over():
-    """What became of the last change, once nobody watches over it any more."""
+    """Wait until the watchdog has ended, and return the state of the last change."""
 
     def look():
         note, watched = pending.slot_of().read()
@@ -106,7 +106,7 @@ def over():
 
 
 def changed(host):
-    """Whether the wanted rules are there, in all tables."""
+    """Return whether all tables have the wanted rules."""
     return (
         host.rules(table="filter") == ports(2)
         and host.rules(ipv6=True) == ports(3)
@@ -233,7 +233,7 @@ def test_what_cannot_be_done_changes_nothing(host, folder, monkeypatch):
     ):
         with pytest.raises(iptc.IPTCError), iptc.safe_apply(BOTH, **settings):
             pass
-    # the process that would take it back cannot be had
+    # the watchdog cannot be started
     for program in ("/bin/false", "/nonexistent", ""):
         monkeypatch.setattr(sys, "executable", program)
         with pytest.raises(iptc.IPTCError), iptc.safe_apply(BOTH, timeout=60):
@@ -335,7 +335,7 @@ change.wait()
 )
 def test_killed_at_each_step_with_all_its_group(host, folder, wanted, step, state):
     before = everything(host)
-    # a group with a shell and what it started, as a session has
+    # a process group with a shell and its children, as in a login session
     seconds = 60 if state == "confirmed" else SECONDS
     command = f'"$0" -c "$1" {wanted} {seconds} {step}; echo survived'
     done = subprocess.run(
@@ -367,7 +367,7 @@ def test_the_watchdog_heeds_no_signal(host, folder, number):
         change.begin()
         pid = pending.status()["pid"]
         os.kill(pid, number)
-        # a session of its own, and nothing open that is not its own
+        # the watchdog has a session of its own, and no descriptor that belongs to another process
         with open(f"/proc/{pid}/stat") as file:
             sid = int(file.read().rpartition(")")[2].split()[3])
         assert sid != os.getsid(0) and os.readlink(f"/proc/{pid}/cwd") == "/"
@@ -385,12 +385,12 @@ def test_a_watchdog_that_is_killed_is_told_of(host, folder):
         os.kill(pending.status()["pid"], signal.SIGKILL)
         with pytest.raises(iptc.IPTCError, match="nothing will be taken back"):
             change.wait()
-    # its files are closed one after the other
+    # it closes its files one after the other
     until(lambda: pending.status()["state"] == "unwatched")
     assert changed(host)
     done = run("confirm", "--status")
     assert done.returncode == 1 and "nobody is left to take it back" in done.stdout
-    # the next change is not in its way
+    # the next change can be made
     with iptc.safe_apply(filter_table(), timeout=60):
         pass
     assert host.rules(table="filter") == []
@@ -445,7 +445,7 @@ def test_the_lock_is_waited_for(host, folder):
         with rollback.start(BOTH, 60, wait=0.01) as change:
             with pytest.raises(iptc.LockTimeout):
                 change.begin()
-        # nobody waits for the lock any more: nothing is to happen later
+        # no process waits for the lock any more, so nothing can be changed later
         change = rollback.start(BOTH, 60)
         change._say("go")
         change.close()
@@ -459,14 +459,14 @@ def test_the_lock_is_waited_for(host, folder):
             tool.stdin.close()
             until(lambda: (pending.slot_of().read()[0] or {}).get("state") == "armed")
             tool.send_signal(signal.SIGINT)
-        # interrupted before it has begun, it ends like any command
+        # if it is interrupted before it begins, it ends like any command
         assert tool.returncode in (255, 128 + signal.SIGINT) and over() == "not begun"
     assert not changed(host)
 
 
 def test_interrupted_before_the_watchdog_was_told_to_begin(host, folder):
     with rollback.start(BOTH, 60) as change:
-        change.state = "begun"  # as begin() has it, and was interrupted then
+        change.state = "begun"  # the state after begin() was interrupted
         change.roll_back()
         assert change.state == "rolled back" and over() == "not begun"
     assert not changed(host)
@@ -523,7 +523,7 @@ def test_a_confirmation_that_proves_nothing_is_warned_of(host, folder, wanted):
         ["sh", "-c", command], capture_output=True, text=True, start_new_session=True, stdin=subprocess.DEVNULL
     )
     assert "warning: this is the session that applied the change" in done.stderr and changed(host)
-    # a session that was open before
+    # a session that began before the change
     note = {"session": {"sid": 1, "tty": 2, "audit": 3}, "ticks": 100}
     assert (
         pending.proves_nothing({"sid": 5, "tty": None, "audit": None, "since": 99}, note)
@@ -565,7 +565,7 @@ def test_without_a_terminal_it_is_taken_back(host, folder, wanted):
 def test_confirmed_by_a_command(host, folder, wanted, tmp_path):
     before = everything(host)
     assert run("apply", wanted, "--timeout", "60", "--check", "exit 1").returncode == 255 and everything(host) == before
-    # one that does not end is killed when the time is over
+    # a command that does not end is killed when its time is over
     noted = tmp_path / "pid"
 
     def hang(seconds):
@@ -596,9 +596,9 @@ AS_AT_A_TERMINAL = "import sys; sys.stdin.isatty = lambda: True; import iptc.cli
 
 
 def asked(descriptor):
-    """Wait until the question is shown; whether it was, before the program ended."""
+    """Wait until the program asks its question. Return False if it ends without asking."""
     shown = b""
-    with contextlib.suppress(OSError):  # that is how a terminal ends
+    with contextlib.suppress(OSError):  # EIO: the program at the other end of the terminal has ended
         while piece := os.read(descriptor, 1024):
             shown += piece
             if b"(y/N)" in shown:
@@ -693,7 +693,7 @@ def test_flows_that_only_deleted_rules_had_let_in(host, folder, tmp_path):
         assert said in run("apply", str(path), "--timeout", "60", "--check", "false").stdout
         done = run("apply", str(path))
         assert (done.returncode, done.stdout) == (0, "1 rule removed\n" + said)
-        # another rule lets them in: nothing is to be said
+        # another rule accepts these flows, so no warning is printed
         path.write_text(filter_table(state, "-A INPUT -s 127.0.0.0/8 -j ACCEPT", policies=("DROP", "ACCEPT", "ACCEPT")))
         assert run("apply", str(path)).stdout == "1 rule changed\n"
         by_netlink = sorted(flow for flow in flows._from_netlink())

@@ -1,7 +1,7 @@
-"""Memory stays flat: what is made a hundred thousand times is gone again, and so are descriptors.
+"""Memory and descriptors do not leak: each operation is done a hundred thousand times, and the process does not grow.
 
-IPTC_MEMORY_FACTOR=10 makes a million of what is made a hundred thousand times by default. With `pytest -s` each test
-prints its growth.
+IPTC_MEMORY_FACTOR=10 does each operation ten times as often. With `pytest -s` each test prints how much the process
+grew.
 """
 
 import gc
@@ -17,12 +17,12 @@ from iptc._rope import Row, Sequence
 
 FACTOR = float(os.environ.get("IPTC_MEMORY_FACTOR", "1"))
 
-# What a process may grow by without leaking: arenas of the allocator, tables of the interpreter.
+# How many bytes a process may grow without a leak: arenas of the allocator, tables of the interpreter.
 SLACK = 256 * 1024
 
 
 def descriptors():
-    """How many descriptors this process has open."""
+    """Return how many descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -46,7 +46,7 @@ def growth(action, count, allowed=SLACK):
 
 @pytest.fixture
 def without_gc():
-    """Nothing here may need the collector of cycles."""
+    """Switch the garbage collector off: all memory must be freed without it."""
     gc.disable()
     yield
     gc.enable()
@@ -82,7 +82,7 @@ def test_parses(without_gc):
     growth(parse, 100_000)
 
 
-# By an old parser, by one that copies its value first, and by libxtables itself.
+# Parsed by an old parser, by one that copies its value first, and by libxtables itself.
 REFUSED = [
     ("tcp", "dport", "70000"),
     ("tcp", "tcp-flags", ["SYN", "NONSENSE"]),
@@ -155,7 +155,7 @@ def test_parameters_that_displace_each_other(without_gc):
 
 def test_polls_beside_a_writer(host):
     fill(host, 20)
-    # Rules come and go, so that buffers are too small and layouts are made anew.
+    # Rules come and go, so that buffers become too small and layouts are made again.
     writer = subprocess.Popen(
         [
             "sh",
@@ -328,7 +328,7 @@ PARTS = {
     "compared": (compared, 100, 84),
     "edited": (edited_at_any_place, 10, 2_400),
 }
-"""What is done how often, and how many operations each time is."""
+"""Each row: an operation, how often it is done, and how many edits one operation has."""
 
 
 @pytest.mark.one_backend("legacy")

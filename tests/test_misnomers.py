@@ -1,4 +1,4 @@
-"""Attributes that a rule, match or target does not have: who probably meant something else is warned."""
+"""Attributes that a rule, match or target does not have: a warning names the attribute that was probably meant."""
 
 import copy
 import os

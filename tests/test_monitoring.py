@@ -1,4 +1,4 @@
-"""What a scrape says of the counters: which series there are, under which labels, with which numbers."""
+"""What a scrape contains: which series, with which labels and numbers."""
 
 import os
 import subprocess
@@ -194,12 +194,12 @@ def test_no_more_series_than_allowed(host, caplog):
         assert len(samples(scrape, "iptables_rule_packets_total")) == 2
         assert len(samples(scrape, "iptables_chain_rules_packets_total")) == 2
         assert samples(scrape, "iptables_series_left_out") == {(): 4}
-    # said once
+    # the error is reported once
     assert [record.message for record in caplog.records] == ["4 rules or chains have no series: there are more than 2"]
 
 
 class Grows:
-    """Scrapes, and sees that nothing goes back."""
+    """Scrapes again and again, and checks that no total becomes smaller."""
 
     def __init__(self, **options):
         self.scraped = scraper(monotonic=True, **options)
@@ -226,12 +226,12 @@ def test_totals_that_never_go_back(host):
     # reloaded with other counters than they had
     iptc.restore(RULES.replace("[7:700]", "[2:200]"), counters=True)
     assert total(*rules) == {**{key: 2 * n for key, n in start.items()}, ("web", "ACCEPT", ""): 9}
-    # gone for a while, and back with what they had: nothing was counted
+    # the rules were gone for a while, and came back with their old counters: nothing was counted
     iptc.restore("*filter\n:web - [0:0]\nCOMMIT\n")
     assert total(*rules) == {}
     iptc.restore(RULES.replace("[7:700]", "[3:300]"), counters=True)
     assert total(*rules) == {**{key: 2 * n for key, n in start.items()}, ("web", "ACCEPT", ""): 10}
-    # the sum of a chain goes on when rules go
+    # the sum of a chain does not fall when rules are deleted
     before = total("iptables_chain_rules_packets_total", "chain")["web",]
     host.iptables("-F web")
     assert total("iptables_chain_rules_packets_total", "chain")["web",] == before
@@ -259,7 +259,7 @@ def delete_namespace(name):
 
 @pytest.fixture
 def spaces():
-    """Two names for network namespaces, which are gone at the end."""
+    """Two names for network namespaces. The namespaces are deleted at the end."""
     names = [f"iptc{os.getpid()}{letter}" for letter in "ab"]
     yield names
     for name in names:
@@ -281,7 +281,7 @@ def test_namespaces_come_and_go(host, spaces, caplog):
     assert by(scrape, "iptables_rule_packets_total", "netns") == {(one,): 0}
     assert by(scrape, "iptables_read_success", "netns") == {(one,): 1, (other,): 0}
     assert samples(scrape, "iptables_scrape_success") == {(): 0} and not scrape.complete
-    # one of that name comes back, and is another one
+    # a new namespace has the old name, and is another namespace
     add_namespace(other)
     in_namespace(other, host.tool(), "-A", "INPUT", "-p", "udp")
     scrape = scraped.scrape()

@@ -1,5 +1,4 @@
-"""A name that has to be looked up stops the calling thread only, and the names that were found are those of the
-host."""
+"""While a name is looked up, only the calling thread waits. The answers are those of the host's tools."""
 
 import pathlib
 import subprocess
@@ -76,7 +75,7 @@ PRINTED = {
     'str(iptc.Rule.from_args("-p 250 -j ACCEPT"))': "-p 250 -j ACCEPT",
     '[line for line in iptc.Table("nat").save().split("\\n") if "250" in line]': str(["-A OUTPUT -p 250 -j ACCEPT"]),
 }
-"""Before 1.8.10 the names of protocols that libxtables does not know are asked for when they are printed."""
+"""Before 1.8.10, libxtables looks up the names of protocols that it does not know when a rule is printed."""
 
 
 @pytest.fixture(scope="module")

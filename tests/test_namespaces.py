@@ -1,4 +1,4 @@
-"""Tables of several network namespaces in one process: named, entered by the program itself, gone."""
+"""Tables of several network namespaces in one process: namespaces that are named, entered by the program, or deleted."""
 
 import contextlib
 import copy
@@ -49,7 +49,7 @@ def other(host):
 
 @contextlib.contextmanager
 def entered(path):
-    """This thread inside the namespace at *path*, and back."""
+    """Let this thread enter the namespace at *path*, and leave it at the end."""
     with open("/proc/thread-self/ns/net") as here, open(path) as there:
         assert LIBC.setns(there.fileno(), CLONE_NEWNET) == 0
         try:
@@ -59,7 +59,7 @@ def entered(path):
 
 
 def names_of(other, stack):
-    """The namespace by everything that it can be named by: a path, a pid, a descriptor, a file object, a name."""
+    """Return all ways to name the namespace: a path, a pid, a descriptor, a file object, a name."""
     file = stack.enter_context(open(other.path))
     os.makedirs("/run/netns", exist_ok=True)
     name = f"iptc-test-{os.getpid()}"
@@ -89,7 +89,7 @@ def test_a_table_of_a_named_namespace(host, family, other):
         assert other.rules(family.ipv6) == ["-A INPUT -j DROP", "-A web -j DROP"]
         assert host.rules(family.ipv6) == [] and not here.is_chain("web")
         assert iptc.Chain(here, "web") is not iptc.Chain(tables[0], "web")
-        # a chain of that table is one to jump to
+        # rules can jump to a chain of that table
         jump = here.create_rule()
         jump.create_target("web")
         iptc.Chain(tables[0], "INPUT").append_rule(jump)
@@ -236,7 +236,7 @@ def test_a_name_that_means_another_namespace_now_is_refused(host, family, tmp_pa
 
 
 def test_closed_tables_keep_no_dead_namespace_alive(host, family):
-    """Watched from inside: the far end of a veth pair goes when its namespace does."""
+    """The end of a veth pair in this namespace shows it: it is deleted when the namespace of the other end is."""
     other = Other()
     host.run("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", str(other.pid))
     table = family.Table("filter", autocommit=False, netns=other.pid)
@@ -248,7 +248,7 @@ def test_closed_tables_keep_no_dead_namespace_alive(host, family):
     with entered(other.path):
         kept = family.Table("mangle")
         kept.create_chain("web")
-    # nf_tables keeps a socket as long as a table is open
+    # on nf_tables a socket stays open as long as a table is open
     table.close()
     kept.close()
     other.end()
@@ -272,13 +272,13 @@ def test_tables_of_many_namespaces_are_let_go(host, family):
     assert len(tables) <= 65
     assert LIBC.setns(start, CLONE_NEWNET) == 0
     os.close(start)
-    # what has something pending is not
+    # a table with pending edits is not closed
     assert family.Table("mangle") is batch and batch.is_chain("web")
 
 
 @pytest.mark.one_backend
 def test_threads_that_create_the_same_table_at_once(family):
-    """The kernel says EEXIST to all but one: the table is there then, and is read."""
+    """The kernel answers EEXIST to all threads but one. Those threads read the table that exists now."""
     start = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     read = []
 

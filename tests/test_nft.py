@@ -1,5 +1,5 @@
-"""The nf_tables back end: what it leaves for iptables-nft and nft, what it does with what they leave, and with writers
-beside it."""
+"""The nf_tables back end: iptables-nft and nft read what it writes, it reads what they write, and other writers do not
+disturb it."""
 
 import errno
 import gc
@@ -32,7 +32,7 @@ BASE_CHAINS = [(table, _core.HOOKS[hook]) for table, hooks in BUILTIN_CHAINS.ite
 
 
 def entry(number=1, target="ACCEPT", ipv6=False, counters=(0, 0)):
-    """The bytes of a rule that its comment tells from others."""
+    """Return the bytes of a rule whose comment differs from that of all others."""
     rule = (iptc.Rule6 if ipv6 else iptc.Rule)()
     rule.create_match("comment").comment = f"rule {number}"
     rule.counters = counters
@@ -40,12 +40,12 @@ def entry(number=1, target="ACCEPT", ipv6=False, counters=(0, 0)):
         rule.create_target(target)
         return extension.pack(rule, True)
     rule.create_target("ACCEPT")
-    # a jump needs no chain to be there
+    # a rule can be built with a jump to a chain that does not exist
     return _core.retarget(rule.nfproto, extension.pack(rule, True), "ACCEPT", target)
 
 
 def bad_entry(ipv6=False):
-    """A rule that the kernel refuses: MASQUERADE outside of nat."""
+    """Return a rule that the kernel refuses: MASQUERADE outside of table nat."""
     rule = (iptc.Rule6 if ipv6 else iptc.Rule)()
     rule.create_match("comment").comment = "the bad one"
     rule.create_target("MASQUERADE")
@@ -62,7 +62,7 @@ def commit(*operations, name="filter", ipv6=False):
 
 
 def ruleset(host):
-    """All that nf_tables has, but for handles."""
+    """Return the whole ruleset of nf_tables, without handles."""
     return host.run("nft", "list", "ruleset")
 
 
@@ -71,7 +71,9 @@ def ruleset(host):
 
 @pytest.mark.parametrize("table, chain", BASE_CHAINS)
 def test_a_first_rule_leaves_what_iptables_leaves(host, ipv6, table, chain):
-    host.iptables("-t", table, "-P", chain, "ACCEPT", ipv6=ipv6)  # so that 1.8.9 makes the policy's counters, too
+    host.iptables(
+        "-t", table, "-P", chain, "ACCEPT", ipv6=ipv6
+    )  # so that 1.8.9 also creates the counters of the policy
     host.iptables("-t", table, "-A", chain, "-j", "ACCEPT", ipv6=ipv6)
     theirs, printed = ruleset(host), host.save(ipv6, counters=True)
     enter_new_namespace()
@@ -127,7 +129,7 @@ CHAINS = ["INPUT", "OUTPUT", "one", "two", "three"]
 def some_operation(rng, number, known):
     chain = rng.choice(CHAINS if rng.random() < 0.1 else known)
     position = rng.randrange(3)
-    # no loops: where they are found differs between the kernels' two halves
+    # no loops of jumps: legacy xtables and nf_tables find them at different moments
     targets = ["ACCEPT", "DROP", "", "LOG"] + [name for name in known if name in ("one", "two")] * (
         chain not in ("one", "two")
     )
@@ -155,7 +157,7 @@ def some_operation(rng, number, known):
 
 
 def outcome_of(table, operations, lock):
-    """ "done", or which exception came."""
+    """Return "done", or the name of the exception."""
     view = table.read()
     try:
         for operation in operations:
@@ -194,7 +196,7 @@ def test_random_edits_do_the_same_as_on_the_legacy_back_end(host, seed):
 
 
 def saved_alike(lines):
-    """What both tools print: iptables-nft-save shows no table that nobody has used."""
+    """Return the lines that both tools print: iptables-nft-save does not print tables that were never used."""
     return [
         line
         for line in lines
@@ -327,7 +329,7 @@ def generation():
 
 
 class Meddling(edits.Delete):
-    """Deletes a rule while somebody else puts another one before it."""
+    """Deletes a rule while another process inserts a rule before it."""
 
     def __init__(self, host, chain, position):
         super().__init__(chain, position)
@@ -404,7 +406,7 @@ def test_nothing_is_lost_beside_iptables_and_nft(host):
 
 
 def _swap_until_told(stop, ready):
-    """Put one of two sets of rules in the place of the other, each time in one batch, and commit elsewhere as well."""
+    """Replace one of two sets of rules by the other again and again, each time in one batch; also commit in another table."""
     sets = [[codec.encode(_core.IPV4, entry(number + shift)) for number in range(300)] for shift in (0, 1000)]
     with _netlink.Socket() as channel:
         turn = 0
@@ -467,7 +469,7 @@ table ip filter {
 
 @pytest.fixture
 def foreign(host):
-    """A table in which `nft` has written, and a rule of iptables behind."""
+    """A table with rules that `nft` has written, followed by a rule of iptables."""
     host.run("nft", "-f", "-", text=FOREIGN)
     commit(edits.Append("INPUT", entry(1, counters=(1, 2))))
     return host
@@ -492,7 +494,7 @@ def test_it_is_said_what_rules_of_others_consist_of(foreign, capfd):
     said = [rule.target.expressions for rule in rules]
     assert said[0] == ["payload", "lookup @known", "counter", "immediate accept"]
     assert said[5] == ["ct", "bitwise", "cmp", "immediate jump mine"]
-    # a rule of iptables, and an extension that is not one
+    # a rule of iptables, and a rule with an extension that iptables does not have
     assert said[4] is iptc.Rule.from_args("-j LOG").target.expressions is None
     assert pickle.loads(pickle.dumps(rules[0])).target.expressions == said[0]
     assert cli.main(["list", "INPUT"]) == 0
@@ -504,7 +506,7 @@ def test_it_is_said_what_rules_of_others_consist_of(foreign, capfd):
     assert cli.main(["list", "--format", "json", "INPUT"]) == 0
     described = json.loads(capfd.readouterr().out)["chains"][0]["rules"]
     assert [rule.get("expressions") for rule in described] == said
-    # no shortened or changed target is read beyond its end
+    # a target that is cut short or changed is not read beyond its end
     whole = rules[0].target.target
     for length in range(32, len(whole)):
         target = bytearray(whole[:length])
@@ -541,7 +543,7 @@ def test_rules_of_others_survive_zeroing_renaming_and_edits_beside_them(foreign)
         )
         for line in expected
     ]
-    # numbers of ports aside, which nft prints as sets
+    # without numbers of ports, which nft prints as sets
     for line in zero:
         assert line in found, line
     assert "ct state new jump other" in found
@@ -606,7 +608,7 @@ def test_counters_are_those_that_iptables_prints(host, ipv6):
 
 
 def sockets():
-    """How many descriptors of this process are sockets."""
+    """Return how many descriptors of this process are sockets."""
     return sum(
         os.path.exists(f"/proc/self/fd/{fd}") and os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
         for fd in os.listdir("/proc/self/fd")
@@ -615,7 +617,7 @@ def sockets():
 
 @pytest.mark.parametrize("where", ["here", "elsewhere", "one core"])
 def test_much_is_read_on_two_sockets(host, where):
-    """If there is a core for each; both are in the namespace that the reader is of, wherever this thread is."""
+    """There are two sockets if there are two processors. Both are in the reader's namespace, wherever this thread is."""
     commit(*(edits.CreateChain(f"c{number:02}") for number in range(40)))
     for first in range(0, 1500, 500):
         commit(
@@ -627,7 +629,7 @@ def test_much_is_read_on_two_sockets(host, where):
             )
         )
     saved = [line.split()[:3] for line in host.save(counters=True) if line.startswith("[")]
-    gc.collect()  # what an earlier test has dropped closes now and not while sockets are counted
+    gc.collect()  # close what earlier tests have dropped now, and not while sockets are counted
     cores, before = os.sched_getaffinity(0), sockets()
     reader = iptc.CounterReader()
     if where == "elsewhere":
@@ -729,7 +731,7 @@ print(len(iptc.CounterReader().read()))
 
 
 def test_more_than_a_user_may_send(host):
-    """Root of a user namespace may not have as large a buffer as it likes."""
+    """Root of a user namespace may not set a socket buffer larger than the limit of the system."""
     if host.run("unshare", "-Ur", "true", check=False).returncode:
         print("no user namespace can be made here: only that the machine's root may send as much is tried")
         assert host.run(sys.executable, "-c", TOO_MUCH).splitlines() == ["50000"]
@@ -780,7 +782,7 @@ COMMIT
 @pytest.mark.parametrize("flush", [True, False])
 @pytest.mark.parametrize("counters", [True, False])
 def test_a_restore_leaves_what_iptables_leaves(host, flush, counters):
-    # iptables-nft-restore 1.8.9 counts the rules that it has flushed itself
+    # iptables-nft-restore 1.8.9 still counts the rules that it has flushed itself
     text = TEXT if flush else TEXT.replace("-I web 2 ", "-A web ").replace("-D web 4", "-D web -p icmp -j ACCEPT")
     before = [
         "-N old",
@@ -809,7 +811,7 @@ def test_a_restore_leaves_what_iptables_leaves(host, flush, counters):
 
 
 def test_a_builtin_chain_that_a_text_does_not_name_is_as_if_it_had_never_been_used(host, family):
-    """So what was saved while a chain was not in use comes back, policies and all."""
+    """So a text that was saved while a chain was not in use restores that state, policies included."""
     host.iptables("-A INPUT -j ACCEPT", ipv6=family.ipv6)
     before, saved = host.save(family.ipv6, counters=True), iptc.save(ipv6=family.ipv6, counters=True)
     for restore in (
@@ -855,8 +857,7 @@ def test_a_builtin_chain_that_a_text_does_not_name_is_as_if_it_had_never_been_us
 )
 @pytest.mark.parametrize("flush", [True, False])
 def test_what_only_iptables_nft_restore_takes_or_refuses(host, text, flush):
-    """Counters of user chains are not looked at, and the last line needs no line feed; what is refused is refused in
-    its words."""
+    """Counters of user chains are ignored, and the last line needs no line feed. Refusals have the tool's words."""
     text, arguments = f"*filter\n{text}", ["--counters", *([] if flush else ["--noflush"])]
     host.iptables("-P INPUT DROP -c 1 2")
     before = host.save(counters=True)

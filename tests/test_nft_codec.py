@@ -1,4 +1,4 @@
-"""Rules as expressions of nf_tables: what iptables-nft wrote is read, and what we write is what it would have left."""
+"""Rules as expressions of nf_tables: we read the rules of iptables-nft, and write the same expressions as it does."""
 
 import errno
 import functools
@@ -34,20 +34,20 @@ NFTA_LIST_ELEM, NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 1, 2
 NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA = 1, 2, 3, 4, 7
 NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
 
-# What iptables-nft itself loses when it reads its own rules, and we keep.
+# What iptables-nft loses when it reads its own rules. We keep it.
 LOST_BY_IPTABLES = (
-    "! --dport 0:65535",  # up to 1.8.9: no port is left over, so no packet should match; it writes no condition
+    "! --dport 0:65535",  # up to 1.8.9: no packet can match, since no port is left; iptables-nft writes no condition
 )
 # Expressions have no place for these, the forms of older releases have; nobody has ever looked at the length.
 LOST_IN_EXPRESSIONS = ("--dport 22 -m tcp --sport 23", "--nflog-range")
-# What it writes in another way than we do, with the same text.
+# Rules that iptables-nft writes in another way than we do, though both have the same text.
 WRITTEN_OTHERWISE = (
-    "! --sport 1 ! --dport 2",  # up to 1.8.9 as `not both`, which lets packets pass that one of them should stop
-    "-i + ",  # up to 1.8.9 with a load that nothing looks at
+    "! --sport 1 ! --dport 2",  # up to 1.8.9 as "not both", which matches packets that only one of the two conditions should exclude
+    "-i + ",  # up to 1.8.9 with an expression that loads a value which no other expression uses
     "-c ",
     "--set-counters ",  # ip6tables up to 1.8.9 begins to count at 0
 )
-# A prefix longer than an address, of which some releases of the plugin make what memory had.
+# A prefix longer than an address: some releases of the plugin read memory that was never set.
 LEFT_TO_CHANCE = ("--connlimit-mask 33", "--hmark-src-prefix 33")
 
 
@@ -57,13 +57,13 @@ def is_listed(spec, listed):
 
 
 def counters_of(nfproto, entry):
-    """(packets, bytes) of an entry: they end the base part."""
+    """Return (packets, bytes) of an entry. They are the last fields of its base part."""
     end = 112 if nfproto == _core.IPV4 else 168
     return struct.unpack_from("=QQ", entry, end - 16)
 
 
 class Codec:
-    """The tables of one family in the test's namespace, by way of iptables-nft and of the codec."""
+    """The tables of one family in the test's namespace, written and read with iptables-nft and with the codec."""
 
     def __init__(self, host, ipv6):
         self.host = host
@@ -73,11 +73,11 @@ class Codec:
         self.socket = _netlink.Socket()
 
     def feed(self, lines):
-        """Feed (spec, line) pairs to iptables-nft-restore; return those that it refused, by the line that it names."""
+        """Give (spec, line) pairs to iptables-nft-restore. Return those that it refused, found by the line that it names."""
         refused = []
         for table in TABLES:
             wanted = [pair for pair in lines if pair[0].table == table]
-            # iptables-nft does not ask for room, which it is given where it may take it
+            # iptables-nft does not enlarge its socket buffer, so the texts are cut to pieces that fit
             size = len(wanted) + 1 if batch_room() >= 1 << 28 else 60
             for start in range(0, len(wanted), size):
                 refused += self._feed(table, wanted[start : start + size])
@@ -95,7 +95,7 @@ class Codec:
         return refused
 
     def save(self):
-        """(table, chain) -> the `-A` lines of iptables-nft-save, without trailing blanks."""
+        """Return {(table, chain): the `-A` lines of iptables-nft-save, without trailing blanks}."""
         lines, table = {}, None
         for line in self.host.run(f"{self.tool}-save").splitlines():
             if line.startswith("*"):
@@ -111,14 +111,14 @@ class Codec:
         return self.socket.dump(NFT_MSG_GETRULE, self.nfproto, wanted)[0]
 
     def read(self, table, chain):
-        """The entries of a chain."""
+        """Return the entries of a chain."""
         return [entry for _, entry in decode_rules(self.nfproto, self.dump(table, chain))]
 
     def text(self, chain, entry):
         return f"-A {chain} {printing.render(self.nfproto, entry)}".rstrip()
 
     def raw(self, table, chain):
-        """The expressions and user data of each rule of a chain, as the kernel has them."""
+        """Return the expressions and user data of each rule of a chain, as the kernel has them."""
         rules = []
         for kind, _, data in _netlink.messages(self.dump(table, chain)):
             if kind == NFT_MSG_NEWRULE:
@@ -162,8 +162,8 @@ def codec(host, ipv6):
 
 
 def makes_one_rule(codec, spec):
-    """Neither several addresses nor a name that this host resolves to several. What we refuse is left to iptables to
-    refuse."""
+    """Whether *spec* makes one rule: it has no list of addresses, and no name with several addresses on this host. A
+    specification that we refuse counts too; iptables refuses it."""
     try:
         return len(codec.Rule.from_args(spec.text).expand()) == 1
     except iptc.ParameterError:
@@ -185,7 +185,7 @@ def filled(codec, ipv6):
 
 
 def write_all(codec, compat=None):
-    """Write the specifications of *codec* in place of what stands there."""
+    """Replace the rules of all chains by the specifications of *codec*."""
     codec.flush()
     where = sorted(codec.specs, key=lambda place: TABLES.index(place[0]))
     codec.write([(*place, codec.entry(spec.text)) for place in where for spec in codec.specs[place]], compat)
@@ -258,7 +258,7 @@ def test_iptables_nft_deletes_what_we_wrote(filled):
     refused = filled.feed(
         [(spec, f"-D {spec.chain} {counters.sub('', spec.text)}") for known in filled.specs.values() for spec in known]
     )
-    # several matches of tcp are one when 1.8.11 looks for them, in its own rules too
+    # 1.8.11 reads several matches of tcp as one when it looks for a rule, in its own rules too
     assert [spec for spec in refused if not is_listed(spec, LOST_BY_IPTABLES + ("--dport 22 -m tcp --sport 23",))] == []
     assert sum(map(len, filled.save().values())) == len(refused)
 
@@ -308,7 +308,7 @@ def test_a_rule_of_which_nf_tables_has_another_form_is_found_by_both(codec, fami
     forward, chain = iptc.Chain(table, "FORWARD"), iptc.Chain(table, "INPUT")
     chain.append_rule(rule)
     assert codec.raw("filter", "INPUT") == codec.raw("filter", "FORWARD")
-    # iptables-nft 1.8.11 does not find some of these, its own included
+    # iptables-nft 1.8.11 does not find some of these rules, not even those that it has written
     theirs, ours = (
         codec.host.iptables(f"-C {name} {text}", ipv6=family.ipv6, check=False).returncode
         for name in ("FORWARD", "INPUT")
@@ -328,7 +328,7 @@ def test_a_rule_of_which_nf_tables_has_another_form_is_found_by_both(codec, fami
 
 
 def test_two_conditions_on_one_port_are_both_kept(codec):
-    """iptables-nft writes both, and shows the second alone."""
+    """iptables-nft writes both, and prints only the second."""
     codec.host.run(codec.tool, *"-A FORWARD -p tcp -m tcp --dport 1:9 -m tcp ! --dport 5".split())
     assert [codec.text("FORWARD", entry) for entry in codec.read("filter", "FORWARD")] == [
         "-A FORWARD -p tcp -m tcp --dport 1:9 -m tcp ! --dport 5"
@@ -513,7 +513,7 @@ READABLE = {
     "return": "-j RETURN",
 }
 
-# iptables-nft reads some of these as another rule, and refuses the table for others.
+# iptables-nft reads some of these rules as other rules, and because of others refuses the whole table.
 UNREADABLE = (
     "tcp dport { 22, 80 } accept",
     "ct state established,related accept",
@@ -542,7 +542,7 @@ UNREADABLE = (
 
 @pytest.fixture
 def nft(host):
-    """A table and chain that `nft` writes into."""
+    """Return a table and chain in which `nft` writes."""
     host.run(
         "nft",
         "add table ip filter; add chain ip filter INPUT; add chain ip filter web; "
@@ -557,12 +557,12 @@ def test_rules_of_nft_are_read_where_iptables_can_say_the_same(nft):
     nft.host.run("nft", "-f", "-", text="".join(f"add rule ip filter INPUT {rule}\n" for rule in READABLE))
     entries = nft.read("filter", "INPUT")
     assert dict(zip(READABLE, (printing.render(_core.IPV4, entry) for entry in entries))) == READABLE
-    # what was read is written so that it reads the same
+    # a rule that was read and is written again reads the same
     assert [decode(_core.IPV4, encode(_core.IPV4, entry)) for entry in entries] == entries
 
 
 def foreign(nft):
-    """The rules that only nft can write and this kernel takes, in the chain, and their entries."""
+    """Write the rules that only nft can write, and that this kernel accepts. Return their texts and their entries."""
     taken = [
         rule
         for rule in UNREADABLE
@@ -613,7 +613,7 @@ def test_a_quota_that_is_used_up_is_the_same_rule(nft, traffic):
     after = nft.read("filter", "web")
     keys = [[comparing.compare_key(_core.IPV4, entry) for entry in these] for these in (entries, after)]
     assert keys[0] == keys[1]
-    # the kernel refuses a rule that says it is used up
+    # the kernel refuses a rule whose quota is marked as used up
     nft.host.run("nft", "flush chain ip filter web")
     nft.write([("filter", "web", entry) for entry in after])
 
@@ -676,7 +676,7 @@ def test_messages_that_are_cut_are_refused(codec):
 
 
 def mutated(rule, other, chance):
-    """*rule* with one to eight places of it changed."""
+    """Return *rule* with one to eight bytes changed."""
     rule = bytearray(rule)
     for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
         if not rule:
@@ -713,7 +713,7 @@ def test_any_bytes_are_read_as_a_rule_that_is_written_the_same(filled):
         opaque += b"nft\0" == _core.split_entry(filled.nfproto, entry)[1][-1][2:6]
         for compat in (False, True):
             again = decode(filled.nfproto, encode(filled.nfproto, entry, compat))
-            # bytes behind a structure that fill it up are not written in expressions
+            # padding at the end of a structure is not written in expressions
             assert again == entry or comparing.compare_key(filled.nfproto, again) == comparing.compare_key(
                 filled.nfproto, entry
             ), rule.hex()

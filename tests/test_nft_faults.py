@@ -1,7 +1,7 @@
-"""Every netlink call fails once, or for good, with every errno it may: what was asked for is done once, or not at all
-and said so.
+"""Each netlink call fails once, or always, with each errno that it can have. An edit is then done once, or not at all,
+and an error says so.
 
-The calls that do not fail go to the real kernel; `faults.c` is preloaded into a process of its own.
+All other calls go to the real kernel. `faults.c` is preloaded into a process of its own.
 """
 
 import pytest

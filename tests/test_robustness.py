@@ -1,4 +1,4 @@
-"""No input ends the interpreter: whatever is wrong is an exception, and the next call works."""
+"""No input ends the interpreter: each mistake raises an exception, and the next call works."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ FOLDER = subprocess.run(["pkg-config", "--variable=xtlibdir", "xtables"], captur
 
 
 def python(program, **environment):
-    """Run *program* in an interpreter of its own, in this namespace, and return how it ended."""
+    """Run *program* in an interpreter of its own, in this namespace. Return the `CompletedProcess`."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True,
@@ -26,7 +26,7 @@ def python(program, **environment):
 
 
 def prints(program, **environment):
-    """What *program* prints, which must end well and say nothing on stderr."""
+    """Return what *program* prints. It must end with status 0 and print nothing to standard error."""
     done = python(program, **environment)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -115,7 +115,7 @@ def test_wrong_values_of_the_base_part(family, attribute, value):
 
 
 TAKEN = [("tcp", "80:"), ("mark", "99999"), ("limit", "80:"), ("limit", "80-90")]
-"""What iptables takes, some of it surprisingly."""
+"""Values that iptables accepts, some of them surprisingly."""
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_use_after_close(host, family):
         except iptc.IPTCError as error:
             assert "closed" in str(error)
         else:
-            assert action == table.flush  # it opens the table again, as refresh() does
+            assert action == table.flush  # this opens the table again, as refresh() does
             table.close()
 
 
@@ -368,7 +368,7 @@ def test_a_child_forked_while_another_thread_writes(host):
 
 
 def in_threads(*works):
-    """Run *works* at once; what one raised is raised here."""
+    """Run *works* in threads at once. If one raises, raise that exception here."""
     raised = []
 
     def run(work):
@@ -608,7 +608,7 @@ static void __attribute__((constructor)) start(void) { xtables_register_match(&p
 
 @pytest.fixture
 def plugins(tmp_path):
-    """A folder with the host's plugins, and build(name, version, revision) to add one."""
+    """Return a folder with the host's plugins, and a function build(name, version, revision) that adds one."""
     folder = tmp_path / "xtables"
     folder.mkdir()
     for path in pathlib.Path(FOLDER).iterdir():
@@ -832,13 +832,13 @@ def test_words_that_look_like_an_option_need_not_be_text():
     rule = iptc.Rule()
     match = rule.create_match("recent")
     match.set_parameter("set", "")
-    match.set_parameter("name", "x --\udcff")  # printed without quotes
+    match.set_parameter("name", "x --\udcff")  # iptables prints it without quotes
     rule.create_target("DROP")
     assert "\udcff" in iptc.Rule(entry=rule.rule).matches[0].parameters
 
 
 def test_opaque_payloads_of_one_size_are_not_the_same(family):
-    """Their text says how long they are, no more."""
+    """Their text says only how long they are."""
     rules = []
     for byte in (1, 2):
         rule = family.Rule()

@@ -1,4 +1,4 @@
-"""Sequences whose edits stay cheap: the same as a list, whatever is done to them."""
+"""The class `Sequence`, whose edits stay cheap, behaves like a list under random edits."""
 
 import random
 
@@ -8,8 +8,8 @@ from iptc._rope import Row, Sequence
 
 
 def edited(count, choose, seed=3):
-    """A sequence and the list that it must equal, edited *count* times at random: in a region that wanders, and
-    everywhere."""
+    """Return a sequence and the list that it must equal, after *count* random edits: some in a region that moves slowly,
+    some anywhere."""
     dice = random.Random(seed)
     sequence, model = Sequence(), []
     for step in range(count):

@@ -15,7 +15,7 @@ def chain(host, family):
 
 
 def full(family):
-    """A rule with something of everything."""
+    """Return a rule with all parts of the base, a match and a target."""
     rule = family.Rule()
     rule.src, rule.dst = family.address, "!" + family.address
     rule.protocol, rule.in_interface = "tcp", "eth+"
@@ -408,7 +408,7 @@ def test_a_rule_that_was_read_can_be_changed_and_written(chain, family, host):
 
 def test_bytes_of_a_rule_make_the_rule(family):
     rule = full(family)
-    rule.create_match("limit").limit = "5/min"  # which has bytes of the kernel's own
+    rule.create_match("limit").limit = "5/min"  # its payload has bytes that only the kernel uses
     assert family.Rule(rule.rule) == rule
     assert len(rule.mask) == len(rule.rule)
     assert set(rule.mask) == {0, 0xFF}

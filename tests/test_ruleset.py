@@ -1,5 +1,4 @@
-"""Whole rulesets, saved and restored side by side with iptables-save and iptables-restore: the same tables, the same
-words."""
+"""Whole rulesets are saved and restored by iptc and by the host's tools, with the same tables and the same messages."""
 
 import io
 import re
@@ -29,13 +28,13 @@ def without_comments(text):
 
 
 def of_family(text, ipv6):
-    """The text of a case, with addresses of the family."""
+    """Return the text of a case with addresses of the family."""
     one, other = ADDRESSES[ipv6]
     return text.replace(b"@@", other).replace(b"@", one)
 
 
 def host_says(host, text, arguments, ipv6):
-    """(message, line) of `iptables-restore`; (None, None) where it is content."""
+    """Return (message, line) of `iptables-restore`, or (None, None) if it accepts the text."""
     done = host.run(host.tool(ipv6, "-restore"), *arguments, check=False, text=text.decode("utf-8", "surrogateescape"))
     if not done.returncode:
         return None, None
@@ -47,14 +46,14 @@ def host_says(host, text, arguments, ipv6):
         "",
         said,
     )
-    # what was left in errno where it may not make its buffer larger
+    # it prints an old errno if it may not enlarge its socket buffer
     said = re.sub(r"^(line \d+ failed): Permission denied \(you must be root\)\.$", r"\1", said.strip())
-    # we name a carriage return
+    # our message shows a carriage return as \r
     return said.replace("-nft-restore", "-restore").replace("\r", "\\r"), int(line[1] or line[2]) if line else None
 
 
 def we_say(text, case, ipv6):
-    """The same of `iptc.restore`."""
+    """Return (message, line) of `iptc.restore`, or (None, None) if it accepts the text."""
     try:
         iptc.restore(io.BytesIO(text), ipv6=ipv6, counters=case.counters, flush=case.flush, test=case.test)
     except (iptc.ParameterError, iptc.KernelError) as error:
@@ -63,7 +62,7 @@ def we_say(text, case, ipv6):
 
 
 def same_words(ours, theirs):
-    """Whether our message ends with iptables' own; it has none for what the kernel refuses."""
+    """Whether our message ends with that of iptables, which prints none for refusals of the kernel."""
     if ours is None or theirs is None:
         return ours is theirs
     ours, theirs = ours.removesuffix("."), theirs.removesuffix(".")
@@ -75,7 +74,7 @@ def same_words(ours, theirs):
 
 
 def policies(lines):
-    """{(table, chain): counters of its policy}."""
+    """Return {(table, chain): counters of its policy}."""
     found, table = {}, ""
     for line in lines:
         if line.startswith("*"):
@@ -86,8 +85,8 @@ def policies(lines):
 
 
 def same_tables(ours, theirs, before, text):
-    """Whether the lines are the same; but libiptc zeroes the counters of policies, and we keep those that were there or
-    were set."""
+    """Whether the lines are the same, except that libiptc zeroes the counters of policies, and we keep the old ones or
+    set the given ones."""
     if len(ours) != len(theirs):
         return False
     known, table = policies(before), ""
@@ -103,11 +102,11 @@ def same_tables(ours, theirs, before, text):
     return True
 
 
-# Where iptables-nft-restore is of another opinion, and why ours is kept: a renamed chain has its old name until COMMIT,
+# Where iptables-nft-restore behaves differently, and we do not follow: a renamed chain has its old name until COMMIT,
 # and a builtin one is renamed to no effect; a rule that is not there is zeroed; a rule of the same file cannot be
 # replaced, and nothing is said of it; --fragment of IPv6 is known, and makes shorter words ambiguous.
 DEFECTS_OF_NFT = re.compile(rb"^(-E|--rename-chain) |^-Z \w+ \d|^-R | --fr? ?", re.MULTILINE)
-# What iptables-nft-restore says of a line, and what we say.
+# The message of iptables-nft-restore for a line, and ours.
 WORDS_OF_NFT = [
     (
         r"line \d+: CHAIN_DEL failed \(Device or resource busy\): chain (?P<name>\S+)",
@@ -120,21 +119,21 @@ WORDS_OF_NFT = [
     (r"(?P<said>(TCP|UDP) match requires '-p \w+')", r"line {line} failed: .*\({said}\)"),
     (r"`-f' is not supported in IPv6, .*", 'line {line}: unknown option "--fr[agments]*"'),
     (r"line \d+ table name '(?P<name>.*)' invalid", "line {line}: .* unable to initialize table '{name}'"),
-    # a chain that the text has flushed is there to us, and has no such rule
+    # for us a chain that the text has flushed exists, and has no such rule
     (
         r"line \d+ failed: (?P<said>.*)\.",
         "line {line} failed: (.*{said}|Index of (deletion|replacement|counter) too big)",
     ),
 ]
-# It names the line of COMMIT; to us a chain that is made later is missing, too, and a rule that jumps nowhere is a bad
-# one.
+# It names the line of COMMIT. For us a chain that is made later is missing too, and a rule that jumps to no chain is
+# a bad rule.
 MISSING = r".*(Chain '{0}' does not exist.*|No chain/target/match by that name: RULE_APPEND failed: rule in chain INPUT: -j {0}|Bad rule \(does a matching rule exist in that chain\?\))"
 
 
 def excused(case, ours, our_line, theirs, their_line):
-    """Whether iptables-nft-restore is known to say *theirs* where we say *ours*."""
+    """Whether it is known that iptables-nft-restore says *theirs* for a line for which we say *ours*."""
     if ours is None or theirs is None:
-        # nothing is asked of the kernel in a test
+        # with --test the kernel is not asked
         return (
             bool(DEFECTS_OF_NFT.search(case.text))
             or case.test
@@ -159,7 +158,7 @@ def excused(case, ours, our_line, theirs, their_line):
 
 
 def same_in_nft(host, ours, theirs, before, text, ipv6):
-    """`same_tables`, of tables of nf_tables: iptables-nft-restore deletes those of which a text says nothing, and the
+    """The same as `same_tables`, for nf_tables: iptables-nft-restore deletes chains that a text does not name, and the
     host's tool may not know counters of rules."""
     ours, theirs = ("".join(f"{line}\n" for line in lines) for lines in (ours, theirs))
     for unused in re.findall(r"^\*.*\n(?::[A-Z]+ ACCEPT \[0:0\]\n)*COMMIT\n", ours, re.MULTILINE):
@@ -171,7 +170,7 @@ def same_in_nft(host, ours, theirs, before, text, ipv6):
 
 
 def differing(host, chosen, ipv6, before):
-    """Feed each of the cases to both, on the same tables: [(case, where they differ)]."""
+    """Give each case to both, with the same tables before. Return [(case, how they differ)]."""
     found, clean = [], None
     for case in chosen:
         text = of_family(case.text, ipv6)
@@ -180,7 +179,7 @@ def differing(host, chosen, ipv6, before):
             clean = host.save(ipv6, counters=True)
         theirs, their_line = host_says(host, text, case.arguments, ipv6)
         expected = clean_before = clean
-        # where a line is wrong, the tables before it have been committed
+        # if a line is wrong, the tables before it are committed already
         if theirs is None or b"COMMIT" in text.split(b"\n")[: (their_line or 1) - 1]:
             expected = host.save(ipv6, counters=True)
             host.restore(before, ipv6, ["--counters"])
@@ -191,7 +190,7 @@ def differing(host, chosen, ipv6, before):
         if not same_words(ours, theirs) or our_line != their_line:
             if host.backend == "legacy" or not excused(case, ours, our_line, theirs, their_line):
                 found.append((str(case), said))
-            # what is refused changes nothing; and what we alone take has no oracle
+            # a refused text changes nothing; a text that only we accept cannot be compared
             expected = clean if theirs is None else saved if ours is None else expected
         if host.backend == "nft":
             same = same_in_nft(host, saved, expected, clean_before, text, ipv6)
@@ -215,13 +214,13 @@ def report(found, asked):
 
 
 def test_every_file_does_what_it_does_with_iptables_restore(host, ipv6):
-    # it is slower, and legacy's is the parser of both
+    # the tool for nf_tables is slower, and has the same parser as the one for legacy tables
     chosen = cases.CASES if host.backend == "legacy" else cases.CASES[::6]
     report(differing(host, chosen, ipv6, of_family(cases.BEFORE.encode(), ipv6).decode()), len(chosen))
 
 
 def test_every_specification_in_a_file(prepared, ipv6):
-    """What only a table or the kernel knows, too: interfaces of a chain, DROP in nat, a chain that is not there."""
+    """Also what only a table or the kernel can refuse: interfaces in a chain, DROP in nat, a chain that does not exist."""
     known = [*specs.load_parity(ipv6, "base"), *(spec for spec in specs.load_invalid() if spec.ipv6 == ipv6)]
     # -h and -V end iptables-restore
     known = [spec for spec in known if not re.search(r"(^| )-(f?h|V)|--(he|ver)", spec.text)]
@@ -233,7 +232,7 @@ def test_every_specification_in_a_file(prepared, ipv6):
     report(differing(prepared, chosen, ipv6, before), len(chosen))
 
 
-@pytest.mark.one_backend("legacy")  # of several wrong lines iptables-nft-restore names those first that it cannot read
+@pytest.mark.one_backend("legacy")  # iptables-nft-restore first names wrong lines that it cannot read
 @given(file=files(), counters=st.booleans(), flush=st.booleans())
 @settings(relaxed, max_examples=150)
 def test_any_file_does_what_it_does_with_iptables_restore(host, ipv6, file, counters, flush):
@@ -242,7 +241,7 @@ def test_any_file_does_what_it_does_with_iptables_restore(host, ipv6, file, coun
 
 
 def test_a_rule_of_several_addresses_replaces_none(host, ipv6):
-    """iptables 1.8.11 takes the first address and drops the others without a word."""
+    """iptables 1.8.11 uses the first address, and ignores the others without a message."""
     host.restore(SMALL, ipv6, ["--counters"])
     before = host.save(ipv6, counters=True)
     text = of_family(b"*filter\n-R INPUT 1 -s @,@@ -j DROP\nCOMMIT\n", ipv6).decode()
@@ -293,7 +292,7 @@ def test_a_line_that_lists_is_refused_and_does_not_end_the_program(host, ipv6, l
     ids=lambda param: f"{param[1]}-{6 if param[0] else 4}",
 )
 def ruleset(request, host):
-    """(family, text) of the ruleset of a real kind of host, and what it needs."""
+    """(family, text) of the ruleset of a typical host, after making the sets that it needs."""
     ipv6, name = request.param
     for line in rulesets.SETS:
         host.run("ipset", *line.split())
@@ -301,7 +300,7 @@ def ruleset(request, host):
 
 
 def cut(host, text):
-    """The text, with so many rules a table as this user may send at once."""
+    """Return the text with no more rules in a table than this user may send at once."""
     most = batch_room() // 1200 if host.backend == "nft" else len(text)
     kept = []
     for table, lines in tables_of(text):
@@ -495,7 +494,9 @@ def test_an_error_names_its_line(host, ipv6):
     assert caught.value.line == 4 and "line 4" in str(caught.value)
     with pytest.raises(iptc.KernelError) as caught:
         iptc.restore("*filter\n-A INPUT -m tcp --dport 5\nCOMMIT\n", ipv6=ipv6)
-    assert caught.value.line == (3 if host.backend == "legacy" else 2)  # the kernel names no rule of a legacy table
+    assert caught.value.line == (
+        3 if host.backend == "legacy" else 2
+    )  # the kernel does not say which rule of a legacy table it refuses
     assert host.rules(ipv6) == []
 
 
@@ -538,7 +539,7 @@ def test_chains_of_an_open_table_are_those_restored(host, ipv6):
 
 @pytest.mark.parametrize("line", ["[:6] -A INPUT -p tcp --dport 2:3", "[56] -A INPUT -p tcp --dport 2:3"])
 def test_counters_without_their_parts_are_refused(host, line):
-    """iptables-restore cuts such a line at its next colon, and takes what is left."""
+    """iptables-restore cuts such a line at its next colon, and accepts the rest."""
     with pytest.raises(iptc.ParameterError, match="line 2: Bad line 2: need :"):
         iptc.restore(f"*filter\n{line}\nCOMMIT\n")
     assert host.rules() == []

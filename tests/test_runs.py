@@ -1,4 +1,4 @@
-"""What a run of the tests itself promises: without the kernel it fails."""
+"""A run of the tests fails if the tests cannot use the kernel."""
 
 import ctypes
 import os
@@ -21,14 +21,14 @@ def test_that_is_skipped():
 
 
 def without_namespaces():
-    """What is run after this has no right to make a network namespace."""
+    """Drop CAP_SYS_ADMIN before a program is run, so that the program cannot make a network namespace."""
     if ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0):
         os._exit(99)
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a file with two tests under our `conftest`; its exit status and what it printed."""
+    """Run a file with two tests under our `conftest`. Return its exit status and its output."""
     (tmp_path / "test_odd.py").write_text(ODD)
 
     def start(required, prepare=None):

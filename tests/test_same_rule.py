@@ -1,5 +1,5 @@
-"""Which rule is meant: `has_rule`, `delete_rule`, `ensure_rule` and `-D` in texts find what `iptables -C` and `-D` of
-that back end find."""
+"""When two rules are the same: `has_rule`, `delete_rule`, `ensure_rule` and `-D` in texts find the rule that `iptables
+-C` and `-D` of that back end find."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ MATCHES = [
     "-m recent --set --name n",
     "-m quota --quota 1000",
 ]
-"""Each pair of them is asked for in both orders."""
+"""Pairs of rules. One is in the table, and the other is looked for, in both orders."""
 
 DETAILS = """
 -p tcp --dport 22 -j ACCEPT | -p tcp -m tcp --dport 22:22 -j ACCEPT
@@ -70,7 +70,7 @@ DETAILS = """
 
 
 def reordered(rule):
-    """*rule* with its matches the other way round."""
+    """Return *rule* with its matches in reverse order."""
     other = copy.deepcopy(rule)
     for match in other.matches:
         other.remove_match(match)
@@ -80,7 +80,7 @@ def reordered(rule):
 
 
 def pairs(family):
-    """(what is there, what is asked for), as text."""
+    """Return pairs of texts: (the rule in the table, the rule that is looked for)."""
     found = [(f"{one} {two} -j ACCEPT", f"{two} {one} -j ACCEPT") for one in MATCHES for two in MATCHES if one < two]
     found += [(one, one) for one, _ in found]
     found += [tuple(part.strip() for part in line.split(" | ")) for line in DETAILS.strip().split("\n")]
@@ -108,16 +108,16 @@ def is_taken(family, text):
 
 
 def is_lost(host, text):
-    """Whether `iptables-nft -C` does not find what it has itself written: two matches of one name, which are one when it
-    reads them again, since 1.8.10."""
+    """Whether `iptables-nft -C` does not find the rule that it has written. Since 1.8.10 it reads two matches with one
+    name as one."""
     names = re.findall(r"-m (\S+)", text)
     return host.backend == "nft" and host.release >= (1, 8, 10) and len(set(names)) < len(names)
 
 
 @pytest.fixture
 def asked(prepared, family):
-    """[(chain, text that is asked for)] of a table in which the host has put the first rule of each pair into a chain
-    of its own."""
+    """The host's tool puts the first rule of each pair into a chain of its own. Return [(chain, text of the rule that is
+    looked for)]."""
     found = [
         (f"c{number}", *pair)
         for number, pair in enumerate(pairs(family))
@@ -151,7 +151,7 @@ def test_the_same_rules_are_found_as_the_host_finds(prepared, family, asked):
     wrong = [(text, answer) for (_, text), answer, right in zip(asked, found, expected) if answer != right]
     assert not wrong
     assert any(expected) and not all(expected)
-    # a third question is answered from an index, `in` and easy by the same relation
+    # from the third question on an index answers; `in` and `easy` use the same comparison
     for (chain, text), rule, answer in zip(asked, rules, found):
         held = iptc.Chain(table, chain)
         assert [rule in held for _ in range(3)] == 3 * [answer], text
@@ -173,7 +173,7 @@ def test_the_same_rules_are_found_as_the_host_finds(prepared, family, asked):
 
 
 def test_texts_delete_the_rule_that_delete_rule_deletes(prepared, family):
-    """Legacy texts compare rows of a draft under masks, everything else compares keys: both are one relation."""
+    """Restored legacy texts compare the bytes of a draft under masks, all other code compares keys. Both must agree."""
     known = [pair for pair in pairs(family) if all(is_taken(family, text) and "-c " not in text for text in pair)]
     lines = [f"-A {name} {there}" for name in ("a", "b") for there, _ in known]
     prepared.restore(
@@ -187,7 +187,7 @@ def test_texts_delete_the_rule_that_delete_rule_deletes(prepared, family):
     table.restore("\n".join(["*filter", *(f"-D a {text}" for text in found), "COMMIT", ""]), flush=False)
     left = [line.removeprefix("-A a ") for line in prepared.rules(family.ipv6) if line.startswith("-A a ")]
     assert left == [line.removeprefix("-A b ") for line in prepared.rules(family.ipv6) if line.startswith("-A b ")]
-    # and finds none where that one finds none
+    # and it finds no rule if `delete_rule` finds none
     for text in sorted({*asked}):
         present = family.Rule.from_args(text) in table["b"]
         try:
@@ -272,11 +272,11 @@ NOT_WRITTEN_AGAIN = (
     "! -s 0.0.0.0/0",
     "! -s ::/0",
 )
-"""Of these the text is refused by iptables itself, or the rule by nf_tables."""
+"""Extensions whose own text iptables refuses, or whose rule nf_tables refuses."""
 
 
 def text_of(rule_d, ipv6):
-    """The rule of a dict as it is printed; None where it is none."""
+    """Return the text of the rule of a dict, or None if the dict makes no rule."""
     try:
         rule = iptc.easy.encode_iptc_rule(rule_d, ipv6)
         rule.final_check()
@@ -286,7 +286,7 @@ def text_of(rule_d, ipv6):
 
 
 def shortest(rule_d, ipv6):
-    """*rule_d* without the parameters that the extension completes by itself: what somebody writes by hand."""
+    """Return *rule_d* without the parameters that the extension adds by itself: as a person would write it."""
     kept, text = dict(rule_d), text_of(rule_d, ipv6)
     for key, value in rule_d.items():
         target = key == "target" and isinstance(value, dict)
@@ -302,7 +302,7 @@ def shortest(rule_d, ipv6):
 
 
 def test_each_dict_finds_the_rule_that_it_made(prepared, ipv6):
-    """Of every extension: the whole dict, and one without what the extension or the kernel completes."""
+    """For every extension: the whole dict, and a dict without the parameters that the extension or the kernel adds."""
     easy, made, shorter = iptc.easy, {}, 0
     for spec in specs.load_taken(ipv6):
         if any(words in spec.text for words in NOT_WRITTEN_AGAIN):
@@ -322,7 +322,7 @@ def test_each_dict_finds_the_rule_that_it_made(prepared, ipv6):
                 opened[chain].delete_rule(rule)
         assert not prepared.rules(ipv6, table) or table == "raw"
         assert not any(opened[chain].rules for chain in {chain for chain, *_ in rules})
-        # and one by one, as it is in the kernel
+        # and one by one, as the kernel stores it
         for chain, rule_d, _ in rules[1::24]:
             easy.add_rule(table, chain, rule_d, ipv6=ipv6)
             assert easy.has_rule(table, chain, rule_d, ipv6), rule_d

@@ -1,4 +1,4 @@
-"""iptc.Sampler: on time whatever the consumer does, exact sums, events, and a clean end in every way."""
+"""iptc.Sampler: it polls on time whatever the consumer does, its sums are exact, and it always ends cleanly."""
 
 import asyncio
 import errno
@@ -76,7 +76,7 @@ def send(count, port=9, address="127.0.0.1"):
 
 
 def settled(run):
-    """Wait until the thread of *run* is done; it closes its readers before."""
+    """Wait until the thread of *run* has ended. It has closed its readers then."""
     assert run._mail.done.acquire(timeout=PATIENCE)
 
 
@@ -196,7 +196,7 @@ def test_a_table_that_goes_and_comes_back(host, clock):
     send(2)
     clock.step()
     assert list(next(run)["filter"].delta) == [(2, 200)]
-    # all of it between two samples that are taken
+    # everything happens between two samples that the consumer takes
     host.run("nft", "delete", "table", "ip", "filter")
     clock.step()
     host.iptables("-A OUTPUT -p udp --dport 9")
@@ -297,7 +297,7 @@ def test_moments_are_multiples_of_the_interval():
         assert made.due == 7 + number * 1_000_000
         made.go_on(made.due + number % 999_999)
     assert made.due == 7 + 5000 * 1_000_000
-    # what was missed is left out, and no moment comes twice
+    # missed polls are left out, and no moment comes twice
     made.go_on(made.due + 3_400_000)
     assert made.due == 7 + 5004 * 1_000_000
     made.go_on(made.due - 2_000_000)
@@ -502,7 +502,7 @@ def test_a_task_that_is_cancelled_ends_its_thread(host, clock):
 
 
 def child_says(code):
-    """What a forked child, which runs *code*, has as its exit status."""
+    """Fork a child that runs *code*, and return its exit status."""
     child = os.fork()
     if child == 0:
         status = 99
@@ -520,7 +520,7 @@ def test_fork(host, clock):
     clock.step()
 
     def ended():
-        # nobody polls here; what waited is the parent's
+        # no thread polls in the child; waiting samples belong to the parent
         return len(list(run))
 
     assert child_says(ended) == 0

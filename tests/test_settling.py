@@ -1,4 +1,4 @@
-"""A reader without the lock beside writers that are between the two steps of a commit: what its deltas add up to."""
+"""A reader without the lock reads while writers are between the two steps of a commit. Its deltas still add up."""
 
 import fcntl
 import os
@@ -43,7 +43,7 @@ while True:
 
 @pytest.fixture(params=["socket", "auto"])
 def source(request):
-    """How the counters are read: by eBPF too, where that is possible."""
+    """The source of the counters: the socket, and eBPF if that is possible."""
     return request.param
 
 
@@ -111,7 +111,7 @@ def test_a_writer_between_its_steps_adds_nothing_to_the_sum(counted, hold, commi
     for _ in range(3):
         counted(4)
         seen.append(reader.read())
-    # but for what came between the last read and the first step: the writer adds that
+    # without packets between the last read and the first step, which the writer adds
     assert seen[-1]["INPUT"].policy_counters == (5 + 12, 500 + 12 * 128)
     seen[-1] = pickle.loads(pickle.dumps(seen[-1]))
     held.go_on()
@@ -182,7 +182,7 @@ def test_counters_that_are_set_back_are_flagged(counted, host, monkeypatch, tmp_
     if lock == "missing":
         monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "nowhere" / "lock"))
     elif lock == "closed":
-        # what a program without the right to it sees, whoever runs this
+        # as for a program that may not open the lock file, whatever rights this process has
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "file" / "lock"))
     reader = iptc.CounterReader(source=source)
@@ -220,7 +220,7 @@ def test_deltas_beside_a_writer_that_never_stops_add_up_to_what_was_sent(counted
             total += delta["OUTPUT"][0][0]
             seen = later
         assert total == sent
-        # what is there at first can be had for certain only of writers that take the lock
+        # the first counters are certain only if the writers take the lock
         for _ in range(0 if writer == "unlocked" else 100):
             with iptc.CounterReader(source=source) as reader:
                 assert reader.read()["INPUT"].sum()[0] == KNOWN

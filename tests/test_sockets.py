@@ -1,5 +1,5 @@
-"""Sockets and other descriptors: made in their namespace whatever the system refuses, owned from the first moment, ours
-alone."""
+"""Sockets and other descriptors are made in the right namespace even if system calls fail, are never leaked, and are
+closed only by their owner."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""How `iptc restore` ends, next to iptables-restore: the same exit status for the same text, however odd it is."""
+"""`iptc restore` ends with the exit status of iptables-restore for the same text, however odd the text is."""
 
 import io
 import sys
@@ -256,7 +256,7 @@ def test_a_status_survives_pickling(host):
 
 # ------------------------------------------------------------------------- check
 
-# What a rule names that each network namespace has of its own cannot be tried out elsewhere.
+# A rule that names an object of its network namespace, such as a set, cannot be tried in another namespace.
 BOUND = {"rateest missing", "ct helper", "ct timeout"}
 
 
@@ -290,7 +290,7 @@ def test_the_rule_that_the_kernel_refuses_is_named(host, ended):
 
 
 def test_a_refusal_is_named_by_a_table_too_and_tells_of_no_commit(host, family):
-    """What is tried out elsewhere to find the rule is not what this program has changed."""
+    """The trial in another namespace, which finds the rule, does not count as a change that this program has made."""
     text = "*filter\n:a - [0:0]\n-A INPUT -j a\n-A a -j MASQUERADE\n-A INPUT -j ACCEPT\nCOMMIT\n"
     table = family.Table("filter")
     for restore in (table.restore, lambda *given, **named: iptc.restore(*given, ipv6=family.ipv6, **named)):
@@ -306,7 +306,7 @@ def test_a_refusal_is_named_by_a_table_too_and_tells_of_no_commit(host, family):
 
 def test_an_interrupt_while_the_rule_is_looked_for_tells_of_no_commit(host, family, monkeypatch):
     if host.backend == "nft":
-        # names the rule itself
+        # the kernel's answer names the rule
         named = [1]
     else:
         named = []
@@ -338,6 +338,6 @@ def test_a_loop_with_rules_that_are_there_is_found(host, ended):
 
 
 def test_syntax_reads_as_the_back_end_does(host, ended):
-    """iptables-nft-restore takes a last COMMIT without a line feed."""
+    """iptables-nft-restore accepts a last COMMIT without a line feed."""
     for command in (["restore"], ["check"], ["check", "--syntax"]):
         assert ended("*filter\nCOMMIT", *command)[0] == (2 if host.backend == "legacy" else 0)

@@ -1,4 +1,4 @@
-"""The shape of the package: who imports whom, what an import costs, what every module and file owes its reader."""
+"""The structure of the package: which module imports which, what an import costs, and rules for every file."""
 
 import importlib
 import inspect
@@ -231,7 +231,7 @@ HEAVY = {
 def watched_import(then="pass"):
     """What `import iptc`, and *then*, did in a fresh interpreter: (audited events, modules brought in)."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    # -S: what the site of this machine imports is not ours
+    # -S: without the modules that the site configuration of this machine imports
     command = [sys.executable, "-S", "-c", WATCHED_IMPORT.replace("import iptc", f"import iptc; {then}")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
     assert done.returncode == 0, done.stderr
@@ -263,7 +263,7 @@ print(rule)
 
 def test_building_and_printing_a_rule_needs_no_privilege():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    # Another user cannot be had in a user namespace that maps one; no capability is as little there as elsewhere.
+    # A user namespace that maps only one user has no other user to change to, so the capabilities are dropped instead.
     drop = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
     command = [*drop, sys.executable, "-W", "error", "-c", UNPRIVILEGED]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
@@ -285,7 +285,7 @@ def test_nothing_is_left_for_later():
 
 
 def without_family(code):
-    """*code* with the names of either family made the same."""
+    """Return *code* with the names of the two families made equal."""
     code = re.sub(r"ip6t|ipt", "ipt", code)
     return re.sub(r"(?<=ip)6|(?<=[A-Za-z])[46](?![0-9])|\bAF_INET6?\b|(?<=IPV)[46]", "#", code)
 
@@ -295,7 +295,7 @@ def test_nothing_is_written_twice_for_the_two_families():
     for path in SOURCES:
         if PACKAGE not in path.parents or path.suffix not in {".py", ".pyx", ".c"}:
             continue
-        # whatever starts at the left margin, with what is indented below it
+        # each block: a line at the left margin, with the indented lines below it
         for block in re.split(r"\n(?=\S)", path.read_text()):
             if block.count("\n") >= 4 and not block.startswith("if TYPE_CHECKING:"):
                 first = seen.setdefault(without_family(block), (path.name, block.splitlines()[0]))
@@ -319,7 +319,7 @@ def test_no_list_is_built_in_the_way_that_frees_an_item_twice():
             r'/\* "([^"]+":\d+)|(__Pyx_ListComp_AppendAndDecref)\(__pyx_t', source.read_text()
         ):
             there = place or there
-            # Cython's own memoryviews are not ours to change, and we hand out none
+            # Cython's code for memoryviews is left out: we cannot change it, and do not use it
             assert not call or not there.startswith("iptc/"), (
                 f"{there}: use append, list(map(...)) or list(filter(...))"
             )

@@ -1,4 +1,4 @@
-"""The stubs of the compiled modules say what is there, in the order of the sources, and type checkers can read them."""
+"""The stubs of compiled modules declare what the modules have, in the order of the sources. Type checkers accept them."""
 
 import ast
 import importlib
@@ -19,7 +19,7 @@ def decorators(node):
 
 
 def stub_names(body):
-    """name -> node of what a stub declares, in its order; a setter stands with its property."""
+    """Return {name: node} of a stub's declarations, in their order. A setter belongs to its property."""
     names = {}
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and "setter" not in decorators(node):
@@ -46,7 +46,7 @@ def public(names):
 
 
 def defined_in(module):
-    """The public names that *module* itself defines: not those that it imports."""
+    """Return the public names that *module* defines itself, without those that it imports."""
     return {
         name
         for name, value in vars(module).items()
@@ -57,7 +57,7 @@ def defined_in(module):
 
 
 def source_order(module):
-    """(class or None, name) of what the `.pyx` defines, as it stands there."""
+    """Return (class or None, name) of the definitions of a `.pyx`, in their order."""
     order = []
     current = None
     for line in (PACKAGE / f"{module}.pyx").read_text().splitlines():
@@ -75,7 +75,7 @@ def source_order(module):
 
 
 def parameters_of(node):
-    """[(name, has a default)] of a function in a stub, without self."""
+    """Return [(name, whether it has a default)] of a function's parameters in a stub, without self."""
     given = node.args.posonlyargs + node.args.args
     optional = [False] * (len(given) - len(node.args.defaults)) + [True] * len(node.args.defaults)
     return [(arg.arg, default) for arg, default in zip(given, optional) if arg.arg != "self"]

@@ -1,4 +1,4 @@
-"""Table and Table6: what opens, what is remembered, when changes reach the kernel."""
+"""Table and Table6: which tables open, what a table remembers, and when edits reach the kernel."""
 
 import copy
 import pickle
@@ -9,7 +9,7 @@ import iptc
 
 
 def rule(family, target="ACCEPT", src=None):
-    """A rule of one address."""
+    """Return a rule with one source address: *src*, or an address of the family."""
     made = family.Rule()
     made.src = src or family.address
     made.create_target(target)
@@ -17,7 +17,7 @@ def rule(family, target="ACCEPT", src=None):
 
 
 def filled(family):
-    """The filter table with one chain and one rule more than nothing."""
+    """Return the filter table with one user chain and one rule."""
     table = family.Table("filter")
     table.create_chain("web").append_rule(rule(family))
     return table
@@ -279,7 +279,7 @@ def test_repr_names_family_and_table(host, family):
 
 
 def test_a_restore_is_an_edit_like_others(host, family):
-    """Pending with autocommit off or in a transaction, seen, saved, taken back, sent."""
+    """With autocommit off or in a transaction it is pending: it is seen, saved, taken back and sent like other edits."""
     host.iptables("-A", "INPUT", "-j", "DROP", ipv6=family.ipv6)
     text = "*filter\n:INPUT DROP [5:6]\n:web - [0:0]\n-A INPUT -j web\n-I web -p tcp -j DROP\n-P FORWARD DROP\n-A web -g web2\nCOMMIT\n"
     text = text.replace("-A web -g", ":web2 -\n:gone -\n-N made\n-E made renamed\n-F gone\n-X gone\n-Z\n-A web -g")
@@ -342,7 +342,7 @@ def test_setting_a_policy_says_whether_anything_changed(host, family):
     ]
     table.commit()
     table.autocommit = True
-    # decided on the table as it is now, not as it was read
+    # decided by the table as it is now, and not as it was read
     assert len(chain.rules) == 0
     host.iptables("-P INPUT ACCEPT", ipv6=family.ipv6)
     assert iptc.easy.set_policy("filter", "INPUT", "DROP", family.ipv6) is True

@@ -1,4 +1,4 @@
-"""`iptc top`: what it counts and draws, as plain text, and driven by keys in a real terminal."""
+"""`iptc top`: what it counts and draws, as plain text, and with keys in a real terminal."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "tmux-256color", "
 
 
 class Fed:
-    """A board that is fed from the kernel."""
+    """A board with samples from the kernel."""
 
     def __init__(self, *tables, interval=1.0, sort="packets", **selection):
         self.board = board.Board(Selection(**selection, families=[False, True]), interval, sort)
@@ -42,7 +42,7 @@ class Fed:
         return [(row.chain, row.text) for row in self.board.rows()[0]]
 
     def screen(self, width, height, **settings):
-        """The lines as text."""
+        """Return the drawn lines as text."""
         drawn = drawing.Drawing(self.board, "iptc top", command.safe)
         for name, value in settings.items():
             setattr(drawn, name, value)
@@ -61,14 +61,14 @@ POLICIES = [("INPUT", "(policy ACCEPT)"), ("FORWARD", "(policy ACCEPT)"), ("OUTP
 
 @pytest.fixture
 def busy(host):
-    """Rules that count what `send` sends: to port 9, to port 10, and to 11, which is dropped."""
+    """Rules that count the packets of `send`: to ports 9 and 10, and to port 11, where they are dropped."""
     for line in (f"-A OUTPUT {U} 9 -j ACCEPT", f"-A OUTPUT {U} 10", f"-A OUTPUT {U} 11 -j DROP", "-A INPUT -p tcp"):
         host.iptables(line)
     return host
 
 
 def traffic():
-    # somebody takes it: no ICMP says that nobody does
+    # a socket receives the packets, so that no ICMP error is sent
     with contextlib.ExitStack() as stack:
         for port in (9, 10):
             taker = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -96,7 +96,7 @@ def test_rates_in_their_order(busy):
         seconds = fed.board.sample["filter"].delta.seconds
         assert rows[f"{U} 10"].packets == 5 / seconds and rows[f"{U} 10"].bytes == 500 / seconds
         assert rows[f"{U} 10"].trend == [5 / seconds] and rows["-p tcp"].trend == [0.0]
-        # 5 to port 10 go on to the policy of OUTPUT; the 7 that are not dropped reach INPUT, and its policy
+        # 5 packets to port 10 reach the policy of OUTPUT; the 7 that are not dropped reach INPUT and its policy
         policies = {row.chain: row.packets for row in fed.board.rows()[0] if not row.ipv6 and "policy" in row.text}
         assert policies["OUTPUT"] * seconds == pytest.approx(5) and policies["FORWARD"] == 0
         first = (
@@ -224,7 +224,7 @@ def test_screens_of_every_size(busy):
         assert r"\x1b[31m\nred\x07\x9b\u202e" in "".join(fed.screen(400, 60))
         assert len(fed.screen(80, 24)) == 24 and "last minute" in fed.screen(80, 24)[1]
         assert "last minute" not in fed.screen(59, 24)[1]
-        # beyond the last row there is nothing
+        # after the last row nothing is drawn
         assert fed.screen(80, 24, start=1000)[2].strip()
 
 
@@ -252,7 +252,7 @@ def test_painting_with_and_without_rich(busy, monkeypatch):
 
 
 def top(*arguments, **options):
-    """(exit status, standard output, standard error) of `iptc top`, without a terminal."""
+    """Run `iptc top` without a terminal. Return (exit status, standard output, standard error)."""
     done = subprocess.run(
         [sys.executable, "-m", "iptc", "top", *arguments], capture_output=True, text=True, env=ENVIRONMENT, **options
     )
@@ -305,7 +305,7 @@ def test_usage_and_trouble(host):
 
 
 def lacks_terminals():
-    """Whether no terminal can be had here, as where devpts is not mounted; it says so."""
+    """Return whether no pseudo-terminal can be opened here, for example because devpts is not mounted. Print it if so."""
     try:
         for end in os.openpty():
             os.close(end)
@@ -333,7 +333,7 @@ class Screen:
         return self.tmux("capture-pane", "-p").split("\n")[:-1]
 
     def wait(self, fits):
-        """The screen, once it is as *fits* wants it."""
+        """Wait until fits(screen) is true, and return the screen."""
         until = time.monotonic() + PATIENCE
         while not fits(lines := self.lines()):
             assert time.monotonic() < until, "\n".join(lines)
@@ -400,7 +400,7 @@ def test_keys_and_sizes_in_a_terminal(busy, tmp_path, python):
         screen.tmux("resize-window", "-x", "200", "-y", "20")
         screen.shows(r"\x1b[2Jgone\x1b]0;title\x07")
         screen.press("q")
-        # the screen is what it was before
+        # the screen looks as before the program
         assert screen.shows("ended with 0")[0] == "ended with 0"
 
 
@@ -413,7 +413,7 @@ def test_a_view_that_counts(busy, tmp_path):
         while not (shown := [line for line in screen.lines() if f"{U} 10" in line]):
             send(3, 10)
         assert re.search(r"^ +[\d.]+k? +[\d.]+k? ", shown[0])
-        # it goes on to be drawn while it is paused, and nothing moves
+        # while it is paused it is still drawn, and its numbers do not change
         screen.press("space")
         screen.shows("paused")
         screen.press("C-c")
@@ -437,7 +437,7 @@ def test_a_stopped_view_gives_the_terminal_back(busy, tmp_path):
 
 
 def test_a_terminal_without_a_keyboard(busy):
-    """Standard input that is no terminal, as in a script: it is shown, and ends with --count."""
+    """Standard input is no terminal, as in a script: the view is shown, and ends with --count."""
     code = "import sys; from iptc.cli import main; sys.exit(main(['top', '--interval', '0.02', '--count', '2', '-4']))"
     environment = {**ENVIRONMENT, "XTABLES_LOCKFILE": os.environ["XTABLES_LOCKFILE"]}
     status, seen = shown_at_a_terminal(code, env=environment, stdin=subprocess.DEVNULL)
@@ -445,7 +445,7 @@ def test_a_terminal_without_a_keyboard(busy):
 
 
 def test_rules_that_cannot_be_printed(busy, monkeypatch):
-    """Without libxtables there are numbers all the same."""
+    """Without libxtables the numbers are shown all the same."""
 
     def refuse(rule):
         raise iptc.Unsupported("there is no libxtables")

@@ -1,4 +1,4 @@
-"""Packets that are traced: which rule takes them, on both back ends, said by the kernel."""
+"""Traced packets: the kernel reports which rule takes them, on both back ends."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ LOCAL = {False: "127.0.0.1", True: "::1"}
 
 
 class Reports:
-    """The low half alone: everything is traced."""
+    """The readers of reports alone, without `Trace`: all packets are traced."""
 
     def __init__(self):
         place = Place()
@@ -87,7 +87,7 @@ def test_the_way_of_a_packet_is_put_together(host, ipv6):
 
 
 def test_headers_are_read_within_their_bounds():
-    """What the kernel hands out of a packet may end anywhere."""
+    """The part of a packet that the kernel reports may end anywhere."""
     udp = bytes.fromhex("4500001d00010000401100000a0000010a000002" + "003500350009" + "000078")
     assert str(read_packet(udp)) == "udp 10.0.0.1:53 > 10.0.0.2:53"
     fragment = bytes.fromhex("60000000000d2c40" + "20010db8" + "00" * 12 + "20010db8" + "00" * 11 + "01")
@@ -110,7 +110,7 @@ def tables_of_ours(host):
 
 
 def one(trace, chosen=lambda packet: packet.in_interface is not None):
-    """The next packet of *trace* that is *chosen*."""
+    """Return the next packet of *trace* for which chosen(packet) is true."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for packet in trace.wait(PATIENCE):
@@ -127,8 +127,8 @@ def local(host):
 
 @contextlib.contextmanager
 def neighbour(host, device, number):
-    """Another network namespace behind *device*, 10.0.NUMBER.2 and fd00:NUMBER::2; this one is its router. It gives the
-    words that run a command there."""
+    """Make another network namespace behind *device*, with 10.0.NUMBER.2 and fd00:NUMBER::2; this one is its router.
+    Return the beginning of a command line that runs a command there."""
     other = subprocess.Popen(["unshare", "-n", "sleep", "1000"])
     try:
         while os.readlink(f"/proc/{other.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
@@ -149,7 +149,7 @@ def neighbour(host, device, number):
 
 @pytest.fixture
 def router(host):
-    """This namespace forwards between two others; it gives the words to run a command in the first."""
+    """This namespace forwards between two others. The value begins a command line that runs in the first of them."""
     for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         pathlib.Path(f"/proc/sys/net/{path}").write_text("1")
     with neighbour(host, "lan", 1) as inside, neighbour(host, "wan", 2):
@@ -229,7 +229,7 @@ def test_jumps_gotos_and_returns(local, ipv6):
 
 
 def test_a_rule_without_matches_is_no_policy(local):
-    """Legacy xtables calls it one."""
+    """Legacy xtables reports such a rule as a policy."""
     local.iptables("-N all")
     local.iptables("-A all -j DROP")
     local.iptables("-A INPUT -p udp --dport 9 -j all")
@@ -276,7 +276,7 @@ def test_nothing_of_the_tables_is_touched(local):
 
 
 def test_no_more_packets_are_chosen_than_the_limit_says(router, host):
-    """What is over in the time that it takes is counted with it."""
+    """The packets that the limit allows during the time of the test are added."""
     began = time.monotonic()
     with iptc.Trace("-p udp -i lan", limit=10) as trace:
         send(host, router, far(2, False), 9, 300)
@@ -320,7 +320,7 @@ def test_a_rule_that_was_changed_is_not_named_wrongly(local):
             assert packet.rule is None
         notes = [step.note for step in packet.path if step.note and step.table == "filter"]
         assert notes and all("meanwhile" in note for note in notes)
-        # what comes later is looked up in what is there
+        # later packets are looked up in the rules that exist now
         knock(10)
         assert str(one(trace).rule) == "-p udp -m udp --dport 10 -j DROP"
 
@@ -375,7 +375,7 @@ def test_what_can_not_choose_packets_is_refused(host, specification, words):
 
 @pytest.mark.one_backend("nft")
 def test_the_specification_is_that_of_iptables(router, host):
-    """With and without extensions that nf_tables has itself."""
+    """With extensions that nf_tables has itself, and with others."""
     for specification, chosen in [
         ("-p udp --dport 9 -s 10.0.1.2,10.9.9.9", True),
         ("-p udp ! --dport 9", False),
@@ -426,7 +426,7 @@ def until(condition):
 
 
 def helpers():
-    """The processes in this network namespace that put a logger back."""
+    """Return the helper processes in this network namespace that set the old logger again."""
     here, found = os.readlink("/proc/self/ns/net"), []
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -1,5 +1,4 @@
-"""Counters before and after a commit, while packets pass: nothing that the kernel counted is lost, nor counted
-twice."""
+"""Counters while packets pass and rules are committed: no packet that the kernel counted is lost or counted twice."""
 
 import contextlib
 import os
@@ -16,7 +15,7 @@ import iptc
 
 SENDER = """
 import os, select, socket, sys
-# one processor, and so one queue: what is sent last arrives last
+# one processor, and so one queue: the packet that is sent last arrives last
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 to = (sys.argv[1], 9)
 out = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM)
@@ -51,7 +50,7 @@ def traffic(host, ipv6):
         with socket.create_server((f"{prefix}1", 10), family=socket.AF_INET6 if ipv6 else socket.AF_INET) as last:
 
             def end():
-                """Let it end; when its connection arrives, all packets before it have been counted."""
+                """Let the sender end. It connects at last: when that arrives, all earlier packets have been counted."""
                 sender.stdin.close()
                 last.accept()[0].close()
 
@@ -79,7 +78,7 @@ def rule(family, comment, protocol="udp"):
 
 
 def edits(table, family):
-    """Commits of every kind, none of which may touch what INPUT's policy and its rule `counted` have counted."""
+    """Do commits of every kind. None may change the counters of INPUT's policy and of its rule `counted`."""
     chain = iptc.Chain(table, "INPUT")
     chain.insert_rule(rule(family, "before"))
     chain.append_rule(rule(family, "behind", "tcp"))
@@ -94,7 +93,7 @@ def edits(table, family):
 def test_what_passes_during_commits_is_counted_once(host, family):
     iptables = lambda words: host.iptables(words, ipv6=family.ipv6)  # noqa: E731
     # what is counted independently: in a table that nobody commits meanwhile
-    iptables("-P INPUT ACCEPT")  # before that iptables-nft has no counters of the policy
+    iptables("-P INPUT ACCEPT")  # before this, iptables-nft has no counters for the policy
     iptables("-t raw -A PREROUTING -p udp -m comment --comment all")
     iptables("-A INPUT -p udp -m comment --comment counted")
     iptables("-A INPUT ! -p udp -j ACCEPT")
@@ -113,9 +112,9 @@ def test_what_passes_during_commits_is_counted_once(host, family):
 
 
 def test_what_passes_while_a_table_is_put_back_is_counted_once(host, family):
-    """The second table of a transaction is refused after the first one was replaced, again and again."""
+    """Again and again, the kernel refuses the second table of a transaction after the first one was replaced."""
     iptables = lambda words: host.iptables(words, ipv6=family.ipv6)  # noqa: E731
-    iptables("-P INPUT ACCEPT")  # before that iptables-nft has no counters of the policy
+    iptables("-P INPUT ACCEPT")  # before this, iptables-nft has no counters for the policy
     iptables("-t raw -A PREROUTING -p udp -m comment --comment all")
     iptables("-A INPUT -p udp -m comment --comment counted")
     iptables("-A INPUT ! -p udp -j ACCEPT")
@@ -157,7 +156,7 @@ def test_zeroing_loses_nothing_that_comes_after(host, family):
     # that are under way at that moment, at most one on each processor, one of the two may miss each.
     under_way = os.cpu_count() if host.backend == "nft" else 0
     assert abs(rule_packets - policy_packets) <= under_way
-    size = 20 + 8 + (40 if family.ipv6 else 20)  # what SENDER sends, with its UDP and IP header
+    size = 20 + 8 + (40 if family.ipv6 else 20)  # the size of SENDER's packets, with UDP and IP header
     assert (rule_bytes, policy_bytes) == (rule_packets * size, policy_packets * size)
 
 

@@ -1,4 +1,4 @@
-"""Transactions: one replacement of each table at the end, or nothing at all; and what they refuse."""
+"""Transactions: at the end each table is replaced once, or none is; and the calls that are refused inside one."""
 
 import os
 import pickle
@@ -20,14 +20,14 @@ def rule(table, target="ACCEPT", source=None):
 
 
 def refused(table):
-    """A rule that passes every check here and that the kernel refuses."""
+    """Return a rule that passes all checks of iptc, and that the kernel refuses."""
     made = rule(table)
     made.create_match("tcp").dport = "80"  # without -p tcp
     return made
 
 
 class Tables:
-    """Some tables of both families, and what the host's tools show of them."""
+    """Some tables of both families, and the output of the host's tools for them."""
 
     def __init__(self, host):
         self.host = host
@@ -217,7 +217,7 @@ def test_gathered_changes_must_be_committed_before(host, family):
     table.commit()
     with table.transaction():
         table.create_chain("other")
-    # with autocommit off, a transaction is one all the same
+    # with autocommit off, a transaction works all the same
     assert ":other - [0:0]" in host.save(family.ipv6) and table.autocommit is False
 
 
@@ -298,7 +298,7 @@ def test_other_threads_wait(host, family):
 
 
 def test_threads_that_use_each_others_tables_come_to_an_end(host):
-    """Each holds its transaction and edits the other's table: nobody may wait for ever."""
+    """Each thread is in a transaction and edits the other's table: no thread may wait for ever."""
     tables = [iptc.Table("filter"), iptc.Table("mangle")]
     both = threading.Barrier(2)
 
@@ -327,7 +327,7 @@ def test_a_child_that_is_forked_inside_sends_nothing(host, family):
             child = os.fork()
     except iptc.TransactionError:
         os.write(write, b"refused")
-        table.create_chain("child")  # it goes on with tables of its own
+        table.create_chain("child")  # the thread goes on with tables of its own
         os._exit(0)
     if child == 0:
         os._exit(1)

@@ -1,4 +1,4 @@
-"""What type checkers see: `mypy --strict` of a program and of the package, and stubtest of what is imported."""
+"""Type checkers: `mypy --strict` accepts a program and the package, and stubtest finds that stubs and modules agree."""
 
 import os
 import re
@@ -12,8 +12,8 @@ import iptc
 
 
 def run(*command):
-    """What *command* of mypy says, which has to be all right."""
-    # without PYTHONPATH, in which mypy looks for the package too, and the memory of an earlier run is in build
+    """Run *command* of mypy, which must succeed. Return its output."""
+    # without PYTHONPATH, since mypy would also look for the package there; the cache of mypy is in build
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
         "MYPYPATH": f"{ROOT}:{ROOT / 'tests'}"
     }

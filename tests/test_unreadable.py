@@ -1,4 +1,4 @@
-"""What may not or cannot be read is no answer: it raises, nothing is guessed, and nothing of it is remembered."""
+"""If something cannot be read, or may not, an exception is raised. Nothing is guessed, and no guess is remembered."""
 
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def name(outcome):
 
 @pytest.fixture
 def unmarked(monkeypatch, host):
-    """Nothing says which back end to use."""
+    """Neither the environment nor a file selects the back end."""
     monkeypatch.delenv("IPTC_BACKEND")
 
 
@@ -149,7 +149,7 @@ print(type(rule).from_args("-j web"), easy.test_target("DROP", {{}}, ipv6), easy
 
 @pytest.mark.one_backend("legacy", "nft")
 def test_what_is_absent_is_no_error(host, start):  # noqa: F811
-    """A table that the kernel does not have, for it alone."""
+    """A table that the kernel does not have is absent; the other tables are not."""
     lines = start(
         LOOKING
         + """
@@ -193,7 +193,7 @@ def test_legacy_tables_that_may_not_be_read_decide_nothing(unmarked, missing, lo
             ).stdout
             == "[]\n"
         )
-    # making a rule needs no right
+    # a rule can be made without any right
     made = run(dropped, "import iptc; print(iptc.Rule.from_args('-p tcp -m comment --comment x -j ACCEPT'))")
     assert made.stdout == "-p tcp -m comment --comment x -j ACCEPT\n"
 

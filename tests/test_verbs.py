@@ -1,5 +1,5 @@
-"""Verbs that can be repeated: they say whether anything changed, and decide on the table as it is, not as it was
-read."""
+"""Verbs that can be repeated: they return whether anything changed, and decide by the table as it is at the commit, not
+as it was read."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from iptc.language import comparing, printing
 
 @pytest.fixture(params=[True, False], ids=["autocommit", "batch"])
 def chain(request, host, family):
-    """INPUT, with each edit sent at once or with the test's own commit."""
+    """Return INPUT, in a table that sends each edit at once, or at the commit of the test."""
     return iptc.Chain(family.Table("filter", autocommit=request.param), "INPUT")
 
 
@@ -28,7 +28,7 @@ def rule(family, number, comment=None):
 
 
 def ports(host, chain):
-    """The ports of the rules that are in the kernel, after a commit."""
+    """Commit, and return the ports of the rules in the kernel."""
     chain.table.commit()
     return [int(line.split("--dport ")[1].split()[0]) for line in host.rules("6" in type(chain.table).__name__)]
 
@@ -254,7 +254,7 @@ def test_processes_that_ensure_the_same_leave_it_once(host, family):
 
 
 def test_lookup_among_many_is_not_by_comparing_with_each(host, family, monkeypatch):
-    """Asked twice, a chain is not printed or taken apart again, whether the rule is there or not."""
+    """From the second question on, the rules of a chain are not read again, whether the rule is there or not."""
     host.restore(
         "*filter\n" + "".join(f"-A INPUT -p tcp -m tcp --dport {n} -j ACCEPT\n" for n in range(1, 2001)) + "COMMIT\n",
         family.ipv6,

@@ -1,4 +1,4 @@
-"""Changes of the rules as they happen, and by whom."""
+"""`iptc.watch`: changes of the rules as they happen, and which process made them."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from iptc.watching.mirror import Mirror
 
 STRESS = int(os.environ.get("IPTC_STRESS", "1"))
 WAIT = 60.0
-"""So long something is waited for that is to come at once."""
+"""Seconds to wait at most for a change that is reported at once."""
 
 
 def spawned(*command, text=None):
@@ -66,7 +66,7 @@ def test_each_change_is_told_in_words_of_rules(host):
         )
         change = told("-A web -j RETURN", ipv6=True)
         assert str(change).endswith("1 rule added") and change.added[0].chain == "web"
-        # a text that has the same rules in another order moves them
+        # restoring the same rules in another order counts as moving them
         text = "*filter\n:INPUT ACCEPT\n-A INPUT -p udp -j ACCEPT\n-A INPUT -p sctp -j ACCEPT\nCOMMIT\n"
         host.run(host.tool(verb="-restore"), text=text)
         (change,) = watch.wait(WAIT)
@@ -93,7 +93,7 @@ def test_who_did_it_is_known(host):
 @pytest.mark.one_backend("legacy")
 def test_who_has_the_lock_is_told(host, tmp_path):
     with iptc.watch("legacy") as watch:
-        # it holds the lock until it is told to go on
+        # it holds the lock until the test lets it go on
         writer = subprocess.Popen(
             [
                 sys.executable,
@@ -144,7 +144,7 @@ def test_both_back_ends_are_watched(host):
 
 
 def edit(random, tool):
-    """A random command: (words, text of a restore or None)."""
+    """Return a random command: (words, text of a restore or None)."""
     verb = random.choice(["A", "A", "A", "I", "I", "I3", "D", "R", "F", "N", "X", "P", "E", "Z", "restore", "flush"])
     chain = random.choice(["INPUT", "OUTPUT", "a", "b"])
     rule = ["-p", "tcp", "--dport", str(random.randrange(1, 60000)), "-j", random.choice(["ACCEPT", "DROP", "a"])]
@@ -203,7 +203,7 @@ def test_the_mirror_is_what_the_kernel_has_after_each_commit(host):
 
 
 def rule_message(handle, behind=None, appended=False):
-    """What stands in a message about a rule, as far as its place goes."""
+    """Return the attributes of a message about a rule that give its place."""
     return handle, behind, struct.pack("=IHHII", 20, 0x0A06, 0x800 if appended else 0, 0, 0) + bytes(4)
 
 
@@ -298,7 +298,7 @@ def test_async_for(host):
                 found.append(change.added[0].rule)
                 break
             await process.wait()
-            # cancelled while it waits, it can be gone on with
+            # after it is cancelled while it waits, it can be used again
             waiting = asyncio.ensure_future(anext(watch))
             await asyncio.sleep(0)
             waiting.cancel()
@@ -361,7 +361,7 @@ def test_an_interrupt_ends_the_wait(host):
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         with pytest.raises(Interrupted):
-            # again and again: Python sees one that comes right before the wait only after it
+            # sent again and again: a signal that comes just before the wait is handled only after it
             signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
             watch.wait(WAIT)
     finally:
@@ -373,14 +373,14 @@ def test_an_interrupt_ends_the_wait(host):
 
 
 def test_idle_costs_nothing(host):
-    """No wake-up without a change: the process does not run at all."""
+    """Without a change the process does not run at all."""
     with subprocess.Popen(
         [sys.executable, "-m", "iptc", "watch", "--backend", host.backend], stdout=subprocess.PIPE
     ) as process:
         try:
             host_change(host, process)
             before = switches(process.pid)
-            # what another does, which is no change of rules
+            # sockets of another process, which change no rules
             for _ in range(20):
                 socket.socketpair()[0].close()
             assert switches(process.pid) == before
@@ -390,13 +390,13 @@ def test_idle_costs_nothing(host):
 
 
 def host_change(host, process):
-    """Change rules until the process tells of it."""
+    """Change rules until the process reports a change."""
     os.set_blocking(process.stdout.fileno(), False)
     while True:
         host.iptables("-A INPUT -j ACCEPT")
         line = process.stdout.read()
         if line:
-            # it waits again
+            # the process waits again
             while open(f"/proc/{process.pid}/stat").read().rpartition(")")[2].split()[0] != "S":
                 pass
             process.stdout.read()

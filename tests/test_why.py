@@ -1,4 +1,4 @@
-"""What becomes of a packet on a host: asked in a copy of it."""
+"""`iptc why`: what happens to a packet on a host, tried in a copy of the host."""
 
 import json
 import os
@@ -38,7 +38,7 @@ COMMIT
 
 @pytest.fixture(params=["legacy", "nft"])
 def side(request, monkeypatch):
-    """Both back ends, asked for as the command is."""
+    """Both back ends, selected as for the command."""
     monkeypatch.setenv("IPTC_BACKEND", request.param)
     return request.param
 
@@ -110,7 +110,7 @@ def test_the_live_rules_on_a_host_that_stays_as_it_is(host, backend, capsys):
 
 
 def listed(sets):
-    """The lines of `ipset save`, without what the kernel chooses by itself."""
+    """Return the lines of `ipset save`, without the numbers that the kernel chooses."""
     return sorted(re.sub(r" initval 0x\w+", "", line) for line in sets.splitlines())
 
 
@@ -128,7 +128,7 @@ def test_the_sets_of_the_host_are_in_its_copy(host, backend, capsys):
     with bench:
         assert (notes, bench.lacking) == ([], [])
         inside = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{bench.namespace.fileno()}", "ipset", "save"]
-        # of the sets that the rules name, and those that these need
+        # only the sets that rules name, and the sets that those refer to
         copied = subprocess.run(inside, capture_output=True, text=True, check=True).stdout
     assert listed(copied) == listed(subprocess.run(["ipset", "save"], capture_output=True, text=True).stdout)
 

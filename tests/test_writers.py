@@ -1,4 +1,4 @@
-"""Many writers at once: ours, the host's tools, some killed. Nothing is lost, nothing is half done.
+"""Many writers at once: iptc and the host's tools, some of which are killed. No edit is lost or half done.
 
 `IPTC_STRESS=20` makes each test twenty times as long; `make stress` does.
 """
@@ -34,7 +34,7 @@ def start(program, *arguments):
 
 
 def run_together(processes):
-    """Let them begin at once; what each wrote to its standard error."""
+    """Let all processes begin at once. Return the standard error of each."""
     for process in processes:
         process.stdin.write(b"x\n")
         process.stdin.flush()
@@ -150,8 +150,8 @@ for number in range(int(count)):
 
 
 def test_a_writer_that_takes_no_lock_is_noticed(host, family):
-    """EAGAIN: the number of entries changed between our read and our commit; the edit is done again on what is
-    there."""
+    """The kernel answers EAGAIN if the number of entries changed between our read and our commit. The edit is done again
+    on the new table."""
     count = 100 * STRESS
     names = ["locks", "none"]
     writers = [start(LOCKLESS, 6 if family.ipv6 else 4, name, count) for name in names]
@@ -173,7 +173,7 @@ def is_free():
 
 
 def flip_for_ever(table, ready):
-    """Turn all rules of the table from one state to the other, again and again."""
+    """Change all rules of the table from one state to another, again and again."""
     chain = iptc.Chain(table, "INPUT")
     while True:
         for target in ("DROP", "ACCEPT"):
@@ -211,7 +211,7 @@ def test_killed_at_any_moment(host, family):
         assert len(targets) == 120 and len(set(targets)) == 1
         seen[targets[0]] = seen.get(targets[0], 0) + 1
     assert sum(seen.values()) == 20 * STRESS
-    # it can be written to at once, by anybody
+    # the table can be written at once, by any process
     host.iptables("-w 1 -F", ipv6=family.ipv6)
     assert table.ensure_chain("web") is False
 
@@ -222,14 +222,14 @@ FIXED = "*filter\n:INPUT ACCEPT [5:50]\n:fixed - [0:0]\n[7:70] -A fixed -p tcp -
 
 
 class Workers:
-    """Threads that work until each has done its part, and what went wrong in any."""
+    """Threads that work until each has done its part. It keeps the errors of all threads."""
 
     def __init__(self):
         self.over = False
         self.wrong = []
 
     def run(self, rounds, works):
-        """Until each of *works* was done *rounds* times; who is ready first goes on, to be in the way of the others."""
+        """Run each of *works* at least *rounds* times. A thread that is done goes on until all are, to disturb the others."""
         parts = [threading.Semaphore(0) for _ in works]
         threads = [
             threading.Thread(target=self._loop, args=(work, part, rounds))
@@ -284,7 +284,7 @@ def edit(table):
 
 
 def descriptors_in_use():
-    """How many descriptors are open, without the sockets that are kept for the next who needs one."""
+    """Return how many descriptors are open, without the netlink sockets that are kept for later use."""
     for kept in list(sockets._all.values()):
         kept.drop()
     return len(os.listdir("/proc/self/fd"))
@@ -295,7 +295,7 @@ def test_threads_poll_while_others_edit(host):
     try:
         for ipv6 in (False, True):
             for netns in (None, other.pid):
-                # ip6tables-nft-restore 1.8.9 does not heed -c
+                # ip6tables-nft-restore 1.8.9 ignores -c
                 iptc.restore(FIXED, ipv6, counters=True, netns=netns)
         tables = [cls("filter", netns=netns) for cls in (iptc.Table, iptc.Table6) for netns in (None, other.pid)]
         readers = [
@@ -303,7 +303,7 @@ def test_threads_poll_while_others_edit(host):
             for ipv6 in (False, True)
             for netns in (None, other.pid)
         ]
-        # readers of rules take no lock: they look where nobody writes
+        # readers of rules take no lock, so they read a table that no thread writes
         still = [cls("mangle", netns=other.pid) for cls in (iptc.Table, iptc.Table6)]
         for ipv6 in (False, True):
             iptc.restore(FIXED.replace("filter", "mangle"), ipv6, counters=True, netns=other.pid)
