@@ -10,7 +10,7 @@ import xml.etree.ElementTree as xml
 import pytest
 
 import iptc
-from iptc.bench import cases
+from iptc.bench import cases, packet_bytes
 from iptc.bench.coverage import Coverage
 from iptc.bench.firewall import Firewall
 from iptc.cli import main
@@ -180,6 +180,62 @@ def test_two(firewall):
     firewall.load()
     assert firewall.drops("eth1", tcp=22)
 """
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ({"tcp": "nosuch"}, "no service: 'nosuch'"),
+        ({"tcp": 65536}, "a port must be from 0 to 65535, not 65536"),
+        ({"udp": []}, "a port must be a number"),
+        ({"tcp": 22, "flags": "SYN,NO"}, "no flag of TCP: 'NO'"),
+        ({"tcp": 22, "flags": ["SYN", 2]}, "no flag of TCP: 2"),
+        ({"tcp": 22, "flags": 1.5}, "flags must be"),
+        ({"tcp": 22, "flags": True}, "flags must be"),
+        ({"udp": 22, "flags": "SYN"}, "only packets of TCP have flags"),
+        ({"icmp": "nosuch"}, "no type of ICMP: 'nosuch'"),
+        ({"icmp": 256}, "a type of ICMP must be from 0 to 255, not 256"),
+        ({"icmp": (3, 256)}, "a code of ICMP must be from 0 to 255"),
+        ({"icmp": (3,)}, "no type of ICMP"),
+        ({"icmp": True, "sport": 5}, "only packets of TCP and UDP come from a port"),
+        ({"protocol": "nosuch"}, "no protocol: 'nosuch'"),
+        ({"protocol": 256}, "a protocol must be from 0 to 255"),
+        ({"tcp": 22, "ttl": 256}, "a TTL must be from 0 to 255"),
+        ({"tcp": 22, "tos": -1}, "a TOS must be from 0 to 255"),
+        ({"tcp": 22, "udp": 22}, "a packet needs one of"),
+        ({"raw": b"\x45"}, "a whole packet"),
+        ({"raw": b""}, "a whole packet"),
+    ],
+)
+def test_a_packet_that_cannot_be(words, said):
+    with pytest.raises(iptc.IPTCError, match=re.escape(said)):
+        packet_bytes.packet("192.0.2.1", "192.0.2.2", ident=1, **words)
+
+
+def test_each_way_to_name_what_a_packet_is():
+    def packet(src="192.0.2.1", dst="192.0.2.2", **words):
+        return packet_bytes.packet(src, dst, ident=7, **words)
+
+    assert (
+        packet(tcp="ssh", sport=1).data
+        == packet(tcp=22, sport="1", flags="SYN").data
+        == packet(tcp=22, sport=1, flags=2).data
+    )
+    assert packet(tcp=22, sport=1, flags="SYN ack").data == packet(tcp=22, sport=1, flags=["ack", "SYN"]).data
+    pings = [True, "ping", 8, "8", "8/0", (8, 0), "echo-request"]
+    assert len({packet(icmp=ping).data for ping in pings}) == 1
+    six = {"src": "2001:db8::1", "dst": "2001:db8::2"}
+    assert len({packet(icmp=ping, **six).data for ping in [True, "ping", 128, "128/0", (128, 0)]}) == 1
+    assert packet(protocol="gre").data == packet(protocol=47).data == packet(protocol="47").data
+    assert packet(udp=53, sport=1, payload="x").data == packet(udp=53, sport=1, payload=b"x").data
+    # a whole packet gets another number, and what it says stays
+    for whole in (packet(udp=53, sport=1), packet(udp=53, sport=1, **six)):
+        again = packet_bytes.packet(None, None, ident=7, raw=whole.data)
+        assert (again.data, again.src, again.dst, again.protocol) == (whole.data, whole.src, whole.dst, 17)
+        other = packet_bytes.packet(None, None, ident=9, raw=whole.data)
+        assert packet_bytes.ident_of(other.data) == 9 and other.data[20:] != b"" and other.version == whole.version
+    with pytest.raises(iptc.ParameterError, match="not of one family"):
+        packet(dst="2001:db8::2", tcp=1)
 
 
 def test_the_plugin(tmp_path):

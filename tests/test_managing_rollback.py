@@ -746,6 +746,32 @@ def test_what_is_known_of_a_flow_and_a_rule():
     assert flows._Rule('-i eth0 -j LOG --log-prefix "it\'s"').target == "LOG"
 
 
+def test_flows_are_followed_through_chains(host, folder, monkeypatch):
+    """Whether what a deleted rule let in would still be let in, by whatever chain."""
+    flow = flows.Flow(4, 6, 1, 2, 40000, 22)
+    monkeypatch.setattr(flows, "_flows", lambda there, is_here: [flow])
+    monkeypatch.setattr(flows, "_local_addresses", lambda there: {2})
+    drop = ("DROP", "ACCEPT", "ACCEPT")
+    chains = ":web - [0:0]", ":other - [0:0]"
+    host.restore(filter_table(*chains, "-A INPUT -j web", "-A web -p tcp -m tcp --dport 22 -j ACCEPT", policies=drop))
+    lost = "1 established flow that only deleted rules had let in may go on"
+    ssh = "-p tcp -m tcp --dport 22"
+    for rules, said in (
+        (["-A INPUT -j web"], lost),
+        (["-A INPUT -j web", "-A INPUT -p tcp -j ACCEPT"], None),
+        (["-A INPUT -j other", f"-A other {ssh} -j ACCEPT"], None),
+        (["-A INPUT -j other", "-A other -p udp -j ACCEPT"], lost),
+        (["-A INPUT -j other", f"-A other {ssh} -j RETURN", "-A other -p tcp -j ACCEPT"], lost),
+        (["-A INPUT -j other", f"-A other {ssh} -j RETURN", "-A INPUT -p tcp -j ACCEPT"], None),
+        (["-A INPUT -g other", "-A INPUT -p tcp -j ACCEPT"], lost),
+        (["-A INPUT -p udp -g other", "-A INPUT -p tcp -j ACCEPT"], None),
+        (["-A INPUT -p tcp -j DROP", "-A INPUT -p tcp -j ACCEPT"], lost),
+        # it is not known whether this rule drops it
+        (["-A INPUT -i eth0 -j DROP", "-A INPUT -p tcp -j ACCEPT"], None),
+    ):
+        assert flows.report(iptc.plan(filter_table(*chains, *rules, policies=drop))) == said, rules
+
+
 def test_flows_are_counted_no_longer_than_a_moment(host, folder, monkeypatch):
     host.restore(filter_table("-A INPUT -p tcp -j ACCEPT", policies=("DROP", "ACCEPT", "ACCEPT")))
     plan = iptc.plan(filter_table(policies=("DROP", "ACCEPT", "ACCEPT")))

@@ -212,6 +212,28 @@ def test_every_word_of_one_family_makes_a_rule_of_the_other(host):
         iptc.Owned("web").set("filter", "INPUT", ["-p icmp --icmp-type source-quench"], family="both")
 
 
+@pytest.mark.one_backend("legacy")
+def test_any_type_of_icmp_is_the_protocol_alone_in_ipv6():
+    def said(text):
+        return str(iptc.Rule6.from_args(families.said_for(10, families.words_in(text))))
+
+    for text in ("--icmp-type any", "--icmp-type=any", "-m icmp --icmp-type any", "-m icmp --icmp-type=any"):
+        assert said(f"-p icmp {text} ! -i eth0 -j ACCEPT") == "! -i eth0 -p ipv6-icmp -j ACCEPT"
+    assert said("-p icmp --icmp-type=8 -j ACCEPT") == "-p ipv6-icmp -m icmp6 --icmpv6-type 128 -j ACCEPT"
+    # what matches no packet must not become the negation of what follows
+    for text in ("! --icmp-type any", "! --icmp-type=any"):
+        with pytest.raises(iptc.ParameterError, match="any"):
+            said(f"-p icmp {text} -i eth0 -j ACCEPT")
+
+
+@pytest.mark.one_backend("legacy")
+def test_addresses_with_an_equals_sign_are_of_one_family():
+    four, six = (families.said_for(nfproto, ["--source=192.0.2.1,2001:db8::1"]) for nfproto in (2, 10))
+    assert (four, six) == (["--source=192.0.2.1"], ["--source=2001:db8::1"])
+    assert families.said_for(10, ["--dst=192.0.2.1"]) is None
+    assert families.said_for(10, ["-s", "0.0.0.0/0"]) == ["-s", "::/0"]
+
+
 def test_a_comment_of_the_rule_stays_behind_whose_it_is(host):
     owned = iptc.Owned("web", comment="kept by web")
     owned.set("filter", "INPUT", ['-p tcp -m comment --comment "for all" -m tcp --dport 80 -j ACCEPT', "-j DROP"])

@@ -82,13 +82,14 @@ def flags_of(flags: Any) -> int:
     """Return the bits of TCP's flags; the default is SYN."""
     if flags is None:
         return _FLAGS["SYN"]
-    if isinstance(flags, bool):
-        raise ParameterTypeError("flags must be an integer, a string or a list of strings, not bool")
+    if not isinstance(flags, (int, str, list, tuple, set, frozenset)) or isinstance(flags, bool):
+        kind = type(flags).__name__
+        raise ParameterTypeError(f"flags must be an integer, a string or a list of strings, not {kind}")
     if isinstance(flags, int):
         return flags & 0xFF
     bits = 0
     for word in flags.replace(",", " ").split() if isinstance(flags, str) else flags:
-        if word.upper() not in _FLAGS:
+        if not isinstance(word, str) or word.upper() not in _FLAGS:
             raise ParameterError(f"no flag of TCP: {word!r}")
         bits |= _FLAGS[word.upper()]
     return bits

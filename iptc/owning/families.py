@@ -152,12 +152,19 @@ def _is_number(address: str) -> bool:
 
 
 def _without_any_type(nfproto: Family, words: list[str]) -> list[str]:
-    """Return *words* without the match for type `any`, which IPv6 cannot express."""
-    if nfproto == _core.IPV4 or "any" not in words:
+    """Return *words* without the match for type `any`, which IPv6 cannot express: the protocol alone means the same.
+
+    A negated one matches no packet. It stays, and is refused.
+    """
+    option = _TYPE_OPTIONS[nfproto]
+    if nfproto == _core.IPV4:
         return words
-    kept = words[:]
-    for place, word in enumerate(words[:-1]):
-        if word == _TYPE_OPTIONS[nfproto] and words[place + 1] == "any":
-            kept[place : place + 2] = []
+    for place, word in enumerate(words):
+        size = 1 if word == f"{option}=any" else 2 if words[place : place + 2] == [option, "any"] else 0
+        if size and words[place - 1 : place] != ["!"]:
+            kept = words[:place] + words[place + size :]
+            for match in range(len(kept) - 1):
+                if kept[match] in ("-m", "--match") and kept[match + 1] == _MATCHES[nfproto]:
+                    return kept[:match] + kept[match + 2 :]
             return kept
-    return kept
+    return words
