@@ -86,6 +86,9 @@ cdef class Copies:
     cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *stuck) noexcept nogil
     cdef int _compare(self, uint32_t *first, uint32_t *end, uint32_t base) noexcept nogil
     cdef int _settle(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil
-    cdef int _settle_pairs(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil
+    cdef bint _differs(self, uint32_t number, uint32_t base) noexcept nogil
+    cdef int _settle_sheets(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil
+    cdef int _settle_pairs(self, uint32_t number, uint32_t base, uint32_t half, uint32_t *left,
+                           uint32_t *waits) noexcept nogil
     cdef uint64_t given_turn(self) noexcept nogil
     cdef Counts counted(self, list policies)

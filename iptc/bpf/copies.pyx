@@ -39,6 +39,7 @@ cdef extern from * nogil:
 cdef enum:
     COPIES_AT_ONCE = 1 << 22         # a loop of the kernel ends after 1 << 23
     ROUNDS = 3                       # copies of what has just been counted
+    ROUNDS_SHEET = 4                 # of one sheet that does not stay
     ROUNDS_STUCK = 100               # where a sequence count says that a CPU is still counting the same
     PAUSE = 100                      # microseconds between these
     PAIRS = 512                      # that are read one by one in a reading
@@ -218,18 +219,12 @@ cdef class Copies:
 
     cdef int _compare(self, uint32_t *first, uint32_t *end, uint32_t base) noexcept nogil:
         """Make the range from *first* to *end* smaller: to what differs between the two halves, which is dirty."""
-        cdef uint32_t number, cpu, low = end[0], high = first[0], page
-        cdef uint32_t other = self.window.cpus * self.stride
-        cdef const unsigned char *memory = self.page_map.memory
+        cdef uint32_t number, low = end[0], high = first[0]
         for number in range(first[0], end[0]):
-            for cpu in range(self.window.cpus):
-                page = number - base + cpu * self.stride
-                if self.fresh or sheet_differs(&self.its.sheets[number], page_at(memory, page),
-                                               page_at(memory, page + other)):
-                    self.dirty[number] = 1
-                    low = min(low, number)
-                    high = number + 1
-                    break
+            if self.fresh or self._differs(number, base):
+                self.dirty[number] = 1
+                low = min(low, number)
+                high = number + 1
         first[0], end[0] = low, max(low, high)
         return 0
 
@@ -256,57 +251,99 @@ cdef class Copies:
                     usleep(PAUSE)
                 first, end = its_first, its_end
             elif first < end and rounds >= ROUNDS:
-                return self._settle_pairs(first, end, base)
+                return self._settle_sheets(first, end, base)
         return FINE
 
-    cdef int _settle_pairs(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
-        """Read one by one what never stays as long as a copy takes."""
-        cdef uint32_t other = self.window.cpus * self.stride
-        cdef uint32_t number, cpu, page, k, stuck, left = PAIRS, waits = ROUNDS_STUCK, at
+    cdef bint _differs(self, uint32_t number, uint32_t base) noexcept nogil:
+        """Whether the two halves have different counters of a sheet."""
+        cdef uint32_t cpu, page, other = self.window.cpus * self.stride
+        cdef const unsigned char *memory = self.page_map.memory
+        for cpu in range(self.window.cpus):
+            page = number - base + cpu * self.stride
+            if sheet_differs(&self.its.sheets[number], page_at(memory, page), page_at(memory, page + other)):
+                return True
+        return False
+
+    cdef int _settle_sheets(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
+        """Copy each sheet by itself until it stays, which takes less time than all of them; and then pair by pair."""
+        cdef uint32_t other = self.window.cpus * self.stride, number, cpu, half, stuck, page
+        cdef uint32_t left = PAIRS, waits = ROUNDS_STUCK
+        cdef unsigned char *memory = self.page_map.memory
+        cdef int failed, tries
+        cdef bint settled
+        for number in range(first, end):
+            half, tries = self.newest, 0
+            settled = not self._differs(number, base)
+            while not settled and tries < ROUNDS_SHEET:
+                stuck = 0
+                failed = self._poll(number, number + 1, other - half - base, &stuck)
+                if failed:
+                    return failed
+                half = other - half
+                tries += 1
+                settled = not self._differs(number, base)
+                if settled and stuck and waits:
+                    waits -= 1
+                    usleep(PAUSE)
+                    settled, tries = False, 0
+            if not settled and left:
+                failed = self._settle_pairs(number, base, half, &left, &waits)
+                if failed:
+                    return failed
+            if half != self.newest:
+                for cpu in range(self.window.cpus):
+                    page = number - base + cpu * self.stride
+                    memcpy(<unsigned char *> page_at(memory, page + self.newest), page_at(memory, page + half),
+                           self.its.sheets[number].used)
+        # what was read pair by pair is of what was learned only if nothing has changed by now
+        return self._poll(first, first, self.newest - base, &stuck)
+
+    cdef int _settle_pairs(self, uint32_t number, uint32_t base, uint32_t half, uint32_t *left,
+                           uint32_t *waits) noexcept nogil:
+        """Read the pairs of a sheet that differ one by one, into *half*."""
+        cdef uint32_t other = self.window.cpus * self.stride, cpu, page, k, at
         cdef unsigned char *memory = self.page_map.memory
         cdef unsigned char *here
         cdef const unsigned char *there
         cdef const format *its
         cdef pair request
         cdef int failed
-        for number in range(first, end):
-            for cpu in range(self.window.cpus):
-                page = number - base + cpu * self.stride
-                here = <unsigned char *> page_at(memory, page + self.newest)
-                there = page_at(memory, page + (other - self.newest))
-                request.copy = self.its.sheets[number].copy
-                for k in range(self.its.sheets[number].first, self.its.sheets[number + 1].first):
-                    at = self.its.spots[k].at % PAGE
-                    its = &self.its.rule if self.its.spots[k].slot < self.its.rules else &self.its.policy
-                    if memcmp(here + at, there + at, its.size) == 0:
-                        continue
-                    if not left:
-                        # what was read one by one is of what was learned only if nothing has changed by now
-                        return self._poll(first, first, self.newest - base, &stuck)
-                    left -= 1
-                    while (self.its.copies[request.copy].begin + self.its.copies[request.copy].size <= at
-                            and request.copy + 1 < self.its.sheets[number + 1].copy):
-                        request.copy += 1
-                    at -= self.its.copies[request.copy].begin
-                    request.cpu, request.one, request.other = cpu, at + its.bytes, at + its.packets
-                    request.set = 0
-                    while True:
-                        failed = self._run(self.pairing, &request, sizeof(request))
-                        if failed:
-                            return failed
-                        if request.settled or request.failed or not waits:
-                            break
-                        # a packet is on its way through a long table, or its CPU was interrupted
-                        waits -= 1
-                        usleep(PAUSE)
-                    if self.handed and request.set != self.set:
-                        return -EBADF
-                    if request.failed:
-                        return CHANGED if request.failed == ANOTHER else UNREADABLE
-                    at = self.its.spots[k].at % PAGE
-                    memcpy(here + at + its.bytes, &request.words[0], 8)
-                    memcpy(here + at + its.packets, &request.words[1], 8)
-        return self._poll(first, first, self.newest - base, &stuck)
+        for cpu in range(self.window.cpus):
+            page = number - base + cpu * self.stride
+            here = <unsigned char *> page_at(memory, page + half)
+            there = page_at(memory, page + (other - half))
+            request.copy = self.its.sheets[number].copy
+            for k in range(self.its.sheets[number].first, self.its.sheets[number + 1].first):
+                at = self.its.spots[k].at % PAGE
+                its = &self.its.rule if self.its.spots[k].slot < self.its.rules else &self.its.policy
+                if memcmp(here + at, there + at, its.size) == 0:
+                    continue
+                if not left[0]:
+                    return FINE
+                left[0] -= 1
+                while (self.its.copies[request.copy].begin + self.its.copies[request.copy].size <= at
+                        and request.copy + 1 < self.its.sheets[number + 1].copy):
+                    request.copy += 1
+                at -= self.its.copies[request.copy].begin
+                request.cpu, request.one, request.other = cpu, at + its.bytes, at + its.packets
+                request.set = 0
+                while True:
+                    failed = self._run(self.pairing, &request, sizeof(request))
+                    if failed:
+                        return failed
+                    if request.settled or request.failed or not waits[0]:
+                        break
+                    # a packet is on its way through a long table, or its CPU was interrupted
+                    waits[0] -= 1
+                    usleep(PAUSE)
+                if self.handed and request.set != self.set:
+                    return -EBADF
+                if request.failed:
+                    return CHANGED if request.failed == ANOTHER else UNREADABLE
+                at = self.its.spots[k].at % PAGE
+                memcpy(here + at + its.bytes, &request.words[0], 8)
+                memcpy(here + at + its.packets, &request.words[1], 8)
+        return FINE
 
     cdef int read(self) noexcept nogil:
         """Bring the sums up to date. `FINE`, or why they are not of the ruleset that was learned."""
