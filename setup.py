@@ -87,7 +87,7 @@ SHARED = "_cyutility"
 
 def level_of(name):
     """How module *name* is optimised."""
-    if "-fsanitize" in os.environ.get("CFLAGS", ""):
+    if any(word in os.environ.get("CFLAGS", "") for word in ("-fsanitize", "--coverage")):
         return "-O0"
     return "-O3" if name in HOT else "-Os" if name in SELDOM else "-O2"
 

@@ -7,6 +7,16 @@
 #error "iptc is for 64-bit Linux: with a 32-bit program the kernel exchanges other structures"
 #endif
 
+#ifdef IPTC_COVERAGE
+/* scripts/coverage: a process that ends by _exit writes down which lines it ran, like any other. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <unistd.h>
+extern void __gcov_dump(void);
+#define _exit(status) (__gcov_dump(), _exit(status))
+#endif
+
 #ifdef Py_LIMITED_API
 /* The limited API has functions for these macros. They also check their arguments. */
 #define PyBytes_AS_STRING PyBytes_AsString
