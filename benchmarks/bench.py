@@ -37,7 +37,7 @@ OURS, THEIRS = "iptc", "python-iptables"
 
 
 class Bench:
-    """What all measurements share: where the competitors are, and how long to measure."""
+    """The data that all measurements share: where the competitors are, and how long to measure."""
 
     def __init__(self, options):
         self.options = options
@@ -79,13 +79,13 @@ class Bench:
         self.goals.append((what, goal, value, "yes" if met else "**no**"))
 
     def at_least(self, what, times, best, figure="ns"):
-        """A goal against python-iptables."""
+        """Check a goal: at least so many times as fast as python-iptables."""
         if THEIRS in best:
             value = best[THEIRS][figure] / best[OURS][figure]
             self.goal(what, f"≥ {times} times faster", f"{number(value)} times", value >= times)
 
     def at_most(self, what, share, best, other):
-        """A goal against *other*, as a share of its time."""
+        """Check a goal: at most this share of the time of *other*."""
         value = best[OURS]["ns"] / best[other]["ns"]
         self.goal(what, f"≤ {share}", number(value), value <= share)
 
@@ -101,7 +101,7 @@ def same(answers):
 
 
 def versus(best, figure="ns"):
-    """Rows of competitors against ours."""
+    """Return rows that compare the competitors with iptc."""
     return [
         [name, micro(found.get(figure)), ratio(found.get(figure), best[OURS][figure])]
         for name, found in best.items()
@@ -148,7 +148,7 @@ def started_processes(bench, name):
 
 
 def measure_build(bench):
-    """A thousand rules through the attribute API into one batch."""
+    """Measure building a thousand rules by attributes, and committing them in one batch."""
     size, lines = 1000, built_lines(1000)
     text = os.path.join(bench.options.programs, "rules")
     with open(text, "w") as file:
@@ -222,7 +222,7 @@ CLASSIC, SAVE, LIST = "classic loop", "iptables-legacy-save -c", "iptables-legac
 
 
 def counter_workers(bench, size):
-    """The competitors that live on: {name: (how to start, operation)}."""
+    """Return the competitors that run as long as the measurement: {name: (how to start it, operation)}."""
     found = {FLOOR: (bench.program("floor"), "poll")}
     if bench.has_reader:
         found[BUFFERS] = (bench.worker(OURS), "buffers")
@@ -235,7 +235,7 @@ def counter_workers(bench, size):
 
 
 def first_poll(bench):
-    """libiptc in a process that has not polled before: its memory is not there yet."""
+    """Return libiptc in a process that has not polled before, so that its memory must still be allocated."""
     with workers({FIRST: bench.program("libiptc")}) as running:
         return running[FIRST].ask("measure", "poll")
 
@@ -268,7 +268,7 @@ def poll_all(bench, size):
 
 
 def measure_counters(bench):
-    """Everything that reads counters, against the kernel's own two system calls."""
+    """Measure all programs that read counters, compared with the two bare system calls of the kernel."""
     order = [CLASSIC, LIBIPTC, FIRST, SAVE, LIST]
     if bench.has_reader:
         order = [BUFFERS, TUPLES, *order]
@@ -358,7 +358,7 @@ def measure_memory(bench):
 
 
 def measure_rules(bench):
-    """Reading whole rules, not only their counters."""
+    """Measure reading whole rules, and not only their counters."""
     size = 1000
     rows = []
     load(built_lines(size))
@@ -410,7 +410,7 @@ def measure_commit(bench):
 
 
 def measure_rulesets(bench):
-    """Rulesets of mixed kinds, and single rules, as text."""
+    """Measure rulesets with mixed rules, and single rules, as text."""
     restore, test, save, fresh = (
         "iptables-legacy-restore -c",
         "iptables-legacy-restore --test",
@@ -509,7 +509,7 @@ MEASURES = {
 
 
 def conditions():
-    """What was measured on, in words that fit any machine."""
+    """Return a description of this machine."""
     tools = subprocess.run(["iptables-legacy", "-V"], capture_output=True, text=True).stdout
     kernel = ".".join(re.findall(r"\d+", platform.release())[:2])
     with open("/proc/cpuinfo") as file:
@@ -570,7 +570,7 @@ def parse(argv):
 
 def main(argv):
     options = parse(argv)
-    # So that no competitor imports what happens to lie in the folder of the caller.
+    # So that no competitor imports a file from the folder of the caller.
     os.chdir(options.programs)
     os.environ["IPTC_BACKEND"] = "legacy"
     bench = Bench(options)

@@ -1,4 +1,4 @@
-"""The measures of counters that are read with eBPF, on both back ends, beside those who read them by a socket."""
+"""Measures reading counters with eBPF, on both back ends, compared with programs that read by a socket."""
 
 import os
 import subprocess
@@ -18,13 +18,13 @@ RATES = (1, 10, 100, 1000)
 
 
 def clear():
-    """No rules on either side."""
+    """Delete all rules of both back ends."""
     load([], LEGACY_RESTORE)
     empty()
 
 
 def measure_bpf(bench):
-    """All of it."""
+    """Measure everything."""
     before = os.environ["IPTC_BACKEND"]
     try:
         possible = [backend for backend in ("nft", "legacy") if _reads(bench, backend)]
@@ -41,7 +41,7 @@ def measure_bpf(bench):
 
 
 def _reads(bench, backend):
-    """Whether eBPF reads the tables of this back end here; says why not."""
+    """Return whether eBPF can read the tables of this back end here. Print why if not."""
     python, path = bench.python["iptc"]
     environment = {**os.environ, "IPTC_BACKEND": backend, **({"PYTHONPATH": path} if path else {})}
     code = "import iptc; iptc.CounterReader(source='bpf').read()"
@@ -53,7 +53,7 @@ def _reads(bench, backend):
 
 
 def _competitors(bench, backend, size, chains):
-    """{name: (how it is started, what it is asked for)}."""
+    """Return {name: (how to start it, the request for a measurement)}."""
     ours = bench.worker("iptc")
     if backend == "nft" and chains == 1 and size > MOST_OF_PEERS:
         return {}  # the dump of so long a chain takes a quarter of an hour, and eBPF learns from it once
@@ -125,7 +125,7 @@ def _sizes(bench, backend, chains):
 
 
 def _goals(bench, backend, size, where, ns):
-    """What was promised of it."""
+    """Check the goals."""
     if size not in (10_000, 100_000):
         return
     side, most = ("nf_tables", 0.02) if backend == "nft" else ("legacy", 0.01)
@@ -140,7 +140,7 @@ def _goals(bench, backend, size, where, ns):
 
 
 def _all_changed(bench, backend):
-    """A packet passes all rules between two polls, and every counter is another one."""
+    """Measure polls when a packet passes all rules between two polls, so that every counter changes."""
     rows = []
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     side = "nf_tables" if backend == "nft" else "legacy"
@@ -165,7 +165,7 @@ def _all_changed(bench, backend):
 
 
 def _shares(bench, backends):
-    """What a poller costs that keeps a pace: its processor's time, of one processor."""
+    """Measure the processor time of pollers that poll at a fixed rate, as a share of one processor."""
     if not backends:
         return
     rows, seconds = [], 2 if bench.options.quick else 5
@@ -210,7 +210,7 @@ def _shares(bench, backends):
 
 
 def _kept(bench, operation, rate, seconds):
-    """What a worker of its own says of a pace that it kept."""
+    """Start a worker, let it poll at *rate* for *seconds*, and return its answer."""
     worker = Worker(*bench.worker("iptc"))
     try:
         return worker.ask("pace", operation, f"{rate}:{seconds}")

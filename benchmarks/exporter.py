@@ -1,6 +1,6 @@
-"""What a scrape costs: beyond the read against prometheus_client, and as a whole against the host's tools with a parser.
+"""Measures a scrape: formatting, compared with prometheus_client; and the whole, compared with the host's tools and a parser.
 
-Run as a program it is the worker that does it with iptc; with --poll it polls as programs for python-iptables do.
+Run as a program, it is the worker that uses iptc. With --poll it polls as programs for python-iptables do.
 """
 
 import http.client
@@ -40,7 +40,7 @@ for one in said["nftables"]:
 
 
 def worker():
-    """Lines `run WHAT REPEATS` in, {"ns": {name: least}} out."""
+    """Read lines `run WHAT REPEATS`. Print the least times: {"ns": {name: nanoseconds}}."""
     import iptc
     from iptc.monitoring.exposition import Scraper
     from iptc.monitoring.selection import Selection
@@ -58,7 +58,7 @@ def worker():
                     ("iptc", lambda: scraper.scrape().text()),
                     ("prometheus_client", lambda: theirs(reader)),
                 ):
-                    # the processor's time: there is no waiting in it, and less of what else the machine does
+                    # processor time: it contains no waiting, and depends less on other work of the machine
                     started = time.process_time_ns()
                     call()
                     took = time.process_time_ns() - started
@@ -67,7 +67,7 @@ def worker():
 
 
 def client_library():
-    """What renders a snapshot with prometheus_client: a collector of two metrics, with labels that are ready."""
+    """Return a function that formats a snapshot with prometheus_client: two metrics, with labels made before."""
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import CounterMetricFamily
 
@@ -97,14 +97,14 @@ def client_library():
 
 
 def poll():
-    """Poll as programs for python-iptables do; print the processor's time of one poll."""
+    """Poll as programs for python-iptables do. Print the processor time of one poll."""
     import iptc
 
     table = iptc.Table("filter")
     count = int(sys.argv[2])
     for number in range(count + 1):
         if number == 1:
-            started = time.process_time_ns()  # the first one loads plugins
+            started = time.process_time_ns()  # the first poll loads plugins
         table.refresh()
         for chain in table.chains:
             for rule in chain.rules:
@@ -126,7 +126,7 @@ class Exporter:
         self.connection = http.client.HTTPConnection("127.0.0.1", int(found[1]))
 
     def sample(self):
-        """One scrape, without gzip: how long it takes, and the exporter's time of a processor."""
+        """Scrape once, without gzip. Return the time that it takes, and the processor time of the exporter."""
         before, started = self.cpu(), time.perf_counter_ns()
         self.text()
         return {"ns": time.perf_counter_ns() - started, "cpu": self.cpu() - before}
@@ -136,7 +136,7 @@ class Exporter:
         return self.connection.getresponse().read().decode()
 
     def cpu(self):
-        """The nanoseconds that its threads have had a processor."""
+        """Return the processor time of its threads in nanoseconds."""
         folder = f"/proc/{self.process.pid}/task"
         total = 0
         for task in os.listdir(folder):
@@ -152,7 +152,7 @@ class Exporter:
 
 
 def with_cpu(run):
-    """*run*, which starts programs, with their time of a processor."""
+    """Call *run*, which starts programs. Return its result, and the processor time of the programs."""
 
     def sample():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -165,14 +165,14 @@ def with_cpu(run):
 
 
 def measure_exporter(bench):
-    """All of it, on both back ends."""
+    """Measure everything, on both back ends."""
     from harness import Command, Failed, interleave, load, rule_lines, say, workers
     from report import Table, number, ratio
 
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     python, path = bench.python["iptc"]
     repeats = 5 if bench.options.quick else 30
-    # where no packet of a scrape passes them
+    # in chains that no packet of a scrape passes
     lines = [":watched - [0:0]", *(line.replace("-A INPUT", "-A watched") for line in rule_lines(RULES, "large", 1))]
     tools = {
         "legacy": (
@@ -241,7 +241,7 @@ def measure_exporter(bench):
 
 
 def _steady(bench, repeats):
-    """The processor's time of a poll of few rules, against python-iptables."""
+    """Measure the processor time of a poll of few rules, compared with python-iptables."""
     from harness import load, rule_lines, say
     from report import Table, number, ratio
 

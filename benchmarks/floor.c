@@ -1,4 +1,4 @@
-/* The floor: what the kernel's own interface costs. Two system calls on a kept socket into a kept buffer, and a sum. */
+/* The floor: what the kernel's own interface costs. Two system calls on an open socket into one buffer, and a sum. */
 
 #include <sys/socket.h>
 #include <netinet/in.h>

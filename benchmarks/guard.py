@@ -1,9 +1,9 @@
-"""How long a guarded port is open after a foreign flush: packets at 10,000 a second, and those that slip through.
+"""Measures how long a guarded port is open after another program flushes the rules, with 10,000 packets a second.
 
     unshare -n python benchmarks/guard.py [FLUSHES]
 
-It prints, for each back end, the median, the 99th percentile and the most of the milliseconds in which packets came
-through after `iptables -F`; and the packets that came through a table of its own while `nft flush ruleset` was run.
+For each back end it prints the median, the 99th percentile and the maximum of the milliseconds in which packets passed
+after `iptables -F`. It also prints how many packets passed a table of our own during `nft flush ruleset`.
 """
 
 import os
@@ -40,7 +40,7 @@ class Sender(threading.Thread):
 
 
 def drained(receiver):
-    """How many packets have come through."""
+    """Receive all packets that are there. Return how many there were."""
     count = 0
     while True:
         try:
@@ -51,7 +51,7 @@ def drained(receiver):
 
 
 def measure(backend, flushes, flush, *arguments):
-    """Milliseconds of each flush in which packets came through."""
+    """Flush the rules again and again. Return for each flush the milliseconds in which packets passed."""
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
     receiver.bind(("127.0.0.1", 9999))

@@ -1,4 +1,4 @@
-"""Measures competitors side by side: in turn, A B C A B C. The minimum of all repeats counts."""
+"""Measures competitors side by side, in turn: A B C A B C. The minimum of all repeats counts."""
 
 import contextlib
 import json
@@ -81,7 +81,7 @@ class Command:
 def interleave(samplers, rounds, patience, best=None):
     """Sample each in turn, *rounds* times, and return {name: {figure: least}}.
 
-    One that has taken more than *patience* seconds sits out the remaining rounds, but not before its third.
+    A competitor that has taken more than *patience* seconds is left out of the remaining rounds, but not before its third.
     """
     best = {} if best is None else best
     spent = dict.fromkeys(samplers, 0.0)
@@ -131,7 +131,7 @@ def address(number):
 
 
 def rule_lines(size, kind, chains):
-    """*size* rules with counters, spread over *chains* chains (1: INPUT)."""
+    """Return *size* rules with counters, as lines, spread over *chains* chains (1: only INPUT)."""
     names = ["INPUT"] if chains == 1 else [f"chain{n:04}" for n in range(chains)]
     lines = [f":{name} - [0:0]" for name in names] if chains > 1 else []
     per_chain = -(-size // chains)
@@ -144,7 +144,7 @@ def rule_lines(size, kind, chains):
 
 
 def built_lines(size):
-    """The rules that `worker.build` makes, as lines of iptables-restore."""
+    """Return the rules that `worker.build` makes, as lines of iptables-restore."""
     return [
         f"[0:0] -A FORWARD -s {address(n)} -d 192.168.7.0/24 -i eth0 -o eth1 -p tcp -m tcp --dport {1 + n % 60000} "
         f'-m comment --comment "rule {n}" -j ACCEPT'
@@ -159,6 +159,6 @@ def saved_rules():
 
 
 def totals_of(text):
-    """The sum over all rules of what iptables-legacy-save -c or iptables-legacy -nvxL has printed."""
+    """Return the sum of the counters in the output of iptables-legacy-save -c or iptables-legacy -nvxL."""
     pairs = re.findall(r"^\[(\d+):(\d+)\]|^ *(\d+) +(\d+) ", text, re.MULTILINE)
     return {"packets": sum(int(a or c) for a, _, c, _ in pairs), "bytes": sum(int(b or d) for _, b, _, d in pairs)}

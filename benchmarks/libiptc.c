@@ -1,4 +1,4 @@
-/* What a C program does that reads counters through libiptc: init, all chains and rules, sum, free. */
+/* Reads counters as a C program does with libiptc: init, all chains and rules, sum, free. */
 
 #include <libiptc/libiptc.h>
 

@@ -1,4 +1,4 @@
-"""The measures on nf_tables: reading counters, loading a ruleset, adding a rule."""
+"""Measures on nf_tables: reading counters, loading a ruleset, adding a rule."""
 
 import os
 import socket
@@ -37,15 +37,15 @@ RULE = [
 
 
 def empty():
-    """Take everything out of nf_tables."""
+    """Delete the whole ruleset of nf_tables."""
     subprocess.run(["nft", "flush", "ruleset"], check=True)
 
 
 def measure_nft(bench):
-    """All of it, with the back end set for the workers."""
+    """Measure everything, with the back end set for the workers."""
     with open("/proc/net/ip_tables_names") as file:
         if file.read():
-            load([])  # iptc warns of rules that stand on the other side
+            load([])  # iptc warns if the other back end has rules too
     before, os.environ["IPTC_BACKEND"] = os.environ["IPTC_BACKEND"], "nft"
     try:
         yield from _counters(bench)
@@ -139,7 +139,7 @@ def _restore(bench):
 
 
 def _rules_file(bench):
-    """The path of the file that the workers restore."""
+    """Write the file that the workers restore. Return its path."""
     path = os.environ["IPTC_BENCH_RULES"] = os.path.join(bench.options.programs, "rules")
     return path
 
@@ -155,7 +155,7 @@ KINDS = {
 
 
 def _packets(bench):
-    """What a packet pays for a thousand rules that do not match it: those that iptc wrote, and those of
+    """Measure the time of a packet in a thousand rules that do not match it: rules written by iptc, and by
     iptables-nft."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     text = _rules_file(bench)
@@ -198,7 +198,7 @@ def _packets(bench):
             each = [(ns[name] - bare) / PACKETS / 1000 for name in (OURS, RESTORE)]
             rows.append([kind, *(f"{value:.1f}" for value in each), ratio(*each)])
             worst = max(worst, (each[0] / each[1], kind))
-    # not more, but for what the clock of a machine with other work shows of two equal things
+    # not more, except for what a busy machine adds to two equal measurements
     bench.goal(
         "nf_tables: what a packet pays for a rule that iptc wrote, against iptables-nft's own",
         "≤ ×1.05",
@@ -235,7 +235,7 @@ DELETE, POLICY = "iptables-nft -D", "iptables-nft -P"
 
 
 def _delete(bench):
-    """What pays for the kernel's grace period wherever a socket that has sent deletions is closed."""
+    """Measure which call waits for the kernel's grace period when a socket that has sent deletions is closed."""
     empty()
     load([line.replace(" -A INPUT ", " -A FORWARD ") for line in rule_lines(1000, "large", 1)], RESTORE)
     remove, give_back = Command("iptables-nft", "-D", "FORWARD", "1000"), Command("iptables-nft", *RULE)

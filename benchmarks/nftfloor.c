@@ -1,5 +1,5 @@
-/* The floor of nf_tables: what the kernel's own interface costs. The rules of each chain are dumped on a kept socket into a kept
- * buffer, as much at a time as the kernel gives, and the counters in them are summed. Which chains there are is asked once. */
+/* The floor of nf_tables: what the kernel's own interface costs. The rules of each chain are dumped by a socket that stays
+ * open into a buffer that stays allocated, and their counters are added up. The list of chains is read only once. */
 
 #include <endian.h>
 #include <sys/socket.h>

@@ -1,5 +1,5 @@
-"""Others that read the counters of nf_tables from Python, each in a process of its own: libnftables' module and pyroute2.
-See `harness.Worker` for the lines that it reads and writes."""
+"""Other Python programs that read the counters of nf_tables: with the module of libnftables, and with pyroute2. Each is a
+process of its own. See `harness.Worker` for the lines that it reads and writes."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ class Nft:
 
 
 class Pyroute2:
-    """A dump of all rules of the family, of which those of the table count."""
+    """A dump of all rules of the family. Only the rules of the table are counted."""
 
     def __init__(self):
         try:
@@ -66,7 +66,7 @@ def main():
         else:
             best, end = None, now() + int(number) * 1_000_000
             while best is None or now() < end:
-                # they take so long that others get the processor in between: what they have of it counts
+                # they take so long that other processes run in between, so the processor time is measured
                 started = spent()
                 made[name].rules()
                 best = min(spent() - started, best or 1 << 62)

@@ -1,6 +1,7 @@
-"""Rulesets as values: what a diff and a plan take beyond reading, and an apply of ten changes against a whole restore.
+"""Measures rulesets as values: the time of a diff and a plan without reading, and an apply of ten changes compared with
+a whole restore.
 
-Run as a program it is the worker that does it with iptc.
+Run as a program, it is the worker that uses iptc.
 """
 
 import json
@@ -14,7 +15,7 @@ LARGE, UNRELATED, APPLIED = 100_000, 20_000, 10_000
 
 
 def lines(count, start=0):
-    """So many rules."""
+    """Return *count* rules as lines."""
     return [
         f"-A INPUT -s 10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}/32 -p tcp -m tcp --dport {n % 65535 + 1} -j ACCEPT"
         for n in range(start, start + count)
@@ -28,7 +29,7 @@ def text(rules):
 
 
 def changed(rules, dice):
-    """The same with ten rules replaced, and one of them moved."""
+    """Return *rules* with ten rules replaced, and one of them moved."""
     rules = rules[:]
     for place in dice.sample(range(len(rules)), CHANGES - 1):
         rules[place] = f"-A INPUT -d 192.168.{dice.randrange(256)}.{dice.randrange(256)}/32 -j DROP"
@@ -70,7 +71,7 @@ def values(dice):
     }
     for name, (one, other) in sides.items():
         for what in ("diff", "plan"):
-            # read anew: a value keeps what it has found out
+            # read again, since a value keeps its results
             before, after = iptc.Ruleset.read(text(one)), iptc.Ruleset.read(text(other))
             if what == "diff":
                 yield f"diff, {name}", timed(lambda: iptc.diff(before, after).counts())

@@ -1,7 +1,7 @@
-"""Rules taken away from a large legacy table: one that is not there, and all of a chain.
+"""Measures deleting from a large legacy table: a rule that does not exist, and all rules of a chain.
 
-python-iptables works on what it has read before and does not look again: what others have added since is not found, and
-what they have changed since is lost or refused. So it is measured with the reading before, too.
+python-iptables works on the table as it has read it before. It does not find rules that others have added since, and it
+undoes changes of others, or is refused. So it is also measured together with reading the table.
 """
 
 from harness import Failed, interleave, load, rule_lines, saved_rules, workers

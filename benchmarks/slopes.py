@@ -1,7 +1,7 @@
-"""What an edit costs inside one commit against how much is there: every verb, by iptc in one transaction and by the
+"""Measures how the cost of an edit depends on the size of the table: each verb, by iptc in one transaction and by the
 host's tool in one text.
 
-Run as a program it is the worker that does it with iptc.
+Run as a program, it is the worker that uses iptc.
 """
 
 import json
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-# verb -> (what is there, what is done: to the worker's table, and as a line of the tool), each for number n of so many
+# verb -> (the lines before, the edit of the worker's table, the line for the tool), for edit number n of count
 CHAINS = {
     "create_chain": ("nothing", lambda t, c, n, count: t.create_chain(f"c{n}"), lambda n, count: f"-N c{n}"),
     "ensure_chain": ("nothing", lambda t, c, n, count: t.ensure_chain(f"c{n // 2}"), None),
@@ -62,7 +62,7 @@ VERBS = {**CHAINS, **RULES}
 
 
 def place(n, count):
-    """Where in a chain that grows, from 1."""
+    """Return the position of edit *n* in a chain that grows, counted from 1."""
     return 1 + n * 7919 % (n + count)
 
 
@@ -79,7 +79,7 @@ def text(lines):
 
 
 def there(what, count):
-    """The lines of what is there before."""
+    """Return the lines of the table before the edits."""
     chains = [f":c{n} - [0:0]" for n in range(count)]
     return {
         "nothing": [],
@@ -104,7 +104,7 @@ def rule(n):
 
 
 def worker():
-    """Lines `run VERB COUNT` in, {"ns": …} of one edit out."""
+    """Read lines `run VERB COUNT`. Print the time of one edit: {"ns": …}."""
     import iptc
 
     table = iptc.Table("filter")
@@ -128,8 +128,8 @@ def worker():
 
 
 class _Curve:
-    """What one competitor takes for an edit, size by size, as long as the next is likely to take less than *budget*
-    seconds."""
+    """The time of an edit for one competitor, measured for larger and larger sizes, as long as the next measurement will
+    probably take less than *budget* seconds."""
 
     def __init__(self, run, budget):
         self._run = run
@@ -144,7 +144,7 @@ class _Curve:
                 return
         started = time.monotonic()
         found = []
-        # the least of all repeats counts: noise only ever adds
+        # the minimum of all repeats counts, since other work of the machine only adds time
         while len(found) < 2 or len(found) < 20 and time.monotonic() - started < self._budget / 10:
             found.append(self._run(size))
         self.ns[size] = min(found)
@@ -153,7 +153,7 @@ class _Curve:
         return [f"{self.ns[size] / 1000:.3g}" if size in self.ns else "–" for size in sizes]
 
     def slope(self):
-        """By what power of the number all edits grow, over the upper part of the curve."""
+        """Return the exponent with which the time of all edits grows with their number, in the upper part of the curve."""
         sizes = sorted(self.ns)[-2:]
         if len(sizes) < 2:
             return "–"
@@ -161,7 +161,7 @@ class _Curve:
 
 
 def measure_slopes(bench):
-    """All verbs on both back ends."""
+    """Measure all verbs on both back ends."""
     from harness import say, workers
     from report import Table
 
@@ -198,7 +198,7 @@ def measure_slopes(bench):
 
 
 def _by_tool(tool, what, line, count):
-    """The nanoseconds that the tool takes for each of so many edits."""
+    """Return the nanoseconds that the tool takes for each of *count* edits."""
     subprocess.run([tool], input=text(there(what, count)), text=True, check=True)
     lines = [line(n, count) for n in range(count)]
     edits = text(filter(None, lines))

@@ -1,10 +1,10 @@
-"""What a trace costs the packets that it does not choose, and whether its limit holds for those that it does.
+"""Measures what a trace costs the packets that it does not choose, and whether its limit holds for chosen packets.
 
     unshare -n python benchmarks/trace.py [ROUNDS]
 
-Packets are sent over the loopback at 100,000 a second, with a trace and without in turn. It prints, for each back end, the
-median of the ratios of what was sent in neighbouring rounds; the processor's time that a trace adds to a packet, which
-passes the hooks twice here, out and in; and how many packets a second were given out of a flood that is chosen.
+Packets are sent over the loopback at 100,000 a second, in turn with a trace and without. For each back end it prints the
+median ratio of the packets sent in neighbouring rounds; the processor time that a trace adds to a packet, which passes
+the hooks twice here, out and in; and how many packets a second a trace reports of a flood that it chooses.
 """
 
 import os
@@ -21,7 +21,7 @@ SECONDS = 0.5
 
 
 def steady(sender):
-    """Packets a second, in half a second at the rate, or as near as it comes."""
+    """Send packets for half a second, at the rate if possible. Return how many were sent per second."""
     begun, sent = time.perf_counter(), 0
     while (passed := time.perf_counter() - begun) < SECONDS:
         while sent < passed * RATE:
@@ -31,7 +31,7 @@ def steady(sender):
 
 
 def flood(sender, count):
-    """Nanoseconds of the processor for each of *count* packets, as fast as they can be sent."""
+    """Send *count* packets as fast as possible. Return the processor time of one in nanoseconds."""
     begun = time.process_time()
     for _ in range(count):
         sender.send(b"x")

@@ -1,7 +1,7 @@
 """A competitor written in Python, in a process of its own. See `harness.Worker` for the lines that it reads and writes.
 
-The same file runs for this library and for python-iptables: both are called `iptc` and have the same API. What only
-this library has (`CounterReader`) is asked for by the harness only there.
+The same file runs for this library and for python-iptables: both are called `iptc` and have the same API. The harness
+uses operations that only this library has, such as `CounterReader`, only for this library.
 """
 
 import json
@@ -15,13 +15,13 @@ OPERATIONS = {}
 
 
 def operation(cls):
-    """Register a class whose `run` does the work once and returns nanoseconds by name, timing what is to be timed."""
+    """Register a class. Its `run` does the work once, measures it, and returns {name: nanoseconds}."""
     OPERATIONS[cls.__name__.lower()] = cls
     return cls
 
 
 class Once:
-    """Base of operations that are timed as a whole."""
+    """The base class of operations that are measured as a whole."""
 
     def run(self):
         started = now()
@@ -34,7 +34,7 @@ class Once:
 
 @operation
 class Classic(Once):
-    """The polling loop of programs written for python-iptables, to the letter."""
+    """The polling loop of programs written for python-iptables, unchanged."""
 
     def __init__(self):
         self.table = iptc.Table("filter")
@@ -53,7 +53,7 @@ class Classic(Once):
 
 @operation
 class Buffers(Once):
-    """`CounterReader.read()`, with both buffers in hand."""
+    """`CounterReader.read()`, with the buffers of packets and of bytes."""
 
     def __init__(self):
         self.reader = iptc.CounterReader(table="filter", ipv6=False).__enter__()
@@ -70,7 +70,7 @@ class Buffers(Once):
 
 @operation
 class Bpf(Buffers):
-    """The same with eBPF."""
+    """`CounterReader.read()` with eBPF."""
 
     def __init__(self):
         self.reader = iptc.CounterReader(table="filter", ipv6=False, source="bpf").__enter__()
@@ -78,14 +78,14 @@ class Bpf(Buffers):
 
 @operation
 class Nothing(Once):
-    """What keeping a pace costs by itself."""
+    """No work: it shows what polling at a fixed rate costs by itself."""
 
     def work(self):
         pass
 
 
 class Changed:
-    """Beside one of these: a packet comes by all rules before each poll, and only the poll is timed."""
+    """Wraps another operation: a packet passes all rules before each poll, and only the poll is measured."""
 
     def run(self):
         if not hasattr(self, "sender"):
@@ -131,7 +131,7 @@ def total(pairs):
 
 
 def build(number, rule_class=iptc.Rule):
-    """A rule with five attributes, two matches and a target, attribute by attribute."""
+    """Return a rule with five attributes, two matches and a target, set one by one."""
     rule = rule_class()
     rule.src = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
     rule.dst = "192.168.7.0/24"
@@ -184,7 +184,7 @@ class Batch200(Batch):
 
 @operation
 class Append:
-    """One more rule, sent at once."""
+    """Append one rule, sent at once."""
 
     def __init__(self):
         self.table = iptc.Table("filter")
@@ -198,7 +198,7 @@ class Append:
 
 @operation
 class Delete:
-    """One rule less, the last one, sent at once; it is put back in between."""
+    """Delete the last rule, sent at once. Between two measurements it is added again."""
 
     def __init__(self):
         self.chain = iptc.Chain(iptc.Table("filter"), "FORWARD")
@@ -213,7 +213,7 @@ class Delete:
 
 
 class OnInput:
-    """An edit of the chain INPUT, sent at once; `reading_ns` is that with the reading of the table before it."""
+    """An edit of the chain INPUT, sent at once. `reading_ns` includes reading the table before it."""
 
     def __init__(self):
         self.table = iptc.Table("filter")
@@ -230,7 +230,7 @@ class OnInput:
 
 @operation
 class Missing(OnInput):
-    """A rule deleted that is not there."""
+    """Delete a rule that does not exist."""
 
     def __init__(self):
         super().__init__()
@@ -246,7 +246,7 @@ class Missing(OnInput):
 
 @operation
 class Flush(OnInput):
-    """All rules of a chain less."""
+    """Delete all rules of a chain."""
 
     def edit(self, chain):
         chain.flush()
@@ -254,7 +254,7 @@ class Flush(OnInput):
 
 @operation
 class Policy:
-    """Another policy, sent at once."""
+    """Set another policy, sent at once."""
 
     def __init__(self):
         self.chain = iptc.Chain(iptc.Table("filter"), "FORWARD")
@@ -268,7 +268,7 @@ class Policy:
 
 @operation
 class Dump(Once):
-    """Every rule of a chain as a dict."""
+    """Read every rule of a chain as a dict."""
 
     def work(self):
         return iptc.easy.dump_chain("filter", "FORWARD", ipv6=False)
@@ -276,7 +276,7 @@ class Dump(Once):
 
 @operation
 class Parameters(Once):
-    """Every parameter of every match of every rule."""
+    """Read every parameter of every match of every rule."""
 
     def __init__(self):
         self.table = iptc.Table("filter")
@@ -295,7 +295,7 @@ RULES = os.environ.get("IPTC_BENCH_RULES")  # the path of a file of iptables-sav
 
 @operation
 class Restore(Once):
-    """A whole file into the kernel."""
+    """Restore a whole file."""
 
     def work(self):
         iptc.restore(RULES, counters=True)
@@ -303,7 +303,7 @@ class Restore(Once):
 
 @operation
 class Parse(Once):
-    """A whole file read, and nothing done with it."""
+    """Read a whole file, and do nothing with it."""
 
     def work(self):
         from iptc import ruleset
@@ -313,7 +313,7 @@ class Parse(Once):
 
 @operation
 class Save(Once):
-    """All tables as text, with counters."""
+    """Print all tables as text, with counters."""
 
     def work(self):
         iptc.save(counters=True)
@@ -324,7 +324,7 @@ SPECIFICATION = "-s 10.1.2.3/32 -p tcp -m tcp --dport 1234 -m comment --comment 
 
 @operation
 class From_Args(Once):
-    """A thousand rules with two matches, of text."""
+    """Make a thousand rules with two matches of texts."""
 
     def work(self):
         make = iptc.Rule.from_args
@@ -334,7 +334,7 @@ class From_Args(Once):
 
 @operation
 class To_Text(Once):
-    """A thousand rules with two matches, to text."""
+    """Print a thousand rules with two matches as text."""
 
     def __init__(self):
         self.rule = iptc.Rule.from_args(SPECIFICATION)
@@ -349,7 +349,7 @@ class To_Text(Once):
 
 
 def best_of(work, budget_ms):
-    """Repeat until the budget is spent, at least once; the least of each figure."""
+    """Repeat until the budget is used, but at least once. Return the minimum of each figure."""
     best = work.run()
     end = now() + budget_ms * 1_000_000
     while now() < end:
@@ -366,8 +366,8 @@ def from_status(field):
 
 
 def memory(make, polls):
-    """How much resident memory grows, at its highest, from before the table is opened; what a poll gave is let go
-    first."""
+    """Return how much the peak of resident memory grows after the table is opened. The result of each poll is dropped
+    before the next one."""
     before = from_status("VmRSS:")
     with open("/proc/self/clear_refs", "w") as peak:
         peak.write("5")
@@ -379,7 +379,7 @@ def memory(make, polls):
 
 
 def pace(work, rate, seconds):
-    """Work so many times a second for so long: the processor's time, the time, and how often that was."""
+    """Work *rate* times a second for *seconds*. Return the processor time, the time, and how often it worked."""
     import time
 
     work.run()

@@ -1,8 +1,8 @@
 """Make iptc/bpf/program.bin of iptc/bpf/program.c: see scripts/bpf.
 
-clang compiles the source to an object file. Of that, what the kernel needs is written: for each program its
-instructions, with those of the functions that it calls behind it; where it takes maps, by name; and the types of its
-functions, without which the kernel does not take functions that are called back.
+clang compiles the source to an object file. From that, only what the kernel needs is written: for each program its
+instructions, followed by those of the functions that it calls; the instructions that name maps; and the types of its
+functions, which the kernel requires for callback functions.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MEMORY_SECTIONS = {".bss", ".data", ".rodata"}
 
 
 def clang_version(clang="clang"):
-    """The first line of `clang --version`, None where there is no clang that makes programs for the kernel."""
+    """Return the first line of `clang --version`, or None if no clang can compile programs for the kernel."""
     try:
         done = subprocess.run([clang, "--version"], capture_output=True, text=True)
         targets = subprocess.run([clang, "--print-targets"], capture_output=True, text=True)
@@ -41,12 +41,12 @@ def clang_version(clang="clang"):
 
 
 def source_hash(sources=SOURCES):
-    """What tells the *sources* from others."""
+    """Return a digest of the *sources*."""
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def compile_source(clang, source):
-    """The object file as bytes."""
+    """Compile *source*. Return the object file as bytes."""
     multiarch = subprocess.run(["cc", "-print-multiarch"], capture_output=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         made = pathlib.Path(folder, "program.o")
@@ -58,7 +58,7 @@ def compile_source(clang, source):
 
 
 class Object:
-    """An object file of clang: what of ELF is needed here."""
+    """An object file of clang, with the parts of ELF that are needed here."""
 
     def __init__(self, data):
         assert data[:6] == b"\x7fELF\x02\x01", "not a 64-bit object file whose lowest byte comes first"
@@ -78,11 +78,11 @@ class Object:
         ]
 
     def number(self, name):
-        """The number of the section *name*."""
+        """Return the number of the section *name*."""
         return next(number for number, section in enumerate(self.sections) if section.name == name)
 
     def relocations(self, number):
-        """{offset: symbol} of the section of that *number*."""
+        """Return {offset: symbol} of the relocations of section *number*."""
         found = {}
         for section in self.sections:
             if section.kind == 9 and section.info == number:
@@ -91,7 +91,7 @@ class Object:
         return found
 
     def function_at(self, section, offset):
-        """The function that begins there."""
+        """Return the function that begins at *offset* of a section."""
         return next(
             symbol
             for symbol in self.symbols
@@ -99,18 +99,18 @@ class Object:
         )
 
     def programs(self):
-        """The functions that the kernel calls: those with a section of their own kind."""
+        """Return the functions that the kernel calls: those in a section that names a kind of program."""
         functions = [symbol for symbol in self.symbols if symbol.kind == 2]
         return [symbol for symbol in functions if self.sections[symbol.section].name != ".text"]
 
 
 def text_at(strings, offset):
-    """The string that begins at *offset*."""
+    """Return the string that begins at *offset*."""
     return strings[offset : strings.index(b"\0", offset)].decode()
 
 
 class Types:
-    """BTF of an object file, of which a part is written."""
+    """The BTF of an object file. `part` makes a smaller one of it."""
 
     NO_MORE = {2, 7, 8, 9, 10, 11, 12, 16, 18}
     ONE_TYPE = {2, 8, 9, 10, 11, 12, 14, 17, 18}
@@ -127,13 +127,13 @@ class Types:
             rest = rest[length:]
 
     def more(self, kind, members):
-        """How many bytes follow a record."""
+        """Return how many bytes follow a record."""
         if kind in self.NO_MORE:
             return 0
         return {1: 4, 14: 4, 17: 4, 3: 12, 6: 8 * members, 13: 8 * members}.get(kind, 12 * members)
 
     def fields(self, number):
-        """(kind, offsets of the numbers of types in the record, offsets of the names in it)."""
+        """Return (kind, the offsets of type numbers in the record, the offsets of names in it)."""
         record = self.records[number]
         _, info, _ = struct.unpack_from("<III", record)
         kind, members = info >> 24 & 31, info & 0xFFFF
@@ -153,7 +153,7 @@ class Types:
         return kind, types, names
 
     def part(self, wanted):
-        """(BTF of the types *wanted* and what they need, {number here: number there})."""
+        """Return (BTF with the types *wanted* and all that they use, {old type number: new type number})."""
         numbers, waiting = {0: 0}, list(wanted)
         while waiting:
             number = waiting.pop(0)
@@ -182,7 +182,7 @@ class Types:
 
 
 def function_types(made, types):
-    """{(section, offset): number of its type} of all functions, from .BTF.ext."""
+    """Return {(section, offset): type number} of all functions, from the section .BTF.ext."""
     data = made.sections[made.number(".BTF.ext")].data
     header, at, length = struct.unpack_from("<III", data, 4)
     part = data[header + at :][:length]
@@ -200,8 +200,8 @@ def function_types(made, types):
 
 
 def link(made, program):
-    """(instructions of *program* and of all functions that it calls, {function: where it begins}, where it takes
-    maps)."""
+    """Return (the instructions of *program* and of all functions that it calls, {function: its first instruction}, the
+    instructions that name maps)."""
     code, begins, maps, calls, waiting = bytearray(), {}, [], [], [program]
     while waiting:
         function = waiting.pop(0)
@@ -243,7 +243,7 @@ def link(made, program):
 
 
 def build(clang="clang", sources=SOURCES):
-    """What program.bin has to be, as this *clang* makes it of the *sources*: a file of C, and what it includes."""
+    """Return the content of program.bin, as *clang* makes it of *sources*: a C file and the files that it includes."""
     made = Object(compile_source(clang, sources[0]))
     types = Types(made.sections[made.number(".BTF")].data)
     of_function = function_types(made, types)
@@ -270,7 +270,7 @@ def build(clang="clang", sources=SOURCES):
 
 
 def main():
-    """Write the file, or say whether it is what the source gives."""
+    """Write the file, or with --check say whether it is up to date."""
     parser = argparse.ArgumentParser(prog="scripts/bpf", description=__doc__.split("\n")[0])
     parser.add_argument("--clang", default="clang", help="the compiler (clang)")
     parser.add_argument("--check", action="store_true", help="write nothing: 1 if the file is another one")

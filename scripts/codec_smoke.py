@@ -1,11 +1,11 @@
-"""Tries what needs no kernel with an installed iptc: text, entries of legacy tables and messages of nf_tables.
+"""Tests the parts of an installed iptc that need no kernel: text, entries of legacy tables, messages of nf_tables.
 
     codec_smoke.py write FILE SPECIFICATIONS...      all rules there and back; FILE keeps what was made of them
     codec_smoke.py compare FILE SPECIFICATIONS...    the same on another processor: what it makes must be what FILE says
 
-Run by scripts/trials, with the specifications of tests/specs. Processors differ in the order of bytes: whatever
-nf_tables defines is in the network's order and the same on all; a value that the kernel keeps in a register, and what
-a compat expression holds, are in the processor's own.
+scripts/trials runs it, with the specifications of tests/specs. Processors differ in the order of bytes. Fields that
+nf_tables defines are in network order, and so the same on all processors. Values that the kernel keeps in registers,
+and the payloads of compat expressions, are in the order of the processor.
 """
 
 import json
@@ -22,13 +22,13 @@ from iptc.nft.codec import decode, encode
 
 NESTED = 0x8000
 VERDICTS = {"ACCEPT": -2, "DROP": -1, "RETURN": -5}
-# where an entry says where its target is, and the size of its head
+# the offset of the field with the offset of the target, and the size of an entry's head
 HEADS = {socket.AF_INET: (88, 112), socket.AF_INET6: (140, 168)}
 HOOKS = ("INPUT", "FORWARD", "OUTPUT")
 
 
 def rules_of(paths):
-    """(family, kind of rule, text) of each specification, for the families of its file."""
+    """Yield (family, class of the rule, text) of each specification, for the families of its file."""
     for path in map(pathlib.Path, paths):
         families = {"ipv4": "4", "ipv6": "6"}.get(path.stem, "46")
         for line in path.read_text().splitlines():
@@ -42,7 +42,7 @@ def rules_of(paths):
 
 
 def tree(data):
-    """The attributes in *data*, each (kind, attributes or bytes)."""
+    """Return the attributes in *data*, each as (kind, attributes or bytes)."""
     found, at = [], 0
     while at < len(data):
         length, kind = struct.unpack_from("=HH", data, at)
@@ -53,7 +53,7 @@ def tree(data):
 
 
 def rebuilt(attributes):
-    """The bytes of *attributes*, as `tree` gave them."""
+    """Return the bytes of *attributes*, a result of `tree`."""
     return b"".join(
         _netlink.attribute(kind | NESTED, rebuilt(content))
         if isinstance(content, list)
@@ -63,7 +63,7 @@ def rebuilt(attributes):
 
 
 def turned(content):
-    """*content* in hexadecimal with its bytes in the other order, value by value, as far as values of one size tell."""
+    """Return *content*, hexadecimal, with the bytes of each value in the other order, if all values have one size."""
     data = bytes.fromhex(content)
     return {
         b"".join(data[at : at + size][::-1] for at in range(0, len(data), size)).hex()
@@ -72,11 +72,11 @@ def turned(content):
     }
 
 
-COMPAT = {b"match".hex(): 3, b"target".hex(): 3}  # the attribute that has the structure of an extension
+COMPAT = {b"match".hex(): 3, b"target".hex(): 3}  # the attribute with the payload of an extension
 
 
 def differences(here, there, name=""):
-    """How many attributes of *here* differ from *there* in the processor's order alone; None if one differs more."""
+    """Return how many attributes of *here* differ from *there* only in the order of bytes. None: one differs more."""
     if len(here) != len(there):
         return None
     found = 0
@@ -89,7 +89,7 @@ def differences(here, there, name=""):
                 return None
             found += below
         elif ours == theirs:
-            # the name of an expression comes before what it holds, which may begin with the name of an extension
+            # the name of an expression comes before its content, which may begin with the name of an extension
             if kind == 1 and name not in COMPAT:
                 name = ours.removesuffix("00")
         elif len(ours) == len(theirs) and (theirs in turned(ours) or COMPAT.get(name) == kind):
@@ -103,7 +103,7 @@ def differences(here, there, name=""):
 
 
 def as_in_the_kernel(family, entry):
-    """*entry* with its verdict as the kernel has it, or None where it is a jump or something else by name."""
+    """Return *entry* with its verdict as the kernel stores it, or None if its target is a jump or an extension."""
     at = struct.unpack_from("=H", entry, HEADS[family][0])[0]
     name = entry[at + 2 : at + 31].rstrip(b"\0").decode()
     if entry[at + 33 : at + 40] != b"verdict":
@@ -114,7 +114,7 @@ def as_in_the_kernel(family, entry):
 
 
 def table(family, entries):
-    """(struct ipt_getinfo, entries) of a filter table that has *entries* in INPUT."""
+    """Return (struct ipt_getinfo, entries) of a filter table that has *entries* in INPUT."""
     place, head = HEADS[family]
 
     def closing(target):
@@ -137,15 +137,15 @@ def table(family, entries):
 
 
 def there_and_back(paths):
-    """What is made of each rule that needs no kernel, [family, texts, tree of its message]; how many specifications
-    do; and how many rules were in tables."""
+    """Return three things: [family, texts, tree of the message] of each rule that needs no kernel, as a list; how many
+    specifications need a kernel; and how many rules were in tables."""
     made, lost, others = [], 0, 0
     entries = {socket.AF_INET: [], socket.AF_INET6: []}
     for family, kind, specification in rules_of(paths):
         try:
             rules = kind.from_args(specification).expand()
         except (iptc.IPTCError, OSError):
-            # an extension that asks the kernel while it reads, or that this release does not have
+            # an extension that asks the kernel while it parses, or that this release does not have
             others += 1
             continue
         for rule in rules:
@@ -158,7 +158,7 @@ def there_and_back(paths):
             try:
                 assert str(kind.from_args(text)) == text, text
             except iptc.ParameterError:
-                # what iptables prints and does not read
+                # a text that iptables prints, but does not accept
                 lost += 1
             made.append([family, f"{specification} -> {text}", attributes])
             if (placed := as_in_the_kernel(family, entry)) is not None:
@@ -173,7 +173,7 @@ def there_and_back(paths):
 
 
 def compared(made, expected):
-    """How many messages are the same but for the heads of attributes, and how many but for values too."""
+    """Return how many messages differ only in the heads of attributes, and how many in the order of values too."""
     wanted = {(family, texts): attributes for family, texts, attributes in expected}
     same = other = 0
     for family, texts, attributes in made:

@@ -1,5 +1,5 @@
-/* libFuzzer's side of scripts/fuzz: the interpreter with scripts/fuzz.py in it, a mutator that knows words, and what must hold
- * after each input. */
+/* The libFuzzer side of scripts/fuzz: it embeds the interpreter with scripts/fuzz.py, has a mutator that inserts words,
+ * and checks the process after each input. */
 #define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
 #include <Python.h>
@@ -17,7 +17,7 @@ size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t room);
 static PyObject *one;
 static FILE *true_out, *true_err;
 
-static PyObject *words;		/* a list of bytes: what the mutator puts in */
+static PyObject *words;		/* a list of bytes objects: the words that the mutator inserts */
 
 static void fail(const char *what)
 {
@@ -70,7 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	return 0;
 }
 
-/* A word, with the blanks before it, as [start, end); some position in the data. */
+/* Find a word, with the blanks before it, as [start, end), at a random position of the data. */
 static void some_word(const uint8_t *data, size_t size, size_t *start, size_t *end)
 {
 	size_t at = 1 + (size_t)rand() % size;
@@ -94,7 +94,7 @@ static size_t put(uint8_t *data, size_t size, size_t room, size_t start, size_t 
 	return size - (end - start) + length;
 }
 
-/* Half of the time words are changed, put in, taken away or doubled; else what libFuzzer does to bytes. */
+/* Half of the time, change, insert, delete or double words; otherwise let libFuzzer change bytes. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t room, unsigned int seed)
 {
 	size_t start, end, length;
@@ -125,7 +125,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t room, unsigned
 	}
 }
 
-/* No name server is asked. */
+/* Fail at once, so that no name server is asked. */
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found)
 {
 	static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);

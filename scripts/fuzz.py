@@ -1,7 +1,7 @@
-"""What scripts/fuzz does with one input. The first byte says what the rest is: see `one`.
+"""Uses one input of scripts/fuzz. The first byte says how the rest is used: see `one`.
 
-What is expected is the package's own exceptions. Any other, a crash, a hang or a change of the process's streams and
-descriptors is a finding.
+The package may raise its own exceptions. Any other exception, a crash, a hang, or a change of the streams and
+descriptors of the process is a finding.
 """
 
 import os
@@ -140,8 +140,8 @@ def read_file(cls, data, counters, flush, only, send):
 
 
 def do(nfproto, program, send):
-    """Do *program* to a view and a draft of its table, and to a batch of nf_tables; where *send*, send them, and put back
-    what was there."""
+    """Carry *program* out on a view and a draft of its table, and on a batch of nf_tables. With *send*, send them, and
+    restore the old table."""
     blob = TABLES.get((nfproto, program.table))
     if blob is None:
         return
@@ -194,7 +194,8 @@ def commit(nfproto, table, draft):
 
 
 def one(data):
-    """Bit 0 of the first byte is the family that is first, bits 1 to 3 what is done, the others how a file is read."""
+    """Use one input. Bit 0 of its first byte selects the first family, bits 1 to 3 the action, the rest how files are
+    read."""
     if not data:
         return
     how, data = data[0], data[1:]

@@ -1,7 +1,7 @@
-"""Debian's kernels, booted in machines of their own, in which kernels_trial.py tries the eBPF source of counters.
+"""Boots Debian's kernels in virtual machines. In each, kernels_trial.py tests the eBPF source of counters.
 
-A machine has no disk: its whole system is in its memory, with busybox, this Python, iptc as it is built here, the
-tools of iptables and the modules of its kernel. What it finds out it prints on its serial port.
+A machine has no disk. Its whole system is in memory: busybox, this Python, iptc as it is built here, the tools of
+iptables and the modules of its kernel. It prints the results to its serial port.
 """
 
 import argparse
@@ -22,16 +22,16 @@ PLACE = pathlib.Path(os.environ.get("IPTC_BUILD_DIR", ROOT / "build"), "kernels"
 MIRROR = "http://deb.debian.org/debian"
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 PATIENCE = 3600
-"""Seconds until a machine that says nothing more is given up."""
+"""Seconds without output after which a machine is given up."""
 
 
 class Trial(NamedTuple):
-    """A kernel, and what is expected of it."""
+    """A kernel, and the expected result."""
 
     suite: str
-    version: str  # of the package, as a pattern
-    expected: str  # "works", or a part of the reason why not
-    words: str = ""  # for the kernel
+    version: str  # the version of the package, as a pattern
+    expected: str  # "works", or a part of the reason why it does not
+    words: str = ""  # words for the command line of the kernel
     processors: int = 2
 
 
@@ -81,7 +81,7 @@ class Packages:
             subprocess.run(["apt-get", *self.options, "-qq", "update"], check=True)
 
     def newest_kernel(self, version):
-        """(release, package) of the newest kernel whose version is like *version*: that for clouds, the smallest."""
+        """Return (release, package) of the newest kernel like *version*: the one for clouds, which is the smallest."""
         command = ["apt-cache", *self.options, "search", "--names-only", "^linux-image-[0-9].*-cloud-amd64$"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         names = [line.split()[0] for line in listed.splitlines()]
@@ -93,7 +93,7 @@ class Packages:
         return release, f"linux-image-{release}"
 
     def fetch(self, package):
-        """Download *package*; its file."""
+        """Download *package*. Return its file."""
         self.folder.joinpath("debs").mkdir(exist_ok=True)
         if not any(self.folder.glob(f"debs/{package}_*.deb")):
             command = ["apt-get", *self.options, "-qq", "download", package]
@@ -101,7 +101,7 @@ class Packages:
         return next(self.folder.glob(f"debs/{package}_*.deb"))
 
     def needed(self, package):
-        """The packages that the kernel's *package* consists of, where it is divided."""
+        """Return the packages with the files of the kernel's *package*, which may be split into several."""
         command = ["apt-cache", *self.options, "show", "--no-all-versions", package]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         depends = re.search(r"^Depends: (.*)$", said, re.MULTILINE)[1]
@@ -109,7 +109,7 @@ class Packages:
 
 
 def kernel(trial):
-    """(path of the kernel, folder of its modules), downloaded and unpacked."""
+    """Download and unpack a kernel. Return (its path, the folder of its modules)."""
     packages = Packages(trial.suite)
     release, package = packages.newest_kernel(trial.version)
     unpacked = PLACE / "unpacked" / release
@@ -165,20 +165,20 @@ poweroff -f
 
 
 def libraries_of(path):
-    """The shared libraries that the program or library at *path* is linked to."""
+    """Return the shared libraries to which the program or library at *path* is linked."""
     done = subprocess.run(["ldd", path], capture_output=True, text=True)
     return [pathlib.Path(word) for word in re.findall(r"(/[^ ]+) \(0x", done.stdout)]
 
 
 def put(root, source, place=None):
-    """Copy the file *source* into the system below *root*, where it is here or to *place*."""
+    """Copy the file *source* into the system below *root*: to the same path, or to *place*."""
     target = root / str(place or source).lstrip("/")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target)
 
 
 def make_root(root):
-    """The system of all machines, without modules of a kernel."""
+    """Make the system of all machines, without kernel modules."""
     for folder in ("proc", "sys", "dev", "run", "tmp", "sbin", "bin"):
         (root / folder).mkdir(parents=True)
     python = pathlib.Path(sys.executable).resolve()
@@ -227,7 +227,7 @@ def put_modules(root, modules):
 
 
 def archive(trial, modules, name):
-    """The whole system of a machine as one file."""
+    """Make the whole system of a machine as one file."""
     root = PLACE / "roots" / name
     shutil.rmtree(root, ignore_errors=True)
     python, libraries = make_root(root)
@@ -253,7 +253,7 @@ def archive(trial, modules, name):
 
 
 def run(name, trial):
-    """Boot the machine of a trial and return what it found out, [(what, verdict)]."""
+    """Boot the machine of a trial. Return its results: [(what was tested, verdict)]."""
     image, modules = kernel(trial)
     system = archive(trial, modules, name)
     log = PLACE / f"{name}.log"

@@ -1,4 +1,4 @@
-"""Runs in a machine of scripts/kernels: whether the eBPF source of counters works on its kernel, or says why not."""
+"""Runs in a machine of scripts/kernels: tests that the eBPF source of counters works there, or says why not."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ SEVEN = bytes.fromhex("b7000000070000009500000000000000")
 
 
 def tell(what, well, more=""):
-    """One line for scripts/kernels."""
+    """Print one line for scripts/kernels."""
     if not well:
         FAILED.append(what)
     text = " ".join(str(more).split())
@@ -28,7 +28,7 @@ def tell(what, well, more=""):
 
 @contextlib.contextmanager
 def telling(what):
-    """Tells of an exception instead of ending."""
+    """Print an exception as a failed test, and go on."""
     try:
         yield
     except Exception as error:
@@ -45,14 +45,14 @@ def host(*words, text=None):
 
 
 def send(count):
-    """UDP over loopback."""
+    """Send UDP packets over loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for _ in range(count):
             sender.sendto(bytes(72), ("127.0.0.1", 9))
 
 
 def ruleset(tag, count):
-    """A table with chains and rules; its first rule counts what `send` sends."""
+    """Return a table with chains and rules. Its first rule counts the packets of `send`."""
     rules = [f'-A INPUT -p udp -m comment --comment "{tag} first"']
     rules += [f'-A web -s 10.0.{number // 250}.{number % 250} -m comment --comment "{tag}"' for number in range(count)]
     head = ["*filter", ":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", ":web - [0:0]"]
@@ -60,7 +60,7 @@ def ruleset(tag, count):
 
 
 def numbered(tag, sign, count):
-    """A table whose counters tell which rule they are of, and of which table."""
+    """Return a table in which each counter has a number that identifies its rule and its table."""
     rules = [
         f'[{number * sign}:{sign}] -A web -s 10.1.{number // 250}.{number % 250} -m comment --comment "{tag}"'
         for number in range(count)
@@ -69,14 +69,14 @@ def numbered(tag, sign, count):
 
 
 def same(back_end, bpf, by_socket):
-    """Whether both read the same numbers, nothing being on its way; and them."""
+    """Return whether both sources read the same numbers while no packet passes, and the numbers."""
     mine, theirs = bpf.read(), by_socket.read()
     equal = list(mine) == list(theirs) and mine.generation == theirs.generation
     return equal, f"{back_end}: {list(mine)[:3]} {list(theirs)[:3]}"
 
 
 def try_back_end(backend):
-    """Reads by both sources, at rest, after traffic, after replacements and after -Z."""
+    """Compare both sources: at rest, after traffic, after replacements and after -Z."""
     host(f"iptables-{backend}-restore", text=ruleset("one", 300))
     if backend == "legacy":
         scan = TableScan(iptc._core.IPV4, "filter")
@@ -104,7 +104,7 @@ def try_back_end(backend):
         with telling(f"{backend}, replaced twice between two readings"):
             wrong = 0
             for turn in range(20):
-                # the second one may come to stand where the first one was
+                # the second table may get the memory of the first one
                 for rules in (f"turn {turn}, first", f"turn {turn}, second"):
                     host(f"iptables-{backend}-restore", "-c", text=numbered(rules, 1000 + turn, 300))
                 equal, _ = same(backend, bpf, by_socket)
@@ -136,7 +136,7 @@ def try_back_end(backend):
 
 
 def try_refusal(backend, expected):
-    """The reason is told, and "auto" goes on by socket."""
+    """eBPF cannot be used: the expected reason is given, and source="auto" reads by socket."""
     host(f"iptables-{backend}-restore", text=ruleset("one", 10))
     before = len(os.listdir("/proc/self/fd"))
     try:
@@ -152,7 +152,7 @@ def try_refusal(backend, expected):
 
 
 def try_absent():
-    """A table that nobody has made when it is opened; on older kernels nothing leads to the number of its ruleset."""
+    """The table does not exist yet when it is opened. On older kernels the generation number cannot be found then."""
     with (
         iptc.CounterReader("mangle", backend="nft", source="bpf") as bpf,
         iptc.CounterReader("mangle", backend="nft") as by_socket,
@@ -165,14 +165,14 @@ def try_absent():
         tell("nft, the table has come", equal and bpf.read()[0][0] == 5 and bpf.source == "bpf", more)
         wrong = 0
         for turn in range(20):
-            # the same memory again, perhaps, with counters of other rules
+            # perhaps the same memory again, now with the counters of other rules
             host("iptables-nft-restore", "-c", text=f"*mangle\n[{turn}:{7 * turn}] -A INPUT -p udp\nCOMMIT\n")
             wrong += bpf.read()[0] != (turn, 7 * turn)
         tell("nft, replaced twenty times", wrong == 0 and bpf.source == "bpf", f"{wrong} wrong, {bpf.source_reason}")
 
 
 def try_types():
-    """The kernel's BTF, and that of modules on top."""
+    """Read the BTF of the kernel and of modules."""
     for backend in ("legacy", "nft"):
         host(f"iptables-{backend}", "-L")
     types = btf.kernel_types("nf_tables")
@@ -190,7 +190,7 @@ def try_types():
 
 
 def as_nobody(action):
-    """What *action* returns, or why not, in a process without any right."""
+    """Run *action* in a process without any right. Return its result, or its error."""
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
@@ -209,9 +209,9 @@ def as_nobody(action):
 
 
 def try_rights():
-    """Whatever the kernel lets ordinary users do: they give it no programs, and run what they were handed."""
+    """Ordinary users cannot load programs, but can use a reader that was handed to them, whatever the sysctls say."""
     program = kernel.Program("seven", kernel.SYSCALL, SEVEN)
-    for mode in "021":  # 1 cannot be taken back
+    for mode in "021":  # the value 1 cannot be changed back
         with open("/proc/sys/kernel/unprivileged_bpf_disabled", "w") as file:
             file.write(mode)
         said = as_nobody(Window)

@@ -1,4 +1,4 @@
-"""Manual pages and completions of the command `iptc`, from its parser: see scripts/manuals."""
+"""Makes manual pages and shell completions of the command `iptc` from its parser: see scripts/manuals."""
 
 import argparse
 import pathlib
@@ -11,11 +11,11 @@ import iptc
 from iptc.cli.dispatch import parser_of
 
 FILES = {"FILE", "A", "B", "PATH", "RULES", "CASES", "FOLDER"}
-"""What stands for the name of a file or folder in the words of the parser: shells complete it."""
+"""The words by which the parser names the argument of a file or folder. Shells complete such arguments."""
 
 
 def parsers(parser):
-    """Yield (words of the command, its parser) of *parser* and all below it."""
+    """Yield (the words of the command, its parser) for *parser* and all its subcommands."""
     yield parser.prog, parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -24,7 +24,7 @@ def parsers(parser):
 
 
 def page_of(prog, parser, others):
-    """The manual page of one command, as roff."""
+    """Return the manual page of one command, as roff."""
     parser.man_short_description = one_sentence(parser)
     page = Manpage(
         parser,
@@ -48,7 +48,7 @@ def page_of(prog, parser, others):
 
 
 def one_sentence(parser):
-    """What stands behind the name in NAME: the beginning of the description."""
+    """Return the text after the name in the section NAME: the first sentence of the description."""
     text = " ".join((parser.description or "").split())
     for end in (". ", "; ", ": "):
         text = text.split(end, 1)[0]
@@ -56,7 +56,7 @@ def one_sentence(parser):
 
 
 def complete_files(parser):
-    """Let shells complete the names of files where a file is asked for."""
+    """Let shells complete file names for arguments that are files."""
     for _, command in parsers(parser):
         for action in command._actions:
             names = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
@@ -65,7 +65,7 @@ def complete_files(parser):
 
 
 def main(folder):
-    """Write all of them into *folder*."""
+    """Write all pages and completions into *folder*."""
     parser = parser_of([])
     pages = dict(parsers(parser))
     for place in ("man1", "bash", "zsh"):

@@ -67,7 +67,7 @@ def send(until):
     for address, port, *_ in TRAFFIC:
         taker = socket.socket(_family(address), socket.SOCK_DGRAM)
         taker.bind((address, port))
-        senders[address, port] = taker  # kept, so that nobody is told that nobody is there
+        senders[address, port] = taker  # kept open, so that no ICMP error is sent
     rest = [0.0] * len(TRAFFIC)
     while (now := time.monotonic()) < until:
         for number, (address, port, size, rate) in enumerate(TRAFFIC):
@@ -88,7 +88,7 @@ def screen_of(tmux):
 
 
 def as_svg(screen):
-    """*screen* as a picture that needs no font of somebody else."""
+    """Return *screen* as an SVG picture that needs no special font."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     for line in screen.split("\n")[:LINES]:
         console.print(Text.from_ansi(line), no_wrap=True, crop=True)

@@ -1,7 +1,7 @@
 """The bill of materials of a release: CycloneDX 1.6, as JSON.
 
-It is written here, and not by a tool: those list what an environment has installed. A wheel of ours has no dependency
-to list, and what it is made with, the compiler and Cython, they do not see.
+No tool writes it, since tools list the packages of an environment. Our wheels have no dependencies, and a tool does not
+see the compiler and Cython, with which they are made.
 """
 
 import hashlib
@@ -34,8 +34,8 @@ def tools(listed):
 
 
 def write(dist, sdist, listed, when):
-    """The bill of all that is in *dist*, beside it; *listed* is the file that pins the tools, *when* its time. Returns
-    its path."""
+    """Write the bill of all files in *dist* into *dist*. Return its path. *listed*: the file with the versions of the
+    tools; *when*: the time in the bill."""
     fields = metadata_of(sdist)
     name, version = fields["Name"], fields["Version"]
     files = []

@@ -1,6 +1,6 @@
-"""Tries an installed iptc where only the host's tools named on the command line are: iptables, nftables or neither.
+"""Tests an installed iptc on a system that has only the tools named on the command line: iptables, nftables or neither.
 
-Run by scripts/trials, in a network namespace with one nf_tables rule: -s 192.0.2.1 -j DROP in INPUT, counted (7, 420).
+scripts/trials runs it in a network namespace with one nf_tables rule in INPUT: -s 192.0.2.1 -j DROP, counters (7, 420).
 """
 
 import importlib.metadata
@@ -15,7 +15,7 @@ SPECIFICATION = "-s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT"
 
 
 def refused(function, *arguments):
-    """What `Unsupported` says, which is all that *function* may do."""
+    """Call *function*, which must raise `Unsupported`. Return the message."""
     try:
         answer = function(*arguments)
     except iptc.Unsupported as error:

@@ -1,7 +1,7 @@
 """Makes the source distribution, the wheels, their checksums and the bill of materials. Run by scripts/build.
 
-The wheels are built from the source distribution, so what is missing in that is found out here. Every step gets its
-time from the commit, and only relative paths: the same commit makes the same bytes, in whatever folder.
+The wheels are built from the source distribution, so a file that it lacks is noticed here. Each step uses the time of
+the commit and relative paths only: the same commit gives the same bytes in any folder.
 """
 
 import argparse
@@ -21,11 +21,11 @@ import sbom
 
 
 class Platform(NamedTuple):
-    """What wheels are made for."""
+    """A platform for which wheels are made."""
 
-    target: str  # what zig calls it, with the oldest C library that will do
-    tag: str  # what pip calls it
-    machine: str  # in the names of compiled modules
+    target: str  # zig's name for it, with the oldest C library that is enough
+    tag: str  # pip's name for it
+    machine: str  # the platform in the names of compiled modules
 
 
 PLATFORMS = {
@@ -34,7 +34,7 @@ PLATFORMS = {
     "musllinux-x86_64": Platform("x86_64-linux-musl", "musllinux_1_2_x86_64", "x86_64-linux-musl"),
     "musllinux-aarch64": Platform("aarch64-linux-musl", "musllinux_1_2_aarch64", "aarch64-linux-musl"),
 }
-# Not released: for the tests of other byte orders and processors.
+# Not released: for tests on processors with another order of bytes.
 FURTHER = {
     "linux-riscv64": Platform("riscv64-linux-gnu.2.31", "manylinux_2_31_riscv64", "riscv64-linux-gnu"),
     "linux-s390x": Platform("s390x-linux-gnu.2.31", "manylinux_2_31_s390x", "s390x-linux-gnu"),
@@ -43,10 +43,10 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 HEADERS = ("xtables.h", "xtables-version.h")
 FLAGS = (
     "-DNDEBUG -fwrapv -fstack-protector-strong -fno-sanitize=undefined"
-    # what clang says about inline functions and a union of Cython's, and gcc does not
+    # warnings of clang about Cython's inline functions and a union of it; gcc does not warn
     " -Wno-unused-function -Wno-gnu-variable-sized-type-not-at-end"
 )
-# Sources stay out of wheels, and so does whatever is not ours.
+# Wheels contain no sources, and no files of other projects.
 SHIPPED = {".py", ".pyi", ".so", ".typed", ".bin"}
 LIBRARIES = {
     "libc.musl-x86_64.so.1",
@@ -63,7 +63,7 @@ LIBRARIES = {
 
 
 class Failed(Exception):
-    """What was made is not what it must be."""
+    """A file that was made is not as it must be."""
 
 
 def say(text):
@@ -71,7 +71,7 @@ def say(text):
 
 
 def run(*words, **options):
-    """Run a program; what it printed is said where it fails. Returns what it printed."""
+    """Run a program, and return its output. If it fails, raise an exception with the output."""
     done = subprocess.run(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
     )
@@ -84,7 +84,7 @@ def run(*words, **options):
 
 
 def committed(root, to):
-    """The files of the commit, under *to*; returns the time of the commit."""
+    """Copy the files of the commit into *to*. Return the time of the commit."""
     if subprocess.run(["git", "-C", root, "diff", "--quiet", "HEAD"]).returncode:
         say("what is not committed is not built")
     shutil.rmtree(to, ignore_errors=True)
@@ -96,7 +96,7 @@ def committed(root, to):
 
 
 def same_bytes(made, to, time):
-    """The tar file *made* as *to*, in an order and with times and owners that do not depend on where it was made."""
+    """Write the tar file *made* again as *to*, with the same order, times and owners wherever it is made."""
     with tarfile.open(made) as source, open(to, "wb") as file:
         with gzip.GzipFile("", "wb", 9, file, mtime=time) as packed, tarfile.open(fileobj=packed, mode="w") as target:
             for member in sorted(source.getmembers(), key=lambda member: member.name):
@@ -109,7 +109,7 @@ def same_bytes(made, to, time):
 
 
 def make_sdist(place, dist, time):
-    """The source distribution; returns its path."""
+    """Make the source distribution. Return its path."""
     made = os.path.join(place, "sdist")
     shutil.rmtree(made, ignore_errors=True)
     run(sys.executable, "setup.py", "-q", "sdist", "--dist-dir", made, cwd=os.path.join(place, "source"))
@@ -119,7 +119,7 @@ def make_sdist(place, dist, time):
 
 
 def unpacked(sdist, place):
-    """The folder of sources in *sdist*, unpacked anew."""
+    """Unpack *sdist*. Return the folder of the sources."""
     to = os.path.join(place, "tree")
     shutil.rmtree(to, ignore_errors=True)
     with tarfile.open(sdist) as files:
@@ -132,7 +132,7 @@ def unpacked(sdist, place):
 
 
 def pythons_here():
-    """{version: path} of the Pythons on PATH, and of those that pyenv made, which have headers and a GIL."""
+    """Return {version: path} of the Pythons on PATH and of pyenv, as far as they have headers and a GIL."""
     found = {}
     made = os.path.join(glob.escape(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")), "versions/*/bin")
     folders = ["/usr/bin", *os.environ["PATH"].split(os.pathsep), *sorted(glob.glob(made))]
@@ -152,10 +152,10 @@ def pythons_here():
 
 
 def headers(place):
-    """A folder with the headers of libxtables alone: beside them in /usr/include are those of another C library.
+    """Return a folder with only the headers of libxtables. In /usr/include there are also those of another C library.
 
-    Debian's Python has one header in a folder of its processor; it is the same for all that we build for, but for the
-    byte order.
+    Debian's Python has one header in a folder for the processor. It is the same for all platforms here, except for the
+    order of bytes.
     """
     folder = os.path.join(place, "include")
     shutil.rmtree(folder, ignore_errors=True)
@@ -171,8 +171,10 @@ def headers(place):
 
 
 def linker(place, platform, compiler):
-    """The command that links a module. musl's own packages call the C library by the name of the processor, as zig does
-    not; a module asks for it by that name."""
+    """Return the command that links a module.
+
+    With musl, the name of the C library contains the processor. zig writes the name without it, so the command corrects
+    it."""
     if not platform.tag.startswith("musllinux"):
         return f"{compiler} -shared"
     path = os.path.join(place, f"link-{platform.target}")
@@ -189,7 +191,7 @@ exec {patch} --replace-needed libc.so libc.musl-{platform.machine.split("-")[0]}
 
 
 def environment(place, platform, version):
-    """The variables for a build for *platform* with the Python of *version*, or for all with "abi3"."""
+    """Return the environment of a build for *platform* and the Python *version*, or "abi3" for all versions."""
     import ziglang
 
     compiler = f"{os.path.join(os.path.dirname(ziglang.__file__), 'zig')} cc -target {platform.target}"
@@ -209,13 +211,13 @@ def environment(place, platform, version):
         "SETUPTOOLS_EXT_SUFFIX": f".cpython-{number}-{platform.machine}.so",
         "ZIG_GLOBAL_CACHE_DIR": cache,
         "ZIG_LOCAL_CACHE_DIR": cache,
-        # setuptools and Cython are not a matter of the version of Python
+        # setuptools and Cython are the same for all versions of Python
         "PYTHONPATH": os.path.dirname(os.path.dirname(ziglang.__file__)),
     }
 
 
 def make_wheel(tree, place, dist, name, version, python):
-    """One wheel, checked; returns its path."""
+    """Make and check one wheel. Return its path."""
     platform = {**PLATFORMS, **FURTHER}[name]
     base = os.path.join("build", f"{name}-{version}")
     made = os.path.join(place, "made")
@@ -240,7 +242,7 @@ def make_wheel(tree, place, dist, name, version, python):
 
 
 def check_wheel(path, platform, place):
-    """Raise where the wheel *path* has what it must not have, or asks more of the system than its name says."""
+    """Raise if the wheel *path* has files that it must not have, or needs more of the system than its name says."""
     name = os.path.basename(path)
     with zipfile.ZipFile(path) as wheel:
         for member in wheel.namelist():
@@ -263,7 +265,7 @@ def check_wheel(path, platform, place):
 
 
 def check_complete(path, tree):
-    """Raise where the wheel *path* lacks what programs need of the sources in *tree*: modules, types and data."""
+    """Raise if the wheel *path* lacks modules, type stubs or data files of the sources in *tree*."""
     with zipfile.ZipFile(path) as wheel:
         there = {f"{name.split('.')[0]}.so" if name.endswith(".so") else name for name in wheel.namelist()}
     for folder, _, names in os.walk(os.path.join(tree, "iptc")):
@@ -275,7 +277,7 @@ def check_complete(path, tree):
 
 
 def needed(data):
-    """The libraries that the compiled module *data* is linked to."""
+    """Return the libraries to which the compiled module *data* is linked."""
     from elftools.elf.elffile import ELFFile
 
     dynamic = ELFFile(io.BytesIO(data)).get_section_by_name(".dynamic")
@@ -283,7 +285,7 @@ def needed(data):
 
 
 def check_bill(path):
-    """Raise where the bill of materials *path* is not what CycloneDX says that one is."""
+    """Raise if the bill of materials *path* does not follow the schema of CycloneDX."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
