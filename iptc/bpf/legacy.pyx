@@ -69,9 +69,15 @@ cdef class LegacyFinder(Finder):
     cdef char *piece
 
     def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        """Free what is needed only until the counters are known."""
         free(self.counters)
         free(self.lengths)
         free(self.piece)
+        self.counters, self.lengths, self.piece = NULL, NULL, NULL
+        self.count = 0
 
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
         """*descriptor*: a socket in the table's network namespace."""
@@ -84,10 +90,6 @@ cdef class LegacyFinder(Finder):
         self.rule.size, self.rule.packets, self.rule.bytes = sizeof(xt_counters), 0, 8
         self.policy = self.rule
         self.slack = SLACK
-        free(self.piece)
-        self.piece = <char *> malloc(PIECE)
-        if self.piece == NULL:
-            raise MemoryError
         self.home = Net(window, descriptor)
         self._find_table()
         window.check()
@@ -208,11 +210,11 @@ cdef class LegacyFinder(Finder):
 
     cdef int _make_room(self) except -1:
         """Room for `room` entries."""
-        free(self.counters)
-        free(self.lengths)
+        self._free()
         self.counters = <uint64_t *> malloc((<size_t> self.room + 1) * sizeof(uint64_t))
         self.lengths = <uint16_t *> malloc((<size_t> self.room + 1) * sizeof(uint16_t))
-        if self.counters == NULL or self.lengths == NULL:
+        self.piece = <char *> malloc(PIECE)
+        if self.counters == NULL or self.lengths == NULL or self.piece == NULL:
             raise MemoryError
         return 0
 
@@ -249,6 +251,7 @@ cdef class LegacyFinder(Finder):
         return False
 
     cdef int keep(self) except -1:
+        self._free()
         return 0
 
     cdef bytes addresses(self):
