@@ -19,7 +19,7 @@ from .copies cimport Marks
 from .finder cimport Finder
 from .net cimport Net
 from .percpu cimport variable_at
-from .window cimport XT_BLOCK, Window
+from .window cimport XT_BLOCK, Window, word_in
 
 from ..errors import Unsupported
 from .btf import ask
@@ -140,13 +140,13 @@ cdef class LegacyFinder(Finder):
         at = self.window.word(first)
         for _i in range(MOST_TABLES):
             if (at == first or at <= ROOM or self.window.look(at - where.list, memory, where.table_size)
-                    or _word(memory, where.list + 8) != before
+                    or word_in(memory, where.list + 8) != before
                     or <unsigned char> memory[where.af] != <unsigned char> self.family.nfproto):
                 return 0
             if memcmp(memory + where.name, self.name, NAME) == 0:
                 return at - where.list
             before = at
-            at = _word(memory, where.list)
+            at = word_in(memory, where.list)
         return 0
 
     cdef int mark(self, Marks *marks) except -1:
@@ -232,7 +232,7 @@ cdef class LegacyFinder(Finder):
             at = 0
             while at < part and part - at >= family.header:
                 length = next_offset(family, self.piece + at)
-                counter = _word(self.piece, at + family.counters)
+                counter = word_in(self.piece, at + family.counters)
                 if length < family.header or length > self.size - done - at or self.count == self.room or not counter:
                     return EFAULT
                 self.counters[self.count] = counter
@@ -290,9 +290,3 @@ cdef class LegacyFinder(Finder):
                 slot += 1
             at += self.lengths[i]
         return placed[:sizeof(int32_t) * policy]
-
-
-cdef inline uint64_t _word(const char *memory, size_t at) noexcept nogil:
-    cdef uint64_t found
-    memcpy(&found, memory + at, 8)
-    return found

@@ -17,7 +17,7 @@ from .copies cimport Marks, format
 from .finder cimport Finder
 from .net cimport Net
 from .percpu cimport variable_at
-from .window cimport Window
+from .window cimport Window, word_in
 
 from ..errors import Unsupported
 from .btf import ask
@@ -164,12 +164,6 @@ cdef inline uint64_t _bits(const char *memory, Field field) noexcept nogil:
     return word & ((<uint64_t> 1 << field.width) - 1)
 
 
-cdef inline uint64_t _word(const char *memory, uint32_t at) noexcept nogil:
-    cdef uint64_t found
-    memcpy(&found, memory + at, 8)
-    return found
-
-
 cdef class Walk:
     """A walk over one table: its chains, and the handle and the counter of each rule."""
 
@@ -240,16 +234,16 @@ cdef class Walk:
             if at == first or at < 4096:
                 return 0
             if (self.window.look(at - where.table_list, memory, where.table_size)
-                    or _word(memory, where.table_list + 8) != before):
+                    or word_in(memory, where.table_list + 8) != before):
                 return 0
             if (_bits(memory, where.table_family) == self.family
-                    and self._name_at(_word(memory, where.table_name), name) and strcmp(name, self.name_text) == 0
+                    and self._name_at(word_in(memory, where.table_name), name) and strcmp(name, self.name_text) == 0
                     and not _bits(memory, where.table_genmask) & self.genmask()):
-                self.table_handle = _word(memory, where.table_handle)
+                self.table_handle = word_in(memory, where.table_handle)
                 self.is_owned = (_bits(memory, where.table_flags) & IS_OWNED) != 0
                 return at - where.table_list
             before = at
-            at = _word(memory, where.table_list)
+            at = word_in(memory, where.table_list)
         return 0
 
     cdef uint64_t genmask(self) noexcept nogil:
@@ -294,7 +288,7 @@ cdef class Walk:
             if at == head:
                 return 0
             if (at < 4096 or self.window.look(at - where.chain_list, memory, where.chain_size)
-                    or _word(memory, where.chain_list + 8) != before):
+                    or word_in(memory, where.chain_list + 8) != before):
                 return EFAULT
             # a chain that is not committed yet, or was deleted, does not count
             if not _bits(memory, where.chain_genmask) & genmask:
@@ -305,7 +299,7 @@ cdef class Walk:
                 if failed:
                     return failed
             before = at
-            at = _word(memory, where.chain_list)
+            at = word_in(memory, where.chain_list)
         return EFAULT
 
     cdef Found *_add_chain(self) noexcept nogil:
@@ -324,16 +318,16 @@ cdef class Walk:
         """Read one chain, and its rules."""
         cdef Where *where = &self.where
         cdef uint64_t blob, size = 0, base = address - where.base_chain
-        chain.handle = _word(memory, where.chain_handle)
+        chain.handle = word_in(memory, where.chain_handle)
         chain.policy = -1
         chain.first = chain.end = self.rule_count
-        if not self._name_at(_word(memory, where.chain_name), chain.name):
+        if not self._name_at(word_in(memory, where.chain_name), chain.name):
             return EFAULT
         if _bits(memory, where.chain_flags) & IS_BASE:
             chain.stats = self.window.word(base + where.base_stats)
             chain.policy = self.window.word(base + where.base_policy) & 0xff
         # a chain has two blocks of rules; the lowest bit of the cursor says which one is in use
-        blob = _word(memory, where.blobs[0 if genmask == 1 else 1])
+        blob = word_in(memory, where.blobs[0 if genmask == 1 else 1])
         if not blob:
             return 0
         size = self.window.word(blob + where.blob_size)
@@ -390,13 +384,13 @@ cdef class Walk:
         while at < length:
             if length - at < where.data:
                 return False
-            kind = self._kind(_word(expressions + at, where.ops))
+            kind = self._kind(word_in(expressions + at, where.ops))
             if kind == NULL or kind.size < where.data or kind.size > length - at:
                 return False
             if kind.is_counter and not counter[0]:
                 if kind.size < where.data + where.private_size:
                     return False
-                counter[0] = _word(expressions + at, where.data + where.private_counter)
+                counter[0] = word_in(expressions + at, where.data + where.private_counter)
                 if not counter[0]:
                     return False
             at += kind.size

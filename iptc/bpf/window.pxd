@@ -1,6 +1,7 @@
 # What a process that may load programs sees of the kernel's memory.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from .kernel cimport Map, Program, Trace
 
@@ -50,6 +51,12 @@ cdef extern from "program.h" nogil:
         uint32_t failed
         uint64_t turn
         uint64_t set
+
+# The eight bytes at an offset of what was copied.
+cdef inline uint64_t word_in(const char *memory, size_t at) noexcept nogil:
+    cdef uint64_t found
+    memcpy(&found, memory + at, 8)
+    return found
 
 # Where a page of what was copied stands in the memory of its map.
 cdef inline unsigned char *page_at(unsigned char *memory, size_t page) noexcept nogil:
