@@ -138,3 +138,34 @@ def test_a_line_in_small_pieces_is_read_once():
             return self.left.read(97)
 
     assert iptc.ruleset.parse(Pieces()) == 3
+
+
+@pytest.mark.one_backend("legacy")
+def test_a_rule_may_have_as_many_matches_as_its_length_allows(host, family, ipv6):
+    chain = iptc.Chain(family.Table("filter"), "INPUT")
+    comment = ' -m comment --comment "{:03}"'
+
+    def text(count):
+        return "".join(comment.format(number) for number in range(count))[1:] + " -j ACCEPT"
+
+    # IPv6 has 56 bytes more in front
+    most = next(count for count in range(228, 200, -1) if refusal(lambda: family.Rule.from_args(text(count))) is None)
+    assert most >= 226
+    chain.append_rule(family.Rule.from_args(text(most)))
+    before = host.save(ipv6)
+    assert [len(rule.matches) for rule in chain.rules] == [most] and f"--comment {most - 1:03} " in str(chain.rules[0])
+    assert refusal(lambda: family.Rule.from_args(text(most + 1))) == "the rule is longer than 65535 bytes"
+    many = "-p tcp " + "-m tcp " * 257 + "-j ACCEPT"
+    assert refusal(lambda: family.Rule.from_args(many)) == "more than 256 matches in one rule"
+    for line in text(most + 1), many:
+        with pytest.raises(iptc.ParameterError, match="line 2"):
+            iptc.restore(f"*filter\n-A INPUT {line}\nCOMMIT\n", ipv6=ipv6, flush=False)
+    assert host.save(ipv6) == before
+
+
+def refusal(make):
+    """What *make* is refused with, or None."""
+    try:
+        make()
+    except iptc.ParameterError as error:
+        return str(error)
