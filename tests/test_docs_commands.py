@@ -36,6 +36,7 @@ NOT_RUN = {
     ("docs/platforms.md", "scripts/build"): "the scripts of the project: test_scripts_and_files_that_are_named_exist",
     ("docs/first-steps.md", "sudo apt install"): "installs packages",
     ("docs/from-python-iptables.md", "pip uninstall"): "installs packages",
+    ("docs/without-legacy.md", "sudo dnf install"): "installs packages",
     ("docs/cron.md", "# /etc/cron.d/firewall"): "a line for cron, not for a shell; its command line is parsed",
     ("docs/doctor.md", "# iptc doctor"): "the findings of another host; test_doctor.py provokes each of them",
     ("docs/top.md", "# iptc top"): "the traffic of another host; test_top.py compares what is printed",

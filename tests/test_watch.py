@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import os
+import pathlib
 import random
 import signal
 import socket
@@ -370,6 +371,36 @@ def test_an_interrupt_ends_the_wait(host):
     host.iptables("-A INPUT -j ACCEPT")
     assert watch.wait(WAIT)
     watch.close()
+
+
+def test_a_signal_ends_the_wait_whichever_thread_gets_it(host):
+    """Python runs a handler in the main thread, whose system call such a signal does not interrupt."""
+
+    class Ended(BaseException):
+        pass
+
+    def end(number, frame):
+        raise Ended
+
+    before = signal.signal(signal.SIGUSR2, end)
+    place = f"/proc/self/task/{threading.get_native_id()}/wchan"
+    try:
+        with iptc.watch() as changes:
+
+            def tell():
+                while "poll" not in pathlib.Path(place).read_text():
+                    assert not changes.closed
+                signal.pthread_kill(threading.get_ident(), signal.SIGUSR2)
+
+            teller = threading.Thread(target=tell)
+            teller.start()
+            with pytest.raises(Ended):
+                changes.wait()
+            teller.join()
+            assert signal.set_wakeup_fd(-1) == -1
+            assert changes.read() == []
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_idle_costs_nothing(host):

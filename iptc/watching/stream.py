@@ -3,10 +3,11 @@ it."""
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # it loads faster than `signal`
+import contextlib
 import errno
 import os
 import select
-import sys
 import time
 from _thread import RLock
 from collections import deque
@@ -16,8 +17,28 @@ from ..errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Any, Self
+
+
+@contextlib.contextmanager
+def _signals_written_to(descriptor: int) -> Iterator[None]:
+    """Let each signal that has a handler of Python write a byte to *descriptor*.
+
+    Python runs the handler in the main thread, and only when a system call of that thread has returned. A signal that
+    comes just before the call, or to another thread, does not make it return.
+    """
+    before = None
+    try:
+        with contextlib.suppress(ValueError):  # raised in other threads than the main one: no handler runs there
+            before = _signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+            if before != -1:  # another part of the program, such as asyncio, is told of signals
+                _signal.set_wakeup_fd(before)
+        yield
+    finally:
+        if before == -1:
+            _signal.set_wakeup_fd(-1)
 
 
 class Stream:
@@ -35,8 +56,9 @@ class Stream:
         """Held while it is decided whether a thread waits on the descriptors. A signal handler may call `close`
         meanwhile."""
         self._poll = select.epoll()
-        self._wake: FileIO | None = FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+")
-        self._poll.register(self._wake.fileno(), select.EPOLLIN)
+        self._woken, self._wake = (FileIO(end, mode) for end, mode in zip(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK), "rw"))
+        """The two ends of a pipe: who writes a byte into it ends a wait on the descriptors."""
+        self._poll.register(self._woken.fileno(), select.EPOLLIN)
 
     def _look(self) -> None:
         """Put the events since the last call into `_found`, without waiting."""
@@ -75,7 +97,10 @@ class Stream:
                 return
             self._waiting = True
         try:
-            self._poll.poll(pause if pause >= 0 else None)
+            with _signals_written_to(self._wake.fileno()):
+                self._poll.poll(pause if pause >= 0 else None)
+            # empty the pipe
+            self._woken.read()
         finally:
             with self._ending:
                 self._waiting = False
@@ -84,19 +109,18 @@ class Stream:
 
     def _rouse(self) -> None:
         """Wake the thread that waits on the descriptors."""
-        if self._wake is not None:
-            self._wake.write((1).to_bytes(8, sys.byteorder))
+        self._wake.write(b"\0")
 
     def _release(self) -> None:
         """Close the descriptors, once no thread waits on them."""
-        wake, self._wake = self._wake, None
-        if wake is None or self._pid != os.getpid():
+        if self._wake.closed or self._pid != os.getpid():
             return
+        self._wake.close()
         try:
             self._close_sources()
         finally:
             self._poll.close()
-            wake.close()
+            self._woken.close()
 
     def __enter__(self) -> Self:
         return self
