@@ -57,6 +57,7 @@ cdef class BpfScan(Scan):
     cdef double wait                 # seconds until eBPF is tried again after the next hindrance
     cdef double again                # when it is tried again
     cdef bint learned
+    cdef int misfits                 # how often in a row nothing was found, although no mark had changed
     cdef Counts last                 # that were read from the copies
     cdef list last_policies
     cdef readonly str source
@@ -145,7 +146,12 @@ cdef class BpfScan(Scan):
                 or marks.counts_freed and after.freed != marks.freed or failed == EAGAIN):
             return 0
         if failed:
+            # a table that the kernel is just freeing looks like that for a moment
+            self.misfits += 1
+            if self.misfits < DOUBTS:
+                return 0
             raise Doubt("the kernel's structures are not laid out as its BTF says")
+        self.misfits = 0
         return 1
 
     cdef int _check(self, int status) except -1:
