@@ -133,6 +133,7 @@ def extensions():
         extension("language.options"),
         extension("language.specification"),
         extension("language.program"),
+        extension("model.recording"),
         extension("legacy.blob"),
         extension("legacy.draft"),
         extension("legacy.save"),

@@ -223,6 +223,7 @@ cdef class RuleValue:
     cdef int _flag(self, int flag, bint given) except -1
     cpdef list _body_payloads(self)
     cpdef bytes _assemble(self, list payloads)
+    cdef bytes _begin_entry(self, Py_ssize_t size, Py_ssize_t target_at)
     cpdef int _set_goto(self, bint given) except -1
     cdef int _own(self) except -1
     cdef char *_head(self) except NULL

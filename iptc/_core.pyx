@@ -385,6 +385,15 @@ cdef class RuleValue:
         for payload in payloads:
             target_at = size
             size += PyBytes_GET_SIZE(payload)
+        cdef bytes entry = self._begin_entry(size, target_at)
+        cdef char *raw = PyBytes_AS_STRING(entry) + self.family.header
+        for payload in payloads:
+            memcpy(raw, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+            raw += PyBytes_GET_SIZE(payload)
+        return entry
+
+    cdef bytes _begin_entry(self, Py_ssize_t size, Py_ssize_t target_at):
+        """Return an entry of *size* bytes that has this base part. The matches and the target are not written yet."""
         if size > 0xffff:
             raise ParameterError("the rule is longer than 65535 bytes")
         cdef bytes entry = PyBytes_FromStringAndSize(NULL, size)
@@ -395,10 +404,6 @@ cdef class RuleValue:
         # nfcache and comefrom are for the kernel only
         memset(raw + self.family.offsets - 4, 0, 4)
         memset(raw + self.family.offsets + 4, 0, 4)
-        raw += self.family.header
-        for payload in payloads:
-            memcpy(raw, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-            raw += PyBytes_GET_SIZE(payload)
         return entry
 
     @property

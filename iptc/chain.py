@@ -7,9 +7,8 @@ import weakref
 from . import _core
 from ._applied import telling_methods
 from .errors import ParameterError, ParameterTypeError
-from .language import extension
 from .language.comments import comments_of
-from .language.specification import refuse_meaningless
+from .language.specification import entries_of
 from .model import edits
 from .rule import Rule
 
@@ -159,23 +158,17 @@ class Chain:
             position = chain.find(entry)
             return None if position is None else (position, self.table.create_rule(chain.entry(position), self))
 
-    def _entries(self, rule: Rule) -> list[Any]:
-        """Return the entries of *rule* as a list of bytes: one for each pair of a source and a destination address.
+    def _entries(self, rule: Rule, adds: bool = False) -> list[bytes]:
+        """Return the entries of *rule*, as `entries_of` does. *adds* says that they will be added to this chain.
 
-        Raises `ParameterTypeError` if it is no rule of the table's family, and `ParameterError` if it is not complete.
+        Raises `ParameterTypeError` if it is no rule of the table's family.
         """
-        if not isinstance(rule, Rule) or rule.nfproto != self.table._nfproto:
+        table = self.table
+        entries = entries_of(rule, table._nfproto, self.name if adds else None)
+        if entries is None:
             raise ParameterTypeError(
-                f"a rule of {self.table!r} must be a {self.table._rule_class.__name__}, not {type(rule).__name__}"
+                f"a rule of {table!r} must be a {table._rule_class.__name__}, not {type(rule).__name__}"
             )
-        # nearly all rules have one source and one destination: they take the fast path
-        entries = (
-            [extension.pack(rule, True)]
-            if rule._networks is None
-            else [extension.pack(one, True) for one in rule.expand()]
-        )
-        if entries[0] is None:
-            raise ParameterError("invalid rule")
         return entries
 
     def _edit_each(self, rule: Rule, operation: Callable[[str, bytes], Any], adds: bool = True) -> bool:
@@ -183,9 +176,7 @@ class Chain:
 
         Return whether any of them changes anything. *adds* says that the edit puts the entry into this chain.
         """
-        entries = self._entries(rule)
-        for entry in entries if adds else ():
-            refuse_meaningless(self.table._nfproto, self.name, entry)
+        entries = self._entries(rule, adds)
         if len(entries) == 1:
             return bool(self.table._edit(operation(self.name, entries[0])))
         with self.table._together():

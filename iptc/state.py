@@ -10,6 +10,7 @@ from _thread import get_ident  # threading's own, without the weight of that mod
 from . import backends
 from .errors import KernelError, TransactionError, Unsupported
 from .lock import UNSET, Locks, XTablesLock, lock_path, mutex
+from .model.recording import Recorder, Session
 from .model.saved import text_of_view
 
 TYPE_CHECKING = False
@@ -25,65 +26,18 @@ if TYPE_CHECKING:
     from .namespace import Place
 
 
-class Session:
-    """A transaction that is open: edits of its tables are collected. When `open` becomes False, they are forgotten."""
-
-    __slots__ = ("open",)
-
-    def __init__(self) -> None:
-        self.open = True
-
-
-class _Notes:
-    """The pending edits of a table, and what was read of it: the whole table (`view`) or only its chains (`heads`)."""
-
-    __slots__ = ("session", "pending", "view", "heads")
-
-    def __init__(self, session: Session | None = None) -> None:
-        self.session = session
-        self.pending: list[Operation] = []
-        self.view: View | None = None
-        self.heads: dict[str, ChainHead] | None = None
-
-    def forget(self) -> None:
-        """Forget what was read."""
-        self.view = None
-        self.heads = None
-
-
-class TableState:
+class TableState(Recorder):
     """One open table: what was read of it, and the edits that are not committed yet. Whoever edits it holds `lock`."""
 
     def __init__(self, table: BackEndTable, restoring: Any, trial: Any) -> None:
         self._table = table
         self.restoring = restoring
         self._trial = trial
-        self._own = _Notes()
-        self._of_session: _Notes | None = None
         self._closed = False
         self.wait: Wait = None
         self.lock_file: LockFile = None
         self.lock = mutex()
         self.look()
-
-    @property
-    def _notes(self) -> _Notes:
-        """The notes in use: those of the session while it is open, otherwise the table's own.
-
-        So one assignment to `Session.open` ends a session for all its tables, whatever interrupts the rest.
-        """
-        notes = self._of_session
-        return notes if notes is not None and notes.session is not None and notes.session.open else self._own
-
-    @property
-    def gathering(self) -> bool:
-        """Whether edits are collected in a session."""
-        return self._notes is not self._own
-
-    @property
-    def pending(self) -> bool:
-        """Whether there are edits that are not committed."""
-        return bool(self._notes.pending)
 
     @property
     def closed(self) -> bool:
@@ -181,16 +135,7 @@ class TableState:
         """Collect edits in *session* from now on. The table is read anew for them."""
         self._check_open()
         self._own.forget()
-        self._of_session = _Notes(session)
-
-    def record(self, operation: Operation) -> None:
-        """Apply *operation* to the view and keep it for `commit`."""
-        notes = self._notes
-        view = notes.view or self.load()
-        if operation.binds:
-            operation.bind(view)
-        operation.apply(view)
-        notes.pending.append(operation)
+        self.note_in(session)
 
     def execute(self, operation: Operation) -> None:
         """Commit *operation* alone. If the table was read before, that says which rule a position means."""
@@ -228,7 +173,7 @@ class TableState:
         """Return the pending edits, and forget them."""
         self._check_open()
         notes = self._notes
-        pending, notes.pending = notes.pending, []
+        pending = notes.take()
         notes.forget()
         return pending
 
@@ -241,11 +186,6 @@ class TableState:
         """Forget what was read: the next use reads again."""
         self._check_open()
         self._notes.forget()
-
-    def discard(self) -> None:
-        """Forget the pending edits and what was read."""
-        self._own = _Notes()
-        self._of_session = None
 
     def close(self) -> None:
         """Forget the pending edits and what was read. Using the table raises `KernelError` from now on."""

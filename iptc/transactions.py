@@ -9,6 +9,7 @@ from . import state as state_module
 from ._applied import telling_methods
 from .errors import ParameterError, ParameterTypeError, TransactionError
 from .lock import UNSET, checked_wait
+from .model.recording import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class _Gathering:
 def _gather(face: Any, states: list[TableState], wait: Wait) -> _Steps:
     """Collect the edits of the tables *states*, whose locks the caller holds, until *face* yields. Return whether there
     were any."""
-    session = state_module.Session()
+    session = Session()
     try:
         for state in states:
             state.begin(session)

@@ -38,3 +38,5 @@ cdef class Extension:
     cpdef bytes _bytes(self)
     cpdef bytes _packed_or_bytes(self)
     cpdef bytes _packed(self)
+
+cdef bytes packed(RuleValue rule, bint checked)

@@ -671,12 +671,49 @@ cdef bytes _as_it_was_read(RuleValue rule):
     return entry
 
 
+cdef inline bint _is_ready(Extension part) noexcept:
+    """Whether the payload is written as it is: the plugin has nothing to check or to complete."""
+    return part.given is not None or (part.data != NULL and part.plugin is not None
+                                      and not wants_check(&part.plugin.row, part.flags))
+
+
+cdef bytes _joined_parts(RuleValue rule):
+    """Return the whole entry of *rule*, copied from its parts, or None if the plugin of one must look first."""
+    cdef Py_ssize_t size = rule.family.header
+    cdef Py_ssize_t target_at
+    cdef Extension part
+    cdef char *raw
+    for part in rule._matches:
+        if not _is_ready(part):
+            return None
+        size += part._raw().u.match_size
+    part = rule._target
+    if not _is_ready(part):
+        return None
+    target_at = size
+    size += part._raw().u.match_size
+    cdef bytes entry = rule._begin_entry(size, target_at)
+    raw = PyBytes_AS_STRING(entry) + rule.family.header
+    for part in rule._matches:
+        memcpy(raw, part._raw(), part._raw().u.match_size)
+        raw += part._raw().u.match_size
+    part = rule._target
+    memcpy(raw, part._raw(), part._raw().u.match_size)
+    return entry
+
+
 def pack(RuleValue rule not None, bint checked):
     """Return the whole entry of *rule* as bytes, or None if it has no target.
 
     *checked*: let the plugins check and complete the payloads. Otherwise incomplete ones are written as they are.
     """
-    cdef list payloads = []
+    return packed(rule, checked)
+
+
+cdef bytes packed(RuleValue rule, bint checked):
+    """Return what `pack` returns."""
+    cdef list payloads
+    cdef bytes entry
     cdef Extension part
     if checked and rule._networks is not None:
         raise ParameterError("this rule has several addresses and stands for as many rules: expand() it")
@@ -687,6 +724,10 @@ def pack(RuleValue rule not None, bint checked):
     if rule._target is None:
         return None
     rule._set_goto((<Extension> rule._target).goto)
+    entry = _joined_parts(rule)
+    if entry is not None:
+        return entry
+    payloads = []
     for part in rule._matches:
         payloads.append(part._packed() if checked else part._packed_or_bytes())
     part = rule._target

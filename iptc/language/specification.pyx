@@ -34,6 +34,7 @@ from .plugins cimport (
     protocol_name, reads_compat_only, said, take_long_prefix, use_family, wants_check, warn_of_what_was_said,
     warn_text, xt_option_call, xtables_error, xtables_match,
 )
+from .extension cimport packed
 from .words cimport add, add_copy, clear, make_room, split
 from .lines import BEGIN_OF_LINE, without_command
 from .words import split_words
@@ -706,11 +707,15 @@ def refuse_meaningless(int nfproto, str chain not None, bytes entry not None):
 
     That is `-o` in PREROUTING and INPUT, and `-i` in OUTPUT and POSTROUTING.
     """
+    _refuse_meaningless(nfproto, chain, entry)
+
+
+cdef int _refuse_meaningless(int nfproto, str chain, bytes entry) except -1:
     cdef bytes label
     cdef unsigned int option
     cdef size_t name
     if chain not in _BUILTIN_ENDS:
-        return
+        return 0
     label = chain.encode()
     option = _meaningless(label)
     name = 4 * family_of(nfproto).address + (0 if option == OPT_VIANAMEIN else IFNAMSIZ)
@@ -718,6 +723,32 @@ def refuse_meaningless(int nfproto, str chain not None, bytes entry not None):
         # only for the message: libxtables need not be installed
         _spec.old = prints_by_mask()
         raise ParameterError(f"Can't use {os_decode(option_name(&_spec, option))} with {chain}")
+    return 0
+
+
+def entries_of(rule, int nfproto, str chain):
+    """Return the entries of *rule* as a list of bytes: one for each pair of a source and a destination address, and all
+    checked by the plugins. Return None if it is no rule of the family.
+
+    *chain*: the chain to which they will be added, or None. Raises `ParameterError` if the rule is not complete, or has
+    an interface that packets in *chain* do not have.
+    """
+    cdef list entries
+    if not isinstance(rule, RuleValue) or (<RuleValue> rule).family.nfproto != nfproto:
+        return None
+    # nearly all rules have one source and one destination
+    if (<RuleValue> rule)._networks is None:
+        entries = [packed(<RuleValue> rule, True)]
+    else:
+        entries = []
+        for one in rule.expand():
+            entries.append(packed(<RuleValue?> one, True))
+    if entries[0] is None:
+        raise ParameterError("invalid rule")
+    if chain is not None:
+        for entry in entries:
+            _refuse_meaningless(nfproto, chain, entry)
+    return entries
 
 
 cdef frozenset _BUILTIN_ENDS = frozenset(("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"))

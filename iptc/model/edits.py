@@ -18,6 +18,7 @@ from os import strerror
 from .. import _core
 from ..errors import Conflict, IPTCError, ParameterError, at_line, kernel_error
 from ..language import comparing, plugins
+from .recording import ChainEdit, append_to_handle, append_to_view
 from .views import refusal
 
 TYPE_CHECKING = False
@@ -80,14 +81,13 @@ class Operation:
         raise NotImplementedError
 
 
-class _Edit(Operation):
+class _Edit(ChainEdit, Operation):
     """One edit of a chain. *what* is the beginning of its error messages; the name of the chain is put into it.
 
     in_text(handle, program, command) carries out one command of a restored text.
     """
 
-    __slots__ = ("chain",)
-    chain: str
+    __slots__ = ()
     what = ""
     letter: str | None = None
     """The letter of the command in a restored text, or None if a text cannot have it."""
@@ -142,22 +142,13 @@ def perform(operation: Operation, handle: Handle, look: Callable[[], View]) -> N
 class Append(_Edit):
     """`iptables -A`."""
 
-    __slots__ = ("entry",)
+    __slots__ = ()
     what = "can't append entry to chain {}"
     letter = "A"
 
-    def __init__(self, chain: str, entry: bytes) -> None:
-        self.chain, self.entry = chain, entry
-
-    def do(self, handle: Handle, look: Callable[[], View]) -> None:
-        handle.append(self.chain, self.entry)
-
-    def apply(self, view: View) -> None:
-        """Carry it out on a table in memory. It is done directly, since most edits of a batch are appends."""
-        chain = view.chains.get(self.chain)
-        if chain is None:
-            raise self.refused(_errno.ENOENT)
-        chain.append(self.entry)
+    # in C, since most edits of a batch are appends
+    do = append_to_handle
+    apply = append_to_view
 
     @staticmethod
     def in_text(handle: Handle, program: Program, command: TextCommand) -> None:

@@ -9,6 +9,7 @@ from weakref import ref
 from .. import _core
 from .._rope import Row, Sequence
 from ..language import comparing
+from .recording import ChainRules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class ChainHead:
         self.counters = counters
 
 
-class ChainView:
+class ChainView(ChainRules):
     """One chain: its policy (None for a user chain), and its rules as entries, which read() returns when needed.
 
     stored(nfproto, entry) returns what the back end makes of an entry. read_like(entry) returns [(position, entry)] of
@@ -44,13 +45,9 @@ class ChainView:
         "name",
         "policy",
         "counters",
-        "_nfproto",
         "_read",
-        "_entries",
-        "_rows",
         "_index",
         "_asked",
-        "_stored",
         "_jumps",
         "_read_like",
         "__weakref__",
@@ -73,10 +70,6 @@ class ChainView:
         self._read = read
         self._stored = stored
         self._read_like = read_like
-        # the rules are a list while they are only read and appended; the first other edit turns them into rows, and the
-        # list is then made again when it is needed
-        self._entries: list[bytes] | None = None
-        self._rows: Sequence | None = None
         self._index: _Index | None = None
         self._asked = False
         self._jumps: Jumps | None = None
@@ -116,14 +109,6 @@ class ChainView:
         rows = self._rows_beside_entries()
         self._entries = None
         return rows
-
-    def append(self, entry: bytes) -> None:
-        """Add *entry* at the end."""
-        if self._rows is not None:
-            self.insert(len(self._rows), entry)
-            return
-        entries = self.entries if self._entries is None else self._entries
-        entries.append(entry if self._stored is None else self._stored(self._nfproto, entry))
 
     def insert(self, position: int, entry: bytes) -> None:
         """Add *entry* before the one at *position*."""

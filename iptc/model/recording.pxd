@@ -1,0 +1,28 @@
+# The edits of a table that wait for a commit, as other modules see them in C.
+
+cdef class ChainEdit:
+    cdef public object chain     # the name of the chain
+    cdef public object entry     # the bytes of the rule that the edit adds, or None
+
+cdef class ChainRules:
+    cdef public object _nfproto
+    cdef public list _entries
+    cdef public object _rows
+    cdef public object _stored
+
+    cdef int _append(self, entry) except -1
+
+cdef class Session:
+    cdef public bint open
+
+cdef class Notes:
+    cdef readonly Session session
+    cdef readonly list pending
+    cdef public object view
+    cdef public dict heads
+
+cdef class Recorder:
+    cdef readonly Notes _own
+    cdef readonly Notes _of_session
+
+    cdef Notes _in_use(self)

@@ -1,0 +1,56 @@
+"""What `model.recording` gives to the rest of the package; names with an underscore are for the package itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .._rope import Sequence
+from .edits import Operation
+from .handle import Handle
+from .views import ChainHead, View
+
+class ChainEdit:
+    chain: str
+    entry: bytes
+
+    def __init__(self, chain: str, entry: bytes) -> None: ...
+
+def append_to_view(edit: Any, view: View) -> None: ...
+def append_to_handle(edit: Any, handle: Handle, look: Callable[[], View]) -> None: ...
+
+class ChainRules:
+    _nfproto: int
+    _entries: list[bytes] | None
+    _rows: Sequence | None
+    _stored: Callable[[int, bytes], bytes] | None
+
+    def append(self, entry: bytes) -> None: ...
+
+class Session:
+    open: bool
+
+class Notes:
+    @property
+    def session(self) -> Session | None: ...
+    @property
+    def pending(self) -> list[Operation]: ...
+    view: View | None
+    heads: dict[str, ChainHead] | None
+
+    def __new__(cls, session: Session | None = None) -> Notes: ...
+    def forget(self) -> None: ...
+    def take(self) -> list[Operation]: ...
+
+class Recorder:
+    @property
+    def _own(self) -> Notes: ...
+    @property
+    def _of_session(self) -> Notes | None: ...
+    def note_in(self, session: Session | None) -> None: ...
+    def discard(self) -> None: ...
+    @property
+    def _notes(self) -> Notes: ...
+    @property
+    def gathering(self) -> bool: ...
+    @property
+    def pending(self) -> bool: ...
+    def record(self, operation: Operation) -> None: ...

@@ -1,0 +1,133 @@
+# cython: freethreading_compatible=False
+"""Records an edit of a table until it is committed. A batch records thousands of edits, so each step is C.
+
+Python classes are built on these: the edits (`model.edits`), the chains in memory (`model.views`), and the open tables
+(`state`).
+"""
+
+cimport cython
+
+from libc.errno cimport ENOENT
+
+
+@cython.no_gc                        # strings and bytes, which refer to nothing: there is nothing to collect
+cdef class ChainEdit:
+    """An edit of one chain: the name of the chain, and the entry that the edit adds to it, if it adds one."""
+
+    def __init__(self, chain, entry):
+        self.chain = chain
+        self.entry = entry
+
+
+def append_to_view(ChainEdit edit not None, view):
+    """Carry out an append on a table in memory: `Operation.apply` of the edit `Append`."""
+    chain = view.chains.get(edit.chain)
+    if chain is None:
+        raise edit.refused(ENOENT)
+    (<ChainRules?> chain)._append(edit.entry)
+
+
+def append_to_handle(ChainEdit edit not None, handle, look):
+    """Carry out an append on *handle*: `Operation.do` of the edit `Append`."""
+    handle.append(edit.chain, edit.entry)
+
+
+cdef class ChainRules:
+    """The rules of a chain in memory. They are a list while they are only read and appended; the first other edit turns
+    them into rows (`ChainView`), and the list is then made again when it is needed.
+
+    stored(nfproto, entry) returns what the back end makes of an entry.
+    """
+
+    def append(self, entry):
+        """Add *entry* at the end."""
+        self._append(entry)
+
+    cdef int _append(self, entry) except -1:
+        if self._rows is not None:
+            self.insert(len(self._rows), entry)
+            return 0
+        if self._stored is not None:
+            entry = self._stored(self._nfproto, entry)
+        if self._entries is None:
+            self.entries             # reads them
+        self._entries.append(entry)
+        return 0
+
+
+cdef class Session:
+    """A transaction that is open: edits of its tables are collected. When `open` becomes False, they are forgotten."""
+
+    def __cinit__(self):
+        self.open = True
+
+
+cdef class Notes:
+    """The pending edits of a table, and what was read of it: the whole table (`view`) or only its chains (`heads`)."""
+
+    def __cinit__(self, Session session=None):
+        self.session = session
+        self.pending = []
+
+    def forget(self):
+        """Forget what was read."""
+        self.view = None
+        self.heads = None
+
+    def take(self):
+        """Return the pending edits, and forget them."""
+        cdef list pending = self.pending
+        self.pending = []
+        return pending
+
+
+cdef class Recorder:
+    """Has the notes of an open table, and records its edits there.
+
+    load() of a class that is built on it returns the table with its pending edits, as a `View`.
+    """
+
+    def __cinit__(self):
+        self._own = Notes()
+
+    cdef Notes _in_use(self):
+        cdef Notes notes = self._of_session
+        return notes if notes is not None and notes.session is not None and notes.session.open else self._own
+
+    def note_in(self, Session session):
+        """Note edits in *session* from now on, as long as it is open."""
+        self._of_session = Notes(session)
+
+    def discard(self):
+        """Forget the pending edits and what was read."""
+        self._own = Notes()
+        self._of_session = None
+
+    @property
+    def _notes(self):
+        """The notes in use: those of the session while it is open, otherwise the table's own.
+
+        So one assignment to `Session.open` ends a session for all its tables, whatever interrupts the rest.
+        """
+        return self._in_use()
+
+    @property
+    def gathering(self):
+        """Whether edits are collected in a session."""
+        return self._in_use() is not self._own
+
+    @property
+    def pending(self):
+        """Whether there are edits that are not committed."""
+        return bool(self._in_use().pending)
+
+    def record(self, operation):
+        """Apply *operation* to the view and keep it for `commit`."""
+        cdef Notes notes = self._in_use()
+        view = notes.view
+        if view is None:
+            view = self.load()
+        if operation.binds:
+            operation.bind(view)
+        operation.apply(view)
+        notes.pending.append(operation)
