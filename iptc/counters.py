@@ -104,12 +104,13 @@ class CounterReader:
     def _open(self) -> None:
         self._mutex = mutex()
         self._layout: Callable[[], Layout | None] = _nothing
+        open_source: Any = None
         if self._asked != "socket":
             # only who asks for it loads this; and now, since without a descriptor no module can be imported
             from .bpf.opening import open_source
         self.backend = backends.side_in(self._namespace, self.backend)
         self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
-        if self._asked != "socket":
+        if open_source is not None:
             self._open_source(open_source)
         self._settling: Any = None
         self._pid = os.getpid()

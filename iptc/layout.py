@@ -114,9 +114,10 @@ class RuleInfo:
     def text(self) -> str:
         """The rule as `iptables-save` prints it, without `-A CHAIN`; where no extensions are installed, as far as
         can be without them."""
-        if self._text is None:
-            self._text = self._rule._shown()
-        return self._text
+        text = self._text
+        if text is None:
+            text = self._text = self._rule._shown()
+        return text
 
     @property
     def comment(self) -> Any:
