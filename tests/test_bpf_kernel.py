@@ -139,3 +139,16 @@ def test_answers_are_the_same_when_they_are_asked_again():
     assert btf.ask(questions) == [112, (2, 2), (4, 4)]
     # a module that is not loaded, or is built in, has no types of its own
     assert btf.ask(questions, "no_such_module") == btf.ask(questions)
+
+
+def test_types_are_read_once_while_they_are_kept(monkeypatch):
+    read, real = [], btf._read
+    monkeypatch.setattr(btf, "_read", lambda name: read.append(name) or real(name))
+    with btf.Keeping():
+        for module in (None, "no_such_module", None):
+            with btf.Keeping():
+                assert btf.kernel_types(module).size("ipt_entry") == 112
+    assert read == ["vmlinux", "no_such_module"]
+    btf.kernel_types()
+    btf.kernel_types()
+    assert read[2:] == ["vmlinux", "vmlinux"]

@@ -152,12 +152,39 @@ def kernel_types(str module=None):
     A module that is built into the kernel, or is not loaded, has no file: then the kernel's types are returned. Raises
     `Unsupported` if the kernel has no BTF.
     """
-    cdef object data = _read("vmlinux")
-    if data is None:
-        raise Unsupported(f"the kernel has no BTF: there is no {FOLDER}/vmlinux")
-    kernel = Types(data)
-    data = _read(module) if module is not None else None
-    return kernel if data is None else Types(data, kernel, module)
+    cdef object data
+    cdef object kernel = _kept.get("vmlinux")
+    cdef object found = _kept.get(module)
+    if kernel is None:
+        data = _read("vmlinux")
+        if data is None:
+            raise Unsupported(f"the kernel has no BTF: there is no {FOLDER}/vmlinux")
+        kernel = Types(data)
+    if found is None:
+        data = _read(module) if module is not None else None
+        found = kernel if data is None else Types(data, kernel, module)
+    if _keepers:
+        _kept["vmlinux"], _kept[module] = kernel, found
+    return found
+
+
+cdef dict _kept = {}
+cdef int _keepers = 0
+
+
+class Keeping:
+    """As long as one of these is entered, the BTF that was read is kept in memory, for several questions in a row."""
+
+    def __enter__(self):
+        global _keepers
+        _keepers += 1
+        return self
+
+    def __exit__(self, *exc):
+        global _keepers
+        _keepers -= 1
+        if not _keepers:
+            _kept.clear()
 
 
 cdef dict _answers = {}
