@@ -120,7 +120,7 @@ def set_parameters(filter):
     return str(made), match.parameters, copy.deepcopy(made) == made, hash(made)
 
 
-SOURCE = "auto" if why_not() else "bpf"
+SOURCE = "auto" if why_not(iptc.backend()) else "bpf"
 CALLS = {
     "read by eBPF": read_by_ebpf,
     "append": lambda filter: iptc.Chain(filter, "INPUT").append_rule(rule(80)),

@@ -243,7 +243,7 @@ def at_work(host, known, work, times, source):
         limit = time.monotonic() + PATIENCE
         while reader.source != IN_USE:
             reader.read()
-            assert time.monotonic() < limit
+            assert time.monotonic() < limit, reader.source_reason
         same(reader, other)
     assert len(tally.generations) > times and tally.by_socket < tally.readings
 

@@ -7,7 +7,7 @@ shows the same chains, and in them rules with the same handles.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EFAULT, ENOMEM
+from libc.errno cimport EAGAIN, EFAULT, ENOMEM
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
@@ -16,7 +16,7 @@ from .._linux cimport strnlen
 from .copies cimport Marks, format
 from .finder cimport Finder
 from .net cimport Net
-from .percpu cimport variable_at
+from .percpu cimport prepare_for, variable_at
 from .window cimport Window, word_in
 
 from ..errors import Unsupported
@@ -67,6 +67,7 @@ cdef struct Where:
     # in `struct net` of the kernel
     uint32_t gencursor, base_seq
     bint seq_is_ours                 # base_seq is in nftables_pernet
+    uint32_t gc_seq                  # in nftables_pernet, odd while a commit ends; 0: there is none
     # in the structures of nf_tables
     uint32_t tables
     uint32_t table_size, table_list, table_chains, table_name, table_handle
@@ -109,6 +110,10 @@ cdef int _locate(Where *where) except -1:
     except Unsupported:
         where.base_seq = ask((("member", "nftables_pernet", "base_seq"),), "nf_tables")[0][0]
         where.seq_is_ours = True
+    try:
+        where.gc_seq = ask((("member", "nftables_pernet", "gc_seq"),), "nf_tables")[0][0]
+    except Unsupported:
+        where.gc_seq = 0             # older kernels
     found = {question[1:]: answer for question, answer in zip(_OURS, ask(_OURS, "nf_tables"))}
 
     def at(*names):
@@ -177,6 +182,7 @@ cdef class Walk:
     cdef bytes name
     cdef const char *name_text
     cdef uint64_t table_handle
+    cdef bint is_odd                 # the list of tables did not add up
     cdef bint is_owned               # a process owns the table: it goes when the process ends
     cdef Found *chains
     cdef uint32_t chain_count, chain_room
@@ -223,19 +229,23 @@ cdef class Walk:
         return (self.pernet if self.where.seq_is_ours else self.net) + self.where.base_seq
 
     cdef uint64_t _find_table(self, uint64_t pernet) noexcept nogil:
-        """Return the address of the table if *pernet* is the memory of nf_tables for a namespace, or else 0."""
+        """Return the address of the table if *pernet* is the memory of nf_tables for a namespace, or else 0.
+
+        Sets `is_odd` if the list of tables does not add up.
+        """
         cdef Where *where = &self.where
         cdef uint64_t first = pernet + where.tables, at, before = first
         cdef char memory[ROOM]
         cdef char name[MOST_NAME]
         cdef int _i
+        self.is_odd = False
         at = self.window.word(first)
         for _i in range(MOST_TABLES):
-            if at == first or at < 4096:
+            if at == first:
                 return 0
-            if (self.window.look(at - where.table_list, memory, where.table_size)
+            if (at < 4096 or self.window.look(at - where.table_list, memory, where.table_size)
                     or word_in(memory, where.table_list + 8) != before):
-                return 0
+                break
             if (_bits(memory, where.table_family) == self.family
                     and self._name_at(word_in(memory, where.table_name), name) and strcmp(name, self.name_text) == 0
                     and not _bits(memory, where.table_genmask) & self.genmask()):
@@ -244,6 +254,7 @@ cdef class Walk:
                 return at - where.table_list
             before = at
             at = word_in(memory, where.table_list)
+        self.is_odd = True
         return 0
 
     cdef uint64_t genmask(self) noexcept nogil:
@@ -265,8 +276,11 @@ cdef class Walk:
         return False
 
     cdef int walk(self) noexcept nogil:
-        """Find all chains and rules; none if there is no such table. Return 0, ENOMEM, or EFAULT if the memory does not
-        make sense."""
+        """Find all chains and rules; none if there is no such table.
+
+        Return 0, ENOMEM, EAGAIN while a commit ends, or EFAULT if the memory does not make sense: for a moment, since
+        chains and tables come into their lists before a commit, or for good.
+        """
         cdef Where *where = &self.where
         cdef uint64_t head, at, before, genmask = self.genmask()
         cdef char memory[ROOM]
@@ -279,9 +293,12 @@ cdef class Walk:
             self._find_ours()
         if not self.pernet:
             return 0                 # there is no such table
+        # then names, policies and their counters are those of before, though the generation is the new one
+        if where.gc_seq and self.window.word(self.pernet + where.gc_seq) & 1:
+            return EAGAIN
         self.table = self._find_table(self.pernet)
         if not self.table:
-            return 0
+            return EFAULT if self.is_odd else 0
         head = before = self.table + where.table_chains
         at = self.window.word(head)
         for _i in range(MOST_CHAINS):
@@ -504,6 +521,7 @@ cdef class NftFinder(Finder):
         self.rule, self.policy = self.found.where.counter, self.found.where.stats
         self.slack = 0
         self.sequence = 0
+        prepare_for(SEQUENCE, "nf_tables")
 
     cdef int mark(self, Marks *marks) except -1:
         memset(marks, 0, sizeof(marks[0]))

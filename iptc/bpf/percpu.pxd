@@ -4,4 +4,5 @@ from libc.stdint cimport uint64_t
 
 from .window cimport Window
 
+cdef int prepare_for(str name, str module) except -1
 cdef uint64_t variable_at(Window window, str name, str module, uint64_t other) except? 0

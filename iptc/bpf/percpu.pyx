@@ -26,6 +26,17 @@ _QUEUES = (("variable", SECTION, "runqueues"), ("member", "rq", "cpu"), ("member
 _MODULES = (("member", "module", "list"), ("member", "module", "name"), ("member", "module", "percpu"))
 
 
+cdef int prepare_for(str name, str module) except -1:
+    """Ask BTF all that `variable_at` will ask."""
+    for questions, its in ((_QUEUES, None), ((("variable", SECTION, name),), None), (_MODULES, None),
+                           ((("variable", SECTION, name),), module)):
+        try:
+            ask(questions, its)
+        except Unsupported:
+            pass
+    return 0
+
+
 cdef uint64_t variable_at(Window window, str name, str module, uint64_t other) except? 0:
     """Return the per-CPU address of the variable *name*, of the kernel or of *module*; 0 if it cannot be found.
 

@@ -13,6 +13,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, ENOMEM
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint64_t
+from posix.unistd cimport usleep
 
 from .._counts cimport Counts, Scan
 from .copies cimport FINE, UNREADABLE, Copies, Marks
@@ -29,6 +30,7 @@ cdef enum:
     ATTEMPTS = 64                    # to find the counters of a ruleset that others change all the time
     FEW_ATTEMPTS = 4                 # where the socket's own numbers will do
     DOUBTS = 3                       # attempts to find the same numbers as the socket
+    PAUSE = 200                      # microseconds between two searches
 
 PATIENCE = 5.0
 """Seconds after which no other attempt is begun."""
@@ -57,7 +59,7 @@ cdef class BpfScan(Scan):
     cdef double wait                 # seconds until eBPF is tried again after the next hindrance
     cdef double again                # when it is tried again
     cdef bint learned
-    cdef int misfits                 # how often in a row nothing was found, although no mark had changed
+    cdef bint is_odd                 # the last search found what does not add up
     cdef Counts last                 # that were read from the copies
     cdef list last_policies
     cdef readonly str source
@@ -145,14 +147,9 @@ cdef class BpfScan(Scan):
         if (after.value[0] != marks.value[0] or after.value[1] != marks.value[1]
                 or marks.counts_freed and after.freed != marks.freed or failed == EAGAIN):
             return 0
-        if failed:
-            # a table that the kernel is just freeing looks like that for a moment
-            self.misfits += 1
-            if self.misfits < DOUBTS:
-                return 0
-            raise Doubt("the kernel's structures are not laid out as its BTF says")
-        self.misfits = 0
-        return 1
+        # chains come into the list before a ruleset has them, and leave it afterwards: the marks do not tell
+        self.is_odd = failed != 0
+        return not failed
 
     cdef int _check(self, int status) except -1:
         """Raise where the programs cannot be run, or what they are to read cannot be read."""
@@ -212,7 +209,13 @@ cdef class BpfScan(Scan):
             if status == FINE:
                 return True
             # another table may have changed, or a set
-            if not self.finder.compares or not self._find(&marks) or not self.finder.is_known():
+            if not self.finder.compares:
+                return False
+            if not self._find(&marks):
+                with nogil:
+                    usleep(PAUSE)
+                continue
+            if not self.finder.is_known():
                 return False
             self.copies.marks = marks
         return False
@@ -240,10 +243,15 @@ cdef class BpfScan(Scan):
         self.learned = False
         for _attempt in range(FEW_ATTEMPTS if self.falls_back else ATTEMPTS):
             PyErr_CheckSignals()
+            while not self._find(&marks):
+                if time.monotonic() > limit:
+                    raise Hindrance("the ruleset changes all the time" if not self.is_odd else
+                                    "the kernel's structures change all the time, or are not laid out as its BTF says")
+                with nogil:
+                    usleep(PAUSE)
+                PyErr_CheckSignals()
             if _attempt and time.monotonic() > limit:
                 break
-            if not self._find(&marks):
-                continue
             addresses = self.finder.addresses()
             self._prepare(addresses, self.finder.rules)
             self.copies.marks = marks
