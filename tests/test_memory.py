@@ -14,6 +14,7 @@ import residence
 import iptc
 from iptc import ruleset
 from iptc._rope import Row, Sequence
+from iptc.bpf.possible import why_not
 
 FACTOR = float(os.environ.get("IPTC_MEMORY_FACTOR", "1"))
 
@@ -363,3 +364,19 @@ def test_a_hundred_thousand_edits(host, without_gc):
 
     growth(edit, 50_000)
     growth(together, 2_000)
+
+
+def test_polls_by_ebpf(host, without_gc):
+    fill(host, 100)
+    with iptc.CounterReader(source="auto" if why_not(host.backend) else "bpf") as reader:
+        growth(reader.read, 100_000)
+
+
+def test_readers_by_ebpf(host, without_gc):
+    fill(host, 10)
+
+    def work():
+        with iptc.CounterReader(source="auto") as reader:
+            reader.read()
+
+    growth(work, 60)
