@@ -25,6 +25,8 @@ default_role = "code"
 html_theme = "furo"
 html_title = f"iptc {release}"
 html_copy_source = False
+html_static_path = ["style"]
+html_css_files = ["phone.css"]
 html_show_sphinx = False
 # the site is read from a file as well as from a server
 html_baseurl = ""
