@@ -4,66 +4,66 @@ A table and its rules
     Table, Table6           one table of IPv4 or IPv6; table["INPUT"] is one of its chains
     Chain                   one chain: its rules, its policy, and the edits of it
     Rule, Rule6             one rule; Rule.from_args("-p tcp -j ACCEPT") reads iptables' language
-    Match, Target, Policy   the parts of a rule (-m, -j), and what ends a builtin chain
-    transaction             edits of several tables, sent together or not at all
-    Transaction, Outcome    what that gives, and table.transaction() too
-    is_table_available      whether there is such a table of IPv4
+    Match, Target, Policy   the parts of a rule (-m, -j), and the policy of a builtin chain
+    transaction             all edits of several tables become one commit, or none is made
+    Transaction, Outcome    what transaction() and table.transaction() return, and what their `with` statement gives
+    is_table_available      whether the kernel has such a table of IPv4
     is_table6_available     the same for IPv6
-    backend                 whether rules go to legacy xtables or to nf_tables here
+    backend                 whether this host uses legacy xtables or nf_tables
 
 Whole rulesets
     save, restore           all tables as the text of iptables-save, and back
-    check                   whether the kernel would take a text, found out without a change
-    Ruleset                 a ruleset as a value: from the kernel, a text or rules
-    diff                    what two rulesets differ in
-    plan, apply             the fewest edits from what is there to what is wanted, and doing them
-    safe_apply              the same, taken back unless it is confirmed
-    Difference, Change      what diff returns, and one row of it
+    check                   whether the kernel would accept a text; changes nothing
+    Ruleset                 a ruleset, read from the kernel or a text, or built of rules
+    diff                    the differences between two rulesets
+    plan, apply             find, and make, the fewest edits that lead to a wanted ruleset
+    safe_apply              the same; the old rules come back unless the change is confirmed
+    Difference, Change      what diff returns, and one difference in it
     Plan, Pending           what plan returns; a change that waits to be confirmed
 
 Rules that stay
-    Owned                   the rules that belong to a name, among those of others
-    Guard, Heal             what Owned.guard() returns, and one time that it put rules back
-    watch, Watch            changes of the rules as they happen, and by whom
+    Owned                   the rules of an owner among those of other programs
+    Guard, Heal             what Owned.guard() returns, and the report of one repair
+    watch, Watch            reports changes of the rules, and which process made them
     TableChange             one change
 
-What becomes of a packet
-    Bench                   a ruleset in a private network namespace, where the kernel judges packets that are made up
-    Verdict, Left           what it did with one, and a packet that left because of it
-    Flow                    a connection through a bench, of which both sides are played
-    Trace                   packets as they come, each with the rules that took it
-    Packet, Step            one packet; what one rule, or the end of a chain, did with it
+What the rules do with a packet
+    Bench                   a ruleset in a private network namespace, for tests with packets
+    Verdict, Left           what the kernel did with a packet, and a packet that left
+    Flow                    a connection through a bench; the program plays both sides
+    Trace                   real packets as they arrive, with the rules that matched them
+    Packet, Step            one packet, and what one rule or the end of a chain did with it
 
 Counters
-    CounterReader           reads the counters of a table, as often as wanted
-    Snapshot, Delta         the counters of one moment, and what was counted between two
+    CounterReader           reads the counters of a table, again and again
+    Snapshot, Delta         the counters at one moment, and what was counted between two
     ChainCounters           the counters of one chain in a snapshot
     RuleInfo                one rule of a snapshot: its place and its text
     Counters                (packets, bytes), a tuple with names
-    Sampler, Samples        the rates of all rules again and again, for `for` and `async for`; one run of it
-    Sample, TableSample     what one interval brought, and of one table
-    Event                   what happened to a rule or a table meanwhile
+    Sampler, Samples        yields the rates of all rules at regular intervals; one run of it
+    Sample, TableSample     what was counted in one interval, and in one table of it
+    Event                   what happened to a rule or a table in an interval
 
 Errors
-    IPTCError               the root of all of them
+    IPTCError               the base class of all others
     KernelError             the kernel refused
     NotFound                no such table, chain or rule
     AccessDenied            a capability is missing
-    Conflict                the ruleset changed meanwhile, so that an edit could not be right
+    Conflict                the ruleset has changed, so that the edit could be wrong now
     XTablesError            libxtables or an extension refused
-    ParameterError          a parameter or a text makes no rule
+    ParameterError          no rule can be made with this parameter or text
     ParameterTypeError      a parameter has the wrong Python type
-    Missing                 what iptc.easy was asked for is not there
-    OutOfMemory             there is no memory for it
+    Missing                 a chain or rule for a function of iptc.easy does not exist
+    OutOfMemory             there is not enough memory
     LockTimeout             the xtables lock was not obtained in time
     TransactionError        a table was used in a way that its transaction does not allow
-    PartialCommit           some tables of a transaction were changed, and others not
-    RolledBack              a change was not confirmed, and was taken back
+    PartialCommit           only some tables of a transaction were changed
+    RolledBack              a change was not confirmed, and the old rules are back
     Unsupported             this kernel, library or back end cannot do it
-    XTablesWarning          what is no error, and is hardly meant
+    XTablesWarning          a warning of what is no error, but probably a mistake
 
 Modules
-    easy                    rules as dicts, and functions of them
+    easy                    functions that take rules as dicts
     errors                  the exceptions
     ip4tc, ip6tc, util, version, xtables    import paths of python-iptables
 """
