@@ -9,6 +9,7 @@ import os
 import sys
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_FromObject
 from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strlen, strspn
@@ -648,11 +649,17 @@ cdef extern from *:
 
 cdef enum:
     _AHEAD = 8                       # rules that are fetched while earlier ones are made
+    _KEEP_EVERY = 2000               # rules between two objects that are kept: an arena of Python has room for more
 
 
-def load_rules(type cls, int nfproto, list entries, chain):
+def load_rules(type cls, int nfproto, list entries, chain, list kept=None):
     """Return a list with an object of class *cls* (a `RuleValue`) for each of *entries*. Matches are not decoded
-    yet."""
+    yet.
+
+    Python returns memory to the system when the rules are freed, and a later call would get it anew, page by page, which
+    takes longer than all else. So *kept*, a list of the caller or None, gets a few objects that lie between the rules: as long as
+    they live, that memory stays Python's.
+    """
     cdef list rules = []
     cdef RuleValue rule
     cdef bytes entry
@@ -670,6 +677,8 @@ def load_rules(type cls, int nfproto, list entries, chain):
             rule._load(nfproto, entry)
             rule.chain = chain
             rules.append(rule)
+            if kept is not None and i >= _KEEP_EVERY * (PyList_GET_SIZE(kept) + 1):
+                kept.append(cls.__new__(cls))
     finally:
         if collecting:
             PyGC_Enable()

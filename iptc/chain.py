@@ -67,7 +67,7 @@ class Chain:
         chain = self.table._view().chains.get(self.name)
         if chain is None:
             return []
-        return _core.load_rules(self.table._rule_class, self.table._nfproto, chain.entries, self)
+        return _core.load_rules(self.table._rule_class, self.table._nfproto, chain.entries, self, chain.kept)
 
     def _get_rules(self) -> list[Rule]:
         return self.rules

@@ -9,6 +9,7 @@ cdef class ChainRules:
     cdef public list _entries
     cdef public object _rows
     cdef public object _stored
+    cdef readonly list kept      # what `load_rules` keeps, so that the memory of rules stays Python's
 
     cdef int _append(self, entry) except -1
 

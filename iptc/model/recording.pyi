@@ -22,7 +22,8 @@ class ChainRules:
     _entries: list[bytes] | None
     _rows: Sequence | None
     _stored: Callable[[int, bytes], bytes] | None
-
+    @property
+    def kept(self) -> list[Any]: ...
     def append(self, entry: bytes) -> None: ...
 
 class Session:

@@ -39,6 +39,9 @@ cdef class ChainRules:
     stored(nfproto, entry) returns what the back end makes of an entry.
     """
 
+    def __cinit__(self):
+        self.kept = []
+
     def append(self, entry):
         """Add *entry* at the end."""
         self._append(entry)
