@@ -30,6 +30,7 @@ cdef extern from * nogil:
     #include <fcntl.h>
     #include <unistd.h>
     #include <sys/mman.h>
+    #include <sys/syscall.h>
     #ifndef MFD_CLOEXEC
     #define MFD_CLOEXEC 1
     #define MFD_ALLOW_SEALING 2
@@ -37,13 +38,15 @@ cdef extern from * nogil:
     #ifndef MFD_NOEXEC_SEAL
     #define MFD_NOEXEC_SEAL 8           /* headers before Linux 6.3 do not have it */
     #endif
+    /* glibc has a function for it since 2.27, and wheels are for 2.17 */
+    #define create_memory_file(name, flags) ((int)syscall(SYS_memfd_create, name, (unsigned int)(flags)))
     """
     enum:
         F_ADD_SEALS
         MFD_ALLOW_SEALING
         MFD_CLOEXEC
         MFD_NOEXEC_SEAL
-    int memfd_create(const char *name, unsigned int flags)
+    int create_memory_file(const char *name, unsigned int flags)
     ssize_t write(int fd, const void *data, size_t length)
 
 
@@ -58,9 +61,9 @@ cdef class Sealed(Descriptor):
         cdef int fd, seals = parcel.SEALS
         self._drop()
         with nogil:
-            fd = memfd_create("iptc_counters", flags | MFD_NOEXEC_SEAL)
+            fd = create_memory_file("iptc_counters", flags | MFD_NOEXEC_SEAL)
             if fd < 0 and errno_now == EINVAL:
-                fd = memfd_create("iptc_counters", flags)       # before Linux 6.3
+                fd = create_memory_file("iptc_counters", flags)       # before Linux 6.3
         if not self._keep(fd):
             raise kernel_error("can't make a file in memory", errno_now, os.strerror(errno_now))
         while left:
