@@ -57,6 +57,7 @@ def test_every_public_name_is_in_the_client():
 @pytest.mark.parametrize("module", PLAIN)
 def test_annotations_cost_nothing_when_a_module_is_loaded(module):
     text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
-    if module != "_types":
+    # these three are for type checkers only: nothing imports them
+    if module not in ("_types", "model.backend_table", "model.handle"):
         assert not re.search(r"^(from|import) typing\b", text, re.MULTILINE)
         assert not re.search(r"^from \S*_types import", text, re.MULTILINE)

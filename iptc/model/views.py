@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from ..language.program import Program, Run
 
-    Key = tuple[Any, ...]
-    Anchor = tuple[bytes, Key | None, int]
+    _Key = tuple[Any, ...]
+    _Anchor = tuple[bytes, _Key | None, int]
     """How a rule is found again: its bytes, its key for comparing, and how many rules with this key stand before it."""
 
 
@@ -170,7 +170,7 @@ class ChainView(ChainRules):
 
     # looking
 
-    def _first(self, entry: bytes, key: Key | None = None) -> int | None:
+    def _first(self, entry: bytes, key: _Key | None = None) -> int | None:
         """Return the position of the first rule that is the same as *entry*, or None. *key* is its key, if known."""
         if not self._asked and self._rows is None:
             # for a single question it is cheaper to look at each rule than to make an index
@@ -195,7 +195,7 @@ class ChainView(ChainRules):
         """
         return self._first(self._as_stored(entry))
 
-    def anchor(self, position: int) -> Anchor:
+    def anchor(self, position: int) -> _Anchor:
         """Return a name for the rule at *position*: (its bytes, its key, how many rules with this key stand before)."""
         if not self._asked and self._rows is None:
             self._asked = True
@@ -209,7 +209,7 @@ class ChainView(ChainRules):
         row = self._rows_beside_entries()[position]
         return row.entry, row.key, index.count_before(row)
 
-    def locate(self, anchor: Anchor) -> int | None:
+    def locate(self, anchor: _Anchor) -> int | None:
         """Return the position of the rule that *anchor* names, or None."""
         entry, key, skip = anchor
         there = self._as_stored(entry)
@@ -226,7 +226,7 @@ class _Index:
     def __init__(self, nfproto: int, rows: Sequence) -> None:
         self._nfproto = nfproto
         self._rows = rows
-        self._by_key: dict[Key | None, list[Row]] = {}
+        self._by_key: dict[_Key | None, list[Row]] = {}
         """key -> the rows with this key, in their order"""
         for row in rows:
             self._enter(row).append(row)
@@ -270,7 +270,7 @@ class _Index:
         """Return how many rows with the key of *row* stand before it."""
         return self._rank(self._by_key[row.key], row)
 
-    def find(self, key: Key, skip: int = 0) -> int | None:
+    def find(self, key: _Key, skip: int = 0) -> int | None:
         """Return the position of the row with *key* that has *skip* such rows before it, or None."""
         same = self._by_key.get(key, ())
         return int(self._rows.position(same[skip])) if skip < len(same) else None

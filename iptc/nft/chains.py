@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ..language.program import Run
     from ..model.views import ChainView
 
-    Hook = tuple[int, bytes, int]
+    _Hook = tuple[int, bytes, int]
     """The hook of a base chain: (its number, the type of the chain, its priority)."""
 
 
@@ -37,7 +37,7 @@ class ChainPlan:
         label: bytes,
         policy: str | None,
         handle: int,
-        hook: Hook | None,
+        hook: _Hook | None,
         rules: list[int | Row] | None = None,
     ) -> None:
         self.name = self.old_name = name

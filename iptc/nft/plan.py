@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from ..model.backend_table import BackEndTable
 
     _Note = tuple[int, int, int | None, str, str, bytes | Run | None]
-    """What a message of the batch is for: its number, then as in `Step`. A `Run` has one message for each rule."""
+    """What a message of the batch is for: its number, then as in `_Step`. A `Run` has one message for each rule."""
 
-    Step = tuple[int, int | None, str, str, bytes | None]
+    _Step = tuple[int, int | None, str, str, bytes | None]
     """One step of a batch: (family, line of a text, verb, chain, entry)."""
 
 
@@ -43,7 +43,7 @@ def entries_of(nfproto: int, messages: bytes, socket: Socket | None = None) -> l
     return [entry for _, entry in codec.decode_rules(nfproto, messages, socket)]
 
 
-def step_of(steps: list[_Note], number: int) -> Step | None:
+def step_of(steps: list[_Note], number: int) -> _Step | None:
     """Return (family, line of a text, verb, chain, entry) of the step that message *number* belongs to, or None."""
     for first, nfproto, line, verb, chain, entry in reversed(steps):
         if first > number:
