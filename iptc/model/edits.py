@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..errors import KernelError
     from ..language.program import Program, Run
     from .handle import Handle
-    from .views import Anchor, ChainView, View
+    from .views import ChainView, View, _Anchor
 
 
 NO_CHAIN = "No chain/target/match by that name"
@@ -165,7 +165,7 @@ class Insert(_Edit):
 
     def __init__(self, chain: str, entry: bytes, position: int) -> None:
         self.chain, self.entry, self.position = chain, entry, position
-        self.anchor: Anchor | None = None
+        self.anchor: _Anchor | None = None
 
     def bind(self, view: View) -> None:
         # a chain that was made since *view* was read has no rule that could be meant
@@ -214,7 +214,7 @@ class EnsureRule(_Edit):
             handle.insert(self.chain, self.entry, self.position)
 
 
-def first_like(nfproto: int, entry: bytes) -> Anchor:
+def first_like(nfproto: int, entry: bytes) -> _Anchor:
     """Return the anchor (see `ChainView.anchor`) of the first rule that is the same as *entry*."""
     return entry, comparing.compare_key(nfproto, entry), 0
 
@@ -224,7 +224,7 @@ class _OfOneRule(_Edit):
 
     binds = True
 
-    def __init__(self, chain: str, position: int | None = None, anchor: Anchor | None = None) -> None:
+    def __init__(self, chain: str, position: int | None = None, anchor: _Anchor | None = None) -> None:
         self.chain, self.position, self.anchor = chain, position, anchor
 
     def bind(self, view: View) -> None:
@@ -274,7 +274,7 @@ class Delete(_OfOneRule):
     words = {_errno.ENOENT: _BAD_RULE, _errno.E2BIG: "Index of deletion too big"}
 
     def __init__(
-        self, chain: str, position: int | None = None, anchor: Anchor | None = None, missing_ok: bool = False
+        self, chain: str, position: int | None = None, anchor: _Anchor | None = None, missing_ok: bool = False
     ) -> None:
         super().__init__(chain, position, anchor)
         self.missing_ok = missing_ok

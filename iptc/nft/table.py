@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from ..model.edits import Operation
     from ..namespace import Place
-    from .plan import Step
+    from .plan import _Step
 
     _Parts = list[tuple["NftTable", list[Operation]]]
 
@@ -218,7 +218,7 @@ def _diagnose(parts: _Parts, handles: list[TablePlan], by_kernel: bool) -> None:
             raise
 
 
-def _missing_chain(step: Step, handles: list[TablePlan]) -> str | None:
+def _missing_chain(step: _Step, handles: list[TablePlan]) -> str | None:
     """Return the name of the chain that the rule of *step* jumps to, if no such chain exists, or None."""
     nfproto, _, _, _, entry = step
     if entry is None:
@@ -245,7 +245,7 @@ def _wanted_protocol(nfproto: int, entry: bytes) -> str | None:
     return None
 
 
-def _refused(error: int, explanation: str | None, step: Step | None, handles: list[TablePlan]) -> IPTCError:
+def _refused(error: int, explanation: str | None, step: _Step | None, handles: list[TablePlan]) -> IPTCError:
     """Return the exception for the errno with which the kernel refused the message of *step*, or the whole batch."""
     reason = "No chain/target/match by that name" if error == errno.ENOENT else os.strerror(error)
     if step is None:
