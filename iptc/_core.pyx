@@ -656,9 +656,9 @@ def load_rules(type cls, int nfproto, list entries, chain, list kept=None):
     """Return a list with an object of class *cls* (a `RuleValue`) for each of *entries*. Matches are not decoded
     yet.
 
-    Python returns memory to the system when the rules are freed, and a later call would get it anew, page by page, which
-    takes longer than all else. So *kept*, a list of the caller or None, gets a few objects that lie between the rules: as long as
-    they live, that memory stays Python's.
+    Python returns memory to the system when the rules are freed, and a later call would get it anew, page by page,
+    which takes longer than all else. So *kept*, a list of the caller or None, gets a few objects that lie between the
+    rules: as long as they live, that memory stays Python's.
     """
     cdef list rules = []
     cdef RuleValue rule
