@@ -18,7 +18,7 @@ from os import strerror
 from .. import _core
 from ..errors import Conflict, IPTCError, ParameterError, at_line, kernel_error
 from ..language import comparing, plugins
-from .recording import ChainEdit, append_to_handle, append_to_view
+from .recording import ChainAppend, ChainEdit
 from .views import refusal
 
 TYPE_CHECKING = False
@@ -139,16 +139,12 @@ def perform(operation: Operation, handle: Handle, look: Callable[[], View]) -> N
         raise operation.refused(error.errno or 0) from None
 
 
-class Append(_Edit):
-    """`iptables -A`."""
+class Append(ChainAppend, _Edit):
+    """`iptables -A`. Most edits of a batch are appends, so it is carried out in C."""
 
     __slots__ = ()
     what = "can't append entry to chain {}"
     letter = "A"
-
-    # in C, since most edits of a batch are appends
-    do = append_to_handle
-    apply = append_to_view
 
     @staticmethod
     def in_text(handle: Handle, program: Program, command: TextCommand) -> None:

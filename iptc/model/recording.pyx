@@ -19,17 +19,20 @@ cdef class ChainEdit:
         self.entry = entry
 
 
-def append_to_view(ChainEdit edit not None, view):
-    """Carry out an append on a table in memory: `Operation.apply` of the edit `Append`."""
-    chain = view.chains.get(edit.chain)
-    if chain is None:
-        raise edit.refused(ENOENT)
-    (<ChainRules?> chain)._append(edit.entry)
+@cython.no_gc
+cdef class ChainAppend(ChainEdit):
+    """How an entry is appended to a chain: what the edit `Append` does."""
 
+    def apply(self, view):
+        """As `Operation.apply`."""
+        chain = view.chains.get(self.chain)
+        if chain is None:
+            raise self.refused(ENOENT)
+        (<ChainRules?> chain)._append(self.entry)
 
-def append_to_handle(ChainEdit edit not None, handle, look):
-    """Carry out an append on *handle*: `Operation.do` of the edit `Append`."""
-    handle.append(edit.chain, edit.entry)
+    def do(self, handle, look):
+        """As `Operation.do`."""
+        handle.append(self.chain, self.entry)
 
 
 cdef class ChainRules:
