@@ -53,6 +53,11 @@ cdef struct Marks:
     bint counts_freed
     uint64_t freed
 
+# Whether a ruleset with the one marks is another one than that with the other marks, of the same places.
+cdef inline bint marks_differ(const Marks *one, const Marks *other) noexcept nogil:
+    return (one.value[0] != other.value[0] or one.value[1] != other.value[1]
+            or one.counts_freed and one.freed != other.freed)
+
 cdef class Copies:
     cdef Window window
     cdef Map copy_map

@@ -16,7 +16,7 @@ from libc.stdint cimport int32_t, uint64_t
 from posix.unistd cimport usleep
 
 from .._counts cimport Counts, Scan
-from .copies cimport FINE, UNREADABLE, Copies, Marks
+from .copies cimport FINE, UNREADABLE, Copies, Marks, marks_differ
 from .finder cimport Finder
 from .window cimport Window
 
@@ -144,8 +144,7 @@ cdef class BpfScan(Scan):
             raise MemoryError
         after = marks[0]
         self._check(self.copies.look_at_marks(&after))
-        if (after.value[0] != marks.value[0] or after.value[1] != marks.value[1]
-                or marks.counts_freed and after.freed != marks.freed or failed == EAGAIN):
+        if marks_differ(&after, marks) or failed == EAGAIN:
             return 0
         # chains come into the list before a ruleset has them, and leave it afterwards: the marks do not tell
         self.is_odd = failed != 0
@@ -270,8 +269,7 @@ cdef class BpfScan(Scan):
                 return reading       # there is no table yet, and nothing to copy
             after = marks
             self._check(self.copies.look_at_marks(&after))
-            if after.value[0] != marks.value[0] or after.value[1] != marks.value[1] or (
-                    marks.counts_freed and after.freed != marks.freed):
+            if marks_differ(&after, &marks):
                 continue
             difference = "other rules"
             if placed is not None:
