@@ -227,13 +227,14 @@ def holders(fd: int) -> list[tuple[int, str]]:
                     continue
                 pid = int(words[4])
                 if pid > 0:
-                    found.append((pid, _name_of(pid)))
+                    found.append((pid, process_name(pid)))
     except (OSError, ValueError):
         return []
     return found
 
 
-def _name_of(pid: int) -> str:
+def process_name(pid: int) -> str:
+    """Return the name of a process, as `ps` shows it, or "?" if it is gone."""
     try:
         with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
             return file.read().rstrip("\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from ..lock import process_name
+
 _FOLDER = "/run/netns"
 
 
@@ -20,7 +22,7 @@ def all_places() -> list[tuple[str | int, str]]:
         identity = _identity(f"/proc/{pid}/ns/net")
         if identity is not None and identity not in seen:
             seen.add(identity)
-            found.append((pid, f"network namespace of process {pid} ({_command(pid)})"))
+            found.append((pid, f"network namespace of process {pid} ({process_name(pid)})"))
     return found
 
 
@@ -37,11 +39,3 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _command(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
-            return file.read().rstrip("\n")
-    except OSError:
-        return "?"
