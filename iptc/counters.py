@@ -162,6 +162,7 @@ class CounterReader:
             why = "they were handed over" if self._told else f"source is {self.source!r}. {self.source_reason}".strip()
             raise Unsupported(f"these counters can't be handed over: {why}")
         said: dict[str, Any] = {"table": self.table, "ipv6": self.ipv6, "backend": self.backend}
+        made: list[int] = []
         left = _HANDING
         while True:
             left -= 1
@@ -170,10 +171,13 @@ class CounterReader:
                 texts = [(info.text, info.comment, info.target) for info in snapshot.rules]
                 said |= {"generation": snapshot.generation, "chains": snapshot._layout.chains}
                 with self._mutex:
-                    descriptors: list[int] = hand_over(snapshot.generation, said, texts)
-                return descriptors
-            except Conflict:
-                if not left:
+                    hand_over(snapshot.generation, said, texts, made)
+                return made
+            except BaseException as error:
+                # an interrupt may come when they are there already
+                while made:
+                    os.close(made.pop())
+                if not left or not isinstance(error, Conflict):
                     raise
 
     def _open_source(self, open_source: Any) -> None:

@@ -93,6 +93,8 @@ def try_back_end(backend):
         send(500)
         packets, size = bpf.read().since(before)[0]
         tell(f"{backend}, packets and bytes", (packets, size) == (500, 50_000), f"{packets} {size}")
+        with telling(f"{backend}, handed over"):
+            try_handing(backend, bpf)
         with telling(f"{backend}, replacements"):
             wrong = 0
             for turn in range(10):
@@ -133,6 +135,37 @@ def try_back_end(backend):
                 tell("legacy, the module of the table is unloaded", well and gone and equal and again, more)
         tell(f"{backend}, the source", bpf.source == "bpf", bpf.source_reason)
     host(f"iptables-{backend}", "-F")
+
+
+def try_handing(backend, bpf):
+    """Another user without a capability reads what was handed over, and no more once the ruleset is another one."""
+    fds = bpf.fds()
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            text = repr(
+                [list(iptc.CounterReader.from_fds(fds).read())[:3], sorted(reasons.capabilities({"CAP_BPF": 39}))]
+            )
+        except BaseException as error:
+            text = f"{type(error).__name__}: {error}"
+        os.write(theirs, text.encode())
+        os._exit(0)
+    os.close(theirs)
+    said = os.read(ours, 4096).decode()
+    os.waitpid(child, 0)
+    tell(f"{backend}, handed over", said == repr([list(bpf.read())[:3], []]), said)
+    other = iptc.CounterReader.from_fds(fds)
+    for fd in [ours, *fds]:
+        os.close(fd)
+    host(f"iptables-{backend}", "-A", "OUTPUT", "-p", "tcp")
+    try:
+        tell(f"{backend}, handed over, of another ruleset", False, list(other.read())[:3])
+    except iptc.Unsupported as error:
+        tell(f"{backend}, handed over, of another ruleset", "the ruleset was changed" in str(error), error)
 
 
 def try_refusal(backend, expected):

@@ -159,6 +159,35 @@ void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t off
 void *mmap64(void *at, size_t length, int protection, int flags, int fd, off64_t offset) __attribute__((alias("mmap")));
 #endif
 
+int memfd_create(const char *name, unsigned int flags)
+{
+	REAL(int (*)(const char *, unsigned int), "memfd_create");
+	return fails("memfd_create") ? -1 : real(name, flags);
+}
+
+ssize_t write(int fd, const void *data, size_t length)
+{
+	REAL(ssize_t (*)(int, const void *, size_t), "write");
+	return fails("write") ? -1 : real(fd, data, length);
+}
+
+int fcntl(int fd, int command, ...)
+{
+	long argument;
+	va_list rest;
+
+	REAL(int (*)(int, int, ...), "fcntl");
+	va_start(rest, command);
+	argument = va_arg(rest, long);
+	va_end(rest);
+	return fails("fcntl") ? -1 : real(fd, command, argument);
+}
+
+#if defined(__GLIBC__) && defined(F_GETLK64)
+/* The name of this function in programs with 64-bit file offsets. */
+int fcntl64(int fd, int command, ...) __attribute__((alias("fcntl")));
+#endif
+
 ssize_t send(int fd, const void *data, size_t length, int flags)
 {
 	REAL(ssize_t (*)(int, const void *, size_t, int), "send");

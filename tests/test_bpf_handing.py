@@ -14,6 +14,7 @@ import threading
 
 import pytest
 from conftest import PATIENCE, has_other_users
+from faults import library, start  # noqa: F401  (fixtures)
 from test_bpf_rights import with_only
 from test_bpf_source import REFUSED, restored, same
 from test_structure import ROOT
@@ -490,6 +491,28 @@ def test_nothing_is_given_of_another_ruleset(reader, host, ipv6, traffic):
     assert given.read(0) == before
 
 
+def test_a_table_in_the_place_of_another_one(reader, host, ipv6):
+    """Who was handed a legacy table may end what notices that it is freed: he gets numbers of the table that is there."""
+    if host.backend != "legacy":
+        return  # there is nothing to end
+    with closing(reader.fds()) as fds:
+        programs, given = programs_of(fds), given_of(fds)
+        copies = len(parts_of(content_of(fds)[1])[3]) // 4
+    cpus = len(kernel.possible_processors())
+    rules = [f"[{{number}}:7] -A web {text}" for text in ("-p udp", "-p tcp")]
+    for turn in range(20):
+        for number in (1000 + turn, 2000 + turn):
+            lines = [":OUTPUT ACCEPT [0:0]", ":web - [0:0]", *(rule.format(number=number) for rule in rules)]
+            host.restore("\n".join(["*filter", *lines, "COMMIT", ""]), ipv6=ipv6, arguments=["-c"])
+        request = poll_request(0, copies, 0, cpus, 0, 1)
+        programs["hand"].run(request)
+        if struct.unpack_from("I", request, 76) == (0,):
+            numbers = {
+                number for bank in range(given.entries) for (number,) in struct.iter_unpack("Q", given.read(bank))
+            }
+            assert {each for each in numbers if 1000 <= each < 3000} <= {2000 + turn}
+
+
 def test_odd_requests_are_harmless(reader, ipv6):
     """Whoever has the programs may ask for anything: he gets counters of this table, or nothing."""
     other = taken(reader.fds())
@@ -612,6 +635,60 @@ def test_without_the_rights_nothing_is_handed_over(host, ipv6):
             [*with_only(*rights), sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True
         )
         assert "this process has no CAP_" in done.stderr
+
+
+# ------------------------------------------------------------------ calls that fail
+
+FAIL = """
+import signal
+reader = iptc.CounterReader("filter", backend=sys.argv[1], source="bpf")
+taken = reader.fds()
+iptc.IPTCError              # imported now, and not when there is no descriptor left
+
+def hand():
+    fds = reader.fds()
+    for fd in fds:
+        os.close(fd)
+
+def take():
+    other = iptc.CounterReader.from_fds(taken)
+    for _ in range(2):
+        other.read()
+
+def interrupted(action):
+    try:
+        action()
+    except KeyboardInterrupt:
+        pass
+
+hand(), take()
+for action in (hand, take):
+    for name in ("bpf", "mmap", "memfd_create", "write", "fcntl"):
+        for number in (errno.EMFILE, errno.EPERM, errno.EINTR, -signal.SIGINT):
+            nth = 0
+            while True:
+                reader.read()       # after a failure it opens anew
+                before = left()
+                step = action if number > 0 else lambda: interrupted(action)
+                got, calls = attempt(step, name, nth, number)
+                assert got is None or isinstance(got, iptc.IPTCError), (action, name, nth, number, repr(got))
+                if calls <= nth:
+                    break
+                nth += 1
+                del got
+                gc.collect()
+                reader.read()
+                assert left() == before, (action, name, nth, number, before, left())
+hand(), take()
+print("done")
+"""
+
+
+@pytest.mark.parametrize("ipv6", [False])
+def test_each_call_fails(host, ipv6, start):  # noqa: F811
+    """What is raised is one of iptc's exceptions, and nothing stays open."""
+    restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
+    assert start(FAIL, host.backend) == ["done"]
 
 
 # ------------------------------------------------------------------ the examples

@@ -20,4 +20,5 @@ cdef class Finder:
     cdef bint is_known(self) except -1
     cdef int keep(self) except -1
     cdef bytes addresses(self)
+    cdef bytes owners(self)
     cdef bytes places(self, object scan, Marks *marks)

@@ -20,6 +20,13 @@ cdef class Finder:
     cdef bytes addresses(self):
         """Return the addresses of all counters that were found, as uint64: of the rules, then of the policies."""
 
+    cdef bytes owners(self):
+        """Return where the kernel keeps each of these addresses, as uint64.
+
+        None where the ruleset's number is enough to know that the counters are still there.
+        """
+        return None
+
     cdef bytes places(self, object scan, Marks *marks):
         """Return int32 numbers: which counter of `addresses` each slot of *scan* has, then each policy; -1 for none.
 

@@ -16,6 +16,14 @@ class Sealed(Descriptor):
 class Handing:
     """The maps, programs and files that are made for one receiver."""
 
-    def __init__(self, copies: Copies, home: Net) -> None: ...
+    def __init__(self, copies: Copies, home: Net, owners: bytes | None) -> None: ...
 
-def hand_over(copies: Copies, home: Net, said: dict[str, Any], identities: bytes, texts: list[Any]) -> list[int]: ...
+def hand_over(
+    copies: Copies,
+    home: Net,
+    owners: bytes | None,
+    said: dict[str, Any],
+    identities: bytes,
+    texts: list[Any],
+    descriptors: list[int],
+) -> None: ...

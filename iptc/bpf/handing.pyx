@@ -13,10 +13,10 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from .._linux cimport errno_now, fcntl
-from .copies cimport Copies, Marks, format, sheet, spot
+from .copies cimport Copies, Marks, format, plan, sheet, spot
 from .kernel cimport Descriptor, Map, Program, Trace
 from .net cimport Net
-from .window cimport ANOTHER, BANK, BANK_PAGES, SET_AT, copy, cpu, head, poll
+from .window cimport ANOTHER, BANK, BANK_PAGES, PAGE, SET_AT, copy, cpu, head, owner, poll
 
 from ..errors import Conflict, Unsupported, kernel_error
 from . import parcel
@@ -89,8 +89,8 @@ cdef class Handing:
     cdef Program pairing
     cdef uint64_t set
 
-    def __init__(self, Copies copies not None, Net home not None):
-        """Make what gives out what *copies* copies, of that network namespace."""
+    def __init__(self, Copies copies not None, Net home not None, bytes owners):
+        """Make what gives out what *copies* copies, of that network namespace; *owners* is as for `hand_over`."""
         cdef size_t pages = 2 * <size_t> copies.window.cpus * copies.stride
         cdef size_t banks = (pages + BANK_PAGES - 1) // BANK_PAGES or 1
         cdef uint32_t count = copies.its.copy_count, i
@@ -106,10 +106,13 @@ cdef class Handing:
         for i in range(copies.window.cpus):
             (<cpu *> cpus.memory)[i].offset = copies.window.offsets[i]
         memcpy(its_copies.memory, copies.its.copies, count * sizeof(copy))
+        cdef Map its_owners = Map(ARRAY, sizeof(owner), (count if owners is not None else 0) + 1, True, "iptc_owners")
+        if owners is not None:
+            self._own(owners, <owner *> its_owners.memory)
         self._watch()
-        self._fill(<head *> what.memory, home)
+        self._fill(<head *> what.memory, home, owners is not None)
         maps = {"head": what, "cpus": cpus, "copies": its_copies, "pages": pages_map, "given": self.given,
-                "freed": self.freed}
+                "freed": self.freed, "owners": its_owners}
         self.polling, self.pairing = load("hand", maps), load("hand_pair", maps)
 
     cdef int _watch(self) except -1:
@@ -120,7 +123,27 @@ cdef class Handing:
             self.trace = Trace(load("free_percpu", {"freed": self.freed}), "percpu_free_percpu")
         return 0
 
-    cdef int _fill(self, head *what, Net home) except -1:
+    cdef int _own(self, bytes owners, owner *row) except -1:
+        """Say of each copy where the kernel keeps the addresses of its first and its last counter."""
+        cdef const uint64_t *kept_at = <const uint64_t *> PyBytes_AS_STRING(owners)
+        cdef const plan *its = &self.copies.its
+        cdef const spot *here
+        cdef uint32_t at = 0, number, begin
+        if PyBytes_GET_SIZE(owners) != 8 * <Py_ssize_t> its.slots:
+            raise Conflict("the ruleset is another one by now")
+        # spots and copies are in the order of their addresses
+        for number in range(its.copy_count):
+            begin = its.copies[number].page * PAGE + its.copies[number].begin
+            while at < its.spot_count and its.spots[at].at < begin + its.copies[number].size:
+                here = &its.spots[at]
+                if here.at == begin:
+                    row[number].first_at = kept_at[here.slot]
+                row[number].last_at = kept_at[here.slot]
+                row[number].last = its.copies[number].from_ + here.at - begin
+                at += 1
+        return 0
+
+    cdef int _fill(self, head *what, Net home, bint owned) except -1:
         """What tells the ruleset from others, and how much is copied."""
         cdef uint64_t alive, cookie_at, cookie
         cdef int i
@@ -128,7 +151,7 @@ cdef class Handing:
         for i in range(2):
             what.mark[i], what.mask[i] = self.copies.marks.at[i], self.copies.marks.mask[i]
             what.value[i] = self.copies.marks.value[i]
-        what.counts_freed = self.copies.marks.counts_freed
+        what.counts_freed, what.owned = self.copies.marks.counts_freed, owned
         what.sequence, what.copies, what.set = ours.sequence, ours.copies, self.set
         home.life(&alive, &cookie_at, &cookie)
         what.alive, what.cookie_at, what.cookie = alive, cookie_at, cookie
@@ -177,23 +200,22 @@ cdef tuple _format(format its):
     return its.size, its.packets, its.bytes
 
 
-def hand_over(Copies copies not None, Net home not None, dict said not None, bytes identities not None,
-              list texts not None):
-    """Return a list of descriptors, which belong to the caller, for what *copies* copies.
+def hand_over(Copies copies not None, Net home not None, bytes owners, dict said not None, bytes identities not None,
+              list texts not None, list descriptors not None):
+    """Add to *descriptors* those for what *copies* copies: they belong to the caller.
 
-    *home* is the table's network namespace. *said*, *identities* and *texts* are as for `parcel.pack`. Raises
+    *home* is the table's network namespace. *owners*: where the kernel keeps the address of each slot's counter, as
+    uint64, or None. *said*, *identities* and *texts* are as for `parcel.pack`. Raises
     `Conflict` if the ruleset has changed since it was learned.
     """
-    cdef Handing made = Handing(copies, home)
+    cdef Handing made = Handing(copies, home, owners)
     cdef Descriptor each
     cdef bint traced = copies.marks.counts_freed
     cdef list things = [Sealed(made.described(said, identities, texts, traced)), made.given, made.polling, made.pairing]
     if traced:
         things.append(made.trace)
     made.check()
-    cdef list descriptors = []
+    # each is owned by one of the two, whatever happens
     for each in things:
         descriptors.append(each.held.fd)
-    for each in things:
         each._give_up()
-    return descriptors

@@ -257,6 +257,16 @@ cdef class LegacyFinder(Finder):
     cdef bytes addresses(self):
         return PyBytes_FromStringAndSize(<char *> self.counters, 8 * <Py_ssize_t> self.count)
 
+    cdef bytes owners(self):
+        cdef bytes made = PyBytes_FromStringAndSize(NULL, 8 * <Py_ssize_t> self.count)
+        cdef uint64_t *place = <uint64_t *> PyBytes_AS_STRING(made)
+        cdef uint64_t at = self.info + self.where.entries + self.family.counters
+        cdef uint32_t i
+        for i in range(self.count):
+            place[i] = at
+            at += self.lengths[i]
+        return made
+
     cdef bytes places(self, object scan, Marks *marks):
         cdef uint64_t at = 0, first, end
         cdef Py_ssize_t slot = 0, policy, chain = 0

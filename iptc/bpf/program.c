@@ -29,6 +29,7 @@ struct map head SEC("maps");     /* array with one struct head */
 struct map freed SEC("maps");    /* array with two u64: how often a piece of per-CPU memory was freed, and which one */
 struct map ruler SEC("maps");    /* per-CPU array with one u64: shows where the memory of each CPU begins */
 struct map given SEC("maps");    /* array as pages: what a process without rights may see of them */
+struct map owners SEC("maps");   /* array of struct owner, one for each copy, or none */
 
 /* Where a page of what is copied stands: nothing that begins in a bank may reach into its last page, so that the verifier
    sees that each piece of up to a page stays within. */
@@ -336,6 +337,38 @@ static inline_always int is_the_same(struct head *what, const volatile __u64 *fr
 	return same;
 }
 
+struct owning {
+	__u32 first;
+	__u32 failed;
+};
+
+static long check_owner(__u32 number, struct owning *at)
+{
+	__u32 index = at->first + number;
+	struct owner *owner = map_lookup(&owners, &index);
+	struct copy *copy = map_lookup(&copies, &index);
+	__u64 first = 0, last = 0;
+
+	if (owner && copy && !probe_read_kernel(&first, sizeof(first), (void *)owner->first_at) &&
+	    !probe_read_kernel(&last, sizeof(last), (void *)owner->last_at) && first == copy->from && last == owner->last)
+		return 0;
+	at->failed = 1;
+	return 1;
+}
+
+/* Whether the copies are of memory that the table has. Who was handed something may end what counts the memory that is
+   freed: another table, in the place of the one that was there, may have other memory. */
+static inline_always int has_them(struct head *what, __u32 first, __u32 count)
+{
+	struct owning at = { first, 0 };
+
+	if (what->owned)
+		loop(count, check_owner, &at, 0);
+	if (at.failed)
+		what->ended = 1;
+	return !at.failed;
+}
+
 struct giving {
 	__u32 page, next;       /* of the CPU: its first one, and the one behind its last one */
 	__u32 at;
@@ -385,6 +418,7 @@ int hand(struct poll *request)
 	volatile __u64 *frees = map_lookup(&freed, &zero);
 	char *bank = map_lookup(&given, &zero);
 	struct polling at = {};
+	int has;
 
 	request->failed = FAILED;
 	if (!what || !frees || !bank)
@@ -405,7 +439,8 @@ int hand(struct poll *request)
 	barrier_here(what);
 	loop(request->count * request->cpus, copy_one, &at, 0);
 	barrier_here(what);
-	if (!is_the_same(what, frees)) {
+	has = at.failed || has_them(what, request->first, request->count);
+	if (!is_the_same(what, frees) || !has) {
 		request->failed = ANOTHER;
 		goto done;
 	}
@@ -442,7 +477,7 @@ int hand_pair(struct pair *request)
 	barrier_here(what);
 	read_both(request, what, &at);
 	barrier_here(what);
-	if (is_the_same(what, frees))
+	if ((at.failed || has_them(what, request->copy, 1)) && is_the_same(what, frees))
 		answer_pair(request, &at);
 	return 0;
 }

@@ -31,6 +31,14 @@ struct copy {
 	__u16 size;
 };
 
+/* Who has the counters of a copy, for what is handed over: where the kernel keeps the addresses of the first and of the
+   last one. */
+struct owner {
+	__u64 first_at;
+	__u64 last_at;
+	__u64 last;
+};
+
 /* A possible CPU. */
 struct cpu {
 	__u64 offset;           /* what is added to a per-CPU address */
@@ -44,7 +52,9 @@ struct head {
 	__u64 turns;
 	__u32 copies;           /* how many are in the map */
 	__u32 counts_freed;     /* of what is handed over: the freed blocks tell rulesets apart too */
-	/* for what is handed over: what has to stand at the marks, with these bits */
+	/* for what is handed over */
+	__u64 owned;            /* the map of owners is filled */
+	/* what has to stand at the marks, with these bits */
 	__u64 value[MARKS];
 	__u64 mask[MARKS];
 	__u64 freed;

@@ -60,6 +60,8 @@ cdef class BpfScan(Scan):
     cdef double again                # when it is tried again
     cdef bint learned
     cdef bint is_odd                 # the last search found what does not add up
+    cdef bytes placed                # which of what was found each slot has
+    cdef Py_ssize_t found            # how many counters were
     cdef Counts last                 # that were read from the copies
     cdef list last_policies
     cdef readonly str source
@@ -280,6 +282,7 @@ cdef class BpfScan(Scan):
                 difference = self._difference(before, placed, reading)
             if not difference:
                 self.finder.keep()
+                self.placed, self.found = placed, PyBytes_GET_SIZE(addresses) // 8
                 self.learned = True
                 self.due = time.monotonic() + self.period
                 self.wait = FIRST_WAIT
@@ -333,8 +336,25 @@ cdef class BpfScan(Scan):
                 return f"other numbers of slot {slot}"
         return ""
 
-    def hand_over(self, uint64_t digest, dict said not None, list texts not None):
-        """Return descriptors with which another process reads the ruleset with *digest*, without any rights.
+    cdef bytes _owners(self):
+        """Where the kernel keeps the address of each slot's counter: found again, since the finder has kept nothing.
+
+        None where that is not needed. Raises `Conflict` if the ruleset is not the one that was learned.
+        """
+        cdef Marks marks
+        cdef bytes owners
+        if not self.copies.marks.counts_freed:
+            return None              # the ruleset's number is enough
+        if not self._find(&marks):
+            raise Conflict("the ruleset has just been changed")
+        owners = self.finder.owners()
+        self.finder.keep()
+        if marks_differ(&marks, &self.copies.marks) or PyBytes_GET_SIZE(owners) != 8 * self.found:
+            raise Conflict("the ruleset has just been changed")
+        return _gathered(owners, self.placed)
+
+    def hand_over(self, uint64_t digest, dict said not None, list texts not None, list made not None):
+        """Add to *made* descriptors with which another process reads the ruleset with *digest*, without any rights.
 
         *said* and *texts* are as for `parcel.pack`. Raises `Conflict` if it is another one by now.
         """
@@ -346,7 +366,8 @@ cdef class BpfScan(Scan):
                 raise Unsupported(f"only counters that are read by eBPF can be handed over: {self.source_reason}")
             if not self.learned or digest != self.digest:
                 raise Conflict("the ruleset is another one by now")
-            return hand_over(self.copies, self.finder.home, said, self.identities, texts)
+            owners = self._owners()
+            hand_over(self.copies, self.finder.home, owners, said, self.identities, texts, made)
         finally:
             self._end()
 

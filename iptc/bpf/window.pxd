@@ -23,12 +23,17 @@ cdef extern from "program.h" nogil:
         uint16_t size
     struct cpu:
         uint64_t offset
+    struct owner:
+        uint64_t first_at
+        uint64_t last_at
+        uint64_t last
     struct head:
         uint64_t mark[2]
         uint64_t sequence
         uint64_t turns
         uint32_t copies
         uint32_t counts_freed
+        uint64_t owned
         uint64_t value[2]
         uint64_t mask[2]
         uint64_t freed
