@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import PATIENCE, shown_at_a_terminal
@@ -430,6 +431,8 @@ def test_a_stopped_view_gives_the_terminal_back(busy, tmp_path):
         pid = int(pidfile.read_text())
         os.kill(pid, signal.SIGTSTP)
         screen.wait(lambda lines: not any("OUTPUT" in line for line in lines))
+        # it gives the terminal back first, and stops then: until it has stopped, SIGCONT would be lost
+        screen.wait(lambda lines: "\nState:\tT" in Path(f"/proc/{pid}/status").read_text())
         os.kill(pid, signal.SIGCONT)
         screen.shows("OUTPUT")
         os.kill(pid, signal.SIGTERM)
