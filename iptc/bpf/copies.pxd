@@ -1,4 +1,4 @@
-# The counters of a table copied from per-CPU memory, and added up.
+# Copies of the per-CPU counters of a table, and their sums.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -41,11 +41,11 @@ cdef extern from "sums.h" nogil:
 # How a reading ended; a negative number is an errno.
 cdef enum:
     FINE
-    CHANGED                          # the ruleset is not the one that was learned
+    CHANGED                          # the ruleset is no longer the one that was learned
     UNREADABLE                       # of some memory that was learned
     SHARED                           # another process reads with the same descriptors
 
-# What tells rulesets apart: up to two places in the kernel's memory, and how many blocks were freed.
+# The words that differ between rulesets: up to two in the kernel's memory, and the number of freed blocks.
 cdef struct Marks:
     uint64_t at[2]                   # addresses, 0: none
     uint64_t mask[2]
@@ -74,7 +74,7 @@ cdef class Copies:
     cdef uint32_t stride             # pages of one CPU
     cdef uint32_t newest             # the half with the newest copies: its first page
     cdef bint kept                   # all pages are kept until the next reading
-    cdef bint fresh                  # nothing was read yet
+    cdef bint fresh                  # the counters were not read yet
     cdef bint is_new                 # a sum has changed since somebody has set this to False
     cdef bint handed                 # by another process: what is read is the given part of its copies
     cdef uint64_t turn               # how often that was given until now

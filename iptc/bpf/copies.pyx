@@ -1,10 +1,10 @@
 # cython: freethreading_compatible=False
-"""The counters of a table, copied from per-CPU memory by a program in the kernel and added up here.
+"""Copies the counters of a table, by a program in the kernel, from per-CPU memory, and adds them up.
 
-Where the counters are is learned by somebody else, and so is what changes when that does: it is looked at before and
-after each copy. Two halves of the memory are filled in turn. What differs between them has just been counted, and is
-copied again until it stays: so packets and bytes of one rule belong together. Only pages that differ are added up
-again.
+A finder says where the counters are, and which words (`Marks`) change when that changes. The marks are read before and
+after each copy. The memory of the copies has two halves, which are filled in turn. Counters that differ between the
+halves have just been counted, and are copied again until they stay the same. So the packets and the bytes of a rule
+belong together. Only pages that differ are added up again.
 """
 
 from libc.errno cimport EBADF
@@ -51,10 +51,10 @@ PIECE = 4 << 20
 
 
 cdef class Copies:
-    """The copies of one table's counters, and their sums."""
+    """The copies of one table's counters, and the sums over all CPUs."""
 
     def __init__(self, Window window not None):
-        """Copy what stands in the memory that *window* looks at."""
+        """Copies will be made with the programs of *window*."""
         self.window = window
 
     def __dealloc__(self):
@@ -71,7 +71,7 @@ cdef class Copies:
         self.dirty = NULL
 
     cdef int _room(self, uint32_t slots, uint32_t bytes_each) except -1:
-        """Room for a plan of so many slots."""
+        """Make room for a plan with so many slots."""
         cdef size_t count = slots + 1
         cdef size_t sheets = count * bytes_each // (PAGE // 2) + 2
         self._free()
@@ -89,7 +89,7 @@ cdef class Copies:
 
     cdef int prepare(self, const uint64_t *addresses, uint32_t slots, uint32_t rules, format rule, format policy,
                      uint32_t slack, Marks *marks, uint64_t sequence) except -1:
-        """Copy from *addresses* from now on: one for each slot, of rules and then of policies, 0 for none."""
+        """Copy from *addresses* from now on: one for each slot, rules and then policies; 0 for no counter."""
         cdef uint32_t *order = <uint32_t *> malloc((2 * <size_t> slots + 1) * sizeof(uint32_t))
         cdef uint32_t i
         cdef int failed
@@ -117,7 +117,7 @@ cdef class Copies:
         return 0
 
     cdef int _maps(self) except -1:
-        """Maps that are large enough, and the programs that use them."""
+        """Make maps that are large enough, and load the programs that use them."""
         cdef size_t cpus = self.window.cpus, copies = self.its.copy_count
         cdef uint32_t needed = 0
         cdef uint32_t banks = room_for(self.its.sheet_count, cpus, MOST_MEMORY, PIECE, &self.stride, &needed)
@@ -125,7 +125,7 @@ cdef class Copies:
         self.newest = 0
         if self.polling is not None and self.page_map.entries >= needed and self.copy_map.entries >= copies:
             return 0
-        # some more, so that a few more rules need no others
+        # some more room, so that a few more rules need no new maps
         maps = {
             "copies": Map(ARRAY, sizeof(copy), copies + copies // 4 + 16, True, "iptc_copies"),
             "pages": Map(ARRAY, BANK, banks, True, "iptc_pages"),
@@ -134,7 +134,7 @@ cdef class Copies:
             "freed": self.window.freed,
         }
         polling, pairing = load("poll", maps), load("pair", maps)
-        # all or nothing: a program must never use other maps than we do
+        # all or nothing: the programs and this object must use the same maps
         self.copy_map, self.page_map, self.head_map, self.cpu_map = (
             maps["copies"], maps["pages"], maps["head"], maps["cpus"])
         self.polling, self.pairing = polling, pairing
@@ -143,7 +143,7 @@ cdef class Copies:
     # ------------------------------------------------------------------ reading
 
     cdef int _run(self, Program program, void *request, uint32_t length) noexcept nogil:
-        """Run a program. 0, or a negative errno.
+        """Run a program. Return 0 or a negative errno.
 
         If the program in which we are has closed the descriptor, its number may be that of another reader's program by
         now. That one does not take our turn; one that was handed over says of which set it is. And what counts whether
@@ -162,7 +162,7 @@ cdef class Copies:
         return failed
 
     cdef int look_at_marks(self, Marks *marks) noexcept nogil:
-        """Put into *marks* what they are now. `FINE`, or a negative errno."""
+        """Read the present values of *marks*. Return `FINE` or a negative errno."""
         cdef poll request
         cdef uint32_t i
         cdef int failed
@@ -178,7 +178,7 @@ cdef class Copies:
         return FINE
 
     cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *stuck) noexcept nogil:
-        """Copy the sheets from *first* to *end*, which begin with the first one of that half."""
+        """Copy the sheets from *first* to *end* into a half."""
         cdef poll request
         cdef uint32_t at = first, stop, i
         cdef uint64_t turn
@@ -218,7 +218,7 @@ cdef class Copies:
                 return FINE
 
     cdef int _compare(self, uint32_t *first, uint32_t *end, uint32_t base) noexcept nogil:
-        """Make the range from *first* to *end* smaller: to what differs between the two halves, which is dirty."""
+        """Shrink the range from *first* to *end* to the sheets that differ between the halves: the dirty ones."""
         cdef uint32_t number, low = end[0], high = first[0]
         for number in range(first[0], end[0]):
             if self.fresh or self._differs(number, base):
@@ -229,7 +229,7 @@ cdef class Copies:
         return 0
 
     cdef int _settle(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
-        """Copy again what has just been counted, until it stays."""
+        """Copy the counters that have just been counted again, until they stay the same."""
         cdef uint32_t other = self.window.cpus * self.stride, stuck
         cdef int rounds = 0, failed
         cdef uint32_t its_first = first, its_end = end
@@ -246,7 +246,7 @@ cdef class Copies:
             self._compare(&first, &end, base)
             rounds += 1
             if stuck and first >= end and rounds < ROUNDS_STUCK:
-                # the machine has taken the CPU away from its kernel, perhaps: that takes longer than a copy
+                # perhaps a hypervisor has stopped the CPU: that takes longer than a copy
                 if rounds >= ROUNDS:
                     usleep(PAUSE)
                 first, end = its_first, its_end
@@ -255,7 +255,7 @@ cdef class Copies:
         return FINE
 
     cdef bint _differs(self, uint32_t number, uint32_t base) noexcept nogil:
-        """Whether the two halves have different counters of a sheet."""
+        """Whether the counters of a sheet differ between the two halves."""
         cdef uint32_t cpu, page, other = self.window.cpus * self.stride
         cdef const unsigned char *memory = self.page_map.memory
         for cpu in range(self.window.cpus):
@@ -265,7 +265,7 @@ cdef class Copies:
         return False
 
     cdef int _settle_sheets(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
-        """Copy each sheet by itself until it stays, which takes less time than all of them; and then pair by pair."""
+        """Copy sheet by sheet until each stays the same, which is faster than copying all; at last pair by pair."""
         cdef uint32_t other = self.window.cpus * self.stride, number, cpu, half, stuck, page
         cdef uint32_t left = PAIRS, waits = ROUNDS_STUCK
         cdef unsigned char *memory = self.page_map.memory
@@ -295,12 +295,12 @@ cdef class Copies:
                     page = number - base + cpu * self.stride
                     memcpy(<unsigned char *> page_at(memory, page + self.newest), page_at(memory, page + half),
                            self.its.sheets[number].used)
-        # what was read pair by pair is of what was learned only if nothing has changed by now
+        # pairs that were read one by one are valid only if the marks have not changed by now
         return self._poll(first, first, self.newest - base, &stuck)
 
     cdef int _settle_pairs(self, uint32_t number, uint32_t base, uint32_t half, uint32_t *left,
                            uint32_t *waits) noexcept nogil:
-        """Read the pairs of a sheet that differ one by one, into *half*."""
+        """Read those pairs of a sheet that differ one by one, into *half*."""
         cdef uint32_t other = self.window.cpus * self.stride, cpu, page, k, at
         cdef unsigned char *memory = self.page_map.memory
         cdef unsigned char *here
@@ -333,7 +333,7 @@ cdef class Copies:
                         return failed
                     if request.settled or request.failed or not waits[0]:
                         break
-                    # a packet is on its way through a long table, or its CPU was interrupted
+                    # a packet is passing a long table, or its CPU was interrupted
                     waits[0] -= 1
                     usleep(PAUSE)
                 if self.handed and request.set != self.set:
@@ -346,7 +346,7 @@ cdef class Copies:
         return FINE
 
     cdef int read(self) noexcept nogil:
-        """Bring the sums up to date. `FINE`, or why they are not of the ruleset that was learned."""
+        """Update the sums. Return `FINE`, or the reason why they do not belong to the ruleset that was learned."""
         cdef uint32_t first = 0, end, number, stuck = 0
         cdef uint32_t other = self.window.cpus * self.stride
         cdef int failed
@@ -376,7 +376,7 @@ cdef class Copies:
                 return FINE
 
     cdef uint64_t given_turn(self) noexcept nogil:
-        """How often something was given, as it stands in the memory that is shared with who gives."""
+        """Return how often the giver has made copies: a number in the memory that is shared with it."""
         cdef uint64_t turn
         acquire_fence()
         memcpy(&turn, self.page_map.memory + TURN_AT, sizeof(turn))

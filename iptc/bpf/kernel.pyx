@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
-"""Maps, programs and their types in the kernel, by bpf(2) alone.
+"""Creates and uses maps, programs and their types in the kernel, by bpf(2) alone.
 
-Each object owns one descriptor, which the kernel closes on exec. No Python code runs between a call and the note of
-what it returned, so an interrupt loses none. What the kernel refuses is `Unsupported` and says why.
+Each object owns one descriptor, which the kernel closes on exec. No Python code runs between a call and storing the
+descriptor that it returned, so an interrupt loses none. A refusal of the kernel raises `Unsupported` with the reason.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -19,7 +19,7 @@ from .._linux cimport F_DUPFD_CLOEXEC, errno_now, fcntl, strnlen
 from .._netns cimport held_close, held_set
 
 from ..errors import ParameterError, kernel_error
-from . import reasons             # now: once there is no descriptor left, no module can be imported
+from . import reasons             # not when it is needed: an import fails without a free descriptor
 
 import os
 
@@ -71,12 +71,12 @@ cdef enum:
 
 
 cdef void _refuse(int error, str doing, str log="") except *:
-    """Raise what the negative errno *error* means."""
+    """Raise the exception for the negative errno *error*."""
     raise reasons.refusal(doing, -error, log)
 
 
 cdef bint _again(int answer, int *tries) except -1:
-    """Whether a call that ended so, for the signal that is on its way, is made again; the handler runs first."""
+    """Whether to repeat a call that returned *answer*: a signal interrupted it. Its handler runs first."""
     if answer != -EAGAIN and answer != -EINTR or tries[0] >= PATIENCE:
         return False
     tries[0] += 1
@@ -85,12 +85,12 @@ cdef bint _again(int answer, int *tries) except -1:
 
 
 cdef bint _is_full(int error) except -1:
-    """Whether the errno *error* says that there is no room, and not that something is refused."""
+    """Whether the negative errno *error* means that there is no room, and not that something is refused."""
     return error in reasons.FULL
 
 
 cdef class Descriptor:
-    """What one descriptor of bpf(2) stands for."""
+    """An object of bpf(2), by its descriptor: the base class of maps, types, programs and links."""
 
     def __cinit__(self):
         self.held.fd = -1
@@ -101,7 +101,7 @@ cdef class Descriptor:
     cdef void _drop(self) noexcept:
         """Close the descriptor, unless the program has closed it and its number belongs to another file by now.
 
-        Many files of the kernel's have one inode, which says nothing.
+        The inode does not tell: many files of the kernel share one.
         """
         cdef uint64_t now
         cdef int failed
@@ -114,14 +114,14 @@ cdef class Descriptor:
         held_close(&self.held)
 
     cdef bint _keep(self, int fd) noexcept:
-        """Note the descriptor that a call returned, before anything else can fail; whether it returned one."""
+        """Store the descriptor that a call returned, before anything else can fail. Return whether it is one."""
         held_set(&self.held, fd if fd >= 0 else -1)
         if fd < 0 or bpf_call_identity(fd, &self.identity):
             self.identity = 0
         return fd >= 0
 
     cdef int _copy(self, int descriptor) except -1:
-        """Own a copy of another one's *descriptor*."""
+        """Own a copy of *descriptor*, which belongs to another object."""
         cdef int fd = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)
         if fd < 0:
             raise kernel_error("can't take a descriptor over", errno_now, os.strerror(errno_now))
@@ -129,12 +129,12 @@ cdef class Descriptor:
         return 0
 
     cdef void _give_up(self) noexcept:
-        """Own it no more: somebody else closes it."""
+        """Stop owning the descriptor: another object closes it."""
         held_set(&self.held, -1)
 
     @classmethod
     def of(cls, int descriptor):
-        """Return a copy of a *descriptor*, whatever it stands for."""
+        """Return an object that owns a copy of *descriptor*, of whatever kind it is."""
         cdef Descriptor made = cls.__new__(cls)
         made._copy(descriptor)
         return made
@@ -153,7 +153,7 @@ cdef class Descriptor:
         return self.held.fd
 
     def close(self):
-        """Close it; again does nothing."""
+        """Close the descriptor. A second call does nothing."""
         self._drop()
 
     def __reduce_ex__(self, protocol):
@@ -161,14 +161,14 @@ cdef class Descriptor:
 
 
 cdef class Map(Descriptor):
-    """An array in the kernel: of one value for all processors, which can be mapped into memory, or one for each."""
+    """An array in the kernel. An entry has one value, and can be mapped into memory, or one for each processor."""
 
     def __cinit__(self):
         self.memory = NULL
         self.length = 0
 
     def __init__(self, uint32_t kind, uint32_t value_size, uint32_t entries, bint mapped=False, str name="iptc"):
-        """Make one of *kind* `ARRAY` or `PERCPU_ARRAY`, all zeros. *mapped*: its memory is ours too."""
+        """Make an array of *kind* `ARRAY` or `PERCPU_ARRAY`, all zeros. *mapped*: map its memory into this process."""
         cdef bytes its_name = name.encode()
         cdef const char *text = its_name
         cdef uint32_t flags = BPF_MAP_MMAPABLE if mapped else 0
@@ -184,7 +184,7 @@ cdef class Map(Descriptor):
 
     @classmethod
     def from_descriptor(cls, int descriptor):
-        """Return the map that another process has made and whose *descriptor* was handed over, which is copied."""
+        """Return the map of another process whose *descriptor* was handed over. The object owns a copy of it."""
         cdef bpf_map_facts facts
         cdef Map taken = Map.__new__(Map)
         cdef int failed
@@ -201,7 +201,7 @@ cdef class Map(Descriptor):
         return taken
 
     cdef int _map(self) except -1:
-        """Map its memory. It can be written, since what a program is told stands there too."""
+        """Map its memory. It can be written, since this process passes numbers to programs in it."""
         cdef size_t page = sysconf(_SC_PAGESIZE)
         cdef size_t stride = (<size_t> self.value_size + 7) // 8 * 8
         cdef size_t length = (stride * self.entries + page - 1) // page * page
@@ -221,7 +221,7 @@ cdef class Map(Descriptor):
         Descriptor._drop(self)
 
     def read(self, uint32_t key):
-        """Return the value at *key*; of a map with one for each processor all of them, each 8 bytes or a multiple."""
+        """Return the value at *key*. If each processor has one, return all, each with a multiple of 8 bytes."""
         cdef size_t processors = 1
         cdef size_t stride = (<size_t> self.value_size + 7) // 8 * 8
         cdef bytes value
@@ -238,7 +238,7 @@ cdef class Map(Descriptor):
         return value if processors > 1 else value[:self.value_size]
 
     def write(self, uint32_t key, bytes value not None):
-        """Set the value at *key*, in a map that has one for all processors."""
+        """Set the value at *key*, in a map with one value for all processors."""
         cdef const char *data = value
         cdef int failed
         if PyBytes_GET_SIZE(value) != self.value_size or self.kind != BPF_KIND_ARRAY:
@@ -250,8 +250,7 @@ cdef class Map(Descriptor):
 
 
 def possible_processors():
-    """Return the numbers of the processors that there can be: not all may be there, and some numbers may be left out.
-    """
+    """Return the numbers of all possible processors. Some may be absent now, and some numbers may be left out."""
     cdef list numbers = []
     cdef str path = "/sys/devices/system/cpu/possible"
     try:
@@ -264,14 +263,14 @@ def possible_processors():
     return numbers
 
 
-# Room for what the kernel's verifier has to say.
+# Room for the log of the kernel's verifier.
 cdef struct Log:
     char *text
     uint32_t size
 
 
 cdef bint _room(Log *log) noexcept nogil:
-    """Make room, then four times as much; whether there is any more."""
+    """Make room; each further call makes four times as much. Return whether more room is possible."""
     cdef uint32_t size = 4 * log.size if log.size else LOG_ROOM
     if size > MOST_LOG:
         return False
@@ -282,12 +281,12 @@ cdef bint _room(Log *log) noexcept nogil:
 
 
 cdef str _said(const Log *log):
-    """What stands in it."""
+    """Return the text of the log."""
     return "" if log.text == NULL else log.text[:strnlen(log.text, log.size)].decode("utf-8", "replace")
 
 
 cdef class ProgramTypes(Descriptor):
-    """The types of programs in the kernel, which it needs to tell their functions apart."""
+    """The types of a program's functions in the kernel, which needs them for programs with several functions."""
 
     def __init__(self, bytes types not None):
         """Load *types*, which are BTF."""
@@ -313,8 +312,8 @@ cdef class ProgramTypes(Descriptor):
 
 
 cdef bytes _patched(bytes code, object maps, dict given):
-    """Return *code* with the descriptors of maps in it: *maps* are (instruction, name, whether its memory is meant and
-    not itself, the offset there), *given* is {name: `Map`}."""
+    """Return *code* with the descriptors of maps inserted. *given*: {name: `Map`}. *maps*: (number of the instruction,
+    name of the map, whether it means the map's memory, offset in that memory)."""
     cdef bytes patched = bytes(bytearray(code))     # of its own
     cdef char *memory = PyBytes_AS_STRING(patched)
     cdef Py_ssize_t count = PyBytes_GET_SIZE(code) // INSTRUCTION, at
@@ -366,7 +365,7 @@ cdef class Program(Descriptor):
                 break
         try:
             answer = fd
-            # once more, to hear why; a kernel before 6.4 needs room for all that it says
+            # once more with a log, to get the reason; a kernel before 6.4 needs room for the whole log
             while answer < 0 and not _is_full(-answer) and _room(&log):
                 text.log, text.log_size = log.text, log.size
                 with nogil:
@@ -382,26 +381,26 @@ cdef class Program(Descriptor):
 
     @classmethod
     def from_descriptor(cls, int descriptor):
-        """Return the program that another process has loaded and whose *descriptor* was handed over, which is
-        copied."""
+        """Return the program of another process whose *descriptor* was handed over. The object owns a copy of it.
+        """
         cdef Program taken = Program.__new__(Program)
         taken._copy(descriptor)
         return taken
 
     cdef int run_in(self, void *context, uint32_t length, uint32_t *result) noexcept nogil:
-        """Run it, for programs of the kind `SYSCALL`; what it writes into *context* stands there. 0, or a negative
-        errno."""
+        """Run a program of the kind `SYSCALL`. It reads and writes *context*. Return 0 or a negative errno.
+        """
         return bpf_call_run(self.held.fd, context, length, result)
 
     def run(self, bytearray context not None):
-        """Run it, for programs of the kind `SYSCALL`, and return its answer. What it writes into *context* stands
-        there."""
+        """Run a program of the kind `SYSCALL`, and return its result. It reads and writes *context*.
+        """
         cdef Py_buffer memory
         cdef uint32_t length = len(context), result = 0
         cdef int failed, tries = 0
         if len(context) > LONGEST_CONTEXT:
             raise ParameterError("a context has 65535 bytes at most")
-        PyObject_GetBuffer(context, &memory, PyBUF_WRITABLE)    # it keeps its size meanwhile
+        PyObject_GetBuffer(context, &memory, PyBUF_WRITABLE)    # the bytearray cannot be resized meanwhile
         try:
             while True:
                 with nogil:
@@ -416,10 +415,10 @@ cdef class Program(Descriptor):
 
 
 cdef class Trace(Descriptor):
-    """A program that runs each time the kernel comes by a tracepoint, until this is closed."""
+    """Lets a program run each time the kernel reaches a tracepoint, until `close`."""
 
     def __init__(self, Program program not None, str tracepoint not None):
-        """Have *program*, of the kind `RAW_TRACEPOINT`, run at *tracepoint*."""
+        """Let *program*, of the kind `RAW_TRACEPOINT`, run at *tracepoint*."""
         cdef bytes name = tracepoint.encode()
         cdef const char *text = name
         cdef int fd
@@ -435,7 +434,7 @@ cdef class Trace(Descriptor):
 
     @classmethod
     def from_descriptor(cls, int descriptor):
-        """Return what another process has at a tracepoint and whose *descriptor* was handed over, which is copied."""
+        """Return the link of another process whose *descriptor* was handed over. The object owns a copy of it."""
         cdef Trace taken = Trace.__new__(Trace)
         cdef int failed
         taken._copy(descriptor)
@@ -445,15 +444,14 @@ cdef class Trace(Descriptor):
         return taken
 
     cdef int _note(self) noexcept:
-        """Note what the descriptor stands for."""
+        """Store which link the descriptor is."""
         cdef int failed
         with nogil:
             failed = bpf_call_link(self.held.fd, &self.facts)
         return failed
 
     cdef bint runs(self) noexcept nogil:
-        """Whether the program runs at the tracepoint, and has done so all the time: nobody has closed the descriptor.
-        """
+        """Whether the program has run at the tracepoint all the time: no code has closed the descriptor."""
         cdef bpf_link_facts facts
         return (bpf_call_link(self.held.fd, &facts) == 0
                 and memcmp(&facts, &self.facts, sizeof(bpf_link_facts)) == 0)

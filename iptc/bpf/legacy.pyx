@@ -1,11 +1,11 @@
 # cython: freethreading_compatible=False
-"""Where the counters of a legacy table are: found in the kernel's memory, from the network namespace on.
+"""Finds where the counters of a legacy table are in the kernel's memory, beginning at the network namespace.
 
-The kernel has the rules of a table one after the other, as the socket hands them out. Instead of its numbers, each has
-the per-CPU address of a counter. x_tables takes the counters of a table from blocks of a page each, which are that
-table's alone. A writer always replaces the whole table. So it is the same as long as the pointer to it is, unless the
-old one was freed meanwhile and the new one came to stand in the same place. Who frees a table frees its first block of
-counters first, which the window watches.
+The kernel keeps the rules of a table one after the other, as the socket returns them. Instead of its numbers, each rule
+has the per-CPU address of a counter. x_tables takes the counters of a table from blocks of one page, which belong to
+that table alone. A writer always replaces the whole table. So the table is unchanged as long as the pointer to it is,
+unless the old table was freed meanwhile and the new one got the same memory. The kernel frees the first block of
+counters of a table first. The window counts how often that block is freed.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -113,7 +113,7 @@ cdef class LegacyFinder(Finder):
     # ------------------------------------------------------------------ the table
 
     cdef void _find_table(self) noexcept nogil:
-        """Find the table of that name in the namespace; it may be there no more, or not yet again."""
+        """Find the table with our name in the namespace. It may have been deleted, and may come back."""
         cdef uint32_t i
         cdef int _look
         self.table = 0
@@ -130,7 +130,7 @@ cdef class LegacyFinder(Finder):
                 return
 
     cdef uint64_t _table_in(self, uint64_t pernet) noexcept nogil:
-        """The address of the table, if *pernet* is what x_tables keeps for a namespace; 0 if not."""
+        """Return the address of the table if *pernet* is the memory of x_tables for a namespace, or else 0."""
         cdef Where *where = &self.where
         cdef uint64_t first = pernet + where.tables, at, before = first
         cdef char memory[ROOM]
@@ -209,7 +209,7 @@ cdef class LegacyFinder(Finder):
         return 0
 
     cdef int _make_room(self) except -1:
-        """Room for `room` entries."""
+        """Make room for `room` entries."""
         self._free()
         self.counters = <uint64_t *> malloc((<size_t> self.room + 1) * sizeof(uint64_t))
         self.lengths = <uint16_t *> malloc((<size_t> self.room + 1) * sizeof(uint16_t))
@@ -219,7 +219,7 @@ cdef class LegacyFinder(Finder):
         return 0
 
     cdef int _walk(self) noexcept nogil:
-        """Go over the entries. 0, or EFAULT where they do not add up."""
+        """Walk over the entries. Return 0, or EFAULT if they make no sense."""
         cdef Family *family = self.family
         cdef uint64_t begin = self.info + self.where.entries, counter
         cdef size_t done = 0, part, at

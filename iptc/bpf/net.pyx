@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=False
-"""A network namespace in the kernel's memory: that of a socket, and what each part of the kernel keeps for it."""
+"""Finds the network namespace of a socket in the kernel's memory, and what parts of the kernel keep for it."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -17,7 +17,7 @@ _WAY = (
     ("member", "net", "gen"), ("member", "net_generic", "s.len"), ("member", "net_generic", "ptr"),
 )
 
-# How many use a namespace: since Linux 6.18, and before.
+# The member that counts the users of a namespace: since Linux 6.18, and before.
 _REFERENCES = ("ns.__ns_ref", "ns.count", "count")
 
 
@@ -25,7 +25,7 @@ cdef class Net:
     """A network namespace in the kernel's memory."""
 
     def __init__(self, Window window not None, int descriptor):
-        """Find the one of the socket *descriptor*."""
+        """Find the namespace of the socket *descriptor*."""
         cdef uint64_t sock
         (sk, _), (net, _), (cookie, _), (generic, _), (count, _), (slots, _) = ask(_WAY)
         self.window = window
@@ -37,12 +37,12 @@ cdef class Net:
             raise Unsupported("the kernel's sockets are not laid out as its BTF says")
 
     cdef uint32_t slots(self) noexcept nogil:
-        """How many parts of the kernel may keep something for a namespace: their numbers begin with 1."""
+        """Return how many slots a namespace has for parts of the kernel. Their numbers begin with 1."""
         return min(<uint32_t> self.window.word(self.window.word(self.address + self.generic) + self.count_at),
                    <uint32_t> MOST_SLOTS)
 
     cdef uint64_t slot(self, uint32_t number) noexcept nogil:
-        """The address of what the part with that number keeps. Whose it is, no symbol says. 0: nothing."""
+        """Return the address in a slot, or 0. No symbol says to which part of the kernel a slot belongs."""
         cdef uint64_t place = self.window.word(
             self.window.word(self.address + self.generic) + self.slots_at + 8 * <uint64_t> number)
         return place if place > <uint64_t> PAGE else 0

@@ -1,7 +1,7 @@
-"""What travels with the counters that a process hands over: how they are added up, and whose they are.
+"""Describes counters that one process hands over to another: how they are added up, and to which rules they belong.
 
-It is the content of a sealed memfd. Who reads it trusts nothing of it: each number is looked at here, or where it is
-used (`handed`).
+The description is the content of a sealed memfd. The reader trusts nothing in it: each number is checked here, or where
+it is used (`handed`).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from .._types import Chains
 
 FORM = 1
-"""What is written so; a reader of another form refuses it."""
+"""The version of the format. A reader of another version refuses it."""
 
 MOST_BYTES = 1 << 31
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-"""With these it never changes again."""
+"""The seals after which the memfd can never change again."""
 
 _MAGIC = b"iptc fds"
 _HEAD = struct.Struct("<8sIIQQQQQQ")
 """The magic, the form, the CRC of all that follows it, and the length of each part."""
 
 _CHECKED = 16
-"""Where that begins."""
+"""The offset of the first byte that the CRC covers."""
 
 
 class Parcel:
-    """What the memfd says: see `pack`."""
+    """The content of the memfd: see `pack`."""
 
     __slots__ = (
         "table", "ipv6", "backend", "generation", "set", "cpus", "stride", "kept", "traced", "slots", "rules", "rule",

@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=False
-"""Where the per-CPU variables of the kernel and of its modules are.
+"""Finds the per-CPU variables of the kernel and of its modules.
 
 BTF knows where a variable is in its section; where the section begins, only symbols tell, which not every kernel has.
 So the section of the kernel is found by its run queues: each thread leads to that of its CPU. That of a module is found

@@ -1,10 +1,10 @@
-/* Counters of all CPUs, copied one beside the other, become one number each: see sums.h. */
+/* Plans copies of per-CPU counters, and adds them up: see sums.h. */
 #include "sums.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* qsort has no room for what it sorts by. */
+/* Sort slots by their addresses. qsort cannot be used: its comparison gets no pointer to the addresses. */
 static void sort(uint32_t *order, uint32_t *room, uint32_t count, const uint64_t *addresses)
 {
 	uint32_t width, i;
@@ -65,7 +65,7 @@ int plan_copies(struct plan *plan, const uint64_t *addresses, uint32_t slack, ui
 
 		if (copy && from < end)
 			return -1;
-		/* what lies between is copied only if it is the table's own, and lies in the same block */
+		/* bytes between two counters are copied too only if they are in the same block, which is the table's own */
 		if (!copy || gap > slack || used + gap + size > PAGE || (gap && (from ^ (end - 1)) >= XT_BLOCK)) {
 			if (used + size > PAGE) {
 				end_sheet(plan, used);
@@ -118,7 +118,7 @@ static inline uint64_t word(const unsigned char *at)
 	return found;
 }
 
-/* Counters of 16 bytes one beside the other: a loop that the compiler makes wide. */
+/* Add counters of 16 bytes side by side. The compiler makes vector instructions of this loop. */
 static inline void add_plain(const unsigned char *at, uint32_t count, int bytes_first, uint64_t *packets,
 			     uint64_t *bytes)
 {

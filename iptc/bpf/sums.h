@@ -1,4 +1,4 @@
-/* Counters of all CPUs, copied one beside the other, become one number each. */
+/* Plans which per-CPU counters are copied to which place, and adds up the copies of all CPUs. */
 #ifndef IPTC_BPF_SUMS_H
 #define IPTC_BPF_SUMS_H
 
@@ -13,18 +13,18 @@ struct format {
 	uint32_t bytes;
 };
 
-/* One counter that is copied: where it comes to stand in the pages of each CPU, and whose it is. */
+/* One counter that is copied: its place in the pages of each CPU, and its slot. */
 struct spot {
 	uint32_t at;            /* offset in the pages of a CPU */
 	uint32_t slot;
 };
 
-/* What stands on one page of each CPU. */
+/* One page of copies, which each CPU has once. */
 struct sheet {
-	uint32_t first;         /* of its spots; those of the next page follow */
-	uint32_t copy;          /* of its copies */
+	uint32_t first;         /* the number of its first spot; the spots of the next page follow */
+	uint32_t copy;          /* the number of its first copy */
 	uint32_t used;          /* bytes */
-	uint32_t plain;         /* its spots are counters of 16 bytes one beside the other, for slots in their order */
+	uint32_t plain;         /* whether its spots are counters of 16 bytes side by side, for consecutive slots */
 };
 
 struct plan {
@@ -40,23 +40,25 @@ struct plan {
 	uint32_t copy_count;
 };
 
-/* Where to copy which counters from. addresses: one a slot, 0 for what is not counted. slack: so many bytes between two
-   counters may be copied with them. order: room for a uint32_t a slot. 0, or -1 where two slots have one counter. */
+/* Plan from where to copy which counters. addresses: one for each slot, 0 for a slot without a counter. slack: how many
+   bytes between two counters may be copied together with them. order: room for two uint32_t for each slot. Return 0, or
+   -1 if two slots have the same counter. */
 int plan_copies(struct plan *plan, const uint64_t *addresses, uint32_t slack, uint32_t *order);
 
-/* How many banks the copies of so many sheets take, which are kept twice for each CPU: most at most, and up to a quarter
-   more than are needed now. stride: how many sheets of a CPU are in them at once; all, or where that would be too much as
-   many as piece bytes have room for, one at least. needed: how many banks are needed now. */
+/* Return how many banks to make for so many sheets. Each CPU has two copies of each sheet. It is up to a quarter more
+   than are needed now, and not more than fit into most bytes. stride is set to the number of sheets of a CPU that the
+   banks hold at once: all, or, if they would need too much memory, as many as fit into piece bytes, at least one.
+   needed is set to the number of banks that are needed now. */
 uint32_t room_for(uint32_t sheets, uint32_t cpus, uint64_t most, uint64_t piece, uint32_t *stride, uint32_t *needed);
 
-/* Whether two copies of a page differ. */
+/* Return whether two copies of a page differ. */
 int sheet_differs(const struct sheet *sheet, const unsigned char *one, const unsigned char *other);
 
-/* Adds up what stands on page number of all CPUs: the pages of a CPU follow those of the CPU before it. */
+/* Add up the copies of sheet number of all CPUs. The pages of a CPU follow those of the CPU before it. */
 void sum_sheet(const struct plan *plan, uint32_t number, const unsigned char *memory, uint32_t page, uint32_t stride,
 	       uint32_t cpus, uint64_t *packets, uint64_t *bytes);
 
-/* Where a page of what was copied stands in the memory of its map. */
+/* Return where a page of copies is in the memory of its map. */
 static inline const unsigned char *page_at(const unsigned char *memory, uint32_t page)
 {
 	return memory + (size_t)(page / BANK_PAGES) * BANK + (size_t)(page % BANK_PAGES) * PAGE;

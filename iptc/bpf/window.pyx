@@ -1,6 +1,6 @@
 # cython: freethreading_compatible=False
-"""What a process that may load programs sees of the kernel's memory: what stands at an address, where the memory of
-each CPU begins, what a descriptor stands for.
+"""Reads the kernel's memory, for a process that may load programs: the bytes at an address, where the memory of each
+CPU begins, and the structure behind a descriptor.
 """
 
 from libc.errno cimport EFAULT
@@ -42,7 +42,7 @@ _ARRAY = (("member", "bpf_array", "pptrs"), ("member", "bpf_array", "map.value_s
 
 
 cdef class Window:
-    """Looks into the kernel's memory. `Unsupported` where the kernel does not let us, and why."""
+    """Reads the kernel's memory. Raises `Unsupported` with the reason if the kernel does not allow it."""
 
     def __dealloc__(self):
         free(self.offsets)
@@ -60,7 +60,7 @@ cdef class Window:
         self._measure(numbers)
 
     cdef int _measure(self, list numbers) except -1:
-        """Find out what is added to a per-CPU address for each CPU, with a per-CPU value of our own."""
+        """Find the offset that each CPU adds to a per-CPU address, by means of a per-CPU value of our own."""
         cdef Map cpus = Map(ARRAY, 8, self.cpus, True, "iptc_cpus")
         cdef Map ruler = Map(PERCPU_ARRAY, 8, 1, False, "iptc_ruler")
         cdef Program measuring = load("measure", {"cpus": cpus, "ruler": ruler})
@@ -95,8 +95,8 @@ cdef class Window:
         return 0
 
     cdef int look(self, uint64_t at, void *to, size_t length) noexcept nogil:
-        """Copy *length* bytes of the kernel's memory at the address *at*. 0, or -EFAULT where there is none; a negative
-        errno where the program cannot be run."""
+        """Copy *length* bytes of the kernel's memory from the address *at*. Return 0, -EFAULT if there is no memory, or
+        another negative errno if the program cannot be run."""
         cdef peek request
         cdef uint32_t result = 0
         cdef size_t part, done, piece
@@ -122,14 +122,14 @@ cdef class Window:
         return 0
 
     cdef uint64_t word(self, uint64_t at) noexcept nogil:
-        """The eight bytes at an address; 0 where there are none."""
+        """Return the eight bytes at an address, or 0 if there is no memory."""
         cdef uint64_t found = 0
         if self.look(at, &found, sizeof(found)):
             return 0
         return found
 
     cdef uint64_t private_of(self, int descriptor) except 0:
-        """Return the address of what the kernel has behind a descriptor of ours: `private_data` of its file."""
+        """Return `private_data` of the file behind *descriptor*: the address of the kernel's structure for it."""
         cdef uint64_t table, file, found = 0
         (files, _), (fdt, _), (limit, _), (descriptors, _), (private, _) = ask(_WAY)
         self.word(0)                 # for the sake of `task`
@@ -143,7 +143,7 @@ cdef class Window:
         return found
 
     cdef int watch(self, uint64_t address) except -1:
-        """Count from now on how often the per-CPU memory that begins there is freed, and no other."""
+        """Count from now on how often the per-CPU memory that begins at *address* is freed, and no other."""
         if self.trace is None:
             if ask(_FREED) != [(3, 4)]:
                 raise Unsupported("the tracepoint percpu_free_percpu tells other things than iptc knows")
