@@ -16,7 +16,7 @@ def steps():
     assert program.run(bytearray(8)) == 7
     kernel.Program.from_descriptor(program.fileno())
     kernel.Map.from_descriptor(made.fileno()).read(7)
-    return kernel.Trace(kernel.Program("seven", kernel.RAW_TRACEPOINT, code), "percpu_free_percpu") and "done"
+    return kernel.TracepointLink(kernel.Program("seven", kernel.RAW_TRACEPOINT, code), "percpu_free_percpu") and "done"
 
 assert steps() == "done"
 iptc.IPTCError              # imported now, and not when there is no descriptor left

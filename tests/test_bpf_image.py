@@ -95,7 +95,7 @@ def test_what_clang_makes_is_linked_and_runs(tool, tmp_path):
     squares = load(read, "squares", types, given)
     assert (squares.run(context), struct.unpack("QQ", context)) == (9, (5, 30))
     assert struct.unpack("Q", given[".bss"].read(0)) == (1,)
-    kernel.Trace(load(read, "nothing", types, given), "percpu_free_percpu").close()
+    kernel.TracepointLink(load(read, "nothing", types, given), "percpu_free_percpu").close()
 
 
 def test_a_sound_file_is_read(written):

@@ -52,17 +52,22 @@ def test_what_the_verifier_says_is_the_reason():
 
 def test_a_tracepoint_that_is_not_there():
     program = kernel.Program("seven", kernel.RAW_TRACEPOINT, RETURN_7)
-    trace = kernel.Trace(program, "percpu_free_percpu")
+    trace = kernel.TracepointLink(program, "percpu_free_percpu")
     trace.close()
     with pytest.raises(iptc.Unsupported, match="can't use the tracepoint no_such_thing: .*No such file"):
-        kernel.Trace(program, "no_such_thing")
+        kernel.TracepointLink(program, "no_such_thing")
 
 
 def test_every_descriptor_is_closed_on_exec_and_in_the_end():
     before = left_open()
     made = kernel.Map(kernel.ARRAY, 8, 1, mapped=True)
     program = kernel.Program("seven", kernel.RAW_TRACEPOINT, RETURN_7)
-    things = [made, kernel.Map.from_descriptor(made.fileno()), program, kernel.Trace(program, "percpu_free_percpu")]
+    things = [
+        made,
+        kernel.Map.from_descriptor(made.fileno()),
+        program,
+        kernel.TracepointLink(program, "percpu_free_percpu"),
+    ]
     assert [os.get_inheritable(thing.fileno()) for thing in things] == [False] * len(things)
     for thing in things:
         thing.close()
@@ -80,7 +85,7 @@ def test_a_number_that_belongs_to_another_by_now_is_not_closed():
         if kind == "program":
             return kernel.Program("seven", kernel.SYSCALL, RETURN_7)
         if kind == "trace":
-            return kernel.Trace(kernel.Program("seven", kernel.RAW_TRACEPOINT, RETURN_7), "percpu_free_percpu")
+            return kernel.TracepointLink(kernel.Program("seven", kernel.RAW_TRACEPOINT, RETURN_7), "percpu_free_percpu")
         return select.epoll()
 
     kinds = ["map", "program", "trace", "epoll"]
@@ -144,9 +149,9 @@ def test_answers_are_the_same_when_they_are_asked_again():
 def test_types_are_read_once_while_they_are_kept(monkeypatch):
     read, real = [], btf._read
     monkeypatch.setattr(btf, "_read", lambda name: read.append(name) or real(name))
-    with btf.Keeping():
+    with btf.KeepTypes():
         for module in (None, "no_such_module", None):
-            with btf.Keeping():
+            with btf.KeepTypes():
                 assert btf.kernel_types(module).size("ipt_entry") == 112
     assert read == ["vmlinux", "no_such_module"]
     btf.kernel_types()

@@ -19,7 +19,7 @@ def opened():
     # what only CAP_PERFMON lets a program do: it reads memory of the kernel
     code = bytes.fromhex("b702000008000000" "b703000000000000" "bfa1000000000000" "07010000f8ffffff"
                          "8500000071000000" "b700000007000000" "9500000000000000")
-    return made, kernel.Program("reads", kernel.SYSCALL, code), kernel.Trace(
+    return made, kernel.Program("reads", kernel.SYSCALL, code), kernel.TracepointLink(
         kernel.Program("traces", kernel.RAW_TRACEPOINT, code), "percpu_free_percpu")
 
 def tried():

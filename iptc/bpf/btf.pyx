@@ -172,7 +172,7 @@ cdef dict _kept = {}
 cdef int _keepers = 0
 
 
-class Keeping:
+class KeepTypes:
     """As long as one of these is entered, the BTF that was read is kept in memory, for several questions in a row."""
 
     def __enter__(self):

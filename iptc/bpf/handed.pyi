@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from .._counts import Scan
-from .kernel import Map, Program, Trace
+from .kernel import Map, Program, TracepointLink
 from .parcel import Parcel
 
 NOT_COMPARED: str
@@ -13,7 +13,9 @@ class HandedScan(Scan):
 
     source: str
     source_reason: str
-    def __init__(self, said: Parcel, given: Map, polling: Program, pairing: Program, trace: Trace | None) -> None: ...
+    def __init__(
+        self, said: Parcel, given: Map, polling: Program, pairing: Program, trace: TracepointLink | None
+    ) -> None: ...
     @property
     def closed(self) -> bool: ...
 

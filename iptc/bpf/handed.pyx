@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 
 from .._counts cimport Counts, Scan
 from .copies cimport CHANGED, FINE, SHARED, Copies, format, plan, sheet, spot
-from .kernel cimport Descriptor, Map, Program, Trace
+from .kernel cimport Descriptor, Map, Program, TracepointLink
 from .window cimport BANK, BANK_PAGES, PAGE, SET_AT, Window, copy, poll
 
 from ..errors import Conflict, IPTCError, KernelError, ParameterError, ParameterTypeError, Unsupported
@@ -50,7 +50,7 @@ cdef class HandedScan(Scan):
     cdef readonly str source_reason
 
     def __init__(self, object said not None, Map given not None, Program polling not None, Program pairing not None,
-                 Trace trace):
+                 TracepointLink trace):
         """Read what *polling* and *pairing* give out into *given*. *said*: the `Parcel`. *trace*: what counts freed
         memory for them, if that is needed."""
         self.source, self.source_reason = "bpf", NOT_COMPARED
@@ -236,7 +236,7 @@ def take_over(object descriptors):
     for number, each in zip(numbers, copied):
         name = _name_of(each, number)
         if name == "trace":
-            others.append(kernel.Trace.from_descriptor((<Descriptor> each).held.fd))
+            others.append(kernel.TracepointLink.from_descriptor((<Descriptor> each).held.fd))
         elif found.setdefault(name, each) is not each:
             raise ParameterError(f"descriptor {number} is a second one of a kind of which fds() gives one")
     for name, what in _KINDS.items():

@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 
 from .._linux cimport errno_now, fcntl
 from .copies cimport Copies, Marks, format, plan, sheet, spot
-from .kernel cimport Descriptor, Map, Program, Trace
+from .kernel cimport Descriptor, Map, Program, TracepointLink
 from .net cimport Net
 from .window cimport ANOTHER, BANK, BANK_PAGES, PAGE, SET_AT, copy, cpu, head, owner, poll
 
@@ -84,7 +84,7 @@ cdef class Handing:
     cdef Copies copies
     cdef Map given
     cdef Map freed
-    cdef Trace trace                 # counts there, where that is needed
+    cdef TracepointLink trace                 # counts there, where that is needed
     cdef Program polling
     cdef Program pairing
     cdef uint64_t set
@@ -120,7 +120,7 @@ cdef class Handing:
         self.freed = Map(ARRAY, self.copies.window.freed.value_size, 1, True, "iptc_freed")
         if self.copies.marks.counts_freed:
             (<uint64_t *> self.freed.memory)[1] = (<uint64_t *> self.copies.window.freed.memory)[1]
-            self.trace = Trace(load("free_percpu", {"freed": self.freed}), "percpu_free_percpu")
+            self.trace = TracepointLink(load("free_percpu", {"freed": self.freed}), "percpu_free_percpu")
         return 0
 
     cdef int _own(self, bytes owners, owner *row) except -1:

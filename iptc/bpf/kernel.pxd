@@ -45,7 +45,7 @@ cdef class ProgramTypes(Descriptor):
 cdef class Program(Descriptor):
     cdef int run_in(self, void *context, uint32_t length, uint32_t *result) noexcept nogil
 
-cdef class Trace(Descriptor):
+cdef class TracepointLink(Descriptor):
     cdef Program program
     cdef bpf_link_facts facts
 

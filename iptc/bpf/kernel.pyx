@@ -72,7 +72,7 @@ cdef enum:
 
 cdef void _refuse(int error, str doing, str log="") except *:
     """Raise the exception for the negative errno *error*."""
-    raise reasons.refusal(doing, -error, log)
+    raise reasons.bpf_error(doing, -error, log)
 
 
 cdef bint _again(int answer, int *tries) except -1:
@@ -414,7 +414,7 @@ cdef class Program(Descriptor):
         return result
 
 
-cdef class Trace(Descriptor):
+cdef class TracepointLink(Descriptor):
     """Lets a program run each time the kernel reaches a tracepoint, until `close`."""
 
     def __init__(self, Program program not None, str tracepoint not None):
@@ -435,7 +435,7 @@ cdef class Trace(Descriptor):
     @classmethod
     def from_descriptor(cls, int descriptor):
         """Return the link of another process whose *descriptor* was handed over. The object owns a copy of it."""
-        cdef Trace taken = Trace.__new__(Trace)
+        cdef TracepointLink taken = TracepointLink.__new__(TracepointLink)
         cdef int failed
         taken._copy(descriptor)
         failed = taken._note()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # imported here, and not when they are needed: an import fails if the process has no free descriptor
-from .btf import Keeping
+from .btf import KeepTypes
 from .legacy import LegacyFinder
 from .nft import NftFinder
 from .scan import BpfScan
@@ -28,7 +28,7 @@ def open_source(scan: Any, nfproto: Family, table: str, side: str, falls_back: b
 
 def _open(scan: Any, nfproto: Family, table: str, side: str) -> tuple[Window, Finder]:
     # the window first: if the kernel takes no programs at all, that is the reason to tell
-    with Keeping():
+    with KeepTypes():
         window = Window()
         finder = NftFinder if side == "nft" else LegacyFinder
         return window, finder(window, nfproto, table, scan.fileno())

@@ -61,7 +61,7 @@ def may_ask() -> bool:
         return True
 
 
-def refusal(doing: str, number: int, log: str = "") -> IPTCError:
+def bpf_error(doing: str, number: int, log: str = "") -> IPTCError:
     """Return the exception for a call of bpf(2) that failed with errno *number*.
 
     *doing*: what was tried, such as "can't load a program". *log*: the text that the kernel's verifier wrote.

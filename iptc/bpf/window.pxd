@@ -3,7 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from .kernel cimport Map, Program, Trace
+from .kernel cimport Map, Program, TracepointLink
 
 cdef extern from "program.h" nogil:
     enum:
@@ -68,10 +68,10 @@ cdef inline unsigned char *page_at(unsigned char *memory, size_t page) noexcept 
     return memory + (page // BANK_PAGES) * BANK + page % BANK_PAGES * PAGE
 
 cdef class Window:
-    cdef Map glass
+    cdef Map peek_map
     cdef Program peeking
     cdef Map freed
-    cdef Trace trace
+    cdef TracepointLink trace
     cdef uint64_t *offsets          # what is added to a per-CPU address for each possible CPU
     cdef readonly uint32_t cpus
     cdef uint64_t task               # the address of the thread that looked last

@@ -50,9 +50,9 @@ cdef class Window:
     def __init__(self):
         numbers = possible_processors()
         self.cpus = len(numbers)
-        self.glass = Map(ARRAY, BANK, BANKS, True, "iptc_glass")
+        self.peek_map = Map(ARRAY, BANK, BANKS, True, "iptc_peek")
         self.freed = Map(ARRAY, 16, 1, True, "iptc_freed")
-        self.peeking = load("peek", {"pages": self.glass})
+        self.peeking = load("peek", {"pages": self.peek_map})
         free(self.offsets)
         self.offsets = <uint64_t *> calloc(self.cpus, sizeof(uint64_t))
         if self.offsets == NULL:
@@ -114,7 +114,7 @@ cdef class Window:
             done = 0
             while done < part:
                 piece = min(part - done, <size_t> PAGE)
-                memcpy(<char *> to + done, page_at(self.glass.memory, done // PAGE), piece)
+                memcpy(<char *> to + done, page_at(self.peek_map.memory, done // PAGE), piece)
                 done += piece
             at += part
             to = <char *> to + part
@@ -147,6 +147,6 @@ cdef class Window:
         if self.trace is None:
             if ask(_FREED) != [(3, 4)]:
                 raise Unsupported("the tracepoint percpu_free_percpu tells other things than iptc knows")
-            self.trace = Trace(load("free_percpu", {"freed": self.freed}), "percpu_free_percpu")
+            self.trace = TracepointLink(load("free_percpu", {"freed": self.freed}), "percpu_free_percpu")
         (<uint64_t *> self.freed.memory)[1] = address
         return 0
