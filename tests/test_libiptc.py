@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import iptc
-from iptc._core import IPV4, IPV6, standard_target
+from iptc._core import IPV4, IPV6, standard_target, without_counters
 from iptc.language.extension import pack
 from iptc.legacy.blob import TableBlob
 from iptc.legacy.libiptc import Handle
@@ -23,7 +23,7 @@ from iptc.namespace import Place
 pytestmark = pytest.mark.one_backend("legacy")
 
 EXAMPLES = 60 * int(os.environ.get("IPTC_STRESS", "1"))
-CHAINS = ["INPUT", "OUTPUT", "one", "two", "three", "a" * 28, "b" * 29, "", "ACCEPT", "-x"]
+CHAINS = ["INPUT", "OUTPUT", "one", "two", "three", "a" * 28, "b" * 29, "c" * 40, "", "ACCEPT", "-x"]
 TARGETS = ["ACCEPT", "DROP", "RETURN", "one", "two", "three", "INPUT", "nowhere", "", "LOG"]
 """Verdicts, chains that may exist, one that may not be jumped to, one that never exists, no target, an extension."""
 
@@ -31,6 +31,7 @@ TARGETS = ["ACCEPT", "DROP", "RETURN", "one", "two", "three", "INPUT", "nowhere"
 def entry_of(family, number, target):
     """Return the bytes of a rule that is different for each *number*."""
     rule = family.Rule()
+    rule.set_counters((number, 2**62))
     rule.protocol = "udp"
     rule.create_match("udp").dport = str(number + 1)
     if target == "LOG":
@@ -54,6 +55,7 @@ VERBS = {
     "delete": (name, position),
     "flush": (name,),
     "zero": (name,),
+    "zero_rule": (name, position),
     "create_chain": (name,),
     "delete_chain": (name,),
     "rename_chain": (name, name),
@@ -63,10 +65,18 @@ edits = st.lists(st.one_of([st.tuples(st.just(verb), *arguments) for verb, argum
 BEGINNING = ["one", "two"]
 
 
-def outcome(call, *arguments):
+random_trials = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="IPTC_STRESS" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def outcome(call, *arguments, **more):
     """Return how a call ended: class, errno and message of its exception, or nothing."""
     try:
-        call(*arguments)
+        call(*arguments, **more)
     except iptc.IPTCError as error:
         return type(error).__name__, getattr(error, "errno", None), str(error)
     except OSError as error:
@@ -74,10 +84,12 @@ def outcome(call, *arguments):
     return None
 
 
-def table_of(nfproto):
-    """Return the table in the kernel, without the counters of policies, which libiptc does not keep."""
+def table_of(nfproto, counters=True):
+    """Return the table in the kernel, without the counters of policies, which libiptc does not keep, and only with
+    *counters* with those of rules."""
     blob = TableBlob(nfproto, "filter")
-    return [(chain, policy, blob.chain_entries(first, end)) for chain, policy, _, first, end in blob.chains]
+    shown = [(chain, policy, blob.chain_entries(first, end)) for chain, policy, _, first, end in blob.chains]
+    return shown if counters else [(*chain, without_counters(nfproto, entries)) for *chain, entries in shown]
 
 
 def but_for_policies(lines):
@@ -85,9 +97,10 @@ def but_for_policies(lines):
     return [line.partition(" [")[0] if line.startswith(":") else line for line in lines]
 
 
-def start_again(family):
+def start_again(family, more=""):
+    """Let the table have the chains `one` and `two`, and the rules *more* too."""
     family.Table("filter").restore(
-        "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:one -\n:two -\n-A two -p tcp -j one\nCOMMIT\n"
+        f"*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:one -\n:two -\n-A two -p tcp -j one\n{more}COMMIT\n"
     )
 
 
@@ -96,7 +109,7 @@ def test_the_draft_and_libiptc_do_the_same_and_refuse_the_same(host, family, com
     nfproto = IPV6 if family.ipv6 else IPV4
 
     def run(make, sequence):
-        start_again(family)
+        start_again(family, "-A OUTPUT -j two\n")  # so that a jump from `one` to `two` is a loop
         handle, said = make(), []
         for verb, *arguments in sequence:
             arguments = [
@@ -110,14 +123,11 @@ def test_the_draft_and_libiptc_do_the_same_and_refuse_the_same(host, family, com
                 handle = make()
         said.append(outcome(handle.commit))
         handle.close()
-        return said, table_of(nfproto)
+        # libiptc does not zero what is new in the same commit
+        zeroed = commits == "once" and any(verb.startswith("zero") for verb, *_ in sequence)
+        return said, table_of(nfproto, counters=not zeroed)
 
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        derandomize="IPTC_STRESS" not in os.environ,
-        suppress_health_check=list(HealthCheck),
-    )
+    @random_trials
     @given(edits)
     def same(sequence):
         ours = run(lambda: TableDraft(TableBlob(nfproto, "filter")), sequence)
@@ -203,6 +213,64 @@ def test_a_text_is_restored_as_by_the_draft(host, family, flush):
             said = outcome(lambda: table.restore(given, counters=True, flush=flush))
             results.append((said, host.save(ipv6=family.ipv6, counters=True)))
         assert results[0] == results[1]
+
+
+there = ["INPUT", "FORWARD", "one", "two", "three"]
+words = st.sampled_from([*there * 6, "OUTPUT", "c" * 29, "nope"])
+conditions = st.sampled_from(
+    ["", "-p udp ", "-p udp --dport 1 ", "-i lo ", "-s 0/0 ", "-c 3 4 ", "-p tcp -m tcp --syn "]
+)
+jumps = st.sampled_from(
+    [*["", "-j ACCEPT", "-j DROP", "-j LOG", "-j one", "-j two", "-g three"] * 4, "-j RETURN", "-j INPUT", "-j nope"]
+)
+numbers = st.sampled_from([*[1, 2] * 6, 3, 0, 9])
+new = st.sampled_from([*["four", "five"] * 4, "b" * 28, "c" * 29, "one", "INPUT", "ACCEPT"])
+COMMANDS = [
+    st.tuples(st.sampled_from(["-A", "-A", "-D", "-C"]), words, conditions, jumps),
+    st.tuples(st.just("-A"), st.sampled_from(["INPUT", "one", "two"]), conditions, jumps),
+    st.tuples(st.just("-I"), words, conditions, jumps),
+    st.tuples(st.sampled_from(["-I", "-R"]), words, numbers, conditions, jumps),
+    st.tuples(st.sampled_from(["-D", "-Z"]), words, numbers),
+    st.tuples(st.sampled_from(["-F", "-F", "-X", "-Z"]), words),
+    st.tuples(st.just("-N"), new),
+    st.tuples(st.sampled_from(["-F", "-X", "-Z"])),
+    st.tuples(st.just("-E"), words, new),
+    st.tuples(
+        st.just("-P"),
+        st.sampled_from([*["INPUT", "FORWARD"] * 4, "one"]),
+        st.sampled_from(["DROP", "ACCEPT", "DROP", "one"]),
+    ),
+    st.tuples(st.just(":INPUT"), st.sampled_from(["ACCEPT", "DROP", "-"]), st.sampled_from(["[5:6]", ""])),
+    st.builds(lambda name: (f":{name}", "- [7:8]"), new),
+]
+texts = st.lists(st.one_of(COMMANDS).map(lambda parts: " ".join(map(str, parts))), max_size=12)
+"""Commands of which most can be carried out after those of `BEFORE`."""
+BEFORE = [
+    "*filter",
+    ":one -",
+    ":two -",
+    ":three -",
+    "-A one -p udp",
+    *(f"-A {name} -p tcp -j ACCEPT" for name in there),
+]
+
+
+def test_random_texts_are_restored_as_by_the_draft(host, family):
+    nfproto = IPV6 if family.ipv6 else IPV4
+
+    @random_trials
+    @given(texts, st.booleans(), st.booleans())
+    def same(lines, flush, counters):
+        text = "\n".join([*BEFORE, *lines, "COMMIT", ""])
+        results = []
+        for backend in ("legacy", "libiptc"):
+            start_again(family)
+            table = family.Table("filter", backend=backend)
+            said = outcome(table.restore, text, flush=flush, counters=counters)
+            results.append((said, table_of(nfproto, counters="-Z" not in text)))
+        assert results[0] == results[1], text
+
+    same()
 
 
 MISTAKES = [
