@@ -269,7 +269,8 @@ cdef inline bint _is_attribute(PyObject *name) noexcept:
 
 
 cdef class RuleValue:
-    """The base part of one rule, and the bytes from which its matches and target are made when they are asked for."""
+    # inspect.signature() finds the signature in this form only, for subclasses too
+    """RuleValue(entry=None, chain=None)\n--\n\nThe base part of one rule, and the bytes of its matches and target."""
 
     _nfproto = NFPROTO_IPV4
 

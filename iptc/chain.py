@@ -51,11 +51,8 @@ class Chain:
             Chain._cache[key] = chain
         return chain
 
-    def __getnewargs__(self) -> tuple[Table, str]:
-        return self.table, self.name
-
-    def __getstate__(self) -> None:
-        return None
+    def __reduce__(self) -> tuple[type[Chain], tuple[Table, str]]:
+        return type(self), (self.table, self.name)
 
     def __repr__(self) -> str:
         return f"<iptc.Chain {self.name} of {self.table!r}>"

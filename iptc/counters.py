@@ -10,7 +10,7 @@ import time
 from _weakref import ref  # that of weakref, without the weight of that module
 
 from . import _core, backends, namespace
-from .errors import Conflict, ParameterError, ParameterTypeError, TransactionError, Unsupported
+from .errors import Conflict, KernelError, ParameterError, ParameterTypeError, TransactionError, Unsupported
 from .layout import Layout, RuleInfo, ToldLayout
 from .lock import XTablesLock, mutex
 
@@ -241,6 +241,8 @@ class CounterReader:
     def _entries(self, generation: int) -> list[bytes]:
         self._belong_here()
         with self._mutex:
+            if self._closed:
+                raise KernelError("this reader is closed", 9, "Bad file descriptor")
             entries: list[bytes] = self._scan.entries(generation)
             return entries
 
@@ -358,7 +360,7 @@ class _PerRule:
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
-            return self._chain(self._layout.by_name[key])
+            return self._chain(self._layout.number_of(key))
         if isinstance(key, slice):
             return self._counts.pairs(0, self._counts.rules)[key]
         slot = range(self._counts.rules)[key]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 from . import _core
 from ._counts import place_slots
-from .errors import Conflict, Unsupported
+from .errors import Conflict, Unsupported, kernel_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,12 +42,15 @@ class Layout:
     def __reduce__(self) -> tuple[Any, ...]:
         return Layout, (self.nfproto, self.generation, self.chains, self.identities, None, self._rules)
 
-    @property
-    def by_name(self) -> dict[str, int]:
-        """Return {name of a chain: its number}."""
+    def number_of(self, name: str) -> int:
+        """Return the number of the chain of this name. Raises `NotFound`."""
         if self._by_name is None:
             self._by_name = {chain[0]: number for number, chain in enumerate(self.chains)}
-        return self._by_name
+        number = self._by_name.get(name)
+        if number is None:
+            why = "No chain/target/match by that name"
+            raise kernel_error(f"can't find chain {name} in a snapshot", errno.ENOENT, why)
+        return number
 
     def entries(self) -> list[bytes]:
         """Return the rules as bytes. Raises `Conflict` if the reader has read another ruleset since."""

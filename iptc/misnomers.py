@@ -159,9 +159,12 @@ def _meanings() -> tuple[dict[str, str], set[str]]:
 
 
 def _nearest(name: str, names: Iterable[str], likeness: float) -> str | None:
+    """Return the name that *name* is, but for case and underscores, or else one that is like it."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(name, names, 1, likeness)), None)
+    by_plain = {_plain(each): each for each in names}
+    near = get_close_matches(_plain(name), by_plain, 1, likeness)
+    return by_plain[near[0]] if near else None
 
 
 @lru_cache(1000)
@@ -169,7 +172,7 @@ def meant_by(name: str) -> str | None:
     """Return the attribute that was probably meant by *name*, or None if the program probably uses *name* for
     itself."""
     plain = _plain(name)
-    return _meanings()[0].get(plain) or _nearest(name.lower(), _OWN[2:], 0.85)
+    return _meanings()[0].get(plain) or _nearest(name, _OWN[2:], 0.85)
 
 
 def check_rule(rule: object, name: str) -> None:

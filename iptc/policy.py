@@ -25,8 +25,8 @@ class Policy:
             cls._cache[name] = policy
         return policy
 
-    def __getnewargs__(self) -> tuple[str]:
-        return (self.name,)
+    def __reduce__(self) -> tuple[type[Policy], tuple[str]]:
+        return type(self), (self.name,)
 
     def __repr__(self) -> str:
         return f"<iptc.Policy {self.name}>"

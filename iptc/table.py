@@ -18,6 +18,7 @@ from .transactions import EditGroup, Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Self
 
     from ._core import Counters
@@ -105,11 +106,8 @@ class Table:
             if key[0] != cookie and table.autocommit and not table._state.pending and not table._state.gathering:
                 del cls._cache[key]
 
-    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
-        return (self.name,), {"backend": self.backend, "netns": self.netns}
-
-    def __getstate__(self) -> None:
-        return None
+    def __reduce__(self) -> tuple[Callable[..., Table], tuple[type[Table], str, str, Netns]]:
+        return _reopened, (type(self), self.name, self.backend, self.netns)
 
     @property
     def backend(self) -> str:
@@ -460,6 +458,10 @@ class Table6(Table):
     existing_table_names: dict[str, bool] = {}
     _nfproto = _core.IPV6
     _rule_class = Rule6
+
+
+def _reopened(cls: type[Table], name: str, backend: str, netns: Netns) -> Table:
+    return cls(name, backend=backend, netns=netns)
 
 
 def _is_available(cls: type[Table], name: str) -> bool:

@@ -53,7 +53,9 @@ def test_making_a_chain_object_creates_nothing(host, family):
 
 
 def test_copies_and_pickles_of_a_chain_are_the_chain(chain):
-    assert copy.deepcopy(chain) is pickle.loads(pickle.dumps(chain)) is chain
+    assert copy.deepcopy(chain) is copy.copy(chain) is chain
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(chain, protocol)) is chain
 
 
 def test_name_table_and_repr(chain, family):
@@ -184,7 +186,9 @@ def test_policies_are_one_object_for_each_name():
     assert iptc.Policy("DROP") is iptc.Policy(iptc.Policy.DROP)
     assert [iptc.Policy.ACCEPT, iptc.Policy.QUEUE, iptc.Policy.RETURN] == ["ACCEPT", "QUEUE", "RETURN"]
     drop = iptc.Policy("DROP")
-    assert pickle.loads(pickle.dumps(drop)) is drop
+    assert copy.deepcopy(drop) is copy.copy(drop) is drop
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(drop, protocol)) is drop
 
 
 def test_a_rule_of_the_other_family_is_refused(chain, family):

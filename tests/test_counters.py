@@ -260,10 +260,13 @@ def test_errors_say_what_is_wrong(host):
     with pytest.raises(TypeError):
         iptc.CounterReader(netns=1.5)
     reader = iptc.CounterReader()
+    snapshot = reader.read()
     reader.close()
     reader.close()
-    with pytest.raises(iptc.KernelError, match="closed"):
+    with pytest.raises(iptc.KernelError, match="this reader is closed"):
         reader.read()
+    with pytest.raises(iptc.KernelError, match="this reader is closed"):
+        snapshot.rules
 
 
 def test_without_the_capability(host):

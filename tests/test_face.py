@@ -1,5 +1,8 @@
 """What users see first: the names of the package and its help, tables indexed by chains, named counters."""
 
+import copy
+import errno
+import inspect
 import io
 import json
 import os
@@ -55,6 +58,14 @@ def test_help_begins_with_a_table_of_the_names():
     assert {name for names, _ in rows for name in names.split(", ")} == NAMES
 
 
+def test_editors_can_show_how_all_is_called():
+    for name in NAMES - OLD_MODULES:
+        thing = getattr(iptc, name)
+        if not (isinstance(thing, type) and issubclass(thing, Exception)):
+            assert inspect.signature(thing).parameters or name in ("backend", "Outcome"), name
+    assert [*inspect.signature(iptc.Rule6).parameters] == ["entry", "chain"]
+
+
 def test_names_can_be_imported_by_their_own_name():
     names = ", ".join(sorted(NAMES))
     assert fresh(f"from iptc import {names}; print(Table.__name__, easy.__name__)").split() == ["Table", "iptc.easy"]
@@ -104,6 +115,17 @@ def test_a_chain_that_is_not_there_is_a_key_error(host, family):
     with pytest.raises(KeyError) as caught:
         iptc.Chain(table, "web").flush()
     assert not str(caught.value).startswith("'")
+
+
+def test_a_chain_that_a_snapshot_does_not_have_is_a_key_error_too(host, family):
+    with iptc.CounterReader("filter", ipv6=family.ipv6) as reader:
+        snapshot = reader.read()
+        delta = reader.read().since(snapshot)
+    for counted in (snapshot, delta, pickle.loads(pickle.dumps(snapshot))):
+        with pytest.raises(KeyError) as caught:
+            counted["web"]
+        assert isinstance(caught.value, iptc.NotFound) and caught.value.errno == errno.ENOENT
+        assert str(caught.value) == "can't find chain web in a snapshot: No chain/target/match by that name"
 
 
 def test_a_table_is_no_sequence(host, family):
@@ -183,11 +205,16 @@ def test_a_match_without_a_plugin_is_asked_like_the_others(family):
 # ------------------------------------------------------------------- counters
 
 
+def pickled(thing):
+    """Return what each protocol of pickle makes of *thing*."""
+    return [pickle.loads(pickle.dumps(thing, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+
+
 def assert_named(counters, pair):
     assert isinstance(counters, iptc.Counters) and isinstance(counters, tuple)
     assert counters == pair and hash(counters) == hash(pair) and pair == (counters.packets, counters.bytes)
-    again = pickle.loads(pickle.dumps(counters))
-    assert type(again) is iptc.Counters and again == pair
+    for again in (copy.copy(counters), copy.deepcopy(counters), *pickled(counters)):
+        assert type(again) is iptc.Counters and again == pair
     assert repr(counters) == repr(pair) and json.dumps(counters) == json.dumps(pair)
 
 

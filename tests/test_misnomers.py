@@ -132,6 +132,14 @@ def test_an_option_that_no_extension_has_is_warned_of(family):
     with pytest.warns(iptc.XTablesWarning, match="tcp has no option --dprot, .* probably meant is 'dport'") as caught:
         assert match.dprot is None
     assert [one.filename for one in caught] == [__file__]
+    for name, meant in (
+        ("Dport", "dport"),
+        ("SPORT", "sport"),
+        ("sourcePort", "source_port"),
+        ("tcpflags", "tcp_flags"),
+    ):
+        with pytest.warns(iptc.XTablesWarning, match=f"probably meant is '{meant}'"):
+            assert getattr(match, name) is None
     with pytest.warns(iptc.XTablesWarning, match="ACCEPT has no option --nosuch"):
         assert target.nosuch is None
     with pytest.raises(iptc.ParameterError):

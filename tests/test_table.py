@@ -50,7 +50,9 @@ def test_a_table_is_one_object_for_its_name(host, family):
 
 def test_copies_and_pickles_of_a_table_are_the_table(host, family):
     table = family.Table("filter")
-    assert copy.deepcopy(table) is pickle.loads(pickle.dumps(table)) is table
+    assert copy.deepcopy(table) is copy.copy(table) is table
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(table, protocol)) is table
 
 
 def test_autocommit_is_on_unless_said_otherwise(host, family):
