@@ -15,6 +15,7 @@ import sys
 import pytest
 import sharing
 import specs
+from untried import left_out, pass_on, pytest_terminal_summary, untried  # noqa: F401  (one is a hook)
 
 import iptc
 from iptc import state
@@ -83,7 +84,7 @@ def shown_at_a_terminal(code, *arguments, **options):
     try:
         ours, theirs = pty.openpty()
     except OSError as error:
-        print(f"no pseudo-terminal ({error}): a pipe that says it is one stands in for it")
+        untried(f"no pseudo-terminal can be opened ({error}); a pipe that says it is one stands in for it")
         ours, theirs = os.pipe()
         code = AS_AT_A_TERMINAL + code
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=theirs, stderr=theirs, **options)
@@ -113,15 +114,6 @@ def as_seen_here(path):
     return next(
         (str(here) for start in range(len(parts)) if (here := pathlib.Path("/", *parts[start:])).exists()), str(path)
     )
-
-
-def has_other_users():
-    """Whether this process can become another user. The namespace of an ordinary user has one user only."""
-    with open("/proc/self/uid_map") as users:
-        if sum(int(line.split()[2]) for line in users) > 65534:
-            return True
-    print("there is one user here: what another one may do is not tried")
-    return False
 
 
 @contextlib.contextmanager
@@ -340,18 +332,19 @@ def pytest_sessionstart(session):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With `IPTC_REQUIRE_KERNEL`, a skipped test counts as failed."""
+    """With `IPTC_REQUIRE_KERNEL`, a skipped test counts as failed. What a test could not try is named."""
     report = (yield).get_result()
+    pass_on(report)
     if report.skipped and "IPTC_REQUIRE_KERNEL" in os.environ:
         report.outcome = "failed"
         report.longrepr = f"skipped, and nothing may be: {call.excinfo.value}"
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--long"):
-        long = [item for item in items if item.get_closest_marker("long")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in set(long)]
+    out = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
+    out += left_out([item for item in items if item not in set(out)])
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in set(out)]
     if hasattr(config, "workerinput"):
         sharing.longest_first(items)
 

@@ -39,7 +39,7 @@ def load_taken(ipv6):
     Releases differ in a few, and where there is only one user, the kernel accepts no other. Other tests check that iptc
     accepts the same.
     """
-    from conftest import has_other_users
+    from untried import has_other_users
 
     import iptc
 

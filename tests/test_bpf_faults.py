@@ -1,5 +1,6 @@
 """Each call of bpf(2) fails with each errno that it can have: an exception says why, and no descriptor stays open."""
 
+import pytest
 from faults import library, start  # noqa: F401  (fixtures)
 
 STEPS = """
@@ -49,6 +50,7 @@ for number, names in kinds.items():
 """
 
 
+@pytest.mark.needs("ebpf")
 def test_each_call_fails(start):  # noqa: F811
     raised = {number: names for number, *names in map(str.split, start(STEPS + FAIL))}
     # the memory of a map cannot be mapped: this is handled like a failed call of bpf(2)
@@ -78,5 +80,6 @@ print("done")
 """
 
 
+@pytest.mark.needs("ebpf")
 def test_no_descriptor_is_left_for_each_step(start):  # noqa: F811
     assert start(STEPS + ROOM) == ["done"]

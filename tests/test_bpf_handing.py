@@ -13,17 +13,17 @@ import sys
 import threading
 
 import pytest
-from conftest import PATIENCE, has_other_users
+from conftest import PATIENCE
 from faults import library, start  # noqa: F401  (fixtures)
 from test_bpf_rights import with_only
-from test_bpf_source import REFUSED, restored, same
+from test_bpf_source import restored, same
 from test_structure import ROOT
 
 import iptc
 from iptc.bpf import kernel, parcel
 
 # if the kernel accepts no programs there is nothing to hand over; test_bpf_source tests the error then
-__test__ = not REFUSED
+pytestmark = pytest.mark.needs("ebpf")
 
 EXAMPLES = ROOT / "examples"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -558,10 +558,9 @@ except iptc.Unsupported as error:
 """
 
 
+@pytest.mark.needs("other users")
 def test_nobody_polls(reader, host, ipv6, traffic):
     """A process of another user, without a capability, in another network namespace."""
-    if not has_other_users():
-        return
     with closing(reader.fds()) as fds:
         for fd in fds:
             os.set_inheritable(fd, True)
@@ -612,10 +611,9 @@ except iptc.IPTCError as error:
 
 
 @pytest.mark.parametrize("period", [0, 60, 1e-9])
+@pytest.mark.needs("other users")
 def test_rights_are_given_up_once_all_is_open(reader, host, ipv6, period):
     """With exactly the capabilities that the documentation names, and then with none."""
-    if not has_other_users():
-        return
     rights = ["bpf", "perfmon", "net_admin", *(["net_raw"] if host.backend == "legacy" else [])]
     granted = ",".join(f"+{name}" for name in rights)
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps=-all,{granted}"]
@@ -704,9 +702,8 @@ def poller(*words, **how):
 
 
 @pytest.mark.parametrize("ipv6", [False])
+@pytest.mark.needs("other users")
 def test_the_example_with_a_socket(reader, host, ipv6, tmp_path):
-    if not has_other_users():
-        return
     folder = tmp_path / "run"
     folder.mkdir()
     for each in (folder, *folder.parents):
@@ -743,10 +740,9 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 @pytest.mark.parametrize("ipv6", [False])
+@pytest.mark.needs("other users")
 def test_the_example_with_systemd(reader, host, ipv6):
     """In the place of systemd: it takes what it is to keep, and passes it on in another order."""
-    if not has_other_users():
-        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, contextlib.ExitStack() as stack:
         manager.bind("")  # a name in the network namespace, which the kernel chooses
         address = "@" + manager.getsockname()[1:].decode()

@@ -18,6 +18,7 @@ def left_open():
     return sorted(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.needs("ebpf")
 def test_a_map_is_read_and_written_by_call_and_in_memory():
     made = kernel.Map(kernel.ARRAY, 8, 100, mapped=True)
     assert (made.kind, made.value_size, made.entries) == (kernel.ARRAY, 8, 100)
@@ -30,6 +31,7 @@ def test_a_map_is_read_and_written_by_call_and_in_memory():
     assert struct.unpack("Q", other.read(3)) == (77,) and other.entries == 100
 
 
+@pytest.mark.needs("ebpf")
 def test_a_map_for_each_processor():
     made = kernel.Map(kernel.PERCPU_ARRAY, 4, 1)
     processors = kernel.possible_processors()
@@ -37,6 +39,7 @@ def test_a_map_for_each_processor():
     assert made.read(0) == (bytes(8 * len(processors)) if len(processors) > 1 else bytes(4))
 
 
+@pytest.mark.needs("ebpf")
 def test_a_program_is_loaded_and_run():
     program = kernel.Program("seven", kernel.SYSCALL, RETURN_7)
     assert program.run(bytearray(16)) == 7
@@ -45,11 +48,13 @@ def test_a_program_is_loaded_and_run():
     assert taken.run(bytearray()) == 7
 
 
+@pytest.mark.needs("ebpf")
 def test_what_the_verifier_says_is_the_reason():
     with pytest.raises(iptc.Unsupported, match="^can't load the program broken: .*last insn is not an exit or jmp"):
         kernel.Program("broken", kernel.SYSCALL, NO_EXIT)
 
 
+@pytest.mark.needs("ebpf")
 def test_a_tracepoint_that_is_not_there():
     program = kernel.Program("seven", kernel.RAW_TRACEPOINT, RETURN_7)
     trace = kernel.TracepointLink(program, "percpu_free_percpu")
@@ -58,6 +63,7 @@ def test_a_tracepoint_that_is_not_there():
         kernel.TracepointLink(program, "no_such_thing")
 
 
+@pytest.mark.needs("ebpf")
 def test_every_descriptor_is_closed_on_exec_and_in_the_end():
     before = left_open()
     made = kernel.Map(kernel.ARRAY, 8, 1, mapped=True)
@@ -76,6 +82,7 @@ def test_every_descriptor_is_closed_on_exec_and_in_the_end():
     assert left_open() == before
 
 
+@pytest.mark.needs("ebpf")
 def test_a_number_that_belongs_to_another_by_now_is_not_closed():
     """All that bpf(2) makes has one inode, and so have the descriptors of epoll and eventfd."""
 

@@ -14,7 +14,7 @@ import time
 
 import pytest
 from conftest import PATIENCE
-from test_bpf_source import IN_USE, REFUSED, SOURCE, same
+from test_bpf_source import IN_USE, SOURCE, same
 from test_bpf_trials import Board, Turns, forked
 
 import iptc
@@ -136,9 +136,8 @@ def test_all_tables_of_both_families_at_once(host, traffic):
         traffic(7, 2 + turn, ipv6=True)
 
 
+@pytest.mark.needs("ebpf")
 def test_another_table_that_is_replaced_does_not_matter(host):
-    if REFUSED:
-        return
     given(host, False, *ruleset("filter", 1, 2, 30))
     scan, socket, _ = scan_of("filter")
     first, learned = settled(scan), socket.readings
@@ -151,10 +150,9 @@ def test_another_table_that_is_replaced_does_not_matter(host):
     assert len(settled(scan)[0]) == 151 and socket.readings > learned
 
 
+@pytest.mark.needs("ebpf")
 def test_two_replacements_between_readings(host, ipv6):
     """The second may come to stand where the table was that is known: nothing but what was freed tells the two apart."""
-    if REFUSED:
-        return
     given(host, ipv6, *ruleset("filter", 1, 1, 60))
     scan, _, finder = scan_of("filter", nfproto_of(ipv6))
     other = TableScan(nfproto_of(ipv6), "filter")
@@ -204,10 +202,9 @@ def write(writer, board, tool, times):
         board.lock.release()
 
 
+@pytest.mark.needs("ebpf")
 def test_eight_writers_and_no_wrong_number(host, ipv6, versions):
     """Each reading is of the last version or a later one, and each counter is the rule's own, or not given back yet."""
-    if REFUSED:
-        return
     board = Board()
     board.lock = Turns()
     write(0, board, host.tool(ipv6, "-restore"), 1)
@@ -262,10 +259,9 @@ def links():
 
 
 @pytest.mark.parametrize("taken", [False, True], ids=["closed", "taken by another reader"])
+@pytest.mark.needs("ebpf")
 def test_what_counts_is_closed_by_somebody_else(host, taken):
     """Then a table may be freed and nobody notices: no number is given out, and all is opened anew."""
-    if REFUSED:
-        return
     given(host, False, *ruleset("filter", 1, 1, 60))
     foreign, others = links(), []
     with iptc.CounterReader(source="bpf") as reader, iptc.CounterReader(source="auto", source_check=0.01) as patient:
@@ -292,10 +288,9 @@ def test_what_counts_is_closed_by_somebody_else(host, taken):
         other.close()
 
 
+@pytest.mark.needs("ebpf")
 def test_a_link_cannot_be_taken_off(host):
     """By the kernel's own means: a tool that takes links off gets an error, and the reader goes on."""
-    if REFUSED:
-        return
     detach = 34  # BPF_LINK_DETACH
     before = links()
     with iptc.CounterReader(source="bpf") as reader:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from conftest import has_other_users
 from faults import library, start  # noqa: F401  (fixtures)
 from test_structure import ROOT
 
@@ -44,6 +43,7 @@ def with_only(*rights):
     return ["setpriv", "--inh-caps=-all", f"--bounding-set={named}"]
 
 
+@pytest.mark.needs("ebpf")
 @pytest.mark.parametrize(
     ("rights", "said"),
     [
@@ -59,17 +59,17 @@ def test_what_each_right_is_good_for(rights, said):
     assert run(*with_only(*rights)).endswith(said)
 
 
+@pytest.mark.needs("ebpf")
+@pytest.mark.needs("other users")
 def test_another_user_needs_two_rights_and_no_more():
-    if not has_other_users():
-        return
     who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     assert run(*who, "--inh-caps=+bpf,+perfmon", "--ambient-caps=+bpf,+perfmon") == "7"
     assert run(*who, "--inh-caps=-all").endswith("this process has no CAP_BPF and no CAP_PERFMON")
 
 
+@pytest.mark.needs("ebpf")
+@pytest.mark.needs("other users")
 def test_rights_can_be_given_up_once_all_is_open():
-    if not has_other_users():
-        return
     drop = "things = opened(); os.setgid(65534); os.setuid(65534); print(things[1].run(bytearray()), things[0].read(3))"
     assert run(then=drop + "; print(tried())").splitlines() == [
         f"7 {bytes(8)}",
@@ -81,6 +81,7 @@ def test_a_user_namespace_is_the_reason():
     assert "this is a user namespace" in run("unshare", "-Ur")
 
 
+@pytest.mark.needs("ebpf")
 def test_what_else_forbids_it_is_told_from_what_is_missing(start):  # noqa: F811
     said = start(
         OPEN + "print(attempt(tried, 'bpf', 0, errno.EPERM)[0])\nprint(attempt(tried, 'bpf', 0, errno.ENOSYS)[0])"

@@ -14,7 +14,8 @@ import pytest
 from conftest import PATIENCE
 from faults import library, start  # noqa: F401  (fixtures)
 from test_bpf_falling_back import until_it_is_back
-from test_bpf_source import IN_USE, REFUSED, SOURCE, restored
+from test_bpf_source import IN_USE, SOURCE, restored
+from untried import untried
 
 import iptc
 
@@ -77,9 +78,8 @@ for number, names in kinds.items():
 """
 
 
+@pytest.mark.needs("ebpf")
 def test_each_call_of_bpf_fails(start):  # noqa: F811
-    if REFUSED:
-        return
     raised = {number: set(names) for number, *names in map(str.split, start(STEPS + SWEEP, "1" if STRESS else "43"))}
     assert raised["EMFILE"] <= {"KernelError", "Unsupported"} and raised["ENOMEM"] <= {"OutOfMemory", "Unsupported"}
     for number in ("EPERM", "EINVAL"):
@@ -104,9 +104,9 @@ print("done")
 """
 
 
+@pytest.mark.needs("ebpf")
 def test_what_was_lacking_comes_back(start):  # noqa: F811
-    if not REFUSED:
-        assert start(STEPS + LATER) == ["done"]
+    assert start(STEPS + LATER) == ["done"]
 
 
 ROOM = """
@@ -144,9 +144,9 @@ print("done")
 """
 
 
+@pytest.mark.needs("ebpf")
 def test_no_descriptor_is_left_for_each_step(start):  # noqa: F811
-    if not REFUSED:
-        assert start(STEPS + ROOM) == ["done"]
+    assert start(STEPS + ROOM) == ["done"]
 
 
 def descriptors():
@@ -173,10 +173,9 @@ def numbers(host):
 
 
 @pytest.mark.parametrize("source", ["bpf", "auto"])
+@pytest.mark.needs("ebpf")
 def test_the_program_closes_what_is_not_its_own(host, numbers, source):
     """Each descriptor, and all of them; then other files have these numbers, and other readers too."""
-    if REFUSED:
-        return
     mine, others = numbers
     at_first = descriptors()
     with iptc.CounterReader(source=source) as reader:
@@ -218,9 +217,8 @@ def test_the_program_closes_what_is_not_its_own(host, numbers, source):
             assert descriptors() == at_first
 
 
+@pytest.mark.needs("ebpf")
 def test_other_files_with_these_numbers_stay_open(host, numbers):
-    if REFUSED:
-        return
     before = descriptors()
     with iptc.CounterReader(source="auto") as reader:
         reader.read()
@@ -391,9 +389,8 @@ def refused(*prefix):
         (["bpf", "perfmon"], ""),
     ],
 )
+@pytest.mark.needs("ebpf")
 def test_who_may_not_goes_on_by_socket(host, numbers, rights, reason):
-    if REFUSED:
-        return
     named = ",".join(["-all", *(f"+{name}" for name in [*rights, "net_admin", "net_raw"])])
     first, second = refused("setpriv", "--inh-caps=-all", f"--bounding-set={named}")
     if reason:
@@ -412,12 +409,11 @@ def test_a_user_namespace_goes_on_by_socket(host):
     assert second.startswith("[(7, 70)] socket ") and "this is a user namespace" in second
 
 
+@pytest.mark.needs("ebpf")
 def test_no_types_of_the_kernel(host, numbers):
-    if REFUSED:
-        return
     hidden = 'mount --make-rprivate / && mount -t tmpfs none /sys/kernel/btf && exec "$@"'
     if subprocess.run(["unshare", "-m", "sh", "-c", hidden, "sh", "true"], capture_output=True).returncode:
-        print("nothing can be mounted here: that there is no BTF is not tried")
+        untried("nothing can be mounted here, so BTF cannot be hidden")
         return
     first, second = refused("unshare", "-m", "sh", "-c", hidden, "sh")
     assert first == "can't read the counters with eBPF: the kernel has no BTF: there is no /sys/kernel/btf/vmlinux"

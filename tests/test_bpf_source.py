@@ -8,10 +8,10 @@ import sys
 
 import pytest
 from test_structure import ROOT
+from untried import no_ebpf
 
 import iptc
 from iptc.bpf import nft
-from iptc.bpf.window import Window
 from iptc.cli import main
 
 REASONS = (
@@ -21,16 +21,7 @@ REASONS = (
 """Why a kernel may refuse what these tests need."""
 
 
-def refused():
-    """Why eBPF is not possible here, "" if it is."""
-    try:
-        Window()
-    except iptc.Unsupported as refusal:
-        return str(refusal)
-    return ""
-
-
-REFUSED = refused()
+REFUSED = no_ebpf()
 SOURCE = "auto" if REFUSED else "bpf"
 IN_USE = "socket" if REFUSED else "bpf"
 

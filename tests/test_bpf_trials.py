@@ -16,7 +16,7 @@ import time
 
 import pytest
 from conftest import PATIENCE
-from test_bpf_source import IN_USE, REFUSED, SOURCE, restored, same
+from test_bpf_source import IN_USE, SOURCE, restored, same
 
 import iptc
 
@@ -248,14 +248,14 @@ def at_work(host, known, work, times, source):
 
 
 @pytest.mark.parametrize("source", ["bpf", "auto"])
+@pytest.mark.needs("ebpf")
 def test_eight_writers(host, known, source):
-    if not REFUSED:
-        at_work(host, known, write, 6 * TIMES, source)
+    at_work(host, known, write, 6 * TIMES, source)
 
 
+@pytest.mark.needs("ebpf")
 def test_eight_writers_of_whole_rulesets(host, known):
-    if not REFUSED:
-        at_work(host, known, replace, 4 * TIMES, "bpf")
+    at_work(host, known, replace, 4 * TIMES, "bpf")
 
 
 def test_the_same_rules_again_in_the_same_places(host, ipv6):

@@ -7,6 +7,7 @@ import subprocess
 import sysconfig
 
 import pytest
+from untried import untried
 
 import iptc
 from iptc.bpf import btf
@@ -185,7 +186,7 @@ def test_nothing_outside_is_read(tmp_path):
     command = [compiler, "-g", "-O1", "-Wall", "-Werror", f"-I{source}", HERE / "btf.c", source / "types.c", "-o", made]
     checked = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     if subprocess.run([*command, *checked], capture_output=True).returncode:
-        print("this compiler has no AddressSanitizer: only what ends the process is found")
+        untried("this compiler has no AddressSanitizer; only what ends the process is found")
         subprocess.run(command, check=True)
     names = ["whole", "alias", "fields", "twin", "call", "list", "a", "b", "named", "tail", "bits", "one", "rest"]
     names += ["free", "mine", ".data..percpu", "same", "other", "u32", "from", "told", "first", "second"]

@@ -1,4 +1,4 @@
-"""A run of the tests fails if the tests cannot use the kernel."""
+"""A run of the tests fails if the tests cannot use the kernel, and says what could not be tried."""
 
 import ctypes
 import os
@@ -19,6 +19,22 @@ def test_that_is_skipped():
     pytest.skip("no mood")
 """
 
+HINDERED = """
+import pytest
+from untried import WHY_NOT, untried
+WHY_NOT["sun"] = lambda: "there is no sun"
+@pytest.mark.parametrize("number", [1, 2])
+def test_that_needs_a_moon(number):
+    if untried("there is no moon"):
+        return
+    assert False
+def test_that_needs_nothing():
+    assert not untried("")
+@pytest.mark.needs("sun")
+def test_that_needs_a_sun():
+    assert False
+"""
+
 
 def without_namespaces():
     """Drop CAP_SYS_ADMIN before a program is run, so that the program cannot make a network namespace."""
@@ -28,14 +44,14 @@ def without_namespaces():
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a file with two tests under our `conftest`. Return its exit status and its output."""
-    (tmp_path / "test_odd.py").write_text(ODD)
+    """Run a file of tests under our `conftest`. Return its exit status and its output."""
 
-    def start(required, prepare=None):
+    def start(required, prepare=None, tests=ODD, more=()):
+        (tmp_path / "test_odd.py").write_text(tests)
         environment = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "IPTC_REQUIRE_KERNEL": "1"}
         if not required:
             del environment["IPTC_REQUIRE_KERNEL"]
-        command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "test_odd.py"]
+        command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", *more, "test_odd.py"]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, preexec_fn=prepare
         )
@@ -56,3 +72,17 @@ def test_a_test_that_is_skipped_has_failed(run):
     assert status == 1 and "1 failed, 1 passed" in printed and "no mood" in printed
     status, printed = run(False)
     assert status == 0 and "1 passed, 1 skipped" in printed
+
+
+@pytest.mark.parametrize("more", [[], ["-q", "-n2"]])
+def test_what_cannot_be_tried_passes_and_is_named_at_the_end(run, more):
+    status, printed = run(True, tests=HINDERED, more=more)
+    assert status == 0 and "3 passed" in printed.splitlines()[-1]
+    before, said = printed.split(" not tried here ")
+    assert "moon" not in before and [line for line in said.splitlines()[1:-1] if line] == [
+        "there is no moon:",
+        "    test_odd.py::test_that_needs_a_moon",
+        "there is no sun:",
+        "    test_odd.py::test_that_needs_a_sun",
+    ]
+    assert " not tried here " not in run(False)[1]
