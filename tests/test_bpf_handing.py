@@ -249,9 +249,9 @@ def test_other_kinds_of_descriptors(reader):
 def test_some_too_few_and_too_many(reader):
     with closing(reader.fds()) as fds, closing(reader.fds()) as more:
         for place in range(len(fds)):
-            with pytest.raises(iptc.ParameterError, match="among the descriptors there is not"):
+            with pytest.raises(iptc.ParameterError, match="among the descriptors there must be"):
                 iptc.CounterReader.from_fds(fds[:place] + fds[place + 1 :])
-            with pytest.raises(iptc.ParameterError, match="a second one|just once|none that fds"):
+            with pytest.raises(iptc.ParameterError, match="a second one|exactly one|none that fds"):
                 iptc.CounterReader.from_fds([*fds, fds[place]])
         for wrong in ([], [*fds, *more], fds * 100):
             with pytest.raises(iptc.ParameterError):

@@ -1,1 +1,1 @@
-"""Counters read from the kernel's own memory, by programs that the kernel checks and runs (eBPF)."""
+"""Reads counters from the kernel's memory with eBPF: by small programs that the kernel checks and then runs."""

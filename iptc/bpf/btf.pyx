@@ -173,7 +173,7 @@ cdef int _keepers = 0
 
 
 class KeepTypes:
-    """As long as one of these is entered, the BTF that was read is kept in memory, for several questions in a row."""
+    """Keeps the BTF in memory that was read, as long as one of these is entered: for several questions in a row."""
 
     def __enter__(self):
         global _keepers
@@ -191,7 +191,7 @@ cdef dict _answers = {}
 
 
 def _identity(str name):
-    """Return a value that is another one after a module was loaded again, for its BTF file."""
+    """Return a value for the BTF file *name*. After the module was loaded again, it is another value."""
     try:
         status = os.stat(f"{FOLDER}/{name}")
     except OSError:
@@ -203,8 +203,8 @@ def ask(tuple questions not None, str module=None):
     """Return the list of answers to *questions*: ("size", name), ("member", name, path), ("bits", name, path),
     ("variable", section, name), ("function", name), ("has_tracepoint", name) or ("argument", function, name).
 
-    The answers are kept, and that there is none. So the kernel's BTF, which has some megabytes, is read only for new
-    questions, and is not kept itself.
+    The answers are kept, and refusals too. So the kernel's BTF, which has some megabytes, is read only for new
+    questions, and is not kept in memory.
     """
     cdef object module_now = _identity(module) if module is not None else None
     cdef object key = (questions, module, _identity("vmlinux"), module_now)
@@ -216,7 +216,7 @@ def ask(tuple questions not None, str module=None):
             for kind, *names in questions:
                 answers.append(getattr(types_there, kind)(*names))
         except Unsupported as refusal:
-            answers = str(refusal)   # what is not there is not looked for again either
+            answers = str(refusal)   # so that it is not looked for again
         _answers[key] = answers
     if isinstance(answers, str):
         raise Unsupported(answers)

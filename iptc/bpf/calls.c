@@ -94,7 +94,7 @@ int bpf_call_link(int link, struct bpf_link_facts *facts)
 
 int bpf_call_names(int descriptor, struct bpf_names *names)
 {
-	/* what the kernel says of a map, and of a program: struct bpf_map_info, struct bpf_prog_info */
+	/* the kernel answers with a struct bpf_map_info for a map, and a struct bpf_prog_info for a program */
 	union {
 		struct { uint32_t kind; char before[20]; char name[16]; } map;
 		struct { uint32_t kind; char before[60]; char name[16]; } program;

@@ -43,15 +43,16 @@ struct bpf_link_facts {
 	uint32_t program;
 };
 
-/* What a descriptor of bpf(2) stands for, if it is a map, and if it is a program: which of the two is not said. */
+/* The kind and the name of the object behind a descriptor. The kernel does not say whether it is a map or a program:
+   of_map and kind are right if it is a map, of_program and kind if it is a program. */
 struct bpf_names {
 	uint32_t kind;
 	char of_map[16];
 	char of_program[16];
 };
 
-/* Which object a descriptor stands for: its type and its number, with which all begins that the kernel says of a map, a
-   program or a link. */
+/* Find out which object a descriptor stands for: its type and its number. They are the first eight bytes of what the
+   kernel answers about a map, a program or a link. */
 int bpf_call_identity(int fd, uint64_t *identity);
 int bpf_call_map(uint32_t kind, uint32_t value_size, uint32_t entries, uint32_t flags, const char *name);
 int bpf_call_get(int map, uint32_t key, void *value);

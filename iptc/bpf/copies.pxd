@@ -41,19 +41,19 @@ cdef extern from "sums.h" nogil:
 # How a reading ended; a negative number is an errno.
 cdef enum:
     FINE
-    CHANGED                          # the ruleset is no longer the one that was learned
-    UNREADABLE                       # of some memory that was learned
+    CHANGED                          # the ruleset has changed since its counters were found
+    UNREADABLE                       # the memory of some counter cannot be read
     SHARED                           # another process reads with the same descriptors
 
-# The words that differ between rulesets: up to two in the kernel's memory, and the number of freed blocks.
+# The words that change with the ruleset: up to two in the kernel's memory, and the number of freed blocks.
 cdef struct Marks:
     uint64_t at[2]                   # addresses, 0: none
-    uint64_t mask[2]
-    uint64_t value[2]
-    bint counts_freed
+    uint64_t mask[2]                 # the bits of the words that count
+    uint64_t value[2]                # these bits
+    bint counts_freed                # whether the number of freed blocks belongs to the marks
     uint64_t freed
 
-# Whether a ruleset with the one marks is another one than that with the other marks, of the same places.
+# Whether the ruleset has changed between two readings of the same marks.
 cdef inline bint marks_differ(const Marks *one, const Marks *other) noexcept nogil:
     return (one.value[0] != other.value[0] or one.value[1] != other.value[1]
             or one.counts_freed and one.freed != other.freed)
@@ -68,17 +68,17 @@ cdef class Copies:
     cdef Program pairing
     cdef Marks marks
     cdef plan its
-    cdef uint64_t *packets           # a slot each, rules and then policies
+    cdef uint64_t *packets           # one sum for each slot: rules, then policies
     cdef uint64_t *bytes
-    cdef uint8_t *dirty              # a sheet each
+    cdef uint8_t *dirty              # one for each sheet: it has to be added up again
     cdef uint32_t stride             # pages of one CPU
-    cdef uint32_t newest             # the half with the newest copies: its first page
+    cdef uint32_t newest             # the first page of the half with the newest copies
     cdef bint kept                   # all pages are kept until the next reading
     cdef bint fresh                  # the counters were not read yet
-    cdef bint is_new                 # a sum has changed since somebody has set this to False
-    cdef bint handed                 # by another process: what is read is the given part of its copies
-    cdef uint64_t turn               # how often that was given until now
-    cdef uint64_t set                # what tells it from other ones
+    cdef bint is_new                 # a sum has changed since `counted` returned the sums
+    cdef bint handed                 # the programs were handed over by another process
+    cdef uint64_t turn               # TURN_AT after the last reading
+    cdef uint64_t set                # SET_AT: the number of what was handed over together
 
     cdef void _free(self) noexcept
     cdef int _room(self, uint32_t slots, uint32_t bytes_each) except -1

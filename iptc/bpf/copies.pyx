@@ -38,14 +38,14 @@ cdef extern from * nogil:
 
 cdef enum:
     COPIES_AT_ONCE = 1 << 22         # a loop of the kernel ends after 1 << 23
-    ROUNDS = 3                       # copies of what has just been counted
-    ROUNDS_SHEET = 4                 # of one sheet that does not stay
-    ROUNDS_STUCK = 100               # where a sequence count says that a CPU is still counting the same
-    PAUSE = 100                      # microseconds between these
-    PAIRS = 512                      # that are read one by one in a reading
+    ROUNDS = 3                       # how often all counters that still change are copied again
+    ROUNDS_SHEET = 4                 # how often a single sheet is copied again
+    ROUNDS_STUCK = 100               # how often to wait for a CPU that is stuck in the middle of a change
+    PAUSE = 100                      # how long to wait then, in microseconds
+    PAIRS = 512                      # how many counters of one CPU are read one by one in a reading
 
-# The most memory that copies take, for up to 7680 CPUs: if two of each page of each CPU are more, pages are copied and
-# added up in pieces of the smaller size, all of them each time.
+# The most memory that copies take, for up to 7680 CPUs. Each page is copied twice for each CPU. If that needs more
+# memory, each reading copies and adds up all pages anew, one piece of PIECE bytes after the other.
 MOST_MEMORY = 64 << 20
 PIECE = 4 << 20
 
@@ -143,11 +143,11 @@ cdef class Copies:
     # ------------------------------------------------------------------ reading
 
     cdef int _run(self, Program program, void *request, uint32_t length) noexcept nogil:
-        """Run a program. Return 0 or a negative errno.
+        """Run a BPF program. Return 0 or a negative errno.
 
-        If the program in which we are has closed the descriptor, its number may be that of another reader's program by
-        now. That one does not take our turn; one that was handed over says of which set it is. And what counts whether
-        a table was freed may have ended.
+        Other code of this process may have closed the descriptor, and its number may now belong to the BPF program of
+        another reader. That program does not set our `turns` to 0. (Of a handed-over program, the caller compares
+        `set`.) The program that counts freed blocks may have been closed too.
         """
         cdef head *what = NULL
         cdef uint32_t result
@@ -237,7 +237,7 @@ cdef class Copies:
         self.fresh = False
         while first < end:
             stuck = 0
-            # without a sum: a half is the other's page number less
+            # `other - newest` is the first page of the older half: the halves begin at page 0 and at page `other`
             failed = self._poll(first, end, (other - self.newest) - base, &stuck)
             if failed:
                 return failed
@@ -246,7 +246,7 @@ cdef class Copies:
             self._compare(&first, &end, base)
             rounds += 1
             if stuck and first >= end and rounds < ROUNDS_STUCK:
-                # perhaps a hypervisor has stopped the CPU: that takes longer than a copy
+                # perhaps a hypervisor has stopped the CPU for longer than a copy takes
                 if rounds >= ROUNDS:
                     usleep(PAUSE)
                 first, end = its_first, its_end
@@ -265,7 +265,8 @@ cdef class Copies:
         return False
 
     cdef int _settle_sheets(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil:
-        """Copy sheet by sheet until each stays the same, which is faster than copying all; at last pair by pair."""
+        """Copy sheet by sheet until each stays the same: that is quicker than copying all sheets. If a sheet keeps
+        changing, read its counters one by one."""
         cdef uint32_t other = self.window.cpus * self.stride, number, cpu, half, stuck, page
         cdef uint32_t left = PAIRS, waits = ROUNDS_STUCK
         cdef unsigned char *memory = self.page_map.memory
@@ -300,7 +301,7 @@ cdef class Copies:
 
     cdef int _settle_pairs(self, uint32_t number, uint32_t base, uint32_t half, uint32_t *left,
                            uint32_t *waits) noexcept nogil:
-        """Read those pairs of a sheet that differ one by one, into *half*."""
+        """Read the counters of a sheet that differ between the halves, one by one, into *half*."""
         cdef uint32_t other = self.window.cpus * self.stride, cpu, page, k, at
         cdef unsigned char *memory = self.page_map.memory
         cdef unsigned char *here
@@ -333,7 +334,7 @@ cdef class Copies:
                         return failed
                     if request.settled or request.failed or not waits[0]:
                         break
-                    # a packet is passing a long table, or its CPU was interrupted
+                    # a packet takes long to pass the table, or its CPU was interrupted
                     waits[0] -= 1
                     usleep(PAUSE)
                 if self.handed and request.set != self.set:
@@ -346,7 +347,7 @@ cdef class Copies:
         return FINE
 
     cdef int read(self) noexcept nogil:
-        """Update the sums. Return `FINE`, or the reason why they do not belong to the ruleset that was learned."""
+        """Read all counters and update the sums. Return `FINE`, or why the sums are of no use: see the enum."""
         cdef uint32_t first = 0, end, number, stuck = 0
         cdef uint32_t other = self.window.cpus * self.stride
         cdef int failed
@@ -376,7 +377,7 @@ cdef class Copies:
                 return FINE
 
     cdef uint64_t given_turn(self) noexcept nogil:
-        """Return how often the giver has made copies: a number in the memory that is shared with it."""
+        """Return how often the program `hand` has written copies: see TURN_AT."""
         cdef uint64_t turn
         acquire_fence()
         memcpy(&turn, self.page_map.memory + TURN_AT, sizeof(turn))

@@ -1,4 +1,4 @@
-# Finds where the counters of a table are. Each back end has a class of its own, derived from this.
+# The base class of the finders: each back end derives a class that finds where its counters are in the kernel's memory.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -12,8 +12,8 @@ cdef class Finder:
     cdef readonly uint64_t sequence  # per-CPU address of a count that is odd during changes; 0: none
     cdef Py_ssize_t rules            # how many rules were found
     cdef Net home                    # the network namespace of the table
-    cdef bint compares               # False: marks that have changed are always those of another ruleset
-    cdef bint has_marks              # False: there is no table yet, and so no word that changes with it
+    cdef bint compares               # the marks also change when other tables change; then `is_known` decides
+    cdef bint has_marks              # False: there is no table yet, and so there are no marks
 
     cdef int mark(self, Marks *marks) except -1
     cdef int find(self) except -1

@@ -23,7 +23,7 @@ cdef class Finder:
     cdef bytes owners(self):
         """Return where the kernel keeps each of these addresses, as uint64.
 
-        None where the ruleset's number is enough to know that the counters are still there.
+        Return None if the marks are enough to know that the counters are still there.
         """
         return None
 

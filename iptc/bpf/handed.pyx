@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
-"""Reads the counters of a table that another process has handed over: with no rights, and no socket.
+"""Reads the counters of a table by descriptors that another process has handed over: without rights, and no socket.
 
-Nothing that comes from there is trusted. What the memfd says is checked until no number in it can lead out of the
-memory that there is; what stands in the shared memory is only ever added up.
+The other process is not trusted. All numbers in its memfd are checked, so that none leads to memory that does not
+belong to the copies. The numbers in the shared memory are counters: they are added up, and used for nothing else.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -31,7 +31,7 @@ cdef extern from "program.h" nogil:
 cdef enum:
     MOST_PROCESSORS = 1 << 14
     MOST_DESCRIPTORS = 64
-    ATTEMPTS = 64                    # while another process reads with the same descriptors, or signals come
+    ATTEMPTS = 64                    # how often to read again if another process reads at the same time, or on signals
 
 NOT_COMPARED = "handed over: what eBPF reads is not compared with what the socket says"
 
@@ -45,14 +45,14 @@ cdef class HandedScan(Scan):
     cdef Copies copies
     cdef Counts last
     cdef list last_policies
-    cdef str ended                   # why nothing can be read any more
+    cdef str ended                   # why nothing can be read any more, or None
     cdef readonly str source
     cdef readonly str source_reason
 
     def __init__(self, object said not None, Map given not None, Program polling not None, Program pairing not None,
                  TracepointLink trace):
-        """Read what *polling* and *pairing* give out into *given*. *said*: the `Parcel`. *trace*: what counts freed
-        memory for them, if that is needed."""
+        """Read by the programs *polling* and *pairing*, which write into *given*. *said* is the `Parcel`. *trace* lets
+        the program run that counts freed blocks, if the table needs one."""
         self.source, self.source_reason = "bpf", NOT_COMPARED
         self.chains, self.identities, self.digest, self.doubt = said.chains, said.identities, said.generation, 0
         self.copies = _copies(said, given, polling, pairing)
@@ -91,7 +91,7 @@ cdef class HandedScan(Scan):
         return self.last, self.digest, list(self.last_policies)
 
     cdef int _end_of_it(self, int status) except -1:
-        """Raise why nothing can be read; if that is how it stays, it is said again each time."""
+        """Raise `Unsupported` with the reason. If it is final, each later reading raises it again."""
         if status < 0:
             raise Unsupported(f"can't read counters that were handed over: {_why_not(-status)}")
         if status == CHANGED:
@@ -106,7 +106,7 @@ cdef class HandedScan(Scan):
 
 
 cdef str _why_not(int number):
-    """Why a program that was handed over cannot be run."""
+    """Return why a program that was handed over cannot be run."""
     if number == EPERM:
         return ("not permitted, by a security module, a filter of system calls (seccomp), or a kernel before 5.19 that "
                 "has kernel.unprivileged_bpf_disabled set")
@@ -116,7 +116,7 @@ cdef str _why_not(int number):
 # ------------------------------------------------------------------ what was handed over
 
 cdef int _check_set(Copies copies, uint64_t number) except -1:
-    """Raise unless the programs and the memory were made for each other."""
+    """Raise `ParameterError` unless the programs and the memory were handed over together."""
     cdef poll request
     cdef pair other
     cdef uint32_t result
@@ -143,7 +143,7 @@ cdef format _format(tuple said):
 
 
 cdef Copies _copies(object said, Map given, Program polling, Program pairing):
-    """What copies and adds up as the parcel says."""
+    """Return the `Copies` that the parcel describes."""
     cdef Window window = Window.__new__(Window)
     cdef Copies made = Copies(window)
     cdef plan *its = &made.its
@@ -180,7 +180,7 @@ cdef Copies _copies(object said, Map given, Program polling, Program pairing):
         its.copies[i].begin, its.copies[i].size = piece[2 * i], piece[2 * i + 1]
     if not _is_sound(its):
         raise _damaged("counters are where there is nothing")
-    memset(&made.marks, 0, sizeof(made.marks))      # the program says whether they are the same
+    memset(&made.marks, 0, sizeof(made.marks))      # the program compares the marks itself
     made.page_map, made.polling, made.pairing = given, polling, pairing
     made.fresh = made.is_new = made.handed = True
     made.turn, made.set = made.given_turn(), said.set
@@ -188,7 +188,7 @@ cdef Copies _copies(object said, Map given, Program polling, Program pairing):
 
 
 cdef bint _is_sound(const plan *its) noexcept nogil:
-    """Whether each sheet, spot and copy stays within what there is."""
+    """Whether each sheet, spot and copy lies within the pages, and each slot within the slots."""
     cdef uint32_t number, k, size, count
     cdef const sheet *here
     cdef const sheet *following
@@ -208,7 +208,7 @@ cdef bint _is_sound(const plan *its) noexcept nogil:
             size = its.rule.size if its.spots[k].slot < its.rules else its.policy.size
             if its.spots[k].at % PAGE + size > PAGE:
                 return False
-        # counters of 16 bytes from the beginning of the page on, of slots that follow each other
+        # a plain sheet: counters of 16 bytes from the beginning of the page on, for consecutive slots
         if here.plain and (not count or its.rule.size != 16 or 16 * <uint64_t> count > PAGE
                            or its.spots[here.first].slot + <uint64_t> count > its.slots):
             return False
@@ -220,8 +220,8 @@ cdef object _damaged(str why):
 
 
 def take_over(object descriptors):
-    """Return (a scan that reads by the *descriptors* that `hand_over` has returned, in whatever order, what the parcel
-    says). They are copied, and stay the caller's."""
+    """Return (a scan that reads by *descriptors*, the `Parcel`). *descriptors* are those of `hand_over`, in any order.
+    They are copied: the caller still owns them."""
     cdef dict found = {}
     cdef list others = []
     cdef list numbers
@@ -241,10 +241,10 @@ def take_over(object descriptors):
             raise ParameterError(f"descriptor {number} is a second one of a kind of which fds() gives one")
     for name, what in _KINDS.items():
         if name not in found:
-            raise ParameterError(f"among the descriptors there is not {what}")
+            raise ParameterError(f"among the descriptors there must be {what}")
     said = parcel.read(found["parcel"].fileno())
     if len(others) != said.traced:
-        raise ParameterError("among the descriptors there is not, just once, what counts freed blocks"
+        raise ParameterError("among the descriptors there must be exactly one that counts freed blocks"
                              if said.traced else "one of the descriptors is none that fds() gives")
     scan = HandedScan(said, kernel.Map.from_descriptor(found["iptc_given"].fileno()),
                       kernel.Program.from_descriptor(found["hand"].fileno()),
@@ -278,7 +278,7 @@ def _copied(int number):
 
 
 cdef str _name_of(Descriptor each, int number):
-    """Which of the descriptors it is."""
+    """Return which of the descriptors this one is: a key of `_KINDS`, or "trace"."""
     if parcel.seals_of(each.held.fd) is not None:
         return "parcel"
     try:

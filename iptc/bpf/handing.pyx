@@ -1,10 +1,9 @@
 # cython: freethreading_compatible=False
 """Hands the counters of a table over: makes the descriptors with which a process without any rights reads them.
 
-Everything is made anew for each receiver, since whoever reads has copies written into memory of its own. The receiver
-gets programs, and the memory with the copies that they give out. What is read, and where, stands in maps of which no
-descriptor is left when this is done: only the programs have them. So the receiver reads these counters and nothing
-else, and those no more once the ruleset is another one.
+Each receiver gets programs and maps of its own. It gets the programs, and the map into which they write the copies. The
+other maps say which memory the programs read. Their descriptors are closed at the end, so only the programs can use
+them. So the receiver can read these counters and nothing else, and only as long as the ruleset stays the same.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -79,18 +78,18 @@ cdef class Sealed(Descriptor):
 
 
 cdef class Handing:
-    """The maps, programs and files that are made for one receiver."""
+    """The maps and programs that are made for one receiver."""
 
     cdef Copies copies
     cdef Map given
     cdef Map freed
-    cdef TracepointLink trace                 # counts there, where that is needed
+    cdef TracepointLink trace        # lets the program run that counts freed blocks in `freed`; None: not needed
     cdef Program polling
     cdef Program pairing
     cdef uint64_t set
 
     def __init__(self, Copies copies not None, Net home not None, bytes owners):
-        """Make what gives out what *copies* copies, of that network namespace; *owners* is as for `hand_over`."""
+        """Make programs that give out the counters that *copies* reads. *home* and *owners* are as for `hand_over`."""
         cdef size_t pages = 2 * <size_t> copies.window.cpus * copies.stride
         cdef size_t banks = (pages + BANK_PAGES - 1) // BANK_PAGES or 1
         cdef uint32_t count = copies.its.copy_count, i
@@ -116,7 +115,7 @@ cdef class Handing:
         self.polling, self.pairing = load("hand", maps), load("hand_pair", maps)
 
     cdef int _watch(self) except -1:
-        """Count what is freed for the receiver alone: ours soon looks for other memory."""
+        """Count freed blocks for the receiver alone: our own program will watch another block after the next change."""
         self.freed = Map(ARRAY, self.copies.window.freed.value_size, 1, True, "iptc_freed")
         if self.copies.marks.counts_freed:
             (<uint64_t *> self.freed.memory)[1] = (<uint64_t *> self.copies.window.freed.memory)[1]
@@ -124,7 +123,7 @@ cdef class Handing:
         return 0
 
     cdef int _own(self, bytes owners, owner *row) except -1:
-        """Say of each copy where the kernel keeps the addresses of its first and its last counter."""
+        """Fill the map of owners: for each copy, where the kernel keeps the addresses of its first and last counter."""
         cdef const uint64_t *kept_at = <const uint64_t *> PyBytes_AS_STRING(owners)
         cdef const plan *its = &self.copies.its
         cdef const spot *here
@@ -144,7 +143,7 @@ cdef class Handing:
         return 0
 
     cdef int _fill(self, head *what, Net home, bint owned) except -1:
-        """What tells the ruleset from others, and how much is copied."""
+        """Fill the head: the marks and their values, the namespace, and how many copies there are."""
         cdef uint64_t alive, cookie_at, cookie
         cdef int i
         cdef const head *ours = <const head *> self.copies.head_map.memory
@@ -158,7 +157,7 @@ cdef class Handing:
         return 0
 
     cdef bytes described(self, dict said, bytes identities, list texts, bint traced):
-        """What the receiver has to know."""
+        """Return the content of the memfd: what the receiver has to know."""
         cdef Copies its = self.copies
         cdef uint32_t count = its.its.copy_count, i
         cdef bytes pieces = PyBytes_FromStringAndSize(NULL, 4 * <Py_ssize_t> count)
@@ -175,14 +174,14 @@ cdef class Handing:
             (<const char *> its.its.sheets)[:(its.its.sheet_count + 1) * sizeof(sheet)], pieces, identities, texts)
 
     cdef int check(self) except -1:
-        """Run the program that gives, once. Raises `Conflict` if the ruleset is not the one that was learned."""
+        """Run the handed-over program once. Raises `Conflict` if the ruleset has changed since it was learned."""
         cdef poll request
         cdef Marks marks = self.copies.marks
         cdef uint32_t result
         cdef int failed = self.copies.look_at_marks(&marks)
         if failed < 0:
             raise kernel_error("can't run a program", -failed, os.strerror(-failed))
-        # what was freed before it was counted for the receiver, was counted for us
+        # our own program has counted the blocks that were freed before the receiver's program began to count
         if marks.counts_freed and marks.freed != self.copies.marks.freed:
             raise Conflict("the ruleset has just been changed")
         memset(&request, 0, sizeof(request))
@@ -202,11 +201,11 @@ cdef tuple _format(format its):
 
 def hand_over(Copies copies not None, Net home not None, bytes owners, dict said not None, bytes identities not None,
               list texts not None, list descriptors not None):
-    """Add to *descriptors* those for what *copies* copies: they belong to the caller.
+    """Add to *descriptors* those with which a process reads the counters that *copies* reads. The caller owns them.
 
     *home* is the table's network namespace. *owners*: where the kernel keeps the address of each slot's counter, as
-    uint64, or None. *said*, *identities* and *texts* are as for `parcel.pack`. Raises
-    `Conflict` if the ruleset has changed since it was learned.
+    uint64, or None. *said*, *identities* and *texts* are as for `parcel.pack`. Raises `Conflict` if the ruleset has
+    changed since it was learned.
     """
     cdef Handing made = Handing(copies, home, owners)
     cdef Descriptor each
@@ -215,7 +214,7 @@ def hand_over(Copies copies not None, Net home not None, bytes owners, dict said
     if traced:
         things.append(made.trace)
     made.check()
-    # each is owned by one of the two, whatever happens
+    # each descriptor always has one owner: the list, or the object in `things`
     for each in things:
         descriptors.append(each.held.fd)
         each._give_up()

@@ -24,7 +24,7 @@ _MOST_INSTRUCTIONS = 1_000_000
 
 
 class ProgramText:
-    """One program of the file: its kind, its instructions, its functions, and the instructions that name maps.
+    """One program of the file: its kind, its instructions, its functions, and which instructions use which maps.
 
     `kind`: "syscall", or "raw_tp/" and the name of a tracepoint. `functions`: `struct bpf_func_info`, as bytes. `maps`:
     [(number of the instruction, name of the map, whether it means the map's memory, offset in that memory)].
@@ -58,7 +58,7 @@ class Image:
 def read(path: str = PATH) -> Image:
     """Return the content of the file. Raises `Unsupported` if it is damaged, or not for this kind of processor."""
     if sys.byteorder != "little":
-        raise Unsupported("the programs are for processors whose lowest byte comes first")
+        raise Unsupported("the programs of eBPF are only for little-endian processors")
     try:
         with open(path, "rb", buffering=0) as file:
             text = file.readall()

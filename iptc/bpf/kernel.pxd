@@ -1,4 +1,4 @@
-# Maps, programs and their types in the kernel, by bpf(2) alone. Whoever polls calls in C, without the GIL.
+# Maps, BPF programs and their types in the kernel, by bpf(2) alone. Code that polls calls `run_in`, without the GIL.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -23,7 +23,7 @@ cdef extern from "calls.h" nogil:
 
 cdef class Descriptor:
     cdef Held held                   # -1: none
-    cdef uint64_t identity           # of what it stands for; 0: not known
+    cdef uint64_t identity           # which object of the kernel it stands for; 0: not known
 
     cdef void _drop(self) noexcept
     cdef bint _keep(self, int fd) noexcept

@@ -10,7 +10,7 @@ RAW_TRACEPOINT: int
 RAW_TRACEPOINT_LINK: int
 
 class Descriptor:
-    """What one descriptor of bpf(2) stands for."""
+    """An object of bpf(2), by its descriptor."""
 
     @classmethod
     def of(cls, descriptor: int) -> Self: ...
@@ -33,12 +33,12 @@ class Map(Descriptor):
 def possible_processors() -> list[int]: ...
 
 class ProgramTypes(Descriptor):
-    """The types of programs in the kernel."""
+    """The types of a program's functions in the kernel."""
 
     def __init__(self, types: bytes) -> None: ...
 
 class Program(Descriptor):
-    """A program in the kernel."""
+    """A BPF program, which the kernel has checked and loaded."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Program(Descriptor):
     def run(self, context: bytearray) -> int: ...
 
 class TracepointLink(Descriptor):
-    """A program that runs at a tracepoint."""
+    """Lets a BPF program run at a tracepoint."""
 
     def __init__(self, program: Program, tracepoint: str) -> None: ...
     @classmethod

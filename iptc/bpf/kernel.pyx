@@ -19,7 +19,7 @@ from .._linux cimport F_DUPFD_CLOEXEC, errno_now, fcntl, strnlen
 from .._netns cimport held_close, held_set
 
 from ..errors import ParameterError, kernel_error
-from . import reasons             # not when it is needed: an import fails without a free descriptor
+from . import reasons             # imported now: when no descriptor is free, an import fails
 
 import os
 
@@ -60,14 +60,14 @@ RAW_TRACEPOINT = BPF_PROGRAM_RAW_TRACEPOINT
 RAW_TRACEPOINT_LINK = 1              # BPF_LINK_TYPE_RAW_TRACEPOINT
 
 cdef enum:
-    LOG_ROOM = 1 << 20               # for what the verifier says first
+    LOG_ROOM = 1 << 20               # bytes for the verifier's log, at first
     MOST_LOG = 1 << 24
-    PATIENCE = 100                   # a signal that is on its way has the kernel give up: so often in a row at most
-    LONGEST_CONTEXT = 0xffff         # of a program that is run
-    INSTRUCTION = 8
-    LOAD_IMMEDIATE = 0x18            # the one instruction that is two long: it takes the address of a map
-    MAP_ADDRESS = 1                  # what it loads, in the place of the source register
-    MAP_MEMORY = 2
+    PATIENCE = 100                   # how often a call is repeated at most that signals interrupt
+    LONGEST_CONTEXT = 0xffff         # bytes
+    INSTRUCTION = 8                  # bytes
+    LOAD_IMMEDIATE = 0x18            # BPF_LD | BPF_DW | BPF_IMM: two instructions long, loads the address of a map
+    MAP_ADDRESS = 1                  # BPF_PSEUDO_MAP_FD, in place of the source register
+    MAP_MEMORY = 2                   # BPF_PSEUDO_MAP_VALUE
 
 
 cdef void _refuse(int error, str doing, str log="") except *:
@@ -99,9 +99,9 @@ cdef class Descriptor:
         self._drop()
 
     cdef void _drop(self) noexcept:
-        """Close the descriptor, unless the program has closed it and its number belongs to another file by now.
+        """Close the descriptor, unless other code of this process has closed it and its number belongs to another file.
 
-        The inode does not tell: many files of the kernel share one.
+        The inode cannot tell the two files apart: all objects of bpf(2) share one inode.
         """
         cdef uint64_t now
         cdef int failed
@@ -300,7 +300,7 @@ cdef class ProgramTypes(Descriptor):
             fd = bpf_call_types(data, length, NULL, 0)
         try:
             if fd < 0 and not _is_full(-fd) and _room(&log):
-                # once more, to hear why
+                # once more with a log, to get the reason
                 with nogil:
                     answer = bpf_call_types(data, length, log.text, log.size)
                 if answer >= 0:
@@ -314,7 +314,7 @@ cdef class ProgramTypes(Descriptor):
 cdef bytes _patched(bytes code, object maps, dict given):
     """Return *code* with the descriptors of maps inserted. *given*: {name: `Map`}. *maps*: (number of the instruction,
     name of the map, whether it means the map's memory, offset in that memory)."""
-    cdef bytes patched = bytes(bytearray(code))     # of its own
+    cdef bytes patched = bytes(bytearray(code))     # a real copy: `bytes(code)` would be the same object
     cdef char *memory = PyBytes_AS_STRING(patched)
     cdef Py_ssize_t count = PyBytes_GET_SIZE(code) // INSTRUCTION, at
     cdef Map its
@@ -335,14 +335,14 @@ cdef bytes _patched(bytes code, object maps, dict given):
 
 
 cdef class Program(Descriptor):
-    """A program in the kernel, which its verifier has checked."""
+    """A BPF program, which the kernel has checked and loaded."""
 
     def __init__(self, str name not None, uint32_t kind, bytes code not None, ProgramTypes types=None,
                  bytes functions=b"", maps=(), dict given=None):
         """Load *code*, instructions of 8 bytes. *kind*: `SYSCALL` or `RAW_TRACEPOINT`.
 
-        *types*, *functions* (`struct bpf_func_info`): what its functions are, where it has several. *maps*: where it
-        takes the maps that are *given* by name, as (instruction, name, whether in its memory, offset there).
+        *types* and *functions* (`struct bpf_func_info`) describe its functions; a program with one function needs
+        neither. *maps* and *given* are as for `_patched`: which instructions use which maps.
         """
         cdef bpf_program_text text
         cdef bytes its_name = name.encode(), patched = _patched(code, maps, given)
@@ -381,20 +381,17 @@ cdef class Program(Descriptor):
 
     @classmethod
     def from_descriptor(cls, int descriptor):
-        """Return the program of another process whose *descriptor* was handed over. The object owns a copy of it.
-        """
+        """Return the program of another process whose *descriptor* was handed over. The object owns a copy of it."""
         cdef Program taken = Program.__new__(Program)
         taken._copy(descriptor)
         return taken
 
     cdef int run_in(self, void *context, uint32_t length, uint32_t *result) noexcept nogil:
-        """Run a program of the kind `SYSCALL`. It reads and writes *context*. Return 0 or a negative errno.
-        """
+        """Run a program of the kind `SYSCALL`. It reads and writes *context*. Return 0 or a negative errno."""
         return bpf_call_run(self.held.fd, context, length, result)
 
     def run(self, bytearray context not None):
-        """Run a program of the kind `SYSCALL`, and return its result. It reads and writes *context*.
-        """
+        """Run a program of the kind `SYSCALL`, and return its result. It reads and writes *context*."""
         cdef Py_buffer memory
         cdef uint32_t length = len(context), result = 0
         cdef int failed, tries = 0
@@ -415,7 +412,7 @@ cdef class Program(Descriptor):
 
 
 cdef class TracepointLink(Descriptor):
-    """Lets a program run each time the kernel reaches a tracepoint, until `close`."""
+    """Lets a BPF program run each time the kernel reaches a tracepoint, until `close`."""
 
     def __init__(self, Program program not None, str tracepoint not None):
         """Let *program*, of the kind `RAW_TRACEPOINT`, run at *tracepoint*."""
@@ -451,7 +448,8 @@ cdef class TracepointLink(Descriptor):
         return failed
 
     cdef bint runs(self) noexcept nogil:
-        """Whether the program has run at the tracepoint all the time: no code has closed the descriptor."""
+        """Whether the descriptor still is this link. If other code has closed it, the program may have stopped running
+        at the tracepoint."""
         cdef bpf_link_facts facts
         return (bpf_call_link(self.held.fd, &facts) == 0
                 and memcmp(&facts, &self.facts, sizeof(bpf_link_facts)) == 0)

@@ -26,11 +26,11 @@ from .btf import ask
 
 cdef enum:
     NAME = 32                        # XT_TABLE_MAXNAMELEN
-    ROOM = 512                       # of a structure that is looked at
+    ROOM = 512                       # bytes of the largest structure that is read
     MOST_TABLES = 64                 # of a family
-    LOOKS = 4                        # at what changes just now
-    PIECE = 1 << 17                  # of the rules, which is read at once
-    SLACK = 128                      # between two rules' counters may be those of the ends of some chains
+    LOOKS = 4                        # how often to look again at a list that is being changed
+    PIECE = 1 << 17                  # bytes of the rules that are read at once
+    SLACK = 128                      # counters of chain heads may lie between those of two rules: copy them too
 
 _OURS = (
     ("size", "xt_table"), ("member", "xt_table", "list"), ("member", "xt_table", "me"),
@@ -39,15 +39,16 @@ _OURS = (
 )
 
 cdef struct Where:
-    uint32_t tables                  # of struct xt_pernet: the list of the family's tables
-    uint32_t table_size, list, module, private, af, name
-    uint32_t size, number, entries   # of struct xt_table_info
+    uint32_t tables                  # in struct xt_pernet: the list of the family's tables
+    uint32_t table_size, list, module, private, af, name        # in struct xt_table
+    uint32_t size, number, entries   # in struct xt_table_info
 
 
 def prepare(Window window not None):
-    """Have *window* count what is freed. Raises `Unsupported` where no legacy table can be read, and why."""
+    """Let *window* count freed blocks. Raises `Unsupported` with the reason if it cannot: then no legacy table can be
+    read."""
     if window.cpus < 2:
-        raise Unsupported("with a single CPU, the kernel tells nobody that it frees a legacy table")
+        raise Unsupported("on a single CPU, the kernel does not report that it frees a legacy table")
     window.watch(0)
 
 
@@ -60,19 +61,19 @@ cdef class LegacyFinder(Finder):
     cdef char name[NAME]
     cdef uint64_t pernet             # addresses in the kernel
     cdef uint64_t table
-    cdef readonly uint64_t info      # what `table` pointed to when it was looked at
-    cdef uint64_t *counters          # the per-CPU address of each entry's
+    cdef readonly uint64_t info      # the address of its xt_table_info, when `find` read it
+    cdef uint64_t *counters          # the per-CPU address of each entry's counter
     cdef uint16_t *lengths           # the size of each entry
     cdef uint32_t size               # of all entries, in bytes
     cdef uint32_t count              # of the entries that were found
-    cdef uint32_t room
+    cdef uint32_t room               # of the entries that the table says it has
     cdef char *piece
 
     def __dealloc__(self):
         self._free()
 
     cdef void _free(self) noexcept:
-        """Free what is needed only until the counters are known."""
+        """Free the memory that only a search needs."""
         free(self.counters)
         free(self.lengths)
         free(self.piece)
@@ -95,7 +96,7 @@ cdef class LegacyFinder(Finder):
         window.check()
         if not self.table:
             raise Unsupported("the kernel's legacy tables are not laid out as its BTF says")
-        # each CPU counts it up before and after a packet goes through a table
+        # each CPU adds 1 to it before a packet goes through a table, and again afterwards
         self.sequence = variable_at(window, "xt_recseq", "x_tables", window.word(self.table + self.where.module))
 
     cdef int _locate(self) except -1:
@@ -168,7 +169,7 @@ cdef class LegacyFinder(Finder):
         self.info = self.count = self.size = 0
         self.rules = 0
         if not self.table:
-            return 0                 # whoever asks the socket for it makes one
+            return 0                 # the kernel makes the table when the socket asks for it
         for _look in range(LOOKS):
             with nogil:
                 failed = self._begin(&first)
@@ -178,7 +179,7 @@ cdef class LegacyFinder(Finder):
             return failed
         if first % XT_BLOCK:
             raise Unsupported("this kernel takes the counters of a table from other memory than iptc knows")
-        # only from now on it would be noticed that the table is freed: what was read until here may be of an older one
+        # from now on it is noticed if the table is freed; the address may be that of a table that was freed before
         self.window.watch(first)
         with nogil:
             failed = self._begin(&first)
@@ -194,7 +195,7 @@ cdef class LegacyFinder(Finder):
         return 0
 
     cdef int _begin(self, uint64_t *first) noexcept nogil:
-        """Look at what the table points to, and at its first entry, for the address of that one's counter."""
+        """Read the table's xt_table_info, and set *first* to the address of the counter of its first entry."""
         cdef Where *where = &self.where
         cdef char memory[ROOM]
         self.info = self.window.word(self.table + where.private)
@@ -203,7 +204,7 @@ cdef class LegacyFinder(Finder):
         memcpy(&self.size, memory + where.size, 4)
         memcpy(&self.room, memory + where.number, 4)
         first[0] = self.window.word(self.info + where.entries + self.family.counters)
-        # no table is larger, and none has more entries than find room
+        # no table is larger than that, or has more entries than fit into its size
         if self.size >= <uint32_t> 1 << 31 or self.room > self.size // self.family.header or not first[0]:
             return EFAULT
         return 0
@@ -247,7 +248,7 @@ cdef class LegacyFinder(Finder):
     # ------------------------------------------------------------------ what was found
 
     cdef bint is_known(self) except -1:
-        # the counters of a table that has just come may be put aside by its writer: the socket's scan can tell
+        # a writer may still have to give the counters of a new table back: only the socket's scan knows
         return False
 
     cdef int keep(self) except -1:
@@ -279,7 +280,7 @@ cdef class LegacyFinder(Finder):
                 or PyBytes_GET_SIZE(lengths) != <Py_ssize_t> sizeof(uint16_t) * self.count
                 or memcmp(PyBytes_AS_STRING(lengths), self.lengths, PyBytes_GET_SIZE(lengths)) != 0):
             return None
-        # all entries are rules, but for one at the end of each chain, one before each chain of a user, and the last one
+        # all entries are rules, except one at the end of each chain, one before each user-defined chain, and the last
         policy = <Py_ssize_t> self.count - 1 - len(chains)
         for _, _, is_builtin in chains:
             policy -= not is_builtin

@@ -7,8 +7,8 @@ from .window cimport Window
 cdef class Net:
     cdef Window window
     cdef readonly uint64_t address
-    cdef uint32_t generic            # of struct net: where it has what parts of the kernel keep for it
-    cdef uint32_t count_at, slots_at
+    cdef uint32_t generic            # offset in struct net of the pointer to its slots for parts of the kernel
+    cdef uint32_t count_at, slots_at  # offsets in struct net_generic
 
     cdef uint32_t slots(self) noexcept nogil
     cdef uint64_t slot(self, uint32_t number) noexcept nogil

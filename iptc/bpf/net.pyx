@@ -48,7 +48,8 @@ cdef class Net:
         return place if place > <uint64_t> PAGE else 0
 
     cdef int life(self, uint64_t *alive, uint64_t *cookie_at, uint64_t *cookie) except -1:
-        """Where four bytes are that are 0 once the namespace ends, and where its number is, which no other one gets."""
+        """Set *alive* to the address of four bytes that become 0 when the namespace ends. Set *cookie* to its cookie, a
+        number that no other namespace ever gets, and *cookie_at* to the address of that number."""
         for name in _REFERENCES:
             try:
                 ((count, size),) = ask((("member", "net", name),))

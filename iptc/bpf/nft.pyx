@@ -1,9 +1,9 @@
 # cython: freethreading_compatible=False
 """Finds where the counters of a table of nf_tables are in the kernel's memory, beginning at the network namespace.
 
-It reads the same memory that packets pass through: each chain has its rules in one block, with their expressions one
-after the other. A result is thrown away if the ruleset changed while it was made. It is used only if a dump by netlink
-shows the same chains, and in them rules with the same handles.
+It reads the rules that the kernel evaluates for packets: each chain has its rules in one block, with their expressions
+one after the other. A result is thrown away if the ruleset changed during the search. It is used only if a dump by
+netlink shows the same chains, and in them rules with the same handles.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -35,9 +35,9 @@ cdef enum:
     ROOM = 512                       # bytes of the largest structure that is read
 
 SEQUENCE = "nft_counter_seq"
-"""What each CPU counts up before and after it counts a packet, in kernels that have that: older ones."""
+"""The per-CPU variable to which each CPU adds 1 before and after it counts a packet. Newer kernels do not have it."""
 
-# What is asked of BTF: (kind of question, type, member). The types are those of the module nf_tables.
+# The questions to BTF: (kind of question, type, member). The types are those of the module nf_tables.
 _OURS = (
     ("member", "nftables_pernet", "tables"),
     ("size", "nft_table"), ("member", "nft_table", "list"), ("member", "nft_table", "chains"),
@@ -85,10 +85,11 @@ cdef struct Where:
 
 # One kind of expression.
 cdef struct Kind:
-    uint64_t ops
+    uint64_t ops                     # address of its struct nft_expr_ops
     uint32_t size                    # bytes of such an expression
     bint is_counter
 
+# A chain that was found.
 cdef struct Found:
     uint64_t handle
     uint64_t stats                   # per-CPU address of the policy's counter; 0: none
@@ -182,8 +183,8 @@ cdef class Walk:
     cdef bytes name
     cdef const char *name_text
     cdef uint64_t table_handle
-    cdef bint is_odd                 # the list of tables did not add up
-    cdef bint is_owned               # a process owns the table: it goes when the process ends
+    cdef bint is_odd                 # the list of tables was inconsistent
+    cdef bint is_owned               # a process owns the table: the kernel deletes it when the process ends
     cdef Found *chains
     cdef uint32_t chain_count, chain_room
     cdef RuleFound *rules
@@ -211,7 +212,7 @@ cdef class Walk:
         self._find_ours()
 
     cdef void _find_ours(self) noexcept nogil:
-        """Set `pernet` to the memory that nf_tables has for the namespace, if such a table exists.
+        """Set `pernet` to the memory that nf_tables has for the namespace, if a table with our name exists.
 
         A namespace has a slot for each module. No symbol says which slot is that of nf_tables. It is the one in whose
         list of tables there is a table with our name.
@@ -231,7 +232,7 @@ cdef class Walk:
     cdef uint64_t _find_table(self, uint64_t pernet) noexcept nogil:
         """Return the address of the table if *pernet* is the memory of nf_tables for a namespace, or else 0.
 
-        Sets `is_odd` if the list of tables does not add up.
+        Sets `is_odd` if the list of tables is inconsistent.
         """
         cdef Where *where = &self.where
         cdef uint64_t first = pernet + where.tables, at, before = first
@@ -258,7 +259,7 @@ cdef class Walk:
         return 0
 
     cdef uint64_t genmask(self) noexcept nogil:
-        """Return the bit that objects have which do not belong to the generation in use."""
+        """Return the bit that is set in the genmask of objects that do not belong to the generation in use."""
         return <uint64_t> 1 << (self.window.word(self.net + self.where.gencursor) & 1)
 
     cdef bint _name_at(self, uint64_t at, char *name) noexcept nogil:
@@ -278,8 +279,8 @@ cdef class Walk:
     cdef int walk(self) noexcept nogil:
         """Find all chains and rules; none if there is no such table.
 
-        Return 0, ENOMEM, EAGAIN while a commit ends, or EFAULT if the memory does not make sense: for a moment, since
-        chains and tables come into their lists before a commit, or for good.
+        Return 0, ENOMEM, EAGAIN while a commit ends, or EFAULT if the memory makes no sense. That may pass: the kernel
+        adds chains and tables to their lists before a commit.
         """
         cdef Where *where = &self.where
         cdef uint64_t head, at, before, genmask = self.genmask()
@@ -293,7 +294,7 @@ cdef class Walk:
             self._find_ours()
         if not self.pernet:
             return 0                 # there is no such table
-        # then names, policies and their counters are those of before, though the generation is the new one
+        # while a commit ends, the generation is new, but names, policies and their counters may still be the old ones
         if where.gc_seq and self.window.word(self.pernet + where.gc_seq) & 1:
             return EAGAIN
         self.table = self._find_table(self.pernet)
@@ -307,7 +308,7 @@ cdef class Walk:
             if (at < 4096 or self.window.look(at - where.chain_list, memory, where.chain_size)
                     or word_in(memory, where.chain_list + 8) != before):
                 return EFAULT
-            # a chain that is not committed yet, or was deleted, does not count
+            # leave out chains that are not committed yet, and deleted ones
             if not _bits(memory, where.chain_genmask) & genmask:
                 chain = self._add_chain()
                 if chain == NULL:
@@ -508,8 +509,8 @@ cdef class NftFinder(Finder):
 
     cdef Walk found                  # the last walk
     cdef Walk kept                   # the walk that later ones are compared with
-    cdef bint keeps
-    cdef bint has_sequence           # it was looked for
+    cdef bint keeps                  # `kept` is filled
+    cdef bint has_sequence           # `sequence` was looked for
 
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
         """*descriptor* is a socket in the table's network namespace."""
@@ -544,7 +545,7 @@ cdef class NftFinder(Finder):
             self.sequence = variable_at(self.found.window, SEQUENCE, "nf_tables", self.found.module)
             self.has_sequence = True
         if not failed and self.found.is_owned:
-            raise Hindrance("a process owns the table, and it goes with that process without a new generation")
+            raise Hindrance("a process owns the table: when it ends, the table goes without a new generation")
         return failed
 
     cdef bint is_known(self) except -1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# imported here, and not when they are needed: an import fails if the process has no free descriptor
+# imported now: when the process has no free descriptor, an import fails
 from .btf import KeepTypes
 from .legacy import LegacyFinder
 from .nft import NftFinder
@@ -27,7 +27,7 @@ def open_source(scan: Any, nfproto: Family, table: str, side: str, falls_back: b
 
 
 def _open(scan: Any, nfproto: Family, table: str, side: str) -> tuple[Window, Finder]:
-    # the window first: if the kernel takes no programs at all, that is the reason to tell
+    # the window first: if the kernel takes no BPF programs at all, that is the reason to give
     with KeepTypes():
         window = Window()
         finder = NftFinder if side == "nft" else LegacyFinder

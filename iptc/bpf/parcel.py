@@ -79,8 +79,9 @@ def pack(
 ) -> bytes:
     """Return the content of a memfd.
 
-    *said*: all that is not in the rest, by the names of the attributes of `Parcel`. *spots* and *sheets* are those of
-    the plan by which counters are added up; *pieces* is (begin, size) of each copy in its page.
+    *said*: the other attributes of `Parcel`, by name. *spots* and *sheets* are those of the plan by which counters are
+    added up. *pieces* has (begin, size) of each copy in its page. *identities* has the identity of each rule. *texts*
+    has (text, comment, target) of each rule.
     """
     parts = [json.dumps(said).encode(), spots, sheets, pieces, identities, json.dumps(texts).encode()]
     body = b"".join(parts)
@@ -90,7 +91,7 @@ def pack(
 
 
 def seals_of(descriptor: int) -> int | None:
-    """Return the seals of a file in memory, None if it is none."""
+    """Return the seals of a memfd, or None if the descriptor is not a memfd."""
     try:
         return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
     except OSError:
@@ -98,7 +99,7 @@ def seals_of(descriptor: int) -> int | None:
 
 
 def read(descriptor: int) -> Parcel:
-    """Return what a memfd says. Raises `ParameterError` if it is not sealed, or not what `pack` has made."""
+    """Return the content of a memfd. Raises `ParameterError` if it is not sealed, or if `pack` did not make it."""
     if (seals_of(descriptor) or 0) & SEALS != SEALS:
         raise ParameterError("the memfd with the description of the counters is not sealed: somebody may change it")
     content = _content(descriptor)
@@ -153,7 +154,7 @@ def _text(value: Any) -> str:
 
 
 def _format(value: Any) -> tuple[int, int, int]:
-    """(size, offset of the packets, offset of the bytes) of a counter."""
+    """Return (size, offset of the packets, offset of the bytes) of a counter."""
     size, packets, sizes = (number_below(number, 4096) for number in value)
     if max(packets, sizes) + 8 > size:
         raise ValueError(f"a counter of {size} bytes has nothing at {max(packets, sizes)}")
@@ -161,7 +162,7 @@ def _format(value: Any) -> tuple[int, int, int]:
 
 
 def _chains(value: Any, rules: int, policies: int) -> Chains:
-    """The chains with all the rules, one after the other, as in `Scan`."""
+    """Return the chains as `Scan.chains` has them. Together they must have all rules, in their order."""
     chains, at = [], 0
     for name, policy, first, end in value:
         chains.append((_text(name), None if policy is None else _text(policy), first, number_below(end, rules + 1)))

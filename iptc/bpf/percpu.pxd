@@ -1,4 +1,4 @@
-# Where the per-CPU variables of the kernel and of its modules are.
+# Finds the per-CPU variables of the kernel and of its modules.
 
 from libc.stdint cimport uint64_t
 

@@ -17,7 +17,7 @@ from .kernel import possible_processors
 
 cdef enum:
     MOST_MODULES = 4096
-    NAME = 56                        # MODULE_NAME_LEN, or what is looked at of a longer one
+    NAME = 56                        # MODULE_NAME_LEN; of a longer name, only these bytes are compared
     ROOM = 4096
 
 cdef str SECTION = ".data..percpu"
@@ -57,12 +57,12 @@ cdef uint64_t variable_at(Window window, str name, str module, uint64_t other) e
 
 
 cdef uint64_t _of_kernel(Window window) except? 0:
-    """Where the section of the kernel begins, which may be at 0."""
+    """Return where the section of the kernel begins. That may be 0."""
     cdef uint64_t queue, begin, its_queue, its_number
     cdef uint32_t i
     (variable, _), (number, _), (of_thread, _), (of_group, _) = ask(_QUEUES)
     cdef list numbers = possible_processors()
-    window.word(0)                   # for the sake of `task`
+    window.word(0)                   # sets `window.task`
     queue = window.word(window.word(window.task + <uint64_t> of_thread) + <uint64_t> of_group)
     its_number = window.word(queue + <uint64_t> number) & 0xffffffff
     if len(numbers) == window.cpus and its_number in numbers:
@@ -78,7 +78,7 @@ cdef uint64_t _of_kernel(Window window) except? 0:
 
 
 cdef uint64_t _of_module(Window window, bytes name, uint64_t other) except? 0:
-    """Where the section of the module *name* begins."""
+    """Return where the section of the module *name* begins."""
     cdef char memory[ROOM]
     cdef uint64_t at = other, found = 0
     cdef size_t size
@@ -86,7 +86,7 @@ cdef uint64_t _of_module(Window window, bytes name, uint64_t other) except? 0:
     (following, _), (named, _), (section, _) = ask(_MODULES)
     size = max(following + 8, named + NAME, section + 8)
     for _i in range(MOST_MODULES):
-        # what the list begins with is none
+        # the head of the list is no module: the bytes around it are compared too, but they are not this name
         if at < ROOM or size > ROOM or window.look(at, memory, size):
             break
         if memcmp(memory + <size_t> named, <const char *> name, len(name) + 1) == 0:

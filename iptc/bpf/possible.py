@@ -1,4 +1,4 @@
-"""Tests whether counters can be read with eBPF on this host. The test leaves nothing in the kernel."""
+"""Tests whether this process can read counters with eBPF on this host. Nothing of the test stays in the kernel."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-/* What the kernel does for a reader of counters: it copies the memory that it is told to copy, and counts what is freed.
-   It writes nothing that is the kernel's own.
+/* The BPF programs with which counters are read. They copy memory of the kernel into maps, and count how often a block
+   of per-CPU memory is freed. They write only into maps.
 
-   `scripts/bpf` makes program.bin of it, which is what is loaded. Nothing in here knows how a structure of the kernel is
-   laid out: addresses and offsets are in the maps, and who fills them in asks the kernel's BTF. */
+   `scripts/bpf` compiles this file into program.bin, which the package loads. The programs do not know how the kernel
+   lays out its structures. They find addresses and offsets in the maps. The code that fills the maps asks the kernel's
+   BTF. */
 
 #include <linux/bpf.h>
 #include <linux/types.h>
@@ -18,21 +19,21 @@ static __u64 (*const current_task)(void) = (void *)BPF_FUNC_get_current_task;
 static void *(*const map_lookup_percpu)(void *map, const void *key, __u32 cpu) =
 	(void *)BPF_FUNC_map_lookup_percpu_elem;
 
-/* The maps. Whoever loads a program puts the descriptors of its own maps here, by these names. */
+/* The maps. The code that loads a program replaces these names by the descriptors of its maps. */
 struct map {
 	int nothing;
 };
-struct map copies SEC("maps");   /* array of struct copy: what is copied */
-struct map cpus SEC("maps");     /* array of struct cpu: the possible CPUs; for measure only, of u64 */
-struct map pages SEC("maps");    /* array of PAGE bytes: what was copied */
+struct map copies SEC("maps");   /* array of struct copy: which memory to copy */
+struct map cpus SEC("maps");     /* array of struct cpu: the possible CPUs; for measure, array of u64 */
+struct map pages SEC("maps");    /* array of BANK bytes: the copies */
 struct map head SEC("maps");     /* array with one struct head */
-struct map freed SEC("maps");    /* array with two u64: how often a piece of per-CPU memory was freed, and which one */
-struct map ruler SEC("maps");    /* per-CPU array with one u64: shows where the memory of each CPU begins */
-struct map given SEC("maps");    /* array as pages: what a process without rights may see of them */
-struct map owners SEC("maps");   /* array of struct owner, one for each copy, or none */
+struct map freed SEC("maps");    /* array with two u64: how often a per-CPU block was freed, and its address */
+struct map ruler SEC("maps");    /* per-CPU array with one u64: its addresses show where each CPU's memory begins */
+struct map given SEC("maps");    /* array like pages: the copies that a process without rights may see */
+struct map owners SEC("maps");   /* array of struct owner: one for each copy, or empty */
 
-/* Where a page of what is copied stands: nothing that begins in a bank may reach into its last page, so that the verifier
-   sees that each piece of up to a page stays within. */
+/* Return the address of byte `begin` of a page of copies. It is in the first BANK_PAGES pages of a bank. The bank has
+   one page more, so the verifier sees that a piece of up to PAGE bytes stays within the bank. */
 static inline_always void *place(void *map, __u32 page, __u32 begin)
 {
 	__u32 bank = page / BANK_PAGES;
@@ -42,20 +43,20 @@ static inline_always void *place(void *map, __u32 page, __u32 begin)
 	to = map_lookup(map, &bank);
 	if (!to)
 		return 0;
-	/* the compiler would add before it has looked, which the verifier does not allow */
+	/* without this, the compiler adds before it compares with NULL, which the verifier does not allow */
 	asm volatile("" : "+r"(to));
 	if (begin >= BANK_PAGES * PAGE)
 		return 0;
 	return to + begin;
 }
 
-/* What comes before is done before what comes after. */
+/* A memory barrier, by an atomic write to `turns`. */
 static inline_always void barrier_here(struct head *what)
 {
 	__sync_lock_test_and_set(&what->turns, 0);
 }
 
-/* ------------------------------------------------------------ copying what is asked for */
+/* ------------------------------------------------------- for those who look for the counters */
 
 struct peeking {
 	__u64 from;
@@ -80,8 +81,8 @@ static long peek_page(__u32 number, struct peeking *at)
 	return at->left == 0;
 }
 
-/* For whoever finds out where counters are: copies any memory, and says where the calling thread is. Only who may load
-   programs has this. */
+/* Copies any memory of the kernel, and gives the address of the calling thread's task_struct. A process that may load
+   programs uses this to find the counters. It is never handed over. */
 SEC("syscall")
 int peek(struct peek *request)
 {
@@ -101,7 +102,7 @@ static long measure_cpu(__u32 number, struct measure *request)
 
 	if (!offset)
 		return 1;
-	/* its number until now */
+	/* until now, *offset is the number of the CPU */
 	mine = map_lookup_percpu(&ruler, &zero, (__u32)*offset);
 	if (!mine) {
 		request->failed = 1;
@@ -111,7 +112,7 @@ static long measure_cpu(__u32 number, struct measure *request)
 	return 0;
 }
 
-/* Turns numbers of CPUs into where each of them has its value of the ruler. */
+/* Replaces each CPU's number in the map `cpus` by the address of that CPU's value of the map `ruler`. */
 SEC("syscall")
 int measure(struct measure *request)
 {
@@ -148,8 +149,9 @@ struct polling {
 	__u32 failed;
 };
 
-/* A CPU's turn begins or ends. It is stuck if it is where it was at the end of its last turn, in the middle of changing
-   counters. If it has moved on since, two equal copies of a counter are whole: none was made while it changed that. */
+/* Called before the first copy of a CPU, and after its last one (`ends`). Sets `stuck` if the CPU is in the middle of
+   the same change of counters as after its last copy the time before. If it is not stuck, and two copies of a counter
+   are equal, then none of them was made in the middle of a change. */
 static inline_always int turn(struct polling *at, int ends)
 {
 	__u32 zero = 0, key = at->cpu, count = 0;
@@ -200,7 +202,7 @@ failed:
 	return 1;
 }
 
-/* Prepares to copy what is asked for; whether that can be. */
+/* Fills `at` from a request. Returns 0 if the request is for copies that do not exist. */
 static inline_always int begin_polling(const struct poll *request, const struct head *what, struct polling *at)
 {
 	at->copy = at->first = request->first;
@@ -211,7 +213,7 @@ static inline_always int begin_polling(const struct poll *request, const struct 
 	return at->end <= what->copies && at->end >= at->first;
 }
 
-/* Copies the counters of all CPUs, and what tells their ruleset from others, before and after. */
+/* Copies the counters of all CPUs. Reads the marks before and after that. */
 SEC("syscall")
 int poll(struct poll *request)
 {
@@ -274,7 +276,7 @@ static inline_always void read_both(const struct pair *request, const struct hea
 	__u64 *offset = map_lookup(&cpus, &cpu);
 
 	at->failed = 1;
-	/* only what is copied as well: who has this program may read nothing else */
+	/* a process that was handed this program may read the copied counters only */
 	if (!copy || !offset || index >= what->copies || request->one > PAGE || request->other > PAGE ||
 	    request->one + 8 > copy->size || request->other + 8 > copy->size)
 		return;
@@ -292,7 +294,7 @@ static inline_always void answer_pair(struct pair *request, const struct pairing
 	request->failed = at->failed;
 }
 
-/* Reads the two numbers of one counter of one CPU that belong together: until they stay what they are. */
+/* Reads the packets and the bytes of one counter of one CPU, again and again until both stay the same. */
 SEC("syscall")
 int pair(struct pair *request)
 {
@@ -310,9 +312,11 @@ int pair(struct pair *request)
 
 /* ---------------------------------------------------- for processes without any rights
 
-   They have `hand`, `hand_pair` and the map `given`, and none of the other maps. What they ask for is copied where they do
-   not see it, and they are given it only if the ruleset is still the one whose counters stand there. */
+   They have `hand`, `hand_pair` and the map `given`, and none of the other maps. `hand` first copies into the map
+   `pages`, which they do not see. Then it checks that the ruleset has not changed, and copies those pages to the map
+   `given`. */
 
+/* Returns whether the ruleset and the network namespace are still those whose counters were handed over. */
 static inline_always int is_the_same(struct head *what, const volatile __u64 *frees)
 {
 	__u64 cookie = 0;
@@ -328,7 +332,7 @@ static inline_always int is_the_same(struct head *what, const volatile __u64 *fr
 		if ((mark ^ what->value[i]) & what->mask[i])
 			same = 0;
 	}
-	/* who was handed something keeps no network namespace from ending */
+	/* a handed-over program does not keep the network namespace alive */
 	if (probe_read_kernel(&alive, sizeof(alive), (void *)what->alive) || !alive ||
 	    probe_read_kernel(&cookie, sizeof(cookie), (void *)what->cookie_at) || cookie != what->cookie)
 		same = 0;
@@ -356,8 +360,9 @@ static long check_owner(__u32 number, struct owning *at)
 	return 1;
 }
 
-/* Whether the copies are of memory that the table has. Who was handed something may end what counts the memory that is
-   freed: another table, in the place of the one that was there, may have other memory. */
+/* Returns whether the table's rules still hold the addresses of these counters. The count of freed blocks does not
+   suffice: the process that got the programs can end the program that counts. Then a new table at the same address
+   would not be noticed, and its counters may be elsewhere. */
 static inline_always int has_them(struct head *what, __u32 first, __u32 count)
 {
 	struct owning at = { first, 0 };
@@ -370,10 +375,10 @@ static inline_always int has_them(struct head *what, __u32 first, __u32 count)
 }
 
 struct giving {
-	__u32 page, next;       /* of the CPU: its first one, and the one behind its last one */
-	__u32 at;
+	__u32 page, next;       /* the first page of the CPU, and the first page after its pages */
+	__u32 at;               /* the page that is copied next */
 	__u32 stride;
-	__u32 given;
+	__u32 given;            /* how many pages were copied */
 };
 
 static long give_page(__u32 number, struct giving *at)
@@ -392,7 +397,7 @@ static long give_page(__u32 number, struct giving *at)
 	return 0;
 }
 
-/* Gives the pages of all CPUs that the copies went to; whether all of them. */
+/* Copies the pages with the requested copies, of all CPUs, from `pages` to `given`. Returns whether all were copied. */
 static inline_always int give_pages(const struct poll *request)
 {
 	__u32 first = request->first, last = first + request->count - 1, wanted;
@@ -409,7 +414,7 @@ static inline_always int give_pages(const struct poll *request)
 	return at.given == wanted;
 }
 
-/* As poll, for who has no rights. */
+/* Like poll, for processes without rights. */
 SEC("syscall")
 int hand(struct poll *request)
 {
@@ -427,7 +432,7 @@ int hand(struct poll *request)
 	request->turn = *(volatile __u64 *)(bank + TURN_AT);
 	if (!begin_polling(request, what, &at))
 		return 0;
-	/* another run would write where this one reads */
+	/* a second run at the same time would write into the pages that this one reads */
 	if (__sync_val_compare_and_swap(&what->busy, 0, 1)) {
 		request->failed = BUSY;
 		return 0;
@@ -458,7 +463,7 @@ done:
 	return 0;
 }
 
-/* As pair, for who has no rights. */
+/* Like pair, for processes without rights. */
 SEC("syscall")
 int hand_pair(struct pair *request)
 {
@@ -482,8 +487,9 @@ int hand_pair(struct pair *request)
 	return 0;
 }
 
-/* percpu_free_percpu: a piece of per-CPU memory goes. Whoever reads a table of x_tables watches the first block of its
-   counters: the table is gone only after that is, and nobody gets the block again before this has counted it. */
+/* Runs when the kernel frees a block of per-CPU memory, and counts how often the watched block was freed. Readers of a
+   legacy table watch the first block of its counters. The kernel frees that block before it frees the table. It reaches
+   this tracepoint before it can give the block to anybody else. */
 SEC("raw_tp/percpu_free_percpu")
 int free_percpu(struct bpf_raw_tracepoint_args *arguments)
 {

@@ -1,4 +1,4 @@
-"""Says why the kernel refuses a program, as far as this process can find out."""
+"""Says why the kernel refuses a BPF program, as far as this process can find out."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode, which is the same in every kern
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _ASKING = {"CAP_NET_ADMIN": 12}
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""The errnos that mean "there is no room", and not "this is refused"."""
+"""The errnos that mean "no descriptor or no memory is free", and not "this is refused"."""
 _MOMENTARY = {errno.ENOMEM, errno.EAGAIN, errno.EINTR}
+"""The errnos of running a program that may go away: the open programs and maps can still be used."""
 
 
 class Doubt(Unsupported):
@@ -26,7 +27,7 @@ class Doubt(Unsupported):
 class Hindrance(Unsupported):
     """eBPF cannot be used now, but perhaps later. The message says why.
 
-    `is_lost`: the open programs and maps are of no use any more.
+    `is_lost`: the open programs and maps cannot be used again, so new ones must be made.
     """
 
     def __init__(self, why: str, is_lost: bool = False) -> None:
@@ -41,7 +42,7 @@ def not_run(number: int) -> Hindrance:
 
 def content(path: str) -> str:
     """Return the text of a file of the kernel."""
-    # without a buffer, whose lock is missing in a way of its own where memory ends
+    # unbuffered: a buffer's lock may fail to be allocated, which raises RuntimeError and not MemoryError
     with open(path, "rb", buffering=0) as file:
         return file.readall().decode()
 
@@ -85,7 +86,7 @@ def _why(number: int, log: str) -> str:
     last = f"{os.strerror(number)}: {lines[-1]}" if lines else os.strerror(number)
     reads = "probe_read_kernel" in last
     denied = not log and number in (errno.EPERM, errno.EACCES)
-    helper = "cannot use helper" in last or "unknown func" in last  # some are for CAP_PERFMON only
+    helper = "cannot use helper" in last or "unknown func" in last  # some need CAP_PERFMON
     if reads or denied or helper:
         forbidden = _who_may_not()
         if forbidden:

@@ -1,11 +1,12 @@
 # cython: freethreading_compatible=False
-"""Reads the counters of a table with eBPF, and gives them to whoever reads a table: as its socket would.
+"""Reads the counters of a table with eBPF, in place of the scan that reads them by a socket.
 
-The socket is asked where rules came or went, for what they are; when counters were found anew, and once in a while, its
-numbers are compared with those that were copied.
+The scan by socket is still used. It says which rules there are after rules have come or gone. Its numbers are compared
+with those of eBPF when the counters were found anew, and once in a while.
 
-What ends the use of eBPF is of two kinds. A doubt or a refusal of the kernel ends it for good. A hindrance passes: it
-is tried again after a second, and then after twice as long each time, up to the period of the comparisons.
+There are two kinds of reasons to stop using eBPF. After a doubt, or a refusal of the kernel, eBPF is never tried again.
+A hindrance passes: eBPF is tried again after a second, then after twice that time, and so on, up to the time between
+two comparisons.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -27,19 +28,19 @@ from . import reasons
 from .reasons import Doubt, Hindrance, not_run
 
 cdef enum:
-    ATTEMPTS = 64                    # to find the counters of a ruleset that others change all the time
-    FEW_ATTEMPTS = 4                 # where the socket's own numbers will do
-    DOUBTS = 3                       # attempts to find the same numbers as the socket
+    ATTEMPTS = 64                    # how often to search for the counters while others change the ruleset
+    FEW_ATTEMPTS = 4                 # the same if the socket can be used instead
+    DOUBTS = 3                       # how often eBPF and the socket may differ before that is a doubt
     PAUSE = 200                      # microseconds between two searches
 
 PATIENCE = 5.0
-"""Seconds after which no other attempt is begun."""
+"""Seconds after which no further search begins."""
 
 FIRST_WAIT = 1.0
 """Seconds until eBPF is tried again after a hindrance."""
 
 LONGEST_WAIT = 60.0
-"""Where there is no period of comparisons that says so."""
+"""Seconds until eBPF is tried again at the latest, if it is never compared with the socket."""
 
 
 cdef class BpfScan(Scan):
@@ -48,21 +49,21 @@ cdef class BpfScan(Scan):
     `source` is "bpf" or "socket", `source_reason` says why.
     """
 
-    cdef object socket               # the back end's own reader
-    cdef object opener               # what opens all that eBPF needs
+    cdef object socket               # the back end's scan, which reads by a socket
+    cdef object opener               # the function that opens all that eBPF needs
     cdef Window window               # None: nothing is open
     cdef Finder finder
     cdef Copies copies
-    cdef bint falls_back             # to the socket, when there is a doubt
+    cdef bint falls_back             # read by the socket if eBPF cannot be used
     cdef double period               # seconds between two comparisons
-    cdef double due                  # the next one
+    cdef double due                  # the time of the next comparison
     cdef double wait                 # seconds until eBPF is tried again after the next hindrance
-    cdef double again                # when it is tried again
-    cdef bint learned
-    cdef bint is_odd                 # the last search found what does not add up
-    cdef bytes placed                # which of what was found each slot has
-    cdef Py_ssize_t found            # how many counters were
-    cdef Counts last                 # that were read from the copies
+    cdef double again                # the time when eBPF is tried again
+    cdef bint learned                # the counters of the present ruleset were found
+    cdef bint is_odd                 # the last search found inconsistent memory
+    cdef bytes placed                # for each slot: the number of its counter among those that were found
+    cdef Py_ssize_t found            # how many counters were found
+    cdef Counts last                 # the counters that eBPF read last
     cdef list last_policies
     cdef readonly str source
     cdef readonly str source_reason
@@ -89,19 +90,19 @@ cdef class BpfScan(Scan):
         copies = Copies(window)
         self.finder, self.copies = finder, copies
         self._prepare(b"", 0)
-        self.window = window         # last: now all is there
+        self.window = window         # set last: `window` says whether all is open
         return 0
 
     cdef int _stop(self, object why) except -1:
-        """Read by the socket from now on; or raise *why* there is no eBPF, where only that is wanted.
+        """Read by the socket from now on, or raise *why* unless `falls_back`.
 
-        Whether it is tried again, what *why* is says.
+        eBPF is tried again later if *why* is a `Hindrance` or a `KernelError`.
         """
         cdef double longest = self.period if self.period > 0 else LONGEST_WAIT
         cdef bint passes = isinstance(why, (Hindrance, KernelError))
         self.learned = False
         if isinstance(why, Hindrance) and why.is_lost or self.falls_back and not passes:
-            # what is open is of no use any more
+            # the open programs and maps will not be used again
             self.window, self.finder, self.copies = None, None, None
         if not self.falls_back:
             if isinstance(why, KernelError):
@@ -127,7 +128,7 @@ cdef class BpfScan(Scan):
             self.socket.close()
 
     cdef int _prepare(self, bytes addresses, Py_ssize_t rules) except -1:
-        """Copy from these addresses, of rules and then of policies, while the marks are what they are now."""
+        """Copy the counters at *addresses* from now on: those of *rules* rules, then those of the policies."""
         cdef Marks marks
         self.finder.mark(&marks)
         self.copies.prepare(<const uint64_t *> PyBytes_AS_STRING(addresses), PyBytes_GET_SIZE(addresses) // 8, rules,
@@ -135,7 +136,7 @@ cdef class BpfScan(Scan):
         return 0
 
     cdef int _find(self, Marks *marks) except -1:
-        """Find where the counters are. 1, or 0 where others changed that meanwhile."""
+        """Find where the counters are, and read *marks*. Return 1, or 0 if others changed the ruleset meanwhile."""
         cdef Marks after
         cdef int failed
         self.finder.mark(marks)
@@ -148,12 +149,12 @@ cdef class BpfScan(Scan):
         self._check(self.copies.look_at_marks(&after))
         if marks_differ(&after, marks) or failed == EAGAIN:
             return 0
-        # chains come into the list before a ruleset has them, and leave it afterwards: the marks do not tell
+        # the kernel adds chains to its list before a commit, and removes them after it: the marks do not change then
         self.is_odd = failed != 0
         return not failed
 
     cdef int _check(self, int status) except -1:
-        """Raise where the programs cannot be run, or what they are to read cannot be read."""
+        """Raise if *status* says that the programs cannot be run, or cannot read the counters' memory."""
         if status < 0:
             raise not_run(-status)
         if status == UNREADABLE:
@@ -178,7 +179,7 @@ cdef class BpfScan(Scan):
         return self._by_socket()
 
     cdef bint _is_due(self) except -1:
-        """Whether what is copied has to be compared with what the socket says."""
+        """Whether it is time to compare the numbers of eBPF with those of the socket."""
         if self.period <= 0 or time.monotonic() < self.due:
             return False
         if reasons.may_ask():
@@ -188,10 +189,10 @@ cdef class BpfScan(Scan):
         return False
 
     cdef tuple _by_socket(self):
-        """What the socket reads."""
+        """Return what the socket's scan reads."""
         cdef tuple reading
         if self.last is not None:
-            # what is compared with it later
+            # the socket's scan compares its reading with these
             self.socket.remember(self.last, self.last_policies)
             self.last = None
         reading = self.socket.read()
@@ -200,7 +201,7 @@ cdef class BpfScan(Scan):
         return reading
 
     cdef bint _copy(self) except -1:
-        """Copy the counters. Whether they are those of the rules that are known."""
+        """Copy the counters. Return whether the rules are still those that were learned."""
         cdef int status, _attempt
         cdef Marks marks
         for _attempt in range(FEW_ATTEMPTS):
@@ -209,7 +210,7 @@ cdef class BpfScan(Scan):
             self._check(status)
             if status == FINE:
                 return True
-            # another table may have changed, or a set
+            # the marks have changed; perhaps only another table or a set has changed
             if not self.finder.compares:
                 return False
             if not self._find(&marks):
@@ -222,7 +223,7 @@ cdef class BpfScan(Scan):
         return False
 
     cdef tuple _taken(self):
-        """The sums, as `read` returns them."""
+        """Return the sums of eBPF in the form that `read` returns."""
         cdef list policies = []
         if self.copies.is_new or self.last is None:
             self.last = self.copies.counted(policies)
@@ -233,13 +234,13 @@ cdef class BpfScan(Scan):
     # ------------------------------------------------------------------ learning
 
     cdef tuple _learn(self):
-        """Find the counters, and compare them with what the socket says of them before they are used."""
+        """Find the counters, compare them with the socket's, and return a reading of eBPF, or else of the socket."""
         cdef Marks marks, after
         cdef int doubts = 0, _attempt
         cdef tuple reading = None
         cdef bytes addresses, before, placed
         cdef str difference
-        # where the socket's own numbers will do, it is not asked twice for a table that takes it long
+        # if the socket's numbers can be used instead, a large table is not read twice by the socket
         cdef double limit = time.monotonic() + (FIRST_WAIT if self.falls_back else PATIENCE)
         self.learned = False
         for _attempt in range(FEW_ATTEMPTS if self.falls_back else ATTEMPTS):
@@ -263,7 +264,7 @@ cdef class BpfScan(Scan):
             try:
                 reading = self._by_socket()
             except Conflict:
-                continue             # the socket has not read two times the same either
+                continue             # the ruleset changed while the socket read it
             if self.doubt:
                 return reading
             placed = self.finder.places(self.socket, &marks)
@@ -305,7 +306,7 @@ cdef class BpfScan(Scan):
         return status == FINE
 
     cdef bytes _sums(self):
-        """All sums, as bytes: a pair of uint64 each."""
+        """Return all sums as bytes: two uint64 for each slot, packets and bytes."""
         cdef Py_ssize_t count = self.copies.its.slots, i
         cdef bytes made = PyBytes_FromStringAndSize(NULL, 16 * count)
         cdef uint64_t *pair = <uint64_t *> PyBytes_AS_STRING(made)
@@ -314,7 +315,8 @@ cdef class BpfScan(Scan):
         return made
 
     cdef str _difference(self, bytes before, bytes placed, tuple reading):
-        """What of the *reading* of the socket is less than it was *before*, or more than now: "" for nothing."""
+        """Compare the socket's *reading* with eBPF's sums: those *before* it, and those now, after it. Return which of
+        its numbers are not between the two, or "" if all are."""
         cdef const uint64_t *pair = <const uint64_t *> PyBytes_AS_STRING(before)
         cdef const int32_t *place = <const int32_t *> PyBytes_AS_STRING(placed)
         cdef Counts counts = reading[0]
@@ -337,14 +339,15 @@ cdef class BpfScan(Scan):
         return ""
 
     cdef bytes _owners(self):
-        """Where the kernel keeps the address of each slot's counter: found again, since the finder has kept nothing.
+        """Return where the kernel keeps the address of each slot's counter, or None if that is not needed.
 
-        None where that is not needed. Raises `Conflict` if the ruleset is not the one that was learned.
+        The counters are found again, since the finder does not keep that. Raises `Conflict` if the ruleset has changed
+        since it was learned.
         """
         cdef Marks marks
         cdef bytes owners
         if not self.copies.marks.counts_freed:
-            return None              # the ruleset's number is enough
+            return None              # the marks are enough
         if not self._find(&marks):
             raise Conflict("the ruleset has just been changed")
         owners = self.finder.owners()
@@ -356,9 +359,9 @@ cdef class BpfScan(Scan):
     def hand_over(self, uint64_t digest, dict said not None, list texts not None, list made not None):
         """Add to *made* descriptors with which another process reads the ruleset with *digest*, without any rights.
 
-        *said* and *texts* are as for `parcel.pack`. Raises `Conflict` if it is another one by now.
+        *said* and *texts* are as for `parcel.pack`. Raises `Conflict` if the ruleset has changed.
         """
-        from .handing import hand_over   # only who hands something over loads this
+        from .handing import hand_over   # loaded only when counters are handed over
 
         self._begin()
         try:
@@ -379,18 +382,18 @@ cdef class BpfScan(Scan):
     def rely_on(self, object counts):
         """As the socket's scan does: compare later readings with *counts*, which `read` returned last."""
         if counts is None:
-            # a writer may still add what it has put aside: only the socket's scan can tell when that is over
+            # a writer may still have to give counters back: only the socket's scan knows when it has done so
             self.learned = False
             self.last = None
         self.socket.rely_on(counts)
 
     def with_aside(self, Counts counts not None, list policies not None):
-        """As the socket's scan does: add what a writer has put aside."""
+        """As the socket's scan does: add the counts that a writer has not given back yet."""
         return self.socket.with_aside(counts, policies)
 
 
 cdef bytes _gathered(bytes addresses, bytes placed):
-    """The address of each slot."""
+    """Return the address for each slot. *placed*: for each slot, which of *addresses* it has; -1 for none."""
     cdef const uint64_t *all_of_them = <const uint64_t *> PyBytes_AS_STRING(addresses)
     cdef const int32_t *place = <const int32_t *> PyBytes_AS_STRING(placed)
     cdef Py_ssize_t slot, slots = PyBytes_GET_SIZE(placed) // 4

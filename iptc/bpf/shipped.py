@@ -1,4 +1,4 @@
-"""Loads the programs that the package ships into the kernel, with the maps that they use."""
+"""Loads the BPF programs of program.bin into the kernel."""
 
 from __future__ import annotations
 

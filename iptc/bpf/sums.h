@@ -45,10 +45,10 @@ struct plan {
    -1 if two slots have the same counter. */
 int plan_copies(struct plan *plan, const uint64_t *addresses, uint32_t slack, uint32_t *order);
 
-/* Return how many banks to make for so many sheets. Each CPU has two copies of each sheet. It is up to a quarter more
-   than are needed now, and not more than fit into most bytes. stride is set to the number of sheets of a CPU that the
-   banks hold at once: all, or, if they would need too much memory, as many as fit into piece bytes, at least one.
-   needed is set to the number of banks that are needed now. */
+/* Return how many banks to make for so many sheets. Each CPU has two copies of each sheet. The result is up to a
+   quarter more than are needed now, and not more than fit into most bytes. stride is set to the number of sheets of a
+   CPU that the banks hold at once: all, or, if they would need too much memory, as many as fit into piece bytes, at
+   least one. needed is set to the number of banks that are needed now. */
 uint32_t room_for(uint32_t sheets, uint32_t cpus, uint64_t most, uint64_t piece, uint32_t *stride, uint32_t *needed);
 
 /* Return whether two copies of a page differ. */

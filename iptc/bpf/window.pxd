@@ -1,4 +1,4 @@
-# What a process that may load programs sees of the kernel's memory.
+# Reads the kernel's memory, for a process that may load BPF programs.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -57,13 +57,13 @@ cdef extern from "program.h" nogil:
         uint64_t turn
         uint64_t set
 
-# The eight bytes at an offset of what was copied.
+# The eight bytes at an offset of copied memory.
 cdef inline uint64_t word_in(const char *memory, size_t at) noexcept nogil:
     cdef uint64_t found
     memcpy(&found, memory + at, 8)
     return found
 
-# Where a page of what was copied stands in the memory of its map.
+# The address of a page of copies in the memory of a map.
 cdef inline unsigned char *page_at(unsigned char *memory, size_t page) noexcept nogil:
     return memory + (page // BANK_PAGES) * BANK + page % BANK_PAGES * PAGE
 
@@ -72,10 +72,10 @@ cdef class Window:
     cdef Program peeking
     cdef Map freed
     cdef TracepointLink trace
-    cdef uint64_t *offsets          # what is added to a per-CPU address for each possible CPU
+    cdef uint64_t *offsets          # for each possible CPU: add it to a per-CPU address to get an address of that CPU
     cdef readonly uint32_t cpus
-    cdef uint64_t task               # the address of the thread that looked last
-    cdef int lost                    # why a program could not be run: an errno
+    cdef uint64_t task               # the task_struct of the thread that called `look` last
+    cdef int lost                    # the errno if a program could not be run, or else 0
 
     cdef int _measure(self, list numbers) except -1
     cdef int check(self) except -1

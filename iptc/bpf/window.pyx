@@ -25,7 +25,7 @@ cdef extern from "program.h" nogil:
         uint32_t failed
 
 cdef enum:
-    BANKS = 4                        # that a peek can fill
+    BANKS = 4                        # how many banks a peek can fill
     AT_ONCE = BANKS * BANK_PAGES * PAGE
 
 _WAY = (
@@ -35,7 +35,7 @@ _WAY = (
     ("member", "fdtable", "fd"),
     ("member", "file", "private_data"),
 )
-# of what the tracepoint calls; the first argument of all is not the tracepoint's
+# the function that the tracepoint calls; its first argument is not one of the tracepoint
 _FREED = (("argument", "__traceiter_percpu_free_percpu", "ptr"),)
 _ARRAY = (("member", "bpf_array", "pptrs"), ("member", "bpf_array", "map.value_size"),
           ("member", "bpf_array", "map.max_entries"))
@@ -87,7 +87,7 @@ cdef class Window:
         return 0
 
     cdef int check(self) except -1:
-        """Raise if a program could not be run since the last time."""
+        """Raise `Hindrance` if a program could not be run since the last check."""
         cdef int number = self.lost
         self.lost = 0
         if number:
@@ -132,7 +132,7 @@ cdef class Window:
         """Return `private_data` of the file behind *descriptor*: the address of the kernel's structure for it."""
         cdef uint64_t table, file, found = 0
         (files, _), (fdt, _), (limit, _), (descriptors, _), (private, _) = ask(_WAY)
-        self.word(0)                 # for the sake of `task`
+        self.word(0)                 # sets `task`
         table = self.word(self.word(self.task + <uint64_t> files) + <uint64_t> fdt)
         if descriptor < (self.word(table + <uint64_t> limit) & 0xffffffff):
             file = self.word(self.word(table + <uint64_t> descriptors) + 8 * <uint64_t> descriptor)
@@ -143,7 +143,7 @@ cdef class Window:
         return found
 
     cdef int watch(self, uint64_t address) except -1:
-        """Count from now on how often the per-CPU memory that begins at *address* is freed, and no other."""
+        """Count from now on how often the per-CPU block at *address* is freed. Only one block is watched at a time."""
         if self.trace is None:
             if ask(_FREED) != [(3, 4)]:
                 raise Unsupported("the tracepoint percpu_free_percpu tells other things than iptc knows")
