@@ -78,7 +78,7 @@ cdef int _tell(error, list marks, Py_ssize_t begin) except -1:
     if not names or before == names:
         return 0
     if isinstance(before, list):
-        # an inner call has set `committed` already, or the exception says itself what is committed
+        # an inner call has set `committed` already, or the exception has such an attribute of its own
         before.extend([name for name in names if name not in before])
         return 0
     error.committed = names
@@ -122,7 +122,7 @@ def telling(function):
 
 
 def elsewhere(function):
-    """Return *function*, wrapped: no exception tells of what it sends, since that goes to a private namespace."""
+    """Return *function*, wrapped: its commits are not recorded, since they change only a private namespace."""
 
     def call(*args, **kwargs):
         token = _marks.set(None)

@@ -148,7 +148,7 @@ def chain_label(name):
 
 cdef extern from *:
     """
-    /* As tuple.__new__ makes one of a type of its own, without a tuple to copy from: there are as many as rules. */
+    /* Make a tuple of a subtype as tuple.__new__ does, but without making a plain tuple first: each rule has one. */
     static PyObject *tuple_of_two(PyObject *type, PyObject *first, PyObject *second)
     {
         PyObject *made = ((allocfunc)PyType_GetSlot((PyTypeObject *)type, Py_tp_alloc))((PyTypeObject *)type, 2);

@@ -226,7 +226,7 @@ def checked_position(position: int) -> int:
         raise ParameterTypeError(f"a position must be an integer, not {type(position).__name__}")
     if position < 0:
         raise ParameterError(f"a position counts from 0, not {position}")
-    # libiptc counts in 32 bits: a larger position is reported as too big by whoever looks for it
+    # libiptc counts in 32 bits; the handle refuses a larger position as too big
     return min(position, 0xFFFFFFFF)
 
 

@@ -106,7 +106,7 @@ class CounterReader:
         self._layout: Callable[[], Layout | None] = _nothing
         open_source: Any = None
         if self._asked != "socket":
-            # only who asks for it loads this; and now, since without a descriptor no module can be imported
+            # loaded only if eBPF is asked for; and before the others, since an import needs a free descriptor
             from .bpf.opening import open_source
         self.backend = backends.side_in(self._namespace, self.backend)
         self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
@@ -117,17 +117,17 @@ class CounterReader:
 
     @classmethod
     def from_fds(cls, fds: Iterable[int]) -> CounterReader:
-        """Return a reader of the counters that another process has handed over, by what `fds` has returned there.
+        """Return a reader of the counters that another process has handed over. *fds*: the descriptors that `fds` has
+        returned in that process, in any order.
 
-        It needs no privilege. Each descriptor is copied: those that are given stay open, and whoever has them closes
-        them. In which order they come is of no importance.
+        It needs no privilege. The descriptors are copied: close yours when you do not need them any more.
 
-        Its snapshots are those of the other process: of the same `generation`, with the rules' texts. Nothing is
-        compared with the socket (`source_reason` says so). Once the ruleset was changed, `read` raises `Unsupported`,
-        now and later: ask for other descriptors. Raises `ParameterError` for other descriptors than those of one call
+        Snapshots have the same `generation` as in the other process, and the texts of the rules. Nothing is compared
+        with the socket (`source_reason` says so). After the ruleset was changed, `read` always raises `Unsupported`:
+        ask the other process for new descriptors. Raises `ParameterError` if the descriptors are not those of one call
         of `fds`.
         """
-        from .bpf.handed import take_over  # only who was handed something loads this
+        from .bpf.handed import take_over  # loaded only for counters that were handed over
 
         self = cls.__new__(cls)
         self._closed = True
@@ -181,7 +181,8 @@ class CounterReader:
                     raise
 
     def _open_source(self, open_source: Any) -> None:
-        """Put a scan that reads by eBPF in the place of the one that is open, where that is possible."""
+        """Replace the open scan, which reads by a socket, by one that reads by eBPF. Raises if eBPF cannot be used,
+        unless `source` is "auto"."""
         falls_back = self._asked == "auto"
         try:
             side = backends.kernels_side(str(self.backend))
@@ -197,7 +198,8 @@ class CounterReader:
 
     @property
     def source_reason(self) -> str:
-        """Why they are read by the socket where eBPF was asked for; what is to be known about eBPF here; or ""."""
+        """Why the numbers are read by the socket although eBPF was asked for, or a remark about reading by eBPF; "" if
+        there is nothing to say."""
         return getattr(self._scan, "source_reason", "")
 
     def read(self) -> Snapshot:
@@ -439,7 +441,7 @@ class Snapshot(_PerRule):
     def since(self, previous: Snapshot) -> Delta:
         """Return the `Delta` from *previous* to this snapshot.
 
-        A rule is recognized by what it says, wherever it stands by now. Rules of a chain that say the same are taken in
+        A rule is recognized by its content, also if it was moved within its chain. Equal rules of a chain are taken in
         their order.
         """
         if not isinstance(previous, Snapshot):

@@ -106,7 +106,7 @@ class XTablesError(IPTCError):
 
 
 class ParameterError(XTablesError, ValueError, AttributeError):
-    """A parameter or a text of which no rule can be made."""
+    """No rule can be made with this parameter or text."""
 
     status = 2
 

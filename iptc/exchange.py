@@ -40,7 +40,7 @@ class Exchange:
     def ask(
         self, kind: int, flags: int, body: bytes, words: Callable[[int], str] = os.strerror
     ) -> Iterator[tuple[int, bytes]]:
-        """Send a message, and yield its answers: (kind, what stands behind the head of netlink).
+        """Send a message, and yield its answers: (kind, the bytes after the netlink header).
 
         The kernel answers a dump part by part, and all else before `send` returns. `OSError` if it refuses the message,
         with the *words* for its errno.

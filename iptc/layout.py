@@ -150,7 +150,7 @@ class RuleInfo:
 
 
 class ToldRule(RuleInfo):
-    """One rule of a snapshot, of which another process has told the text."""
+    """One rule of a snapshot whose counters were handed over: its text comes from the other process."""
 
     __slots__ = ("_nfproto", "_target")
 

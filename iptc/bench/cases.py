@@ -1,4 +1,4 @@
-"""Test cases in a TOML file: packets, and what is expected of each."""
+"""Test cases in a TOML file: packets, and the expected verdict of each."""
 
 from __future__ import annotations
 

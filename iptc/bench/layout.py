@@ -1,4 +1,4 @@
-"""Which interfaces, addresses and routes a bench has: those that are given, or invented ones for the rules."""
+"""Which interfaces, addresses and routes a bench has: the given ones, or others that suit the rules."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _addresses(name: str, given: Any) -> list[Any]:
 
 
 def _made_up(names: list[str], start: int = 0) -> dict[str, list[Any]]:
-    """Return addresses for interfaces of which only the names are known."""
+    """Invent addresses for interfaces that only have names."""
     found = {}
     for number, name in enumerate(names or ["eth0"], start):
         if number >= _MADE_UP:

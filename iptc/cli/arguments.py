@@ -29,12 +29,11 @@ def add_command(
     family: str | None = "4",
     **words: Any,
 ) -> Any:
-    """Add the command *name*, which run(options) does, with the options that all commands have.
+    """Add the command *name* with the options that all commands have. run(options) carries it out.
 
     *both*: the command can work on both families at once. *many*: it can work on several network namespaces at once.
-    *headings*: what it reads or prints of both families has a heading for each. *live*: it looks at a
-    network namespace, and not at files alone.
-    *family*: what it works on where no family is asked for, a key of FAMILIES; None: what is given says which.
+    *headings*: a text of both families, which it reads or prints, has a heading before each family. *live*: it uses the
+    rules of a network namespace, and not only files. *family*: the default, a key of FAMILIES; None: the file decides.
     *words* are further arguments of the parser, such as `help` and `description`.
     """
     command = commands.add_parser(name, **words)

@@ -1,4 +1,4 @@
-"""`iptc guard`: keep the rules of a name in their place."""
+"""`iptc guard`: puts the rules of an owner back whenever another program breaks them."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ FIRST = "everything is routed to the first interface"
 
 
 def add_layout(command: ArgumentParser, interfaces: str, routes: str) -> None:
-    """Add the arguments that say of a bench which rules of IPv6, interfaces and routes it has.
+    """Add the arguments that give a bench rules of IPv6, interfaces and routes.
 
-    *interfaces* and *routes*: what it has without these arguments, for the help."""
+    *interfaces* and *routes* say, for the help, what the bench has without these arguments."""
     command.add_argument("--rules6", metavar="FILE", help="a file with the IPv6 rules, if RULES has only those of IPv4")
     command.add_argument(
         "--interface",
@@ -35,7 +35,7 @@ def add_layout(command: ArgumentParser, interfaces: str, routes: str) -> None:
 
 
 def interfaces_of(options: Namespace) -> dict[str, str]:
-    """{name: addresses} that `--interface` says."""
+    """Return {name: addresses} of the interfaces that `--interface` gives."""
     found: dict[str, str] = {}
     for name, addresses in options.interface:
         found[name] = f"{found[name]},{addresses}" if name in found else addresses

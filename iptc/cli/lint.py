@@ -1,4 +1,4 @@
-"""`iptc lint`: what is of no use in a ruleset, and what is costly."""
+"""`iptc lint`: finds rules without effect, and costly chains."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 @trouble_is(TROUBLE)
 def run(options: Namespace) -> int:
-    """Look at the rules that *options* say."""
+    """Check the rules that *options* name. Return the exit status."""
     from ..bench.bench import Bench, asking
     from ..bench.like_host import living_bench
     from ..bench.lint import Since, lint
@@ -72,7 +72,7 @@ def run(options: Namespace) -> int:
         )
         place = Place(options.netns)
         with place.open() as there, asking(there):
-            # printed here, where the sets are that rules name; the bench counts nothing of the host
+            # printed now, while plugins can ask this namespace for the names of sets
             ruleset = Ruleset.live(ipv6, backend=options.backend, netns=options.netns)
             ruleset.text()
     else:

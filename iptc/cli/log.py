@@ -1,4 +1,4 @@
-"""`iptc log`: what a journal says of changes."""
+"""`iptc log`: prints the changes that a journal has recorded."""
 
 from __future__ import annotations
 

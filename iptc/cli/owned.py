@@ -1,4 +1,4 @@
-"""`iptc owned`: the rules that belong to a name among those of others."""
+"""`iptc owned`: manages the rules of an owner among those of other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns drawn lines into what a terminal obeys: by rich where it is installed, else by the colours that all have."""
+"""Turns drawn lines into text with colours for a terminal: with rich if it is installed, or else by basic colours."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def _coloured(text: str, code: str) -> str:
 
 
 def screen_text(painted: Iterable[str]) -> str:
-    """Return the text that shows the lines *painted* in the place of what the screen shows now."""
+    """Return the text that replaces the content of the screen by the lines *painted*."""
     return "\x1b[H" + "\r\n".join(f"{line}\x1b[K" for line in painted) + "\x1b[J"

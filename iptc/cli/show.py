@@ -1,4 +1,4 @@
-"""`iptc show`: the rules of a moment, from a journal."""
+"""`iptc show`: prints the rules as they were at an earlier time, from a journal."""
 
 from __future__ import annotations
 

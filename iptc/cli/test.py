@@ -1,4 +1,4 @@
-"""`iptc test`: packets in a file, and what the kernel does with them under a ruleset."""
+"""`iptc test`: sends the packets of a file through a ruleset, and compares the verdicts with the expected ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _percent(text: str) -> float:
 
 @trouble_is(TROUBLE)
 def run(options: Namespace) -> int:
-    """Run the cases that *options* say."""
+    """Run the test cases that *options* name. Return the exit status."""
     from ..bench import results
     from ..bench.bench import Bench
     from ..bench.cases import Cases

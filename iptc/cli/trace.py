@@ -1,4 +1,4 @@
-"""`iptc trace`: print packets as they come, and the rules that took them."""
+"""`iptc trace`: prints packets as they arrive, and the rules that matched them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _OPTIONS = {
     "-h": 0,
     "--help": 0,
 }
-"""The options of the command and how many words follow: what stands behind them is the specification."""
+"""option of the command -> how many words follow it. The specification begins after these options."""
 
 _ANYWHERE = frozenset({"--netns", "--backend", "--json", "--count", "--timeout", "-v", "--verbose"})
-"""Those that may stand in and behind the specification too: iptables has none of these names."""
+"""The options that may also stand within or after the specification, since iptables has no options of these names."""
 
 
 def add(commands: Any) -> None:
@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
 
 
 def limit(text: str) -> int:
-    """The value of `--limit`: a whole number."""
+    """Return the whole number that `--limit` gives."""
     value = int(text)
     if not 0 <= value < 1 << 32:
         raise ValueError(text)
@@ -84,7 +84,7 @@ def limit(text: str) -> int:
 
 
 def split_specification(parser: Any) -> None:
-    """Let *parser* put what is no option of the command into `specification`, word for word."""
+    """Let *parser* put all words that are not options of the command into `specification`."""
     plain = parser.parse_known_args
 
     def parse(words: Any = None, namespace: Any = None) -> Any:
@@ -97,7 +97,7 @@ def split_specification(parser: Any) -> None:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """(the options of the command, the words of the specification)."""
+    """Return (the options of the command, the words of the specification)."""
     ours: list[str] = []
     specification: list[str] = []
     while words:
@@ -125,7 +125,7 @@ def _words(text: str) -> list[str]:
 
 
 def run(options: Namespace) -> int:
-    """Trace what *options* say."""
+    """Trace the packets that *options* select. Return the exit status."""
     from ..tracing.trace import Trace
 
     backend = os.environ.get("IPTC_BACKEND") if options.backend else None
@@ -147,7 +147,7 @@ def run(options: Namespace) -> int:
 
 
 def print_packets(options: Namespace, packets: Trace) -> int:
-    """Print what *packets* gives, as long as *options* say; the exit status."""
+    """Print the packets until the count or the time of *options* is reached. Return the exit status."""
     end = None if options.timeout is None else time.monotonic() + options.timeout
     done = 0
     while True:
@@ -170,7 +170,7 @@ def _said(options: Namespace, packet: Packet) -> str:
 
 
 def packet_text(packet: Packet, verbose: bool) -> str:
-    """A packet and its way, in lines for people."""
+    """Return a packet and its way as lines for people."""
     interfaces = "".join(
         f"{word} {name} "
         for word, name in (("in", packet.in_interface), ("out", packet.out_interface))

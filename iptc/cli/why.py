@@ -1,4 +1,4 @@
-"""`iptc why`: what becomes of a packet, and which rule sees to it."""
+"""`iptc why`: prints what the rules do with a packet, and which rule decides."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _number(text: str) -> int:
 
 @trouble_is(TROUBLE)
 def run(options: Namespace) -> int:
-    """Say what becomes of the packet of *options*."""
+    """Print what the rules do with the packet that *options* describe. Return the exit status."""
     if options.live:
         return _trace(options)
     from ..bench.like_host import living_bench

@@ -1,4 +1,4 @@
-"""Whether counters can be read with eBPF here."""
+"""Whether this process can read counters with eBPF."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def of_ebpf() -> Iterator[Finding]:
-    """One finding: that they can, or why not, on each back end. Nobody needs it, and so it is never a warning."""
+    """Yield one finding: for each back end, that it is possible or why not. It is never a warning, since everything
+    works without eBPF."""
     reason = why_not("nft")
     if reason:
         yield Finding(INFO, f"Counters cannot be read with eBPF here: {reason}.")

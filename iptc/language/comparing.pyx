@@ -98,7 +98,8 @@ cdef bint _may_be_same(Family *family, bytes entry, list parts, bytes other) noe
 
 
 cdef bytes _plain_header(int nfproto, bytes header):
-    """Return *header* without what is not compared: the name in `-i +`, and its mask if it was read from nf_tables."""
+    """Return *header* without the parts that are not compared: the name in `-i +`, and its mask if the rule was read
+    from nf_tables."""
     cdef Family *family = family_of(nfproto)
     cdef const unsigned char *raw = <const unsigned char *> PyBytes_AS_STRING(header)
     cdef size_t name

@@ -558,8 +558,8 @@ cdef void _on_registered(int is_target, void *extension) noexcept:
 
 
 def ask_elsewhere(int descriptor):
-    """Let the plugins that this thread calls ask the namespace of a raw socket what they ask the kernel, such as the
-    number of a set; with -1 that of the thread. Return what it was."""
+    """Set which network namespace the plugins ask that this thread calls, for example for the number of a set: that of
+    the raw socket *descriptor*, or with -1 that of the thread. Return the old setting."""
     return shim_ask_elsewhere(descriptor)
 
 
@@ -1008,8 +1008,8 @@ def parse_protocol(str name):
 
 
 cdef const char *protocol_name(int proto, bint ask) noexcept nogil:
-    """Inside `captured`: return the name of a protocol in libxtables, or with *ask* also the one that this host has, or
-    NULL."""
+    """Inside `captured`: return the name of a protocol that libxtables has, or with *ask* also a name from this host's
+    database (/etc/protocols), or NULL."""
     cdef size_t i = 0
     cdef protoent *found
     while libxtables.chain_protos[i].name != NULL:

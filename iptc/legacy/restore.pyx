@@ -175,8 +175,8 @@ cdef inline bint _is_goto(Family *family, const char *entry) noexcept nogil:
 
 
 cdef bytes _as_jump(Family *family, bytes entry, str name):
-    """Return *entry* with its target, an extension, replaced by a jump to the chain of that name. iptables prefers the
-    chain too, and prints this warning."""
+    """Return *entry* with a jump to chain *name*, in place of the target extension of the same name. iptables prefers
+    the chain too, and prints this warning."""
     cdef bytes jump = entry[:target_offset(family, PyBytes_AS_STRING(entry))] + standard_target(name)
     (<uint16_t *> (PyBytes_AS_STRING(jump) + family.offsets))[1] = PyBytes_GET_SIZE(jump)
     warnings.warn(f"Warning: using chain {name}, not extension", XTablesWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""The rules of one chain in a new order, with new rules between them: what a plan asks a handle to do to a chain."""
+"""Describes a new order of the rules of one chain, with new rules between them. A plan passes it to a handle."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 class Arrangement:
-    """How the rules of a chain become others.
+    """The change from the old rules of a chain to the new ones.
 
-    *length* is how many rules the chain has. *hunks* are (start, end, new start, new end): the rules from *start* to
-    *end* give way to those that are to stand from *new start* to *new end*. Of these, *moved* says which are there
-    already (new position -> old position), and *changed* which take the place of another rule. All others are new.
-    entry(position) returns the bytes of the rule that is to stand at a new position.
+    *length* is how many rules the chain has. *hunks* are (start, end, new start, new end): the new rules from *new
+    start* to *new end* replace the old rules from *start* to *end*. *moved* and *changed* map new positions to old
+    ones: a moved rule is an old rule in another place, and a changed rule replaces the old rule. All other rules of the
+    hunks are new. entry(position) returns the bytes of the rule for a new position.
     """
 
     def __init__(

@@ -216,7 +216,7 @@ def first_like(nfproto: int, entry: bytes) -> _Anchor:
 
 
 class _OfOneRule(_Edit):
-    """An edit of one existing rule: the one at *position* when the edit was made, or the one that *anchor* names."""
+    """An edit of one existing rule: the rule at *position* when the edit was made, or the rule that *anchor* names."""
 
     binds = True
 
@@ -304,7 +304,7 @@ class Delete(_OfOneRule):
 
 
 class DeleteRules(_Edit):
-    """`iptables -D` for each rule for whose entry chosen(entry) is true. `changed` is how many there were."""
+    """`iptables -D` for each rule for which chosen(entry) is true. `changed` is how many rules were deleted."""
 
     what = Delete.what
 

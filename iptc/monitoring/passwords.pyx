@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=False
-"""Hashes of passwords, by the `crypt` of the C library: whichever kinds that knows.
+"""Hashes passwords with the `crypt` of the C library, in all ways that it knows.
 
-It is looked for when it is first needed, so that nothing else needs it.
+libcrypt is loaded when a password is first hashed, so a host without it can use everything else.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -21,8 +21,8 @@ cdef enum:
 
 
 def hashed(bytes password not None, bytes setting not None):
-    """Return *password*, hashed in the way of *setting*, which is such a hash; b"" if this system does not know the
-    way."""
+    """Return *password* hashed in the same way and with the same salt as *setting*, which is a hash. Return b"" if this
+    system does not know the way."""
     cdef CryptR crypt_r = _find()
     cdef void *room = calloc(1, ROOM)
     cdef const char *given = PyBytes_AS_STRING(password)

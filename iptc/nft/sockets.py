@@ -29,7 +29,7 @@ _all: weakref.WeakValueDictionary[int, Sockets] = weakref.WeakValueDictionary()
 """cookie of a network namespace -> its `Sockets`."""
 
 _recent: dict[int, None] = {}
-"""The cookies of the namespaces that keep sockets, as keys: the one that was used last stands at the end."""
+"""The cookies of the namespaces whose sockets are kept, as keys. The namespace that was used last stands at the end."""
 
 
 class Sockets:

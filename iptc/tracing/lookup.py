@@ -50,9 +50,10 @@ _COMMENT = 0
 
 
 class _Past:
-    """Old versions of what has changed, as long as a report may come of a packet that met them.
+    """Old versions of chains or tables that have changed. They are kept as long as a packet that met them may still be
+    reported.
 
-    The rules are looked at again and again. After two looks without a change, no report of an earlier packet can come.
+    The rules are checked again and again. After two checks without a change, no such report can come any more.
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class _Past:
         return bool(self._kept)
 
     def grow_older(self) -> None:
-        """Note that the rules are looked at once more: versions that no report can mean any more are dropped."""
+        """Note that the rules are checked once more. Drop the versions that no report can mean any more."""
         if self._kept:
             self._kept = [(age + 1, kept) for age, kept in self._kept if age < 1]
 
