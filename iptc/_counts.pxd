@@ -131,6 +131,15 @@ cdef class Counts:
     cdef object _numbers(self, const uint64_t *row, Py_ssize_t start, Py_ssize_t stop)
     cpdef list pairs(self, Py_ssize_t start, Py_ssize_t stop)
 
+cdef class Reading:
+    cdef readonly Counts _counts
+    cdef readonly object _layout
+    cdef readonly list _policies
+    cdef readonly object _reader
+    cdef public list _chains         # of the snapshot: made when they are asked for
+    cdef double monotonic
+    cdef double wall
+
 # The base class of the objects with which each back end reads the counters of one table again and again.
 cdef class Scan:
     # one of its methods is running, so a call from a signal handler or a finalizer frees nothing
@@ -140,6 +149,7 @@ cdef class Scan:
     cdef readonly tuple chains       # of that ruleset: (name, policy or None, first slot, end slot) of each chain
     cdef readonly bytes identities   # a uint64 for each slot, which identifies the rule wherever it stands
     cdef readonly int doubt          # 0 if the last reading can be relied on
+    cdef public object layout        # what the reader has made of the ruleset that was read last; None: not yet
 
     cdef int _begin(self) except -1
     cdef void _end(self) noexcept

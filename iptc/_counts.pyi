@@ -1,9 +1,11 @@
 """What `_counts` gives to the rest of the package."""
 
 import sys
+from typing import Any, TypeVar
 
 _Counters = tuple[int, int]
 _bytes = bytes
+_Reading = TypeVar("_Reading", bound="Reading")
 _Chains = tuple[tuple[str, str | None, int, int], ...]
 
 class Numbers:
@@ -21,7 +23,26 @@ class Counts:
     def with_aside(self, before: Counts | None, slots: _bytes | None) -> Counts: ...
     def since(self, before: Counts, slots: _bytes | None) -> tuple[Counts, _bytes]: ...
 
+class Reading:
+    _counts: Counts
+    _layout: Any
+    _policies: list[_Counters]
+    _reader: Any
+    _chains: list[Any] | None
+    def __init__(
+        self,
+        counts: Counts,
+        layout: Any,
+        policies: list[_Counters],
+        monotonic: float,
+        wall: float,
+        reader: Any = None,
+    ) -> None: ...
+    @property
+    def time(self) -> tuple[float, float]: ...
+
 class Scan:
+    layout: Any
     @property
     def chains(self) -> _Chains | None: ...
     @property
@@ -30,6 +51,7 @@ class Scan:
     def doubt(self) -> int: ...
     def close(self) -> None: ...
     def read(self) -> tuple[Counts, int, list[_Counters]]: ...
+    def quick(self, reader: Any, kind: type[_Reading]) -> _Reading | None: ...
     def remember(self, counts: Counts, policies: list[_Counters]) -> None: ...
     def entries(self, digest: int) -> list[bytes]: ...
 

@@ -56,6 +56,21 @@ cdef class Numbers:
         view.internal = NULL
 
 
+cdef class Reading:
+    """What one reading of a table has found. `counters.Snapshot` is made of it."""
+
+    def __init__(self, Counts counts not None, object layout, list policies not None, double monotonic, double wall,
+                 object reader=None):
+        """*policies*: (packets, bytes) of each. *layout*: what the rules are. *reader*: who can be asked for them."""
+        self._counts, self._layout, self._policies, self._reader = counts, layout, policies, reader
+        self.monotonic, self.wall = monotonic, wall
+
+    @property
+    def time(self):
+        """When it was: (monotonic clock, wall clock), in seconds."""
+        return self.monotonic, self.wall
+
+
 cdef inline const int32_t *_places(bytes slots) noexcept:
     if slots is None:
         return NULL
@@ -327,6 +342,10 @@ cdef class Scan:
             return self._read()
         finally:
             self._end()
+
+    def quick(self, object reader, object kind not None):
+        """Return a reading of the class *kind*, derived from `Reading`, if nothing can have changed but counters, and
+        it can be read at once. Otherwise, and in most back ends, return None: then call `read`."""
 
     def remember(self, Counts counts not None, list policies not None):
         """Take note of counters of the ruleset that was read last, which somebody has read in another way since."""

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import time
-from _weakref import ref  # that of weakref, without the weight of that module
 
 from . import _core, backends, namespace
+from ._counts import Reading
 from .errors import Conflict, KernelError, ParameterError, ParameterTypeError, TransactionError, Unsupported
 from .layout import Layout, RuleInfo, ToldLayout
 from .lock import XTablesLock, mutex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any, NoReturn, SupportsIndex, overload
 
     from ._core import Counters
@@ -38,10 +38,6 @@ def checked_source(source: str) -> str:
 
 _HANDING = 8
 """How often the rules are read for who gets them, while others change them."""
-
-
-def _nothing() -> None:
-    """Called in place of a weak reference whose object is gone."""
 
 
 class CounterReader:
@@ -103,7 +99,7 @@ class CounterReader:
 
     def _open(self) -> None:
         self._mutex = mutex()
-        self._layout: Callable[[], Layout | None] = _nothing
+        self._layout: Layout | None = None
         open_source: Any = None
         if self._asked != "socket":
             # loaded only if eBPF is asked for; and before the others, since an import needs a free descriptor
@@ -136,8 +132,7 @@ class CounterReader:
         self.table, self.ipv6, self.backend = said.table, said.ipv6, said.backend
         self._nfproto = _core.IPV6 if said.ipv6 else _core.IPV4
         self._lock, self._namespace, self._settling = None, namespace.open_namespace(None), None
-        layout = ToldLayout(self._nfproto, said)
-        self._layout = lambda: layout
+        self._layout = ToldLayout(self._nfproto, said)
         self._told = True
         self._mutex = mutex()
         self._pid = os.getpid()
@@ -204,6 +199,10 @@ class CounterReader:
 
     def read(self) -> Snapshot:
         """Return a `Snapshot` of the counters now."""
+        snapshot = self._scan.quick(self, Snapshot)
+        return snapshot if snapshot is not None else self._read()
+
+    def _read(self) -> Snapshot:
         self._belong_here()
         if self._mutex._is_owned():
             raise TransactionError("a read from within a read of the same reader, such as from the handler of a signal")
@@ -216,12 +215,14 @@ class CounterReader:
             else:
                 with self._lock:
                     counts, digest, policies = self._scan.read()
-            # only snapshots own the layout: it refers to this reader, and would form a cycle with it
-            layout = self._layout()
+            layout = self._layout
             if layout is None or layout.generation != digest:
-                layout = Layout(self._nfproto, digest, self._scan.chains, self._scan.identities, self)
-                self._layout = ref(layout)
-        return Snapshot(counts, layout, policies, time.monotonic(), time.time())
+                layout = Layout(self._nfproto, digest, self._scan.chains, self._scan.identities)
+                self._layout = layout
+            if self._lock is None:
+                # as long as there are the same rules, it can make snapshots by itself
+                self._scan.layout = layout
+        return Snapshot(counts, layout, policies, time.monotonic(), time.time(), self)
 
     def _belong_here(self) -> None:
         """Open all anew after a fork. A thread that the child does not have may hold the mutex, and what the parent has
@@ -345,7 +346,7 @@ class ChainCounters:
 class _PerRule:
     """A sequence of (packets, bytes), one for each rule. With the name of a chain as index, `_chain` is called."""
 
-    __slots__ = ("_counts", "_layout")
+    __slots__ = ()
     _counts: Counts
     _layout: Layout
     _chain: Any
@@ -375,7 +376,7 @@ class _PerRule:
         return iter(self._counts.pairs(0, self._counts.rules))
 
 
-class Snapshot(_PerRule):
+class Snapshot(Reading, _PerRule):
     """The counters of a table at one moment: a sequence of (packets, bytes), one slot for each rule. It never changes.
 
     Slots are in the kernel's order. An index returns `Counters`, a loop plain tuples; `snapshot["INPUT"]` is the
@@ -383,9 +384,10 @@ class Snapshot(_PerRule):
     `time` is (monotonic clock, wall clock), in seconds. A snapshot can be pickled.
     """
 
-    __slots__ = ("_policies", "time", "_chains")
+    __slots__ = ()
 
     if TYPE_CHECKING:
+        _layout: Layout
 
         @overload
         def __getitem__(self, key: int) -> Counters: ...
@@ -394,13 +396,6 @@ class Snapshot(_PerRule):
         @overload
         def __getitem__(self, key: str) -> ChainCounters: ...
         def __getitem__(self, key: int | slice | str) -> Any: ...
-
-    def __init__(self, counts: Counts, layout: Layout, policies: Any, monotonic: float, wall: float) -> None:
-        self._counts = counts
-        self._layout = layout
-        self._policies = policies
-        self.time = (monotonic, wall)
-        self._chains: list[ChainCounters] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Snapshot, (self._counts, self._layout, self._policies, *self.time)
@@ -433,7 +428,7 @@ class Snapshot(_PerRule):
 
         Raises `Conflict` if they were not decoded before the reader read another generation.
         """
-        return self._layout.rules()
+        return self._layout.rules(self._reader)
 
     def _chain(self, number: int) -> ChainCounters:
         return (self._chains or self.chains)[number]
@@ -468,7 +463,7 @@ class Delta(_PerRule):
     `delta["INPUT"]` is a list with the (packets, bytes) of each rule of a chain.
     """
 
-    __slots__ = ("_flags", "seconds")
+    __slots__ = ("_counts", "_layout", "_flags", "seconds")
 
     if TYPE_CHECKING:
 

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 
 class Layout:
-    """The chains and rules of one ruleset. All snapshots of that ruleset share it."""
+    """The chains and rules of one ruleset. All snapshots of that ruleset share it.
 
-    __slots__ = ("nfproto", "generation", "chains", "identities", "_reader", "_rules", "_by_name", "__weakref__")
+    A reader keeps the last one, so it refers to no reader itself.
+    """
+
+    __slots__ = ("nfproto", "generation", "chains", "identities", "_rules", "_by_name")
 
     def __init__(
         self,
@@ -28,19 +31,17 @@ class Layout:
         generation: int,
         chains: Chains,
         identities: bytes,
-        reader: HasEntries | None,
         rules: tuple[RuleInfo, ...] | None = None,
     ) -> None:
         self.nfproto = nfproto
         self.generation = generation
         self.chains = chains
         self.identities = identities
-        self._reader = reader
         self._rules = rules
         self._by_name: dict[str, int] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Layout, (self.nfproto, self.generation, self.chains, self.identities, None, self._rules)
+        return Layout, (self.nfproto, self.generation, self.chains, self.identities, self._rules)
 
     def number_of(self, name: str) -> int:
         """Return the number of the chain of this name. Raises `NotFound`."""
@@ -52,22 +53,22 @@ class Layout:
             raise kernel_error(f"can't find chain {name} in a snapshot", errno.ENOENT, why)
         return number
 
-    def entries(self) -> list[bytes]:
-        """Return the rules as bytes. Raises `Conflict` if the reader has read another ruleset since."""
-        if self._reader is None:
+    def entries(self, reader: HasEntries | None) -> list[bytes]:
+        """Return the rules as bytes, from *reader*. Raises `Conflict` if it has read another ruleset since."""
+        if reader is None:
             raise Conflict("the rules of this snapshot were not looked at before it was pickled")
-        return self._reader._entries(self.generation)
+        return reader._entries(self.generation)
 
-    def rules(self) -> tuple[RuleInfo, ...]:
-        """Return a `RuleInfo` for each slot. Raises `Conflict` as `entries` does."""
+    def rules(self, reader: HasEntries | None) -> tuple[RuleInfo, ...]:
+        """Return a `RuleInfo` for each slot. The first time they are from *reader*, as `entries` are."""
         if self._rules is None:
             names = [name for name, _, first, end in self.chains for _ in range(first, end)]
-            self._rules = tuple(self._described(names))
+            self._rules = tuple(self._described(names, reader))
         return self._rules
 
-    def _described(self, names: list[str]) -> list[RuleInfo]:
+    def _described(self, names: list[str], reader: HasEntries | None) -> list[RuleInfo]:
         """The rules; *names* are those of the chain of each."""
-        entries = self.entries()
+        entries = self.entries(reader)
         rules = _core.load_rules(_rule_class(self.nfproto), self.nfproto, entries, None)
         return [RuleInfo(slot, name, rule) for slot, (name, rule) in enumerate(zip(names, rules))]
 
@@ -82,19 +83,19 @@ class ToldLayout(Layout):
     __slots__ = ("_parcel",)
 
     def __init__(self, nfproto: Family, parcel: Parcel) -> None:
-        super().__init__(nfproto, parcel.generation, parcel.chains, parcel.identities, None)
+        super().__init__(nfproto, parcel.generation, parcel.chains, parcel.identities)
         self._parcel = parcel
 
-    def entries(self) -> list[bytes]:
+    def entries(self, reader: HasEntries | None) -> list[bytes]:
         """Raise: there are only the texts."""
         raise Unsupported("of rules that were handed over there are only the texts")
 
-    def _described(self, names: list[str]) -> list[RuleInfo]:
+    def _described(self, names: list[str], reader: HasEntries | None) -> list[RuleInfo]:
         told = self._parcel.texts()
         return [ToldRule(slot, name, self.nfproto, *texts) for slot, (name, texts) in enumerate(zip(names, told))]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Layout, (self.nfproto, self.generation, self.chains, self.identities, None, self.rules())
+        return Layout, (self.nfproto, self.generation, self.chains, self.identities, self.rules(None))
 
 
 def _rule_class(nfproto: Family) -> type[Rule]:

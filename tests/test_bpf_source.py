@@ -1,7 +1,10 @@
 """Counters that are read by eBPF: the same numbers as the socket's, whatever happens to the rules."""
 
+import ctypes
+import gc
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -80,6 +83,36 @@ def test_the_numbers_are_those_of_the_socket(host, readers, ipv6, traffic):
     assert snapshot["web"][0].packets == 5 and snapshot["OUTPUT"].policy_counters.packets >= 5
     assert snapshot is not reader.read() and snapshot._layout is reader.read()._layout
     assert reader.source == IN_USE
+
+
+def test_a_snapshot_outlives_its_reader(host, ipv6, traffic):
+    restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
+    before = iptc.CounterReader("filter", ipv6, source=SOURCE).read()
+    reader = iptc.CounterReader("filter", ipv6, source=SOURCE)
+    for _ in range(3):
+        traffic(7, 1, ipv6)
+        snapshot = reader.read()
+    del reader
+    gc.collect()
+    assert [rule.text for rule in snapshot.rules] == [rule.text for rule in before.rules] == ["-p udp -m udp --dport 7"]
+    assert list(snapshot.since(before)) == list(pickle.loads(pickle.dumps(snapshot)).since(before)) != [(0, 0)]
+    assert snapshot.time > before.time
+
+
+def test_a_child_of_a_fork_that_python_does_not_see(host, readers, ipv6, traffic):
+    restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
+    reader, _ = readers()
+    before = reader.read()
+    reader.read()
+    programs = reader._scan
+    child = ctypes.CDLL(None).fork()
+    if not child:
+        traffic(7, 2, ipv6)
+        # what the parent has opened is not used, also by those who ask again
+        good = [reader.read()[0].packets for _ in range(3)] == [before[0].packets + 2] * 3
+        os._exit(0 if good and reader._scan is not programs and reader.source == IN_USE else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert reader.read()[0].packets == before[0].packets + 2 and reader._scan is programs
 
 
 def test_rules_that_come_and_go(host, readers, ipv6, traffic):

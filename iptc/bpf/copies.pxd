@@ -44,6 +44,7 @@ cdef enum:
     CHANGED                          # the ruleset has changed since its counters were found
     UNREADABLE                       # the memory of some counter cannot be read
     SHARED                           # another process reads with the same descriptors
+    LATER                            # a CPU is counting, which would have to be waited for
 
 # The words that change with the ruleset: up to two in the kernel's memory, and the number of freed blocks.
 cdef struct Marks:
@@ -76,6 +77,7 @@ cdef class Copies:
     cdef bint kept                   # all pages are kept until the next reading
     cdef bint fresh                  # the counters were not read yet
     cdef bint is_new                 # a sum has changed since `counted` returned the sums
+    cdef bint calm                   # while it reads nothing is waited for: the caller holds the GIL
     cdef bint handed                 # the programs were handed over by another process
     cdef uint64_t turn               # TURN_AT after the last reading
     cdef uint64_t set                # SET_AT: the number of what was handed over together
@@ -87,6 +89,8 @@ cdef class Copies:
     cdef int look_at_marks(self, Marks *marks) noexcept nogil
     cdef int prepare(self, const uint64_t *addresses, uint32_t slots, uint32_t rules, format rule, format policy,
                      uint32_t slack, Marks *marks, uint64_t sequence) except -1
+    cdef bint is_small(self) noexcept
+    cdef int read_at_once(self) noexcept
     cdef int read(self) noexcept nogil
     cdef int _poll(self, uint32_t first, uint32_t end, uint32_t half, uint32_t *stuck) noexcept nogil
     cdef int _compare(self, uint32_t *first, uint32_t *end, uint32_t base) noexcept nogil
@@ -95,5 +99,6 @@ cdef class Copies:
     cdef int _settle_sheets(self, uint32_t first, uint32_t end, uint32_t base) noexcept nogil
     cdef int _settle_pairs(self, uint32_t number, uint32_t base, uint32_t half, uint32_t *left,
                            uint32_t *waits) noexcept nogil
+    cdef int _pause(self) noexcept nogil
     cdef uint64_t given_turn(self) noexcept nogil
     cdef Counts counted(self, list policies)

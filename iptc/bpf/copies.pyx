@@ -43,6 +43,7 @@ cdef enum:
     ROUNDS_STUCK = 100               # how often to wait for a CPU that is stuck in the middle of a change
     PAUSE = 100                      # how long to wait then, in microseconds
     PAIRS = 512                      # how many counters of one CPU are read one by one in a reading
+    SMALL = 64                       # the most pages of all CPUs that are copied without giving up the GIL
 
 # The most memory that copies take, for up to 7680 CPUs. Each page is copied twice for each CPU. If that needs more
 # memory, each reading copies and adds up all pages anew, one piece of PIECE bytes after the other.
@@ -248,7 +249,9 @@ cdef class Copies:
             if stuck and first >= end and rounds < ROUNDS_STUCK:
                 # perhaps a hypervisor has stopped the CPU for longer than a copy takes
                 if rounds >= ROUNDS:
-                    usleep(PAUSE)
+                    failed = self._pause()
+                    if failed:
+                        return failed
                 first, end = its_first, its_end
             elif first < end and rounds >= ROUNDS:
                 return self._settle_sheets(first, end, base)
@@ -285,7 +288,9 @@ cdef class Copies:
                 settled = not self._differs(number, base)
                 if settled and stuck and waits:
                     waits -= 1
-                    usleep(PAUSE)
+                    failed = self._pause()
+                    if failed:
+                        return failed
                     settled, tries = False, 0
             if not settled and left:
                 failed = self._settle_pairs(number, base, half, &left, &waits)
@@ -336,7 +341,9 @@ cdef class Copies:
                         break
                     # a packet takes long to pass the table, or its CPU was interrupted
                     waits[0] -= 1
-                    usleep(PAUSE)
+                    failed = self._pause()
+                    if failed:
+                        return failed
                 if self.handed and request.set != self.set:
                     return -EBADF
                 if request.failed:
@@ -345,6 +352,25 @@ cdef class Copies:
                 memcpy(here + at + its.bytes, &request.words[0], 8)
                 memcpy(here + at + its.packets, &request.words[1], 8)
         return FINE
+
+    cdef int _pause(self) noexcept nogil:
+        """Let other programs go on for a moment. `LATER` if the caller does not wait."""
+        if self.calm:
+            return LATER
+        usleep(PAUSE)
+        return FINE
+
+    cdef bint is_small(self) noexcept:
+        """Whether all is read in less time than it takes to give up the GIL and to get it back."""
+        return self.kept and self.its.sheet_count * <size_t> self.window.cpus <= SMALL
+
+    cdef int read_at_once(self) noexcept:
+        """As `read`, for few counters, and without waiting for anything."""
+        cdef int status
+        self.calm = True
+        status = self.read()
+        self.calm = False
+        return status
 
     cdef int read(self) noexcept nogil:
         """Read all counters and update the sums. Return `FINE`, or why the sums are of no use: see the enum."""

@@ -86,7 +86,7 @@ class Dictionary:
                 found = self._known.get(key) or known.get(key)
                 if found is None:
                     if entries is None:
-                        entries = layout.entries()
+                        entries = layout.entries(snapshot._reader)
                     found = words_of(layout.nfproto, entries[slot])
                 known[key] = found
                 words.append(found)
