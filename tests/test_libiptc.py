@@ -310,6 +310,8 @@ MISTAKES = [
     ":one - [0:0]",
     ":ACCEPT - [0:0]",
     "-A two -j DROP\n-A two -j ACCEPT\n-A two -j nope",
+    "-E two a\n-X",
+    "-N a\n-A a -j DROP\n-X",
     "-A two -j DROP\n-A nope -j DROP",
 ]
 

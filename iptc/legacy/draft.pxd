@@ -91,6 +91,7 @@ cdef class Draft:
     cdef int _fill(self, RuleRow *row, bytes entry) except -1
     cdef void zero_row(self, RuleRow *row) noexcept
     cdef void _zero(self, Origin *counters, const xt_counters *read) noexcept
+    cdef list _in_order(self)
     cdef list _lay_out(self, uint32_t *entries, uint64_t *size)
     cdef int _compile(self) except -1
     cdef uint32_t _write_rule(self, char *blob, uint32_t at, const RuleRow *row) except 0

@@ -396,9 +396,12 @@ cdef class Draft:
         return "ACCEPT" if found.verdict == _VERDICTS["ACCEPT"] else "DROP"
 
     def chain_names(self, of_users):
-        """Return the names of all chains, or with *of_users* of the user chains."""
+        """Return the names of all chains, or with *of_users* of the user chains: in the order in which they are sent."""
         cdef DraftChain found
-        return [found.name for found in self.by_name.values() if not of_users or found.hook == NF_INET_NUMHOOKS]
+        return [found.name for found in self._in_order() if not of_users or found.hook == NF_INET_NUMHOOKS]
+
+    cdef list _in_order(self):
+        return sorted(filter(None, self.chains), key=_by_place)
 
     # sending
 
@@ -407,7 +410,7 @@ cdef class Draft:
         entries and their size in bytes."""
         cdef DraftChain chain
         cdef size_t i
-        cdef list order = sorted(filter(None, self.chains), key=_by_place)
+        cdef list order = self._in_order()
         entries[0] = 0
         size[0] = 0
         for chain in order:
