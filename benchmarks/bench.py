@@ -31,6 +31,7 @@ from plans import measure_plans
 from removing import measure_removing
 from report import Table, micro, number, plot, ratio
 from slopes import measure_slopes
+from starts import measure_starts
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
 OURS, THEIRS = "iptc", "python-iptables"
@@ -489,6 +490,7 @@ def measure_rulesets(bench):
 
 MEASURES = {
     "import": measure_import,
+    "starts": measure_starts,
     "build": measure_build,
     "classic": measure_classic,
     "counters": measure_counters,

@@ -6,9 +6,6 @@ and that call notes the outcome before it returns. The functions that a program 
 exception passes through them, they read the note and add it to the exception.
 """
 
-from contextvars import ContextVar
-from types import FunctionType
-
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.exc cimport PyErr_CheckSignals
@@ -21,9 +18,11 @@ cdef extern from *:
     int telling_calls
 
 cdef extern from "Python.h":
+    object PyContextVar_New(const char *name, PyObject *otherwise)
     int PyContextVar_Get(object variable, PyObject *otherwise, PyObject **value) except -1    # a new reference
 
-_marks = ContextVar("the marks of what the present call has sent")
+# A `contextvars.ContextVar`, made without the weight of that module.
+_marks = PyContextVar_New("the marks of what the present call has sent", NULL)
 # The list of marks of a context is made with the first mark. None means that no call wants to know.
 cdef object _NO_LIST = object()
 
@@ -144,6 +143,8 @@ cdef _in_place_of(function, call):
 
 def telling_functions(dict names):
     """Wrap each public function of a module by `telling`. *names* are the globals of the module."""
+    from types import FunctionType    # here and below: reading counters wraps nothing
+
     for name, value in list(names.items()):
         if not name.startswith("_") and isinstance(value, FunctionType) and value.__module__ == names["__name__"]:
             names[name] = telling(value)
@@ -151,6 +152,8 @@ def telling_functions(dict names):
 
 def telling_methods(cls):
     """Wrap each public method and property of *cls* by `telling`. A decorator of classes."""
+    from types import FunctionType
+
     for name, value in list(vars(cls).items()):
         if name.startswith("_") and name not in ("__contains__", "__enter__", "__exit__"):
             continue

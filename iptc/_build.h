@@ -27,7 +27,8 @@ extern void __gcov_dump(void);
 #define PyTuple_SET_ITEM PyTuple_SetItem
 #define PyContextVar_Get(variable, otherwise, found) \
 	((*(found) = PyObject_CallMethod(variable, "get", "O", otherwise)) == NULL ? -1 : 0)
-#define PyContextVar_Set(variable, value) PyObject_CallMethod(variable, "set", "O", value)
+#define PyContextVar_New(name, otherwise) \
+	((void) (otherwise), PyObject_CallMethod(PyImport_ImportModule("contextvars"), "ContextVar", "s", name))
 #endif
 
 #endif

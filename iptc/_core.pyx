@@ -10,11 +10,10 @@ import sys
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE
+from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_FromObject
 from libc.string cimport memcmp, memcpy, memset, strchr, strcmp, strlen, strspn
-
-from _operator import index, itemgetter    # those of operator, without the weight of that module
 
 from ._linux cimport (
     AF_INET, AF_INET6, IFNAMSIZ, IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SO_NETNS_COOKIE, getsockopt, in6_addr,
@@ -188,8 +187,15 @@ class Counters(tuple):
     def __getnewargs__(self):
         return tuple(self)
 
-    packets = property(itemgetter(0), doc="How many packets.")
-    bytes = property(itemgetter(1), doc="How many bytes they had.")
+    @property
+    def packets(self):
+        """How many packets."""
+        return (<tuple> self)[0]
+
+    @property
+    def bytes(self):
+        """How many bytes they had."""
+        return (<tuple> self)[1]
 
 
 cdef object _counters_type = Counters
@@ -625,7 +631,8 @@ cdef class RuleValue:
         """Set the counters, (packets, bytes), with which the rule is written."""
         cdef uint64_t packets, size
         try:
-            packets, size = map(index, counters)
+            first, second = counters
+            packets, size = PyNumber_Index(first), PyNumber_Index(second)
         except (TypeError, ValueError, OverflowError) as error:
             what = f"counters must be a pair of integers from 0 to 2**64-1, not {counters!r}"
             raise ParameterTypeError(what) from error

@@ -42,6 +42,9 @@ _KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
 _NFT_ORDER = ("mangle", "security", "raw", "filter", "nat")
 
+_NO_COMMIT = 1
+"""The generation of a network namespace in which nothing was ever made in nf_tables: each commit counts it up."""
+
 HERE = Namespace()
 """The network namespace of whichever thread uses it."""
 
@@ -214,10 +217,13 @@ def _legacy_chains(nfproto: Family, there: Namespace) -> Any:
 def _nft_chains(nfproto: Family, there: Namespace) -> Any:
     """Yield (table, name, policy, whether it has rules) for each chain of iptables' tables in nf_tables."""
     from . import _netlink
-    from .nft.reader import BUILTIN_CHAINS, NftScan
 
     try:
         with _netlink.Socket(there) as socket:
+            if socket.generation() == _NO_COMMIT:
+                return
+            from .nft.reader import BUILTIN_CHAINS, NftScan  # a host that never uses nf_tables need not load it
+
             for table in BUILTIN_CHAINS:
                 for name, policy, _, _, use in NftScan(nfproto, table, socket).list_chains():
                     yield table, name, policy, use > 0

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from _thread import RLock, get_ident  # those of threading and weakref, without the weight of these modules
-from _weakrefset import WeakSet
+from _weakref import ref
 
 from ._core import environment
 from ._lockfile import Holder, LockFile
@@ -24,8 +24,13 @@ _LOCK_FILE = "/run/xtables.lock"
 UNSET: Any = object()
 """The default of a setting that was not given, where None is a value of its own."""
 
-_held: WeakSet[XTablesLock] = WeakSet()
-"""The locks that this process holds or waits for. After a fork the child closes its copies."""
+_held: set[ref[XTablesLock]] = set()
+"""Weak references to the locks that this process holds or waits for. After a fork the child closes its copies."""
+
+
+def _held_locks() -> list[XTablesLock]:
+    # a list first: garbage may be collected between any two steps, and then the set changes
+    return [lock for reference in list(_held) if (lock := reference()) is not None]
 
 
 def checked_wait(wait: Any) -> Wait:
@@ -88,7 +93,7 @@ class XTablesLock(Holder):
         if path is None:
             return self
         # first of all, before anything is open: an interrupt may come between any two steps
-        _held.add(self)
+        _held.add(ref(self, _held.discard))
         self._thread = get_ident()
         try:
             try:
@@ -108,7 +113,7 @@ class XTablesLock(Holder):
         path = lock_path(self.path)
         if path is None:
             return True
-        _held.add(self)
+        _held.add(ref(self, _held.discard))
         self._thread = get_ident()
         self._file = LockFile(os.fsencode(path))
         return bool(self._file.take(self._shared, False))
@@ -122,7 +127,7 @@ class XTablesLock(Holder):
         if file is not None:
             file.close()
         try:
-            _held.discard(self)
+            _held.discard(ref(self))
         except MemoryError:
             # it stays in the list until it is closed
             pass
@@ -152,7 +157,7 @@ class XTablesLock(Holder):
 
     def _check_not_ours(self, path: str) -> None:
         """Raise `TransactionError` if this thread has the lock already: it would wait for itself."""
-        for other in list(_held):
+        for other in _held_locks():
             file = other._file
             if other._thread == self._thread and file is not None and file.locked and file.file == self._file.file:
                 raise TransactionError(
@@ -244,7 +249,7 @@ def process_name(pid: int) -> str:
 
 def _let_go_in_child() -> None:
     """After a fork, close the child's copies of the lock files. The parent's locks stay held."""
-    for lock in list(_held):
+    for lock in _held_locks():
         lock._drop()
 
 

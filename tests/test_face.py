@@ -85,6 +85,24 @@ def test_importing_loads_nothing_until_a_name_is_used():
     assert loaded == ["iptc"]
 
 
+READS = """
+import sys, iptc
+iptc.CounterReader("filter").read()
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_who_reads_counters_loads_nothing_else(host, monkeypatch):
+    """Neither the language, nor the back end that is not in use, nor modules of Python's library that take long."""
+    monkeypatch.delenv("IPTC_BACKEND")  # so that both back ends are asked whether they have rules
+    host.iptables("-A INPUT -j ACCEPT")
+    loaded = fresh("import sys; before = set(sys.modules)" + READS).split()
+    assert sys.stdlib_module_names.intersection(loaded) <= {"__future__", "errno"}
+    assert not any(name.startswith(("iptc.language", "iptc.model", "iptc.bpf")) for name in loaded)
+    other = "iptc.nft.reader" if host.backend == "legacy" else "iptc.legacy.blob"
+    assert other not in loaded
+
+
 def test_a_rule_from_a_pickle_knows_its_tables(host):
     dumped = pickle.dumps(iptc.Rule())
     assert fresh(f"import pickle; print(*(table.name for table in pickle.loads({dumped!r}).tables))").split() == [

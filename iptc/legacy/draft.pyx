@@ -396,7 +396,7 @@ cdef class Draft:
         return "ACCEPT" if found.verdict == _VERDICTS["ACCEPT"] else "DROP"
 
     def chain_names(self, of_users):
-        """Return the names of all chains, or with *of_users* of the user chains: in the order in which they are sent."""
+        """Return the names of all chains, or with *of_users* of the user chains, in the order that they are sent in."""
         cdef DraftChain found
         return [found.name for found in self._in_order() if not of_users or found.hook == NF_INET_NUMHOOKS]
 

@@ -27,9 +27,9 @@ _FOR_LOCK = 0.5
 
 _FREE, _BUSY, _ABSENT = "free", "busy", "absent"
 
-_LOOKS = {_FREE: 5, _ABSENT: 10}
+_LOOKS = {_FREE: 3, _ABSENT: 10}
 """How many times a table is read if no earlier reading is there to compare it with. If no counter rises meanwhile, none
-had been put aside by a writer."""
+had been put aside by a writer. With the lock, that can only be a writer that takes no lock."""
 
 
 class Settling:
