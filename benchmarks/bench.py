@@ -351,8 +351,8 @@ def measure_memory(bench):
                 )
         yield Table(
             f"Memory while polling {size:,} {kind} rules",
-            f"The most that resident memory grew over 20 polls, from before the table was opened. The blob is "
-            f"{number(blob / size)} bytes a rule. Each snapshot is let go before the next is read.",
+            "How much resident memory has grown at most during 20 polls, compared with before the table was opened. The "
+            f"blob has {number(blob / size)} bytes for each rule. Each snapshot is deleted before the next read.",
             ["", "bytes per rule", "to the blob", "to the blob + 16 bytes a rule"],
             rows,
         )
@@ -525,11 +525,11 @@ def conditions():
 def page(bench, tables, picture):
     parts = [
         "# Benchmarks",
-        "Written by `benchmarks/run --markdown docs/benchmarks.md --svg docs/counters.svg`, which "
-        "anybody can repeat: it sets up all competitors, works in a network namespace of its "
-        "own and prints these tables. All figures of one table were taken side by side in one run, in turn, and each is the "
-        "least of its repeats. Compare within a table: the ratios are what holds on another machine, not the times.",
-        f"Here on {conditions()}.",
+        "`benchmarks/run --markdown docs/benchmarks.md --svg docs/counters.svg` measures these tables: it installs all "
+        "competitors, works in a network namespace of its own, and prints the tables. All programs of one table were "
+        "measured in turn in one run, and each figure is the least of several. Compare figures within a table: on another "
+        "machine the ratios are about the same, and the times are not.",
+        f"The machine: {conditions()}.",
     ]
     if bench.goals:
         parts.append(str(goals_table(bench)))

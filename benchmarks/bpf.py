@@ -117,8 +117,8 @@ def _sizes(bench, backend, chains):
     if rows:
         yield Table(
             f"Reading counters with eBPF: {side}, {where}",
-            "`-p tcp --dport -m comment`, nothing counted between two polls. The others as multiples of `read()` with eBPF; "
-            "Python's other readers by their processor's time.",
+            "`-p tcp --dport -m comment`; no packet is counted between two polls. The columns after `µs` are multiples of "
+            "the time of `read()` with eBPF. For `nft -j` and pyroute2 the processor's time is compared.",
             ["rules", "read() with eBPF, µs per rule", "µs", *order],
             rows,
         )
@@ -158,7 +158,7 @@ def _all_changed(bench, backend):
     if rows:
         yield Table(
             f"Reading counters with eBPF, all of which have changed: {side}",
-            "`-m mark --mark 0` in one chain; a packet over loopback comes by all of them between two polls.",
+            "Rules `-m mark --mark 0` in one chain. Between two polls, a packet over loopback passes all of them.",
             ["rules", "read() with eBPF, µs per rule", "µs", SOCKET],
             rows,
         )
@@ -201,9 +201,9 @@ def _shares(bench, backends):
                 rows.append([f"{size:,} rules, {side}, {who}", *cells])
     yield Table(
         "The share of a processor that a poller takes",
-        f"`read()` at a pace, in one chain: the processor's time of the process, with what the kernel does for it, "
-        f"over {seconds} s. To wake up and go to sleep so often costs something by itself. Where it cannot keep the pace, "
-        "what it reached instead.",
+        f"`read()` so many times a second, in one chain: the processor's time of the process during {seconds} s, "
+        "including the kernel's work for it. If the process cannot read so often, the table has the rate that it reached. "
+        "The first row is the cost of waking up so often without reading.",
         ["", *(f"{rate:,} Hz" for rate in RATES)],
         rows,
     )
