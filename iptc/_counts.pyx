@@ -57,7 +57,9 @@ cdef class Numbers:
 
 
 cdef class Reading:
-    """What one reading of a table has found. `counters.Snapshot` is made of it."""
+    # from the first line `inspect.signature` knows what is needed to make one
+    """Reading(counts, layout, policies, monotonic, wall, reader=None)\n--\n
+    What one reading of a table has found. `counters.Snapshot` is made of it."""
 
     def __init__(self, Counts counts not None, object layout, list policies not None, double monotonic, double wall,
                  object reader=None):
