@@ -78,16 +78,17 @@ class Command:
         return subprocess.run(self.argv, env=self.environment, check=True, capture_output=True, text=True).stdout
 
 
-def interleave(samplers, rounds, patience, best=None):
+def interleave(samplers, rounds, patience, best=None, least=3):
     """Sample each in turn, *rounds* times, and return {name: {figure: least}}.
 
-    A competitor that has taken more than *patience* seconds is left out of the remaining rounds, but not before its third.
+    A competitor that has taken more than *patience* seconds is left out of the remaining rounds, but not before it
+    was sampled *least* times.
     """
     best = {} if best is None else best
     spent = dict.fromkeys(samplers, 0.0)
     for number in range(rounds):
         for name, sample in samplers.items():
-            if number >= 3 and spent[name] > patience:
+            if number >= least and spent[name] > patience:
                 continue
             started = time.monotonic()
             for figure, ns in sample().items():

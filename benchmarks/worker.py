@@ -77,6 +77,40 @@ class Bpf(Buffers):
 
 
 @operation
+class Opening(Once):
+    """Opening a reader by eBPF: all that has to be known, and the first reading."""
+
+    source = "bpf"
+
+    def work(self):
+        self.held = iptc.CounterReader(table="filter", ipv6=False, source=self.source)
+        self.held.read()
+        self.held.close()
+
+
+@operation
+class Opening_Socket(Opening):
+    """Opening a reader by the socket, and the first reading."""
+
+    source = "socket"
+
+
+@operation
+class Bpf_Sampler(Once):
+    """A `Sampler` with eBPF, which keeps the pace itself."""
+
+    def work(self):
+        pass
+
+    def paced(self, rate, seconds):
+        polls, end = 0, now() + seconds * 1_000_000_000
+        for self.held in iptc.Sampler(1 / rate, ["filter"], ipv6=False, source="bpf"):
+            polls += self.held.polls
+            if now() >= end:
+                return polls
+
+
+@operation
 class Nothing(Once):
     """No work: it shows what polling at a fixed rate costs by itself."""
 
@@ -384,6 +418,8 @@ def pace(work, rate, seconds):
 
     work.run()
     polls, began, cpu = 0, now(), time.process_time_ns()
+    if hasattr(work, "paced"):
+        polls = work.paced(rate, seconds)
     while (due := began + polls * 1_000_000_000 // rate) < began + seconds * 1_000_000_000:
         left = due - now()
         if left > 0:
