@@ -67,7 +67,7 @@ def until_it_is_back(read, source):
 
 
 @pytest.mark.needs("ebpf")
-def test_a_ruleset_that_changes_all_the_time(restless):
+def test_a_ruleset_that_never_stops_changing_is_a_hindrance(restless):
     scan, socket = restless(False, 60.0)
     with pytest.raises(iptc.Unsupported, match="can't read the counters with eBPF: the ruleset changes all the time"):
         scan.read()
@@ -76,7 +76,7 @@ def test_a_ruleset_that_changes_all_the_time(restless):
 
 
 @pytest.mark.needs("ebpf")
-def test_auto_goes_on_by_socket_and_comes_back(restless):
+def test_auto_reads_by_socket_and_returns_to_ebpf(restless):
     scan, socket = restless(True, 0.01)
     assert scan.read()[0].pairs(0, 1) == [(7, 700)]
     assert (scan.source, scan.source_reason) == ("socket", "the ruleset changes all the time")
@@ -93,7 +93,7 @@ def test_auto_goes_on_by_socket_and_comes_back(restless):
         socket.changes = False
 
 
-def test_a_table_that_is_deleted_and_made_again(host, ipv6, traffic):
+def test_a_table_that_is_deleted_and_created_again_is_read_again(host, ipv6, traffic):
     kind = "ip6" if ipv6 else "ip"
     with (
         iptc.CounterReader("mangle", ipv6, source=SOURCE) as reader,
@@ -111,7 +111,7 @@ def test_a_table_that_is_deleted_and_made_again(host, ipv6, traffic):
 
 
 @pytest.mark.one_backend("legacy", "nft")
-def test_a_namespace_that_loses_its_name(host, traffic):
+def test_a_namespace_whose_name_is_deleted_is_still_read(host, traffic):
     name = f"iptc-{os.getpid()}"
     host.run("ip", "netns", "add", name)
     host.run("ip", "netns", "exec", name, host.tool(), "-A", "OUTPUT", "-c", "7", "700")
@@ -128,7 +128,7 @@ def test_a_namespace_that_loses_its_name(host, traffic):
     host.run("ip", "netns", "delete", name)
 
 
-def test_a_table_that_a_process_owns(host):
+def test_a_table_that_a_process_owns_is_read_by_socket(host):
     with subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         print(
             "add table ip filter { flags owner; chain INPUT { type filter hook input priority 0; counter; }; }",
@@ -167,7 +167,7 @@ def told_by_a_child(action):
 
 
 @pytest.mark.one_backend("legacy", "nft")
-def test_a_child_reads_for_itself(host, traffic):
+def test_a_child_of_a_fork_opens_programs_of_its_own(host, traffic):
     restored(host, False, *RULES)
     with iptc.CounterReader(source=SOURCE) as reader:
         snapshot = reader.read()
@@ -201,7 +201,7 @@ print(*(name for name in sys.modules if name.startswith("iptc.bpf")))
 """
 
 
-def test_who_reads_by_socket_does_not_load_it(host):
+def test_reading_by_socket_does_not_load_the_modules_of_ebpf(host):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, env=environment)
     assert (done.stdout.strip(), done.stderr) == ("", "")

@@ -65,7 +65,7 @@ def reader(host, ipv6):
         yield made
 
 
-def test_the_numbers_and_the_rules_are_those_of_who_hands_over(reader, ipv6, traffic):
+def test_the_receiver_sees_the_same_numbers_and_rules(reader, ipv6, traffic):
     traffic(7, 3, ipv6)
     before = reader.read()
     other = taken(reader.fds(), lambda fds: [*reversed(fds)])
@@ -120,7 +120,7 @@ def test_the_descriptors_belong_to_the_caller(reader):
 
 
 @pytest.mark.parametrize("change", ["-A web -p tcp", "-Z web", "-P FORWARD DROP", "-t mangle -A OUTPUT -p tcp"])
-def test_another_ruleset_is_not_read(reader, host, ipv6, change, traffic):
+def test_after_a_change_of_the_ruleset_nothing_is_read(reader, host, ipv6, change, traffic):
     other = taken(reader.fds())
     same(other, reader)
     host.iptables(change, ipv6=ipv6)
@@ -136,8 +136,8 @@ def test_another_ruleset_is_not_read(reader, host, ipv6, change, traffic):
     same(taken(reader.fds()), reader)
 
 
-def test_a_namespace_that_ends_is_not_read(host, ipv6):
-    """Who was handed something does not keep the namespace."""
+def test_after_the_end_of_the_namespace_nothing_is_read(host, ipv6):
+    """The descriptors of the receiver do not keep the namespace alive."""
     name = f"handed{os.getpid()}"
     host.run("ip", "netns", "add", name)
     try:
@@ -154,7 +154,7 @@ def test_a_namespace_that_ends_is_not_read(host, ipv6):
             other.read()
 
 
-def test_what_is_not_read_by_ebpf_cannot_be_handed_over(reader, ipv6):
+def test_counters_that_are_read_by_socket_cannot_be_handed_over(reader, ipv6):
     with iptc.CounterReader("filter", ipv6) as by_socket, pytest.raises(iptc.Unsupported, match="source is 'socket'"):
         by_socket.fds()
     with taken(reader.fds()) as other, pytest.raises(iptc.Unsupported, match="were handed over"):
@@ -164,8 +164,8 @@ def test_what_is_not_read_by_ebpf_cannot_be_handed_over(reader, ipv6):
         reader.fds()
 
 
-def test_two_that_share_a_set_never_see_wrong_numbers(reader, ipv6, traffic):
-    """In turns each finds out that the other one was there, and reads all again."""
+def test_two_readers_with_one_set_never_return_wrong_numbers(reader, ipv6, traffic):
+    """Each of the two notices that the other one has read meanwhile, and reads all again."""
     with closing(reader.fds()) as fds:
         one, two = iptc.CounterReader.from_fds(fds), iptc.CounterReader.from_fds(fds)
     for _ in range(3):
@@ -174,7 +174,7 @@ def test_two_that_share_a_set_never_see_wrong_numbers(reader, ipv6, traffic):
             same(other, reader)
 
 
-def test_many_threads_use_one_reader(reader, ipv6):
+def test_many_threads_can_use_one_handed_reader(reader, ipv6):
     other = taken(reader.fds())
     wanted, wrong = list(reader.read()), []
 
@@ -191,7 +191,7 @@ def test_many_threads_use_one_reader(reader, ipv6):
     assert not wrong
 
 
-def test_a_child_of_a_fork_reads_too(reader):
+def test_a_child_of_a_fork_can_use_a_handed_reader(reader):
     other = taken(reader.fds())
     wanted = list(other.read())
     with other._mutex:  # of a thread that the child does not have
@@ -220,20 +220,20 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("other", "raised", "why"), OTHERS)
-def test_what_is_no_descriptor(reader, other, raised, why):
+def test_what_is_no_descriptor_is_refused(reader, other, raised, why):
     with closing(reader.fds()) as fds:
         for place in range(len(fds)):
             with pytest.raises(raised, match=why):
                 iptc.CounterReader.from_fds([*fds[:place], other, *fds[place + 1 :]])
 
 
-def test_other_kinds_of_descriptors(reader):
+def test_descriptors_of_other_kinds_are_refused(reader):
     one, two = socket.socketpair()
     array_map, program = (
         kernel.Map(kernel.ARRAY, 8, 1, True),
         kernel.Program("seven", kernel.SYSCALL, bytes.fromhex("b7000000070000009500000000000000")),
     )
-    # by its name it is the one, and it is not
+    # another map that has the right name
     seeming = kernel.Map(kernel.ARRAY, 8, 1, True, "iptc_given")
     with closing(reader.fds()) as fds, open("/proc/self/status") as file, one, two:
         before = left_open()
@@ -246,7 +246,7 @@ def test_other_kinds_of_descriptors(reader):
         assert left_open() == before
 
 
-def test_some_too_few_and_too_many(reader):
+def test_too_few_and_too_many_descriptors_are_refused(reader):
     with closing(reader.fds()) as fds, closing(reader.fds()) as more:
         for place in range(len(fds)):
             with pytest.raises(iptc.ParameterError, match="among the descriptors there must be"):
@@ -363,7 +363,7 @@ def joined(parts):
         (b"{", b'{"a": ' + b"[" * 100_000),
     ],
 )
-def test_what_the_memfd_says_is_checked(reader, old, new):
+def test_every_wrong_number_in_the_memfd_is_refused(reader, old, new):
     with closing(reader.fds()) as fds:
         said, *rest = parts_of(content_of(fds)[1])
         assert old in said
@@ -371,7 +371,7 @@ def test_what_the_memfd_says_is_checked(reader, old, new):
             with_content(fds, joined([said.replace(old, new, 1), *rest]))
 
 
-def test_texts_that_are_none(reader):
+def test_wrong_texts_in_the_memfd_raise_when_they_are_read(reader):
     with closing(reader.fds()) as fds:
         *rest, texts = parts_of(content_of(fds)[1])
         for wrong in (b"", b"[]", b"{}", texts[:-1], texts.replace(b'"', b""), b'[["a", null], 7]', b"[" * 100_000):
@@ -423,7 +423,7 @@ print("done")
 
 
 def test_no_content_leads_out_of_the_memory(host, ipv6):
-    """What is changed at random is refused, or read without harm."""
+    """A memfd with random changes is refused, or read without harm."""
     restored(host, ipv6, *[f"-A {chain} -p udp --dport {n}" for n in range(300) for chain in ("INPUT", "OUTPUT")])
     times = 400 * int(os.environ.get("IPTC_STRESS", 1))
     words = [str(ROOT / "tests"), "7", "6" if ipv6 else "4", str(times)]
@@ -435,7 +435,7 @@ def test_no_content_leads_out_of_the_memory(host, ipv6):
 
 
 def test_only_what_is_needed_is_handed_over(reader, host):
-    """Nothing that says which memory is read, and nothing that reads other memory."""
+    """The receiver gets no map that says which memory is read, and no program that reads other memory."""
     with closing(reader.fds()) as fds:
         things = [kernel.Descriptor.of(fd) for fd in fds if not parcel.seals_of(fd)]
         said = [(kind, of_map, of_program) for kind, of_map, of_program in (each.names() for each in things)]
@@ -462,8 +462,8 @@ def poll_request(first, count, cpu, cpus, page, stride):
     return bytearray(struct.pack("6I", first, count, cpu, cpus, page, stride) + bytes(16 * 2 + 16 + 8 + 16))
 
 
-def test_nothing_is_given_of_another_ruleset(reader, host, ipv6, traffic):
-    """The programs themselves refuse: whoever has them cannot go on by himself."""
+def test_the_programs_give_nothing_out_after_a_change(reader, host, ipv6, traffic):
+    """The programs themselves refuse, so a receiver cannot go on by running them itself."""
     traffic(7, 3, ipv6)
     with closing(reader.fds()) as fds:
         programs = programs_of(fds)
@@ -491,8 +491,9 @@ def test_nothing_is_given_of_another_ruleset(reader, host, ipv6, traffic):
     assert given.read(0) == before
 
 
-def test_a_table_in_the_place_of_another_one(reader, host, ipv6):
-    """Who was handed a legacy table may end what notices that it is freed: he gets numbers of the table that is there."""
+def test_programs_without_the_tracepoint_read_only_the_present_table(reader, host, ipv6):
+    """The receiver may close the link of the tracepoint, and then freed blocks are not counted any more. The programs
+    still give out counters of the present table only."""
     if host.backend != "legacy":
         return  # there is nothing to end
     with closing(reader.fds()) as fds:
@@ -514,7 +515,7 @@ def test_a_table_in_the_place_of_another_one(reader, host, ipv6):
 
 
 def test_odd_requests_are_harmless(reader, ipv6):
-    """Whoever has the programs may ask for anything: he gets counters of this table, or nothing."""
+    """Whatever a receiver requests of the programs, it gets counters of this table or nothing."""
     other = taken(reader.fds())
     wanted = list(other.read())
     with closing(reader.fds()) as fds:
@@ -559,7 +560,7 @@ except iptc.Unsupported as error:
 
 
 @pytest.mark.needs("other users")
-def test_nobody_polls(reader, host, ipv6, traffic):
+def test_a_process_without_privileges_in_another_namespace_reads(reader, host, ipv6, traffic):
     """A process of another user, without a capability, in another network namespace."""
     with closing(reader.fds()) as fds:
         for fd in fds:
@@ -612,7 +613,7 @@ except iptc.IPTCError as error:
 
 @pytest.mark.parametrize("period", [0, 60, 1e-9])
 @pytest.mark.needs("other users")
-def test_rights_are_given_up_once_all_is_open(reader, host, ipv6, period):
+def test_counters_are_handed_over_and_then_capabilities_are_given_up(reader, host, ipv6, period):
     """With exactly the capabilities that the documentation names, and then with none."""
     rights = ["bpf", "perfmon", "net_admin", *(["net_raw"] if host.backend == "legacy" else [])]
     granted = ",".join(f"+{name}" for name in rights)
@@ -683,8 +684,8 @@ print("done")
 
 
 @pytest.mark.parametrize("ipv6", [False])
-def test_each_call_fails(host, ipv6, start):  # noqa: F811
-    """What is raised is one of iptc's exceptions, and nothing stays open."""
+def test_each_failing_call_leaves_nothing_open(host, ipv6, start):  # noqa: F811
+    """One of iptc's exceptions is raised, and nothing stays open."""
     restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
     assert start(FAIL, host.backend) == ["done"]
 
@@ -703,7 +704,7 @@ def poller(*words, **how):
 
 @pytest.mark.parametrize("ipv6", [False])
 @pytest.mark.needs("other users")
-def test_the_example_with_a_socket(reader, host, ipv6, tmp_path):
+def test_the_example_with_a_socket_works(reader, host, ipv6, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     for each in (folder, *folder.parents):
@@ -741,8 +742,8 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 @pytest.mark.parametrize("ipv6", [False])
 @pytest.mark.needs("other users")
-def test_the_example_with_systemd(reader, host, ipv6):
-    """In the place of systemd: it takes what it is to keep, and passes it on in another order."""
+def test_the_example_with_systemd_works(reader, host, ipv6):
+    """The test plays systemd: it keeps the descriptors, and passes them on in another order."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, contextlib.ExitStack() as stack:
         manager.bind("")  # a name in the network namespace, which the kernel chooses
         address = "@" + manager.getsockname()[1:].decode()

@@ -1,4 +1,4 @@
-"""What the package gives to the kernel is what its source says: `scripts/bpf`, `iptc/bpf/program.bin` and who reads it."""
+"""program.bin has the programs of program.c, and damaged files are refused: `scripts/bpf` and `iptc.bpf.image`."""
 
 import importlib.util
 import json

@@ -32,7 +32,7 @@ def test_a_map_is_read_and_written_by_call_and_in_memory():
 
 
 @pytest.mark.needs("ebpf")
-def test_a_map_for_each_processor():
+def test_a_per_cpu_map_has_a_value_for_each_processor():
     made = kernel.Map(kernel.PERCPU_ARRAY, 4, 1)
     processors = kernel.possible_processors()
     assert set(range(os.cpu_count())) <= set(processors)
@@ -49,13 +49,13 @@ def test_a_program_is_loaded_and_run():
 
 
 @pytest.mark.needs("ebpf")
-def test_what_the_verifier_says_is_the_reason():
+def test_the_error_has_the_last_line_of_the_verifiers_log():
     with pytest.raises(iptc.Unsupported, match="^can't load the program broken: .*last insn is not an exit or jmp"):
         kernel.Program("broken", kernel.SYSCALL, NO_EXIT)
 
 
 @pytest.mark.needs("ebpf")
-def test_a_tracepoint_that_is_not_there():
+def test_a_tracepoint_that_does_not_exist_is_refused():
     program = kernel.Program("seven", kernel.RAW_TRACEPOINT, RETURN_7)
     trace = kernel.TracepointLink(program, "percpu_free_percpu")
     trace.close()
@@ -84,7 +84,7 @@ def test_every_descriptor_is_closed_on_exec_and_in_the_end():
 
 @pytest.mark.needs("ebpf")
 def test_a_number_that_belongs_to_another_by_now_is_not_closed():
-    """All that bpf(2) makes has one inode, and so have the descriptors of epoll and eventfd."""
+    """All objects of bpf(2) share one inode, also with the descriptors of epoll and eventfd."""
 
     def made(kind):
         if kind == "map":
@@ -134,12 +134,12 @@ def test_members_are_where_c_has_them():
         (lambda types: types.function("no_such_thing"), r"no no_such_thing\(\)"),
     ],
 )
-def test_what_is_not_there_is_the_reason(call, reason):
+def test_the_error_names_the_type_or_member_that_does_not_exist(call, reason):
     with pytest.raises(iptc.Unsupported, match=reason):
         call(btf.kernel_types())
 
 
-def test_bit_fields_by_their_bits():
+def test_bit_fields_are_found_by_their_bits():
     ihl, version = (btf.kernel_types().bits("iphdr", name) for name in ("ihl", "version"))
     assert (ihl, version) == ((0, 4), (4, 4))
 

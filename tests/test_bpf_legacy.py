@@ -1,6 +1,6 @@
-"""Counters of legacy tables that are read by eBPF: they are those of their rules, whatever replaces the table meanwhile.
+"""Legacy tables read by eBPF: each counter is that of its rule, also while writers replace the tables.
 
-Each rule has counters that tell which rule of which ruleset it is, so a number that came to the wrong rule is seen.
+The counters of each rule identify the rule and the ruleset, so a counter of another rule is noticed.
 """
 
 import ctypes
@@ -109,7 +109,7 @@ def settled(scan):
 
 
 @pytest.mark.parametrize("table", CHAINS)
-def test_every_counter_of_every_table(host, ipv6, table):
+def test_every_counter_of_every_table_is_that_of_the_socket(host, ipv6, table):
     with iptc.CounterReader(table, ipv6, source=SOURCE) as reader, iptc.CounterReader(table, ipv6) as other:
         assert len(same(reader, other)) == 0
         for number, (chains, rules) in enumerate([(0, 1), (1, 0), (3, 5), (40, 20), (0, 300), (2, 700)]):
@@ -123,7 +123,7 @@ def test_every_counter_of_every_table(host, ipv6, table):
             assert reader.source == IN_USE
 
 
-def test_all_tables_of_both_families_at_once(host, traffic):
+def test_readers_of_all_tables_of_both_families_do_not_disturb_each_other(host, traffic):
     kinds = [(table, ipv6) for table in CHAINS for ipv6 in (False, True)]
     for number, (table, ipv6) in enumerate(kinds):
         given(host, ipv6, *ruleset(table, number, 3, 3), table=table)
@@ -137,7 +137,7 @@ def test_all_tables_of_both_families_at_once(host, traffic):
 
 
 @pytest.mark.needs("ebpf")
-def test_another_table_that_is_replaced_does_not_matter(host):
+def test_replacing_another_table_does_not_end_reading(host):
     given(host, False, *ruleset("filter", 1, 2, 30))
     scan, socket, _ = scan_of("filter")
     first, learned = settled(scan), socket.readings
@@ -151,8 +151,8 @@ def test_another_table_that_is_replaced_does_not_matter(host):
 
 
 @pytest.mark.needs("ebpf")
-def test_two_replacements_between_readings(host, ipv6):
-    """The second may come to stand where the table was that is known: nothing but what was freed tells the two apart."""
+def test_two_replacements_between_two_readings_are_noticed(host, ipv6):
+    """The second table may get the address of the table that is known. Only the freed block tells them apart."""
     given(host, ipv6, *ruleset("filter", 1, 1, 60))
     scan, _, finder = scan_of("filter", nfproto_of(ipv6))
     other = TableScan(nfproto_of(ipv6), "filter")
@@ -203,8 +203,9 @@ def write(writer, board, tool, times):
 
 
 @pytest.mark.needs("ebpf")
-def test_eight_writers_and_no_wrong_number(host, ipv6, versions):
-    """Each reading is of the last version or a later one, and each counter is the rule's own, or not given back yet."""
+def test_eight_writers_cause_no_wrong_number(host, ipv6, versions):
+    """Each reading is of the last known version or a later one. Each counter is that of its rule, or was not given back
+    yet."""
     board = Board()
     board.lock = Turns()
     write(0, board, host.tool(ipv6, "-restore"), 1)
@@ -260,8 +261,8 @@ def links():
 
 @pytest.mark.parametrize("taken", [False, True], ids=["closed", "taken by another reader"])
 @pytest.mark.needs("ebpf")
-def test_what_counts_is_closed_by_somebody_else(host, taken):
-    """Then a table may be freed and nobody notices: no number is given out, and all is opened anew."""
+def test_a_closed_link_of_the_tracepoint_is_noticed(host, taken):
+    """Without the link, a freed table is not noticed. So no number is returned, and everything is opened anew."""
     given(host, False, *ruleset("filter", 1, 1, 60))
     foreign, others = links(), []
     with iptc.CounterReader(source="bpf") as reader, iptc.CounterReader(source="auto", source_check=0.01) as patient:
@@ -290,7 +291,7 @@ def test_what_counts_is_closed_by_somebody_else(host, taken):
 
 @pytest.mark.needs("ebpf")
 def test_a_link_cannot_be_taken_off(host):
-    """By the kernel's own means: a tool that takes links off gets an error, and the reader goes on."""
+    """A tool that detaches links with BPF_LINK_DETACH gets an error, and the reader goes on."""
     detach = 34  # BPF_LINK_DETACH
     before = links()
     with iptc.CounterReader(source="bpf") as reader:
@@ -304,7 +305,7 @@ def test_a_link_cannot_be_taken_off(host):
 
 
 def test_a_namespace_that_ends(host, traffic):
-    """Its tables are freed, and those of others that come to stand there are not taken for them."""
+    """The tables of the namespace are freed. Other tables at the same addresses are not taken for them."""
     name = f"iptc-{os.getpid()}"
     host.run("ip", "netns", "add", name)
     host.run("ip", "netns", "exec", name, host.tool(verb="-restore"), "-c", text=text_of(ruleset("filter", 1, 1, 60)))

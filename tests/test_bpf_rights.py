@@ -1,4 +1,4 @@
-"""Who may give programs to the kernel, and what whoever may not is told."""
+"""Which capabilities loading BPF programs needs, and what the error says without them."""
 
 import os
 import subprocess
@@ -55,13 +55,13 @@ def with_only(*rights):
         ([], "this process has no CAP_BPF and no CAP_PERFMON"),
     ],
 )
-def test_what_each_right_is_good_for(rights, said):
+def test_the_error_names_the_missing_capability(rights, said):
     assert run(*with_only(*rights)).endswith(said)
 
 
 @pytest.mark.needs("ebpf")
 @pytest.mark.needs("other users")
-def test_another_user_needs_two_rights_and_no_more():
+def test_another_user_needs_only_two_capabilities():
     who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     assert run(*who, "--inh-caps=+bpf,+perfmon", "--ambient-caps=+bpf,+perfmon") == "7"
     assert run(*who, "--inh-caps=-all").endswith("this process has no CAP_BPF and no CAP_PERFMON")
@@ -69,7 +69,7 @@ def test_another_user_needs_two_rights_and_no_more():
 
 @pytest.mark.needs("ebpf")
 @pytest.mark.needs("other users")
-def test_rights_can_be_given_up_once_all_is_open():
+def test_capabilities_can_be_given_up_once_the_reader_is_open():
     drop = "things = opened(); os.setgid(65534); os.setuid(65534); print(things[1].run(bytearray()), things[0].read(3))"
     assert run(then=drop + "; print(tried())").splitlines() == [
         f"7 {bytes(8)}",
@@ -77,12 +77,12 @@ def test_rights_can_be_given_up_once_all_is_open():
     ]
 
 
-def test_a_user_namespace_is_the_reason():
+def test_the_error_names_a_user_namespace():
     assert "this is a user namespace" in run("unshare", "-Ur")
 
 
 @pytest.mark.needs("ebpf")
-def test_what_else_forbids_it_is_told_from_what_is_missing(start):  # noqa: F811
+def test_the_error_tells_other_refusals_from_missing_capabilities(start):  # noqa: F811
     said = start(
         OPEN + "print(attempt(tried, 'bpf', 0, errno.EPERM)[0])\nprint(attempt(tried, 'bpf', 0, errno.ENOSYS)[0])"
     )

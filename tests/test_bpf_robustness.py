@@ -1,5 +1,5 @@
-"""Whatever fails, is closed, interrupts or forks: a reader by eBPF gives the right numbers or says what is wrong, goes on,
-and leaves nothing open."""
+"""A reader by eBPF returns the right numbers or raises the reason, goes on, and leaves nothing open: with failing calls,
+closed descriptors, signals, threads and forks."""
 
 import contextlib
 import os
@@ -79,7 +79,7 @@ for number, names in kinds.items():
 
 
 @pytest.mark.needs("ebpf")
-def test_each_call_of_bpf_fails(start):  # noqa: F811
+def test_each_failing_call_of_bpf_is_survived(start):  # noqa: F811
     raised = {number: set(names) for number, *names in map(str.split, start(STEPS + SWEEP, "1" if STRESS else "43"))}
     assert raised["EMFILE"] <= {"KernelError", "Unsupported"} and raised["ENOMEM"] <= {"OutOfMemory", "Unsupported"}
     for number in ("EPERM", "EINVAL"):
@@ -105,7 +105,7 @@ print("done")
 
 
 @pytest.mark.needs("ebpf")
-def test_what_was_lacking_comes_back(start):  # noqa: F811
+def test_auto_returns_to_ebpf_once_resources_are_free_again(start):  # noqa: F811
     assert start(STEPS + LATER) == ["done"]
 
 
@@ -145,7 +145,7 @@ print("done")
 
 
 @pytest.mark.needs("ebpf")
-def test_no_descriptor_is_left_for_each_step(start):  # noqa: F811
+def test_every_step_without_a_free_descriptor_is_reported(start):  # noqa: F811
     assert start(STEPS + ROOM) == ["done"]
 
 
@@ -174,8 +174,8 @@ def numbers(host):
 
 @pytest.mark.parametrize("source", ["bpf", "auto"])
 @pytest.mark.needs("ebpf")
-def test_the_program_closes_what_is_not_its_own(host, numbers, source):
-    """Each descriptor, and all of them; then other files have these numbers, and other readers too."""
+def test_a_program_that_closes_descriptors_of_a_reader_gets_right_numbers(host, numbers, source):
+    """Each descriptor is closed, and then all of them. Then other files and other readers get these numbers."""
     mine, others = numbers
     at_first = descriptors()
     with iptc.CounterReader(source=source) as reader:
@@ -225,7 +225,7 @@ def test_other_files_with_these_numbers_stay_open(host, numbers):
         opened = sorted(set(descriptors()) - set(before))
         for number in opened:
             os.close(number)
-        # files of the kernel's own all have one inode
+        # epoll and the objects of bpf(2) share one inode
         event = select.epoll()
         for number in opened:
             os.dup2(event.fileno(), number)
@@ -241,8 +241,8 @@ class Interrupted(Exception):
     pass
 
 
-def test_interrupts_at_any_time(host, numbers):
-    """Each reading is right, or ends with what the handler of the signal raises."""
+def test_interrupts_at_any_time_lose_nothing(host, numbers):
+    """Each reading is right, or ends with the exception that the signal handler raises."""
 
     def interrupt(number, frame):
         raise Interrupted
@@ -287,7 +287,7 @@ def test_interrupts_at_any_time(host, numbers):
         assert list(reader.read()) == numbers[0] and reader.source == IN_USE
 
 
-def test_a_handler_that_reads_meanwhile(host, numbers):
+def test_a_signal_handler_reads_right_numbers_or_is_refused(host, numbers):
     said = set()
     with iptc.CounterReader(source=SOURCE) as reader:
 
@@ -309,7 +309,7 @@ def test_a_handler_that_reads_meanwhile(host, numbers):
     assert said == {True, "refused"}
 
 
-def test_threads_that_read_while_another_one_closes(host, numbers):
+def test_threads_can_read_while_another_thread_closes(host, numbers):
     before = descriptors()
     for _ in range(5):
         reader = iptc.CounterReader(source=SOURCE)
@@ -342,7 +342,7 @@ def test_threads_that_read_while_another_one_closes(host, numbers):
         assert descriptors() == before
 
 
-def test_what_is_closed_says_so(host, numbers):
+def test_a_closed_reader_raises(host, numbers):
     reader = iptc.CounterReader(source=SOURCE)
     snapshot = reader.read()
     reader.close()
@@ -390,7 +390,7 @@ def refused(*prefix):
     ],
 )
 @pytest.mark.needs("ebpf")
-def test_who_may_not_goes_on_by_socket(host, numbers, rights, reason):
+def test_auto_without_capabilities_reads_by_socket(host, numbers, rights, reason):
     named = ",".join(["-all", *(f"+{name}" for name in [*rights, "net_admin", "net_raw"])])
     first, second = refused("setpriv", "--inh-caps=-all", f"--bounding-set={named}")
     if reason:
@@ -400,7 +400,7 @@ def test_who_may_not_goes_on_by_socket(host, numbers, rights, reason):
         assert (first, second) == ("works", f"{numbers[0]} bpf ")
 
 
-def test_a_user_namespace_goes_on_by_socket(host):
+def test_auto_in_a_user_namespace_reads_by_socket(host):
     restored(host, False, "-A OUTPUT -p udp")
     text = "*filter\\n[7:70] -A OUTPUT -p udp\\nCOMMIT\\n"
     inside = f"printf '{text}' | iptables-{host.backend}-restore -c && exec \"$@\""
@@ -410,7 +410,7 @@ def test_a_user_namespace_goes_on_by_socket(host):
 
 
 @pytest.mark.needs("ebpf")
-def test_no_types_of_the_kernel(host, numbers):
+def test_auto_without_btf_reads_by_socket(host, numbers):
     hidden = 'mount --make-rprivate / && mount -t tmpfs none /sys/kernel/btf && exec "$@"'
     if subprocess.run(["unshare", "-m", "sh", "-c", hidden, "sh", "true"], capture_output=True).returncode:
         untried("nothing can be mounted here, so BTF cannot be hidden")

@@ -1,4 +1,4 @@
-"""Counters that are read by eBPF: the same numbers as the socket's, whatever happens to the rules."""
+"""Counters that are read by eBPF equal those that are read by the socket, whatever happens to the rules."""
 
 import ctypes
 import gc
@@ -60,7 +60,7 @@ def restored(host, ipv6, *lines, table="filter"):
     host.restore("\n".join([f"*{table}", *lines, "COMMIT", ""]), ipv6=ipv6)
 
 
-def test_why_it_is_refused():
+def test_the_reason_of_a_refusal_is_raised():
     if REFUSED:
         assert re.search(REASONS, REFUSED)
         with pytest.raises(iptc.Unsupported, match=REASONS):
@@ -99,7 +99,7 @@ def test_a_snapshot_outlives_its_reader(host, ipv6, traffic):
     assert snapshot.time > before.time
 
 
-def test_a_child_of_a_fork_that_python_does_not_see(host, readers, ipv6, traffic):
+def test_a_child_of_fork_in_c_reads_the_right_numbers(host, readers, ipv6, traffic):
     restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
     reader, _ = readers()
     before = reader.read()
@@ -115,7 +115,7 @@ def test_a_child_of_a_fork_that_python_does_not_see(host, readers, ipv6, traffic
     assert reader.read()[0].packets == before[0].packets + 2 and reader._scan is programs
 
 
-def test_rules_that_come_and_go(host, readers, ipv6, traffic):
+def test_rules_that_are_added_and_deleted_are_followed(host, readers, ipv6, traffic):
     restored(host, ipv6, *[f"-A OUTPUT -p udp --dport {port}" for port in range(1, 40)])
     reader, other = readers()
     before = same(reader, other)
@@ -146,7 +146,7 @@ def test_rules_that_come_and_go(host, readers, ipv6, traffic):
     assert reader.source == IN_USE
 
 
-def test_a_table_that_nobody_has_made(host, readers, ipv6, traffic):
+def test_a_table_that_does_not_exist_reads_as_empty(host, readers, ipv6, traffic):
     reader, other = readers("mangle")
     assert len(same(reader, other)) == 0
     host.iptables("-t mangle -A OUTPUT -p udp --dport 7", ipv6=ipv6)
@@ -155,7 +155,7 @@ def test_a_table_that_nobody_has_made(host, readers, ipv6, traffic):
 
 
 @pytest.mark.parametrize("ipv6", [False])
-def test_the_command_takes_the_source(host, ipv6, capsys):
+def test_iptc_counters_takes_the_source(host, ipv6, capsys):
     restored(host, ipv6, "-A OUTPUT -p udp --dport 7 -c 5 140")
     said = []
     for source in ("socket", SOURCE, "auto"):
@@ -169,7 +169,7 @@ def test_the_command_takes_the_source(host, ipv6, capsys):
 
 @pytest.mark.parametrize("ipv6", [False])
 @pytest.mark.parametrize("source", ["socket", SOURCE])
-def test_all_that_reads_counters_takes_the_source(host, ipv6, source, capsys):
+def test_sampler_top_and_exporter_take_the_source(host, ipv6, source, capsys):
     restored(host, ipv6, "-A OUTPUT -p udp --dport 7 -c 5 140")
     in_use = "socket" if source == "socket" else IN_USE
     sampler = iptc.Sampler(1.0, ["filter"], ipv6=False, source=source)
@@ -200,7 +200,7 @@ from iptc.cli import main
 
 @pytest.mark.parametrize("ipv6", [False])
 @pytest.mark.parametrize("command", ["counters --count 2 --interval 0.01", "top --count 2", "exporter --once"])
-def test_why_a_table_is_read_by_socket_is_said_once(host, ipv6, command):
+def test_the_reason_for_reading_by_socket_is_printed_once(host, ipv6, command):
     restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
     words = [*command.split(), "-4", "-t", "filter", "--source", "auto"]
     words += ["--interval", "0.01"] if command.startswith("top") else []
@@ -215,8 +215,9 @@ def test_why_a_table_is_read_by_socket_is_said_once(host, ipv6, command):
 
 @pytest.mark.one_backend("nft")
 @pytest.mark.parametrize("ipv6", [False])
-def test_a_count_of_each_cpu_that_is_odd_while_it_counts(host, readers, ipv6, traffic, monkeypatch):
-    """Older kernels have one for nf_tables. The one of legacy tables, which stands still here, is taken for it."""
+def test_the_sequence_count_of_each_cpu_is_used(host, readers, ipv6, traffic, monkeypatch):
+    """Older kernels have such a count for nf_tables. The test uses that of legacy tables in its place, which does not
+    change here."""
     monkeypatch.setattr(nft, "SEQUENCE", "xt_recseq")
     restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
     reader, other = readers()

@@ -1,5 +1,5 @@
-"""Where copied counters are put, and how they are added up (`iptc/bpf/sums.c`): for as many CPUs as there can be, beside
-sums in Python; and how much memory a reader takes."""
+"""`iptc/bpf/sums.c`: its plans and sums, for any number of CPUs, equal those computed in Python; and the memory of a
+reader is bounded."""
 
 import ctypes
 import os
@@ -135,7 +135,7 @@ def here_and_there(count, size, draw):
 @pytest.mark.parametrize("cpus", CPUS)
 @pytest.mark.parametrize("layout", [side_by_side, here_and_there])
 @pytest.mark.parametrize("formats", [NFT, LEGACY, LATER], ids=["nft", "legacy", "later"])
-def test_the_sums_are_those_of_python(sums, cpus, layout, formats):
+def test_the_sums_equal_those_computed_in_python(sums, cpus, layout, formats):
     draw = random.Random(f"{cpus} {layout.__name__} {formats}")
     for _ in range(TIMES):
         rules = draw.choice([0, 1, 255, 256, draw.randrange(900)])
@@ -171,7 +171,7 @@ def _before(starts, address):
 
 
 @pytest.mark.parametrize("layout", [side_by_side, here_and_there])
-def test_what_has_not_changed_keeps_its_sums(sums, layout):
+def test_pages_without_a_change_keep_their_sums(sums, layout):
     draw = random.Random(layout.__name__)
     counters = Counters(sums, layout(3000, 16, draw), 2997, *NFT)
     stride, cpus = counters.plan.sheet_count, 3
@@ -207,7 +207,7 @@ def _page(memory, page):
 
 @pytest.mark.parametrize("formats", [NFT, LEGACY, LATER], ids=["nft", "legacy", "later"])
 @pytest.mark.parametrize("layout", [side_by_side, here_and_there])
-def test_nothing_of_the_neighbours_is_copied(sums, layout, formats):
+def test_no_memory_of_other_counters_is_copied(sums, layout, formats):
     draw = random.Random(f"{layout.__name__} {formats}")
     for _ in range(TIMES):
         counters = Counters(sums, layout(draw.randrange(1, 2000), formats[0][0], draw), 10, *formats)
@@ -228,8 +228,8 @@ def test_nothing_of_the_neighbours_is_copied(sums, layout, formats):
         assert covered == joined
 
 
-def test_what_may_lie_between_is_in_the_same_block(sums):
-    """Of legacy tables, whose blocks belong to one table."""
+def test_bytes_between_counters_are_copied_only_within_one_block(sums):
+    """Legacy tables only: each of their blocks belongs to one table."""
     draw = random.Random(7)
     addresses = sorted(draw.sample(range(0x1000, 0x9000, 16), 700))
     counters = Counters(sums, addresses, 697, *LEGACY, slack=64)
@@ -257,7 +257,7 @@ def room(sums, rules, cpus):
 
 
 @pytest.mark.parametrize("cpus", [*CPUS, 4096, 7680])
-def test_the_memory_is_bounded(sums, cpus):
+def test_the_memory_of_copies_is_bounded(sums, cpus):
     for rules in (0, 1, 100, 1000, 10_000, 15_000, 100_000, 1_000_000):
         size, stride, sheets = room(sums, rules, cpus)
         assert size <= copies.MOST_MEMORY
@@ -286,7 +286,7 @@ def maps_of(process="self"):
 @pytest.mark.one_backend("nft")
 @pytest.mark.parametrize("count", [0, 3000])
 @pytest.mark.needs("ebpf")
-def test_the_maps_of_a_reader_are_as_large_as_that(host, sums, count):
+def test_the_maps_of_a_reader_have_the_computed_size(host, sums, count):
     host.restore("*filter\n" + "-A INPUT -p udp\n" * count + "COMMIT\n")
     before = maps_of()
     with iptc.CounterReader(source="bpf") as reader:
@@ -298,7 +298,7 @@ def test_the_maps_of_a_reader_are_as_large_as_that(host, sums, count):
 
 
 @pytest.mark.one_backend("nft")
-def test_what_has_no_room_is_copied_in_pieces(host, monkeypatch, traffic):
+def test_a_table_beyond_the_memory_limit_is_copied_in_pieces(host, monkeypatch, traffic):
     monkeypatch.setattr(copies, "MOST_MEMORY", 0)
     monkeypatch.setattr(copies, "PIECE", 1)
     rules = [f"[{number}:{7 * number}] -A OUTPUT -p udp" for number in range(1, 1500)]

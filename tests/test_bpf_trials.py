@@ -1,8 +1,8 @@
-"""Trials of counters that are read by eBPF on nf_tables: writers that change all the time, memory that is used again,
-packets on their way, rules that are not those of iptables.
+"""Trials of reading nf_tables by eBPF: beside writers that never stop, with memory that is used again, under traffic, and
+with rules of `nft`.
 
-Each rule has counters that say which rule it is, so that a number of another rule is seen at once, and each commit has a
-number that the next reading must show. With IPTC_STRESS=600 the writers write for ten minutes or so.
+The counters of each rule identify the rule, so a counter of another rule is noticed. Each commit has a number that the
+next reading must show. With IPTC_STRESS=600 the writers write for about ten minutes.
 """
 
 import mmap
@@ -249,17 +249,17 @@ def at_work(host, known, work, times, source):
 
 @pytest.mark.parametrize("source", ["bpf", "auto"])
 @pytest.mark.needs("ebpf")
-def test_eight_writers(host, known, source):
+def test_eight_writers_of_rules_cause_no_wrong_number(host, known, source):
     at_work(host, known, write, 6 * TIMES, source)
 
 
 @pytest.mark.needs("ebpf")
-def test_eight_writers_of_whole_rulesets(host, known):
+def test_eight_writers_of_whole_rulesets_cause_no_wrong_number(host, known):
     at_work(host, known, replace, 4 * TIMES, "bpf")
 
 
-def test_the_same_rules_again_in_the_same_places(host, ipv6):
-    """A, B and A again between two readings: the memory is the same, the numbers are not."""
+def test_the_same_rules_in_new_memory_are_noticed(host, ipv6):
+    """Ruleset A is replaced by B and again by A between two readings: equal rules, with other counters."""
     kind = "ip6" if ipv6 else "ip"
 
     def ruleset(first):
@@ -278,9 +278,9 @@ def test_the_same_rules_again_in_the_same_places(host, ipv6):
 
 
 @pytest.mark.one_backend("legacy", "nft")
-def test_between_two_readings_of_the_socket(host, ipv6, traffic):
-    """Under traffic from two sides. Packets and bytes of a rule are one packet for each CPU apart at most, and of a legacy
-    rule they belong together: there each CPU says when it is in the middle of counting."""
+def test_each_reading_lies_between_two_readings_of_the_socket(host, ipv6, traffic):
+    """Two threads send packets. The packets and bytes of a rule differ by one packet for each CPU at most. Those of a
+    legacy rule belong together, because the kernel marks a CPU that is in the middle of counting."""
     restored(host, ipv6, *["-A OUTPUT -p udp"] * 300, "-A INPUT -p udp --dport 7", "-A INPUT -p udp --dport 8")
     size, stop = 100 + (48 if ipv6 else 28), threading.Event()
 
@@ -349,7 +349,7 @@ table inet filter { chain INPUT { type filter hook input priority 3; counter pac
 """
 
 
-def test_rules_that_are_not_those_of_iptables(host, ipv6, traffic):
+def test_rules_of_nft_are_read_too(host, ipv6, traffic):
     words = {"ADDRESS": "ipv6_addr", "LOCAL": "::1", "FAMILY": "ip6", "KIND": "ip6"}
     words = words if ipv6 else {"ADDRESS": "ipv4_addr", "LOCAL": "127.0.0.1", "FAMILY": "ip", "KIND": "ip"}
     text = OTHERS

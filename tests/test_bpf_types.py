@@ -1,4 +1,4 @@
-"""BTF that is made here, and BTF that is damaged: nothing outside of it is read, and no answer is a guess."""
+"""Reading BTF: answers from BTF made by the tests; damaged BTF is refused, and no memory outside of it is read."""
 
 import os
 import pathlib
@@ -91,13 +91,13 @@ def sample():
         ("tail[1000]", (4072, 4)),
     ],
 )
-def test_where_a_member_is(path, place):
+def test_members_are_found_by_their_paths(path, place):
     types = btf.Types(sample().data())
     assert types.member("whole", path) == place
     assert types.bits("whole", path) == (place[0] * 8, place[1] * 8)
 
 
-def test_the_other_questions():
+def test_sizes_variables_functions_and_arguments_are_found():
     types = btf.Types(sample().data())
     assert [types.size(name) for name in ("whole", "alias", "fields")] == [88, 16, 8]
     assert types.bits("fields", "rest") == (1, 31) and types.member("fields", "all") == (4, 4)
@@ -133,13 +133,13 @@ def test_the_other_questions():
         (("argument", "whole", "first"), "has no whole"),
     ],
 )
-def test_what_is_not_there_is_no_answer(question, reason):
+def test_a_name_that_does_not_exist_is_refused(question, reason):
     name, *arguments = question
     with pytest.raises(iptc.Unsupported, match=reason):
         getattr(btf.Types(sample().data()), name)(*arguments)
 
 
-def test_a_module_goes_on_where_the_kernel_ends():
+def test_types_of_a_module_are_numbered_after_those_of_the_kernel():
     base = sample()
     kernel = btf.Types(base.data())
     made = Made(base.next, len(base.strings))
@@ -154,7 +154,7 @@ def test_a_module_goes_on_where_the_kernel_ends():
         module.size("nothing")
 
 
-def test_types_without_end():
+def test_types_that_contain_themselves_are_refused():
     made = Made()
     made.add(TYPEDEF, "round", 1)
     made.structure("within", 8, [("", 2, 0)])
@@ -167,20 +167,20 @@ def test_types_without_end():
 
 
 @pytest.mark.parametrize("cut", [0, 1, 3, 23, 24, 40, -1])
-def test_a_part_of_it_is_broken(cut):
+def test_btf_with_a_broken_part_is_refused(cut):
     with pytest.raises(iptc.Unsupported, match="the BTF of vmlinux is broken"):
         btf.Types(sample().data()[:cut])
 
 
-def test_a_kind_that_is_not_known_is_the_reason():
+def test_the_error_names_an_unknown_kind_of_type():
     made = sample()
     made.add(25, "of later")
     with pytest.raises(iptc.Unsupported, match="kind of type that this iptc does not know"):
         btf.Types(made.data())
 
 
-def test_nothing_outside_is_read(tmp_path):
-    """The kernel's BTF itself, too, once it is damaged: here and there, and cut."""
+def test_no_memory_outside_of_the_btf_is_read(tmp_path):
+    """Also with the kernel's own BTF, damaged at random places or cut off."""
     compiler = os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0]
     source, made = HERE.parent / "iptc" / "bpf", tmp_path / "btf"
     command = [compiler, "-g", "-O1", "-Wall", "-Werror", f"-I{source}", HERE / "btf.c", source / "types.c", "-o", made]
