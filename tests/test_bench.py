@@ -250,6 +250,8 @@ def test_the_agent_opens_sockets_and_files_where_it_lives_and_ends_with_its_name
     assert there.read_file(b"/proc/sys/net/ipv4/ip_forward") == b"1\n"
     with pytest.raises(FileNotFoundError):
         there.open_file(b"/no/such/file", os.O_RDONLY)
+    with pytest.raises(OSError, match="File name too long"):
+        there.open_file(b"/" * 10000, os.O_RDONLY)
     number = there.fileno()
     there.close()
     there.close()

@@ -3,6 +3,8 @@ in a transaction."""
 
 import os
 import random
+import subprocess
+import warnings
 
 import pytest
 
@@ -154,3 +156,28 @@ def test_edits_of_one_commit_at_random(host, family, table):
         table.restore(BEGINNING)
         table.restore("\n".join(["*filter", *done, "COMMIT", ""]), flush=False)
         assert host.rules(family.ipv6) == expected, done
+
+
+@pytest.mark.parametrize("words", ["-j LOG", "-j LOG --log-prefix x", "-g LOG", "-j LOG -m comment --comment y"])
+def test_a_chain_with_the_name_of_a_target_extension(host, family, words):
+    """A text jumps to the chain or uses the extension, as the host's text does, and says so in the same words."""
+    beginning = "*filter\n:LOG - [0:0]\nCOMMIT\n"
+    text = f"*filter\n-A INPUT -p tcp {words}\nCOMMIT\n"
+    results = []
+    for ours in (False, True):
+        host.restore(beginning, ipv6=family.ipv6)
+        if ours:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                try:
+                    family.Table("filter").restore(text, flush=False)
+                    said = [str(warning.message) for warning in said]
+                except iptc.IPTCError:
+                    said = ["refused"]
+        else:
+            command = [host.tool(family.ipv6, "-restore"), "-n"]
+            done = subprocess.run(command, input=text, text=True, capture_output=True)
+            said = ["refused"] if done.returncode else done.stderr.splitlines()
+        is_used = bool(subprocess.run([host.tool(family.ipv6), "-X", "LOG"], capture_output=True).returncode)
+        results.append((said, is_used, host.rules(family.ipv6)))
+    assert results[0] == results[1]

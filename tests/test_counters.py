@@ -231,6 +231,23 @@ def test_since_refuses_what_does_not_fit(host):
         snapshot.since(None)
 
 
+def test_forged_pickles_of_counters_are_refused(host):
+    """Each part is checked before memory is read by it."""
+    host.iptables("-A INPUT")
+    counts = iptc.CounterReader("filter").read()._counts
+    make, parts = counts.__reduce__()
+    assert list(make(*parts).packets(0, 1)) == [0]
+    for forged in ((b"1234567", b"1234567"), (parts[0], b""), (b"", parts[1]), (parts[0], parts[1], b"12345678")):
+        with pytest.raises(iptc.ParameterError, match="these are no counters"):
+            make(*forged)
+    for call in (counts.packets, counts.bytes, counts.pairs, counts.sum):
+        for start, stop in ((-1, 1), (1, 0), (0, 1 << 40)):
+            with pytest.raises(IndexError, match="no such slots"):
+                call(start, stop)
+    with pytest.raises(iptc.ParameterError, match="not of one ruleset"):
+        counts.since(make(b"", b""), None)
+
+
 def test_snapshots_and_deltas_pickle(host):
     host.iptables("-A INPUT -c 7 8 -p tcp")
     reader = iptc.CounterReader()

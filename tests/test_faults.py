@@ -258,6 +258,39 @@ def test_all_tables_are_those_that_the_kernel_has(run):
     assert rest == "5 ['filter', 'mangle']"
 
 
+NO_WAY_BACK = """
+from iptc import _netns
+there = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+there.stdout.readline()
+netns = _netns.Namespace(f"/proc/{there.pid}/ns/net".encode())
+actions = {
+    "reader": lambda: iptc.CounterReader("filter", family == "6", netns=there.pid),
+    "table": lambda: iptc.Chain(Table("filter", netns=there.pid), "INPUT").append_rule(rule),
+    "socket": lambda: netns.open_socket(2, 2, 0),
+    "open": lambda: netns.open_file(b"/proc/self/stat", os.O_RDONLY),
+    "read": lambda: netns.read_file(b"/proc/self/stat"),
+    "new": _netns.new_namespace,
+}
+here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+libc, files = ctypes.CDLL(None), left()
+faults.fault_threads(1)
+for name, action in actions.items():
+    # without a thread of its own, this one enters its own namespace, the other one, and its own again
+    got, calls = attempt(action, "setns", 1 if name == "new" else 2, errno.ENOMEM, True)
+    assert libc.setns(here, 0x40000000) == 0
+    print(name, type(got).__name__, got, calls > 3)
+    assert left() == files, (name, left())
+faults.fault_threads(0)
+there.communicate()
+"""
+
+
+def test_a_thread_that_cannot_come_back_to_its_namespace_is_told(run):
+    told = [line.split(" ", 1) for line in run(NO_WAY_BACK)]
+    assert [name for name, _ in told] == ["reader", "table", "socket", "open", "read", "new"]
+    assert {said for _, said in told} == {"KernelError this thread can't come back to its network namespace True"}
+
+
 TRIED = """
 ERRORS = {errno.EMFILE: "Too many open files", errno.ENOMEM: "Cannot allocate memory"}
 text = "*filter\\n-A INPUT -j MASQUERADE\\nCOMMIT\\n"
