@@ -1,5 +1,6 @@
 """Fixtures: each test that uses the kernel has a network namespace of its own, and never the machine's."""
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -7,10 +8,12 @@ import os
 import pathlib
 import pty
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import sharing
@@ -64,10 +67,24 @@ def batch_room():
         return channel.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
+@functools.cache
+def preloadable(library):
+    """Return a path of *library* that LD_PRELOAD can name: a space or a colon would end it there."""
+    if not re.search(r"[\s:$]", library):
+        return library
+    folder = tempfile.mkdtemp(dir="/tmp")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.chmod(folder, 0o755)
+    path = os.path.join(folder, "preloaded.so")
+    os.symlink(library, path)
+    return path
+
+
 def preloading(library):
     """Return an environment in which *library* is preloaded, without the libraries that are preloaded into this
     process."""
-    return {**os.environ, "LD_PRELOAD": ":".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))}
+    before = os.environ.get("LD_PRELOAD")
+    return {**os.environ, "LD_PRELOAD": ":".join(filter(None, [before, preloadable(str(library))]))}
 
 
 AS_AT_A_TERMINAL = """
