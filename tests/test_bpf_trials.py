@@ -8,6 +8,7 @@ next reading must show. With IPTC_STRESS=600 the writers write for about ten min
 import mmap
 import os
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -16,11 +17,11 @@ import time
 
 import pytest
 from conftest import PATIENCE
-from test_bpf_source import IN_USE, SOURCE, restored, same
+from test_bpf_source import restored, same
 
 import iptc
 
-pytestmark = pytest.mark.one_backend("nft")
+pytestmark = [pytest.mark.one_backend("nft"), pytest.mark.needs("ebpf")]
 
 TIMES = int(os.environ.get("IPTC_STRESS", "1"))
 WRITERS = 8
@@ -240,7 +241,7 @@ def at_work(host, known, work, times, source):
         print(tally)
         assert (tally.wrong, tally.missed) == ([], [])
         limit = time.monotonic() + PATIENCE
-        while reader.source != IN_USE:
+        while reader.source != "bpf":
             reader.read()
             assert time.monotonic() < limit, reader.source_reason
         same(reader, other)
@@ -248,12 +249,10 @@ def at_work(host, known, work, times, source):
 
 
 @pytest.mark.parametrize("source", ["bpf", "auto"])
-@pytest.mark.needs("ebpf")
 def test_eight_writers_of_rules_cause_no_wrong_number(host, known, source):
     at_work(host, known, write, 6 * TIMES, source)
 
 
-@pytest.mark.needs("ebpf")
 def test_eight_writers_of_whole_rulesets_cause_no_wrong_number(host, known):
     at_work(host, known, replace, 4 * TIMES, "bpf")
 
@@ -269,12 +268,36 @@ def test_the_same_rules_in_new_memory_are_noticed(host, ipv6):
 
     renewed = [f"delete table {kind} filter\n", f"flush chain {kind} filter INPUT\n"]
     commit(ruleset(0), "nft")
-    with iptc.CounterReader(ipv6=ipv6, source=SOURCE) as reader, iptc.CounterReader(ipv6=ipv6) as other:
+    with iptc.CounterReader(ipv6=ipv6, source="bpf") as reader, iptc.CounterReader(ipv6=ipv6) as other:
         for turn in range(20 * TIMES):
             for first in (turn * 2000, 100 + turn * 2000, turn * 2000):
                 assert commit(renewed[turn % 2] + ruleset(first), "nft")
             assert same(reader, other)[0] == (turn * 2000, turn * 20_000)
-        assert reader.source == IN_USE
+        assert reader.source == "bpf"
+
+
+def test_a_rule_that_replaces_another_is_told_from_it(host, ipv6):
+    """A rule that replaces another one has its handle. After the second time it may have the memory of its counter too."""
+    place, number = f"{'ip6' if ipv6 else 'ip'} filter w", 0
+    kinds = {
+        "without a counter": "udp dport {}",
+        "with a counter": "udp dport {0} counter packets {0} bytes {0}",
+        "with another comment": 'udp dport 1 counter comment "{}"',
+    }
+    for kind in kinds.values():
+        commit(f"add table {place[:-2]}\nadd chain {place}\nadd rule {place} {kind.format(0)}", "nft")
+    handles = re.findall("udp.*# handle ([0-9]+)", host.run("nft", "-a", "list", "chain", *place.split()))
+    with iptc.CounterReader(ipv6=ipv6, source="bpf") as reader, iptc.CounterReader(ipv6=ipv6) as other:
+        same(reader, other)
+        for turn in range(30 * TIMES):
+            which = turn // 2 % len(kinds)
+            for _ in range(1 + turn % 2):
+                number += 1
+                rule = list(kinds.values())[which].format(number)
+                assert commit(f"replace rule {place} handle {handles[which]} {rule}", "nft")
+            # of the same generation: rules with the same content
+            same(reader, other)
+        assert reader.source == "bpf"
 
 
 @pytest.mark.one_backend("legacy", "nft")
@@ -290,7 +313,7 @@ def test_each_reading_lies_between_two_readings_of_the_socket(host, ipv6, traffi
 
     threads = [threading.Thread(target=keep_sending, args=(port,)) for port in (7, 8)]
     apart = os.cpu_count() * size if host.backend == "nft" else 0
-    with iptc.CounterReader(ipv6=ipv6, source=SOURCE) as reader, iptc.CounterReader(ipv6=ipv6) as other:
+    with iptc.CounterReader(ipv6=ipv6, source="bpf") as reader, iptc.CounterReader(ipv6=ipv6) as other:
         for thread in threads:
             thread.start()
         try:
@@ -307,7 +330,7 @@ def test_each_reading_lies_between_two_readings_of_the_socket(host, ipv6, traffi
                 thread.join()
         snapshot = same(reader, other)
         assert all(pair[1] == size * pair[0] for pair in snapshot) and snapshot[0].packets > 150
-        assert together > 0.9 * 302 * 150 * TIMES and reader.source == IN_USE
+        assert together > 0.9 * 302 * 150 * TIMES and reader.source == "bpf"
 
 
 OTHERS = """
@@ -356,7 +379,7 @@ def test_rules_of_nft_are_read_too(host, ipv6, traffic):
     for word, its in words.items():
         text = text.replace(word, its)
     host.run("nft", "-f", "-", text=text)
-    with iptc.CounterReader(ipv6=ipv6, source=SOURCE) as reader, iptc.CounterReader(ipv6=ipv6) as other:
+    with iptc.CounterReader(ipv6=ipv6, source="bpf") as reader, iptc.CounterReader(ipv6=ipv6) as other:
         snapshot = same(reader, other)
         assert [pair[0] for pair in snapshot["INPUT"]][:3] == [1, 2, 3] and snapshot["others"][0] == (12, 120)
         for _ in range(3):
@@ -374,7 +397,7 @@ def test_rules_of_nft_are_read_too(host, ipv6, traffic):
         assert snapshot.since(before).flags == other.read().since(its_before).flags
         traffic(7, 1, ipv6)
         same(reader, other)
-        assert reader.source == IN_USE
+        assert reader.source == "bpf"
 
 
 def reset(ipv6):

@@ -17,8 +17,8 @@ cdef class Finder:
 
     cdef int mark(self, Marks *marks) except -1
     cdef int find(self) except -1
-    cdef bint is_known(self) except -1
-    cdef int keep(self) except -1
+    cdef bint is_known(self, const Marks *marks) except -1
+    cdef int keep(self, const Marks *marks) except -1
     cdef bytes addresses(self)
     cdef bytes owners(self)
     cdef bytes places(self, object scan, Marks *marks)

@@ -11,10 +11,10 @@ cdef class Finder:
     cdef int find(self) except -1:
         """Find all rules and counters. Return 0 or an errno. The result is of no use if the marks changed meanwhile."""
 
-    cdef bint is_known(self) except -1:
+    cdef bint is_known(self, const Marks *marks) except -1:
         """Whether the last find gave what was kept: the same rules, with their counters in the same places."""
 
-    cdef int keep(self) except -1:
+    cdef int keep(self, const Marks *marks) except -1:
         """Keep the result of the last find, to compare later ones with it."""
 
     cdef bytes addresses(self):

@@ -247,11 +247,11 @@ cdef class LegacyFinder(Finder):
 
     # ------------------------------------------------------------------ what was found
 
-    cdef bint is_known(self) except -1:
+    cdef bint is_known(self, const Marks *marks) except -1:
         # a writer may still have to give the counters of a new table back: only the socket's scan knows
         return False
 
-    cdef int keep(self) except -1:
+    cdef int keep(self, const Marks *marks) except -1:
         self._free()
         return 0
 

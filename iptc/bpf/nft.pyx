@@ -93,6 +93,7 @@ cdef struct Kind:
 cdef struct Found:
     uint64_t handle
     uint64_t stats                   # per-CPU address of the policy's counter; 0: none
+    uint64_t blob                    # address of its block of rules
     uint32_t first, end              # its rules: numbers in Walk.rules
     int policy                       # -1: not a base chain
     char name[256]
@@ -345,7 +346,7 @@ cdef class Walk:
             chain.stats = self.window.word(base + where.base_stats)
             chain.policy = self.window.word(base + where.base_policy) & 0xff
         # a chain has two blocks of rules; the lowest bit of the cursor says which one is in use
-        blob = word_in(memory, where.blobs[0 if genmask == 1 else 1])
+        blob = chain.blob = word_in(memory, where.blobs[0 if genmask == 1 else 1])
         if not blob:
             return 0
         size = self.window.word(blob + where.blob_size)
@@ -451,8 +452,10 @@ cdef class Walk:
         return other
 
     cdef bint is_like(self, Walk other) noexcept:
-        """Whether the other walk has found the same. Comparing handles is enough: a rule that is replaced gets another
-        handle."""
+        """Whether the other walk has found the same chains, with their rules in the same blocks.
+
+        Handles do not tell the rules apart: a rule that replaces another one has its handle.
+        """
         cdef uint32_t i
         cdef const Found *one
         cdef const Found *two
@@ -461,7 +464,7 @@ cdef class Walk:
             return False
         for i in range(self.chain_count):
             one, two = &self.chains[i], &other.chains[i]
-            if (one.handle != two.handle or one.stats != two.stats or one.policy != two.policy
+            if (one.handle != two.handle or one.stats != two.stats or one.policy != two.policy or one.blob != two.blob
                     or one.first != two.first or one.end != two.end or strcmp(one.name, two.name) != 0):
                 return False
         return not self.rule_count or memcmp(self.rules, other.rules, self.rule_count * sizeof(RuleFound)) == 0
@@ -510,6 +513,7 @@ cdef class NftFinder(Finder):
     cdef Walk found                  # the last walk
     cdef Walk kept                   # the walk that later ones are compared with
     cdef bint keeps                  # `kept` is filled
+    cdef uint64_t generation         # the generation number for which `kept` is known to be true
     cdef bint has_sequence           # `sequence` was looked for
 
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
@@ -548,12 +552,22 @@ cdef class NftFinder(Finder):
             raise Hindrance("a process owns the table: when it ends, the table goes without a new generation")
         return failed
 
-    cdef bint is_known(self) except -1:
-        return self.keeps and self.found.is_like(self.kept)
+    cdef bint is_known(self, const Marks *marks) except -1:
+        """Whether the chains still have the blocks of rules that they had.
 
-    cdef int keep(self) except -1:
+        A commit that changes a rule of a chain, or its comment, makes a new block while the old one is still there. The
+        second commit after that may make one in its place. So after more than one commit, the rules are read again.
+        """
+        cdef uint32_t commits = <uint32_t> (marks.value[0] - self.generation)
+        if not self.keeps or commits > 1 or not self.found.is_like(self.kept):
+            return False
+        self.generation = marks.value[0]
+        return True
+
+    cdef int keep(self, const Marks *marks) except -1:
         self.found, self.kept = self.kept, self.found
         self.found.pernet = self.kept.pernet
+        self.generation = marks.value[0]
         self.keeps = True
         return 0
 

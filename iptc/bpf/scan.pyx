@@ -289,7 +289,7 @@ cdef class BpfScan(Scan):
                 with nogil:
                     usleep(PAUSE)
                 continue
-            if not self.finder.is_known():
+            if not self.finder.is_known(&marks):
                 return False
             self.copies.marks = marks
         return False
@@ -354,7 +354,7 @@ cdef class BpfScan(Scan):
                     continue
                 difference = self._difference(before, placed, reading)
             if not difference:
-                self.finder.keep()
+                self.finder.keep(&marks)
                 self.placed, self.found = placed, PyBytes_GET_SIZE(addresses) // 8
                 self.learned = True
                 self.due = time.monotonic() + self.period
@@ -423,7 +423,7 @@ cdef class BpfScan(Scan):
         if not self._find(&marks):
             raise Conflict("the ruleset has just been changed")
         owners = self.finder.owners()
-        self.finder.keep()
+        self.finder.keep(&marks)
         if marks_differ(&marks, &self.copies.marks) or PyBytes_GET_SIZE(owners) != 8 * self.found:
             raise Conflict("the ruleset has just been changed")
         return _gathered(owners, self.placed)
