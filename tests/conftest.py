@@ -18,7 +18,7 @@ import tempfile
 import pytest
 import sharing
 import specs
-from untried import left_out, pass_on, pytest_terminal_summary, untried  # noqa: F401  (one is a hook)
+from untried import left_out, pass_on, pytest_terminal_summary, untried, why_to_end  # noqa: F401  (one is a hook)
 
 import iptc
 from iptc import state
@@ -277,6 +277,7 @@ BOTH_BACKENDS = {
     "test_why",
     "test_bpf_source",
     "test_bpf_handing",
+    "test_bpf_hour",
     "test_docs_commands",
 }
 """The modules whose tests run on both back ends. The mark `one_backend` limits a test to one of them."""
@@ -345,6 +346,8 @@ def pytest_sessionstart(session):
         lines = done.stderr.strip().splitlines()
         why = lines[-1] if lines else f"exit {done.returncode}"
         pytest.exit(f"the kernel cannot be used here, and every test of it must run: {why}", returncode=1)
+    if why := why_to_end():
+        pytest.exit(f"eBPF cannot be used here, and every test of it must run: {why}", returncode=1)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from conftest import PATIENCE
-from test_bpf_source import IN_USE, REFUSED, SOURCE, restored, same
+from test_bpf_source import REFUSED, restored, same
 from untried import has_other_users, untried
 
 import iptc
@@ -93,36 +93,38 @@ def test_auto_reads_by_socket_and_returns_to_ebpf(restless):
         socket.changes = False
 
 
+@pytest.mark.needs("ebpf")
 def test_a_table_that_is_deleted_and_created_again_is_read_again(host, ipv6, traffic):
     kind = "ip6" if ipv6 else "ip"
     with (
-        iptc.CounterReader("mangle", ipv6, source=SOURCE) as reader,
+        iptc.CounterReader("mangle", ipv6, source="bpf") as reader,
         iptc.CounterReader("mangle", ipv6) as other,
     ):
         for turn in range(1, 4):
-            assert len(same(reader, other)) == 0 and reader.source == IN_USE
+            assert len(same(reader, other)) == 0 and reader.source == "bpf"
             restored(host, ipv6, *RULES[:turn], "-A OUTPUT -p udp --dport 7", table="mangle")
             traffic(7, turn, ipv6)
             assert same(reader, other)["OUTPUT"][turn].packets == turn
-            assert reader.source == IN_USE
+            assert reader.source == "bpf"
             traffic(7, 1, ipv6)
             same(reader, other)
             host.run("nft", "delete", "table", kind, "mangle")
 
 
+@pytest.mark.needs("ebpf")
 @pytest.mark.one_backend("legacy", "nft")
 def test_a_namespace_whose_name_is_deleted_is_still_read(host, traffic):
     name = f"iptc-{os.getpid()}"
     host.run("ip", "netns", "add", name)
     host.run("ip", "netns", "exec", name, host.tool(), "-A", "OUTPUT", "-c", "7", "700")
     with (
-        iptc.CounterReader(netns=name, source=SOURCE) as reader,
+        iptc.CounterReader(netns=name, source="bpf") as reader,
         iptc.CounterReader(netns=name) as other,
-        iptc.CounterReader(source=SOURCE) as here,
+        iptc.CounterReader(source="bpf") as here,
     ):
         assert same(reader, other)["OUTPUT"][0] == (7, 700) and len(here.read()) == 0
         host.run("ip", "netns", "delete", name)
-        assert same(reader, other)["OUTPUT"][0] == (7, 700) and reader.source == IN_USE
+        assert same(reader, other)["OUTPUT"][0] == (7, 700) and reader.source == "bpf"
         host.run("ip", "netns", "add", name)
         assert same(reader, other)["OUTPUT"][0] == (7, 700) and len(here.read()) == 0
     host.run("ip", "netns", "delete", name)
@@ -166,10 +168,11 @@ def told_by_a_child(action):
         return file.read()
 
 
+@pytest.mark.needs("ebpf")
 @pytest.mark.one_backend("legacy", "nft")
 def test_a_child_of_a_fork_opens_programs_of_its_own(host, traffic):
     restored(host, False, *RULES)
-    with iptc.CounterReader(source=SOURCE) as reader:
+    with iptc.CounterReader(source="bpf") as reader:
         snapshot = reader.read()
 
         def read_by_child():
@@ -186,12 +189,50 @@ def test_a_child_of_a_fork_opens_programs_of_its_own(host, traffic):
                     said.append(type(error).__name__)
             return said
 
-        assert told_by_a_child(read_by_child) == str((3, "-p udp -m udp --dport 7", IN_USE))
+        assert told_by_a_child(read_by_child) == str((3, "-p udp -m udp --dport 7", "bpf"))
         traffic(7, 2)
         assert reader.read()["OUTPUT"][6].packets == 5
         if has_other_users():
             # a child cannot use what its parent has opened, whether it is the first child or the second
             assert told_by_a_child(read_without_rights) == str(["AccessDenied"] * 2)
+
+
+REFUSALS = """
+import errno, os, sys, iptc
+before = sorted(os.listdir("/proc/self/fd"))
+try:
+    iptc.CounterReader("filter", source="bpf").read()
+    print("works")
+except iptc.Unsupported as error:
+    print(error)
+except iptc.AccessDenied as error:
+    print("the socket:", error)
+try:
+    with iptc.CounterReader("filter", source="auto") as reader:
+        print(list(reader.read()), reader.source, reader.source_reason)
+except iptc.AccessDenied as error:
+    print("the socket:", error)
+assert sorted(os.listdir("/proc/self/fd")) == before
+"""
+
+
+def refused(*prefix):
+    """What a process that is started by *prefix* says of both sources."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [*prefix, sys.executable, "-c", REFUSALS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.one_backend("legacy", "nft")
+def test_auto_in_a_user_namespace_reads_by_socket(host):
+    restored(host, False, "-A OUTPUT -p udp")
+    text = "*filter\\n[7:70] -A OUTPUT -p udp\\nCOMMIT\\n"
+    inside = f"printf '{text}' | iptables-{host.backend}-restore -c && exec \"$@\""
+    first, second = refused("unshare", "-Urn", "sh", "-c", inside, "sh")
+    assert "this is a user namespace, and the kernel takes programs from its first one only" in first
+    assert second.startswith("[(7, 70)] socket ") and "this is a user namespace" in second
 
 
 LOADED = """

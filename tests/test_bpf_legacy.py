@@ -14,7 +14,7 @@ import time
 
 import pytest
 from conftest import PATIENCE
-from test_bpf_source import IN_USE, SOURCE, same
+from test_bpf_source import same
 from test_bpf_trials import Board, Turns, forked
 
 import iptc
@@ -24,6 +24,8 @@ from iptc.bpf.scan import BpfScan
 from iptc.bpf.window import Window
 from iptc.legacy.blob import TableScan
 from iptc.legacy.settling import Settling
+
+pytestmark = pytest.mark.needs("ebpf")
 
 TIMES = int(os.environ.get("IPTC_STRESS", "1"))
 VERSIONS = 250
@@ -110,7 +112,7 @@ def settled(scan):
 
 @pytest.mark.parametrize("table", CHAINS)
 def test_every_counter_of_every_table_is_that_of_the_socket(host, ipv6, table):
-    with iptc.CounterReader(table, ipv6, source=SOURCE) as reader, iptc.CounterReader(table, ipv6) as other:
+    with iptc.CounterReader(table, ipv6, source="bpf") as reader, iptc.CounterReader(table, ipv6) as other:
         assert len(same(reader, other)) == 0
         for number, (chains, rules) in enumerate([(0, 1), (1, 0), (3, 5), (40, 20), (0, 300), (2, 700)]):
             given(host, ipv6, *ruleset(table, number, chains, rules), table=table)
@@ -120,23 +122,22 @@ def test_every_counter_of_every_table_is_that_of_the_socket(host, ipv6, table):
             ]
             for n, name in enumerate([*CHAINS[table], *(f"user{n}" for n in range(chains))]):
                 assert list(snapshot[name]) == [counters(number, n, k) for k in range(rules)]
-            assert reader.source == IN_USE
+            assert reader.source == "bpf"
 
 
 def test_readers_of_all_tables_of_both_families_do_not_disturb_each_other(host, traffic):
     kinds = [(table, ipv6) for table in CHAINS for ipv6 in (False, True)]
     for number, (table, ipv6) in enumerate(kinds):
         given(host, ipv6, *ruleset(table, number, 3, 3), table=table)
-    readers = [(iptc.CounterReader(*kind, source=SOURCE), iptc.CounterReader(*kind)) for kind in kinds]
+    readers = [(iptc.CounterReader(*kind, source="bpf"), iptc.CounterReader(*kind)) for kind in kinds]
     for turn in range(3):
         for reader, other in readers:
             same(reader, other)
-            assert reader.source == IN_USE
+            assert reader.source == "bpf"
         traffic(7, 5 + turn)
         traffic(7, 2 + turn, ipv6=True)
 
 
-@pytest.mark.needs("ebpf")
 def test_replacing_another_table_does_not_end_reading(host):
     given(host, False, *ruleset("filter", 1, 2, 30))
     scan, socket, _ = scan_of("filter")
@@ -150,7 +151,6 @@ def test_replacing_another_table_does_not_end_reading(host):
     assert len(settled(scan)[0]) == 151 and socket.readings > learned
 
 
-@pytest.mark.needs("ebpf")
 def test_two_replacements_between_two_readings_are_noticed(host, ipv6):
     """The second table may get the address of the table that is known. Only the freed block tells them apart."""
     given(host, ipv6, *ruleset("filter", 1, 1, 60))
@@ -202,7 +202,6 @@ def write(writer, board, tool, times):
         board.lock.release()
 
 
-@pytest.mark.needs("ebpf")
 def test_eight_writers_cause_no_wrong_number(host, ipv6, versions):
     """Each reading is of the last known version or a later one. Each counter is that of its rule, or was not given back
     yet."""
@@ -260,7 +259,6 @@ def links():
 
 
 @pytest.mark.parametrize("taken", [False, True], ids=["closed", "taken by another reader"])
-@pytest.mark.needs("ebpf")
 def test_a_closed_link_of_the_tracepoint_is_noticed(host, taken):
     """Without the link, a freed table is not noticed. So no number is returned, and everything is opened anew."""
     given(host, False, *ruleset("filter", 1, 1, 60))
@@ -289,7 +287,6 @@ def test_a_closed_link_of_the_tracepoint_is_noticed(host, taken):
         other.close()
 
 
-@pytest.mark.needs("ebpf")
 def test_a_link_cannot_be_taken_off(host):
     """A tool that detaches links with BPF_LINK_DETACH gets an error, and the reader goes on."""
     detach = 34  # BPF_LINK_DETACH
@@ -310,9 +307,9 @@ def test_a_namespace_that_ends(host, traffic):
     host.run("ip", "netns", "add", name)
     host.run("ip", "netns", "exec", name, host.tool(verb="-restore"), "-c", text=text_of(ruleset("filter", 1, 1, 60)))
     given(host, False, *ruleset("filter", 2, 1, 60))
-    with iptc.CounterReader(source=SOURCE) as here, iptc.CounterReader() as other:
+    with iptc.CounterReader(source="bpf") as here, iptc.CounterReader() as other:
         first = same(here, other)
-        with iptc.CounterReader(netns=name, source=SOURCE) as reader, iptc.CounterReader(netns=name) as its:
+        with iptc.CounterReader(netns=name, source="bpf") as reader, iptc.CounterReader(netns=name) as its:
             assert list(same(reader, its)) == [counters(1, n, k) for n in range(4) for k in range(60)]
             host.run("ip", "netns", "delete", name)
             assert list(same(reader, its)) == [counters(1, n, k) for n in range(4) for k in range(60)]
@@ -320,4 +317,4 @@ def test_a_namespace_that_ends(host, traffic):
         for turn in range(4):
             given(host, False, *ruleset("filter", 3 + turn, 1, 60))
             assert list(same(here, other)) == [counters(3 + turn, n, k) for n in range(4) for k in range(60)]
-        assert here.source == IN_USE
+        assert here.source == "bpf"

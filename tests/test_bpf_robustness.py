@@ -6,20 +6,18 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 from conftest import PATIENCE
 from faults import library, start  # noqa: F401  (fixtures)
-from test_bpf_falling_back import until_it_is_back
-from test_bpf_source import IN_USE, SOURCE, restored
+from test_bpf_falling_back import refused, until_it_is_back
 from untried import untried
 
 import iptc
 
-pytestmark = pytest.mark.one_backend("nft", "legacy")
+pytestmark = [pytest.mark.one_backend("nft", "legacy"), pytest.mark.needs("ebpf")]
 
 STRESS = "IPTC_STRESS" in os.environ
 
@@ -78,7 +76,6 @@ for number, names in kinds.items():
 """
 
 
-@pytest.mark.needs("ebpf")
 def test_each_failing_call_of_bpf_is_survived(start):  # noqa: F811
     raised = {number: set(names) for number, *names in map(str.split, start(STEPS + SWEEP, "1" if STRESS else "43"))}
     assert raised["EMFILE"] <= {"KernelError", "Unsupported"} and raised["ENOMEM"] <= {"OutOfMemory", "Unsupported"}
@@ -104,7 +101,6 @@ print("done")
 """
 
 
-@pytest.mark.needs("ebpf")
 def test_auto_returns_to_ebpf_once_resources_are_free_again(start):  # noqa: F811
     assert start(STEPS + LATER) == ["done"]
 
@@ -144,7 +140,6 @@ print("done")
 """
 
 
-@pytest.mark.needs("ebpf")
 def test_every_step_without_a_free_descriptor_is_reported(start):  # noqa: F811
     assert start(STEPS + ROOM) == ["done"]
 
@@ -173,7 +168,6 @@ def numbers(host):
 
 
 @pytest.mark.parametrize("source", ["bpf", "auto"])
-@pytest.mark.needs("ebpf")
 def test_a_program_that_closes_descriptors_of_a_reader_gets_right_numbers(host, numbers, source):
     """Each descriptor is closed, and then all of them. Then other files and other readers get these numbers."""
     mine, others = numbers
@@ -217,7 +211,6 @@ def test_a_program_that_closes_descriptors_of_a_reader_gets_right_numbers(host, 
             assert descriptors() == at_first
 
 
-@pytest.mark.needs("ebpf")
 def test_other_files_with_these_numbers_stay_open(host, numbers):
     before = descriptors()
     with iptc.CounterReader(source="auto") as reader:
@@ -272,7 +265,7 @@ def test_interrupts_at_any_time_lose_nothing(host, numbers):
     assert ended
     work()
     assert descriptors() == before
-    with iptc.CounterReader(source=SOURCE) as reader:
+    with iptc.CounterReader(source="bpf") as reader:
         signal.signal(signal.SIGALRM, interrupt)
         try:
             for turn in range(times):
@@ -284,12 +277,12 @@ def test_interrupts_at_any_time_lose_nothing(host, numbers):
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, old)
-        assert list(reader.read()) == numbers[0] and reader.source == IN_USE
+        assert list(reader.read()) == numbers[0] and reader.source == "bpf"
 
 
 def test_a_signal_handler_reads_right_numbers_or_is_refused(host, numbers):
     said = set()
-    with iptc.CounterReader(source=SOURCE) as reader:
+    with iptc.CounterReader(source="bpf") as reader:
 
         def read(number, frame):
             try:
@@ -312,7 +305,7 @@ def test_a_signal_handler_reads_right_numbers_or_is_refused(host, numbers):
 def test_threads_can_read_while_another_thread_closes(host, numbers):
     before = descriptors()
     for _ in range(5):
-        reader = iptc.CounterReader(source=SOURCE)
+        reader = iptc.CounterReader(source="bpf")
         wrong, began = [], threading.Barrier(4)
 
         def keep_reading(reader=reader, wrong=wrong, began=began):
@@ -343,41 +336,13 @@ def test_threads_can_read_while_another_thread_closes(host, numbers):
 
 
 def test_a_closed_reader_raises(host, numbers):
-    reader = iptc.CounterReader(source=SOURCE)
+    reader = iptc.CounterReader(source="bpf")
     snapshot = reader.read()
     reader.close()
     reader.close()
     with pytest.raises(iptc.KernelError, match="closed"):
         reader.read()
-    assert list(snapshot) == numbers[0] and reader.source == IN_USE
-
-
-REFUSALS = """
-import errno, os, sys, iptc
-before = sorted(os.listdir("/proc/self/fd"))
-try:
-    iptc.CounterReader("filter", source="bpf").read()
-    print("works")
-except iptc.Unsupported as error:
-    print(error)
-except iptc.AccessDenied as error:
-    print("the socket:", error)
-try:
-    with iptc.CounterReader("filter", source="auto") as reader:
-        print(list(reader.read()), reader.source, reader.source_reason)
-except iptc.AccessDenied as error:
-    print("the socket:", error)
-assert sorted(os.listdir("/proc/self/fd")) == before
-"""
-
-
-def refused(*prefix):
-    """What a process that is started by *prefix* says of both sources."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [*prefix, sys.executable, "-c", REFUSALS]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return done.stdout.splitlines()
+    assert list(snapshot) == numbers[0] and reader.source == "bpf"
 
 
 @pytest.mark.parametrize(
@@ -389,7 +354,6 @@ def refused(*prefix):
         (["bpf", "perfmon"], ""),
     ],
 )
-@pytest.mark.needs("ebpf")
 def test_auto_without_capabilities_reads_by_socket(host, numbers, rights, reason):
     named = ",".join(["-all", *(f"+{name}" for name in [*rights, "net_admin", "net_raw"])])
     first, second = refused("setpriv", "--inh-caps=-all", f"--bounding-set={named}")
@@ -400,16 +364,6 @@ def test_auto_without_capabilities_reads_by_socket(host, numbers, rights, reason
         assert (first, second) == ("works", f"{numbers[0]} bpf ")
 
 
-def test_auto_in_a_user_namespace_reads_by_socket(host):
-    restored(host, False, "-A OUTPUT -p udp")
-    text = "*filter\\n[7:70] -A OUTPUT -p udp\\nCOMMIT\\n"
-    inside = f"printf '{text}' | iptables-{host.backend}-restore -c && exec \"$@\""
-    first, second = refused("unshare", "-Urn", "sh", "-c", inside, "sh")
-    assert "this is a user namespace, and the kernel takes programs from its first one only" in first
-    assert second.startswith("[(7, 70)] socket ") and "this is a user namespace" in second
-
-
-@pytest.mark.needs("ebpf")
 def test_auto_without_btf_reads_by_socket(host, numbers):
     hidden = 'mount --make-rprivate / && mount -t tmpfs none /sys/kernel/btf && exec "$@"'
     if subprocess.run(["unshare", "-m", "sh", "-c", hidden, "sh", "true"], capture_output=True).returncode:

@@ -14,7 +14,6 @@ import residence
 import iptc
 from iptc import ruleset
 from iptc._rope import Row, Sequence
-from iptc.bpf.possible import why_not
 
 FACTOR = float(os.environ.get("IPTC_MEMORY_FACTOR", "1"))
 
@@ -366,17 +365,19 @@ def test_a_hundred_thousand_edits(host, without_gc):
     growth(together, 2_000)
 
 
+@pytest.mark.needs("ebpf")
 def test_polls_by_ebpf(host, without_gc):
     fill(host, 100)
-    with iptc.CounterReader(source="auto" if why_not(host.backend) else "bpf") as reader:
+    with iptc.CounterReader(source="bpf") as reader:
         growth(reader.read, 100_000)
 
 
+@pytest.mark.needs("ebpf")
 def test_readers_by_ebpf(host, without_gc):
     fill(host, 10)
 
     def work():
-        with iptc.CounterReader(source="auto") as reader:
+        with iptc.CounterReader(source="bpf") as reader:
             reader.read()
 
     growth(work, 60)

@@ -46,9 +46,9 @@ def without_namespaces():
 def run(tmp_path):
     """Run a file of tests under our `conftest`. Return its exit status and its output."""
 
-    def start(required, prepare=None, tests=ODD, more=()):
+    def start(required, prepare=None, tests=ODD, more=(), **environment):
         (tmp_path / "test_odd.py").write_text(tests)
-        environment = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "IPTC_REQUIRE_KERNEL": "1"}
+        environment = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "IPTC_REQUIRE_KERNEL": "1", **environment}
         if not required:
             del environment["IPTC_REQUIRE_KERNEL"]
         command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", *more, "test_odd.py"]
@@ -72,6 +72,23 @@ def test_a_test_that_is_skipped_has_failed(run):
     assert status == 1 and "1 failed, 1 passed" in printed and "no mood" in printed
     status, printed = run(False)
     assert status == 0 and "1 passed, 1 skipped" in printed
+
+
+@pytest.mark.parametrize(
+    ("why", "required", "ends"),
+    [
+        ("", "IPTC_REQUIRE_EBPF", False),
+        ("this process has no CAP_BPF", "PATH", False),
+        ("this process has no CAP_BPF", "IPTC_REQUIRE_EBPF", True),
+        ("the layout is not understood", "PATH", True),
+    ],
+)
+def test_a_run_without_ebpf_fails_if_the_place_is_not_the_reason(run, tmp_path, why, required, ends):
+    (tmp_path / "without.py").write_text(f"import untried\nuntried.no_ebpf = lambda: {why!r}\n")
+    tests = "def test_that_passes():\n    pass\n"
+    status, printed = run(True, more=["-p", "without"], tests=tests, **{required: os.environ.get(required, "1")})
+    said = f"eBPF cannot be used here, and every test of it must run: {why}"
+    assert (status, said in printed) == ((1, True) if ends else (0, False)), printed
 
 
 @pytest.mark.parametrize("more", [[], ["-q", "-n2"]])

@@ -6,6 +6,14 @@ is for a part of a test.
 """
 
 import functools
+import os
+import re
+
+EXPECTED = (
+    r"this is a user namespace|this process has no CAP_|lockdown|older than 5\.18|the kernel has no B[TP]F"
+    r"|not permitted, by a security module"
+)
+"""Why a kernel may take no programs. Any other reason is a fault, and ends a run that needs the kernel."""
 
 PROPERTY = "untried"
 NOTED = []
@@ -44,6 +52,16 @@ def no_other_users():
 
 
 WHY_NOT = {"ebpf": no_ebpf, "other users": no_other_users}
+
+
+def why_to_end():
+    """Return why a run must not begin: eBPF cannot be used, and that is not because of where the run is made; "" if it may
+    begin.
+
+    With IPTC_REQUIRE_EBPF in the environment any reason ends it.
+    """
+    why = no_ebpf()
+    return why if "IPTC_REQUIRE_EBPF" in os.environ or not re.search(EXPECTED, why) else ""
 
 
 def has_other_users():
