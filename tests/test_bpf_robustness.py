@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -372,3 +373,42 @@ def test_auto_without_btf_reads_by_socket(host, numbers):
     first, second = refused("unshare", "-m", "sh", "-c", hidden, "sh")
     assert first == "can't read the counters with eBPF: the kernel has no BTF: there is no /sys/kernel/btf/vmlinux"
     assert second == f"{numbers[0]} socket the kernel has no BTF: there is no /sys/kernel/btf/vmlinux"
+
+
+ANOTHER_INTERPRETER = """
+import os
+try:
+    import _interpreters as interpreters
+    run = interpreters.exec
+except ImportError:
+    import _xxsubinterpreters as interpreters
+    run = interpreters.run_string
+import iptc
+
+code = '''
+import os
+try:
+    import iptc
+    said = f"read {iptc.CounterReader(source='bpf').read()}"
+except ImportError as error:
+    said = f"refused: {error}"
+os.write(OUTPUT, said.encode())
+'''
+with iptc.CounterReader(source="bpf") as reader:
+    before = list(reader.read())
+    for _ in range(3):
+        ours, theirs = os.pipe()
+        interpreter = interpreters.create()
+        run(interpreter, code.replace("OUTPUT", str(theirs)))
+        os.close(theirs)
+        print(os.read(ours, 1000).decode().partition(":")[0])
+        os.close(ours)
+        interpreters.destroy(interpreter)
+        assert list(reader.read()) == before and reader.source == "bpf"
+"""
+
+
+def test_another_interpreter_of_the_process_is_refused(host, numbers):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", ANOTHER_INTERPRETER], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "refused\n" * 3), done.stderr

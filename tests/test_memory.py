@@ -381,3 +381,42 @@ def test_readers_by_ebpf(host, without_gc):
             reader.read()
 
     growth(work, 60)
+
+
+@pytest.mark.needs("ebpf")
+def test_readings_by_ebpf_while_rules_come_and_go(host, without_gc):
+    fill(host, 10)
+    with iptc.CounterReader(source="bpf") as reader:
+        chain = iptc.Chain(iptc.Table("filter"), "INPUT")
+        rule = tcp_rule()
+
+        def work():
+            chain.append_rule(rule)
+            reader.read()
+            chain.delete_rule(rule)
+            reader.read()
+
+        growth(work, 100)
+
+
+@pytest.mark.needs("ebpf")
+def test_counters_that_are_handed_over(host, without_gc):
+    """By who gives them, who takes them, and who takes the same ones again and again."""
+    fill(host, 10)
+    with iptc.CounterReader(source="bpf") as reader:
+
+        def take(fds):
+            with iptc.CounterReader.from_fds(fds) as other:
+                assert len(other.read()) == 10
+
+        def hand_over():
+            fds = reader.fds()
+            take(fds)
+            for fd in fds:
+                os.close(fd)
+
+        growth(hand_over, 60)
+        fds = reader.fds()
+        growth(lambda: take(fds), 400)
+        for fd in fds:
+            os.close(fd)
