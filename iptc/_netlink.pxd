@@ -166,7 +166,7 @@ cdef class Socket:
 cdef class Batch:
     cdef Writer writer
     cdef size_t last                 # where the last message begins
-    cdef readonly Py_ssize_t messages
+    cdef readonly Py_ssize_t message_count
 
     cdef size_t _begin(self, int kind, int flags, int nfproto, int table_kind, bytes table)
     cdef size_t _rule(self, int kind, int flags, int nfproto, bytes table, bytes chain)

@@ -578,7 +578,7 @@ cdef class Socket:
                 raise TypeError(f"a mark must be a Mark, not {type(each).__name__}")
         if batch.writer.failed:
             raise MemoryError
-        if not batch.messages:
+        if not batch.message_count:
             return []
         memset(&begin, 0, sizeof(begin))
         memset(&end, 0, sizeof(end))
@@ -589,7 +589,7 @@ cdef class Socket:
                 put_be32(&begin, NFNL_BATCH_GENID, generation)
             message_end(&begin, start)
             # without the end of the batch, the kernel checks the messages and then undoes them
-            message_begin(&end, -<int> NFNL_MSG_BATCH_END, 0, 0, batch.messages + 1)
+            message_begin(&end, -<int> NFNL_MSG_BATCH_END, 0, 0, batch.message_count + 1)
             if begin.failed or end.failed:
                 raise MemoryError
             # the last message requests an answer, since otherwise no answer would mean success
@@ -602,7 +602,7 @@ cdef class Socket:
             # not less than a new socket has, since the next batch may be larger and raising the limit may fail
             size = _at_most(batch.writer.length + 262144)
             _set_buffer(self.channel.held.fd, SO_SNDBUFFORCE, SO_SNDBUF, size)
-            size = _at_most(batch.messages * <size_t> ANSWER_WEIGHT + 262144)
+            size = _at_most(batch.message_count * <size_t> ANSWER_WEIGHT + 262144)
             _set_buffer(self.channel.held.fd, SO_RCVBUFFORCE, SO_RCVBUF, size)
             # answers to an earlier batch or dump that were not received are dropped
             _settle(&self.channel)
@@ -620,7 +620,7 @@ cdef class Socket:
                 words = f"a batch of {batch.writer.length} bytes is more than this process may send (net.core.wmem_max)"
                 raise kernel_error("can't commit", failed, words, _RESOURCE_PROBLEM)
             self._check(failed, "can't send to nf_tables")
-            return self._refusals(batch.messages, marks)
+            return self._refusals(batch.message_count, marks)
         finally:
             free(begin.memory)
             free(end.memory)
@@ -706,8 +706,8 @@ cdef class Batch:
 
     cdef size_t _begin(self, int kind, int flags, int nfproto, int table_kind, bytes table):
         cdef size_t start
-        self.messages += 1
-        start = self.last = message_begin(&self.writer, kind, flags, nfproto, self.messages)
+        self.message_count += 1
+        start = self.last = message_begin(&self.writer, kind, flags, nfproto, self.message_count)
         put_text(&self.writer, table_kind, PyBytes_AS_STRING(table))
         return start
 
@@ -716,7 +716,7 @@ cdef class Batch:
         if self.writer.failed:
             raise MemoryError
         message_end(&self.writer, start)
-        return self.messages - 1
+        return self.message_count - 1
 
     def add_table(self, int nfproto, bytes table not None, uint32_t flags=0):
         """Create a table with *flags* (NFT_TABLE_F_*), or set the flags of the table if it exists."""
@@ -782,7 +782,7 @@ cdef class Batch:
     cdef size_t begin_appended(self, int nfproto, bytes table, bytes chain):
         """Begin the message that appends a rule. The caller writes the attributes of the rule, and calls `end`."""
         cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, nfproto, table, chain)
-        put_be32(&self.writer, NFTA_RULE_ID, self.messages)
+        put_be32(&self.writer, NFTA_RULE_ID, self.message_count)
         return start
 
     def add_rule(self, int nfproto, bytes table not None, bytes chain not None, bytes rule not None):
@@ -797,7 +797,7 @@ cdef class Batch:
         """Insert *rule* before the rule with *handle*, or before the rule of message *number*, or at the head of the
         chain."""
         cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE, nfproto, table, chain)
-        put_be32(&self.writer, NFTA_RULE_ID, self.messages)
+        put_be32(&self.writer, NFTA_RULE_ID, self.message_count)
         if handle is not None:
             put_be64(&self.writer, NFTA_RULE_POSITION, handle)
         elif number is not None:
@@ -809,7 +809,7 @@ cdef class Batch:
                      uint64_t handle):
         """Replace the rule with *handle* by *rule*."""
         cdef size_t start = self._rule(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_REPLACE, nfproto, table, chain)
-        put_be32(&self.writer, NFTA_RULE_ID, self.messages)
+        put_be32(&self.writer, NFTA_RULE_ID, self.message_count)
         put_be64(&self.writer, NFTA_RULE_HANDLE, handle)
         self._paste(rule)
         return self.end(start)
@@ -852,7 +852,7 @@ def attributes(bytes data not None):
     return found
 
 
-def messages(bytes data not None):
+def messages_in(bytes data not None):
     """Return [(kind, family, attributes), ...] of the messages in *data*. Reading stops at bytes that are no
     message."""
     cdef Message cursor

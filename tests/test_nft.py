@@ -695,7 +695,7 @@ def test_garbage_is_no_message_and_no_attribute():
     for _ in range(20000):
         data = bytes(rng.choice((0, 1, 4, 16, 20, 255, rng.getrandbits(8))) for _ in range(rng.randrange(64)))
         assert sum(len(payload) + 4 for _, payload in _netlink.attributes(data)) <= len(data)
-        assert sum(len(payload) + 16 for _, _, payload in _netlink.messages(data)) <= len(data)
+        assert sum(len(payload) + 16 for _, _, payload in _netlink.messages_in(data)) <= len(data)
 
 
 def test_a_socket_that_is_closed(host):

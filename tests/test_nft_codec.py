@@ -120,7 +120,7 @@ class Codec:
     def raw(self, table, chain):
         """Return the expressions and user data of each rule of a chain, as the kernel has them."""
         rules = []
-        for kind, _, data in _netlink.messages(self.dump(table, chain)):
+        for kind, _, data in _netlink.messages_in(self.dump(table, chain)):
             if kind == NFT_MSG_NEWRULE:
                 found = dict(_netlink.attributes(data))
                 rules.append((found.get(NFTA_RULE_EXPRESSIONS), found.get(NFTA_RULE_USERDATA)))

@@ -502,7 +502,7 @@ def _read_nft_table(nfproto: Family, name: str, socket: Any) -> TableValue:
     chains = []
     scan = reader.NftScan(nfproto, name, socket)
     numbers = {chain: handle for chain, _, _, handle, _ in scan.list_chains()}
-    for chain, policy, counters, messages in scan.messages():
+    for chain, policy, counters, messages in scan.read_messages():
         rules = codec.decode_rules(nfproto, messages, socket)
         chains.append(
             ChainValue(

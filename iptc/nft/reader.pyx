@@ -710,7 +710,7 @@ cdef class NftScan(Scan):
         """Return the descriptor of the socket, -1 once it is closed."""
         return -1 if self.closed else self.socket.channel.held.fd
 
-    def messages(self):
+    def read_messages(self):
         """Return [(chain, policy or None, (packets, bytes) or None, messages of its rules as bytes)]."""
         self._begin()
         try:

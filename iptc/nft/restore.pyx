@@ -10,7 +10,7 @@ from ..errors import IPTCError
 
 def append_run(Batch batch not None, bytes table not None, bytes chain not None, Run run not None):
     """Append the rules of *run* to *chain*. Return the number of the message of the first rule."""
-    cdef Py_ssize_t first = batch.messages
+    cdef Py_ssize_t first = batch.message_count
     cdef bint compat = reads_compat_only()
     cdef size_t at = run.start, start
     cdef const Record *record

@@ -78,7 +78,7 @@ class NftTable:
             at_once = self.place.netns is not None
             chains = [
                 self._chain(name, policy, counters, entries_of(self.nfproto, rules, socket) if at_once else rules)
-                for name, policy, counters, rules in NftScan(self.nfproto, self.name, socket).messages()
+                for name, policy, counters, rules in NftScan(self.nfproto, self.name, socket).read_messages()
             ]
         return View(self.nfproto, chains, codec.stored)
 

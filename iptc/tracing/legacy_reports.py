@@ -12,7 +12,7 @@ import struct
 
 from .._netlink import attribute
 from ..errors import Conflict, KernelError, kernel_error
-from ..watching.multicast import Listener, fields, messages
+from ..watching.multicast import Listener, fields, messages_of_datagram
 from .headers import read_packet
 from .report import Report
 
@@ -80,7 +80,7 @@ class LegacyReports(Listener):
         head = struct.pack("=IHHII", 20 + len(data), _SUBSYSTEM << 8 | _CONFIG, _REQUEST | _ACK, 1, 0)
         self._socket.send(head + struct.pack("!BBH", 0, 0, group) + data)
         for answer in self.datagrams():
-            for number, _, message in messages(answer):
+            for number, _, message in messages_of_datagram(answer):
                 if number == _ERROR:
                     (code,) = struct.unpack_from("=i", message, 16)
                     if code:
@@ -91,7 +91,7 @@ class LegacyReports(Listener):
         return [
             report
             for data in self.datagrams()
-            for kind, _, message in messages(data)
+            for kind, _, message in messages_of_datagram(data)
             if kind == _SUBSYSTEM << 8 | _PACKET and (report := _decoded(message)) is not None
         ]
 

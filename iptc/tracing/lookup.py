@@ -11,7 +11,7 @@ import errno
 import select
 
 from .. import _core
-from .._netlink import Socket, attribute, attributes, messages
+from .._netlink import Socket, attribute, attributes, messages_in
 from ..errors import AccessDenied, IPTCError, KernelError, is_absent
 from ..nft import codec
 from ..nft.reader import BUILTIN_CHAINS
@@ -95,7 +95,7 @@ class _NftChain:
 
     def _index(self) -> None:
         raw, self._raw = self._raw, None
-        for _, _, rule in messages(raw or b""):
+        for _, _, rule in messages_in(raw or b""):
             for kind, data in attributes(rule):
                 if kind == _RULE_HANDLE:
                     handle = int.from_bytes(data, "big")
@@ -227,7 +227,7 @@ class NftRules:
     def _read_chains(self) -> dict[_Key, _NftChain]:
         found = {}
         data, _ = self._socket.dump(_GETCHAIN, 0)
-        for _, family, message in messages(data):
+        for _, family, message in messages_in(data):
             said = dict(attributes(message))
             hook, priority = None, 0
             if _CHAIN_HOOK in said:

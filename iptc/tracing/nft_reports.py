@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from ..watching.multicast import Listener, fields, messages
+from ..watching.multicast import Listener, fields, messages_of_datagram
 from .headers import read_headers
 from .report import POLICY, RETURN, RULE, Report
 
@@ -47,7 +47,7 @@ class NftReports(Listener):
         return [
             report
             for data in self.datagrams()
-            for kind, family, message in messages(data)
+            for kind, family, message in messages_of_datagram(data)
             if kind == _TRACE and (report := _decoded(family, message)) is not None
         ]
 

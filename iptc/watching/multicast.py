@@ -116,7 +116,7 @@ class Listener:
                     return
 
 
-def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def messages_of_datagram(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield (subsystem and kind, family, message) of a datagram. The attributes follow the first 20 bytes of a
     message."""
     at = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .multicast import Listener, MessagesLost, fields, messages
+from .multicast import Listener, MessagesLost, fields, messages_of_datagram
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class NftEvents(Listener):
         """Read the messages of one datagram, and return the commits that end in it. A commit ends with
         `NFT_MSG_NEWGEN`."""
         commits = []
-        for kind, nfproto, message in messages(data):
+        for kind, nfproto, message in messages_of_datagram(data):
             if kind >> 8 != _SUBSYSTEM:
                 continue
             if kind & 255 == _NEWGEN:
