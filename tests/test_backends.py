@@ -51,7 +51,7 @@ def untouched():
     return names == ["", ""] and NFT.run("/usr/sbin/nft", "list", "ruleset") == ""
 
 
-def test_what_is_asked_for(free, monkeypatch):
+def test_a_given_back_end_is_used(free, monkeypatch):
     LEGACY.iptables("-A INPUT -j ACCEPT")
     assert iptc.backend("nft") == "nft" and iptc.backend("legacy") == "legacy"
     assert iptc.Table("filter", backend="nft").backend == "nft"
@@ -146,7 +146,9 @@ def test_it_does_not_warn_where_the_back_end_was_chosen(free, monkeypatch, capsy
         (None, None, "nft"),
     ],
 )
-def test_what_the_command_iptables_is(free, tmp_path, monkeypatch, link, says, expected, holding):
+def test_if_both_or_no_sides_have_rules_the_command_iptables_decides(
+    free, tmp_path, monkeypatch, link, says, expected, holding
+):
     """For both sides with rules, and for none. Without that command, the kernel decides."""
     monkeypatch.setattr(backends, "_SYSTEM_FOLDERS", ())
     if holding:
@@ -178,7 +180,7 @@ def test_deciding_and_looking_leave_no_trace(free):
     assert untouched()
 
 
-def test_each_namespace_has_its_own(free):
+def test_the_back_end_is_found_out_for_each_namespace(free):
     NFT.iptables("-A INPUT -j ACCEPT")
     assert quietly() == "nft"
     other = subprocess.Popen(
@@ -203,7 +205,7 @@ def test_without_privilege_deciding_is_quiet(free):
     assert said in ("nft\n", "legacy\n")
 
 
-def test_the_command_takes_it(free, capsys, monkeypatch):
+def test_the_command_takes_the_back_end(free, capsys, monkeypatch):
     from iptc import cli
 
     # the command sets the variable; monkeypatch restores it after the test

@@ -77,7 +77,7 @@ def benches():
 
 @ALL
 @FAMILIES
-def test_each_verdict_and_its_rule(benches, side, version):
+def test_each_verdict_is_reported_with_its_rule(benches, side, version):
     bench = benches(side, version)
     far, near, host = OUTSIDE[version], INSIDE[version], HOST[version]
 

@@ -207,7 +207,7 @@ def test_two(firewall):
         ({"raw": b""}, "a whole packet"),
     ],
 )
-def test_a_packet_that_cannot_be(words, said):
+def test_an_impossible_packet_is_refused(words, said):
     with pytest.raises(iptc.IPTCError, match=re.escape(said)):
         packet_bytes.packet("192.0.2.1", "192.0.2.2", ident=1, **words)
 
@@ -238,7 +238,7 @@ def test_each_way_to_name_what_a_packet_is():
         packet(dst="2001:db8::2", tcp=1)
 
 
-def test_the_plugin(tmp_path):
+def test_the_pytest_plugin_passes_and_fails_tests(tmp_path):
     (tmp_path / "rules.v4").write_text(RULES)
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text(

@@ -75,7 +75,7 @@ def test_errors_go_to_stderr_and_the_exit_code(command, arguments, code, text):
     assert done[0] == code and done[1] == "" and text in done[2]
 
 
-def test_the_lock_is_not_obtained(command):
+def test_without_the_lock_counters_ends_with_4(command):
     with iptc.state.XTablesLock():
         code, out, err = command("counters", "-w", "0.05")
     assert (code, out) == (4, "") and "xtables lock" in err
@@ -184,7 +184,7 @@ def test_syntax_alone_needs_no_privilege_and_no_table(host, command):
         assert file.read() == ""
 
 
-def test_a_part_and_a_trial(host, command):
+def test_restore_takes_one_table_and_a_test(host, command):
     host.restore(RULES)
     both = RULES + RULES.replace("*filter", "*nat").replace("DROP", "ACCEPT").replace(":FORWARD", ":POSTROUTING")
     assert command("restore", "-n", "-T", "nat", text=both) == (0, "", "")

@@ -121,7 +121,7 @@ def test_a_commit_that_fails_says_why(host, family):
         iptc.Chain(family.Table("filter"), "INPUT").append_rule(rule)
 
 
-def test_the_message_without_privilege(host):
+def test_without_privilege_the_message_names_the_capabilities(host):
     program = """
 import iptc
 try:
@@ -213,7 +213,7 @@ def test_a_rule_is_added_once_if_it_is_looked_for_first(host):
     assert iptc.Chain(table, "PREROUTING").rules[0].target.to_destination.split(":")[0] == "172.17.0.2"
 
 
-def test_a_transaction_by_hand(host, family):
+def test_collected_edits_are_committed_or_dropped(host, family):
     table = family.Table("filter")
     for fails in (True, False):
         table.autocommit = False
@@ -230,7 +230,7 @@ def test_a_transaction_by_hand(host, family):
         assert table.is_chain("web") is not fails
 
 
-def test_the_environment_of_python_iptables(host):
+def test_the_variables_of_python_iptables_name_the_folder_of_plugins(host):
     program = "import iptc; print(iptc.Rule().create_match('tcp').name)"
     folder = host.run("pkg-config", "--variable=xtlibdir", "xtables").strip()
     for variables in ({"XTABLES_LIBDIR": f"/nosuch:{folder}"}, {"IPTABLES_LIBDIR": folder}):
@@ -282,7 +282,7 @@ def test_one_word_stands_for_both_words_of_an_option(host, family):
         match.match_set = "other"
 
 
-def test_the_package_is_in_itself():
+def test_iptc_iptc_is_the_package():
     assert iptc.iptc is iptc and iptc.iptc.easy.Rule is iptc.Rule
 
 

@@ -410,7 +410,7 @@ def printed(*words):
     return subprocess.run([sys.executable, "-m", "iptc", *words], stdout=subprocess.PIPE, text=True).stdout
 
 
-def test_the_page_about_tests(host, tmp_path):
+def test_the_examples_of_the_page_about_tests_work(host, tmp_path):
     python = "\n".join(
         re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/testing.md").read_text(), re.MULTILINE | re.DOTALL)
     )
@@ -443,7 +443,7 @@ def test_the_page_about_tests(host, tmp_path):
     assert printed("test", rules, cases, "--format", "tap", "--backend", host.backend).count("ok ") == 2
 
 
-def test_what_lint_prints(host, tmp_path):
+def test_the_page_shows_what_lint_prints(host, tmp_path):
     command, shown = LINTED[3].split("\n", 1)
     rules = [re.search(r"rule 1 \((.*?)\) takes", shown)[1], shown.split(": ", 1)[1].split("\n")[0]]
     (tmp_path / "rules.v4").write_text("".join(["*filter\n", *(f"-A INPUT {rule}\n" for rule in rules), "COMMIT\n"]))
@@ -451,7 +451,7 @@ def test_what_lint_prints(host, tmp_path):
     assert printed(*words[:-1], str(tmp_path / words[-1])) == shown
 
 
-def test_what_why_prints(host):
+def test_the_page_shows_what_why_prints(host):
     for name, address in ("eth0", "203.0.113.1/24"), ("eth1", "10.0.0.1/24"):
         host.run(*f"ip link add {name} type veth peer name other-{name}".split())
         host.run(*f"ip address add {address} dev {name}".split())
@@ -471,7 +471,7 @@ def test_what_why_prints(host):
         assert printed(*split(command)[1:]) == shown
 
 
-def test_what_telegraf_gets(host):
+def test_the_page_shows_what_telegraf_gets(host):
     host.iptables("-A", "INPUT", "-m", "comment", "--comment", "web", "-j", "ACCEPT")
     host.iptables("-A INPUT -p udp")
 
@@ -481,7 +481,7 @@ def test_what_telegraf_gets(host):
     assert masked(printed("counters", "--format", "influx")) == masked(INFLUX[3])
 
 
-def test_what_diff_prints_as_json(tmp_path):
+def test_the_page_shows_what_diff_prints_as_json(tmp_path):
     """The example is the answer for two rulesets that it describes completely."""
     shown = json.loads(COMPARED[3])
     (chain,) = shown["chains"]

@@ -113,7 +113,7 @@ def tools(tmp_path, monkeypatch):
         ("iptables v1.6.1", "legacy xtables"),
     ],
 )
-def test_the_tool_says_its_side(host, tools, said, side):
+def test_the_back_end_of_the_hosts_iptables_is_found(host, tools, said, side):
     tools(iptables=said)
     (found,) = which_backend.of_tools()
     assert found.level == INFO and f"iptables uses {side} ({said}, " in found.text
@@ -141,7 +141,7 @@ def test_a_back_end_that_cannot_be_found_out(host, monkeypatch):
 
 
 @pytest.mark.one_backend("legacy")
-def test_who_is_on_the_lock(host):
+def test_the_holder_of_the_lock_is_named(host):
     with iptc.lock.XTablesLock():
         pass
     assert texts(locking.of_lock()) == [f"Nobody holds the xtables lock {lock_path()}."]
@@ -225,7 +225,7 @@ def test_ebpf_may_be_possible_on_one_side_only(host, start):  # noqa: F811
 
 
 @pytest.mark.one_backend("nft")
-def test_a_user_namespace(host):
+def test_a_user_namespace_is_reported(host):
     if subprocess.run(["unshare", "-Ur", "true"], capture_output=True).returncode:
         untried("no user namespace can be made here")
         assert not any("user namespace" in finding["text"] for finding in as_json()[1]["findings"])
@@ -332,7 +332,7 @@ COMMIT
 """
 
 
-def test_what_a_text_needs():
+def test_the_extensions_that_a_text_needs_are_found():
     tables, found = needs.needs_of(RULES.encode())
     assert tables == {"nat": 1, "filter": 5}
     assert [(str(need), need.line) for need in found] == [
@@ -447,7 +447,7 @@ def test_modules_are_found_by_name_and_alias(root):
     assert found.state(["ipt_LOG"]) == (modules.KEPT_OUT, "xt_LOG", "the kernel loads no modules any more")
 
 
-def test_the_configuration_is_asked_last(root):
+def test_without_lists_of_modules_the_configuration_decides(root):
     shutil.rmtree(root / "lib")
     (root / "proc/modules").unlink()
     found = modules.Modules(str(root), RELEASE)
@@ -575,7 +575,7 @@ def test_packets_that_found_no_room():
     assert [finding.level for finding in found] == [ERROR, WARNING] and found[1].text.startswith("11 packets")
 
 
-def test_an_old_python_iptables(tmp_path):
+def test_an_installed_python_iptables_is_reported(tmp_path):
     ours, before, behind = (tmp_path / name for name in ("ours", "before", "behind"))
     for place in (ours, before, behind):
         (place / "iptc").mkdir(parents=True)
@@ -615,7 +615,7 @@ def test_a_shadow_is_seen_by_the_command(tmp_path):
 
 
 @pytest.mark.one_backend("nft")
-def test_all_namespaces(host):
+def test_all_namespaces_are_examined(host):
     name = f"iptc-doctor-{os.getpid()}"
     host.run("ip", "netns", "add", name)
     try:
@@ -636,7 +636,7 @@ def test_all_namespaces(host):
 
 
 @pytest.mark.one_backend("nft")
-def test_a_namespace_without_a_name(host):
+def test_namespaces_without_a_name_are_found(host):
     command = ["unshare", "-n", "sh", "-c", "echo; exec cat"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
@@ -657,7 +657,7 @@ CHANGES = re.compile(
 )
 
 
-def test_it_changes_nothing(host, tmp_path):
+def test_the_doctor_changes_nothing(host, tmp_path):
     """No system call writes anything except to standard output, and no table is created."""
     host.iptables("-A INPUT -p tcp")
     path, trace = tmp_path / "rules", tmp_path / "trace"

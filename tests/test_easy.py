@@ -92,7 +92,7 @@ def test_replace_rule(chain, ipv6):
         easy.replace_rule("filter", "web", SSH, SSH, ipv6)
 
 
-def test_what_is_missing(chain, ipv6):
+def test_a_missing_chain_or_rule_raises(chain, ipv6):
     with pytest.raises(AttributeError, match="Table <filter> has no chain <NOPE>"):
         easy.dump_chain("filter", "NOPE", ipv6)
     with pytest.raises(AttributeError):
@@ -158,7 +158,7 @@ def test_a_dump_can_be_loaded_again(host, ipv6):
     assert easy.dump_chain("filter", "FORWARD", ipv6) == dump
 
 
-def test_the_form_of_a_dict(host):
+def test_dicts_have_the_form_of_python_iptables(host):
     host.iptables("-N web")
     host.iptables("-A FORWARD -s 10.0.0.0/24 ! -d 10.1.0.1 ! -i eth0 -o eth+ -p tcp -f -m comment --comment x -g web")
     assert easy.dump_chain("filter", "FORWARD") == [
@@ -347,7 +347,7 @@ def test_a_batch_of_the_callers_own(chain, host, ipv6):
     assert len(host.rules(ipv6)) == 2
 
 
-def test_a_batch_over_all_tables(host, ipv6):
+def test_a_batch_over_all_tables_is_sent_at_its_end(host, ipv6):
     easy.batch_begin(ipv6=ipv6)
     easy.add_rule("raw", "OUTPUT", SSH, ipv6=ipv6)
     easy.add_rule("filter", "OUTPUT", SSH, ipv6=ipv6)

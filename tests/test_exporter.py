@@ -109,7 +109,7 @@ def value(body, name):
     return float(found)
 
 
-def test_it_is_scraped(host, start):
+def test_a_scrape_returns_the_metrics(host, start):
     host.iptables("-A INPUT -p tcp -m comment --comment web -j ACCEPT")
     exporter = start()
     status, headers, body = exporter.ask()
@@ -286,7 +286,7 @@ def test_clients_that_never_read(large, start):
 
 
 @pytest.mark.one_backend("legacy")
-def test_a_thousand_clients(host, start):
+def test_a_thousand_clients_are_answered(host, start):
     host.iptables("-A INPUT -p tcp")
     exporter = start()
     clients = []
@@ -319,7 +319,7 @@ def test_a_thousand_clients(host, start):
         (b"POST /metrics HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", b"405"),
     ],
 )
-def test_what_is_no_request(start, sent, answer):
+def test_what_is_no_request_gets_an_error(start, sent, answer):
     exporter = start()
     with exporter.connect() as client:
         client.sendall(sent)
@@ -430,7 +430,7 @@ def test_a_device_or_pipe_that_is_named_as_the_file_stays_one(host, command, tmp
 
 
 @pytest.mark.one_backend("legacy")
-def test_a_file_again_and_again(host, tmp_path):
+def test_a_file_is_written_again_at_each_interval(host, tmp_path):
     path = tmp_path / "iptables.prom"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     arguments = ["--textfile", str(path), "--interval", "0.01"]

@@ -175,7 +175,7 @@ def test_a_path_is_never_a_text(host, family, tmp_path):
     assert iptc.check(path=path, ipv6=family.ipv6) == 1
 
 
-def test_one_of_source_and_path(host, family):
+def test_source_and_path_exclude_each_other(host, family):
     for restore in (iptc.restore, iptc.check, family.Table("filter").restore, iptc.Ruleset.read):
         with pytest.raises(iptc.ParameterTypeError, match="not from both"):
             restore("*filter\nCOMMIT\n", path="rules")

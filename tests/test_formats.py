@@ -47,7 +47,7 @@ def command(host):
     return run
 
 
-def test_one_line_a_rule(host, command, ipv6):
+def test_line_formats_have_one_line_for_each_rule(host, command, ipv6):
     iptc.restore(RULES, ipv6, counters=True)
     family = ["-6"] if ipv6 else []
     said = [json.loads(line) for line in command(*family, "--format", "jsonl", "--all-tables").splitlines()]

@@ -244,7 +244,7 @@ def test_adopted_rules_stand_where_they_stood(host):
 FILE = 'owner = "web"\n[[chain]]\nchain = "INPUT"\nrules = ["-p tcp --dport 80 -j DROP"]\n'
 
 
-def test_the_command(host, tmp_path):
+def test_the_command_guard_puts_rules_back(host, tmp_path):
     file, metrics = tmp_path / "web.toml", tmp_path / "web.prom"
     file.write_text(FILE)
     command = [sys.executable, "-m", "iptc", "guard", "--textfile", str(metrics)]

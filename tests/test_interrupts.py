@@ -197,7 +197,7 @@ def test_a_signal_at_each_call_of_the_kernel(start, place):
     assert start(HEAD + SIGNALS, place) == ["True True"]
 
 
-def test_an_exception_at_each_step(start, place):
+def test_an_exception_at_each_step_says_what_is_committed(start, place):
     assert start(HEAD + STEPS, place, str(STRIDE)) == ["True True"]
 
 

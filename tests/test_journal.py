@@ -109,7 +109,7 @@ def test_a_line_that_a_crash_cut_off_is_none(host, tmp_path):
 
 
 @pytest.mark.one_backend("legacy")
-def test_what_nobody_watched_is_said(host, tmp_path):
+def test_changes_that_nobody_watched_are_marked(host, tmp_path):
     for number in range(3):
         with iptc.watch("legacy") as watch, Journal(tmp_path) as journal:
             assert journal.begin(watch.rulesets()) == (number == 1)
@@ -157,7 +157,7 @@ def iptc_command(*words):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_commands(host, tmp_path):
+def test_watch_log_and_show_work_with_a_journal(host, tmp_path):
     folder = str(tmp_path / "journal")
     with subprocess.Popen(
         [sys.executable, "-m", "iptc", "watch", "--backend", host.backend, "--log", folder],

@@ -48,14 +48,14 @@ def test_counts_no_step_more_than_there_are_edits():
 
 
 @pytest.mark.parametrize("kinds", [2, 100, 20_000])
-def test_long_unrelated_sequences(kinds):
+def test_long_unrelated_sequences_are_matched(kinds):
     dice = random.Random(kinds)
     one, other = ([dice.randrange(kinds) for _ in range(20_000)] for _ in range(2))
     # a bounded search finds no more pairs than an unbounded one
     assert 0 < matched(one, other, 1 << 20) <= matched(one, other)
 
 
-def test_permutations():
+def test_permutations_are_matched_as_well_as_possible():
     one = list(range(5000))
     other = one[:]
     random.Random(3).shuffle(other)

@@ -48,7 +48,7 @@ def found_in(text, backend):
         return lint(iptc.Ruleset.read(text), bench)
 
 
-def test_what_is_found(host):
+def test_each_kind_of_finding_is_found(host):
     found = found_in(RULES, host.backend)
     assert [(one.kind, one.chain, one.number) for one in found] == [
         ("empty", "INPUT", 4),

@@ -167,7 +167,7 @@ def test_counters_go_on(host, folder):
     ]
 
 
-def test_a_safe_apply(host, folder):
+def test_safe_apply_keeps_or_takes_back(host, folder):
     before = everything(host)
     with pytest.raises(ZeroDivisionError), iptc.safe_apply(BOTH, timeout=60) as change:
         assert changed(host) and change.state == "pending"
@@ -544,7 +544,7 @@ def test_nothing_is_confirmed_before_it_is_made(host, folder):
     assert changed(host)
 
 
-def test_nothing_waits(host, folder):
+def test_confirm_without_a_pending_change_ends_with_1(host, folder):
     done = run("confirm", "--status")
     assert (done.returncode, done.stdout) == (1, "nothing waits to be confirmed\n")
     assert json.loads(run("confirm", "--status", "--format", "json").stdout) == {"schema": 1, "state": "none"}

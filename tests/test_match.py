@@ -77,7 +77,7 @@ def test_an_option_of_two_words(value):
     assert made.get_all_parameters() == {"tcp-flags": ["SYN,RST,ACK", "SYN"]}
 
 
-def test_a_flag_takes_nothing(ipv6):
+def test_a_flag_takes_no_value(ipv6):
     made = match("socket", ipv6=ipv6, transparent="")
     assert made.transparent == "" and made.get_all_parameters() == {"transparent": []}
     made = match("recent")
@@ -85,7 +85,7 @@ def test_a_flag_takes_nothing(ipv6):
     assert made.set == ""
 
 
-def test_a_negated_flag():
+def test_a_flag_can_be_negated():
     made = match("physdev", physdev_is_in=["!"])
     assert made.physdev_is_in == "!"
     assert made.get_all_parameters() == {"physdev-is-in": ["!"]}
@@ -199,7 +199,7 @@ def test_a_comment_that_is_not_utf8(host, family):
     assert chain.rules == []
 
 
-def test_an_ipset(host, family):
+def test_a_rule_can_match_a_set(host, family):
     host.run("ipset", "create", "blacklist", "hash:ip", "family", "inet6" if family.ipv6 else "inet")
     rule = family.Rule()
     rule.create_match("set").match_set = ["blacklist", "src"]

@@ -347,7 +347,7 @@ def test_a_million_operations_of_the_parts_in_c(without_gc, name):
 
 
 @pytest.mark.long
-def test_a_hundred_thousand_edits(host, without_gc):
+def test_a_hundred_thousand_edits_keep_nothing(host, without_gc):
     """A hundred thousand, and ten times as many in transactions."""
     table = iptc.Table("filter")
     chain, rule = iptc.Chain(table, "INPUT"), tcp_rule()

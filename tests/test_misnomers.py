@@ -41,7 +41,7 @@ MEANT = {
 
 
 @pytest.mark.parametrize("name", MEANT)
-def test_what_was_probably_meant(family, name):
+def test_the_warning_names_what_was_probably_meant(family, name):
     rule = family.Rule()
     with pytest.warns(iptc.XTablesWarning) as caught:
         setattr(rule, name, "22")

@@ -49,7 +49,7 @@ def by(scrape, name, *wanted):
     return {tuple(dict(key).get(label, "") for label in wanted): n for key, n in samples(scrape, name).items()}
 
 
-def test_all_that_is_counted(host, ipv6):
+def test_a_scrape_has_all_counters(host, ipv6):
     iptc.restore(RULES, ipv6, counters=True)
     scrape = scraper(ipv6).scrape()
     text = '-p tcp -m comment --comment "to the web" -j web'
@@ -151,7 +151,7 @@ def test_a_rule_is_looked_up_once(host, monkeypatch):
         ({"tables": ["nat"]}, [], 0),
     ],
 )
-def test_what_is_chosen(host, chosen, chains, texts):
+def test_only_selected_rules_and_chains_have_series(host, chosen, chains, texts):
     iptc.restore(RULES)
     iptc.restore("*nat\nCOMMIT\n")
     scrape = scraper(sources=Sources(Selection(**{"tables": ["filter"], **chosen}))).scrape()
@@ -160,7 +160,7 @@ def test_what_is_chosen(host, chosen, chains, texts):
         assert sorted(chain for (chain,) in by(scrape, "iptables_chain_rules_packets_total", "chain")) == chains
 
 
-def test_what_is_no_regular_expression():
+def test_a_wrong_regular_expression_is_refused():
     with pytest.raises(iptc.ParameterError, match="regular expression"):
         Selection(rules=["("])
 
@@ -338,7 +338,7 @@ def test_rules_that_only_nft_can_read(host):
     assert "lookup" in text
 
 
-def test_a_greatest_rule(host):
+def test_the_longest_rule_has_a_label(host):
     rule = iptc.Rule()
     for number in range(100):
         rule.create_match("comment").comment = '"' * 255
@@ -349,7 +349,7 @@ def test_a_greatest_rule(host):
 
 
 @pytest.mark.long
-def test_two_hundred_thousand_rules(host):
+def test_two_hundred_thousand_rules_are_scraped(host):
     lines = [f"[{n}:{n}] -A c{n % 1000} -s 10.{n >> 16}.{n >> 8 & 255}.{n & 255} -j RETURN" for n in range(200_000)]
     chains = [f":c{n} - [0:0]" for n in range(1000)]
     iptc.restore("\n".join(["*filter", *chains, *lines, "COMMIT", ""]), counters=True)

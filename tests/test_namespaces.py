@@ -110,7 +110,7 @@ def test_each_way_to_name_it_alone(host, family, other):
 
 
 @pytest.mark.parametrize("wrong", ["nosuch", "/nosuch", "", "a\0b", 2**30, -1, True, 1.5, b"x", []], ids=ascii)
-def test_what_names_no_namespace(host, family, wrong):
+def test_what_names_no_namespace_is_refused(host, family, wrong):
     with pytest.raises(iptc.IPTCError):
         family.Table("filter", netns=wrong)
     with pytest.raises(iptc.NotFound, match="can't open network namespace nosuch: No such file or directory"):

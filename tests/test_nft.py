@@ -239,7 +239,7 @@ def test_the_first_of_very_many_errors_is_named(host):
     assert ruleset(host) == ""
 
 
-def test_a_jump_to_nowhere(host):
+def test_a_jump_to_a_missing_chain_is_refused(host):
     operation = edits.Append("INPUT", entry(1, "web"))
     with pytest.raises(
         iptc.NotFound, match="Chain 'web' does not exist: RULE_APPEND failed: rule in chain INPUT: .*-j web"
@@ -247,7 +247,7 @@ def test_a_jump_to_nowhere(host):
         commit(operation)
 
 
-def test_a_loop(host):
+def test_a_loop_of_jumps_is_refused(host):
     commit(
         edits.CreateChain("one"),
         edits.CreateChain("two"),
@@ -698,7 +698,7 @@ def test_garbage_is_no_message_and_no_attribute():
         assert sum(len(payload) + 16 for _, _, payload in _netlink.messages_in(data)) <= len(data)
 
 
-def test_a_socket_that_is_closed(host):
+def test_a_closed_socket_raises(host):
     channel = _netlink.Socket()
     channel.close()
     channel.close()

@@ -145,7 +145,7 @@ def test_signals_all_the_time(host):
 # ------------------------------------------------------------ a very long chain
 
 
-def test_a_very_long_chain(host):
+def test_a_very_long_chain_can_be_edited(host):
     # the kernel's dumps cost the square of it: a hundred thousand take half a minute
     count = min(batch_room() // 500, 30_000 if STRESS == 1 else 100_000)
     iptc.restore(text_of(count, counted=True), counters=True)
@@ -351,7 +351,7 @@ def test_a_chain_that_a_map_needs_is_not_deleted(host):
     assert host.run("nft", "list", "ruleset") == before
 
 
-def test_a_table_that_sleeps(host):
+def test_a_dormant_table_is_read_and_changed(host):
     host.run(
         "nft",
         "-f",

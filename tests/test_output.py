@@ -398,7 +398,7 @@ def test_a_terminal_gets_no_control_characters(host):
 # ---------------------------------------------------------------- the release
 
 
-def test_the_release_is_one(shell):
+def test_version_prints_the_release_of_iptc(shell):
     assert shell("iptc --version") == (0, f"iptc {iptc.__version__}\n".encode(), b"")
     # the release of python-iptables whose API this is, for programs that compare it
     assert iptc.version.__version__ == "1.2.0"

@@ -346,7 +346,7 @@ rules = ["-j ACCEPT"]
 """
 
 
-def test_the_command(host, tmp_path):
+def test_the_command_owned_plans_applies_shows_and_removes(host, tmp_path):
     others(host)
     before = lines(host)
     file = tmp_path / "web.toml"

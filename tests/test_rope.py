@@ -33,7 +33,7 @@ def mixed(dice, step):
     return step if dice.random() < 0.3 else Row(b"%d" % step, step)
 
 
-def test_is_a_list():
+def test_a_sequence_behaves_like_a_list():
     sequence, model = edited(20000, mixed)
     assert len(sequence) == len(model) > 4000
     assert list(sequence) == model

@@ -219,7 +219,7 @@ def test_every_file_does_what_it_does_with_iptables_restore(host, ipv6):
     report(differing(host, chosen, ipv6, of_family(cases.BEFORE.encode(), ipv6).decode()), len(chosen))
 
 
-def test_every_specification_in_a_file(prepared, ipv6):
+def test_every_specification_in_a_file_is_accepted_or_refused_as_by_the_host(prepared, ipv6):
     """Also what only a table or the kernel can refuse: interfaces in a chain, DROP in nat, a chain that does not exist."""
     known = [*specs.load_parity(ipv6, "base"), *(spec for spec in specs.load_invalid() if spec.ipv6 == ipv6)]
     # -h and -V end iptables-restore

@@ -218,7 +218,7 @@ def test_the_rule_that_is_named_is_the_one_deleted(host, family, number, autocom
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_other_names_for_it(host, family, number):
+def test_easy_and_texts_find_the_same_rule(host, family, number):
     """`easy`, restored texts, replaced rules and entries."""
     for order in ORDERS:
         host.iptables(f"-A INPUT {order} -j ACCEPT", ipv6=family.ipv6)

@@ -313,7 +313,7 @@ def test_late_polls_are_not_made_up_for(host, clock):
     run.close()
 
 
-def test_the_real_clock(host):
+def test_samples_by_the_real_clock_cover_the_whole_time(host):
     host.iptables("-A INPUT -p tcp")
     run = iter(iptc.Sampler(0.001, ["filter"], ipv6=False))
     taken = [next(run) for _ in range(20)]

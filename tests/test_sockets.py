@@ -63,7 +63,7 @@ print("done")
 """
 
 
-def test_where_no_thread_can_begin(start, other):
+def test_without_threads_other_namespaces_are_still_reached(start, other):
     assert start(HEAD + REFUSED, str(other)) == ["done"]
     assert len(rules_in(other)) > 2
 

@@ -405,7 +405,7 @@ def test_keys_and_sizes_in_a_terminal(busy, tmp_path, python):
         assert screen.shows("ended with 0")[0] == "ended with 0"
 
 
-def test_a_view_that_counts(busy, tmp_path):
+def test_the_view_shows_rates_and_pauses(busy, tmp_path):
     if lacks_terminals():
         return test_as_json(busy)
     with Screen(tmp_path, "-4", "-t", "filter", "--no-idle") as screen:
@@ -439,7 +439,7 @@ def test_a_stopped_view_gives_the_terminal_back(busy, tmp_path):
         screen.shows("ended with 143")
 
 
-def test_a_terminal_without_a_keyboard(busy):
+def test_without_a_keyboard_the_view_is_shown_until_its_count(busy):
     """Standard input is no terminal, as in a script: the view is shown, and ends with --count."""
     code = "import sys; from iptc.cli import main; sys.exit(main(['top', '--interval', '0.02', '--count', '2', '-4']))"
     environment = {**ENVIRONMENT, "XTABLES_LOCKFILE": os.environ["XTABLES_LOCKFILE"]}

@@ -450,7 +450,7 @@ def test_a_process_that_was_forked_off_keeps_nothing(local):
         process.stdout.close()
 
 
-def test_it_is_closed_from_elsewhere(local):
+def test_closing_from_another_thread_ends_the_loop(local):
     trace = iptc.Trace("-p udp")
     closing = threading.Timer(0.05, trace.close)
     closing.start()
@@ -478,7 +478,7 @@ def command(*words, **options):
     return subprocess.run([sys.executable, "-m", "iptc", "trace", *words], capture_output=True, text=True, **options)
 
 
-def test_the_command(local):
+def test_the_command_trace_prints_packets(local):
     local.iptables("-A INPUT -p udp --dport 9 -j DROP")
     for words in (["--json", "--count", "1", "-p", "udp", "-i", "lo"], ["-p udp -i lo", "--count", "1"]):
         with subprocess.Popen(

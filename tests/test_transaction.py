@@ -59,7 +59,7 @@ def test_edits_go_out_together_at_the_end(host, family):
     assert len(host.rules(family.ipv6)) == 1
 
 
-def test_an_exception_takes_everything_back(host, family):
+def test_after_an_exception_nothing_is_changed(host, family):
     table = family.Table("filter")
     iptc.Chain(table, "INPUT").append_rule(rule(table))
     before = host.save(family.ipv6)
@@ -263,7 +263,7 @@ def test_wrong_arguments(host):
     assert transaction.changed
 
 
-def test_a_closed_table(host, family):
+def test_a_closed_table_has_no_transaction(host, family):
     table = family.Table("filter")
     table.close()
     with pytest.raises(iptc.KernelError, match="closed"):

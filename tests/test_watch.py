@@ -75,7 +75,7 @@ def test_each_change_is_told_in_words_of_rules(host):
 
 
 @pytest.mark.one_backend("nft")
-def test_who_did_it_is_known(host):
+def test_changes_of_nf_tables_name_their_process(host):
     with iptc.watch("nft") as watch:
         for command in (
             ("iptables-nft", "-A", "INPUT", "-j", "ACCEPT"),
