@@ -265,9 +265,9 @@ def _shares(bench, backends):
         )
     yield Table(
         "The share of a processor that a poller takes",
-        f"`read()` at a pace, in one chain: the processor's time of the process, with what the kernel does for it, "
-        f"over {seconds} s; at 1,000 Hz the least of several runs, in turn. To wake up and go to sleep so often costs something by "
-        "itself: the first two rows. Where it cannot keep the pace, what it reached instead.",
+        f"`read()` so many times a second, in one chain: the processor's time of the process during {seconds} s, "
+        "including the kernel's work for it; at 1,000 Hz the least of several runs, in turn. If the process cannot read so "
+        "often, the table has the rate that it reached. The first two rows are the cost of waking up so often without reading.",
         ["", *(f"{rate:,} Hz" for rate in RATES)],
         [[name, *(_cell(found[rate], rate) for rate in RATES)] for name, found in rows.items()],
     )
