@@ -67,7 +67,7 @@ def _competitors(bench, backend, size, chains):
     if backend == "nft" and chains == 1 and size > MOST_OF_PEERS:
         return {}  # the dump of so long a chain takes a quarter of an hour, and eBPF learns from it once
     found = {BPF: (ours, "bpf"), SOCKET: (ours, "buffers")}
-    if size > MOST_OF_PEERS:
+    if size > MOST_OF_PEERS or _is_slow(backend, size, chains):
         return found
     if backend == "nft":
         found[FLOOR] = bench.program("nftfloor"), "poll"
@@ -85,6 +85,11 @@ def _competitors(bench, backend, size, chains):
         if "python-iptables" in bench.python and size <= 10_000:
             found["python-iptables"] = bench.worker("python-iptables"), "classic"
     return found
+
+
+def _is_slow(backend, size, chains):
+    """Whether a single dump takes many seconds: in the kernel it costs the square of the number of rules of a chain."""
+    return backend == "nft" and chains == 1 and size > 10_000
 
 
 def _has(python, operation):
@@ -114,7 +119,7 @@ def _sizes(bench, backend, chains):
                 name: lambda name=name, operation=operation: running[name].ask("measure", operation, bench.budget)
                 for name, (_, operation) in competitors.items()
             }
-            if size <= MOST_OF_PEERS:
+            if len(competitors) > 2:
                 samplers[f"{SAVES[backend]} -c"] = Command(SAVES[backend], "-t", "filter", "-c").run
             best = interleave(samplers, bench.rounds, bench.patience, least=1)
             ns = bench.keep(f"bpf {backend} {chains} {size}", best)
@@ -159,8 +164,7 @@ def _openings(bench, backend):
     side = "nf_tables" if backend == "nft" else "legacy"
     restore = NFT_RESTORE if backend == "nft" else LEGACY_RESTORE
     for size in (size for size in bench.sizes if size <= MOST_OF_PEERS):
-        # where a single dump takes many seconds, a second chain shows no more
-        for chains in (1, 1000) if size >= 1000 else (1,):
+        for chains in [chains for chains in (1, 1000) if chains <= size and not _is_slow(backend, size, chains)]:
             say(f"bpf: opening, {size} rules in {chains} chains on {side}")
             clear()
             load(rule_lines(size, "large", chains), restore)
@@ -204,7 +208,7 @@ def _all_changed(bench, backend):
     rows = []
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     side = "nf_tables" if backend == "nft" else "legacy"
-    for size in (size for size in bench.sizes if size <= MOST_OF_PEERS):
+    for size in (size for size in bench.sizes if size <= MOST_OF_PEERS and not _is_slow(backend, size, 1)):
         say(f"bpf: {size} counters that change on {side}")
         clear()
         load(["-A INPUT -m mark --mark 0"] * size, NFT_RESTORE if backend == "nft" else LEGACY_RESTORE)

@@ -140,6 +140,49 @@ def test_rules_that_are_added_and_deleted_are_followed(host, readers, ipv6, traf
     assert reader.source == IN_USE
 
 
+def test_only_new_rules_are_read_by_the_socket(host, readers, ipv6, traffic):
+    rules = [f"-A OUTPUT -p udp --dport {port}" for port in range(1, 200)]
+    restored(host, ipv6, ":web - [0:0]", *rules, "-A OUTPUT -j web", "-A web -p udp")
+    reader, other = readers()
+    same(reader, other)
+    follows = IN_USE == "bpf" and reader.backend == "nft"
+    expected = 0
+    for followed, *commands in (
+        (True, "-A OUTPUT -p udp", "-D OUTPUT 7"),
+        (True, "-I web -p udp --dport 7", "-N none"),
+        (True, "-P FORWARD DROP"),
+        # rules that jump to the chain have another text, and the same handles
+        (False, "-E web www"),
+        (True, "-D OUTPUT 1", "-X none", "-I www -p udp --dport 7"),
+        # the same rules, with other handles
+        (False, "-S"),
+        (True, "-D www 1"),
+    ):
+        for command in commands:
+            if command == "-S":
+                restored(host, ipv6, ":www - [0:0]", *rules, "-A OUTPUT -j www", "-A www -p udp")
+            else:
+                host.iptables(command, ipv6=ipv6)
+        traffic(7, 3, ipv6)
+        snapshot = same(reader, other)
+        traffic(7, 2, ipv6)
+        assert [rule.text for rule in snapshot.rules] == [rule.text for rule in other.read().rules]
+        expected += followed and follows
+        assert getattr(reader._scan, "followed", 0) == expected, commands
+        same(reader, other)
+    assert reader.source == IN_USE
+
+
+def test_what_is_followed_is_compared_when_it_is_due(host, readers, ipv6, traffic):
+    restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
+    reader, other = readers(source_check=1e-6)
+    for _ in range(3):
+        host.iptables("-I OUTPUT -p udp", ipv6=ipv6)
+        traffic(7, 1, ipv6)
+        same(reader, other)
+    assert getattr(reader._scan, "followed", 0) == 0 and reader.source == IN_USE
+
+
 def test_a_table_that_does_not_exist_reads_as_empty(host, readers, ipv6, traffic):
     reader, other = readers("mangle")
     assert len(same(reader, other)) == 0

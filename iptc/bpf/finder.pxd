@@ -21,4 +21,5 @@ cdef class Finder:
     cdef int keep(self, const Marks *marks) except -1
     cdef bytes addresses(self)
     cdef bytes owners(self)
+    cdef tuple follow(self, object scan, Marks *marks, bytearray asked)
     cdef bytes places(self, object scan, Marks *marks)

@@ -27,6 +27,14 @@ cdef class Finder:
         """
         return None
 
+    cdef tuple follow(self, object scan, Marks *marks, bytearray asked):
+        """Have *scan* read only what has changed between what was kept and the last find, and return its reading.
+
+        Put into *asked* a byte for each rule that was found: whether *scan* has read its counters. Return None if that
+        is impossible, or takes longer than to read all.
+        """
+        return None
+
     cdef bytes places(self, object scan, Marks *marks):
         """Return int32 numbers: which counter of `addresses` each slot of *scan* has, then each policy; -1 for none.
 

@@ -9,7 +9,7 @@ netlink shows the same chains, and in them rules with the same handles.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EFAULT, ENOMEM
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
 
 from .._linux cimport strnlen
@@ -32,7 +32,12 @@ cdef enum:
     MOST_EXPRESSIONS = 128           # in one rule
     MOST_KINDS = 64
     MOST_COUNTER = 64                # bytes of one counter
+    CHANGES = 16                     # if more than one rule of so many is new, to read all takes no longer
+    FEW_CHANGES = 4
     ROOM = 512                       # bytes of the largest structure that is read
+
+_NOT = bytes([1]) + bytes(255)
+"""Turns 0 into 1, and all else into 0."""
 
 SEQUENCE = "nft_counter_seq"
 """The per-CPU variable to which each CPU adds 1 before and after it counts a packet. Newer kernels do not have it."""
@@ -86,6 +91,7 @@ cdef struct Where:
 # One kind of expression.
 cdef struct Kind:
     uint64_t ops                     # address of its struct nft_expr_ops
+    uint64_t type                    # address of its struct nft_expr_type
     uint32_t size                    # bytes of such an expression
     bint is_counter
 
@@ -100,6 +106,8 @@ cdef struct Found:
 
 cdef struct RuleFound:
     uint64_t handle
+    uint32_t length                  # bytes of its expressions
+    uint32_t at                      # where in them the address of its counter stands
     uint64_t counter                 # per-CPU address, 0: none
 
 
@@ -171,6 +179,11 @@ cdef inline uint64_t _bits(const char *memory, Field field) noexcept nogil:
     return word & ((<uint64_t> 1 << field.width) - 1)
 
 
+cdef inline size_t _place_for(uint64_t handle, uint32_t room) noexcept nogil:
+    """Return where a handle belongs in a table with so much room, a power of two."""
+    return (handle * 0x9e3779b97f4a7c15u >> 20) & (room - 1)
+
+
 cdef class Walk:
     """A walk over one table: its chains, and the handle and the counter of each rule."""
 
@@ -190,6 +203,13 @@ cdef class Walk:
     cdef uint32_t chain_count, chain_room
     cdef RuleFound *rules
     cdef uint32_t rule_count, rule_room
+    cdef uint32_t *index             # numbers of its rules plus one, to be found by handle; 0: free
+    cdef uint32_t index_room
+    # while it walks: the rules of an earlier walk, of the table with this handle, and their index
+    cdef const RuleFound *known
+    cdef const uint32_t *known_index
+    cdef uint32_t known_room
+    cdef uint64_t known_table
     cdef char *blob
     cdef size_t blob_room
     cdef Kind kinds[64]
@@ -200,6 +220,7 @@ cdef class Walk:
     def __dealloc__(self):
         free(self.chains)
         free(self.rules)
+        free(self.index)
         free(self.blob)
 
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
@@ -385,32 +406,51 @@ cdef class Walk:
                 self.rules = more
                 self.rule_room = 2 * self.rule_room + 256
             rule = &self.rules[self.rule_count]
-            rule.handle = _bits(self.blob + at, where.rule_handle)
-            if not self._find_counter(self.blob + at + where.rule_data, length, &rule.counter):
+            rule.handle, rule.length = _bits(self.blob + at, where.rule_handle), <uint32_t> length
+            if not self._is_known(self.blob + at + where.rule_data, rule) and not self._find_counter(
+                    self.blob + at + where.rule_data, length, rule):
                 return EFAULT
             self.rule_count += 1
             chain.end = self.rule_count
             at += where.rule_data + length
         return 0
 
-    cdef bint _find_counter(self, const char *expressions, size_t length, uint64_t *counter) noexcept nogil:
+    cdef bint _is_known(self, const char *expressions, RuleFound *rule) noexcept nogil:
+        """Whether an earlier walk has found the same rule with the same counter. A rule with a handle never changes."""
+        cdef size_t at
+        cdef const RuleFound *other
+        if not self.known_room or self.known_table != self.table_handle:
+            return False
+        at = _place_for(rule.handle, self.known_room)
+        while self.known_index[at]:
+            other = &self.known[self.known_index[at] - 1]
+            if other.handle == rule.handle:
+                if other.length != rule.length or other.at and word_in(expressions, other.at) != other.counter:
+                    return False
+                rule[0] = other[0]
+                return True
+            at = (at + 1) & (self.known_room - 1)
+        return False
+
+    cdef bint _find_counter(self, const char *expressions, size_t length, RuleFound *rule) noexcept nogil:
         """Find the address of the first counter of a rule; 0 if it has none. Return False if the rule makes no sense.
         """
         cdef Where *where = &self.where
         cdef const Kind *kind
         cdef size_t at = 0
-        counter[0] = 0
+        rule.counter = rule.at = 0
         while at < length:
             if length - at < where.data:
                 return False
             kind = self._kind(word_in(expressions + at, where.ops))
             if kind == NULL or kind.size < where.data or kind.size > length - at:
                 return False
-            if kind.is_counter and not counter[0]:
+            if kind.is_counter and not rule.counter:
                 if kind.size < where.data + where.private_size:
                     return False
-                counter[0] = word_in(expressions + at, where.data + where.private_counter)
-                if not counter[0]:
+                rule.at = <uint32_t> at + where.data + where.private_counter
+                rule.counter = word_in(expressions, rule.at)
+                if not rule.counter:
                     return False
             at += kind.size
         return at == length
@@ -420,19 +460,29 @@ cdef class Walk:
         cdef Where *where = &self.where
         cdef Kind *kind
         cdef char name[MOST_NAME]
+        cdef char memory[ROOM]
         cdef uint64_t type_at
-        cdef uint32_t i
+        cdef uint32_t i, first, end
         for i in range(self.kind_count):
             if self.kinds[i].ops == ops:
                 return &self.kinds[i]
         if self.kind_count == MOST_KINDS:
             self.kind_count = 0
-        type_at = self.window.word(ops + where.ops_type)
-        if ops < 4096 or type_at < 4096 or not self._name_at(self.window.word(type_at + where.type_name), name):
+        first, end = min(where.ops_type, where.ops_size), max(where.ops_type, where.ops_size) + 8
+        if ops < 4096 or end - first > ROOM or self.window.look(ops + first, memory, end - first):
             return NULL
+        type_at = word_in(memory, where.ops_type - first)
         kind = &self.kinds[self.kind_count]
-        kind.ops = ops
-        kind.size = <uint32_t> self.window.word(ops + where.ops_size)
+        kind.ops, kind.type = ops, type_at
+        kind.size = <uint32_t> word_in(memory, where.ops_size - first)
+        for i in range(self.kind_count):
+            if self.kinds[i].type == type_at:
+                # each use of an extension of iptables has operations of its own
+                kind.is_counter = self.kinds[i].is_counter
+                self.kind_count += 1
+                return kind
+        if type_at < 4096 or not self._name_at(self.window.word(type_at + where.type_name), name):
+            return NULL
         kind.is_counter = strcmp(name, b"counter") == 0
         if kind.is_counter:
             self.has_counters = True
@@ -441,6 +491,32 @@ cdef class Walk:
         return kind
 
     # ------------------------------------------------------------------ what was found
+
+    cdef int compare_with(self, Walk other) except -1:
+        """Walk faster through the rules that *other* has found; None: there is no other walk."""
+        self.known_room = 0
+        if other is not None and other.index != NULL:
+            self.known, self.known_index, self.known_room = other.rules, other.index, other.index_room
+            self.known_table = other.table_handle
+        return 0
+
+    cdef int make_index(self) except -1:
+        """Let rules be found by their handles."""
+        cdef uint32_t i, room = 16
+        cdef size_t at
+        while room < 2 * <size_t> self.rule_count:
+            room *= 2
+        free(self.index)
+        self.index_room = room
+        self.index = <uint32_t *> calloc(room, sizeof(uint32_t))
+        if self.index == NULL:
+            raise MemoryError
+        for i in range(self.rule_count):
+            at = _place_for(self.rules[i].handle, room)
+            while self.index[at]:
+                at = (at + 1) & (room - 1)
+            self.index[at] = i + 1
+        return 0
 
     cdef Walk again(self):
         """Return another walk over the same table."""
@@ -468,6 +544,32 @@ cdef class Walk:
                     or one.first != two.first or one.end != two.end or strcmp(one.name, two.name) != 0):
                 return False
         return not self.rule_count or memcmp(self.rules, other.rules, self.rule_count * sizeof(RuleFound)) == 0
+
+    cdef bytearray unchanged(self, Walk other):
+        """Return a byte for each rule: whether the other walk has found it too, with its counter in the same place."""
+        cdef bytearray made = bytearray(self.rule_count)
+        cdef char *same = made
+        cdef uint32_t i
+        cdef size_t at
+        for i in range(self.rule_count if other.index != NULL else 0):
+            at = _place_for(self.rules[i].handle, other.index_room)
+            while other.index[at] and not same[i]:
+                same[i] = memcmp(&other.rules[other.index[at] - 1], &self.rules[i], sizeof(RuleFound)) == 0
+                at = (at + 1) & (other.index_room - 1)
+        return made
+
+    cdef tuple described(self):
+        """Return ({handle of a chain: (name, first rule, end, policy or -1)}, handles of the rules as uint64)."""
+        cdef dict chains = {}
+        cdef uint32_t i
+        cdef bytes handles = PyBytes_FromStringAndSize(NULL, 8 * <Py_ssize_t> self.rule_count)
+        cdef uint64_t *handle = <uint64_t *> PyBytes_AS_STRING(handles)
+        for i in range(self.chain_count):
+            chains[self.chains[i].handle] = (
+                <bytes> self.chains[i].name, self.chains[i].first, self.chains[i].end, self.chains[i].policy)
+        for i in range(self.rule_count):
+            handle[i] = self.rules[i].handle
+        return chains, handles
 
     cdef bytes places(self, list rows, bytes handles):
         """Return int32 numbers: the number of the rule for each slot, then, for each policy, the number of its chain
@@ -542,8 +644,10 @@ cdef class NftFinder(Finder):
 
     cdef int find(self) except -1:
         cdef int failed
+        self.found.compare_with(self.kept if self.keeps else None)
         with nogil:
             failed = self.found.walk()
+        self.found.known_room = 0
         self.rules = self.found.rule_count
         if self.found.has_counters and not self.has_sequence:
             self.sequence = variable_at(self.found.window, SEQUENCE, "nf_tables", self.found.module)
@@ -569,6 +673,7 @@ cdef class NftFinder(Finder):
         self.found.pernet = self.kept.pernet
         self.generation = marks.value[0]
         self.keeps = True
+        self.kept.make_index()
         return 0
 
     cdef bytes addresses(self):
@@ -581,6 +686,21 @@ cdef class NftFinder(Finder):
         for i in range(found.chain_count):
             address[found.rule_count + i] = found.chains[i].stats
         return made
+
+    cdef tuple follow(self, object scan, Marks *marks, bytearray asked):
+        """A rule with the same handle in the same table says the same, unless a chain has another name."""
+        cdef bytearray known
+        cdef Py_ssize_t unknown
+        if not self.keeps or not self.has_marks or self.found.table_handle != self.kept.table_handle:
+            return None
+        known = self.found.unchanged(self.kept)
+        unknown = known.count(0)
+        if unknown > len(known) // CHANGES + FEW_CHANGES:
+            return None
+        chains, handles = self.found.described()
+        reading = scan.follow(marks.value[0], chains, handles, known)
+        asked[:] = known.translate(_NOT)
+        return reading
 
     cdef bytes places(self, object scan, Marks *marks):
         cdef uint64_t generation

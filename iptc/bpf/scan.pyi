@@ -16,6 +16,7 @@ class BpfScan(Scan):
 
     source: str
     source_reason: str
+    followed: int
     def __init__(
         self, socket: Any, opener: Callable[[], tuple[Window, Finder]], falls_back: bool, period: float
     ) -> None: ...

@@ -102,6 +102,8 @@ cdef class BpfScan(Scan):
     cdef int process                 # the number of the process that has the descriptors
     cdef double wait                 # seconds until eBPF is tried again after the next hindrance
     cdef double again                # the time when eBPF is tried again
+    cdef bint compared               # the kept find was compared with a reading of all by the socket
+    cdef readonly int followed       # how many changes were followed without reading all by the socket
     cdef bint learned                # the counters of the present ruleset were found
     cdef bint is_odd                 # the last search found inconsistent memory
     cdef bytes placed                # for each slot: the number of its counter among those that were found
@@ -144,7 +146,7 @@ cdef class BpfScan(Scan):
         """
         cdef double longest = self.period if self.period > 0 else LONGEST_WAIT
         cdef bint passes = isinstance(why, (Hindrance, KernelError))
-        self.learned = False
+        self.learned = self.compared = False
         if isinstance(why, Hindrance) and why.is_lost or self.falls_back and not passes:
             # the open programs and maps will not be used again
             self.window, self.finder, self.copies = None, None, None
@@ -261,16 +263,30 @@ cdef class BpfScan(Scan):
 
     cdef tuple _by_socket(self):
         """Return what the socket's scan reads."""
-        cdef tuple reading
         self.layout = None
         if self.last is not None:
             # the socket's scan compares its reading with these
             self.socket.remember(self.last, self.last_policies)
             self.last = None
-        reading = self.socket.read()
+        return self._adopted(self.socket.read())
+
+    cdef tuple _adopted(self, tuple reading):
+        """Take over what the socket's scan says of the rules of its *reading*."""
         self.chains, self.identities, self.doubt = self.socket.chains, self.socket.identities, self.socket.doubt
         self.digest = reading[1]
         return reading
+
+    cdef tuple _by_changes(self, Marks *marks, bytearray asked):
+        """Have the socket's scan read only the rules that are new. None where that is impossible, or all is to be
+        read for the comparison."""
+        cdef tuple reading
+        if not self.compared or self.period > 0 and time.monotonic() >= self.due:
+            return None
+        reading = self.finder.follow(self.socket, marks, asked)
+        if reading is None:
+            return None
+        self.followed += 1
+        return self._adopted(reading)
 
     cdef bint _copy(self) except -1:
         """Copy the counters. Return whether the rules are still those that were learned."""
@@ -312,6 +328,8 @@ cdef class BpfScan(Scan):
         cdef tuple reading = None
         cdef bytes addresses, before, placed
         cdef str difference
+        cdef bytearray asked = bytearray()
+        cdef bint followed = False
         # if the socket's numbers can be used instead, a large table is not read twice by the socket
         cdef double limit = time.monotonic() + (FIRST_WAIT if self.falls_back else PATIENCE)
         self.learned = False
@@ -324,7 +342,7 @@ cdef class BpfScan(Scan):
                 with nogil:
                     usleep(PAUSE)
                 PyErr_CheckSignals()
-            if _attempt and time.monotonic() > limit:
+            if _attempt and not followed and time.monotonic() > limit:
                 break
             addresses = self.finder.addresses()
             self._prepare(addresses, self.finder.rules)
@@ -332,9 +350,10 @@ cdef class BpfScan(Scan):
             if not self._copy_once():
                 continue
             before = self._sums()
-            reading = None
+            reading = None if _attempt else self._by_changes(&marks, asked)
+            followed = reading is not None
             try:
-                reading = self._by_socket()
+                reading = reading or self._by_socket()
             except Conflict:
                 continue             # the ruleset changed while the socket read it
             if self.doubt:
@@ -348,6 +367,8 @@ cdef class BpfScan(Scan):
                 continue
             difference = "other rules"
             if placed is not None:
+                if followed:
+                    _assume(before, placed, asked, reading[0])
                 self._prepare(_gathered(addresses, placed), (<Counts> reading[0]).rules)
                 self.copies.marks = marks
                 if not self._copy_once():
@@ -356,8 +377,9 @@ cdef class BpfScan(Scan):
             if not difference:
                 self.finder.keep(&marks)
                 self.placed, self.found = placed, PyBytes_GET_SIZE(addresses) // 8
-                self.learned = True
-                self.due = time.monotonic() + self.period
+                self.learned = self.compared = True
+                if not followed:
+                    self.due = time.monotonic() + self.period
                 self.wait = FIRST_WAIT
                 self.source, self.source_reason = "bpf", ""
                 return self._taken()
@@ -462,6 +484,19 @@ cdef class BpfScan(Scan):
     def with_aside(self, Counts counts not None, list policies not None):
         """As the socket's scan does: add the counts that a writer has not given back yet."""
         return self.socket.with_aside(counts, policies)
+
+
+cdef int _assume(bytes before, bytes placed, bytearray asked, Counts counts) except -1:
+    """Put into *counts* the sums of the rules that the socket was not asked for: their counters are where they were
+    when they were compared with the socket's."""
+    cdef const uint64_t *pair = <const uint64_t *> PyBytes_AS_STRING(before)
+    cdef const int32_t *place = <const int32_t *> PyBytes_AS_STRING(placed)
+    cdef const char *is_read = asked
+    cdef Py_ssize_t slot
+    for slot in range(counts.rules):
+        if place[slot] >= 0 and not is_read[place[slot]]:
+            counts.packet_row[slot], counts.byte_row[slot] = pair[2 * place[slot]], pair[2 * place[slot] + 1]
+    return 0
 
 
 cdef double _now(int clock) noexcept:

@@ -9,7 +9,7 @@ all the time, each chain is as it was at one moment.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOENT, ENOMEM
 from libc.stdint cimport int32_t
-from libc.stdlib cimport free, qsort
+from libc.stdlib cimport calloc, free, qsort
 from libc.string cimport memcpy, memset, strcmp, strlen
 
 from .._linux cimport (
@@ -25,7 +25,7 @@ from .._netlink cimport (
     NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_QUOTA_FLAGS, NFT_QUOTA_F_DEPLETED, NFTA_RULE_CHAIN,
     NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, GENERAL_HEAD, NFTA_RULE_USERDATA, Attribute, Channel, Message, Socket,
     attribute_be32, attribute_be64, attribute_next, attribute_scan, attribute_text, channel_beside, channel_dump,
-    channel_generation, channel_get, channel_is_ours, message_next, message_scan, put_text, writer_reserve,
+    channel_generation, channel_get, channel_is_ours, message_next, message_scan, put_be64, put_text, writer_reserve,
 )
 from .._netns cimport Namespace
 from .._core import HOOKS
@@ -497,6 +497,88 @@ cdef int _read_all(Lane *lanes, bint unchanged) noexcept nogil:
     return lanes[0].failed
 
 
+# ------------------------------------------------------- what has changed
+
+# The rules of an earlier reading, found by their handles.
+cdef struct Earlier:
+    const uint64_t *handles
+    const uint64_t *identities
+    uint32_t *places                 # numbers of rules plus one; 0: free
+    size_t mask
+
+
+cdef size_t _place_of(const Earlier *earlier, uint64_t handle) noexcept nogil:
+    """Return the place of a handle, or the free place where it belongs."""
+    cdef size_t at = (handle * 0x9e3779b97f4a7c15u >> 20) & earlier.mask
+    while earlier.places[at] and earlier.handles[earlier.places[at] - 1] != handle:
+        at = (at + 1) & earlier.mask
+    return at
+
+
+cdef int _index(Earlier *earlier, size_t count) noexcept nogil:
+    """Fill in the places. Return 0 or ENOMEM."""
+    cdef size_t i, room = 16
+    while room < 2 * count:
+        room *= 2
+    earlier.places = <uint32_t *> calloc(room, sizeof(uint32_t))
+    if earlier.places == NULL:
+        return ENOMEM
+    earlier.mask = room - 1
+    for i in range(count):
+        earlier.places[_place_of(earlier, earlier.handles[i])] = <uint32_t> i + 1
+    return 0
+
+
+cdef bint _add_rule(Lane *lane, uint64_t handle, uint64_t identity) noexcept nogil:
+    """Add a rule that has not changed. Its counters are not known."""
+    if (not writer_reserve(&lane.packets, 8) or not writer_reserve(&lane.sizes, 8)
+            or not writer_reserve(&lane.identities, 8) or not writer_reserve(&lane.handles, 8)):
+        return False
+    (<uint64_t *> (lane.packets.memory + lane.packets.length))[0] = 0
+    (<uint64_t *> (lane.sizes.memory + lane.sizes.length))[0] = 0
+    (<uint64_t *> (lane.identities.memory + lane.identities.length))[0] = identity
+    (<uint64_t *> (lane.handles.memory + lane.handles.length))[0] = handle
+    lane.packets.length += 8
+    lane.sizes.length += 8
+    lane.identities.length += 8
+    lane.handles.length += 8
+    return True
+
+
+cdef int _follow_chain(Lane *lane, ListedChain *row, const uint64_t *handles, char *known, size_t count,
+                       const Earlier *earlier) noexcept nogil:
+    """Take the rules of one chain: those that are *known* from the earlier reading, the others from the kernel.
+
+    Return 0 or an errno. *known* is set to 0 for each rule that the kernel was asked for.
+    """
+    cdef size_t i, at, slot
+    cdef int failed
+    row.first = slot = lane.handles.length // 8
+    for i in range(count):
+        at = earlier.places[_place_of(earlier, handles[i])] if known[i] else 0
+        if at:
+            if not _add_rule(lane, handles[i], earlier.identities[at - 1]):
+                return ENOMEM
+        else:
+            known[i] = 0
+            failed = _ask_about(lane, row, NFTA_RULE_CHAIN)
+            if failed:
+                return failed
+            put_be64(&lane.question, NFTA_RULE_HANDLE, handles[i])
+            if lane.question.failed:
+                return ENOMEM
+            failed = channel_get(lane.channel, NFT_MSG_GETRULE, lane.ruleset.nfproto, lane.question.memory,
+                                 lane.question.length, _take_rule, lane)
+            if failed:
+                return failed
+        slot += 1
+        if lane.handles.length != 8 * slot or (<uint64_t *> lane.handles.memory)[slot - 1] != handles[i]:
+            return EAGAIN
+    row.end = slot
+    row.lane = 0
+    return 0
+
+
 cdef int _read_table(Lane *lanes) noexcept nogil:
     """Read the whole table. Return 0 or an errno; EAGAIN if chains come and go each time."""
     cdef Ruleset *ruleset = lanes[0].ruleset
@@ -674,12 +756,16 @@ cdef class NftScan(Scan):
         return rows
 
     cdef tuple _read(self):
+        self._load(False)
+        return self._taken()
+
+    cdef tuple _taken(self):
+        """Return what was read, in the form that `read` returns."""
         cdef Counts counts = Counts.__new__(Counts)
         cdef size_t size
         cdef int i
         cdef list policies = []
         cdef ListedChain *row
-        self._load(False)
         size = self.lanes[0].packets.length
         counts._allocate(size // 8)
         if size:
@@ -705,6 +791,81 @@ cdef class NftScan(Scan):
             rows.append((<bytes> row.name, row.handle, row.first, row.end, row.policy if row.builtin >= 0 else -1))
         return (self.ruleset.generation, rows,
                 PyBytes_FromStringAndSize(self.lanes[0].handles.memory, self.lanes[0].handles.length))
+
+    def follow(self, uint32_t generation, dict chains not None, bytes handles not None, bytearray known not None):
+        """Read what has changed since the last reading, for somebody who knows which rules there are by now.
+
+        *chains*: {handle: (name, first, end, policy or -1)}; *handles*: those of the rules, a uint64 each. *known*: a
+        byte for each rule, 0 for those that the kernel must be asked for. It is set to 0 for all that it was asked for.
+        Return as `read` does, with counters of 0 for the other rules; or None, and then all must be read.
+        """
+        self._begin()
+        try:
+            return self._follow(generation, chains, handles, known)
+        finally:
+            self._end()
+
+    cdef tuple _follow(self, uint32_t generation, dict chains, bytes handles, bytearray known):
+        cdef Lane *lane = &self.lanes[0]
+        cdef Earlier earlier
+        cdef ListedChain *row
+        cdef const uint64_t *handle = <const uint64_t *> PyBytes_AS_STRING(handles)
+        cdef char *marks = known
+        cdef uint32_t now = 0
+        cdef uint64_t before = self.digest
+        cdef size_t i, first, count, taken = 0
+        cdef int failed
+        cdef dict names = {}
+        cdef bytes its_handles, its_identities
+        self._check_open()
+        if not before or self.chains is None or len(known) * 8 != PyBytes_GET_SIZE(handles):
+            return None
+        for i in range(_row_count(&self.ruleset.chains)):
+            row = &_rows(&self.ruleset.chains)[i]
+            names[row.handle] = <bytes> row.name
+        its_handles = PyBytes_FromStringAndSize(lane.handles.memory, lane.handles.length)
+        its_identities = PyBytes_FromStringAndSize(lane.identities.memory, lane.identities.length)
+        earlier.handles = <const uint64_t *> PyBytes_AS_STRING(its_handles)
+        earlier.identities = <const uint64_t *> PyBytes_AS_STRING(its_identities)
+        # until the end there is nothing that a later reading could be compared with
+        self.digest, self.ruleset.generation, self.ruleset.keep = 0, 0, False
+        failed = _index(&earlier, PyBytes_GET_SIZE(its_handles) // 8)
+        try:
+            lane.packets.length = lane.sizes.length = lane.identities.length = lane.handles.length = 0
+            if not failed:
+                with nogil:
+                    failed = channel_generation(lane.channel, &now)
+                    if not failed and now == generation:
+                        failed = _list_chains(lane.channel, &self.ruleset, &self.ruleset.chains)
+            for i in range(_row_count(&self.ruleset.chains) if not failed and now == generation else 0):
+                row = &_rows(&self.ruleset.chains)[i]
+                row.first = row.end = lane.handles.length // 8
+                if not row.handle:
+                    continue
+                name, first, count, policy = chains.get(row.handle, (None, 0, 0, -1))
+                if (name != <bytes> row.name or row.builtin >= 0 and policy != row.policy
+                        or names.get(row.handle, name) != name or not first <= count <= <size_t> len(known)):
+                    # a chain with another name: rules that jump there say something else now
+                    return None
+                count -= first
+                taken += count
+                with nogil:
+                    failed = _follow_chain(lane, row, handle + first, marks + first, count, &earlier)
+                if failed:
+                    break
+        finally:
+            free(earlier.places)
+        if not failed and now == generation:
+            with nogil:
+                failed = channel_generation(lane.channel, &now)
+        if failed in (ENOENT, EINTR, EAGAIN) or not failed and (now != generation or taken != <size_t> len(known)):
+            return None
+        self.socket._check(failed, f"can't read {self.table}")
+        self.ruleset.generation = generation
+        self.digest = self._measure()
+        if self.digest != before:
+            self._describe()
+        return self._taken()
 
     def fileno(self):
         """Return the descriptor of the socket, -1 once it is closed."""
