@@ -410,3 +410,48 @@ def reset(ipv6):
         channel.send(struct.pack("=IHHII", 16 + len(body), reset_rules, asked_for_all, 1, 0) + body)
         while struct.unpack_from("=IH", channel.recv(1 << 16))[1] >= 16:
             pass
+
+
+def random_change(pick, names):
+    """Return a random command of iptables, or the lines of a random iptables-restore. *names*: those of user chains."""
+    chain, place, port = pick.choice(["OUTPUT", "INPUT", *names]), pick.randint(1, 5), pick.randint(1, 9)
+    made = f"n{pick.randint(0, 99)}"
+    return pick.choice(
+        [
+            f"-I {chain} -p udp --dport {port}",
+            f"-A {chain} -p udp",
+            f"-D {chain} {place}",
+            f"-R {chain} {place} -p udp -m limit --limit 5/s",
+            f"-N {made}",
+            f"-E {pick.choice(names)} {made}",
+            f"-X {names[-1]}",
+            f"-Z {chain}",
+            f"-F {chain}",
+            f"-P FORWARD {pick.choice(['DROP', 'ACCEPT'])}",
+            f"-A OUTPUT -j {pick.choice(names)}",
+            "-t raw -A OUTPUT",
+            [f"-A {chain} -p udp --dport {port}" for port in range(1, pick.randint(2, 30))],
+        ]
+    )
+
+
+def test_random_changes_are_followed(host, ipv6, traffic):
+    pick = random.Random(TIMES)
+    rules = [f"-A OUTPUT -p udp --dport {port}" for port in range(1, 300)]
+    restored(host, ipv6, ":c0 - [0:0]", ":c1 - [0:0]", *rules)
+    with iptc.CounterReader(ipv6=ipv6, source="bpf") as reader, iptc.CounterReader(ipv6=ipv6) as other:
+        same(reader, other)
+        for number in range(60 * TIMES):
+            names = [chain.name for chain in other.read().chains if chain.policy is None]
+            for _ in range(pick.randint(1, 3)):
+                change = random_change(pick, names or ["c0"])
+                if isinstance(change, list):
+                    host.restore("\n".join(["*filter", *change, "COMMIT", ""]), ipv6, ["--noflush"])
+                else:
+                    host.iptables(change, ipv6=ipv6, check=False)  # some have no rule or no chain to work on
+            traffic(pick.randint(1, 9), pick.randint(0, 3), ipv6)
+            snapshot = same(reader, other)
+            if number % 20 == 0:
+                assert [rule.text for rule in snapshot.rules] == [rule.text for rule in other.read().rules]
+        # most of them, and never those that rename a chain
+        assert reader.source == "bpf" and 20 * TIMES < reader._scan.followed < 60 * TIMES
