@@ -21,7 +21,7 @@ cdef extern from "Python.h":
     object PyContextVar_New(const char *name, PyObject *otherwise)
     int PyContextVar_Get(object variable, PyObject *otherwise, PyObject **value) except -1    # a new reference
 
-# A `contextvars.ContextVar`, made without the weight of that module.
+# A `contextvars.ContextVar`, made without importing that module.
 _marks = PyContextVar_New("the marks of what the present call has sent", NULL)
 # The list of marks of a context is made with the first mark. None means that no call wants to know.
 cdef object _NO_LIST = object()

@@ -136,7 +136,7 @@ cdef class Reading:
     cdef readonly object _layout
     cdef readonly list _policies
     cdef readonly object _reader
-    cdef public list _chains         # of the snapshot: made when they are asked for
+    cdef public list _chains         # the chains of the snapshot, made when they are first asked for
     cdef double monotonic
     cdef double wall
 
@@ -149,7 +149,7 @@ cdef class Scan:
     cdef readonly tuple chains       # of that ruleset: (name, policy or None, first slot, end slot) of each chain
     cdef readonly bytes identities   # a uint64 for each slot, which identifies the rule wherever it stands
     cdef readonly int doubt          # 0 if the last reading can be relied on
-    cdef public object layout        # what the reader has made of the ruleset that was read last; None: not yet
+    cdef public object layout        # the reader's `Layout` of the ruleset that was read last; None: not made yet
 
     cdef int _begin(self) except -1
     cdef void _end(self) noexcept

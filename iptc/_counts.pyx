@@ -57,19 +57,20 @@ cdef class Numbers:
 
 
 cdef class Reading:
-    # from the first line `inspect.signature` knows what is needed to make one
+    # inspect.signature reads the arguments from the first line
     """Reading(counts, layout, policies, monotonic, wall, reader=None)\n--\n
-    What one reading of a table has found. `counters.Snapshot` is made of it."""
+    The result of one reading of a table: the base class of `counters.Snapshot`."""
 
     def __init__(self, Counts counts not None, object layout, list policies not None, double monotonic, double wall,
                  object reader=None):
-        """*policies*: (packets, bytes) of each. *layout*: what the rules are. *reader*: who can be asked for them."""
+        """*policies*: (packets, bytes) of each. *layout*: the `Layout` of the ruleset. *reader*: the `CounterReader`
+        that has the bytes of the rules."""
         self._counts, self._layout, self._policies, self._reader = counts, layout, policies, reader
         self.monotonic, self.wall = monotonic, wall
 
     @property
     def time(self):
-        """When it was: (monotonic clock, wall clock), in seconds."""
+        """The time of the reading: (monotonic clock, wall clock), in seconds."""
         return self.monotonic, self.wall
 
 
@@ -346,8 +347,8 @@ cdef class Scan:
             self._end()
 
     def quick(self, object reader, object kind not None):
-        """Return a reading of the class *kind*, derived from `Reading`, if nothing can have changed but counters, and
-        it can be read at once. Otherwise, and in most back ends, return None: then call `read`."""
+        """Return a reading of the class *kind*, derived from `Reading`, if only counters can have changed and they can
+        be read without waiting. Otherwise return None: then call `read`. Most scans always return None."""
 
     def remember(self, Counts counts not None, list policies not None):
         """Take note of counters of the ruleset that was read last, which somebody has read in another way since."""

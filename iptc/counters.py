@@ -220,7 +220,7 @@ class CounterReader:
                 layout = Layout(self._nfproto, digest, self._scan.chains, self._scan.identities)
                 self._layout = layout
             if self._lock is None:
-                # as long as there are the same rules, it can make snapshots by itself
+                # with this layout, the scan can make snapshots by itself while the rules stay the same
                 self._scan.layout = layout
         return Snapshot(counts, layout, policies, time.monotonic(), time.time(), self)
 

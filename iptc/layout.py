@@ -60,7 +60,8 @@ class Layout:
         return reader._entries(self.generation)
 
     def rules(self, reader: HasEntries | None) -> tuple[RuleInfo, ...]:
-        """Return a `RuleInfo` for each slot. The first time they are from *reader*, as `entries` are."""
+        """Return a `RuleInfo` for each slot. The first call reads the bytes of the rules from *reader*, as `entries`
+        does."""
         if self._rules is None:
             names = [name for name, _, first, end in self.chains for _ in range(first, end)]
             self._rules = tuple(self._described(names, reader))

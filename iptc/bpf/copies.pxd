@@ -44,7 +44,7 @@ cdef enum:
     CHANGED                          # the ruleset has changed since its counters were found
     UNREADABLE                       # the memory of some counter cannot be read
     SHARED                           # another process reads with the same descriptors
-    LATER                            # a CPU is counting, which would have to be waited for
+    LATER                            # a CPU is counting a packet, and the caller does not wait for it
 
 # The words that change with the ruleset: up to two in the kernel's memory, and the number of freed blocks.
 cdef struct Marks:
@@ -77,7 +77,7 @@ cdef class Copies:
     cdef bint kept                   # all pages are kept until the next reading
     cdef bint fresh                  # the counters were not read yet
     cdef bint is_new                 # a sum has changed since `counted` returned the sums
-    cdef bint calm                   # while it reads nothing is waited for: the caller holds the GIL
+    cdef bint calm                   # the caller holds the GIL, so this reading waits for nothing
     cdef bint handed                 # the programs were handed over by another process
     cdef uint64_t turn               # TURN_AT after the last reading
     cdef uint64_t set                # SET_AT: the number of what was handed over together

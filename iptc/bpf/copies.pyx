@@ -43,7 +43,7 @@ cdef enum:
     ROUNDS_STUCK = 100               # how often to wait for a CPU that is stuck in the middle of a change
     PAUSE = 100                      # how long to wait then, in microseconds
     PAIRS = 512                      # how many counters of one CPU are read one by one in a reading
-    SMALL = 64                       # the most pages of all CPUs that are copied without giving up the GIL
+    SMALL = 64                       # how many pages, of all CPUs together, are copied at most while holding the GIL
 
 # The most memory that copies take, for up to 7680 CPUs. Each page is copied twice for each CPU. If that needs more
 # memory, each reading copies and adds up all pages anew, one piece of PIECE bytes after the other.
@@ -354,18 +354,18 @@ cdef class Copies:
         return FINE
 
     cdef int _pause(self) noexcept nogil:
-        """Let other programs go on for a moment. `LATER` if the caller does not wait."""
+        """Wait for a moment. Return `FINE`, or `LATER` without waiting if the reading is `calm`."""
         if self.calm:
             return LATER
         usleep(PAUSE)
         return FINE
 
     cdef bint is_small(self) noexcept:
-        """Whether all is read in less time than it takes to give up the GIL and to get it back."""
+        """Whether a reading takes less time than to release the GIL and to get it back."""
         return self.kept and self.its.sheet_count * <size_t> self.window.cpus <= SMALL
 
     cdef int read_at_once(self) noexcept:
-        """As `read`, for few counters, and without waiting for anything."""
+        """Like `read`, but without waiting: for few counters."""
         cdef int status
         self.calm = True
         status = self.read()

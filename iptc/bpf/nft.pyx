@@ -99,7 +99,7 @@ cdef struct Kind:
 cdef struct Found:
     uint64_t handle
     uint64_t stats                   # per-CPU address of the policy's counter; 0: none
-    uint64_t blob                    # address of its block of rules
+    uint64_t blob                    # the address of its block of rules
     uint32_t first, end              # its rules: numbers in Walk.rules
     int policy                       # -1: not a base chain
     char name[256]
@@ -659,8 +659,8 @@ cdef class NftFinder(Finder):
     cdef bint is_known(self, const Marks *marks) except -1:
         """Whether the chains still have the blocks of rules that they had.
 
-        A commit that changes a rule of a chain, or its comment, makes a new block while the old one is still there. The
-        second commit after that may make one in its place. So after more than one commit, the rules are read again.
+        A commit that changes a rule of a chain, or its comment, makes a new block before the old one is freed. A later
+        commit may make a block at the same address. So after more than one commit, the rules are read again.
         """
         cdef uint32_t commits = <uint32_t> (marks.value[0] - self.generation)
         if not self.keeps or commits > 1 or not self.found.is_like(self.kept):

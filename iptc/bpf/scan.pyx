@@ -99,7 +99,7 @@ cdef class BpfScan(Scan):
     cdef bint falls_back             # read by the socket if eBPF cannot be used
     cdef double period               # seconds between two comparisons
     cdef double due                  # the time of the next comparison
-    cdef int process                 # the number of the process that has the descriptors
+    cdef int process                 # the id of the process that has the descriptors
     cdef double wait                 # seconds until eBPF is tried again after the next hindrance
     cdef double again                # the time when eBPF is tried again
     cdef bint compared               # the kept find was compared with a reading of all by the socket
@@ -226,10 +226,10 @@ cdef class BpfScan(Scan):
         return self._by_socket()
 
     def quick(self, object reader, object kind not None):
-        """Return a reading of the class *kind* if the rules are known, and have few counters.
+        """Return a reading of the class *kind* if the rules are known and are few. Otherwise return None.
 
-        A reading that comes after a wait finds no code and no data in the caches. So this does nothing that is not
-        needed, and runs no Python.
+        After a wait, neither code nor data are in the processor's caches. So this does only what is necessary, and
+        runs no Python code.
         """
         cdef Reading made
         cdef int status
@@ -500,7 +500,7 @@ cdef int _assume(bytes before, bytes placed, bytearray asked, Counts counts) exc
 
 
 cdef double _now(int clock) noexcept:
-    """The time by a clock, in seconds."""
+    """Return the time of a clock in seconds."""
     cdef timespec now
     clock_gettime(clock, &now)
     return now.tv_sec + now.tv_nsec * 1e-9
