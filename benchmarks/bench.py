@@ -126,7 +126,8 @@ def measure_import(bench):
     bench.goal("`import iptc` over bare Python", "a few ms: < 5", f"{cost[OURS] / 1e6:.1f} ms", cost[OURS] < 5e6)
     yield Table(
         "import iptc",
-        'A fresh `python -c "import iptc"` less a fresh `python -c pass` of the same interpreter; ×1 is iptc.',
+        'The time of a new process `python -c "import iptc"`, minus that of `python -c pass` with the same interpreter; '
+        "×1 is iptc.",
         ["", "ms over bare Python", "ratio", "to bare Python's own start", "processes started"],
         [
             [

@@ -49,9 +49,9 @@ def measure_starts(bench):
                 bench.goal(f"a fresh process: {what}, over bare Python", f"≤ {most} ms", f"{over / 1e6:.1f} ms", met)
     yield Table(
         "Fresh processes",
-        "A fresh `python -c …` less a fresh `python -c pass` of the same interpreter. Which back end is in use is found"
-        " out, not given. The table exists: the kernel makes one that does not at the first question, and may take a"
-        " quarter of a second for that. What the kernel needs for the questions themselves is 0.03 ms.",
+        "The time of a new process `python -c …`, minus that of `python -c pass` with the same interpreter. iptc finds out"
+        " which back end is in use. The table exists already: otherwise the kernel creates it at the first request, which"
+        " can take a quarter of a second. The requests themselves take 0.03 ms in the kernel.",
         ["", "ms over bare Python", "to bare Python's own start"],
         rows,
     )

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Hands the counters of a table over to processes that have no rights: see docs/unprivileged.md.
+"""Hands the counters of a table over to processes without privileges: see docs/unprivileged.md.
 
-    hand_counters.py --socket PATH     whoever connects to this socket gets descriptors, each its own
-    hand_counters.py --store           gives them to systemd, which passes them to the service (iptc-poller.service)
+    hand_counters.py --socket PATH     gives descriptors to each process that connects to this socket
+    hand_counters.py --store           gives descriptors to systemd, which passes them to iptc-poller.service
 
-It has to be root, or to have CAP_BPF and CAP_PERFMON, and CAP_NET_ADMIN to find the counters (with CAP_NET_RAW for
-legacy tables). Who polls needs none of that.
+Run it as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (and CAP_NET_RAW for legacy tables). The process that
+polls needs none of these.
 """
 
 import argparse
@@ -19,13 +19,13 @@ NAME = "counters"
 
 
 def closed(fds):
-    """Close the descriptors: whoever has them by now has copies."""
+    """Close our descriptors. The receiver has copies of them."""
     for fd in fds:
         os.close(fd)
 
 
 def serve(reader, path):
-    """Give descriptors to whoever connects. The permissions of the folder of *path* say who can."""
+    """Give descriptors to each process that connects. The permissions of *path* and its folder decide who can."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(path)
         listening.listen()
@@ -35,20 +35,20 @@ def serve(reader, path):
             with connection:
                 connection.settimeout(5)
                 try:
-                    fds = reader.fds()  # of the ruleset of this moment, and for this process alone
+                    fds = reader.fds()  # a new set for each process, for the present ruleset
                 except iptc.IPTCError as error:
                     print(error, flush=True)
                     continue
                 try:
                     socket.send_fds(connection, [b"+"], fds)
                 except OSError as error:
-                    print(f"somebody went away: {error}", flush=True)
+                    print(f"a client is gone: {error}", flush=True)
                 finally:
                     closed(fds)
 
 
 def store(reader):
-    """Have systemd keep the descriptors, in the place of earlier ones, and wait until it has them."""
+    """Give the descriptors to systemd, in place of earlier ones, and wait until systemd has them."""
     address = os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.connect(address)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Polls the counters of a table without any rights, with what hand_counters.py hands over: see docs/unprivileged.md.
+"""Polls the counters of a table without any privilege, by descriptors of hand_counters.py: see docs/unprivileged.md.
 
-poll_counters.py --socket PATH     asks there for descriptors, and again when the ruleset was changed
-poll_counters.py                   has them from systemd; ends when the ruleset was changed, to be started again
+poll_counters.py --socket PATH     gets descriptors from this socket, and new ones after each change of the ruleset
+poll_counters.py                   gets descriptors from systemd; ends after a change, and systemd starts it again
 """
 
 import argparse
@@ -18,21 +18,21 @@ AGAIN = 75  # EX_TEMPFAIL
 
 
 def asked(path):
-    """The descriptors that whoever listens there hands over."""
+    """Return the descriptors that hand_counters.py sends over the socket *path*."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(path)
         return socket.recv_fds(connection, 1, 16)[1]
 
 
 def kept():
-    """The descriptors that systemd has kept for this service."""
+    """Return the descriptors that systemd has kept for this service."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        sys.exit("there is neither --socket nor anything from systemd")
+        sys.exit("--socket is missing, and systemd has passed no descriptors")
     return range(FIRST, FIRST + int(os.environ["LISTEN_FDS"]))
 
 
 def handed(path):
-    """A reader of what was handed over."""
+    """Return a reader of the counters that were handed over."""
     fds = asked(path) if path else kept()
     try:
         return iptc.CounterReader.from_fds(fds)
@@ -42,7 +42,7 @@ def handed(path):
 
 
 def main():
-    """Print what was counted in each interval."""
+    """Print the packets and bytes of each rule in each interval."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--socket", metavar="PATH")
     parser.add_argument("--interval", type=float, default=1.0)
