@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 
@@ -22,8 +23,8 @@ class HasEntries(Protocol):
 class Readable(Protocol):
     """An open file, of text or of bytes."""
 
-    def read(self, size: int, /) -> str | bytes:
-        """Return the next piece; it is empty at the end."""
+    def read(self, size: int, /) -> str | bytes | None:
+        """Return the next piece; it is empty at the end, and None if there is none yet."""
         ...
 
 
@@ -36,6 +37,9 @@ LockFile = str | bytes | os.PathLike[str] | os.PathLike[bytes] | Literal[False] 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Source = str | bytes | bytearray | memoryview | os.PathLike[str] | os.PathLike[bytes] | Readable
 Pair = tuple[int, int]
+
+Lock = AbstractContextManager[object]
+"""What holds a lock in a `with` statement."""
 
 Chains = tuple[tuple[str, str | None, int, int], ...]
 """The chains of a table: (name, policy or None, first slot, end slot) of each."""

@@ -23,11 +23,15 @@ from .errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterator
 
+    from ._counts import Scan
     from ._types import Family
     from .model.backend_table import BackEndTable
     from .namespace import Place
+
+    _Chain = tuple[str, str, str | None, bool]
+    """(table, name, policy, whether it has rules)."""
 
 _SIDES = ("legacy", "nft")
 _CHOICES = (*_SIDES, "libiptc")
@@ -101,7 +105,7 @@ def open_table(nfproto: Family, name: str, place: Place, side: str) -> BackEndTa
     return NftTable(nfproto, name, place)
 
 
-def open_scan(nfproto: Family, name: str, side: str, there: Namespace) -> Any:
+def open_scan(nfproto: Family, name: str, side: str, there: Namespace) -> Scan:
     """Return the `TableScan` or `NftScan` of a table in the namespace *there*; *side* is what `side_in` returned."""
     if kernels_side(side) == "legacy":
         from .legacy.blob import TableScan
@@ -197,7 +201,7 @@ def _legacy_tables(nfproto: Family, there: Namespace) -> list[str]:
         raise kernel_error(f"can't read {_PROC_NAMES[nfproto].decode()}", error.errno, error.strerror) from None
 
 
-def _legacy_chains(nfproto: Family, there: Namespace) -> Any:
+def _legacy_chains(nfproto: Family, there: Namespace) -> Iterator[_Chain]:
     """Yield (table, name, policy, whether it has rules) for each legacy chain. Tables that may not be read are left
     out."""
     tables = _legacy_tables(nfproto, there)
@@ -214,7 +218,7 @@ def _legacy_chains(nfproto: Family, there: Namespace) -> Any:
                 raise
 
 
-def _nft_chains(nfproto: Family, there: Namespace) -> Any:
+def _nft_chains(nfproto: Family, there: Namespace) -> Iterator[_Chain]:
     """Yield (table, name, policy, whether it has rules) for each chain of iptables' tables in nf_tables."""
     from . import _netlink
 
@@ -234,7 +238,7 @@ def _nft_chains(nfproto: Family, there: Namespace) -> Any:
 _CHAINS = {"legacy": _legacy_chains, "nft": _nft_chains}
 
 
-def chains_of(side: str, nfproto: Family, there: Namespace) -> Any:
+def chains_of(side: str, nfproto: Family, there: Namespace) -> Iterator[_Chain]:
     """Yield (table, name, policy, whether it has rules) for each chain on one side. No table is created by looking."""
     return _CHAINS[kernels_side(side)](nfproto, there)
 
@@ -281,7 +285,7 @@ def has_user_chain(nfproto: Family, name: str) -> bool:
 # ------------------------------------------------------------- whom to follow
 
 
-def _kubelets_choice(there: Namespace) -> Any:
+def _kubelets_choice(there: Namespace) -> str | None:
     """Return the side on which kubelet has made its hint chains, or None."""
     for side in ("nft", "legacy"):
         for nfproto in (_core.IPV4, _core.IPV6):
@@ -292,7 +296,7 @@ def _kubelets_choice(there: Namespace) -> Any:
     return None
 
 
-def _tools_choice() -> Any:
+def _tools_choice() -> str | None:
     """Return the side that the command `iptables` works on, or None if there is none or it does not say."""
     path = find_tool("iptables")
     return None if path is None else side_of_tool(path)
@@ -300,7 +304,7 @@ def _tools_choice() -> Any:
 
 def tools_side() -> str:
     """Return the side that the command `iptables` works on; nf_tables where there is no such command."""
-    return str(_tools_choice() or "nft")
+    return _tools_choice() or "nft"
 
 
 def find_tool(name: str) -> str | None:
@@ -312,12 +316,12 @@ def find_tool(name: str) -> str | None:
     return None
 
 
-def side_of_tool(path: str) -> Any:
+def side_of_tool(path: str) -> str | None:
     """Return the side that a command of iptables works on, or None if it does not say."""
     return _side_of(os.path.basename(os.path.realpath(path))) or _side_of(_named_side(version_of_tool(path)))
 
 
-def _side_of(text: str) -> Any:
+def _side_of(text: str) -> str | None:
     if "nft" in text or "nf_tables" in text:
         return "nft"
     return "legacy" if "legacy" in text else None
@@ -343,7 +347,7 @@ def version_of_tool(path: str) -> str:
     return done.stdout.decode(errors="replace").strip()
 
 
-def _kernels_choice(there: Namespace) -> Any:
+def _kernels_choice(there: Namespace) -> str:
     """Return "nft" if the kernel has nf_tables, else "legacy"."""
     from . import _netlink
 

@@ -13,10 +13,11 @@ from .namespace import Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator
 
     from ._types import Family, LockFile, Netns, Pair, Path, Source, Wait
+    from .language.program import Program
+    from .model.backend_table import BackEndTable
     from .model.views import ChainView
 
 
@@ -141,41 +142,41 @@ class _Given:
         self._only = _checked_name(table)
         self._backend = backend
         self._place = Place(netns)
-        self.settings: dict[str, Any] = {"wait": checked_wait(wait), "lock_file": checked_lock_file(lock_file)}
+        self._wait, self._lock_file = checked_wait(wait), checked_lock_file(lock_file)
 
-    def _table_at(self, name: str) -> Any:
+    def _table_at(self, name: str) -> BackEndTable:
         return state.table_at(self._nfproto, name, self._place, self._backend)
 
-    def table_of(self, program: Any) -> Any:
+    def table_of(self, program: Program) -> BackEndTable:
         """Return the back end's table that *program* is for."""
         return self._table_at(program.table)
 
-    def rehearse(self, program: Any) -> None:
+    def rehearse(self, program: Program) -> None:
         """Do *program* as `send` does it, but send nothing to the kernel."""
-        state.rehearse(self.table_of(program), [Restore(program)], **self.settings)
+        state.rehearse(self.table_of(program), [Restore(program)], self._wait, self._lock_file)
 
-    def send(self, program: Any) -> None:
+    def send(self, program: Program) -> None:
         """Send *program* to the kernel. If it refuses a legacy table, find out which rule is the reason."""
         table = self.table_of(program)
         try:
             with AtCommit(program):
-                state.send(table, [Restore(program)], **self.settings)
+                state.send(table, [Restore(program)], self._wait, self._lock_file)
         except KernelError as error:
             trial.name_rule(error, table, program)
             raise
 
-    def _begun(self, name: str) -> Any:
+    def _begun(self, name: str) -> str:
         there = self._table_at(name)
         there.require()
         return there.backend
 
     def programs(
         self,
-        source: Any,
+        source: Source,
         counters: bool,
         flush: bool,
         progress: Callable[[int], object] | None,
-    ) -> Any:
+    ) -> Iterator[Program]:
         """Yield a `Program` for each table of *source*."""
         return programs(self._nfproto, source, counters, flush, self._only, self._begun, self.rehearse, progress)
 

@@ -19,10 +19,10 @@ from .namespace import Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Iterable, Iterator
 
     from .language.program import Program
+    from .model.backend_table import BackEndTable
 
 
 _BOUND = {"set", "SET", "nfacct", "rateest", "CT"}
@@ -30,7 +30,7 @@ _BOUND = {"set", "SET", "nfacct", "rateest", "CT"}
 
 
 @elsewhere
-def kernel_refusal(table: Any, program: Program) -> Any:
+def kernel_refusal(table: BackEndTable, program: Program) -> KernelError | None:
     """Return the `KernelError` with which the kernel would refuse *program* for *table*, or None.
 
     None also if it cannot be found out: without the right to make a network namespace (CAP_SYS_ADMIN), or if a rule
@@ -52,7 +52,7 @@ def kernel_refusal(table: Any, program: Program) -> Any:
         return _named(there, before, program, refused)
 
 
-def name_rule(error: Any, table: Any, program: Program) -> None:
+def name_rule(error: KernelError, table: BackEndTable, program: Program) -> None:
     """Add to *error*, with which the kernel refused *program* for *table*, which rule is the reason.
 
     The kernel refuses a legacy table as a whole, and does not say which rule it dislikes.
@@ -64,7 +64,7 @@ def name_rule(error: Any, table: Any, program: Program) -> None:
         error.message = f"line {error.line} failed: {refused}"
 
 
-def _as_it_is(table: Any, program: Program) -> Any:
+def _as_it_is(table: BackEndTable, program: Program) -> list[Program] | None:
     """Return programs that make the rules which are there now and stay, or None if no text can describe them."""
     if program.flush:
         return []
@@ -78,7 +78,7 @@ def _as_it_is(table: Any, program: Program) -> Any:
         return None
 
 
-def _send(there: Any, before: Any, program: Program) -> Any:
+def _send(there: BackEndTable, before: Iterable[Program], program: Program) -> KernelError | None:
     """Send the programs to the table *there*. Return the exception if the kernel refuses one, or None."""
     try:
         there.commit([Restore(each) for each in (*before, program)], contextlib.nullcontext())
@@ -87,7 +87,9 @@ def _send(there: Any, before: Any, program: Program) -> Any:
     return None
 
 
-def _named(there: Any, before: Any, program: Program, refused: Any) -> Any:
+def _named(
+    there: BackEndTable, before: Iterable[Program], program: Program, refused: KernelError
+) -> KernelError | None:
     """Return *refused* with the first command that causes it, or None if the real namespace may answer differently."""
     commands = list(program.commands())
     passes, fails = 0, len(commands)
@@ -96,7 +98,7 @@ def _named(there: Any, before: Any, program: Program, refused: Any) -> Any:
         error = _send(there, before, program.head(middle))
         passes, fails = (middle, fails) if error is None else (passes, middle)
     line, what, chain, _, entry, *_ = commands[fails - 1] if commands else (0, "", "", 0, None)
-    reason = refused.strerror
+    reason = refused.strerror or str(refused)
     if entry is not None:
         if refused.errno == errno.ENOENT and _names(program.nfproto, entry) & _BOUND:
             return None
@@ -104,12 +106,12 @@ def _named(there: Any, before: Any, program: Program, refused: Any) -> Any:
     return type(refused)(f"can't commit: {reason}", refused.errno, reason)
 
 
-def _names(nfproto: int, entry: bytes) -> Any:
+def _names(nfproto: int, entry: bytes) -> set[str]:
     """Return the names of the matches and the target of a rule."""
     return {part[2:31].partition(b"\0")[0].decode("utf-8", "replace") for part in _core.split_entry(nfproto, entry)[1]}
 
 
-def lacking(nfproto: int, names: Any) -> Any:
+def lacking(nfproto: int, names: Iterable[str]) -> set[str] | None:
     """Return which of the legacy tables *names* the kernel does not have, or None if that cannot be found out.
 
     They are looked for in a new network namespace, since looking at a table creates it.
@@ -133,7 +135,7 @@ def lacking(nfproto: int, names: Any) -> Any:
 
 
 @contextlib.contextmanager
-def private_place() -> Iterator[Any]:
+def private_place() -> Iterator[Place | None]:
     """Yield the `Place` of a new network namespace, or None if none can be made."""
     try:
         namespace = _netns.new_namespace()

@@ -22,8 +22,7 @@ from .restore import checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from .._types import Lock
     from .._applied import Mark
     from ..language.program import Program, Run
     from ..model.edits import Operation
@@ -137,17 +136,17 @@ class LibiptcTable:
         """Raise if the kernel has no such table, or refuses to let this process read it."""
         self._open().close()
 
-    def rehearse(self, operations: list[Operation], lock: Any) -> None:
+    def rehearse(self, operations: list[Operation], lock: Lock) -> None:
         """Carry out *operations* as `commit` does, but send nothing."""
         with lock:
             self._edited(operations).close()
 
-    def commit(self, operations: list[Operation], lock: Any) -> None:
+    def commit(self, operations: list[Operation], lock: Lock) -> None:
         """Carry out *operations* on the table as it is now, and send it under *lock*: all of them or none."""
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
-    def commit_together(parts: list[tuple[LibiptcTable, list[Operation]]], lock: Any) -> None:
+    def commit_together(parts: list[tuple[LibiptcTable, list[Operation]]], lock: Lock) -> None:
         """Commit [(table, operations)] of several tables under one *lock*: all of them or none.
 
         Each table is replaced once. If the kernel refuses a later one, the earlier ones are made again as they were

@@ -14,8 +14,7 @@ from .blob import TableBlob, TableScan, stored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from .._types import Lock
     from ..model.edits import Operation
     from ..namespace import Place
     from .restore import TableDraft
@@ -89,12 +88,12 @@ class LegacyTable:
         with self.place.open() as there:
             TableScan(self.nfproto, self.name, there).close()
 
-    def rehearse(self, operations: list[Operation], lock: Any) -> None:
+    def rehearse(self, operations: list[Operation], lock: Lock) -> None:
         """Carry out *operations* as `commit` does, but send nothing."""
         with lock:
             self._draft(operations).close()
 
-    def commit(self, operations: list[Operation], lock: Any) -> None:
+    def commit(self, operations: list[Operation], lock: Lock) -> None:
         """Carry out *operations* on the table as it is now, and send it under *lock*: all of them or none.
 
         If a writer that takes no lock changes the table meanwhile (EAGAIN), the table is read again and the operations
@@ -103,7 +102,7 @@ class LegacyTable:
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
-    def commit_together(parts: list[tuple[LegacyTable, list[Operation]]], lock: Any) -> None:
+    def commit_together(parts: list[tuple[LegacyTable, list[Operation]]], lock: Lock) -> None:
         """Commit [(table, operations)] of several tables under one *lock*: all of them or none.
 
         The kernel replaces one table at a time. If it refuses a later one, the earlier ones are put back, with what

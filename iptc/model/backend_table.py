@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol, Self
 
+from .._types import Lock
 from ..namespace import Place
 from .edits import Operation
 from .views import ChainHead, View
@@ -51,15 +52,15 @@ class BackEndTable(Protocol):
         """Raise if the kernel has no such table, or refuses to let this process read it."""
         ...
 
-    def rehearse(self, operations: list[Operation], lock: Any) -> None:
+    def rehearse(self, operations: list[Operation], lock: Lock) -> None:
         """Do everything that `commit` does, except to change the table."""
         ...
 
-    def commit(self, operations: list[Operation], lock: Any) -> None:
+    def commit(self, operations: list[Operation], lock: Lock) -> None:
         """Carry out *operations* on the table as it is now: all of them or none."""
         ...
 
-    def commit_together(self, parts: list[tuple[Any, list[Operation]]], lock: Any) -> None:
+    def commit_together(self, parts: list[tuple[Self, list[Operation]]], lock: Lock) -> None:
         """Commit [(table, operations)] of several tables: all of them or none."""
         ...
 

@@ -13,10 +13,10 @@ from .edits import Operation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
-    from typing import IO, Any
 
+    from .._types import Path, Readable, Source
     from ..language.program import Program
     from .handle import Handle
     from .views import View
@@ -28,25 +28,28 @@ _PIECE = 1 << 20
 class _File:
     """A path that is never taken for a text, whatever characters it has."""
 
-    def __init__(self, path: Any) -> None:
+    def __init__(self, path: Path) -> None:
         if not isinstance(path, (str, bytes, os.PathLike)):
             raise ParameterTypeError(f"a path must be a string or a path, not {type(path).__name__}")
-        self.path = path
+        self._path = os.fsdecode(path)
 
-    def __fspath__(self) -> Any:
-        return os.fspath(self.path)
+    def __fspath__(self) -> str:
+        return self._path
 
 
-def one_source(source: Any, path: Any) -> Any:
+def one_source(source: Source | None, path: Path | None) -> Source:
     """Return *source*, or the file at *path*. Raises `ParameterTypeError` unless exactly one of them is given."""
-    if (source is None) == (path is None):
-        raise ParameterTypeError(
-            "a ruleset is read from a source or from path=" + ("" if path is None else ", not from both")
-        )
-    return source if path is None else _File(path)
+    said = "a ruleset is read from a source or from path="
+    if path is None:
+        if source is None:
+            raise ParameterTypeError(said)
+        return source
+    if source is not None:
+        raise ParameterTypeError(f"{said}, not from both")
+    return _File(path)
 
 
-def pieces(source: Any) -> Iterator[Any]:
+def pieces(source: Source) -> Iterator[bytes]:
     """Yield the text of *source* in pieces of bytes.
 
     A string with a line break is the text itself, and so are bytes and an empty string. Any other string, and an
@@ -66,18 +69,21 @@ def pieces(source: Any) -> Iterator[Any]:
                 f"Can't open {os.fspath(source)!r}: {reason}", getattr(error, "errno", errno.EINVAL), reason
             ) from None
         with file:
-            while piece := _read(file):
-                yield piece
+            yield from _pieces_of(file)
     elif hasattr(source, "read"):
-        while piece := _read(source):
-            if not isinstance(piece, (str, bytes, bytearray, memoryview)):
-                raise ParameterTypeError(f"a file must give text or bytes, not {type(piece).__name__}")
-            yield _encoded(piece) if isinstance(piece, str) else bytes(piece)
+        yield from _pieces_of(source)
     else:
         raise ParameterTypeError(f"a ruleset must be text, a path or a file, not {type(source).__name__}")
 
 
-def _read(file: IO[Any]) -> Any:
+def _pieces_of(file: Readable) -> Iterator[bytes]:
+    while piece := _read(file):
+        if not isinstance(piece, (str, bytes, bytearray, memoryview)):
+            raise ParameterTypeError(f"a file must give text or bytes, not {type(piece).__name__}")
+        yield _encoded(piece) if isinstance(piece, str) else bytes(piece)
+
+
+def _read(file: Readable) -> str | bytes:
     """Return the next piece of *file*; it is empty at the end. Raises `IPTCError`, with the file's exception as the
     cause."""
     while True:
@@ -92,16 +98,17 @@ def _read(file: IO[Any]) -> Any:
             raise ParameterError(f"can't read the ruleset: {error}") from error
         if piece is not None:
             return piece
-        _wait_for(file)
+        _wait_for(getattr(file, "fileno", None))
 
 
-def _wait_for(file: IO[Any]) -> None:
-    """Wait until *file*, which is non-blocking and has no data now, has data or ends."""
+def _wait_for(fileno: Callable[[], int] | None) -> None:
+    """Wait until a file, which is non-blocking and has no data now, has data or ends. *fileno* is its method, if it has
+    one."""
     import select
 
     try:
         waiting = select.poll()
-        waiting.register(file, select.POLLIN)
+        waiting.register(-1 if fileno is None else fileno(), select.POLLIN)
     except (OSError, ValueError, TypeError):
         raise ParameterTypeError("a file must give text or bytes, not None") from None
     waiting.poll()
@@ -116,14 +123,14 @@ def _encoded(text: str) -> bytes:
 
 def programs(
     nfproto: int,
-    source: Any,
+    source: Source,
     counters: bool,
     flush: bool,
     only: str | None,
-    begun: Any,
-    rehearse: Callable[[Any], Any],
-    progress: Any = None,
-) -> Iterator[Any]:
+    begun: Callable[[str], str | None],
+    rehearse: Callable[[Program], object],
+    progress: Callable[[int], object] | None = None,
+) -> Iterator[Program]:
     """Yield a `Program` for each table of *source*, or only for the table *only*.
 
     begun(table) is called at the line `*table`. It returns the name of the back end, or raises if there is no such
@@ -171,7 +178,7 @@ class AtCommit:
             error.line = self._line
 
 
-def _with_last(parts: Any) -> Iterator[Any]:
+def _with_last(parts: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     """Yield (part, whether it is the last one)."""
     previous = b""
     for part in parts:

@@ -9,12 +9,13 @@ from ..language import printing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from .views import ChainView, View
 
 
-def head_and_foot(name: str, chains: Any) -> Any:
+def head_and_foot(name: str, chains: Iterable[tuple[Any, ...]]) -> tuple[str, str]:
     """Return the text before the rules of table *name*, and the text behind them. *chains*: [(name, policy, counters,
     …)]."""
     now = time.asctime()
@@ -25,7 +26,7 @@ def head_and_foot(name: str, chains: Any) -> Any:
     return "\n".join([*lines, ""]), f"COMMIT\n# Completed on {now}\n"
 
 
-def rule_line(chain: ChainView, entry: bytes, counted: bool = False) -> Any:
+def rule_line(chain: ChainView, entry: bytes, counted: bool = False) -> str:
     """Return the line `-A CHAIN …` of a rule of *chain*. With *counted* it has `-c`, as in `iptables -S -v`."""
     text = printing.render(chain.nfproto, entry, counted)
     return f"-A {chain.name} {text}\n" if text else f"-A {chain.name}\n"
@@ -42,6 +43,6 @@ def text_of_view(name: str, view: View, counters: bool) -> str:
     return "".join([*lines, foot])
 
 
-def text_of_empty(name: str, chains: Any) -> str:
+def text_of_empty(name: str, chains: Iterable[str]) -> str:
     """Return the text of an empty table with the builtin chains *chains*."""
     return "".join(head_and_foot(name, [(chain, "ACCEPT", None) for chain in chains]))

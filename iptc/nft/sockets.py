@@ -14,7 +14,7 @@ from .._netlink import Socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from types import TracebackType
 
     from ..namespace import Place
 
@@ -43,7 +43,7 @@ class Sockets:
         self._file: tuple[int, int] | None = None
         self._pid = os.getpid()
 
-    def lend(self, place: Place) -> Any:
+    def lend(self, place: Place) -> _Loan:
         """Return a context manager that lends a socket in the namespace of *place*.
 
         Raises `KernelError` (ESTALE) if that is another namespace now.
@@ -102,20 +102,22 @@ class _Loan:
 
     __slots__ = ("_sockets", "_place", "_socket")
 
-    def __init__(self, sockets: Any, place: Place) -> None:
+    def __init__(self, sockets: Sockets, place: Place) -> None:
         self._sockets = sockets
         self._place = place
+        self._socket: Socket | None = None
 
-    def __enter__(self) -> Any:
-        self._socket = self._sockets.take(self._place)
-        return self._socket
+    def __enter__(self) -> Socket:
+        socket = self._socket = self._sockets.take(self._place)
+        return socket
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
         socket, self._socket = self._socket, None
-        self._sockets.give(socket)
+        if socket is not None:
+            self._sockets.give(socket)
 
 
-def sockets_of(cookie: int) -> Any:
+def sockets_of(cookie: int) -> Sockets:
     """Return the `Sockets` of the network namespace with *cookie*. It exists as long as an object refers to it."""
     found = _all.get(cookie)
     if found is None:

@@ -34,11 +34,13 @@ from .sockets import sockets_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from contextlib import AbstractContextManager
 
+    from .._types import Lock
     from ..model.edits import Operation
     from ..namespace import Place
-    from .plan import _Step
+    from .plan import _Note, _Step
+    from .sockets import Sockets
 
     _Parts = list[tuple["NftTable", list[Operation]]]
 
@@ -59,9 +61,9 @@ class NftTable:
         self.nfproto = nfproto
         self.name = name
         self.place = place
-        self._sockets = sockets_of(place.cookie)
+        self._sockets: Sockets | None = sockets_of(place.cookie)
 
-    def _socket(self) -> Any:
+    def _socket(self) -> AbstractContextManager[Socket]:
         """Return a context manager that lends a socket in the table's namespace."""
         if self._sockets is None:
             self._sockets = sockets_of(self.place.cookie)
@@ -106,16 +108,16 @@ class NftTable:
         with self._socket() as socket:
             NftScan(self.nfproto, self.name, socket)
 
-    def rehearse(self, operations: list[Operation], lock: Any) -> None:
+    def rehearse(self, operations: list[Operation], lock: Lock) -> None:
         """Carry out *operations* as `commit` does, but have the kernel only check the batch."""
         self.commit_together([(self, operations)], lock, test=True)
 
-    def commit(self, operations: list[Operation], lock: Any) -> None:
+    def commit(self, operations: list[Operation], lock: Lock) -> None:
         """Carry out *operations* on the table as it is now: all of them or none. See `commit_together`."""
         self.commit_together([(self, operations)], lock)
 
     @staticmethod
-    def commit_together(parts: _Parts, lock: Any, test: bool = False) -> None:
+    def commit_together(parts: _Parts, lock: Lock, test: bool = False) -> None:
         """Commit [(table, operations)] of tables of one namespace, of both families, in one batch: all of them or none.
 
         The kernel refuses a batch if the ruleset has changed since the batch was planned. Then it is planned again;
@@ -138,7 +140,7 @@ def _commit(socket: Socket, parts: _Parts, test: bool) -> None:
     for attempt in range(_RETRIES):
         generation = socket.generation()
         batch = Batch()
-        steps: list[Any] = []
+        steps: list[_Note] = []
         handles: list[TablePlan] = []
         try:
             for table, operations in parts:
