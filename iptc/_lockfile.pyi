@@ -1,7 +1,6 @@
 """What `_lockfile` gives to the rest of the package."""
 
 from types import TracebackType
-from typing import Any
 
 class LockFile:
     """An open lock file, and the lock on it (`flock`). Both are released when the object is deleted."""
@@ -22,8 +21,7 @@ class Holder:
     So the handler of a signal runs before that code, or after everything is released.
     """
 
-    _file: Any
-    _locks: Any
+    _file: LockFile | None
     def __exit__(
         self,
         kind: type[BaseException] | None = None,

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 
 class HasFileno(Protocol):
@@ -38,6 +38,23 @@ Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Source = str | bytes | bytearray | memoryview | os.PathLike[str] | os.PathLike[bytes] | Readable
 Pair = tuple[int, int]
 
+
+class Mutex(Protocol):
+    """A lock for threads: `threading.RLock`."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take it. Return whether it was taken."""
+        ...
+
+    def release(self) -> None:
+        """Release it."""
+        ...
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *exc: object) -> None: ...
+    def _is_owned(self) -> bool: ...
+
+
 Lock = AbstractContextManager[object]
 """What holds a lock in a `with` statement."""
 
@@ -50,5 +67,5 @@ Value = str | Iterable[str]
 Condition = tuple[Family, int, bytes, bytes]
 """What a packet must be that is traced: (family, hook, expressions of nf_tables, what stands beside them in a rule)."""
 
-RuleDict = Mapping[str, Any]
+RuleDict = Mapping[str, object]
 """A rule of `iptc.easy`."""

@@ -15,7 +15,6 @@ from .rule import Rule
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from iptc import Table
 
@@ -168,7 +167,7 @@ class Chain:
             )
         return entries
 
-    def _edit_each(self, rule: Rule, operation: Callable[[str, bytes], Any], adds: bool = True) -> bool:
+    def _edit_each(self, rule: Rule, operation: Callable[[str, bytes], edits.Operation], adds: bool = True) -> bool:
         """Make an edit with operation(name of the chain, entry) for each entry of *rule*, and send them together.
 
         Return whether any of them changes anything. *adds* says that the edit puts the entry into this chain.

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, SupportsIndex, overload
 
     from ._core import Counters
-    from ._counts import Counts
+    from ._counts import Counts, Scan
     from ._types import Netns, Pair
+    from .legacy.settling import Settling
+
+    _Reading = tuple[Counts, int, list[Pair]]
 
     _bytes = bytes
 
@@ -100,7 +103,7 @@ class CounterReader:
     def _open(self) -> None:
         self._mutex = mutex()
         self._layout: Layout | None = None
-        open_source: Any = None
+        open_source: Callable[..., Scan] | None = None
         if self._asked != "socket":
             # loaded only if eBPF is asked for; and before the others, since an import needs a free descriptor
             from .bpf.opening import open_source
@@ -108,7 +111,7 @@ class CounterReader:
         self._scan = backends.open_scan(self._nfproto, self.table, self.backend, self._namespace)
         if open_source is not None:
             self._open_source(open_source)
-        self._settling: Any = None
+        self._settling: Settling | None = None
         self._pid = os.getpid()
 
     @classmethod
@@ -175,7 +178,7 @@ class CounterReader:
                 if not left or not isinstance(error, Conflict):
                     raise
 
-    def _open_source(self, open_source: Any) -> None:
+    def _open_source(self, open_source: Callable[..., Scan]) -> None:
         """Replace the open scan, which reads by a socket, by one that reads by eBPF. Raises if eBPF cannot be used,
         unless `source` is "auto"."""
         falls_back = self._asked == "auto"
@@ -233,12 +236,13 @@ class CounterReader:
             else:
                 self._open()
 
-    def _settled(self, reading: Any) -> Any:
+    def _settled(self, reading: _Reading) -> _Reading:
         """Return a reading that can be relied on, instead of *reading*, which is in doubt."""
         if self._settling is None:
             from .legacy.settling import Settling  # only readings of legacy tables are ever in doubt
 
-            self._settling = Settling(self._scan)
+            scan: Any = self._scan  # only that of a legacy table is ever in doubt
+            self._settling = Settling(scan)
         return self._settling.settle(reading)
 
     def _entries(self, generation: int) -> list[bytes]:
@@ -330,7 +334,7 @@ class ChainCounters:
         def __getitem__(self, index: int) -> Counters: ...
         @overload
         def __getitem__(self, index: slice) -> list[Pair]: ...
-        def __getitem__(self, index: int | slice) -> Any: ...
+        def __getitem__(self, index: int | slice) -> Counters | list[Pair]: ...
     else:
 
         def __getitem__(self, index: int | slice) -> Counters | list[Pair]:
@@ -349,7 +353,9 @@ class _PerRule:
     __slots__ = ()
     _counts: Counts
     _layout: Layout
-    _chain: Any
+
+    def _chain(self, number: int) -> ChainCounters | list[Pair]:
+        raise NotImplementedError
 
     @property
     def packets(self) -> memoryview:
@@ -361,7 +367,7 @@ class _PerRule:
         """Bytes of each rule: a memoryview of uint64."""
         return self._counts.bytes(0, self._counts.rules)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: int | slice | str) -> Counters | list[Pair] | ChainCounters:
         if isinstance(key, str):
             return self._chain(self._layout.number_of(key))
         if isinstance(key, slice):
@@ -397,7 +403,7 @@ class Snapshot(Reading, _PerRule):
         def __getitem__(self, key: str) -> ChainCounters: ...
         def __getitem__(self, key: int | slice | str) -> Any: ...
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Snapshot, (self._counts, self._layout, self._policies, *self.time)
 
     @property
@@ -484,7 +490,7 @@ class Delta(_PerRule):
         self._layout = layout
         self.seconds = seconds
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Delta, (self._counts, self._flags, self._layout, self.seconds)
 
     @property

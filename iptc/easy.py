@@ -237,12 +237,12 @@ def test_rule(rule_d: RuleDict, ipv6: bool = False) -> bool:
     return _holds(lambda: encode_iptc_rule(rule_d, ipv6).final_check())
 
 
-def test_match(name: str, value: Any, ipv6: bool = False) -> bool:
+def test_match(name: str, value: object, ipv6: bool = False) -> bool:
     """Whether match *name* accepts *value*."""
     return _holds(lambda: _set_match(_new_rule(ipv6), name, value))
 
 
-def test_target(name: str, value: Any, ipv6: bool = False) -> bool:
+def test_target(name: str, value: object, ipv6: bool = False) -> bool:
     """Whether target *name* accepts *value*."""
     return _holds(lambda: _set_target(_new_rule(ipv6), {name: value}))
 
@@ -356,7 +356,7 @@ def _counters(value: Any) -> Any:
     return value.get("packets", 0), value.get("bytes", 0)
 
 
-def _set_base(rule: Rule, key: str, attribute: str, value: Any) -> None:
+def _set_base(rule: Rule, key: str, attribute: str, value: object) -> None:
     """Set an attribute of the base part. It must have one value. Dicts beside that value are left to `_set_match`."""
     values = [item for item in _alternatives(value) if not isinstance(item, dict)]
     if len(values) > 1 or value is None or value in ([], ()):
@@ -418,7 +418,7 @@ def _shortest(extension: Match | Target, name: str, words: list[str]) -> str | l
     return words[0]
 
 
-def _put_match(decoded: dict[str, Any], name: str, parameters: Mapping[str, Any], last: str | None) -> str:
+def _put_match(decoded: dict[str, Any], name: str, parameters: Mapping[str, object], last: str | None) -> str:
     """Add a match to *decoded* and return its key. *last* is the key of the match before it."""
     if name in _BASE:
         # `dst` is also the key of an address: the match stands beside it
@@ -438,13 +438,13 @@ def _put_match(decoded: dict[str, Any], name: str, parameters: Mapping[str, Any]
     return key
 
 
-def _alternatives(value: Any) -> list[Any]:
+def _alternatives(value: object) -> list[object]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _set_match(rule: Rule, name: str, value: Any) -> None:
+def _set_match(rule: Rule, name: str, value: object) -> None:
     if isinstance(value, (list, tuple)):
         if not value:
             raise ParameterError(f"match {name}: an empty list says nothing")
@@ -483,7 +483,7 @@ def _opaque(parameters: Mapping[str, Any]) -> bytes:
         raise ParameterError(f"not the bytes of an extension: {parameters[_OPAQUE]!r}") from error
 
 
-def _set_parameters(extension: Match | Target, parameters: Mapping[str, Any]) -> None:
+def _set_parameters(extension: Match | Target, parameters: Mapping[str, object]) -> None:
     for name, value in parameters.items():
         if not isinstance(name, str):
             raise ParameterTypeError(f"the name of a parameter must be a string, not {type(name).__name__}")
@@ -498,7 +498,7 @@ def _set_parameters(extension: Match | Target, parameters: Mapping[str, Any]) ->
         raise ParameterError(f"{extension.name}: of {', '.join(parameters)} some exclude each other")
 
 
-def _as_text(name: str, value: Any) -> str:
+def _as_text(name: str, value: object) -> str:
     if value is True:
         return ""
     if isinstance(value, int) and value is not False:

@@ -7,7 +7,7 @@ import errno as _errno
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, TypeVar
+    from typing import TypeVar
 
     _Error = TypeVar("_Error", bound="IPTCError")
 
@@ -44,7 +44,7 @@ class KernelError(IPTCError, OSError):
     def __str__(self) -> str:
         return str(self.args[0])
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message, self.errno, self.strerror), self.__dict__
 
 
@@ -74,7 +74,7 @@ class LockTimeout(IPTCError, TimeoutError):
         super().__init__(message)
         self.holders = list(holders)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.holders)
 
 
@@ -93,7 +93,7 @@ class PartialCommit(IPTCError):
         super().__init__(message)
         self.committed = list(committed)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.committed)
 
 

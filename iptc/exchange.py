@@ -12,7 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
-    from typing import Any
 
 REQUEST, ACK, DUMP = 1, 4, 0x300  # NLM_F_*
 CREATE, EXCL, REPLACE = 0x400, 0x200, 0x100
@@ -30,7 +29,7 @@ class Exchange:
     def __enter__(self) -> Exchange:
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from .errors import Conflict, Unsupported, kernel_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Literal
 
     from ._types import Chains, Family, HasEntries
     from .bpf.parcel import Parcel
@@ -40,7 +40,7 @@ class Layout:
         self._rules = rules
         self._by_name: dict[str, int] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Layout, (self.nfproto, self.generation, self.chains, self.identities, self._rules)
 
     def number_of(self, name: str) -> int:
@@ -95,7 +95,7 @@ class ToldLayout(Layout):
         told = self._parcel.texts()
         return [ToldRule(slot, name, self.nfproto, *texts) for slot, (name, texts) in enumerate(zip(names, told))]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Layout, (self.nfproto, self.generation, self.chains, self.identities, self.rules(None))
 
 
@@ -110,12 +110,12 @@ class RuleInfo:
 
     __slots__ = ("slot", "chain", "_rule", "_text", "_comment")
 
-    def __init__(self, slot: int, chain: str, rule: Rule | None) -> None:
+    def __init__(self, slot: int, chain: str, rule: Rule) -> None:
         self.slot = slot
         self.chain = chain
-        self._rule: Any = rule
+        self._rule = rule
         self._text: str | None = None
-        self._comment: Any = False  # not looked for yet
+        self._comment: str | None | Literal[False] = False  # not looked for yet
 
     @property
     def text(self) -> str:
@@ -123,16 +123,16 @@ class RuleInfo:
         can be without them."""
         text = self._text
         if text is None:
-            text = self._text = self._rule._shown()
+            text = self._text = self.rule._shown()
         return text
 
     @property
-    def comment(self) -> Any:
+    def comment(self) -> str | None:
         """The text of its match `comment`, or None if it has none."""
         if self._comment is False:
             from .language.comments import comment_of  # reading counters needs no language
 
-            self._comment = comment_of(self._rule.nfproto, self._rule._whole())
+            self._comment = comment_of(self.rule.nfproto, self.rule._whole())
         return self._comment
 
     @property
@@ -144,8 +144,7 @@ class RuleInfo:
     @property
     def rule(self) -> Rule:
         """The `Rule`. Its counters are those of the moment at which it was decoded."""
-        rule: Rule = self._rule
-        return rule
+        return self._rule
 
     def __repr__(self) -> str:
         return f"<{self.chain} {self.text}>"
@@ -157,10 +156,11 @@ class ToldRule(RuleInfo):
     __slots__ = ("_nfproto", "_target")
 
     def __init__(self, slot: int, chain: str, nfproto: Family, text: str, comment: str | None, target: str) -> None:
-        super().__init__(slot, chain, None)
-        self._nfproto = nfproto
+        self.slot = slot
+        self.chain = chain
         self._text = text
         self._comment = comment
+        self._nfproto = nfproto
         self._target = target
 
     @property
@@ -171,6 +171,6 @@ class ToldRule(RuleInfo):
     @property
     def rule(self) -> Rule:
         """The `Rule` that its text says, with counters of zero. Raises if it is none that iptables can write."""
-        if self._rule is None:
-            self._rule = _rule_class(self._nfproto).from_args(self._text or "")
-        return super().rule
+        if not hasattr(self, "_rule"):
+            self._rule = _rule_class(self._nfproto).from_args(self.text)
+        return self._rule

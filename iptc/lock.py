@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._types import LockFile as LockFilePath
-    from ._types import Wait
+    from ._types import Mutex, Wait
 
 _LOCK_FILE = "/run/xtables.lock"
 
@@ -33,7 +33,7 @@ def _held_locks() -> list[XTablesLock]:
     return [lock for reference in list(_held) if (lock := reference()) is not None]
 
 
-def checked_wait(wait: Any) -> Wait:
+def checked_wait(wait: Wait) -> Wait:
     """Return *wait*: seconds, None (for ever) or False (not at all). Raises `ParameterTypeError` for anything else."""
     if wait is None or wait is False:
         return wait
@@ -44,7 +44,7 @@ def checked_wait(wait: Any) -> Wait:
     return wait
 
 
-def checked_lock_file(path: Any) -> Any:
+def checked_lock_file(path: LockFilePath) -> LockFilePath:
     """Return *path*: a path, None (the host's lock file) or False (no lock). Raises `ParameterTypeError` otherwise."""
     if path is None or path is False:
         return path
@@ -83,7 +83,7 @@ class XTablesLock(Holder):
         self.wait = wait
         self.path: LockFilePath = path
         self._shared = shared
-        self._file = None  # the LockFile, while it is open
+        self._file: LockFile | None = None
         self._thread: int | None = None
 
     def __enter__(self) -> XTablesLock:
@@ -101,7 +101,7 @@ class XTablesLock(Holder):
             except OSError as error:
                 kind = AccessDenied if error.errno in (errno.EACCES, errno.EPERM) else KernelError
                 raise kind(f"can't open lock file {path}: {error.strerror}", error.errno, error.strerror) from None
-            self._obtain(path)
+            self._obtain(path, self._file)
         except BaseException:
             self._drop()
             raise
@@ -116,7 +116,7 @@ class XTablesLock(Holder):
         _held.add(ref(self, _held.discard))
         self._thread = get_ident()
         self._file = LockFile(os.fsencode(path))
-        return bool(self._file.take(self._shared, False))
+        return self._file.take(self._shared, False)
 
     def release(self) -> None:
         """Release the lock if `seize` took it."""
@@ -132,47 +132,49 @@ class XTablesLock(Holder):
             # it stays in the list until it is closed
             pass
 
-    def _obtain(self, path: str) -> None:
+    def _obtain(self, path: str, file: LockFile) -> None:
         try:
-            if self._file.take(self._shared, False):
+            if file.take(self._shared, False):
                 return
-            self._check_not_ours(path)
+            self._check_not_ours(path, file)
             if self.wait is None:
                 # flock() puts waiters into a queue; a signal handler runs while this waits, and may end it
-                self._file.take(self._shared, True)
+                file.take(self._shared, True)
                 return
             deadline, pause = time.monotonic() + self.wait, 0.0002
             while (left := deadline - time.monotonic()) > 0:
                 time.sleep(min(pause, left))
-                if self._file.take(self._shared, False):
+                if file.take(self._shared, False):
                     return
                 pause = min(pause * 2, 0.005)
         except OSError as error:
             raise KernelError(f"can't take lock {path}: {error.strerror}", error.errno, error.strerror) from None
-        by_whom = holders(self._file.fileno())
+        by_whom = holders(file.fileno())
         by = ", ".join(f"{name} (pid {pid})" for pid, name in by_whom)
         raise LockTimeout(
             f"Another app is currently holding the xtables lock {path}" + (f": {by}" if by else ""), by_whom
         )
 
-    def _check_not_ours(self, path: str) -> None:
+    def _check_not_ours(self, path: str, mine: LockFile) -> None:
         """Raise `TransactionError` if this thread has the lock already: it would wait for itself."""
         for other in _held_locks():
             file = other._file
-            if other._thread == self._thread and file is not None and file.locked and file.file == self._file.file:
+            if other._thread == self._thread and file is not None and file.locked and file.file == mine.file:
                 raise TransactionError(
                     f"this thread holds the xtables lock {path} already: a call from within a call, such as from the "
                     "handler of a signal"
                 )
 
 
-def mutex() -> Any:
+def mutex() -> Mutex:
     """Return a new lock for threads (`threading.RLock`): the thread that holds it may take it again."""
     try:
-        return RLock()
+        lock: Any = RLock()  # type checkers do not know its method `_is_owned`
     except RuntimeError:
         # that is the only reason for which it can fail
         raise MemoryError from None
+    made: Mutex = lock
+    return made
 
 
 def _opened(path: bytes) -> LockFile:

@@ -10,8 +10,6 @@ from .errors import KernelError, ParameterError, ParameterTypeError, kernel_erro
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ._types import Netns
 
 _FOLDER = "/run/netns"
@@ -46,12 +44,11 @@ def _cannot_open(netns: Netns, error: OSError) -> KernelError:
     return kernel_error(f"can't open network namespace {netns}", error.errno, error.strerror)
 
 
-def _located(netns: Any) -> tuple[bytes | None, int]:
+def _located(netns: Netns) -> tuple[bytes | None, int]:
     """Return (path, -1) or (None, descriptor) of the namespace *netns*."""
-    if hasattr(netns, "fileno"):
-        netns = netns.fileno()
-    if isinstance(netns, bool) or not isinstance(netns, (str, int)):
-        raise ParameterTypeError(f"netns must be a name, a path, a pid or a descriptor, not {type(netns).__name__}")
+    netns = _named(netns)
+    if isinstance(netns, bool) or netns is None:
+        raise _no_namespace(netns)
     if isinstance(netns, str):
         if not netns or "\0" in netns:
             raise ParameterError(f"no name of a network namespace: {netns!r}")
@@ -59,6 +56,19 @@ def _located(netns: Any) -> tuple[bytes | None, int]:
     if _is_namespace(netns):
         return None, netns
     return f"/proc/{netns}/ns/net".encode(), -1
+
+
+def _named(netns: Netns) -> str | int | None:
+    """Return the descriptor of an object with `fileno()`, and a name, a number or None as it is."""
+    if netns is None or isinstance(netns, (str, int)):
+        return netns
+    if not hasattr(netns, "fileno"):
+        raise _no_namespace(netns)
+    return netns.fileno()
+
+
+def _no_namespace(given: object) -> ParameterTypeError:
+    return ParameterTypeError(f"netns must be a name, a path, a pid or a descriptor, not {type(given).__name__}")
 
 
 def _is_namespace(descriptor: int) -> bool:
@@ -78,8 +88,7 @@ class Place:
     """
 
     def __init__(self, netns: Netns = None) -> None:
-        given: Any = netns
-        self.netns: str | int | None = given.fileno() if hasattr(given, "fileno") else given
+        self.netns = _named(netns)
         with self.open() as there:
             self.cookie = there.cookie()
 

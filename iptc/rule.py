@@ -13,18 +13,24 @@ from .protocols import PROTOCOL_NAMES, PROTOCOL_NUMBERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any, Self
+    from collections.abc import Callable, Iterable
+    from types import ModuleType
+    from typing import Self
 
-    from iptc import Table
+    from _typeshed import ReadableBuffer
+
+    from iptc import Chain, Table
 
     from ._types import Family
 
+    _Network = tuple[bytes, bytes]
+    """(address, mask)."""
+
 _VERDICTS = {name: _core.standard_target(name) for name in _core.VERDICTS}
-_state: Any = None  # the module, once a target is made by its name: only that asks which tables are open
+_state: ModuleType | None = None  # the module, once a target is made by its name: only that asks which tables are open
 
 
-def _load_state() -> Any:
+def _load_state() -> ModuleType:
     global _state
     from . import state
 
@@ -35,7 +41,7 @@ def _load_state() -> Any:
 class IPTCModule(Extension):
     """The base class of `Match` and `Target`. It is written in Python, so that programs may set attributes on them."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[..., Match | Target], tuple[object, ...]]:
         return _restore_extension, (type(self), *self._base_state(), self._state())
 
 
@@ -52,7 +58,9 @@ class Match(IPTCModule):
     xt_entry_match` and the data of the extension.
     """
 
-    def __init__(self, rule: Rule, name: str | None = None, match: Any = None, revision: int | None = None) -> None:
+    def __init__(
+        self, rule: Rule, name: str | None = None, match: ReadableBuffer | None = None, revision: int | None = None
+    ) -> None:
         if not name and not match:
             raise ParameterError("can't create match based on nothing")
         _check_rule(rule)
@@ -109,7 +117,7 @@ class Target(IPTCModule):
         self,
         rule: Rule,
         name: str | None = None,
-        target: Any = None,
+        target: ReadableBuffer | None = None,
         revision: int | None = None,
         goto: bool | None = None,
     ) -> None:
@@ -168,10 +176,12 @@ class Target(IPTCModule):
         return f"<iptc.Target {'goto ' if self.goto else ''}{self.name} {_shown(self)}>"
 
 
-def _restore_extension(cls: Any, nfproto: Family, header: bytes, state: Any) -> Match | Target:
+def _restore_extension(
+    cls: type[Match | Target], nfproto: Family, header: bytes, state: tuple[object, ...]
+) -> Match | Target:
     rule = (Rule if nfproto == _core.IPV4 else Rule6)()
     rule._load_header(nfproto, header)
-    extension: Match | Target = cls.__new__(cls)
+    extension = cls.__new__(cls)
     extension._restore(rule, state)
     return extension
 
@@ -199,7 +209,7 @@ def _says_the_same(one: Match | Target, other: Match | Target) -> bool:
     return bool(parameters) and parameters == other.get_all_parameters()
 
 
-def _shown(extension: Match | Target) -> Any:
+def _shown(extension: Match | Target) -> str | dict[str, str | list[str]]:
     """Return the part of `repr` that describes an extension: its parameters, or its bytes if no plugin can read it."""
     if not extension.opaque:
         return extension.parameters
@@ -216,7 +226,7 @@ def _checked_name(name: object) -> str:
     return name
 
 
-def _payload(buffer: Any) -> bytes:
+def _payload(buffer: ReadableBuffer) -> bytes:
     return buffer if isinstance(buffer, bytes) else bytes(memoryview(buffer))
 
 
@@ -239,11 +249,15 @@ class Rule(_core.RuleValue):
     dict.
     """
 
+    chain: Chain | None
     _target: Target | None
+    _networks: tuple[list[_Network], list[_Network]] | None
     _nfproto = _core.IPV4
     protocols = PROTOCOL_NAMES
 
     if TYPE_CHECKING:
+
+        def __init__(self, entry: ReadableBuffer | None = None, chain: Chain | None = None) -> None: ...
 
         @classmethod
         def from_args(cls, specification: str | Iterable[str]) -> Self:
@@ -272,7 +286,7 @@ class Rule(_core.RuleValue):
     def _with_networks(self, source: tuple[bytes, bytes], destination: tuple[bytes, bytes]) -> Rule:
         """Return a copy with these addresses; each is (address, mask) as bytes in network order."""
         make, arguments = self.__reduce__()
-        rule: Rule = make(*arguments)
+        rule = make(*arguments)
         rule._set_network(0, *source)
         rule._set_network(1, *destination)
         return rule
@@ -409,7 +423,8 @@ class Rule(_core.RuleValue):
         if entry is None:
             return None
         header, payloads = _core.split_entry(self.nfproto, entry)
-        parts: list[Any] = [*self.matches, self.target]
+        target = self.target
+        parts: list[Match | Target] = [*self.matches, *([] if target is None else [target])]
         mask = b"\xff" * (len(entry) - sum(map(len, payloads)))
         for part, payload in zip(parts, payloads):
             mask += b"\xff" * part.usersize + bytes(len(payload) - part.usersize)
@@ -464,7 +479,7 @@ class Rule(_core.RuleValue):
     def __repr__(self) -> str:
         return f"<iptc.{type(self).__name__} {self._shown()}>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[..., Rule], tuple[object, ...]]:
         if self._matches is None:
             return _restore_rule, (type(self), self._whole(), None, None, self.counters, self._networks)
         target = self._target
@@ -541,14 +556,14 @@ class Rule(_core.RuleValue):
 
 
 def _restore_rule(
-    cls: Any,
+    cls: type[Rule],
     entry: bytes,
-    matches: Any,
-    target: Any,
+    matches: list[tuple[object, ...]] | None,
+    target: tuple[object, ...] | None,
     counters: tuple[int, int],
-    networks: Any = None,
+    networks: tuple[list[_Network], list[_Network]] | None = None,
 ) -> Rule:
-    rule: Rule = cls(entry)
+    rule = cls(entry)
     rule.counters = counters
     rule._networks = networks
     if matches is None:

@@ -142,7 +142,8 @@ class _Given:
         self._only = _checked_name(table)
         self._backend = backend
         self._place = Place(netns)
-        self._wait, self._lock_file = checked_wait(wait), checked_lock_file(lock_file)
+        self._wait: Wait = checked_wait(wait)
+        self._lock_file: LockFile = checked_lock_file(lock_file)
 
     def _table_at(self, name: str) -> BackEndTable:
         return state.table_at(self._nfproto, name, self._place, self._backend)

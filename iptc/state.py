@@ -16,9 +16,9 @@ from .model.saved import text_of_view
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
-    from typing import Any
+    from types import ModuleType
 
-    from ._types import LockFile, Wait
+    from ._types import Lock, LockFile, Wait
     from .language.program import Program
     from .model.backend_table import BackEndTable
     from .model.edits import Operation
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class TableState(Recorder):
     """One open table: what was read of it, and the edits that are not committed yet. Whoever edits it holds `lock`."""
 
-    def __init__(self, table: BackEndTable, restoring: Any, trial: Any) -> None:
+    def __init__(self, table: BackEndTable, restoring: ModuleType, trial: ModuleType) -> None:
         self._table = table
         self.restoring = restoring
         self._trial = trial
@@ -47,13 +47,12 @@ class TableState(Recorder):
     @property
     def backend(self) -> str:
         """The name of the table's back end."""
-        return str(self._table.backend)
+        return self._table.backend
 
     @property
     def place(self) -> Place:
         """The `Place` that the table is bound to."""
-        place: Place = self._table.place
-        return place
+        return self._table.place
 
     @property
     def order(self) -> tuple[int, int, str]:
@@ -62,7 +61,7 @@ class TableState(Recorder):
 
     def is_of(self, table: BackEndTable) -> bool:
         """Whether this is the state of *table*, as `table_at` gives it."""
-        return bool(self.order == (table.place.cookie, table.nfproto, table.name))
+        return self.order == (table.place.cookie, table.nfproto, table.name)
 
     def load(self) -> View:
         """Return the table with its pending edits, as a `View`. It is read from the kernel if it is not known yet."""
@@ -310,7 +309,7 @@ def builtin_chains() -> dict[str, list[str]]:
 _open_tables: weakref.WeakSet[TableState] = weakref.WeakSet()
 """The `TableState`s that this process has open."""
 
-_opening = mutex()
+_opening: Lock = mutex()
 """Held while it is looked up whether a table is open, so that two threads do not open it twice."""
 
 
@@ -326,7 +325,7 @@ def _renew_locks() -> None:
 os.register_at_fork(after_in_child=_renew_locks)
 
 
-def opening() -> Any:
+def opening() -> Lock:
     """Return the lock to be held while it is looked up whether a table is open."""
     return _opening
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from ._core import Counters
     from ._types import LockFile, Netns, Pair, Path, Source, Wait
+    from .language.program import Program
+    from .model.views import ChainHead, ChainView, View
 
 
 @telling_methods
@@ -51,7 +53,7 @@ class Table:
     autocommit: bool
     _state: state.TableState
 
-    _cache: dict[Any, Any] = {}
+    _cache: dict[tuple[int, Netns, str, str], Any] = {}
     existing_table_names: dict[str, bool] = {}
     _nfproto: int = _core.IPV4
     _rule_class = Rule
@@ -69,7 +71,7 @@ class Table:
         if not isinstance(name, str):
             raise ParameterTypeError(f"a table name must be a string, not {type(name).__name__}")
         # checked before anything is changed
-        settings: dict[str, Any] = {} if autocommit is None else {"autocommit": autocommit}
+        settings: dict[str, object] = {} if autocommit is None else {"autocommit": autocommit}
         if wait is not UNSET:
             settings["wait"] = checked_wait(wait)
         if lock_file is not UNSET:
@@ -141,12 +143,12 @@ class Table:
     def __repr__(self) -> str:
         return f"<iptc.{type(self).__name__} {self.name}>"
 
-    def _view(self) -> Any:
+    def _view(self) -> View:
         with self._state.lock:
             self._flush_pending()
             return self._state.load()
 
-    def _find_chain(self, chain: Chain | str) -> Any:
+    def _find_chain(self, chain: Chain | str) -> ChainView | ChainHead | None:
         """Return the `ChainView` or `ChainHead` of *chain*, or None if there is no such chain."""
         with self._state.lock:
             self._flush_pending()
@@ -157,7 +159,7 @@ class Table:
         if self.autocommit and self._state.pending and not self._state.gathering:
             state.commit([self._state])
 
-    def _edit(self, operation: Any) -> Any:
+    def _edit(self, operation: edits.Operation) -> int:
         """Send *operation* at once, or collect it. Return whether it changes anything, as far as that is known now."""
         own = self._state
         with own.lock:
@@ -280,7 +282,7 @@ class Table:
             raise ParameterError(f"there is no table {self.name} in this text")
         return sum(rules)
 
-    def _restore(self, program: Any) -> None:
+    def _restore(self, program: Program) -> None:
         self._flush_pending()
         restoring = self._state.restoring
         try:
@@ -290,7 +292,7 @@ class Table:
             self._state.name_rule(error, program)
             raise
 
-    def _rehearse(self, program: Any) -> None:
+    def _rehearse(self, program: Program) -> None:
         self._state.rehearse(self._state.restoring.Restore(program))
 
     def strerror(self) -> str:
@@ -380,12 +382,12 @@ class Table:
         name = chain_name(chain)
         with self._state.lock:
             found = self._find_chain(name)
-            if found is None or found.policy is None:
-                return None, None
-            if self.autocommit and not self._state.gathering:
+            if found is not None and found.policy is not None and self.autocommit and not self._state.gathering:
                 self._state.forget()
                 found = self._find_chain(name)
-        return Policy(found.policy), _core.Counters._make(found.counters)
+        if found is None or found.policy is None:
+            return None, None
+        return Policy(found.policy), _core.Counters._make(found.counters or (0, 0))
 
     def set_policy(self, chain: Chain | str, policy: Policy | str, counters: Pair | None = None) -> bool:
         """Set the policy of a builtin chain (`iptables -P`), and its counters if *counters* is a (packets, bytes) pair.
@@ -426,16 +428,17 @@ class Table:
 
     def _fitting(self, chain: Chain | str, entry: bytes) -> bytes:
         """Return *entry* as bytes. Raises `ParameterError` if its sizes do not add up, or if *chain* cannot have it."""
-        whole: Any = self._rule_class(entry)._entry()
+        whole = self._rule_class(entry)._entry()
+        if whole is None:
+            raise ParameterTypeError(f"an entry must be bytes, not {type(entry).__name__}")
         refuse_meaningless(self._nfproto, chain_name(chain), whole)
-        return bytes(whole)
+        return whole
 
-    def first_rule(self, chain: Chain | str) -> Any:
+    def first_rule(self, chain: Chain | str) -> bytes | None:
         """Return the first entry of *chain* as bytes, or None. `next_rule` takes what this returns."""
-        entries: Any = Entry
-        return entries.first(self._view().chains.get(chain_name(chain)))
+        return Entry.first(self._view().chains.get(chain_name(chain)))
 
-    def next_rule(self, prev_rule: bytes) -> Any:
+    def next_rule(self, prev_rule: bytes) -> bytes | None:
         """Return the entry that follows *prev_rule*, or None at the end of the chain."""
         if not isinstance(prev_rule, Entry):
             raise ParameterTypeError("next_rule takes what first_rule or next_rule returned")
@@ -454,7 +457,7 @@ class Table:
 class Table6(Table):
     """One IPv6 table. Everything else is as for `Table`."""
 
-    _cache: dict[Any, Any] = {}
+    _cache: dict[tuple[int, Netns, str, str], Any] = {}
     existing_table_names: dict[str, bool] = {}
     _nfproto = _core.IPV6
     _rule_class = Rule6

@@ -15,14 +15,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator
     from types import TracebackType
-    from typing import Any
 
     from iptc import Table
 
     from ._types import Wait
     from .state import TableState
 
-    _Steps = Generator[Any, Any, Any]
+    _Steps = Generator[object, bool, None]
 
 
 class _Turn:
@@ -54,7 +53,7 @@ class _Gathering:
 
     _begin: Callable[[], _Steps]
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> object:
         self._steps = self._begin()
         try:
             return next(self._steps)
@@ -76,7 +75,7 @@ class _Gathering:
             self._steps.close()
 
 
-def _gather(face: Any, states: list[TableState], wait: Wait) -> _Steps:
+def _gather(face: object, states: list[TableState], wait: Wait) -> Generator[object, bool, bool]:
     """Collect the edits of the tables *states*, whose locks the caller holds, until *face* yields. Return whether there
     were any."""
     session = Session()
@@ -88,6 +87,7 @@ def _gather(face: Any, states: list[TableState], wait: Wait) -> _Steps:
             session.open = False
             state_module.transmit(parts, wait)
             return any(operations for _, operations in parts)
+        return False
     finally:
         session.open = False
 
@@ -163,7 +163,7 @@ def _with_locks(turn: _Turn, tables: list[Table], wait: Wait, left: list[Table])
     outcome = Outcome()
     try:
         turn.busy = True
-        outcome.changed = bool((yield from _gather(outcome, [table._state for table in tables], wait)))
+        outcome.changed = yield from _gather(outcome, [table._state for table in tables], wait)
     finally:
         turn.busy = False
 
@@ -181,6 +181,10 @@ class EditGroup(_Gathering):
 
     If an exception leaves the `with` statement, these edits are dropped, and only these. Other threads wait.
     """
+
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> Table: ...
 
     def __init__(self, table: Table) -> None:
         self._table = table

@@ -78,61 +78,18 @@ def address(ipv6):
 
 def matches(ipv6):
     """Return a strategy for matches that need no protocol."""
+    return st.one_of(*matches_of_packets(ipv6), *matches_of_connections(ipv6), *matches_of_times())
+
+
+def matches_of_packets(ipv6):
+    """Return strategies for matches of what a packet has."""
     shared = [
         of("comment", option("comment", quoted)),
         of("mark", option("mark", mark, True)),
-        of("connmark", option("mark", mark, True)),
         of("length", option("length", span(port), True)),
-        of(
-            "limit",
-            option(
-                "limit",
-                st.tuples(
-                    st.integers(1, 10000), either("s", "sec", "second", "m", "minute", "h", "hour", "d", "day")
-                ).map(lambda pair: f"{pair[0]}/{pair[1]}"),
-            ),
-            option("limit-burst", st.integers(1, 40)),
-        ),
         of("pkttype", option("pkt-type", either("unicast", "broadcast", "multicast"), True)),
-        of("state", option("state", listed("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED"), True)),
-        of(
-            "conntrack",
-            some(
-                option(
-                    "ctstate", listed("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED", "SNAT", "DNAT"), True
-                ),
-                option("ctproto", st.integers(1, 255), True),
-                option("ctexpire", span(word), True),
-                option("ctorigsrc", address(ipv6), True),
-                option("ctrepldst", address(ipv6), True),
-                option("ctorigsrcport", span(port), True),
-                option("ctstatus", listed("EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED"), True),
-                option("ctdir", either("ORIGINAL", "REPLY")),
-            ),
-        ),
-        of("cpu", option("cpu", word, True)),
-        of("quota", option("quota", number, True)),
-        of("helper", option("helper", either("ftp", "sip", "tftp"), True)),
         of("addrtype", option("src-type", listed("LOCAL", "UNICAST", "MULTICAST", largest=2), True)),
         of("devgroup", option("src-group", mark, True)),
-        of(
-            "statistic",
-            option("mode", st.just("random")),
-            option("probability", st.integers(0, 2**31).map(lambda value: f"{value / 2**31:.11f}"), True),
-        ),
-        of(
-            "statistic",
-            st.just("--mode nth"),
-            st.integers(1, 2**32 - 1).flatmap(
-                lambda every: st.integers(0, every - 1).map(lambda packet: f"--every {every} --packet {packet}")
-            ),
-        ),
-        of(
-            "connbytes",
-            option("connbytes", st.tuples(number, number).map(sorted).map(lambda pair: f"{pair[0]}:{pair[1]}"), True),
-            option("connbytes-dir", either("original", "reply", "both")),
-            option("connbytes-mode", either("packets", "bytes", "avgpkt")),
-        ),
         of(
             "string",
             option(
@@ -151,6 +108,79 @@ def matches(ipv6):
                     lambda v: f'"{v[0]:#x}>>{v[1] % 32}&{v[2]:#x}={min(v[2:]):#x}:{max(v[2:]):#x}"'
                 ),
                 True,
+            ),
+        ),
+        of("dscp", option("dscp", st.integers(0, 63).map(hex), True)),
+        of("tos", option("tos", st.tuples(byte, byte).map(lambda pair: f"{pair[0]:#x}/{pair[1]:#x}"), True)),
+        of("physdev", option("physdev-in", interface, True)),
+    ]
+    own = (
+        [
+            of("hl", option("hl-eq", byte, True)),
+            of("frag", option("fragid", span(word), True), maybe(option("fragres"))),
+            of("rt", option("rt-type", byte, True), maybe(option("rt-segsleft", span(word), True))),
+        ]
+        if ipv6
+        else [of("ttl", option("ttl-eq", byte, True)), of("realm", option("realm", mark, True))]
+    )
+    return shared + own
+
+
+def matches_of_connections(ipv6):
+    """Return strategies for matches of what connection tracking knows."""
+    return [
+        of("connmark", option("mark", mark, True)),
+        of("state", option("state", listed("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED"), True)),
+        of(
+            "conntrack",
+            some(
+                option(
+                    "ctstate", listed("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED", "SNAT", "DNAT"), True
+                ),
+                option("ctproto", st.integers(1, 255), True),
+                option("ctexpire", span(word), True),
+                option("ctorigsrc", address(ipv6), True),
+                option("ctrepldst", address(ipv6), True),
+                option("ctorigsrcport", span(port), True),
+                option("ctstatus", listed("EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED"), True),
+                option("ctdir", either("ORIGINAL", "REPLY")),
+            ),
+        ),
+        of("helper", option("helper", either("ftp", "sip", "tftp"), True)),
+        of(
+            "connbytes",
+            option("connbytes", st.tuples(number, number).map(sorted).map(lambda pair: f"{pair[0]}:{pair[1]}"), True),
+            option("connbytes-dir", either("original", "reply", "both")),
+            option("connbytes-mode", either("packets", "bytes", "avgpkt")),
+        ),
+    ]
+
+
+def matches_of_times():
+    """Return strategies for matches of when, and how often, packets come."""
+    return [
+        of(
+            "limit",
+            option(
+                "limit",
+                st.tuples(
+                    st.integers(1, 10000), either("s", "sec", "second", "m", "minute", "h", "hour", "d", "day")
+                ).map(lambda pair: f"{pair[0]}/{pair[1]}"),
+            ),
+            option("limit-burst", st.integers(1, 40)),
+        ),
+        of("cpu", option("cpu", word, True)),
+        of("quota", option("quota", number, True)),
+        of(
+            "statistic",
+            option("mode", st.just("random")),
+            option("probability", st.integers(0, 2**31).map(lambda value: f"{value / 2**31:.11f}"), True),
+        ),
+        of(
+            "statistic",
+            st.just("--mode nth"),
+            st.integers(1, 2**32 - 1).flatmap(
+                lambda every: st.integers(0, every - 1).map(lambda packet: f"--every {every} --packet {packet}")
             ),
         ),
         of(
@@ -180,20 +210,7 @@ def matches(ipv6):
             option("hashlimit-mode", listed("srcip", "dstip")),
             option("hashlimit-name", st.from_regex(r"[a-z]{1,15}", fullmatch=True)),
         ),
-        of("dscp", option("dscp", st.integers(0, 63).map(hex), True)),
-        of("tos", option("tos", st.tuples(byte, byte).map(lambda pair: f"{pair[0]:#x}/{pair[1]:#x}"), True)),
-        of("physdev", option("physdev-in", interface, True)),
     ]
-    own = (
-        [
-            of("hl", option("hl-eq", byte, True)),
-            of("frag", option("fragid", span(word), True), maybe(option("fragres"))),
-            of("rt", option("rt-type", byte, True), maybe(option("rt-segsleft", span(word), True))),
-        ]
-        if ipv6
-        else [of("ttl", option("ttl-eq", byte, True)), of("realm", option("realm", mark, True))]
-    )
-    return st.one_of(*shared, *own)
 
 
 def protocols(ipv6):

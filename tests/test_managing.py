@@ -83,6 +83,12 @@ def test_built(host):
         iptc.Ruleset.built({"nosuch": {}})
 
 
+def test_a_rule_without_a_target_is_refused_as_by_a_chain(host):
+    with pytest.raises(iptc.ParameterError, match="invalid rule"):
+        iptc.Ruleset.built({"filter": {"INPUT": [iptc.Rule()]}})
+    assert list(iptc.Ruleset.built({"filter": {"INPUT": ["-p tcp"]}})[4, "filter"]["INPUT"]) == ["-p tcp"]
+
+
 @pytest.mark.parametrize(
     "chain, option", [("INPUT", "-o"), ("PREROUTING", "-o"), ("OUTPUT", "-i"), ("POSTROUTING", "-i")]
 )

@@ -11,13 +11,15 @@ from .window import Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from .._types import Family
+    from ..legacy.blob import TableScan
+    from ..nft.reader import NftScan
     from .finder import Finder
 
 
-def open_source(scan: Any, nfproto: Family, table: str, side: str, falls_back: bool, period: float) -> BpfScan:
+def open_source(
+    scan: TableScan | NftScan, nfproto: Family, table: str, side: str, falls_back: bool, period: float
+) -> BpfScan:
     """Return a scan that reads by eBPF the same table that *scan* reads by its socket.
 
     If eBPF cannot be used, it reads by *scan* with *falls_back*, and raises `Unsupported` or `KernelError` without.
@@ -26,7 +28,7 @@ def open_source(scan: Any, nfproto: Family, table: str, side: str, falls_back: b
     return BpfScan(scan, lambda: _open(scan, nfproto, table, side), falls_back, period)
 
 
-def _open(scan: Any, nfproto: Family, table: str, side: str) -> tuple[Window, Finder]:
+def _open(scan: TableScan | NftScan, nfproto: Family, table: str, side: str) -> tuple[Window, Finder]:
     # the window first: if the kernel takes no BPF programs at all, that is the reason to give
     with KeepTypes():
         window = Window()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .arguments import Commands
+
 
 ROLLED_BACK = 255
 """The exit status, as of iptables-apply, when the change was not confirmed and was taken back."""
@@ -27,7 +29,7 @@ NOT_DONE = 1
 """The exit status when a change that was to be confirmed could not be made."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     apply = add_command(
         commands,

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .._types import Wait
+
+    Commands = argparse._SubParsersAction[ArgumentParser]
+    """What the parsers of the commands are added to."""
+
 
 FAMILIES = {"4": [False], "6": [True], "both": [False, True]}
 """option (-4, -6 or -a) -> a list with one entry for each family: whether it is IPv6."""
@@ -19,7 +24,7 @@ HEADINGS = {False: "# IPv4", True: "# IPv6"}
 
 
 def add_command(
-    commands: Any,
+    commands: Commands,
     name: str,
     run: Callable[[Namespace], int],
     both: bool = False,
@@ -28,7 +33,7 @@ def add_command(
     live: bool = True,
     family: str | None = "4",
     **words: Any,
-) -> Any:
+) -> ArgumentParser:
     """Add the command *name* with the options that all commands have. run(options) carries it out.
 
     *both*: the command can work on both families at once. *many*: it can work on several network namespaces at once.
@@ -78,19 +83,20 @@ def add_compare(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_wait(command: ArgumentParser, default: Any, text: str) -> None:
+def add_wait(command: ArgumentParser, default: float | bool, text: str) -> None:
     """Add `-w`. Without a number it means to wait for ever."""
     command.add_argument(
         "-w", "--wait", nargs="?", type=seconds, const=True, default=default, metavar="SECONDS", help=text
     )
 
 
-def wait_of(options: Namespace) -> Any:
+def wait_of(options: Namespace) -> Wait:
     """Return the value of `-w` as the library takes it: None means for ever."""
-    return None if options.wait is True else options.wait
+    wait: Wait = None if options.wait is True else options.wait
+    return wait
 
 
-def seconds(text: str) -> Any:
+def seconds(text: str) -> float:
     """Return the number of seconds that *text* gives."""
     value = float(text)
     if not 0 <= value < 1e9:
@@ -98,7 +104,7 @@ def seconds(text: str) -> Any:
     return value
 
 
-def positive(text: str) -> Any:
+def positive(text: str) -> int:
     """Return the whole number, at least 1, that *text* gives."""
     value = int(text)
     if value < 1:
@@ -106,6 +112,6 @@ def positive(text: str) -> Any:
     return value
 
 
-def netns(text: str) -> Any:
+def netns(text: str) -> int | str:
     """Return the network namespace that *text* names: a process id, a name or a path."""
     return int(text) if text.isdigit() else text

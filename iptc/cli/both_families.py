@@ -12,8 +12,11 @@ from .arguments import FAMILIES, HEADINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Iterable, Iterator
+
+    from .._types import Source
+
+    _Text = tuple[bool | None, bytes]
 
 
 _KEPT_IN_MEMORY = 1 << 24
@@ -28,11 +31,11 @@ class Both:
     before the next one is read. A second iteration gives the same parts again.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._kept: Any = None
+        self._kept: tempfile.SpooledTemporaryFile[bytes] | None = None
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[tuple[bool, Part]]:
         missing = list(FAMILIES["both"])
         for ipv6, texts in itertools.groupby(_texts(self._pieces()), lambda found: found[0]):
             if ipv6 is None:
@@ -45,7 +48,7 @@ class Both:
         if missing:
             raise ParameterError(_missing(missing[0]))
 
-    def _pieces(self) -> Iterator[Any]:
+    def _pieces(self) -> Iterator[bytes]:
         if self._kept is not None:
             self._kept.seek(0)
             yield from restoring.pieces(self._kept)
@@ -60,10 +63,10 @@ class Both:
 class Part:
     """The text of one family."""
 
-    def __init__(self, texts: Any) -> None:
+    def __init__(self, texts: Iterator[_Text]) -> None:
         self._texts = texts
 
-    def read(self, size: int = -1) -> Any:
+    def read(self, size: int = -1) -> bytes:
         """Return the next bytes, as many as there are at once; b"" at the end."""
         for _, text in self._texts:
             if text:
@@ -71,14 +74,15 @@ class Part:
         return b""
 
 
-def _texts(pieces: Any) -> Iterator[Any]:
+def _texts(pieces: Iterable[bytes]) -> Iterator[_Text]:
     """Yield (ipv6, text) for all lines of *pieces* except the headings. One text has many lines.
 
     Before the first heading, ipv6 is None.
     """
     ipv6 = None
     rest = b""
-    for piece in itertools.chain(pieces, [None]):
+    last: list[bytes | None] = [None]
+    for piece in itertools.chain(pieces, last):
         if piece is None:
             # the last line may have no line break
             whole, rest = rest and rest + b"\n", b""
@@ -95,7 +99,7 @@ def _texts(pieces: Any) -> Iterator[Any]:
             yield ipv6, text
 
 
-def _check_empty(texts: Any) -> None:
+def _check_empty(texts: Iterable[_Text]) -> None:
     """Raise if there are rules before the first heading."""
     for _, text in texts:
         if any(line.strip() and not line.startswith(b"#") for line in text.split(b"\n")):

@@ -8,10 +8,11 @@ from .sources import Progress, add_source, sources
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Any
+
+    from .arguments import Commands
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     check = add_command(
         commands,

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from typing import Any
 
+    from .arguments import Commands
+
 
 NOTHING = 1
 """The exit status if no change waits to be confirmed."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     confirm = add_command(
         commands,

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from ..counters import Snapshot
+    from ..monitoring.labels import Dictionary
+    from ..monitoring.line_formats import Counted, Csv, Influx, Json
+    from ..monitoring.sources import TableReading
+    from .arguments import Commands
+
 
 FORMATS = ("table", "json", "jsonl", "csv", "influx", "prometheus")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     counters = add_command(
         commands,
@@ -78,7 +84,7 @@ def run(options: Namespace) -> int:
     return printer.status
 
 
-def _times(options: Namespace) -> Iterator[Any]:
+def _times(options: Namespace) -> Iterator[None]:
     """Yield once for each time that the counters are to be printed."""
     if options.signal not in (None, "none"):
         yield from requests_of(options.signal)
@@ -100,7 +106,7 @@ class _ScrapeText:
         self._scraper = Scraper(sources_of(options, options.wait))
         self.status = 0
 
-    def text(self) -> Any:
+    def text(self) -> str:
         """Return the text to print now."""
         scrape = self._scraper.scrape()
         self.status = 0 if scrape.complete else 1
@@ -117,7 +123,7 @@ class _Tables:
     def __init__(self, options: Namespace) -> None:
         from ..monitoring import line_formats
 
-        formats: dict[str, Any] = {
+        formats: dict[str, type[Influx | Json | Csv | _Text | _Objects]] = {
             "table": _Text,
             "json": _Objects,
             "jsonl": line_formats.Json,
@@ -127,12 +133,12 @@ class _Tables:
         self._format = formats[options.format]()
         self._chains = options.chain
         self._sources = sources_of(options, options.wait)
-        self._tables: dict[Any, Any] = {}
+        self._tables: dict[tuple[object, ...], tuple[Dictionary, Snapshot | None]] = {}
         self._reasons = Reasons()
         self._head = self._format.head()
         self.status = 0
 
-    def text(self) -> Any:
+    def text(self) -> str:
         """Return the text to print now."""
         readings = self._sources.poll()
         self._complain(readings)
@@ -140,34 +146,38 @@ class _Tables:
         self._reasons.tell(read)
         self._check_chains(read)
         head, self._head = self._head, ""
-        self._format.several = len(readings) > 1
+        if isinstance(self._format, _Text):
+            self._format.several = len(readings) > 1
         return head + "".join([self._of_table(reading) for reading in read])
 
-    def _complain(self, readings: Any) -> None:
+    def _complain(self, readings: list[TableReading]) -> None:
         """Name the tables that could not be read. Raise if none could be read."""
-        failed = [reading for reading in readings if reading.error is not None]
-        if failed and len(failed) == len(readings):
-            raise failed[0].error
-        self.status = 1 if failed else 0
-        for reading in failed:
-            complain(str(reading.error))
+        errors = [reading.error for reading in readings if reading.error is not None]
+        if errors and len(errors) == len(readings):
+            raise errors[0]
+        self.status = 1 if errors else 0
+        for error in errors:
+            complain(str(error))
 
-    def _check_chains(self, readings: Any) -> None:
+    def _check_chains(self, readings: list[TableReading]) -> None:
         """Raise if a chain was asked for by its name, without a pattern, and no table has it."""
-        there = {chain.name for reading in readings for chain in reading.snapshot.chains}
+        there = {
+            chain.name for reading in readings if reading.snapshot is not None for chain in reading.snapshot.chains
+        }
         for name in self._chains:
             if readings and not set(name) & set("*?[") and name not in there:
-                tables = ", ".join(dict.fromkeys(reading.table for reading in readings))
+                tables = ", ".join(dict.fromkeys(str(reading.table) for reading in readings))
                 raise IPTCError(f"table {tables} has no chain {name}")
 
-    def _of_table(self, reading: Any) -> Any:
+    def _of_table(self, reading: TableReading) -> str:
         from ..monitoring.labels import Dictionary
         from ..monitoring.line_formats import Counted
 
-        known = self._tables.setdefault(reading.key, [Dictionary(), None])
-        words = known[0].words(reading)
-        previous, known[1] = known[1], reading.snapshot
-        delta = None if previous is None or reading.reopened else reading.snapshot.since(previous)
+        dictionary, previous = self._tables.get(reading.key) or (Dictionary(), None)
+        words = dictionary.words(reading)
+        snapshot = reading.snapshot
+        self._tables[reading.key] = dictionary, snapshot
+        delta = None if previous is None or snapshot is None or reading.reopened else snapshot.since(previous)
         return self._format.write(Counted(reading, words, self._sources.selection, delta))
 
     def close(self) -> None:
@@ -184,7 +194,7 @@ class _Text:
         """Return the text before the first table."""
         return ""
 
-    def write(self, table: Any) -> Any:
+    def write(self, table: Counted) -> str:
         """Return the text of one table."""
         reading = table.reading
         lines = []
@@ -194,7 +204,7 @@ class _Text:
         for chain, rows in table.chains():
             title = f"Chain {chain.name}"
             if chain.policy is not None:
-                packets, size = chain.policy_counters
+                packets, size = chain.policy_counters or (0, 0)
                 title += f" (policy {chain.policy} {packets} packets, {size} bytes)"
             lines.append(title)
             heads = ["pkts", "bytes"] if table.delta is None else ["pkts", "bytes", "+pkts", "+bytes"]
@@ -211,32 +221,30 @@ class _Text:
 class _Objects:
     """Prints each table as a JSON object."""
 
-    several = False
-
     def head(self) -> str:
         """Return the text before the first table."""
         return ""
 
-    def write(self, table: Any) -> Any:
+    def write(self, table: Counted) -> str:
         """Return the text of one table."""
         import json
 
         reading, snapshot = table.reading, table.snapshot
         chains = []
         for chain, rows in table.chains():
-            described = {"name": chain.name, "policy": chain.policy}
+            described: dict[str, Any] = {"name": chain.name, "policy": chain.policy}
             if chain.policy is not None:
-                described["packets"], described["bytes"] = chain.policy_counters
+                described["packets"], described["bytes"] = chain.policy_counters or (0, 0)
             described["rules"] = []
             for row in rows:
                 packets, size, *added = table.numbers(row)
-                one = {"packets": packets, "bytes": size, "rule": row.words.text}
+                one: dict[str, int | str | None] = {"packets": packets, "bytes": size, "rule": row.words.text}
                 one |= {"target": row.words.target, "comment": row.words.comment}
                 if added:
                     one["added_packets"], one["added_bytes"] = added
                 described["rules"].append(one)
             chains.append(described)
-        whole = {"table": reading.table, "ip_version": 6 if reading.ipv6 else 4}
+        whole: dict[str, Any] = {"table": reading.table, "ip_version": 6 if reading.ipv6 else 4}
         if reading.netns is not None:
             whole["netns"] = reading.netns
         whole |= {"source": reading.source, "time": snapshot.time[1], "generation": snapshot.generation}

@@ -18,7 +18,7 @@ from .status import BAD_USAGE, status_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from typing import Any, NoReturn
+    from typing import NoReturn, TextIO
 
 
 # Each command is a module of this folder with the name of the command. Its `add(commands)` describes the arguments, and
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """A parser that prints its help as the commands print: if the help cannot be written, the command fails."""
 
-    def print_help(self, file: Any = None) -> None:
+    def print_help(self, file: object = None) -> None:
         """Print the help to standard output."""
         write(self.format_help())
 
@@ -89,13 +89,13 @@ class _Version(argparse.Action):
     """`--version`: print the release and end."""
 
     def __call__(
-        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+        self, parser: ArgumentParser, namespace: Namespace, values: object, option_string: str | None = None
     ) -> None:
         write(f"{parser.prog} {__version__}\n")
         parser.exit()
 
 
-def parser_of(words: Any) -> Any:
+def parser_of(words: list[str]) -> ArgumentParser:
     """Return the parser of the command that *words* begin with, or the parser of all commands."""
     parser = _Parser(prog="iptc", description="Read and change the rules of the Linux firewall, and read its counters.")
     parser.add_argument("--version", nargs=0, action=_Version, help="print the version of iptc, and end")
@@ -106,7 +106,12 @@ def parser_of(words: Any) -> Any:
 
 
 def _warn(
-    message: Any, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
     """Print a warning in one line, without the place in the program that raised it."""
     complain(f"warning: {message}")

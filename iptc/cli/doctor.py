@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-
+from ..model import restoring
 from .arguments import FAMILIES, add_command
 from .output import write
 
@@ -11,14 +10,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
-    from typing import Any
+
+    from ..doctor.finding import Finding
+    from .arguments import Commands
 
 
 _NOTHING_TO_DO, SOMETHING_TO_DO = 0, 1
 SCHEMA = 1
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     doctor = add_command(
         commands,
@@ -56,13 +57,13 @@ def run(options: Namespace) -> int:
     return _NOTHING_TO_DO if is_well(findings) else SOMETHING_TO_DO
 
 
-def _as_text(finding: Any) -> str:
+def _as_text(finding: Finding) -> str:
     text = finding.text.replace("\n", " ")
     do = f"\n{'':9}-> {finding.do}" if finding.do else ""
     return f"{finding.level + ':':8} {text}{do}"
 
 
-def _texts(options: Namespace) -> Iterator[Any]:
+def _texts(options: Namespace) -> Iterator[tuple[bool, bytes]]:
     """Yield (ipv6, text) of the ruleset, for each family that was asked for."""
     if options.file is None:
         return
@@ -74,4 +75,4 @@ def _texts(options: Namespace) -> Iterator[Any]:
     from .sources import sources
 
     for ipv6, part in sources(options):
-        yield ipv6, b"".join(iter(functools.partial(part.read, 1 << 16), b""))
+        yield ipv6, b"".join(restoring.pieces(part))

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any
 
+    from .arguments import Commands
+
 
 ADDRESS = "127.0.0.1:9455"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     exporter = add_command(
         commands,

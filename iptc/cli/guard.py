@@ -15,13 +15,13 @@ from .sources import read_text
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Any
 
     from ..owning.guard import Guard, Heal
     from ..owning.owned import Owned
+    from .arguments import Commands
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     guard = add_command(
         commands,

@@ -12,12 +12,13 @@ from .rulesets import TROUBLE, trouble_is
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Any
+
+    from .arguments import Commands
 
 CLEAN, FOUND = 0, 1
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     lint = add_command(
         commands,

@@ -11,15 +11,15 @@ from .sources import read_text
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from typing import Any
 
     from ..managing.planning import Plan
     from ..owning.owned import Owned
+    from .arguments import Commands
 
 VERBS = ("plan", "apply", "show", "remove")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     owned = add_command(
         commands,

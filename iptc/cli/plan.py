@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any
 
+    from .arguments import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """Describe the command."""
     plan = add_command(
         commands,

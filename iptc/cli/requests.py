@@ -8,14 +8,13 @@ import signal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
 
 SIGNALS = ("none", "STDIN", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """The values of `--execd`: the ways in which telegraf's `execd` plugin can ask."""
 
 
-def requests_of(how: Any) -> Any:
+def requests_of(how: str) -> Iterator[None]:
     """Return an iterator that gives one item for each request. If *how* is standard input, it ends at the end of
     that."""
     if how == "STDIN":
@@ -25,13 +24,13 @@ def requests_of(how: Any) -> Any:
     return _by_signal(number, signal.pthread_sigmask(signal.SIG_BLOCK, {number}))
 
 
-def _by_lines() -> Iterator[Any]:
+def _by_lines() -> Iterator[None]:
     while piece := os.read(0, 65536):
         for _ in range(piece.count(b"\n")):
             yield
 
 
-def _by_signal(number: int, before: Any) -> Iterator[Any]:
+def _by_signal(number: int, before: set[signal.Signals | int]) -> Iterator[None]:
     try:
         while True:
             signal.sigwaitinfo({number})

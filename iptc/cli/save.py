@@ -9,12 +9,12 @@ from .output import write
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Any
 
     from ..managing.ruleset_value import Ruleset
+    from .arguments import Commands
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     save = add_command(
         commands,

@@ -16,7 +16,10 @@ from .output import is_terminal, put
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from typing import Any
+    from collections.abc import Iterable
+    from typing import Any, BinaryIO
+
+    from .._types import Readable
 
 
 def add_source(command: ArgumentParser, counters: str, noflush: str) -> None:
@@ -28,7 +31,7 @@ def add_source(command: ArgumentParser, counters: str, noflush: str) -> None:
     add_wait(command, True, "wait at most SECONDS for the xtables lock. Default: wait for ever")
 
 
-def sources(options: Namespace) -> Any:
+def sources(options: Namespace) -> Iterable[tuple[bool, Readable]]:
     """Return (ipv6, source) for each family that was asked for. If that is both, the result can be iterated twice."""
     source = _standard_input() if options.file in (None, "-") else _opened(options.file)
     if options.family != "both":
@@ -36,18 +39,18 @@ def sources(options: Namespace) -> Any:
     return Both(source)
 
 
-def read_text(path: str) -> Any:
+def read_text(path: str) -> bytes:
     """Return the content of a file as bytes; `-` is standard input."""
     return b"".join(restoring.pieces(_standard_input() if path == "-" else _opened(path)))
 
 
-def _standard_input() -> Any:
+def _standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise IPTCError(f"can't read standard input: {os.strerror(errno.EBADF)}")
     return sys.stdin.buffer
 
 
-def _opened(path: str) -> Any:
+def _opened(path: str) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
@@ -67,7 +70,7 @@ class Progress:
         except (AttributeError, OSError, ValueError):
             self._size = 0
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Progress | None:
         return self if is_terminal(sys.stderr) else None
 
     def __call__(self, size: int) -> None:
@@ -80,7 +83,7 @@ class Progress:
         bar = "#" * int(30 * share)
         self._show(f"\r[{bar:30}] {share:4.0%} {self._done / 1e6:.0f} MB")
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._shown:
             self._show("\r\x1b[K")
 

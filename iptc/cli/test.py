@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any
 
+    from .arguments import Commands
+
 
 PASSED, FAILED = 0, 1
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     test = add_command(
         commands,

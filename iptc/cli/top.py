@@ -15,16 +15,16 @@ from .selecting import Reasons, add_selection
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Any
 
     from ..monitoring.board import Board
     from ..monitoring.pace import Clock, Pace
     from ..monitoring.sampler import Poller, Sample
+    from .arguments import Commands
 
 SCHEMA = 1
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     top = add_command(
         commands,

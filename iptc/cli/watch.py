@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from ..watching.journal import Journal
     from ..watching.watch import TableChange, Watch
+    from .arguments import Commands
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Describe the command."""
     watch = add_command(
         commands,

@@ -8,14 +8,16 @@ from .words import split_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterable
+
+    from .._types import Pair
 
 _OTHER_COMMANDS = ("-I", "-D", "-R", "-C", "--insert", "--delete", "--replace", "--check")
 BEGIN_OF_LINE = ("[", "-A", "--append", "-t", "--table", *_OTHER_COMMANDS)
 """The words with which a line of iptables-save, or a command, can begin."""
 
 
-def without_command(specification: Any) -> tuple[Any, Any]:
+def without_command(specification: str | Iterable[str]) -> tuple[str | Iterable[str], Pair | None]:
     """Return (specification, counters or None) for a line `[packets:bytes] -A CHAIN SPECIFICATION`.
 
     A specification alone, as text or as words, is returned as it is, with None. Raises `ParameterError` for any other
@@ -35,7 +37,7 @@ def without_command(specification: Any) -> tuple[Any, Any]:
             return words, None
     first = words[0] if words else ""
     counts = first[1:-1].split(":") if first[:1] == "[" and first[-1:] == "]" else []
-    counters = tuple(map(int, counts)) if len(counts) == 2 and all(map(str.isdecimal, counts)) else None
+    counters = (int(counts[0]), int(counts[1])) if len(counts) == 2 and all(map(str.isdecimal, counts)) else None
     rest = words[1:] if counters else words
     if rest[:1] in (["-t"], ["--table"]):
         rest = rest[2:]

@@ -184,6 +184,69 @@ cdef inline void _absorb_payload(Digest *digest, const char *payload, uint32_t l
     digest_absorb(digest, payload + PAYLOAD_HEADER, length - PAYLOAD_HEADER)
 
 
+cdef inline bint _absorb_entry(Digest *digest, Family *family, const char *entry) noexcept nogil:
+    """Take an entry into the digest: its base part without the kernel's scratch and the counters, and all payloads.
+    Return False if the payloads do not add up."""
+    cdef Payloads payloads
+    digest_absorb(digest, entry, family.offsets - 4)
+    digest_absorb(digest, entry + family.offsets, 4)
+    payloads = payloads_of(family, entry)
+    while next_payload(&payloads):
+        _absorb_payload(digest, <const char *> payloads.payload, payloads.size)
+    return not payloads.broken
+
+
+cdef inline uint32_t _hooks_at(const ipt_getinfo *info, uint32_t at, uint32_t end, int *opened,
+                               bint *is_policy) noexcept nogil:
+    """Find out whether a builtin chain begins at offset *at* (*opened* is its hook), and whether a policy stands there.
+
+    Return the next offset at which one of the two can be.
+    """
+    cdef uint32_t mark = end
+    cdef int hook
+    for hook in range(NF_INET_NUMHOOKS):
+        if info.valid_hooks & (1 << hook):
+            if info.hook_entry[hook] == at:
+                opened[0] = hook
+            elif at < info.hook_entry[hook] < mark:
+                mark = info.hook_entry[hook]
+            if info.underflow[hook] == at:
+                is_policy[0] = True
+            elif at < info.underflow[hook] < mark:
+                mark = info.underflow[hook]
+    return mark
+
+
+cdef inline bint _end_chain(BlobChain *chain, uint32_t last, size_t slot) noexcept nogil:
+    """End *chain*, since another one begins. *last* is the offset of the entry before, and *slot* the number of rules.
+    Return False if that does not add up."""
+    if chain.name == NULL:
+        return chain.foot != NOT_ENDED       # its policy has ended it
+    if last < chain.first:
+        return False
+    chain.foot = last
+    chain.rules = slot - chain.slot
+    return True
+
+
+cdef inline BlobChain *_new_chain(Walk *walk, int hook, size_t slot) noexcept nogil:
+    """Return a new chain of *walk* whose first rule is the one of number *slot*, or NULL if there is no memory."""
+    cdef BlobChain *chain
+    if walk.chain_count == walk.chain_room:
+        walk.chain_room = room_for(walk.chain_room * 2 + 8, walk.chain_room + 1)
+        chain = <BlobChain *> realloc(walk.chains, walk.chain_room * sizeof(BlobChain))
+        if chain == NULL:
+            return NULL
+        walk.chains = chain
+    chain = &walk.chains[walk.chain_count]
+    walk.chain_count += 1
+    memset(chain, 0, sizeof(chain[0]))
+    chain.slot = slot
+    chain.foot = NOT_ENDED
+    chain.hook = hook
+    return chain
+
+
 cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo *info, Walk *walk,
                uint64_t *packets, uint64_t *sizes, size_t room) noexcept nogil:
     """Find chains, counters and digest in one walk. *packets* and *sizes* have room for *room* counters, or are NULL.
@@ -191,7 +254,6 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
     Return 0, ENOMEM, or EINVAL; then `walk.broken` is the offset at which the blob does not add up.
     """
     cdef uint32_t at = 0, size, target_at, previous = 0
-    cdef Payloads payloads
     cdef size_t slot = 0
     cdef Digest digest
     cdef uint32_t mark = 0       # where the next builtin chain or policy is, or nearer
@@ -199,7 +261,7 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
     cdef const char *target
     cdef const xt_counters *counters
     cdef BlobChain *chain = NULL
-    cdef int hook, opened
+    cdef int opened
     cdef bint is_policy
     walk.chain_count = 0
     digest_begin(&digest, end)
@@ -214,54 +276,25 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
                 or target_at + PAYLOAD_HEADER > size):
             return EINVAL
         target = entry + target_at
-        # the digest is of the base part without the kernel's scratch and the counters, and of all payloads
-        digest_absorb(&digest, entry, family.offsets - 4)
-        digest_absorb(&digest, entry + family.offsets, 4)
-        payloads = payloads_of(family, entry)
-        while next_payload(&payloads):
-            _absorb_payload(&digest, <const char *> payloads.payload, payloads.size)
-        if payloads.broken:
+        if not _absorb_entry(&digest, family, entry):
             return EINVAL
         opened = -1
         is_policy = False
         if at >= mark:
-            mark = end
-            for hook in range(NF_INET_NUMHOOKS):
-                if info.valid_hooks & (1 << hook):
-                    if info.hook_entry[hook] == at:
-                        opened = hook
-                    elif at < info.hook_entry[hook] < mark:
-                        mark = info.hook_entry[hook]
-                    if info.underflow[hook] == at:
-                        is_policy = True
-                    elif at < info.underflow[hook] < mark:
-                        mark = info.underflow[hook]
+            mark = _hooks_at(info, at, end, &opened, &is_policy)
         if target_at == family.header and memcmp(target + 2, b"ERROR", 6) == 0:
             if size != family.header + ERROR_SIZE:
                 return EINVAL
             opened = NF_INET_NUMHOOKS
         if opened >= 0:
-            if chain != NULL and chain.name != NULL:
-                # the entry before the head of a chain is the last one of the user chain before
-                if previous < chain.first:
+            if chain != NULL:
+                # the entry before the head of a chain is the last one of the user chain before, and no rule
+                slot -= chain.name != NULL
+                if not _end_chain(chain, previous, slot):
                     return EINVAL
-                chain.foot = previous
-                slot -= 1
-                chain.rules = slot - chain.slot
-            elif chain != NULL and chain.foot == NOT_ENDED:
-                return EINVAL
-            if walk.chain_count == walk.chain_room:
-                walk.chain_room = room_for(walk.chain_room * 2 + 8, walk.chain_room + 1)
-                chain = <BlobChain *> realloc(walk.chains, walk.chain_room * sizeof(BlobChain))
-                if chain == NULL:
-                    return ENOMEM
-                walk.chains = chain
-            chain = &walk.chains[walk.chain_count]
-            walk.chain_count += 1
-            memset(chain, 0, sizeof(chain[0]))
-            chain.slot = slot
-            chain.foot = NOT_ENDED
-            chain.hook = opened
+            chain = _new_chain(walk, opened, slot)
+            if chain == NULL:
+                return ENOMEM
             if opened == NF_INET_NUMHOOKS:
                 chain.name = target + PAYLOAD_HEADER
                 chain.first = at + size
@@ -298,7 +331,7 @@ cdef int _raise_walk(int failed, Walk *walk) except -1:
     if failed == ENOMEM:
         raise MemoryError
     raise KernelError(f"the table that the kernel returned does not add up at offset {walk.broken}", EINVAL,
-                      "Invalid argument")  # fmt: skip
+                      "Invalid argument")
 
 
 cdef str _chain_name(const BlobChain *chain):

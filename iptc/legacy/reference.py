@@ -22,8 +22,8 @@ from .restore import checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .._types import Lock
     from .._applied import Mark
+    from .._types import Lock
     from ..language.program import Program, Run
     from ..model.edits import Operation
     from ..namespace import Place

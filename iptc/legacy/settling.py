@@ -14,9 +14,10 @@ from .blob import FALLEN, UNSURE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from .._counts import Counts
+    from .blob import TableScan
+
+    _Reading = tuple[Counts, int, list[tuple[int, int]]]
 
 
 _WITHOUT_LOCK = 0.05
@@ -35,12 +36,12 @@ had been put aside by a writer. With the lock, that can only be a writer that ta
 class Settling:
     """Reads a table again whose counters are in doubt, under the xtables lock if it is free and may be taken."""
 
-    def __init__(self, scan: Any) -> None:
+    def __init__(self, scan: TableScan) -> None:
         self._scan = scan
         self._lock = XTablesLock(shared=True)
         self._given_up = False
 
-    def settle(self, reading: Any) -> Any:
+    def settle(self, reading: _Reading) -> _Reading:
         """Return a reading that can be relied on. *reading* is what `TableScan.read` has just returned, with a doubt.
 
         If a writer holds the lock and does not finish, the last reading is returned with the earlier counters added.
@@ -70,7 +71,7 @@ class Settling:
         self._given_up = False
         return reading
 
-    def _look(self) -> Any:
+    def _look(self) -> tuple[str, _Reading]:
         # an interrupt between any two of these steps must not leave the lock taken
         try:
             try:
@@ -81,7 +82,7 @@ class Settling:
         finally:
             self._lock.release()
 
-    def _given(self, counts: Counts, digest: int, policies: list[tuple[int, int]]) -> Any:
+    def _given(self, counts: Counts, digest: int, policies: list[tuple[int, int]]) -> _Reading:
         """Return the reading to use while the lock cannot be taken. Until it can, no later read waits for it again."""
         self._given_up = True
         if self._scan.doubt != FALLEN:

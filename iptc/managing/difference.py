@@ -54,7 +54,7 @@ class ChainDifference:
         self.nfproto = nfproto
         self.table = table
         self.name = name
-        self.old: Any = old
+        self.old: Any = old  # or None, as `created` and `deleted` say
         self.new: Any = new
         self.moved: dict[int, int] = {}
         self.changed: dict[int, int] = {}
@@ -96,7 +96,7 @@ class ChainDifference:
         policies = self.old.policy, self.new.policy
         return None if policies[0] == policies[1] or "-" in policies else policies
 
-    def _sort_out(self, before: Any, after: Any) -> None:
+    def _sort_out(self, before: memoryview, after: memoryview) -> None:
         """Sort the rules of the hunks: which have moved, which have changed in their place, which are added or
         removed."""
         gone = defaultdict(list)
@@ -145,7 +145,7 @@ class ChainDifference:
             yield change("chain removed", None, None, None, None)
 
 
-def _hunks(before: Any, after: Any) -> list[tuple[int, int, int, int]]:
+def _hunks(before: memoryview, after: memoryview) -> list[tuple[int, int, int, int]]:
     """Return [(start, end, new start, new end)]: the parts that the two sequences do not have in common."""
     hunks, start, new_start = [], 0, 0
     for place, new_place, length in [*lcs.blocks(before, after), (len(before), len(after), 0)]:

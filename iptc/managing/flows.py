@@ -22,11 +22,17 @@ from ..namespace import Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterator
+    from typing import Literal
 
-    from .._types import Netns
+    from .._netns import Namespace
+    from .._types import Family, Netns
     from .difference import ChainDifference
+    from .planning import Plan
+    from .rollback import Pending
+    from .ruleset_value import ChainValue
+
+    _Chains = dict[str, ChainValue]
 
 
 _PATIENCE = 1.0
@@ -51,7 +57,7 @@ _PROTOCOLS = {
 _IGNORED = {"--comment": 1, "--reject-with": 1, "--tcp-flags": 2, "--syn": 0, "--tcp-option": 1}
 
 
-def report(change: Any, netns: Netns | None = None) -> Any:
+def report(change: Plan | Pending, netns: Netns = None) -> str | None:
     """Return one sentence about the flows that go on after *change* (a `Plan` or `Pending`), or None if there are
     none."""
     if not any(_lets_in(chain) for chain in change.difference.chains):
@@ -77,7 +83,7 @@ def _lets_in(chain: ChainDifference) -> bool:
     )
 
 
-def count_left(change: Any, netns: Netns | None = None) -> Any:
+def count_left(change: Plan | Pending, netns: Netns = None) -> tuple[int, bool]:
     """Return (how many established flows only deleted rules had accepted, whether all flows were looked at).
 
     Raises `OSError` if the flows cannot be read.
@@ -113,12 +119,12 @@ class _OutOfTime(Exception):
 class _Walk:
     """Follows packets through the filter table of one family, before and after a change, until the time *end*."""
 
-    def __init__(self, change: Any, nfproto: int, chains: Any, end: Any) -> None:
+    def __init__(self, change: Plan | Pending, nfproto: Family, chains: list[ChainDifference], end: float) -> None:
         self._end = end
         table = change.live.table(nfproto, "filter")
         self._old = {chain.name: chain for chain in table} if table else {}
         self._new = dict(self._old)
-        self._gone = {}
+        self._gone: dict[str, set[int]] = {}
         for chain in chains:
             if chain.new is None:
                 del self._new[chain.name]
@@ -135,7 +141,7 @@ class _Walk:
         ]
         self._lost = [rule for rule in self._lost if rule.target == "ACCEPT"]
 
-    def has_lost(self, flow: Flow, local: Any) -> bool:
+    def has_lost(self, flow: Flow, local: set[int]) -> bool:
         """Whether a deleted rule accepted *flow*, and no rule would accept it now."""
         if time.monotonic() > self._end:
             raise _OutOfTime
@@ -154,22 +160,22 @@ class _Walk:
                 return True
         return False
 
-    def _accepts(self, chains: Any, hook: str, flow: Flow) -> Any:
+    def _accepts(self, chains: _Chains, hook: str, flow: Flow) -> tuple[str, int] | bool:
         """Return (chain, position) of the first rule that may accept *flow*, True if the policy accepts it, or
         False."""
         verdict = self._through(chains, hook, flow, 0)
-        if verdict is None:
-            chain = chains.get(hook)
-            verdict = chain is None or chain.policy != "DROP"
-        return verdict
+        if verdict is not None:
+            return verdict
+        chain = chains.get(hook)
+        return chain is None or chain.policy != "DROP"
 
-    def _rule(self, text: str) -> Any:
+    def _rule(self, text: str) -> _Rule:
         rule = self._rules.get(text)
         if rule is None:
             rule = self._rules[text] = _Rule(text)
         return rule
 
-    def _through(self, chains: Any, name: str, flow: Flow, depth: int) -> Any:
+    def _through(self, chains: _Chains, name: str, flow: Flow, depth: int) -> tuple[str, int] | Literal[False] | None:
         chain = chains.get(name)
         for position, text in enumerate(chain.rules if chain is not None and depth < 64 else ()):
             if position % 256 == 255 and time.monotonic() > self._end:
@@ -197,9 +203,9 @@ class _Rule:
     """What a rule in the format of `iptables-save` requires of the first packet of a flow, as far as that is known."""
 
     def __init__(self, text: str) -> None:
-        self.target = None
+        self.target: str | None = None
         self.goto = False
-        self._tests: list[Any] = []
+        self._tests: list[tuple[bool, Callable[[Flow], bool]]] = []
         self._unsure = False
         try:
             words = shlex.split(text)
@@ -260,14 +266,14 @@ class _Rule:
             while words and words[0] != "!" and not words[0].startswith("-"):
                 words.pop(0)
 
-    def matches(self, flow: Flow) -> Any:
+    def matches(self, flow: Flow) -> bool | None:
         """Return True or False, or None if the rule may match."""
         if any(test(flow) == negated for negated, test in self._tests):
             return False
         return None if self._unsure else True
 
 
-def _span(text: str) -> Any:
+def _span(text: str) -> tuple[int, int]:
     first, colon, last = text.partition(":")
     return int(first or 0), int(last or 65535) if colon else int(first)
 
@@ -275,7 +281,7 @@ def _span(text: str) -> Any:
 # -------------------------------------------------------------------- the flows
 
 
-def _local_addresses(there: Any) -> Any:
+def _local_addresses(there: Namespace) -> set[int]:
     """Return the addresses of this host, as integers."""
     found, last = set(), None
     for line in there.read_file(b"/proc/thread-self/net/fib_trie").decode().splitlines():
@@ -293,7 +299,7 @@ def _local_addresses(there: Any) -> Any:
     return found
 
 
-def _flows(there: Any, is_here: Any) -> Any:
+def _flows(there: Namespace, is_here: bool) -> list[Flow]:
     """Return the established flows of a namespace, from /proc, or by netlink for the namespace of this thread."""
     try:
         return list(_from_proc(there.read_file(b"/proc/thread-self/net/nf_conntrack").decode()))
@@ -303,7 +309,7 @@ def _flows(there: Any, is_here: Any) -> Any:
         return list(_from_netlink())
 
 
-def _from_proc(text: str) -> Iterator[Any]:
+def _from_proc(text: str) -> Iterator[Flow]:
     for line in text.splitlines():
         words = line.split()
         if "[UNREPLIED]" in words or words[2] == "tcp" and "ESTABLISHED" not in words:
@@ -320,7 +326,7 @@ def _from_proc(text: str) -> Iterator[Any]:
             yield Flow(4 if words[0] == "ipv4" else 6, int(words[3]), *addresses, *ports)
 
 
-def _from_netlink() -> Iterator[Any]:
+def _from_netlink() -> Iterator[Flow]:
     """Return the flows that ctnetlink dumps (IPCTNL_MSG_CT_GET)."""
     channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12)
     with Exchange(channel) as kernel:
@@ -330,7 +336,7 @@ def _from_netlink() -> Iterator[Any]:
                 yield flow
 
 
-def _decoded(data: bytes) -> Any:
+def _decoded(data: bytes) -> Flow | None:
     """Return a `Flow` of the attributes of a message, or None if it is not established."""
     said = dict(attributes(data))
     if 1 not in said or 2 not in said or not struct.unpack(">I", said.get(3, bytes(4)))[0] & 2:

@@ -22,7 +22,7 @@ from .ruleset_value import Ruleset, ip_version, plain_table, read_live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from .._types import Family, LockFile, Netns, Source, Wait
@@ -300,7 +300,7 @@ class _Rework(Operation):
         """Raise `Conflict` unless *view* is the table that the plan was made for."""
         self._check(view)
 
-    def do(self, handle: Any, look: Any) -> None:
+    def do(self, handle: Any, look: Callable[[], View]) -> None:
         """Make the edits on *handle*. look() returns the table as it is."""
         if self._generation is not None and handle.is_at(self._generation):
             for chain in self.chains:
@@ -348,7 +348,7 @@ class _Rework(Operation):
             elif not self._same(chain, there.entries):
                 raise self._moved(f"chain {name} has other rules now")
 
-    def _same(self, chain: ChainValue, entries: Any) -> bool:
+    def _same(self, chain: ChainValue, entries: Sequence[bytes]) -> bool:
         if len(entries) != len(chain.entries):
             return False
         one, other = numbering.number(self.nfproto, list(chain.entries), list(entries))

@@ -7,7 +7,7 @@ import errno
 from .. import _core, backends, state
 from ..errors import Conflict, ParameterError, ParameterTypeError, kernel_error
 from ..language import comparing, printing
-from ..language.specification import refuse_meaningless
+from ..language.specification import entries_of, refuse_meaningless
 from ..legacy import blob
 from ..model.edits import check_new_name
 from ..model.restoring import Restore, one_source, pieces, programs
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Literal, Self
 
+    from .._netlink import Socket
     from .._types import Family, Netns, Pair, Path, Source
+
+    _Key = str | tuple[str, bytes]
 
 _ATTEMPTS = 1024
 _HEADINGS = {_core.IPV4: b"# IPv4", _core.IPV6: b"# IPv6"}
@@ -62,7 +65,7 @@ class ChainValue:
         self.absent = absent
         self.number = number
         self._rules: list[str] | None = None
-        self._keys: list[Any] | None = None
+        self._keys: list[_Key] | None = None
 
     def __repr__(self) -> str:
         return f"<chain {self.name}: {len(self.entries)} rules>"
@@ -87,7 +90,7 @@ class ChainValue:
         )
 
     @property
-    def keys(self) -> list[Any]:
+    def keys(self) -> list[_Key]:
         """What identifies each rule: its text, and also its bytes if the text does not show everything."""
         if self._keys is None:
             self._keys = [
@@ -95,7 +98,7 @@ class ChainValue:
             ]
         return self._keys
 
-    def _key(self, text: str, entry: bytes) -> Any:
+    def _key(self, text: str, entry: bytes) -> _Key:
         if comparing.is_readable(self.nfproto, entry):
             return text
         return text, _core.without_counters(self.nfproto, [entry])[0]
@@ -275,7 +278,7 @@ class Ruleset:
             raise KeyError(key)
         return self._tables[_core.IPV4 if version == 4 else _core.IPV6, table]
 
-    def __contains__(self, key: Any) -> bool:
+    def __contains__(self, key: tuple[int, str]) -> bool:
         try:
             self[key]
         except (KeyError, TypeError, ValueError):
@@ -447,14 +450,15 @@ def _value_of(nfproto: Family, name: str, view: View) -> TableValue:
     )
 
 
-def _entries_of(nfproto: Family, rule: Rule | str) -> list[Any]:
+def _entries_of(nfproto: Family, rule: Rule | str) -> list[bytes]:
     """Return the entries of a rule of `Ruleset.built`, as bytes."""
     kind = Rule if nfproto == _core.IPV4 else Rule6
     if isinstance(rule, str):
         rule = kind.from_args(rule)
-    if not isinstance(rule, Rule) or rule.nfproto != nfproto:
+    entries = entries_of(rule, nfproto, None)
+    if entries is None:
         raise ParameterTypeError(f"a rule must be a {kind.__name__} or a text, not {type(rule).__name__}")
-    return [one.rule for one in rule.expand()]
+    return entries
 
 
 # -------------------------------------------------------------------- the kernel
@@ -498,7 +502,7 @@ def _read_nft(families: Iterable[Family], place: Place, tables: Collection[tuple
     )
 
 
-def _read_nft_table(nfproto: Family, name: str, socket: Any) -> TableValue:
+def _read_nft_table(nfproto: Family, name: str, socket: Socket) -> TableValue:
     chains = []
     scan = reader.NftScan(nfproto, name, socket)
     numbers = {chain: handle for chain, _, _, handle, _ in scan.list_chains()}

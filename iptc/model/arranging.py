@@ -5,7 +5,6 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 
 class Arrangement:
@@ -55,7 +54,7 @@ class ArrangesAtOnce:
         """Return False: only nf_tables can say that the ruleset is still the one of *generation*."""
         return False
 
-    arrange: Any
+    arrange: Callable[[str, list[int | bytes]], None]
 
     def rearrange(self, arrangement: Arrangement) -> None:
         """Give the chain of *arrangement* its new rules."""

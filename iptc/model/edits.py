@@ -24,7 +24,6 @@ from .views import refusal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from ..errors import KernelError
     from ..language.program import Program, Run
@@ -308,7 +307,7 @@ class DeleteRules(_Edit):
 
     what = Delete.what
 
-    def __init__(self, chain: str, chosen: Callable[[bytes], Any]) -> None:
+    def __init__(self, chain: str, chosen: Callable[[bytes], object]) -> None:
         self.chain, self.chosen = chain, chosen
 
     def do(self, handle: Handle, look: Callable[[], View]) -> None:

@@ -1,9 +1,8 @@
 """What `model.recording` gives to the rest of the package; names with an underscore are for the package itself."""
 
 from collections.abc import Callable
-from typing import Any
 
-from .._rope import Sequence
+from .._rope import Row, Sequence
 from .edits import Operation
 from .handle import Handle
 from .views import ChainHead, View
@@ -21,10 +20,10 @@ class ChainAppend(ChainEdit):
 class ChainRules:
     _nfproto: int
     _entries: list[bytes] | None
-    _rows: Sequence | None
+    _rows: Sequence[Row] | None
     _stored: Callable[[int, bytes], bytes] | None
     @property
-    def kept(self) -> list[Any]: ...
+    def kept(self) -> list[object]: ...
     def append(self, entry: bytes) -> None: ...
 
 class Session:

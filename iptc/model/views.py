@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..language.program import Program, Run
 
-    _Key = tuple[Any, ...]
+    _Key = tuple[bytes, tuple[bytes, ...], bytes]
     _Anchor = tuple[bytes, _Key | None, int]
     """How a rule is found again: its bytes, its key for comparing, and how many rules with this key stand before it."""
 
@@ -98,13 +98,13 @@ class ChainView(ChainRules):
 
     # edits
 
-    def _rows_beside_entries(self) -> Sequence:
+    def _rows_beside_entries(self) -> Sequence[Row]:
         """Return the rules as rows: inserting and deleting at any position is cheap there."""
         if self._rows is None:
             self._rows = Sequence(map(Row, self.entries))
         return self._rows
 
-    def _as_rows(self) -> Sequence:
+    def _as_rows(self) -> Sequence[Row]:
         """Return the rows, which the caller will edit."""
         rows = self._rows_beside_entries()
         self._entries = None
@@ -223,7 +223,7 @@ class ChainView(ChainRules):
 class _Index:
     """The rows of a chain by their keys (`comparing.compare_key`), updated with each edit."""
 
-    def __init__(self, nfproto: int, rows: Sequence) -> None:
+    def __init__(self, nfproto: int, rows: Sequence[Row]) -> None:
         self._nfproto = nfproto
         self._rows = rows
         self._by_key: dict[_Key | None, list[Row]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
 
     from ..model.arranging import Arrangement
 
@@ -18,12 +18,12 @@ written."""
 class ArrangesByMessages:
     """A handle that plans one message after the other: `TablePlan` is one."""
 
-    current: Any
-    flush: Any
-    append: Any
-    insert: Any
-    replace: Any
-    delete: Any
+    current: Callable[[str, list[int]], dict[int, bytes]]
+    flush: Callable[[str], None]
+    append: Callable[[str, bytes], None]
+    insert: Callable[[str, bytes, int], None]
+    replace: Callable[[str, bytes, int], None]
+    delete: Callable[[str, int], None]
 
     def rearrange(self, arrangement: Arrangement) -> None:
         """Give the chain of *arrangement* its new rules, with the messages that are least work for the kernel."""

@@ -47,18 +47,18 @@ class ChainPlan:
         self.hook = hook
         self.view: ChainView | None = None
         """A `ChainView` of the rules, or None. Once it is made, each edit updates it."""
-        self._rules = None if rules is None else Sequence(rules)
+        self._rules: Sequence[int | Row] | None = None if rules is None else Sequence(rules)
         self._head: list[int | Row] = []
         self._tail: list[int | Row] = []
         self._runs: list[tuple[int, Run]] = []
 
     @property
-    def rules(self) -> Sequence | None:
+    def rules(self) -> Sequence[int | Row] | None:
         """All rules, as handles and `Row`s, or None if it is not known which rules the kernel has."""
         self._settle()
         return self._rules
 
-    def known_rules(self) -> Sequence:
+    def known_rules(self) -> Sequence[int | Row]:
         """Return all rules. They must be known: see `load`."""
         rules = self.rules
         assert rules is not None
@@ -107,8 +107,7 @@ class ChainPlan:
         """Delete the rule at *position*, and return it."""
         if self.view is not None:
             self.view.delete(position)
-        rule: int | Row = self.known_rules().pop(position)
-        return rule
+        return self.known_rules().pop(position)
 
     def clear(self) -> None:
         """Delete all rules."""

@@ -126,11 +126,15 @@ class TablePlan(ArrangesByMessages):
             entries = self._entries(name)
             return {position: entries[position] for position in positions}
         chain = self._chain(name)
-        messages = {
-            position: self._socket.get_rule(self.nfproto, self._label, chain.label, self._loaded(chain)[position])
-            for position in positions
-        }
-        return {position: entries_of(self.nfproto, message, self._socket)[0] for position, message in messages.items()}
+        current = {}
+        for position in positions:
+            rule = self._loaded(chain)[position]
+            if isinstance(rule, int):
+                message = self._socket.get_rule(self.nfproto, self._label, chain.label, rule)
+                current[position] = entries_of(self.nfproto, message, self._socket)[0]
+            else:
+                current[position] = rule.entry
+        return current
 
     def lacks(self, name: str) -> bool:
         """Whether there is no chain of that name after the batch so far."""
@@ -189,7 +193,7 @@ class TablePlan(ArrangesByMessages):
             raise refusal(errno.ENOENT)
         return chain
 
-    def _loaded(self, chain: ChainPlan) -> Sequence:
+    def _loaded(self, chain: ChainPlan) -> Sequence[int | Row]:
         """Return the rules of *chain*; they are read if they are not known."""
         if chain.rules is None:
             chain.load(self._rules(chain.label)[1])
@@ -437,7 +441,7 @@ class TablePlan(ArrangesByMessages):
     def _rename_new(self, chain: ChainPlan, name: str, new: str) -> None:
         """Rename a chain that this batch creates. It has no handle yet, so another chain is created instead."""
         jumps = [(other, self._loaded(other).position(row), row.entry) for row, other in self._find_jumps().to(name)]
-        self._supplant(chain, new, [row.entry for row in chain.known_rules()], jumps)
+        self._supplant(chain, new, [row.entry for row in chain.new_rules()], jumps)
 
     def _vacate(self, label: str) -> None:
         """Make the name *label* free. A chain that this batch renames keeps its old name until the batch is applied; if

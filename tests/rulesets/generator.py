@@ -115,13 +115,11 @@ def _hashed(kind, *parts):
 def kube_proxy(size, ipv6=False):
     """A node of a cluster with about *size* rules: services, one in five without endpoints, the others with one to
     six."""
-    services = max(1, size // 9)
     nat, chains, closed = [], {"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ"}, []
     behind = []
     pods = "2001:db8:ffff::/96" if ipv6 else "10.244.0.0/16"
-    for number in range(services):
+    for number in range(max(1, size // 9)):
         name = f"team-{number % 37}/service-{number}:http"
-        label = f'"{name}"'
         virtual, port = address(0xC00000 + number, ipv6), 80 + number % 9000
         endpoints = number % 7 if number % 5 else 0
         if not endpoints:
@@ -139,7 +137,7 @@ def kube_proxy(size, ipv6=False):
             outside = _hashed("EXT", name, "tcp")
             chains.add(outside)
             nat.append(
-                f"{counters(number)} -A KUBE-NODEPORTS -p tcp -m comment --comment {label} -m tcp --dport {30000 + number % 2768} -j {outside}"
+                f'{counters(number)} -A KUBE-NODEPORTS -p tcp -m comment --comment "{name}" -m tcp --dport {30000 + number % 2768} -j {outside}'
             )
             behind.append(
                 f'[0:0] -A {outside} -m comment --comment "masquerade traffic for {name} external destinations" -j KUBE-MARK-MASQ'
@@ -149,28 +147,34 @@ def kube_proxy(size, ipv6=False):
             f'{counters(number)} -A {service} ! -s {pods} -d {virtual} -p tcp -m comment --comment "{name} cluster IP" -m tcp --dport {port} -j KUBE-MARK-MASQ'
         )
         for endpoint in range(endpoints):
-            pod = address(number * 8 + endpoint, ipv6)
-            to = f"[{pod.split('/')[0]}]:8080" if ipv6 else f"{pod.split('/')[0]}:8080"
-            chain = _hashed("SEP", name, "tcp", to)
+            chain, rules = _endpoint(number, name, service, endpoint, endpoints, ipv6)
             chains.add(chain)
-            share = (
-                f" -m statistic --mode random --probability {round(2**31 / (endpoints - endpoint)) / 2**31:.11f}"
-                if endpoint + 1 < endpoints
-                else ""
-            )
-            behind.append(
-                f'{counters(number + endpoint)} -A {service} -m comment --comment "{name} -> {to}"{share} -j {chain}'
-            )
-            behind.append(f"[0:0] -A {chain} -s {pod} -m comment --comment {label} -j KUBE-MARK-MASQ")
-            if number % 6 == 0:
-                behind.append(
-                    f"{counters(number)} -A {chain} -p tcp -m comment --comment {label} -m tcp -m recent --set --name {chain} --mask "
-                    f"{'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff' if ipv6 else '255.255.255.255'} --rsource -j DNAT --to-destination {to}"
-                )
-            else:
-                behind.append(
-                    f"{counters(number)} -A {chain} -p tcp -m comment --comment {label} -m tcp -j DNAT --to-destination {to}"
-                )
+            behind += rules
+    yield from _kube_filter(closed)
+    yield from _kube_nat(chains, nat, behind)
+
+
+def _endpoint(number, name, service, endpoint, endpoints, ipv6):
+    """Return (chain, rules) of one of the *endpoints* of a service: the rule that chooses it, and those of its chain."""
+    pod = address(number * 8 + endpoint, ipv6)
+    to = f"[{pod.split('/')[0]}]:8080" if ipv6 else f"{pod.split('/')[0]}:8080"
+    chain = _hashed("SEP", name, "tcp", to)
+    share = (
+        f" -m statistic --mode random --probability {round(2**31 / (endpoints - endpoint)) / 2**31:.11f}"
+        if endpoint + 1 < endpoints
+        else ""
+    )
+    whole = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff" if ipv6 else "255.255.255.255"
+    # session affinity
+    sticky = f" -m recent --set --name {chain} --mask {whole} --rsource" if number % 6 == 0 else ""
+    return chain, [
+        f'{counters(number + endpoint)} -A {service} -m comment --comment "{name} -> {to}"{share} -j {chain}',
+        f'[0:0] -A {chain} -s {pod} -m comment --comment "{name}" -j KUBE-MARK-MASQ',
+        f'{counters(number)} -A {chain} -p tcp -m comment --comment "{name}" -m tcp{sticky} -j DNAT --to-destination {to}',
+    ]
+
+
+def _kube_filter(closed):
     yield from table(
         "filter",
         ["KUBE-EXTERNAL-SERVICES", "KUBE-FIREWALL", "KUBE-FORWARD", "KUBE-SERVICES", "KUBE-PROXY-FIREWALL"],
@@ -189,6 +193,9 @@ def kube_proxy(size, ipv6=False):
             *closed,
         ],
     )
+
+
+def _kube_nat(chains, nat, behind):
     yield from table(
         "nat",
         chains,
