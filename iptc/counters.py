@@ -16,7 +16,7 @@ from .lock import XTablesLock, mutex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, NoReturn, SupportsIndex, overload
 
     from ._core import Counters

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
 ROLLED_BACK = 255
@@ -29,7 +29,7 @@ NOT_DONE = 1
 """The exit status when a change that was to be confirmed could not be made."""
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     apply = add_command(
         commands,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .._types import Wait
 
-    Commands = argparse._SubParsersAction[ArgumentParser]
+    _Commands = argparse._SubParsersAction[ArgumentParser]
     """What the parsers of the commands are added to."""
 
 
@@ -24,7 +24,7 @@ HEADINGS = {False: "# IPv4", True: "# IPv6"}
 
 
 def add_command(
-    commands: Commands,
+    commands: _Commands,
     name: str,
     run: Callable[[Namespace], int],
     both: bool = False,

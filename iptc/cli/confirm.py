@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from typing import Any
 
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
 NOTHING = 1
 """The exit status if no change waits to be confirmed."""
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     confirm = add_command(
         commands,

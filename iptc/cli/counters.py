@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ..monitoring.labels import Dictionary
     from ..monitoring.line_formats import Counted, Csv, Influx, Json
     from ..monitoring.sources import TableReading
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
 FORMATS = ("table", "json", "jsonl", "csv", "influx", "prometheus")
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     counters = add_command(
         commands,

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any
 
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     diff = add_command(
         commands,

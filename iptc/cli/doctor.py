@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..doctor.finding import Finding
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
 _NOTHING_TO_DO, SOMETHING_TO_DO = 0, 1
 SCHEMA = 1
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     doctor = add_command(
         commands,

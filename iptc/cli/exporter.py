@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any
 
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
 ADDRESS = "127.0.0.1:9455"
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     exporter = add_command(
         commands,

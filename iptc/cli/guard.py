@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from ..owning.guard import Guard, Heal
     from ..owning.owned import Owned
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     guard = add_command(
         commands,

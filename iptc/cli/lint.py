@@ -13,12 +13,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from .arguments import Commands
+    from .arguments import _Commands
 
 CLEAN, FOUND = 0, 1
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     lint = add_command(
         commands,

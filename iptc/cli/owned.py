@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from ..managing.planning import Plan
     from ..owning.owned import Owned
-    from .arguments import Commands
+    from .arguments import _Commands
 
 VERBS = ("plan", "apply", "show", "remove")
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     owned = add_command(
         commands,

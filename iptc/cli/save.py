@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from ..managing.ruleset_value import Ruleset
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     save = add_command(
         commands,

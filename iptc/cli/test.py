@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any
 
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
 PASSED, FAILED = 0, 1
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     test = add_command(
         commands,

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from ..monitoring.board import Board
     from ..monitoring.pace import Clock, Pace
     from ..monitoring.sampler import Poller, Sample
-    from .arguments import Commands
+    from .arguments import _Commands
 
 SCHEMA = 1
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     top = add_command(
         commands,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..tracing.steps import Packet
     from ..tracing.trace import Trace
-    from .arguments import Commands
+    from .arguments import _Commands
 
 _OPTIONS = {
     "--netns": 1,
@@ -43,7 +43,7 @@ _ANYWHERE = frozenset({"--netns", "--backend", "--json", "--count", "--timeout",
 """The options that may also stand within or after the specification, since iptables has no options of these names."""
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     trace = add_command(
         commands,

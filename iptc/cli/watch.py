@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from ..watching.journal import Journal
     from ..watching.watch import TableChange, Watch
-    from .arguments import Commands
+    from .arguments import _Commands
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     watch = add_command(
         commands,

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Any
 
-    from .arguments import Commands
+    from .arguments import _Commands
 
 _PORTS = ("tcp", "udp")
 _ICMP = ("icmp", "icmpv6", "ipv6-icmp")
 
 
-def add(commands: Commands) -> None:
+def add(commands: _Commands) -> None:
     """Describe the command."""
     why = add_command(
         commands,
