@@ -50,9 +50,13 @@ def without_debug_information():
     in CFLAGS."""
     if "-g" in os.environ.get("CFLAGS", "").split():
         return [], []
-    # GNU's linker fills the file up to whole pages otherwise; that of zig does not, and does not know this option
-    unpadded = [] if "zig" in os.environ.get("CC", "") else ["-Wl,-z,noseparate-code"]
-    return ["-g0", "-fno-asynchronous-unwind-tables"], ["-Wl,--strip-all", *unpadded]
+    compile_words, link_words = ["-g0", "-fno-asynchronous-unwind-tables"], ["-Wl,--strip-all"]
+    if "zig" in os.environ.get("CC", ""):
+        # clang makes these tables unless both options say no, and zig's linker two tables of symbols, one for systems
+        # older than any that wheels are for
+        return [*compile_words, "-fno-unwind-tables"], [*link_words, "-Wl,--hash-style=gnu"]
+    # GNU's linker fills the file up to whole pages otherwise
+    return compile_words, [*link_words, "-Wl,-z,noseparate-code"]
 
 
 # How much code the compiler may make for speed. What is done for each rule of a table, by small functions and loops, is
