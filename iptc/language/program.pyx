@@ -45,38 +45,51 @@ cdef class Program:
         """The family of its rules: 2 (IPv4) or 10 (IPv6)."""
         return self.family.nfproto
 
-    def commands(self, bint runs=False):
+    def commands(self):
         """Yield (line, what, chain or None, number, entry or None, other, counters or None) for each command.
 
         *what*: the letter of the option, or `:` for the declaration of a chain. *number*: of a rule, from 1, or 0.
         *other*: the policy, the new name, or the chain that the rule jumps to.
-        With *runs*, a rule is a `Run` instead of bytes, commands `-A` that follow each other are one command whatever
-        their chains, and *other* of a rule is None.
         """
         cdef size_t at = 0
-        cdef Record *record
-        cdef Record *previous = NULL
-        cdef Run run
-        cdef str chain = None
+        cdef const Record *record
         while at < self.used:
-            record = <Record *> (self.memory + at)
-            if runs and record.command == APPEND:
-                run = _run_at(self, at, False)
-                at = run.end
-                yield record.line, "A", None, 0, run, None, None
-                continue
-            entry = counters = other = None
-            if record.entry_size:
-                entry = _rule_at(self, at) if runs else _bytes_of(record)
-            elif record.counted:
-                counters = record.counters.pcnt, record.counters.bcnt
-            if previous == NULL or strcmp(previous.chain, record.chain):
-                chain = os_decode(record.chain) or None
-                previous = record
-            if not (runs and entry is not None):
-                other = os_decode(record.other)
+            record = <const Record *> (self.memory + at)
+            entry = _bytes_of(record) if record.entry_size else None
             at += record.size
-            yield record.line, _letter(record.command), chain, record.number, entry, other, counters
+            yield (record.line, _letter(record.command), os_decode(record.chain) or None, record.number, entry,
+                   os_decode(record.other), _counters_of(record))
+
+    def steps(self):
+        """Yield a `Command` for each command. Commands `-A` that follow each other are one, whatever their chains."""
+        cdef size_t at = 0
+        cdef const Record *record
+        cdef const Record *previous = NULL
+        cdef Command command
+        cdef str chain = ""
+        while at < self.used:
+            record = <const Record *> (self.memory + at)
+            command = Command.__new__(Command)
+            command.line = record.line
+            command.letter = _letter(record.command)
+            command.chain = command.other = ""
+            if record.command == APPEND:
+                command.rule = _run_at(self, at, False)
+                at = command.rule.end
+                yield command
+                continue
+            if previous == NULL or strcmp(previous.chain, record.chain):
+                chain = os_decode(record.chain)
+                previous = record
+            command.chain = chain
+            command.number = record.number
+            command.counters = _counters_of(record)
+            if record.entry_size:
+                command.rule = _rule_at(self, at)
+            else:
+                command.other = os_decode(record.other)
+            at += record.size
+            yield command
 
     def declared(self):
         """Return the set of the chains that lines `:CHAIN` declare."""
@@ -153,6 +166,28 @@ cdef class Run:
             found.append((record.line, _rule_at(self.program, at)))
             at += record.size
         return found
+
+
+cdef class Command:
+    """One command of a restored text, as its line says.
+
+    *letter*: that of its option, or `:` for the declaration of a chain. *chain*: "" for all chains. *number*: of a
+    rule, counting from 1, or 0. *rule*: a `Run`, or None. *other*: the policy, or the new name. *counters*: (packets,
+    bytes) of a policy, or None.
+    """
+
+    cdef readonly uint32_t line
+    cdef readonly uint32_t number
+    cdef readonly str letter
+    cdef public str chain
+    cdef readonly Run rule
+    cdef readonly str other
+    cdef readonly tuple counters
+
+
+cdef tuple _counters_of(const Record *record):
+    """Return the (packets, bytes) that a command gives to a policy, or None."""
+    return None if record.entry_size or not record.counted else (record.counters.pcnt, record.counters.bcnt)
 
 
 cdef bytes _bytes_of(const Record *record):

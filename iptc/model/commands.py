@@ -31,12 +31,11 @@ def interpret(program: Program, handle: Handle) -> None:
     Raises what iptables says, with the number of the line as `line`. Then the handle is not to be sent.
     """
     handle.begin(program)
-    for line, letter, chain, number, rule, other, counters in program.commands(runs=True):
-        handle.line = line
-        kind = _BY_LETTER[letter]
-        command = edits.TextCommand(chain or "", number, rule, other or "", counters)
+    for command in program.steps():
+        handle.line = command.line
+        kind = _BY_LETTER[command.letter]
         try:
-            if chain or not kind.of_all:
+            if command.chain or not kind.of_all:
                 kind.in_text(handle, program, command)
                 continue
             for command.chain in handle.chain_names(kind.of_all == "chains of users"):
@@ -47,6 +46,6 @@ def interpret(program: Program, handle: Handle) -> None:
         except OSError as error:
             if isinstance(error, IPTCError):
                 raise
-            reason = kind.reason_in_text(error.errno, number)
+            reason = kind.reason_in_text(error.errno, command.number)
             raise at_line(kernel_error(f"line {handle.line} failed", error.errno, reason), handle.line) from None
     handle.line = None

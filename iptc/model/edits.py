@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..errors import KernelError
-    from ..language.program import Program, Run
+    from ..language.program import Command, Program
     from .handle import Handle
     from .views import ChainView, View, _Anchor
 
@@ -34,23 +34,6 @@ if TYPE_CHECKING:
 NO_CHAIN = "No chain/target/match by that name"
 _WORDS = {_errno.ENOENT: NO_CHAIN}
 _BAD_RULE = "Bad rule (does a matching rule exist in that chain?)"
-
-
-class TextCommand:
-    """One command of a restored text, as its line says.
-
-    *number*: of a rule, counting from 1, or 0. *rule*: a `Run`, or None. *other*: the policy, or the new name.
-    *counters*: (packets, bytes) of a policy, or None.
-    """
-
-    __slots__ = ("chain", "number", "rule", "other", "counters")
-
-    def __init__(self, chain: str, number: int, rule: Run, other: str, counters: tuple[int, int] | None) -> None:
-        self.chain = chain
-        self.number = number
-        self.rule = rule
-        self.other = other
-        self.counters = counters
 
 
 class Operation:
@@ -146,7 +129,7 @@ class Append(ChainAppend, _Edit):
     letter = "A"
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.append_run(command.rule)
 
 
@@ -180,7 +163,7 @@ class Insert(_Edit):
         handle.insert(self.chain, self.entry, position)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.insert(command.chain, handle.take(command.rule), command.number - 1)
 
 
@@ -257,7 +240,7 @@ class Replace(_OfOneRule):
         handle.replace(self.chain, self.entry, self.find(look))
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.replace(command.chain, handle.take(command.rule), command.number - 1)
 
 
@@ -296,7 +279,7 @@ class Delete(_OfOneRule):
         self.changed = True
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.delete(
             command.chain, command.number - 1 if command.number else handle.locate(command.chain, command.rule)
         )
@@ -325,7 +308,7 @@ class Check(_Edit):
     words = {_errno.ENOENT: _BAD_RULE}
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.locate(command.chain, command.rule)
 
 
@@ -347,7 +330,7 @@ class Flush(_OfChain):
         handle.flush(self.chain)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.flush(command.chain)
 
 
@@ -363,7 +346,7 @@ class Zero(_OfChain):
         handle.zero(self.chain)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         if command.number:
             handle.zero_rule(command.chain, command.number - 1)
         else:
@@ -394,7 +377,7 @@ class CreateChain(_OfChain):
         handle.create_chain(self.chain)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.create_chain(command.chain)
 
 
@@ -432,7 +415,7 @@ class DeleteChain(_OfChain):
         handle.delete_chain(self.chain)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.delete_chain(command.chain)
 
 
@@ -449,7 +432,7 @@ class RenameChain(_Edit):
         handle.rename_chain(self.chain, self.new)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.rename_chain(command.chain, command.other)
 
 
@@ -467,7 +450,7 @@ class SetPolicy(_Edit):
         self.changed = handle.set_policy(self.chain, self.policy, self.counters)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.set_policy(command.chain, command.other, command.counters)
 
 
@@ -478,7 +461,7 @@ class Declare(_Edit):
     words = SetPolicy.words
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         (_declare_on_nft if program.nft else _declare)(handle, program, command.chain, command.other, command.counters)
 
 
@@ -528,7 +511,7 @@ class OnlyJump(_Edit):
     letter = "?"
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: TextCommand) -> None:
+    def in_text(handle: Handle, program: Program, command: Command) -> None:
         handle.take(command.rule)
 
 
