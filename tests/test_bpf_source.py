@@ -148,12 +148,20 @@ def test_only_new_rules_are_read_by_the_socket(host, readers, ipv6, traffic):
     follows = IN_USE == "bpf" and reader.backend == "nft"
     expected = 0
     for followed, *commands in (
-        (True, "-A OUTPUT -p udp", "-D OUTPUT 7"),
-        (True, "-I web -p udp --dport 7", "-N none"),
+        (True, "-A OUTPUT -p udp"),
+        (True, "-I web -p udp --dport 7"),
+        # a rule that replaces another one has its handle
+        (True, "-R web 1 -p udp --dport 8"),
+        (True, "-N none"),
+        # what was freed by the first of two commits may be used by the second
+        (False, "-A OUTPUT -p udp", "-D OUTPUT 7"),
+        (False, "-R OUTPUT 8 -p udp --dport 1000", "-R OUTPUT 8 -p udp --dport 1001"),
         (True, "-P FORWARD DROP"),
         # rules that jump to the chain have another text, and the same handles
         (False, "-E web www"),
-        (True, "-D OUTPUT 1", "-X none", "-I www -p udp --dport 7"),
+        (True, "-D OUTPUT 1"),
+        (True, "-X none"),
+        (True, "-I www -p udp --dport 7"),
         # the same rules, with other handles
         (False, "-S"),
         (True, "-D www 1"),

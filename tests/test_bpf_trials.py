@@ -453,5 +453,5 @@ def test_random_changes_are_followed(host, ipv6, traffic):
             snapshot = same(reader, other)
             if number % 20 == 0:
                 assert [rule.text for rule in snapshot.rules] == [rule.text for rule in other.read().rules]
-        # most of them, and never those that rename a chain
-        assert reader.source == "bpf" and 20 * TIMES < reader._scan.followed < 60 * TIMES
+        # where only one change came between two readings, but never if it renames a chain
+        assert reader.source == "bpf" and 10 * TIMES < reader._scan.followed < 60 * TIMES

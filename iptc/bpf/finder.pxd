@@ -16,7 +16,7 @@ cdef class Finder:
     cdef bint has_marks              # False: there is no table yet, and so there are no marks
 
     cdef int mark(self, Marks *marks) except -1
-    cdef int find(self) except -1
+    cdef int find(self, const Marks *marks) except -1
     cdef bint is_known(self, const Marks *marks) except -1
     cdef int keep(self, const Marks *marks) except -1
     cdef bytes addresses(self)

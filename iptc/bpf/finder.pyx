@@ -8,7 +8,7 @@ cdef class Finder:
     cdef int mark(self, Marks *marks) except -1:
         """Set *marks* to the addresses of words that change whenever the ruleset changes, and set `has_marks`."""
 
-    cdef int find(self) except -1:
+    cdef int find(self, const Marks *marks) except -1:
         """Find all rules and counters. Return 0 or an errno. The result is of no use if the marks changed meanwhile."""
 
     cdef bint is_known(self, const Marks *marks) except -1:

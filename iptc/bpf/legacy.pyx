@@ -163,7 +163,7 @@ cdef class LegacyFinder(Finder):
 
     # ------------------------------------------------------------------ its rules
 
-    cdef int find(self) except -1:
+    cdef int find(self, const Marks *marks) except -1:
         cdef uint64_t first = 0
         cdef int failed, _look
         self.info = self.count = self.size = 0

@@ -416,7 +416,8 @@ cdef class Walk:
         return 0
 
     cdef bint _is_known(self, const char *expressions, RuleFound *rule) noexcept nogil:
-        """Whether an earlier walk has found the same rule with the same counter. A rule with a handle never changes."""
+        """Whether an earlier walk has found the same rule with the same counter. Without a counter nothing tells a rule
+        from the one that it replaced."""
         cdef size_t at
         cdef const RuleFound *other
         if not self.known_room or self.known_table != self.table_handle:
@@ -425,7 +426,7 @@ cdef class Walk:
         while self.known_index[at]:
             other = &self.known[self.known_index[at] - 1]
             if other.handle == rule.handle:
-                if other.length != rule.length or other.at and word_in(expressions, other.at) != other.counter:
+                if not other.at or other.length != rule.length or word_in(expressions, other.at) != other.counter:
                     return False
                 rule[0] = other[0]
                 return True
@@ -546,7 +547,7 @@ cdef class Walk:
         return not self.rule_count or memcmp(self.rules, other.rules, self.rule_count * sizeof(RuleFound)) == 0
 
     cdef bytearray unchanged(self, Walk other):
-        """Return a byte for each rule: whether the other walk has found it too, with its counter in the same place."""
+        """Return a byte for each rule: whether the other walk has found it too, with the same counter."""
         cdef bytearray made = bytearray(self.rule_count)
         cdef char *same = made
         cdef uint32_t i
@@ -554,7 +555,8 @@ cdef class Walk:
         for i in range(self.rule_count if other.index != NULL else 0):
             at = _place_for(self.rules[i].handle, other.index_room)
             while other.index[at] and not same[i]:
-                same[i] = memcmp(&other.rules[other.index[at] - 1], &self.rules[i], sizeof(RuleFound)) == 0
+                same[i] = self.rules[i].counter and not memcmp(
+                    &other.rules[other.index[at] - 1], &self.rules[i], sizeof(RuleFound))
                 at = (at + 1) & (other.index_room - 1)
         return made
 
@@ -642,9 +644,9 @@ cdef class NftFinder(Finder):
         marks.mask[1] = 0xff
         return 0
 
-    cdef int find(self) except -1:
+    cdef int find(self, const Marks *marks) except -1:
         cdef int failed
-        self.found.compare_with(self.kept if self.keeps else None)
+        self.found.compare_with(self.kept if self._can_follow(marks) else None)
         with nogil:
             failed = self.found.walk()
         self.found.known_room = 0
@@ -656,14 +658,19 @@ cdef class NftFinder(Finder):
             raise Hindrance("a process owns the table: when it ends, the table goes without a new generation")
         return failed
 
-    cdef bint is_known(self, const Marks *marks) except -1:
-        """Whether the chains still have the blocks of rules that they had.
+    cdef bint _can_follow(self, const Marks *marks) noexcept:
+        """Whether the same address still means the same counter, or the same block of rules, as in what was kept.
 
-        A commit that changes a rule of a chain, or its comment, makes a new block before the old one is freed. A later
-        commit may make a block at the same address. So after more than one commit, the rules are read again.
+        A commit makes what is new before it frees what is old. A later commit may put something else at the address of
+        what was freed. So it is true after one commit, and no longer after two.
         """
         cdef uint32_t commits = <uint32_t> (marks.value[0] - self.generation)
-        if not self.keeps or commits > 1 or not self.found.is_like(self.kept):
+        return self.keeps and commits <= 1
+
+    cdef bint is_known(self, const Marks *marks) except -1:
+        """Whether the chains still have the blocks of rules that they had. A commit that changes a rule of a chain, or
+        its comment, makes another block."""
+        if not self._can_follow(marks) or not self.found.is_like(self.kept):
             return False
         self.generation = marks.value[0]
         return True
@@ -688,10 +695,11 @@ cdef class NftFinder(Finder):
         return made
 
     cdef tuple follow(self, object scan, Marks *marks, bytearray asked):
-        """A rule with the same handle in the same table says the same, unless a chain has another name."""
+        """A rule with the same handle and the same counter says the same, unless a chain has another name. The handle
+        alone does not tell: a rule that replaces another one has its handle."""
         cdef bytearray known
         cdef Py_ssize_t unknown
-        if not self.keeps or not self.has_marks or self.found.table_handle != self.kept.table_handle:
+        if not self._can_follow(marks) or not self.has_marks or self.found.table_handle != self.kept.table_handle:
             return None
         known = self.found.unchanged(self.kept)
         unknown = known.count(0)

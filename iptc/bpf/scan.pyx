@@ -187,7 +187,7 @@ cdef class BpfScan(Scan):
         cdef int failed
         self.finder.mark(marks)
         self._check(self.copies.look_at_marks(marks))
-        failed = self.finder.find()
+        failed = self.finder.find(marks)
         self.window.check()
         if failed == ENOMEM:
             raise MemoryError
