@@ -47,6 +47,7 @@ cdef extern from *:
         NFT_MSG_GETGEN
         NFTA_TABLE_NAME
         NFTA_TABLE_FLAGS
+        NFTA_TABLE_HANDLE
         NFTA_CHAIN_TABLE
         NFTA_CHAIN_HANDLE
         NFTA_CHAIN_NAME

@@ -4,7 +4,14 @@ and an error says so.
 All other calls go to the real kernel. `faults.c` is preloaded into a process of its own.
 """
 
+import os
+import signal
+import subprocess
+import sys
+
+import faults
 import pytest
+from conftest import preloading
 from faults import library, start  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.one_backend("nft")
@@ -349,3 +356,39 @@ print(failed > 100)
 
 def test_garbage_from_the_kernel_is_an_error_or_not_noticed(run):
     assert run(GARBAGE, "1", "1500") == ["True"]
+
+
+STOPS = """
+import signal
+reader = iptc.CounterReader()
+# before each request
+faults.fault_arm(b"send", 0, -signal.SIGSTOP, True)
+try:
+    snapshot = reader.read()
+except iptc.KernelError as error:
+    print("refused" if error.errno == errno.EAGAIN else error)
+else:
+    print(len(snapshot["w"]) if "w" in [chain.name for chain in snapshot.chains] else "no chain")
+"""
+
+
+@pytest.mark.parametrize("turns", ["TTFT", "TTFTFTT"])
+def test_a_chain_is_read_with_its_rules_while_its_table_comes_and_goes(host, library, turns):  # noqa: F811
+    """The chains of a table that is created again have the same handles as before. *turns*: whether there is a table
+    when the next request is sent."""
+    there, number = False, 0
+    command = [sys.executable, "-c", faults.HEAD + STOPS]
+    process = subprocess.Popen(command, env=preloading(library), stdout=subprocess.PIPE, text=True)
+    while True:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            break
+        if there != (turns[number % len(turns)] == "T"):
+            whole = "add table ip filter; add chain ip filter w; " + "add rule ip filter w counter; " * 3
+            host.run("nft", "delete table ip filter" if there else whole)
+            there = not there
+        number += 1
+        os.kill(process.pid, signal.SIGCONT)
+    with process.stdout:
+        said = process.stdout.read().strip()
+    assert os.waitstatus_to_exitcode(status) == 0 and said in ("3", "no chain", "refused")

@@ -41,6 +41,7 @@ cdef struct Ruleset:
     ChainList chains
     ChainList again
     bint keep                   # whether to keep the messages of the rules
+    bint twice                  # whether to dump each chain until two dumps are equal
     uint32_t generation         # the generation that everything belongs to; 0 if it is not the same for all
 
 # The work of one socket: to read the rules of chains that follow each other. In the end the first lane has the slots of

@@ -19,13 +19,14 @@ from .._linux cimport (
 from .._counts cimport Counts, Digest, Scan, digest_absorb, digest_begin, digest_finish
 from .._core cimport c_text, family_of, os_decode
 from .._netlink cimport (
-    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFTA_CHAIN_COUNTERS,
-    NFTA_CHAIN_HANDLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
-    NFTA_CHAIN_USE, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HOOK_HOOKNUM,
-    NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_QUOTA_FLAGS, NFT_QUOTA_F_DEPLETED, NFTA_RULE_CHAIN,
-    NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, GENERAL_HEAD, NFTA_RULE_USERDATA, Attribute, Channel, Message, Socket,
-    attribute_be32, attribute_be64, attribute_next, attribute_scan, attribute_text, channel_beside, channel_dump,
-    channel_generation, channel_get, channel_is_ours, message_next, message_scan, put_be64, put_text, writer_reserve,
+    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWTABLE,
+    NFTA_CHAIN_COUNTERS, NFTA_CHAIN_HANDLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE,
+    NFTA_CHAIN_TYPE, NFTA_CHAIN_USE, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME,
+    NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_QUOTA_FLAGS, NFT_QUOTA_F_DEPLETED,
+    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_TABLE_HANDLE, GENERAL_HEAD, NFTA_RULE_USERDATA,
+    Attribute, Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next, attribute_scan,
+    attribute_text, channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours, message_next,
+    message_scan, put_be64, put_text, writer_reserve,
 )
 from .._netns cimport Namespace
 from .._core import HOOKS
@@ -244,6 +245,26 @@ cdef int _ignore(void *context, const Message *message) noexcept nogil:
     return 0
 
 
+cdef int _take_handle(void *context, const Message *message) noexcept nogil:
+    """Take the handle of the table."""
+    cdef Attribute attribute
+    if message.kind == NFT_MSG_NEWTABLE:
+        attribute_scan(&attribute, message.attributes, message.length)
+        while attribute_next(&attribute):
+            if attribute.kind == NFTA_TABLE_HANDLE:
+                (<uint64_t *> context)[0] = attribute_be64(&attribute)
+    return 0
+
+
+cdef int _table_handle(Channel *channel, Ruleset *ruleset, uint64_t *handle) noexcept nogil:
+    """Set *handle* to that of the table, 0 if there is none. Tables that are created later have other handles."""
+    cdef int failed
+    handle[0] = 0
+    failed = channel_get(channel, NFT_MSG_GETTABLE, ruleset.nfproto, ruleset.filter.memory, ruleset.filter.length,
+                         _take_handle, handle)
+    return 0 if failed == ENOENT and channel.answered else failed
+
+
 cdef int _take_policy(void *context, const Message *message) noexcept nogil:
     """Take the policy and the counters of a known chain."""
     cdef ChainSeen seen
@@ -369,6 +390,7 @@ cdef int _read_rules(Lane *lane, ListedChain *row) noexcept nogil:
     """Read the rules of one chain at one moment. Return 0 or an errno.
 
     If a commit to any table interrupts the dump, it is repeated. Two interrupted dumps that are equal are accepted too.
+    The kernel does not notice a commit in the middle of a short dump. With `twice` there are always two.
     """
     cdef int attempt, failed
     cdef bint interrupted
@@ -382,7 +404,7 @@ cdef int _read_rules(Lane *lane, ListedChain *row) noexcept nogil:
         lane.trail = 1
         failed = channel_dump(lane.channel, NFT_MSG_GETRULE, lane.ruleset.nfproto, lane.question.memory,
                               lane.question.length, _take_rule, lane, &interrupted)
-        if failed or not interrupted or (attempt and lane.trail == trail):
+        if failed or not (interrupted or lane.ruleset.twice) or (attempt and lane.trail == trail):
             return failed
         trail = lane.trail
     return EAGAIN
@@ -585,8 +607,14 @@ cdef int _read_table(Lane *lanes) noexcept nogil:
     cdef Channel *channel = lanes[0].channel
     cdef int attempt, failed
     cdef uint32_t before = 0, after = 0
+    cdef uint64_t table = 0, table_after = 0
     cdef bint unchanged
     for attempt in range(ATTEMPTS):
+        ruleset.twice = attempt >= PATIENCE
+        if ruleset.twice:
+            failed = _table_handle(channel, ruleset, &table)
+            if failed:
+                return failed
         failed = channel_generation(channel, &before)
         if failed:
             return failed
@@ -605,8 +633,9 @@ cdef int _read_table(Lane *lanes) noexcept nogil:
             ruleset.generation = after
             return 0
         if attempt >= PATIENCE:
-            failed = _list_chains(channel, ruleset, &ruleset.again)
-            if not failed and ruleset.again.digest == ruleset.chains.digest:
+            # the handles of chains are compared too, and those of a table that was created again may be the same
+            failed = _list_chains(channel, ruleset, &ruleset.again) or _table_handle(channel, ruleset, &table_after)
+            if not failed and ruleset.again.digest == ruleset.chains.digest and table == table_after:
                 return 0
             if failed and failed != EINTR:
                 return failed
