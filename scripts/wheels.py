@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -184,17 +185,18 @@ def linker(place, platform, compiler):
             f"""#!/bin/sh
 {compiler} -shared "$@" || exit
 while [ "$1" != -o ]; do shift; done
-exec {patch} --replace-needed libc.so libc.musl-{platform.machine.split("-")[0]}.so.1 "$2"
+exec {shlex.quote(patch)} --replace-needed libc.so libc.musl-{platform.machine.split("-")[0]}.so.1 "$2"
 """
         )
-    return f"sh {path}"
+    return f"sh {shlex.quote(path)}"
 
 
 def environment(place, platform, version):
     """Return the environment of a build for *platform* and the Python *version*, or "abi3" for all versions."""
     import ziglang
 
-    compiler = f"{os.path.join(os.path.dirname(ziglang.__file__), 'zig')} cc -target {platform.target}"
+    zig = shlex.quote(os.path.join(os.path.dirname(ziglang.__file__), "zig"))
+    compiler = f"{zig} cc -target {platform.target}"
     order = "-DWORDS_BIGENDIAN=1" if platform.target.startswith("s390x") else ""
     cache = os.path.join(place, "zig")
     number = version.replace(".", "")
@@ -206,7 +208,7 @@ def environment(place, platform, version):
         },
         "CC": compiler,
         "LDSHARED": linker(place, platform, compiler),
-        "CFLAGS": f"{FLAGS} {order} -I{os.path.join(place, 'include')}",
+        "CFLAGS": f"{FLAGS} {order} -I{shlex.quote(os.path.join(place, 'include'))}",
         "IPTC_ABI3": "1" if version == "abi3" else "0",
         "SETUPTOOLS_EXT_SUFFIX": f".cpython-{number}-{platform.machine}.so",
         "ZIG_GLOBAL_CACHE_DIR": cache,

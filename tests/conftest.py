@@ -8,7 +8,6 @@ import os
 import pathlib
 import pty
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -67,17 +66,24 @@ def batch_room():
         return channel.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
+@contextlib.contextmanager
+def short_name(path):
+    """Give *path* a short name without spaces for the time of the `with` statement: the address of a socket has room for
+    107 bytes, and LD_PRELOAD ends a name at a space."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        os.symlink(path, f"{folder}/it")
+        yield f"{folder}/it"
+
+
 @functools.cache
 def preloadable(library):
-    """Return a path of *library* that LD_PRELOAD can name: a space or a colon would end it there."""
+    """Return a path of *library* that LD_PRELOAD can name."""
     if not re.search(r"[\s:$]", library):
         return library
-    folder = tempfile.mkdtemp(dir="/tmp")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.chmod(folder, 0o755)
-    path = os.path.join(folder, "preloaded.so")
-    os.symlink(library, path)
-    return path
+    names = contextlib.ExitStack()
+    atexit.register(names.close)
+    return names.enter_context(short_name(library))
 
 
 def preloading(library):

@@ -170,10 +170,9 @@ def test_mistakes_have_the_exit_codes_of_iptables(host, command, arguments, text
 
 
 def test_syntax_alone_needs_no_privilege_and_no_table(host, command):
-    code = f"{sys.executable} -m iptc check --syntax"
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(iptc.__file__))}
     done = subprocess.run(
-        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *code.split()],
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "iptc", "check", "--syntax"],
         env=environment,
         text=True,
         input=RULES.replace("INPUT", "elsewhere"),

@@ -18,6 +18,7 @@ import threading
 import tomllib
 
 import pytest
+from conftest import short_name
 
 from iptc import errors
 from iptc.cli.dispatch import COMMANDS, parser_of
@@ -266,6 +267,9 @@ FILES = {
 }
 
 
+PYTHON = shlex.quote(sys.executable)
+
+
 class Shell:
     """Runs the commands of a block as a reader would, in a folder of its own."""
 
@@ -278,7 +282,7 @@ class Shell:
             (folder / name).mkdir(parents=True, exist_ok=True)
         for name in ("packaging", "examples"):
             (folder / name).symlink_to(ROOT / name)
-        programs = {"iptc": f'exec {sys.executable} -m iptc "$@"', "python3": f'exec {sys.executable} "$@"'}
+        programs = {"iptc": f'exec {PYTHON} -m iptc "$@"', "python3": f'exec {PYTHON} "$@"'}
         # what changes the machine does nothing here
         programs |= {"pip": "exit 0", "systemctl": "exit 0"}
         for name, text in programs.items():
@@ -377,7 +381,13 @@ class Shell:
 
 @pytest.mark.parametrize("block", SHELL, ids=lambda block: f"{block[0]}:{block[1]}")
 def test_commands_run(block, host, tmp_path):
-    shell = Shell(host, tmp_path)
+    with short_name(tmp_path) as folder:
+        run_block(block, host, pathlib.Path(folder))
+
+
+def run_block(block, host, folder):
+    """Run the commands of *block* in *folder*, whose name the shell takes as it is."""
+    shell = Shell(host, folder)
     if block[0] == "docs/owned.md":
         host.iptables("-A INPUT -m comment --comment web -j ACCEPT")
         host.iptables("-A INPUT -m comment --comment web -j ACCEPT", ipv6=True)

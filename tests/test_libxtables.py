@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,9 +48,9 @@ def seen(tmp_path_factory):
 
     def run(hidden, code, *arguments, given=None, **environment):
         script = f"""
-            mount --bind {folder} {real}
-            for name in {hidden}; do rm -f {view}/$name; done
-            mount --bind {view} {folder}
+            mount --bind {folder} {shlex.quote(str(real))}
+            for name in {hidden}; do rm -f {shlex.quote(str(view))}/$name; done
+            mount --bind {shlex.quote(str(view))} {folder}
             exec "$@"
         """
         command = ["unshare", "-m", "sh", "-ec", script, "sh", sys.executable, "-W", "error", "-c", code, *arguments]

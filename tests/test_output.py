@@ -1,8 +1,10 @@
 """Where the commands of `iptc` read and write: files of every kind, and standard streams in every state."""
 
+import contextlib
 import errno
 import os
 import resource
+import shlex
 import signal
 import socket
 import stat
@@ -215,8 +217,8 @@ def test_devices_and_pipes_are_written_to(folder):
 
 def test_what_is_no_file_is_refused(folder):
     (folder / "loop").symlink_to("loop")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / "socket"))
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(folder):
+        listener.bind("socket")  # the address of a socket is at most 107 bytes
     for name, reason in (
         (".", "Is a directory"),
         ("new/", "No such file"),
@@ -270,7 +272,7 @@ def shell(host):
     host.iptables("-A INPUT -p tcp -j ACCEPT")
 
     def run(line, more=()):
-        line = f'iptc() {{ {sys.executable} -m iptc "$@"; }}; {line}'
+        line = f'iptc() {{ {shlex.quote(sys.executable)} -m iptc "$@"; }}; {line}'
         command = ["bash", "-c", line]
         done = subprocess.run(
             command, env={**environment(), **dict(more)}, capture_output=True, stdin=subprocess.DEVNULL
@@ -326,8 +328,8 @@ def test_no_stream_at_all(shell, host):
 
 def test_nothing_gets_the_number_of_a_closed_stream(shell, tmp_path):
     path = tmp_path / "rules"
-    assert shell(f"iptc save -t nosuch -f {path} >&- 2>&-")[0] != 0 and not path.exists()
-    assert shell(f"iptc save -f {path} <&- >&- 2>&-") == (0, b"", b"")
+    assert shell(f"iptc save -t nosuch -f {shlex.quote(str(path))} >&- 2>&-")[0] != 0 and not path.exists()
+    assert shell(f"iptc save -f {shlex.quote(str(path))} <&- >&- 2>&-") == (0, b"", b"")
     # but for the moment, in the first line and in the last
     assert path.read_bytes().splitlines()[1:-1] == shell("iptc save")[1].splitlines()[1:-1]
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, shown_at_a_terminal
+from conftest import PATIENCE, short_name, shown_at_a_terminal
 from test_sampler import host, send  # noqa: F401  loopback is up
 from test_structure import ROOT
 
@@ -320,7 +320,8 @@ class Screen:
     """`iptc top` in tmux."""
 
     def __init__(self, folder, *arguments, width=100, height=20, python=()):
-        self._socket = str(folder / "tmux")
+        self._names = contextlib.ExitStack()
+        self._socket = self._names.enter_context(short_name(folder)) + "/tmux"
         words = [*python, sys.executable, "-m", "iptc", "top", "--interval", "0.05", *arguments]
         told = f"{shlex.join(words)}; echo ended with $?; cat"
         self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), told)
@@ -352,6 +353,7 @@ class Screen:
 
     def __exit__(self, *_):
         self.tmux("kill-server")
+        self._names.close()
 
 
 def first(text):
@@ -425,7 +427,7 @@ def test_a_stopped_view_gives_the_terminal_back(busy, tmp_path):
     if lacks_terminals():
         return test_without_a_terminal_it_goes_on_as_text(busy)
     pidfile = tmp_path / "pid"
-    python = ["sh", "-c", f'echo $$ > {pidfile}; exec "$@"', "sh"]
+    python = ["sh", "-c", f'echo $$ > {shlex.quote(str(pidfile))}; exec "$@"', "sh"]
     with Screen(tmp_path, "-4", python=python) as screen:
         screen.shows("OUTPUT")
         pid = int(pidfile.read_text())
