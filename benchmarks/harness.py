@@ -9,7 +9,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "rulesets"))
-import generator  # noqa: E402, F401  of the tests' own rulesets, for those who import this module
+import generator  # noqa: F401  of the tests' own rulesets, for those who import this module
 
 
 class Failed(Exception):

@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 project = "iptc"
-copyright = "2026, the iptc developers"  # noqa: A001  (Sphinx reads this name)
+copyright = "2026, the iptc developers"
 release = re.search(r'^__version__ = "(.*)"', (ROOT / "iptc/__init__.py").read_text(), re.M)[1]
 version = release
 

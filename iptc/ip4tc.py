@@ -29,5 +29,5 @@ __all__ = [
 ]
 
 
-class iptc:  # noqa: N801
+class iptc:
     """There the functions of libiptc, which programs import unused; no such function is bound here."""

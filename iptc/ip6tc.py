@@ -21,5 +21,5 @@ __all__ = [
 ]
 
 
-class ip6tc:  # noqa: N801
+class ip6tc:
     """There the functions of libip6tc, which programs import unused; no such function is bound here."""

@@ -145,9 +145,22 @@ MODULES = [
     "modules.order",
 ]
 LEFT_OUT = shutil.ignore_patterns(
-    "test", "tests", "site-packages", "dist-packages", "idlelib", "tkinter", "ensurepip", "lib2to3", "config-*", "*.a",
-    "turtledemo", "pydoc_data", "*.c", "*.pyx", "*.pxd"
-)  # fmt: skip
+    "test",
+    "tests",
+    "site-packages",
+    "dist-packages",
+    "idlelib",
+    "tkinter",
+    "ensurepip",
+    "lib2to3",
+    "config-*",
+    "*.a",
+    "turtledemo",
+    "pydoc_data",
+    "*.c",
+    "*.pyx",
+    "*.pxd",
+)
 
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin

@@ -185,7 +185,7 @@ def test_several_addresses_are_as_many_rules(host, family):
     with pytest.raises(iptc.ParameterError, match="does not specify a unique address"):
         chain.replace_rule(rule)
     with pytest.raises(iptc.ParameterError, match="expand"):
-        rule.rule  # noqa: B018
+        rule.rule
 
 
 def test_a_whole_line_of_iptables_save(host, family):

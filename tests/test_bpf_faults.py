@@ -51,7 +51,7 @@ for number, names in kinds.items():
 
 
 @pytest.mark.needs("ebpf")
-def test_each_failing_call_raises_its_reason(start):  # noqa: F811
+def test_each_failing_call_raises_its_reason(start):
     raised = {number: names for number, *names in map(str.split, start(STEPS + FAIL))}
     # the memory of a map cannot be mapped: this is handled like a failed call of bpf(2)
     assert raised.pop("EMFILE") == ["KernelError"] and raised.pop("ENOMEM") == ["OutOfMemory"]
@@ -81,5 +81,5 @@ print("done")
 
 
 @pytest.mark.needs("ebpf")
-def test_every_step_without_a_free_descriptor_is_reported(start):  # noqa: F811
+def test_every_step_without_a_free_descriptor_is_reported(start):
     assert start(STEPS + ROOM) == ["done"]

@@ -684,7 +684,7 @@ print("done")
 
 
 @pytest.mark.parametrize("ipv6", [False])
-def test_each_failing_call_leaves_nothing_open(host, ipv6, start):  # noqa: F811
+def test_each_failing_call_leaves_nothing_open(host, ipv6, start):
     """One of iptc's exceptions is raised, and nothing stays open."""
     restored(host, ipv6, "-A OUTPUT -p udp --dport 7")
     assert start(FAIL, host.backend) == ["done"]

@@ -82,7 +82,7 @@ def test_the_error_names_a_user_namespace():
 
 
 @pytest.mark.needs("ebpf")
-def test_the_error_tells_other_refusals_from_missing_capabilities(start):  # noqa: F811
+def test_the_error_tells_other_refusals_from_missing_capabilities(start):
     said = start(
         OPEN + "print(attempt(tried, 'bpf', 0, errno.EPERM)[0])\nprint(attempt(tried, 'bpf', 0, errno.ENOSYS)[0])"
     )

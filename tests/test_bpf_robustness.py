@@ -77,7 +77,7 @@ for number, names in kinds.items():
 """
 
 
-def test_each_failing_call_of_bpf_is_survived(start):  # noqa: F811
+def test_each_failing_call_of_bpf_is_survived(start):
     raised = {number: set(names) for number, *names in map(str.split, start(STEPS + SWEEP, "1" if STRESS else "43"))}
     assert raised["EMFILE"] <= {"KernelError", "Unsupported"} and raised["ENOMEM"] <= {"OutOfMemory", "Unsupported"}
     for number in ("EPERM", "EINVAL"):
@@ -102,7 +102,7 @@ print("done")
 """
 
 
-def test_auto_returns_to_ebpf_once_resources_are_free_again(start):  # noqa: F811
+def test_auto_returns_to_ebpf_once_resources_are_free_again(start):
     assert start(STEPS + LATER) == ["done"]
 
 
@@ -141,7 +141,7 @@ print("done")
 """
 
 
-def test_every_step_without_a_free_descriptor_is_reported(start):  # noqa: F811
+def test_every_step_without_a_free_descriptor_is_reported(start):
     assert start(STEPS + ROOM) == ["done"]
 
 

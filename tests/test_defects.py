@@ -557,8 +557,8 @@ def test_parameters_with_the_names_of_methods(host):
 
 
 def test_comparing_with_none_and_other_types(family):
-    assert verdict(family) != None and (verdict(family) == 5) is False  # noqa: E711
-    assert verdict(family).target != None and verdict(family).create_match("tcp") != None  # noqa: E711
+    assert verdict(family) != None and (verdict(family) == 5) is False  # noqa: E711 - the operator is tested
+    assert verdict(family).target != None and verdict(family).create_match("tcp") != None  # noqa: E711 - the operator is tested
 
 
 def test_goto_is_part_of_what_a_rule_says(chain, family):

@@ -311,9 +311,17 @@ class Shell:
                 # these go on for ever, too
                 ending = {"top": "--count 1", "exporter": "--once", "trace": "--timeout 0.01"}.get(name, "")
                 done = subprocess.run(
-                    ["bash", "-euc", f"{command.split(' #')[0]} {ending}" if ending and ending not in command else command],
-                    cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                )  # fmt: skip
+                    [
+                        "bash",
+                        "-euc",
+                        f"{command.split(' #')[0]} {ending}" if ending and ending not in command else command,
+                    ],
+                    cwd=self.folder,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                )
                 allowed = {0, 1} if name in MAY_BE_ONE or name == "trace" else {0}
                 assert done.returncode in allowed, (command, done)
         if self.waiting is not None:
@@ -322,9 +330,14 @@ class Shell:
     def started(self, command):
         """Start a command that goes on."""
         return subprocess.Popen(
-            ["bash", "-euc", f"exec {command}"], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            ["bash", "-euc", f"exec {command}"],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def ended(self, process):
         """Wait for a process, and return (status, what it printed)."""

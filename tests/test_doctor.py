@@ -217,7 +217,7 @@ print(*sorted(seen), sep="\\n")
 
 @pytest.mark.needs("ebpf")
 @pytest.mark.one_backend("nft")
-def test_ebpf_may_be_possible_on_one_side_only(host, start):  # noqa: F811
+def test_ebpf_may_be_possible_on_one_side_only(host, start):
     """Here the kernel refuses what only legacy tables need."""
     said = start(EBPF)
     assert "Counters cannot be read with eBPF here" in said

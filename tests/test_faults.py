@@ -25,7 +25,7 @@ ERRORS = [errno.ENOMEM, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.ENOBUFS, e
 
 
 @pytest.fixture
-def run(start, ipv6):  # noqa: F811
+def run(start, ipv6):
     """Run a program after HEAD, for one family."""
     return lambda program: start(HEAD + program, "6" if ipv6 else "4")
 

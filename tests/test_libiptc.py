@@ -387,7 +387,7 @@ print(iptc.Chain(table, "INPUT").rules[0])
 """
 
 
-def test_where_the_libraries_are_not_there_only_this_engine_is_missing(host, library):  # noqa: F811
+def test_where_the_libraries_are_not_there_only_this_engine_is_missing(host, library):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT],
         env={**preloading(library), "FAULTS_MISSING": "libip"},

@@ -233,7 +233,7 @@ def test_matches_compare_by_what_they_say():
     assert match("udp", "udp", sport="1") != match("udp", "udp", sport="2")
     assert match("udp", "udp", sport="1") != match("tcp", "tcp", sport="1")
     assert hash(match("mark", mark="1")) == hash(match("mark", mark="1"))
-    assert match("mark") != "mark" and match("mark") != None  # noqa: E711
+    assert match("mark") != "mark" and match("mark") != None  # noqa: E711 - the operator is tested
 
 
 def test_two_matches_of_one_extension_share_nothing():

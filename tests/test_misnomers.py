@@ -89,7 +89,7 @@ def test_a_warning_that_is_an_error_changes_nothing(family):
         with pytest.raises(iptc.XTablesWarning, match="probably meant is rule.src"):
             rule.source = "10.0.0.1"
         with pytest.raises(iptc.XTablesWarning, match="no option --nosuch"):
-            rule.create_match("tcp").nosuch  # noqa: B018
+            rule.create_match("tcp").nosuch
     assert not hasattr(rule, "source") and [match.name for match in rule.matches] == ["tcp"]
     assert iptc.errors.XTablesWarning is plugins.XTablesWarning is iptc.XTablesWarning
 

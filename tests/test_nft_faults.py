@@ -51,7 +51,7 @@ def reset():
 
 
 @pytest.fixture
-def run(start):  # noqa: F811
+def run(start):
     """Run a program behind HEAD."""
     return lambda program, *arguments: start(HEAD + program, *arguments)
 

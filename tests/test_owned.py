@@ -402,10 +402,23 @@ def test_looking_writes_nothing(host, tmp_path):
     file.write_text(FILE)
     trace = tmp_path / "trace"
     subprocess.run(
-        ["strace", "-f", "-o", str(trace), "-e", "trace=setsockopt,sendmsg,sendto,write,writev,pwrite64",
-         sys.executable, "-m", "iptc", "owned", "web", "plan", str(file)],
+        [
+            "strace",
+            "-f",
+            "-o",
+            str(trace),
+            "-e",
+            "trace=setsockopt,sendmsg,sendto,write,writev,pwrite64",
+            sys.executable,
+            "-m",
+            "iptc",
+            "owned",
+            "web",
+            "plan",
+            str(file),
+        ],
         capture_output=True,
-    )  # fmt: skip
+    )
     seen = trace.read_text()
     # IPT_SO_SET_REPLACE and IPT_SO_SET_ADD_COUNTERS; a batch of nf_tables begins with its own message
     assert "NFNL_MSG_BATCH_BEGIN" not in seen and "0x40 /* IP" not in seen

@@ -318,7 +318,7 @@ def test_equality_without_counters_and_order_of_matches(family):
 
 def test_equality_with_other_things(family):
     assert family.Rule() == family.Rule()
-    assert family.Rule() != None and family.Rule() != "rule"  # noqa: E711
+    assert family.Rule() != None and family.Rule() != "rule"  # noqa: E711 - the operator is tested
     assert iptc.Rule() != iptc.Rule6()
     assert full(family) in [1, None, full(family)]
 

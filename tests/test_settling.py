@@ -88,7 +88,7 @@ class Held:
 
 
 @pytest.fixture
-def hold(host, library):  # noqa: F811
+def hold(host, library):
     """Start a commit that stops between its steps; it ends with the test."""
     begun = []
 

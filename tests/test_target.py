@@ -160,7 +160,7 @@ def test_targets_compare_by_what_they_say():
     assert target("MARK", set_mark="0x1") != target("MARK", set_mark="2")
     assert target("DROP") == target("DROP") != target("ACCEPT")
     assert hash(target("DROP")) == hash(target("DROP"))
-    assert target("DROP") != None and target("DROP") != "DROP"  # noqa: E711
+    assert target("DROP") != None and target("DROP") != "DROP"  # noqa: E711 - the operator is tested
 
 
 def test_two_targets_of_one_extension_share_nothing():

@@ -91,7 +91,10 @@ def edits(table, family):
 
 
 def test_what_passes_during_commits_is_counted_once(host, family):
-    iptables = lambda words: host.iptables(words, ipv6=family.ipv6)  # noqa: E731
+
+    def iptables(words):
+        return host.iptables(words, ipv6=family.ipv6)
+
     # what is counted independently: in a table that nobody commits meanwhile
     iptables("-P INPUT ACCEPT")  # before this, iptables-nft has no counters for the policy
     iptables("-t raw -A PREROUTING -p udp -m comment --comment all")
@@ -113,7 +116,10 @@ def test_what_passes_during_commits_is_counted_once(host, family):
 
 def test_what_passes_while_a_table_is_put_back_is_counted_once(host, family):
     """Again and again, the kernel refuses the second table of a transaction after the first one was replaced."""
-    iptables = lambda words: host.iptables(words, ipv6=family.ipv6)  # noqa: E731
+
+    def iptables(words):
+        return host.iptables(words, ipv6=family.ipv6)
+
     iptables("-P INPUT ACCEPT")  # before this, iptables-nft has no counters for the policy
     iptables("-t raw -A PREROUTING -p udp -m comment --comment all")
     iptables("-A INPUT -p udp -m comment --comment counted")

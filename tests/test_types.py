@@ -52,6 +52,8 @@ def test_every_public_name_is_in_the_client():
     assert client.count("\n") >= 150
     names = [name for name in dir(iptc) if not name.startswith("__")]
     assert [name for name in names if not re.search(rf"\b{name}\b", client)] == []
+    classes = [name for name in names if name[0].isupper()]
+    assert [name for name in classes if not re.search(rf"assert_type\(.*\b{name}\b", client)] == []
 
 
 @pytest.mark.parametrize("module", PLAIN)

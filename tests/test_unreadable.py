@@ -64,7 +64,7 @@ def run(command, code, check=True):
 
 
 @pytest.mark.one_backend("legacy", "nft")
-def test_without_descriptors_every_look_raises_and_none_is_remembered(host, start, ipv6):  # noqa: F811
+def test_without_descriptors_every_look_raises_and_none_is_remembered(host, start, ipv6):
     host.iptables("-A INPUT -j ACCEPT", ipv6=ipv6)
     lines = start(
         FULL_TABLES
@@ -89,7 +89,7 @@ for label in ("is_table_available", "get_tables", "dump_all", "flush_all"):
 
 @pytest.mark.one_backend("legacy", "nft")
 @pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EPERM"])
-def test_a_socket_that_cannot_be_had_raises_each_time_and_is_not_remembered(host, start, error):  # noqa: F811
+def test_a_socket_that_cannot_be_had_raises_each_time_and_is_not_remembered(host, start, error):
     host.iptables("-A INPUT -j ACCEPT")
     lines = start(
         LOOKING
@@ -148,7 +148,7 @@ print(type(rule).from_args("-j web"), easy.test_target("DROP", {{}}, ipv6), easy
 
 
 @pytest.mark.one_backend("legacy", "nft")
-def test_what_is_absent_is_no_error(host, start):  # noqa: F811
+def test_what_is_absent_is_no_error(host, start):
     """A table that the kernel does not have is absent; the other tables are not."""
     lines = start(
         LOOKING
@@ -198,7 +198,7 @@ def test_legacy_tables_that_may_not_be_read_decide_nothing(unmarked, missing, lo
     assert made.stdout == "-p tcp -m comment --comment x -j ACCEPT\n"
 
 
-def test_names_of_tables_that_cannot_be_read_are_not_no_tables(unmarked, start):  # noqa: F811
+def test_names_of_tables_that_cannot_be_read_are_not_no_tables(unmarked, start):
     lines = start("""
 uses = [iptc.backend, iptc.save, lambda: iptc.save(ipv6=True), lambda: iptc.save(backend="legacy"), lambda: iptc.Table("filter"), iptc.CounterReader]
 for error in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.EIO):
@@ -223,7 +223,7 @@ def test_what_is_guessed_without_the_right_to_look_is_not_remembered(unmarked):
     assert run([], code).stdout == "True 1\n"
 
 
-def test_a_tool_that_cannot_be_started_for_now_is_asked_again(unmarked, start):  # noqa: F811
+def test_a_tool_that_cannot_be_started_for_now_is_asked_again(unmarked, start):
     LEGACY.iptables("-A INPUT -j ACCEPT")
     Host("nft").iptables("-A INPUT -j ACCEPT")
     lines = start(
@@ -244,7 +244,7 @@ with tempfile.TemporaryDirectory() as folder:
     assert lines == ["KernelError True legacy"]
 
 
-def test_an_extension_that_cannot_be_looked_for_is_looked_for_again(host, start):  # noqa: F811
+def test_an_extension_that_cannot_be_looked_for_is_looked_for_again(host, start):
     lines = start(
         FULL_TABLES
         + """

@@ -459,9 +459,22 @@ def test_the_command_flushes_each_line_and_ends_by_sigterm(host):
 def test_watching_writes_nothing(host, tmp_path):
     trace = tmp_path / "trace"
     with subprocess.Popen(
-        ["strace", "-f", "-o", str(trace), "-e", "trace=setsockopt,sendmsg,sendto", sys.executable, "-m", "iptc",
-         "watch", "--count", "1"], stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        [
+            "strace",
+            "-f",
+            "-o",
+            str(trace),
+            "-e",
+            "trace=setsockopt,sendmsg,sendto",
+            sys.executable,
+            "-m",
+            "iptc",
+            "watch",
+            "--count",
+            "1",
+        ],
+        stdout=subprocess.PIPE,
+    ) as process:
         try:
             os.set_blocking(process.stdout.fileno(), False)
             while process.poll() is None:

@@ -37,6 +37,7 @@ def tables() -> None:
     assert_type(table.create_chain("web"), Chain)
     assert_type(table.ensure_chain("web"), bool)
     assert_type(table.is_chain("web"), bool)
+    assert_type(table.first_rule("INPUT"), bytes | None)
     assert_type(table.save(counters=True), str)
     assert_type(table.restore(path="rules.v4", counters=True), int)
     assert_type(iptc.is_table_available("nat"), bool)
@@ -100,6 +101,7 @@ def attributes(rule: Rule) -> None:
     assert_type(rule.expand(), list[Rule])
     assert_type(rule.tables, list[Table])
     assert_type(rule.rule, bytes | None)
+    assert_type(rule.chain, Chain | None)
     assert_type(rule.get_counters(), Counters)
     assert_type(rule.counters.packets + rule.get_counters().bytes, int)
     rule.counters = 1, 100
@@ -157,6 +159,8 @@ def counters() -> None:
     assert_type(snapshot.chains, list[ChainCounters])
     assert_type(snapshot.rules, tuple[RuleInfo, ...])
     assert_type(snapshot.rules[0].text, str)
+    assert_type(snapshot.rules[0].comment, str | None)
+    assert_type(snapshot.rules[0].rule, Rule)
     assert_type(snapshot.time, tuple[float, float])
     for packets, size in snapshot:
         assert_type(packets + size, int)
@@ -233,31 +237,45 @@ def errors(table: Table) -> None:
     try:
         table["web"].delete()
     except iptc.NotFound as error:
+        assert_type(error, iptc.NotFound)
         assert_type(error.errno, int | None)
         assert_type(error.line, int | None)
         assert_type(error.status, int)
         as_key_error: KeyError = error
         raise as_key_error from None
     except iptc.LockTimeout as error:
+        assert_type(error, iptc.LockTimeout)
         assert_type(error.holders, list[tuple[int, str]])
     except iptc.PartialCommit as error:
+        assert_type(error, iptc.PartialCommit)
         assert_type(error.committed, list[str])
-    except (
-        iptc.AccessDenied,
-        iptc.Conflict,
-        iptc.OutOfMemory,
-        iptc.ParameterTypeError,
-        iptc.Missing,
-        iptc.TransactionError,
-        iptc.RolledBack,
-        iptc.Unsupported,
-        iptc.XTablesError,
-        iptc.ParameterError,
-        iptc.KernelError,
-        iptc.IPTCError,
-    ) as error:
+    except iptc.AccessDenied as error:
+        assert_type(error, iptc.AccessDenied)
+    except iptc.Conflict as error:
+        assert_type(error, iptc.Conflict)
+    except iptc.OutOfMemory as error:
+        assert_type(error, iptc.OutOfMemory)
+    except iptc.RolledBack as error:
+        assert_type(error, iptc.RolledBack)
+    except iptc.TransactionError as error:
+        assert_type(error, iptc.TransactionError)
+    except iptc.Missing as error:
+        assert_type(error, iptc.Missing)
+    except iptc.ParameterTypeError as error:
+        assert_type(error, iptc.ParameterTypeError)
+    except iptc.ParameterError as error:
+        assert_type(error, iptc.ParameterError)
+    except iptc.XTablesError as error:
+        assert_type(error, iptc.XTablesError)
+    except iptc.Unsupported as error:
+        assert_type(error, iptc.Unsupported)
+    except iptc.KernelError as error:
+        assert_type(error, iptc.KernelError)
+    except iptc.IPTCError as error:
+        assert_type(error, iptc.IPTCError)
         assert_type(str(error), str)
     warning: type[UserWarning] = iptc.XTablesWarning
+    assert_type(iptc.XTablesWarning("text"), iptc.XTablesWarning)
     assert_type(iptc.__version__, str)
     assert_type(iptc.version.__version__, str)
     print(warning, iptc.xtables.NFPROTO_IPV4)
@@ -277,12 +295,14 @@ def owned() -> None:
 
 
 def told(heal: iptc.Heal) -> None:
+    assert_type(heal, iptc.Heal)
     assert_type(heal.pause, float)
     assert_type(heal.plan, iptc.Plan | None)
 
 
 def benches() -> None:
     with iptc.Bench("rules.v4", {"eth0": "203.0.113.1/24"}, routes=["default via 203.0.113.2"], backend="nft") as bench:
+        assert_type(bench, iptc.Bench)
         verdict = bench.send("eth0", src="198.51.100.9", tcp=22, flags="SYN")
         assert_type(verdict, iptc.Verdict)
         assert_type(verdict.verdict, str)

@@ -40,9 +40,26 @@ class Parcel:
     """The content of the memfd: see `pack`."""
 
     __slots__ = (
-        "table", "ipv6", "backend", "generation", "set", "cpus", "stride", "kept", "traced", "slots", "rules", "rule",
-        "policy", "chains", "spots", "sheets", "pieces", "identities", "_texts",
-    )  # fmt: skip
+        "table",
+        "ipv6",
+        "backend",
+        "generation",
+        "set",
+        "cpus",
+        "stride",
+        "kept",
+        "traced",
+        "slots",
+        "rules",
+        "rule",
+        "policy",
+        "chains",
+        "spots",
+        "sheets",
+        "pieces",
+        "identities",
+        "_texts",
+    )
 
     def __init__(self, said: dict[str, Any], parts: list[bytes]) -> None:
         self.table = _text(said["table"])

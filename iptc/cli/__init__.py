@@ -8,7 +8,7 @@ __all__ = ["main", "run"]
 def run() -> int:
     """Run the command as a program of its own. Return its exit status; the process ends after that."""
     # the C module: it loads faster than `signal`
-    import _signal  # type: ignore[import-not-found]
+    import _signal  # type: ignore[import-not-found]  # no stub has it
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         # while modules are loaded, and at the end, nothing has to be cleaned up: an interrupt simply ends the process

@@ -54,7 +54,7 @@ class Both:
             yield from restoring.pieces(self._kept)
             return
         # the file is closed when this object is deleted
-        self._kept = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY)  # noqa: SIM115
+        self._kept = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY)
         for piece in restoring.pieces(self._source):
             self._kept.write(piece)
             yield piece

@@ -86,7 +86,7 @@ def trouble_is(status: int) -> Callable[[_Run], _Run]:
                 complain(str(error) or "out of memory")
                 return status
 
-        return tried  # type: ignore[return-value]
+        return tried  # type: ignore[return-value]  # it takes what *run* takes
 
     return decorate
 

@@ -536,7 +536,7 @@ class Replay:
     def run(self) -> None:
         """Carry out all edits on the handle."""
         handle, look = self._handle, self.look
-        for self._done, operation in enumerate(self._operations):  # noqa: B020
+        for self._done, operation in enumerate(self._operations):  # noqa: B020 - `self._done` counts
             try:
                 operation.do(handle, look)
             except IPTCError:

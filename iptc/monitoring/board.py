@@ -11,7 +11,7 @@ from .events import Event, rule_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..counters import Snapshot
     from ..layout import RuleInfo
@@ -240,11 +240,10 @@ class Board:
         else:
             value = 0 if self.sort == "packets" else 1
             other = 1 - value
-            key: Callable[[_Line], tuple[bool, float, float]] = lambda line: (  # noqa: E731
-                self.drops_first and line.drops,
-                line.rates[value],
-                line.rates[other],
-            )
+
+            def key(line: _Line) -> tuple[bool, float, float]:
+                return self.drops_first and line.drops, line.rates[value], line.rates[other]
+
             if most is None or start + most >= len(lines):
                 chosen = sorted(lines, key=key, reverse=True)
             else:

@@ -58,7 +58,7 @@ def serve(scraper: Scraper, address: str, path: str, config: str | None = None) 
     *config*: a file with TLS and users in the format of exporter-toolkit. Raises `IPTCError` without prometheus_client.
     """
     try:
-        import prometheus_client.exposition  # noqa: F401
+        import prometheus_client.exposition  # noqa: F401 - whether it is there
     except ImportError:
         text = "the endpoint needs prometheus_client: pip install 'iptc[prometheus]' (--once and --textfile do not)"
         raise IPTCError(text) from None

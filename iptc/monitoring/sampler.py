@@ -235,7 +235,7 @@ class Poller:
         rules."""
         snapshot = reading.snapshot
         if snapshot is not None and reading.table is not None:
-            snapshot.rules  # noqa: B018
+            snapshot.rules  # noqa: B018 - decoded here, before the ruleset changes
             self._last[reading.ipv6, reading.table] = snapshot
         return snapshot
 
