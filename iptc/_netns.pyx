@@ -1,13 +1,12 @@
 # cython: freethreading_compatible=False
-"""Network namespaces: which one a socket is in (`SO_NETNS_COOKIE`), and making sockets and opening files in another
-one.
+"""Network namespaces: finds which one a socket is in (`SO_NETNS_COOKIE`), and opens sockets and files in another one.
 
-A socket stays in the namespace that it was made in, whichever thread uses it. So a thread has to be there only to make
-it. That is a C thread, which makes the socket and ends. Where the system lets no thread begin, the calling thread
-enters the namespace and comes back within one call of C.
+A socket stays in the namespace in which it was made, whichever thread uses it. So only the thread that makes a socket
+must enter the namespace. A C thread is started for that: it makes the socket and ends. If no thread can be started, the
+calling thread enters the namespace and comes back within one call of C.
 
-An ordinary user may enter no namespace. A process of theirs that lives in one (`_agent`) makes the sockets there; the
-socket that it is asked by stands for the namespace then.
+An ordinary user may not enter a namespace. But a process of the user can be in one (`_agent`), and makes the sockets
+there. Then the descriptor of the namespace is the socket over which the agent is asked.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -45,7 +44,7 @@ cdef extern from * nogil:
 cdef enum:
     STACK = 256 * 1024
     PATIENCE = 64
-    NOT_BACK = -1            # used in the place of an errno: the thread could not come back
+    NOT_BACK = -1            # used in place of an errno: the thread could not return to its namespace
 
 # ------------------------------------------------------------- descriptors
 
@@ -67,7 +66,7 @@ cdef bint held_is_ours(const Held *held) noexcept nogil:
 
 
 cdef void held_close(Held *held) noexcept nogil:
-    """Close the descriptor, unless its number belongs to another file by now. A second call does nothing."""
+    """Close the descriptor, unless its number now belongs to another file. A second call does nothing."""
     if held_is_ours(held):
         close(held.fd)
     held.fd = -1
@@ -75,10 +74,10 @@ cdef void held_close(Held *held) noexcept nogil:
 
 # ----------------------------------------------- work in another namespace
 
-# What to do in a namespace: call a function, open a file, or make a socket; and its result.
+# A task to be done in a namespace, and its result: to call a function, open a file, or make a socket.
 cdef struct Errand:
     int netns
-    bint fresh               # make a new namespace for it, and do not enter *netns*
+    bint fresh               # do the task in a new namespace, and not in *netns*
     Work work
     void *context
     const char *path
@@ -106,7 +105,7 @@ cdef int _enter(Errand *errand) noexcept nogil:
 
 
 cdef void *_go(void *context) noexcept nogil:
-    """Do an errand and end. A thread runs this that was started for that alone."""
+    """The function of the C thread: do one errand, and end."""
     cdef Errand *errand = <Errand *> context
     if _enter(errand) < 0:
         errand.failed = errno_now
@@ -119,8 +118,8 @@ cdef void _go_and_return(Errand *errand) noexcept nogil:
     """Do the errand on the calling thread, which enters the namespace and returns to its own."""
     cdef int here = c_open(b"/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
     cdef int _attempt
-    # first enter the own namespace: that changes nothing and needs the same right, so it tells whether returning will
-    # work
+    # first enter the thread's own namespace: this changes nothing, but needs the same capability as returning later, so
+    # it shows whether returning will work
     if here < 0 or setns(here, CLONE_NEWNET) < 0 or _enter(errand) < 0:
         errand.failed = errno_now
         if here >= 0:
@@ -139,7 +138,7 @@ cdef void _go_and_return(Errand *errand) noexcept nogil:
 
 
 cdef void _send_agent(Errand *errand) noexcept nogil:
-    """Have the agent do it that lives there."""
+    """Let the agent in the namespace do the errand."""
     cdef Wanted wanted
     memset(&wanted, 0, sizeof(wanted))
     if errand.work != NULL:
@@ -243,7 +242,7 @@ cdef uint64_t cookie_of_socket(int fd, int netns) noexcept nogil:
 # ----------------------------------------------------------- the namespace
 
 _agents = set()
-"""(device, inode) of each socket that an agent is asked by."""
+"""(device, inode) of each socket over which an agent is asked."""
 
 
 cdef class Namespace:
@@ -256,13 +255,13 @@ cdef class Namespace:
         self.let_go()
 
     cdef void let_go(self) noexcept:
-        """Close it, and end its agent, which lives no longer than the object that started it."""
+        """Close it, and end its agent: the object that has started an agent also ends it."""
         cdef int agent = self.agent
         held_close(&self.held)
         if agent > 0:
             self.agent = 0
             _agents.discard((self.held.device, self.held.inode))
-            # a process that was forked off holds a copy of this object, and is no parent of the agent
+            # after a fork the child has a copy of this object, but only the parent may end the agent
             if self.starter == getpid():
                 with nogil:
                     agent_end(agent)
@@ -343,8 +342,8 @@ cdef class Namespace:
         return fd
 
     def open_file(self, bytes path not None, int flags):
-        """Return the descriptor of the file *path*, which is looked up from inside, closed on exec. The caller closes
-        it. `OSError` as `os.open` raises it."""
+        """Return a descriptor of the file *path*, as seen from the namespace, with close-on-exec set. The caller closes
+        it. Raises `OSError` as `os.open` does."""
         cdef Errand errand
         memset(&errand, 0, sizeof(errand))
         errand.netns, errand.path, errand.flags = self.where(), PyBytes_AS_STRING(path), flags
@@ -407,9 +406,8 @@ def is_agent(int descriptor):
 
 
 def new_namespace_of_agent():
-    """Return a new, empty network namespace in a user namespace of its own, which an ordinary user can make: only an
-    agent is in it. It is gone once this object is closed. `OSError` with the step that failed where none can be
-    made."""
+    """Return a new, empty network namespace in a user namespace of its own. An ordinary user can make it. Only an agent
+    is in it, so it ends when this object is closed. Raises `OSError` with the step that failed if it cannot be made."""
     cdef Namespace made = Namespace()
     cdef int fd, pid, failed
     cdef const char *step

@@ -53,7 +53,7 @@ cdef void _set_numbers(char *expressions, size_t length, xt_counters counters) n
         elif attribute_text(&name, b"quota"):
             _set_long_number(&fields, NFTA_QUOTA_CONSUMED, 0)
             if fields.length[NFTA_QUOTA_FLAGS] == 4:
-                # that it is used up, which the kernel does not take back
+                # the flag that a quota is used up: the kernel refuses it in a new rule
                 (<char *> fields.data[NFTA_QUOTA_FLAGS])[3] &= ~NFT_QUOTA_F_DEPLETED
         elif attribute_text(&name, b"last"):
             _set_long_number(&fields, LAST_MSECS, 0)

@@ -1,9 +1,9 @@
 # cython: freethreading_compatible=False
 """Writes and reads the parts of a rule as expressions of nf_tables: the base part, matches and targets.
 
-Each part is written beside the code that reads it. What iptables-nft writes in expressions is written so here too;
-other extensions are wrapped unchanged in a compat expression. A function that reads returns False where no match or
-target can say the same.
+The functions that write and read a part stand next to each other. If iptables-nft writes a match or target in
+expressions, so does this module. Other extensions are wrapped unchanged in a compat expression. A function that reads
+returns False if no match or target means the same.
 """
 
 from libc.stdint cimport UINT32_MAX, int32_t

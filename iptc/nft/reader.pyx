@@ -231,7 +231,7 @@ cdef struct Look:
 
 
 cdef int _take_one(void *context, const Message *message) noexcept nogil:
-    """Take the message of the chain that was asked for by name."""
+    """Store the message of the chain that was requested by name."""
     cdef Look *look = <Look *> context
     cdef ChainSeen seen
     if message.kind == NFT_MSG_NEWCHAIN:
@@ -266,7 +266,7 @@ cdef int _table_handle(Channel *channel, Ruleset *ruleset, uint64_t *handle) noe
 
 
 cdef int _take_policy(void *context, const Message *message) noexcept nogil:
-    """Take the policy and the counters of a known chain."""
+    """Store the policy and the counters of a known chain."""
     cdef ChainSeen seen
     cdef ListedChain *row = <ListedChain *> context
     if message.kind != NFT_MSG_NEWCHAIN:
@@ -569,9 +569,9 @@ cdef bint _add_rule(Lane *lane, uint64_t handle, uint64_t identity) noexcept nog
 
 cdef int _follow_chain(Lane *lane, ListedChain *row, const uint64_t *handles, char *known, size_t count,
                        const Earlier *earlier) noexcept nogil:
-    """Take the rules of one chain: those that are *known* from the earlier reading, the others from the kernel.
+    """Collect the rules of one chain: the *known* ones from the earlier reading, the others from the kernel.
 
-    Return 0 or an errno. *known* is set to 0 for each rule that the kernel was asked for.
+    Return 0 or an errno. *known* is set to 0 for each rule that was read from the kernel.
     """
     cdef size_t i, at, slot
     cdef int failed
@@ -806,11 +806,11 @@ cdef class NftScan(Scan):
         return counts, self.digest, policies
 
     def outline(self):
-        """Return (generation, [(chain, handle, first slot, end slot, policy or -1)…], handles of the rules) of what was
-        read last.
+        """Return (generation, [(chain, handle, first slot, end slot, policy or -1)…], handles of the rules) of the last
+        reading.
 
-        The generation is 0 where no single one was read; a handle is 0 where there is no such chain. The handles are
-        bytes of uint64, one a slot.
+        The generation is 0 if the reading is not of a single generation. The handle of a chain is 0 if the chain does
+        not exist. The handles of the rules are bytes: one uint64 for each slot.
         """
         cdef list rows = []
         cdef ListedChain *row
@@ -822,11 +822,11 @@ cdef class NftScan(Scan):
                 PyBytes_FromStringAndSize(self.lanes[0].handles.memory, self.lanes[0].handles.length))
 
     def follow(self, uint32_t generation, dict chains not None, bytes handles not None, bytearray known not None):
-        """Read what has changed since the last reading, for somebody who knows which rules there are by now.
+        """Read only the rules that have changed since the last reading. The caller knows which rules exist now.
 
-        *chains*: {handle: (name, first, end, policy or -1)}; *handles*: those of the rules, a uint64 each. *known*: a
-        byte for each rule, 0 for those that the kernel must be asked for. It is set to 0 for all that it was asked for.
-        Return as `read` does, with counters of 0 for the other rules; or None, and then all must be read.
+        *chains*: {handle: (name, first, end, policy or -1)}. *handles*: one uint64 for each rule. *known*: one byte for
+        each rule, 0 if the rule must be read from the kernel. It is set to 0 for all rules that were read. Return what
+        `read` returns, with counters of 0 for the other rules. Return None if the whole table must be read.
         """
         self._begin()
         try:
@@ -856,7 +856,7 @@ cdef class NftScan(Scan):
         its_identities = PyBytes_FromStringAndSize(lane.identities.memory, lane.identities.length)
         earlier.handles = <const uint64_t *> PyBytes_AS_STRING(its_handles)
         earlier.identities = <const uint64_t *> PyBytes_AS_STRING(its_identities)
-        # until the end there is nothing that a later reading could be compared with
+        # if this does not reach its end, a later reading must not be compared with it
         self.digest, self.ruleset.generation, self.ruleset.keep = 0, 0, False
         failed = _index(&earlier, PyBytes_GET_SIZE(its_handles) // 8)
         try:
@@ -874,7 +874,7 @@ cdef class NftScan(Scan):
                 name, first, count, policy = chains.get(row.handle, (None, 0, 0, -1))
                 if (name != <bytes> row.name or row.builtin >= 0 and policy != row.policy
                         or names.get(row.handle, name) != name or not first <= count <= <size_t> len(known)):
-                    # a chain with another name: rules that jump there say something else now
+                    # the chain has another name, so rules that jump to it have another text
                     return None
                 count -= first
                 taken += count
