@@ -136,7 +136,7 @@ def extensions():
         extension("language.comparing"),
         extension("language.options"),
         extension("language.specification"),
-        extension("language.program"),
+        extension("language.restored_text"),
         extension("model.recording"),
         extension("legacy.blob"),
         extension("legacy.draft"),

@@ -7,7 +7,7 @@ from ._applied import telling
 from .errors import KernelError, ParameterError, ParameterTypeError
 from .language import printing
 from .lock import checked_lock_file, checked_wait
-from .model.restoring import AtCommit, Restore, one_source, programs
+from .model.restoring import AtCommit, Restore, one_source, restored_tables
 from .model.saved import rule_line, text_of_empty
 from .namespace import Place
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ._types import Family, LockFile, Netns, Pair, Path, Source, Wait
-    from .language.program import Program
+    from .language.restored_text import RestoredTable
     from .model.backend_table import BackEndTable
     from .model.views import ChainView
 
@@ -86,12 +86,12 @@ def restore(
     """
     given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
-    for program in given.programs(one_source(source, path), counters, flush, progress):
+    for restored in given.restored_tables(one_source(source, path), counters, flush, progress):
         if test:
-            given.rehearse(program)
+            given.rehearse(restored)
         else:
-            given.send(program)
-        rules += program.rules
+            given.send(restored)
+        rules += restored.rules
     return rules
 
 
@@ -116,13 +116,13 @@ def check(
     """
     given = _Given(ipv6, table, backend, netns, wait, lock_file)
     rules = 0
-    for program in given.programs(one_source(source, path), counters, flush, progress):
-        given.rehearse(program)
-        with AtCommit(program):
-            refused = trial.kernel_refusal(given.table_of(program), program)
+    for restored in given.restored_tables(one_source(source, path), counters, flush, progress):
+        given.rehearse(restored)
+        with AtCommit(restored):
+            refused = trial.kernel_refusal(given.table_of(restored), restored)
             if refused is not None:
                 raise refused
-        rules += program.rules
+        rules += restored.rules
     return rules
 
 
@@ -148,22 +148,22 @@ class _Given:
     def _table_at(self, name: str) -> BackEndTable:
         return state.table_at(self._nfproto, name, self._place, self._backend)
 
-    def table_of(self, program: Program) -> BackEndTable:
-        """Return the back end's table that *program* is for."""
-        return self._table_at(program.table)
+    def table_of(self, restored: RestoredTable) -> BackEndTable:
+        """Return the back end's table that *restored* is for."""
+        return self._table_at(restored.table)
 
-    def rehearse(self, program: Program) -> None:
-        """Do *program* as `send` does it, but send nothing to the kernel."""
-        state.rehearse(self.table_of(program), [Restore(program)], self._wait, self._lock_file)
+    def rehearse(self, restored: RestoredTable) -> None:
+        """Do *restored* as `send` does it, but send nothing to the kernel."""
+        state.rehearse(self.table_of(restored), [Restore(restored)], self._wait, self._lock_file)
 
-    def send(self, program: Program) -> None:
-        """Send *program* to the kernel. If it refuses a legacy table, find out which rule is the reason."""
-        table = self.table_of(program)
+    def send(self, restored: RestoredTable) -> None:
+        """Send *restored* to the kernel. If it refuses a legacy table, find out which rule is the reason."""
+        table = self.table_of(restored)
         try:
-            with AtCommit(program):
-                state.send(table, [Restore(program)], self._wait, self._lock_file)
+            with AtCommit(restored):
+                state.send(table, [Restore(restored)], self._wait, self._lock_file)
         except KernelError as error:
-            trial.name_rule(error, table, program)
+            trial.name_rule(error, table, restored)
             raise
 
     def _begun(self, name: str) -> str:
@@ -171,15 +171,15 @@ class _Given:
         there.require()
         return there.backend
 
-    def programs(
+    def restored_tables(
         self,
         source: Source,
         counters: bool,
         flush: bool,
         progress: Callable[[int], object] | None,
-    ) -> Iterator[Program]:
-        """Yield a `Program` for each table of *source*."""
-        return programs(self._nfproto, source, counters, flush, self._only, self._begun, self.rehearse, progress)
+    ) -> Iterator[RestoredTable]:
+        """Yield a `RestoredTable` for each table of *source*."""
+        return restored_tables(self._nfproto, source, counters, flush, self._only, self._begun, self.rehearse, progress)
 
 
 def parse(
@@ -201,8 +201,10 @@ def parse(
         side = state.side_at(Place(None), backend)
     except KernelError:
         side = None
-    found = programs(_family(ipv6), source, counters, flush, table, lambda name: side, lambda program: None, progress)
-    return sum(program.rules for program in found)
+    found = restored_tables(
+        _family(ipv6), source, counters, flush, table, lambda name: side, lambda restored: None, progress
+    )
+    return sum(restored.rules for restored in found)
 
 
 def chains(table: str, ipv6: bool = False, netns: Netns = None) -> list[ChainView]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from ._types import Lock, LockFile, Wait
-    from .language.program import Program
+    from .language.restored_text import RestoredTable
     from .model.backend_table import BackEndTable
     from .model.edits import Operation
     from .model.views import ChainHead, ChainView, View
@@ -155,9 +155,9 @@ class TableState(Recorder):
         self._check_open()
         rehearse(self._table, [*self._notes.pending, operation], self.wait, self.lock_file)
 
-    def name_rule(self, error: KernelError, program: Program) -> None:
-        """Add to *error*, with which the kernel refused *program*, the rule that is the reason for it."""
-        self._trial.name_rule(error, self._table, program)
+    def name_rule(self, error: KernelError, restored: RestoredTable) -> None:
+        """Add to *error*, with which the kernel refused *restored*, the rule that is the reason for it."""
+        self._trial.name_rule(error, self._table, restored)
 
     def mark(self) -> int:
         """Return how many edits are pending, for `rollback`."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ._core import Counters
     from ._types import LockFile, Netns, Pair, Path, Source, Wait
-    from .language.program import Program
+    from .language.restored_text import RestoredTable
     from .model.views import ChainHead, ChainView, View
 
 
@@ -270,30 +270,30 @@ class Table:
         source = restoring.one_source(source, path)
         rules = []
         with self._state.lock:
-            for program in restoring.programs(
+            for restored in restoring.restored_tables(
                 self._nfproto, source, counters, flush, self.name, lambda name: self.backend, self._rehearse
             ):
                 if test:
-                    self._rehearse(program)
+                    self._rehearse(restored)
                 else:
-                    self._restore(program)
-                rules.append(program.rules)
+                    self._restore(restored)
+                rules.append(restored.rules)
         if not rules:
             raise ParameterError(f"there is no table {self.name} in this text")
         return sum(rules)
 
-    def _restore(self, program: Program) -> None:
+    def _restore(self, restored: RestoredTable) -> None:
         self._flush_pending()
         restoring = self._state.restoring
         try:
-            with restoring.AtCommit(program):
-                self._edit(restoring.Restore(program))
+            with restoring.AtCommit(restored):
+                self._edit(restoring.Restore(restored))
         except KernelError as error:
-            self._state.name_rule(error, program)
+            self._state.name_rule(error, restored)
             raise
 
-    def _rehearse(self, program: Program) -> None:
-        self._state.rehearse(self._state.restoring.Restore(program))
+    def _rehearse(self, restored: RestoredTable) -> None:
+        self._state.rehearse(self._state.restoring.Restore(restored))
 
     def strerror(self) -> str:
         """Return "". python-iptables returns libiptc's last error; here errors are raised as exceptions."""
@@ -400,7 +400,7 @@ class Table:
         if not isinstance(policy, str):
             raise ParameterTypeError(f"a policy must be a Policy or a string, not {type(policy).__name__}")
         if not counters:
-            counters = None  # programs give 0 for none, which python-iptables takes
+            counters = None  # restored_tables give 0 for none, which python-iptables takes
         else:
             probe = self._rule_class()
             probe.counters = counters

@@ -14,14 +14,14 @@ from . import _core, _netns, backends
 from ._applied import elsewhere
 from .errors import IPTCError, KernelError, is_absent, is_passing, kernel_error
 from .language import printing
-from .model.restoring import Restore, programs
+from .model.restoring import Restore, restored_tables
 from .namespace import Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .language.program import Program
+    from .language.restored_text import RestoredTable
     from .model.backend_table import BackEndTable
 
 
@@ -30,47 +30,47 @@ _BOUND = {"set", "SET", "nfacct", "rateest", "CT"}
 
 
 @elsewhere
-def kernel_refusal(table: BackEndTable, program: Program) -> KernelError | None:
-    """Return the `KernelError` with which the kernel would refuse *program* for *table*, or None.
+def kernel_refusal(table: BackEndTable, restored: RestoredTable) -> KernelError | None:
+    """Return the `KernelError` with which the kernel would refuse *restored* for *table*, or None.
 
     None also if it cannot be found out: without the right to make a network namespace (CAP_SYS_ADMIN), or if a rule
     names something of its own namespace, such as a set.
     """
-    before = _as_it_is(table, program)
+    before = _as_it_is(table, restored)
     if before is None:
         return None
     with private_place() as place:
         if place is None:
             return None
         there = backends.open_table(table.nfproto, table.name, place, "nft" if table.backend == "nft" else "legacy")
-        refused = _send(there, before, program)
+        refused = _send(there, before, restored)
         if refused is None or table.backend == "nft" and refused.errno != errno.EMLINK:
             # everything else nf_tables was asked before, and it says itself which rule it refuses
             return None
         if table.backend == "nft":
             return refused
-        return _named(there, before, program, refused)
+        return _named(there, before, restored, refused)
 
 
-def name_rule(error: KernelError, table: BackEndTable, program: Program) -> None:
-    """Add to *error*, with which the kernel refused *program* for *table*, which rule is the reason.
+def name_rule(error: KernelError, table: BackEndTable, restored: RestoredTable) -> None:
+    """Add to *error*, with which the kernel refused *restored* for *table*, which rule is the reason.
 
     The kernel refuses a legacy table as a whole, and does not say which rule it dislikes.
     """
-    if error.line != program.last_line or table.backend == "nft":
+    if error.line != restored.last_line or table.backend == "nft":
         return
-    refused = kernel_refusal(table, program)
+    refused = kernel_refusal(table, restored)
     if refused is not None and refused.errno == error.errno:
         error.message = f"line {error.line} failed: {refused}"
 
 
-def _as_it_is(table: BackEndTable, program: Program) -> list[Program] | None:
-    """Return programs that make the rules which are there now and stay, or None if no text can describe them."""
-    if program.flush:
+def _as_it_is(table: BackEndTable, restored: RestoredTable) -> list[RestoredTable] | None:
+    """Return restored tables that make the rules which exist now and stay, or None if no text can describe them."""
+    if restored.flush:
         return []
     try:
         return list(
-            programs(
+            restored_tables(
                 table.nfproto, table.save(False), False, True, None, lambda name: table.backend, lambda partial: None
             )
         )
@@ -78,31 +78,31 @@ def _as_it_is(table: BackEndTable, program: Program) -> list[Program] | None:
         return None
 
 
-def _send(there: BackEndTable, before: Iterable[Program], program: Program) -> KernelError | None:
-    """Send the programs to the table *there*. Return the exception if the kernel refuses one, or None."""
+def _send(there: BackEndTable, before: Iterable[RestoredTable], restored: RestoredTable) -> KernelError | None:
+    """Send restored tables to the table *there*. Return the exception if the kernel refuses one, or None."""
     try:
-        there.commit([Restore(each) for each in (*before, program)], contextlib.nullcontext())
+        there.commit([Restore(each) for each in (*before, restored)], contextlib.nullcontext())
     except KernelError as error:
         return error
     return None
 
 
 def _named(
-    there: BackEndTable, before: Iterable[Program], program: Program, refused: KernelError
+    there: BackEndTable, before: Iterable[RestoredTable], restored: RestoredTable, refused: KernelError
 ) -> KernelError | None:
     """Return *refused* with the first command that causes it, or None if the real namespace may answer differently."""
-    commands = list(program.commands())
+    commands = list(restored.commands())
     passes, fails = 0, len(commands)
     while fails - passes > 1:
         middle = (passes + fails) // 2
-        error = _send(there, before, program.head(middle))
+        error = _send(there, before, restored.head(middle))
         passes, fails = (middle, fails) if error is None else (passes, middle)
     line, what, chain, _, entry, *_ = commands[fails - 1] if commands else (0, "", "", 0, None)
     reason = refused.strerror or str(refused)
     if entry is not None:
-        if refused.errno == errno.ENOENT and _names(program.nfproto, entry) & _BOUND:
+        if refused.errno == errno.ENOENT and _names(restored.nfproto, entry) & _BOUND:
             return None
-        reason += f": line {line}: -{what} {chain} {printing.render(program.nfproto, entry)}"
+        reason += f": line {line}: -{what} {chain} {printing.render(restored.nfproto, entry)}"
     return type(refused)(f"can't commit: {reason}", refused.errno, reason)
 
 

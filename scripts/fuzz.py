@@ -14,7 +14,7 @@ import specs  # noqa: E402
 import iptc  # noqa: E402
 from iptc._netlink import Batch, Socket  # noqa: E402
 from iptc.language.plugins import find_match, find_target, library_dirs  # noqa: E402
-from iptc.language.program import Reader  # noqa: E402
+from iptc.language.restored_text import Reader  # noqa: E402
 from iptc.legacy.blob import TableBlob  # noqa: E402
 from iptc.legacy.restore import TableDraft  # noqa: E402
 from iptc.legacy.save import save_rules  # noqa: E402
@@ -124,59 +124,59 @@ def read_file(cls, data, counters, flush, only, send):
     nfproto = cls._nfproto
     reader = Reader(nfproto, counters, flush, only)
     middle = len(data) // 2
-    programs = []
+    restored_tables = []
     try:
         for piece, last in ((data[:middle], False), (data[middle:], True)):
-            for _, _, program in reader.feed(piece, last):
-                if program is not None:
-                    programs.append(program)
+            for _, _, restored in reader.feed(piece, last):
+                if restored is not None:
+                    restored_tables.append(restored)
         reader.finish()
     finally:
         if reader.table is not None:
-            programs.append(reader.partial())
-        for program in programs:
-            program.commands()
-            do(nfproto, program, send)
+            restored_tables.append(reader.partial())
+        for restored in restored_tables:
+            restored.commands()
+            do(nfproto, restored, send)
 
 
-def do(nfproto, program, send):
-    """Carry *program* out on a view and a draft of its table, and on a batch of nf_tables. With *send*, send them, and
+def do(nfproto, restored, send):
+    """Carry *restored* out on a view and a draft of its table, and on a batch of nf_tables. With *send*, send them, and
     restore the old table."""
-    blob = TABLES.get((nfproto, program.table))
+    blob = TABLES.get((nfproto, restored.table))
     if blob is None:
         return
     for way in (view, draft, plan):
         try:
-            way(nfproto, program, blob, send)
+            way(nfproto, restored, blob, send)
         except iptc.IPTCError:
             pass
 
 
-def view(nfproto, program, blob, send):
-    there = LegacyTable(nfproto, program.table, Place())._view(blob)
-    interpret(program, there)
+def view(nfproto, restored, blob, send):
+    there = LegacyTable(nfproto, restored.table, Place())._view(blob)
+    interpret(restored, there)
     for chain in there.in_order():
         len(chain.entries)
 
 
-def draft(nfproto, program, blob, send):
+def draft(nfproto, restored, blob, send):
     made = TableDraft(blob)
     try:
-        interpret(program, made)
+        interpret(restored, made)
         if send:
-            commit(nfproto, program.table, made)
+            commit(nfproto, restored.table, made)
     finally:
         made.close()
 
 
-def plan(nfproto, program, blob, send):
-    table = PLANNED[nfproto, program.table]
+def plan(nfproto, restored, blob, send):
+    table = PLANNED[nfproto, restored.table]
     if send:
         # the kernel only checks it
-        table.rehearse([Restore(program)], None)
+        table.rehearse([Restore(restored)], None)
         return
     made = TablePlan(SOCKET, Batch(), [], table)
-    interpret(program, made)
+    interpret(restored, made)
     made.seal()
 
 

@@ -13,7 +13,7 @@ import warnings
 import specs
 
 import iptc
-from iptc.language.program import Reader
+from iptc.language.restored_text import Reader
 
 WORDS = (
     "! - -- -s -d -p -i -o -j -g -m -c -f -4 -6 -A -D -N -E -t -w 0 -1 1: :1 2-1 65536 4294967296 18446744073709551616 / /0 /33 :: "
@@ -74,9 +74,9 @@ def read_file(cls, text):
         "utf-8", "surrogateescape"
     )
     for piece, last in ((data[:40], False), (data[40:], True)):
-        for _, _, program in reader.feed(piece, last):
-            if program is not None:
-                program.commands()
+        for _, _, restored in reader.feed(piece, last):
+            if restored is not None:
+                restored.commands()
     reader.finish()
 
 

@@ -12,7 +12,7 @@ import pytest
 from test_robustness import prints
 
 import iptc
-from iptc.language.program import Reader
+from iptc.language.restored_text import Reader
 from iptc.legacy.draft import Draft
 
 # --- state that two readings share -------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._applied import Mark
     from .._types import Lock
-    from ..language.program import Program, Run
+    from ..language.restored_text import RestoredTable, Run
     from ..model.edits import Operation
     from ..namespace import Place
 
@@ -62,9 +62,9 @@ class _Handle(Handle, ArrangesAtOnce):
     line: int | None = None
     """The line of the restored text that is being carried out, or None."""
 
-    def begin(self, program: Program) -> None:
-        """Delete all rules and all user chains, unless *program* keeps them."""
-        if program.flush:
+    def begin(self, restored: RestoredTable) -> None:
+        """Delete all rules and all user chains, unless *restored* keeps them."""
+        if restored.flush:
             self.clear()
 
     def clear(self) -> None:

@@ -16,7 +16,7 @@ from .draft cimport (
     EXTENSION, FALL_THROUGH, NEW_RULE, VERDICT, Draft, DraftChain, RuleRow,
 )
 from ..language.comparing cimport same_under_mask
-from ..language.program cimport HAS_EXTENSION, Program, Record, Run, first_record
+from ..language.restored_text cimport HAS_EXTENSION, RestoredTable, Record, Run, first_record
 from .._rope cimport rope_free
 from .._verdicts cimport Verdict, verdict_named
 from .._core import standard_target
@@ -31,15 +31,15 @@ class TableDraft(Draft, ArrangesAtOnce):
     line = None
     """The line of the restored text that is being carried out, or None."""
 
-    def begin(self, Program program not None):
-        """Delete all rules and all user chains, unless *program* keeps them."""
-        if program.flush:
+    def begin(self, RestoredTable restored not None):
+        """Delete all rules and all user chains, unless *restored* keeps them."""
+        if restored.flush:
             _flush_all(self)
-        _keep(self, program)
+        _keep(self, restored)
 
     def take(self, Run rule not None):
         """Return the bytes of a rule. Raises if it cannot jump where it does."""
-        return _checked(rule.program.family, first_record(rule), self.policy_of)
+        return _checked(rule.restored.family, first_record(rule), self.policy_of)
 
     def append_run(self, Run run not None):
         """Append the rules of commands `-A` that follow each other."""
@@ -66,9 +66,9 @@ class TableDraft(Draft, ArrangesAtOnce):
         return position
 
 
-cdef int _keep(Draft draft, Program program) except -1:
-    """Keep *program* as long as the draft: rows point into its memory."""
-    draft.kept.append(program)
+cdef int _keep(Draft draft, RestoredTable restored) except -1:
+    """Keep *restored* as long as the draft: rows point into its memory."""
+    draft.kept.append(restored)
     draft.changed = True
     return 0
 
@@ -94,7 +94,7 @@ cdef int _append_run(Draft draft, Run run, uint32_t *line) except -1:
     cdef RuleRow row
     cdef size_t at = run.start
     while at < run.end:
-        record = <const Record *> (run.program.memory + at)
+        record = <const Record *> (run.restored.memory + at)
         line[0] = record.line
         # the target first: if neither target nor chain exists, iptables reports the target
         _fill(draft, &row, record)
@@ -147,7 +147,7 @@ def checked(Run rule not None, policy_of):
     policy_of(chain) returns the policy of a chain, "" for a user chain, None if there is no such chain. Raises what
     iptables says.
     """
-    return _checked(rule.program.family, first_record(rule), policy_of)
+    return _checked(rule.restored.family, first_record(rule), policy_of)
 
 
 cdef bytes _checked(Family *family, const Record *record, policy_of):

@@ -10,7 +10,7 @@ from ..language import comparing, printing
 from ..language.specification import entries_of, refuse_meaningless
 from ..legacy import blob
 from ..model.edits import check_new_name
-from ..model.restoring import Restore, one_source, pieces, programs
+from ..model.restoring import Restore, one_source, pieces, restored_tables
 from ..model.views import ChainView, View
 from ..namespace import Place
 from ..nft import codec, reader
@@ -393,10 +393,10 @@ def parse(text: bytes, ipv6: bool | None, side: str, only: str | None = None) ->
             plain_table(nfproto, name)
             return side
 
-        for program in programs(nfproto, part, False, True, only, begun, lambda program: None):
-            view = _empty_view(nfproto, program.table, side)
-            Restore(program).apply(view)
-            tables.append(_value_of(nfproto, program.table, view))
+        for restored in restored_tables(nfproto, part, False, True, only, begun, lambda restored: None):
+            view = _empty_view(nfproto, restored.table, side)
+            Restore(restored).apply(view)
+            tables.append(_value_of(nfproto, restored.table, view))
     return Ruleset(tables, side)
 
 

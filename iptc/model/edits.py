@@ -19,14 +19,14 @@ from .. import _core
 from ..errors import Conflict, IPTCError, ParameterError, at_line, kernel_error
 from ..language import comparing, plugins
 from .recording import ChainAppend, ChainEdit
-from .views import refusal
+from .views import os_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..errors import KernelError
-    from ..language.program import Command, Program
+    from ..language.restored_text import Command, RestoredTable
     from .handle import Handle
     from .views import ChainView, View, _Anchor
 
@@ -66,7 +66,7 @@ class Operation:
 class _Edit(ChainEdit, Operation):
     """One edit of a chain. *what* is the beginning of its error messages; the name of the chain is put into it.
 
-    in_text(handle, program, command) carries out one command of a restored text.
+    in_text(handle, restored, command) carries out one command of a restored text.
     """
 
     __slots__ = ()
@@ -88,7 +88,7 @@ class _Edit(ChainEdit, Operation):
         try:
             return view.chains[self.chain]
         except KeyError:
-            raise refusal(_errno.ENOENT) from None
+            raise os_error(_errno.ENOENT) from None
 
     def reason(self, errno: int) -> str:
         """Return iptables' message for *errno*."""
@@ -129,7 +129,7 @@ class Append(ChainAppend, _Edit):
     letter = "A"
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.append_run(command.rule)
 
 
@@ -163,7 +163,7 @@ class Insert(_Edit):
         handle.insert(self.chain, self.entry, position)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.insert(command.chain, handle.take(command.rule), command.number - 1)
 
 
@@ -180,7 +180,7 @@ class EnsureRule(_Edit):
     def _is_missing(self, chain: ChainView) -> bool:
         self.changed = chain.find(self.entry) is None
         if self.changed and self.position is not None and self.position > len(chain):
-            raise refusal(_errno.E2BIG)
+            raise os_error(_errno.E2BIG)
         return bool(self.changed)
 
     def do(self, handle: Handle, look: Callable[[], View]) -> None:
@@ -221,7 +221,7 @@ class _OfOneRule(_Edit):
                     f"{self.what.format(self.chain)}: the rule that stood at position {self.position} is gone"
                 )
         if position is None:
-            raise refusal(_errno.ENOENT)
+            raise os_error(_errno.ENOENT)
         return position
 
 
@@ -240,7 +240,7 @@ class Replace(_OfOneRule):
         handle.replace(self.chain, self.entry, self.find(look))
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.replace(command.chain, handle.take(command.rule), command.number - 1)
 
 
@@ -279,7 +279,7 @@ class Delete(_OfOneRule):
         self.changed = True
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.delete(
             command.chain, command.number - 1 if command.number else handle.locate(command.chain, command.rule)
         )
@@ -308,7 +308,7 @@ class Check(_Edit):
     words = {_errno.ENOENT: _BAD_RULE}
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.locate(command.chain, command.rule)
 
 
@@ -330,7 +330,7 @@ class Flush(_OfChain):
         handle.flush(self.chain)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.flush(command.chain)
 
 
@@ -346,7 +346,7 @@ class Zero(_OfChain):
         handle.zero(self.chain)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         if command.number:
             handle.zero_rule(command.chain, command.number - 1)
         else:
@@ -377,7 +377,7 @@ class CreateChain(_OfChain):
         handle.create_chain(self.chain)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.create_chain(command.chain)
 
 
@@ -415,7 +415,7 @@ class DeleteChain(_OfChain):
         handle.delete_chain(self.chain)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.delete_chain(command.chain)
 
 
@@ -432,7 +432,7 @@ class RenameChain(_Edit):
         handle.rename_chain(self.chain, self.new)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.rename_chain(command.chain, command.other)
 
 
@@ -450,7 +450,7 @@ class SetPolicy(_Edit):
         self.changed = handle.set_policy(self.chain, self.policy, self.counters)
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.set_policy(command.chain, command.other, command.counters)
 
 
@@ -461,14 +461,18 @@ class Declare(_Edit):
     words = SetPolicy.words
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
-        (_declare_on_nft if program.nft else _declare)(handle, program, command.chain, command.other, command.counters)
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
+        (_declare_on_nft if restored.nft else _declare)(
+            handle, restored, command.chain, command.other, command.counters
+        )
 
 
-def _declare(handle: Handle, program: Program, chain: str, policy: str, counters: tuple[int, int] | None) -> None:
+def _declare(
+    handle: Handle, restored: RestoredTable, chain: str, policy: str, counters: tuple[int, int] | None
+) -> None:
     """Carry out `:CHAIN` as iptables-legacy-restore does."""
     there = handle.policy_of(chain)
-    if there == "" and not program.flush:
+    if there == "" and not restored.flush:
         handle.flush(chain)
     elif not there:
         try:
@@ -488,12 +492,12 @@ def _declare(handle: Handle, program: Program, chain: str, policy: str, counters
 
 
 def _declare_on_nft(
-    handle: Handle, program: Program, chain: str, policy: str, counters: tuple[int, int] | None
+    handle: Handle, restored: RestoredTable, chain: str, policy: str, counters: tuple[int, int] | None
 ) -> None:
     """Carry out `:CHAIN` as iptables-nft-restore does: it ignores the policy of a user chain."""
     there = handle.policy_of(chain)
     if there is None:
-        check_new_name(program.nfproto, chain, declared=True)
+        check_new_name(restored.nfproto, chain, declared=True)
         handle.create_chain(chain)
     elif not there:
         handle.flush(chain)
@@ -501,7 +505,7 @@ def _declare_on_nft(
         raise ParameterError(f"invalid policy counters for chain '{chain}'")
     else:
         # if the table was emptied, the chain is made again, with the policy ACCEPT
-        same = "ACCEPT" if program.flush else there
+        same = "ACCEPT" if restored.flush else there
         handle.set_policy(chain, same if policy == "-" else policy, counters)
 
 
@@ -511,7 +515,7 @@ class OnlyJump(_Edit):
     letter = "?"
 
     @staticmethod
-    def in_text(handle: Handle, program: Program, command: Command) -> None:
+    def in_text(handle: Handle, restored: RestoredTable, command: Command) -> None:
         handle.take(command.rule)
 
 

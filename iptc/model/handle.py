@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..language.program import Program, Run
+from ..language.restored_text import RestoredTable, Run
 
 _Counters = tuple[int, int]
 
@@ -66,8 +66,8 @@ class Handle(Protocol):
 
     # verbs that only restored texts use
 
-    def begin(self, program: Program, /) -> None:
-        """Delete all rules and all user chains, unless *program* keeps them."""
+    def begin(self, restored: RestoredTable, /) -> None:
+        """Delete all rules and all user chains, unless *restored* keeps them."""
         ...
 
     def take(self, rule: Run, /) -> bytes:

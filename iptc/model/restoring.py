@@ -7,7 +7,7 @@ import os
 
 from .. import _core
 from ..errors import KernelError, ParameterError, ParameterTypeError, at_line, kernel_error
-from ..language.program import Reader, visible
+from ..language.restored_text import Reader, visible
 from .commands import interpret
 from .edits import Operation
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .._types import Path, Readable, Source
-    from ..language.program import Program
+    from ..language.restored_text import RestoredTable
     from .handle import Handle
     from .views import View
 
@@ -121,28 +121,28 @@ def _encoded(text: str) -> bytes:
         raise ParameterError(f"not encodable as UTF-8: {text[error.start : error.end]!r}") from None
 
 
-def programs(
+def restored_tables(
     nfproto: int,
     source: Source,
     counters: bool,
     flush: bool,
     only: str | None,
     begun: Callable[[str], str | None],
-    rehearse: Callable[[Program], object],
+    rehearse: Callable[[RestoredTable], object],
     progress: Callable[[int], object] | None = None,
-) -> Iterator[Program]:
-    """Yield a `Program` for each table of *source*, or only for the table *only*.
+) -> Iterator[RestoredTable]:
+    """Yield a `RestoredTable` for each table of *source*, or only for the table *only*.
 
     begun(table) is called at the line `*table`. It returns the name of the back end, or raises if there is no such
-    table. rehearse(program) is called with the beginning of a table in which the text has a mistake: of two mistakes,
+    table. rehearse(restored) is called with the beginning of a table in which the text has a mistake: of two mistakes,
     the one that comes first in the text is raised. progress(bytes) is called after each piece of the text.
     """
     reader = Reader(nfproto, counters, flush, only)
     try:
         for piece in _with_last(pieces(source)):
-            for table, line, program in reader.feed(*piece):
-                if program is not None:
-                    yield program
+            for table, line, restored in reader.feed(*piece):
+                if restored is not None:
+                    yield restored
                     continue
                 try:
                     reader.nft = begun(table) == "nft"
@@ -164,8 +164,8 @@ def programs(
 class AtCommit:
     """A context manager: an error without a line gets the line of the `COMMIT`, where the kernel is asked."""
 
-    def __init__(self, program: Program) -> None:
-        self._line = program.last_line
+    def __init__(self, restored: RestoredTable) -> None:
+        self._line = restored.last_line
 
     def __enter__(self) -> AtCommit:
         return self
@@ -189,19 +189,19 @@ def _with_last(parts: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 
 class Restore(Operation):
-    """The edit that a restored text is: it carries out a whole `Program` on its table."""
+    """The edit that a restored text is: it carries out a whole `RestoredTable` on its table."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, restored: RestoredTable) -> None:
+        self.restored = restored
 
     def refused(self, number: int) -> KernelError:
         """Return the exception for errno *number* of a call that is for no command of the text."""
-        return kernel_error(f"can't restore table {self.program.table}", number, os.strerror(number))
+        return kernel_error(f"can't restore table {self.restored.table}", number, os.strerror(number))
 
     def do(self, handle: Handle, look: Callable[[], View]) -> None:
         """Carry it out on a handle of any kind."""
-        interpret(self.program, handle)
+        interpret(self.restored, handle)
 
     def apply(self, view: View) -> None:
         """Carry it out on a table in memory."""
-        interpret(self.program, view)
+        interpret(self.restored, view)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
-    from ..language.program import Program, Run
+    from ..language.restored_text import RestoredTable, Run
 
     _Key = tuple[bytes, tuple[bytes, ...], bytes]
     _Anchor = tuple[bytes, _Key | None, int]
@@ -309,7 +309,7 @@ def _chain_order(chain: ChainView) -> tuple[int, bytes]:
     return (1, chain.name.encode("utf-8", "surrogateescape")) if chain.policy is None else (0, b"")
 
 
-def refusal(error: int) -> OSError:
+def os_error(error: int) -> OSError:
     """Return the `OSError` with errno *error* that a verb raises. The edit that called it knows iptables' message."""
     return OSError(error, os.strerror(error))
 
@@ -346,7 +346,7 @@ class View:
     def _chain(self, name: str) -> ChainView:
         chain = self.chains.get(name)
         if chain is None:
-            raise refusal(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         return chain
 
     # the verbs
@@ -359,7 +359,7 @@ class View:
         """`iptables -I`; *position* counts from 0."""
         chain = self._chain(name)
         if position > len(chain):
-            raise refusal(errno.E2BIG)
+            raise os_error(errno.E2BIG)
         chain.insert(position, entry)
 
     def replace(self, name: str, entry: bytes, position: int) -> None:
@@ -374,7 +374,7 @@ class View:
         """Return the chain. Raises `OSError` (E2BIG) unless it has a rule at *position*."""
         chain = self._chain(name)
         if position >= len(chain):
-            raise refusal(errno.E2BIG)
+            raise os_error(errno.E2BIG)
         return chain
 
     def flush(self, name: str) -> None:
@@ -396,7 +396,7 @@ class View:
     def create_chain(self, name: str) -> None:
         """`iptables -N`."""
         if name in self.chains:
-            raise refusal(errno.EEXIST)
+            raise os_error(errno.EEXIST)
         chain = self.chains[name] = ChainView(self.nfproto, name, stored=self._stored)
         self._sorted = False
         if self._jumps is not None:
@@ -406,19 +406,19 @@ class View:
         """`iptables -X CHAIN`."""
         chain = self._chain(name)
         if chain.policy is not None:
-            raise refusal(errno.EINVAL)
+            raise os_error(errno.EINVAL)
         if self._find_jumps().to(name):
-            raise refusal(errno.EMLINK)
+            raise os_error(errno.EMLINK)
         if len(chain):
-            raise refusal(errno.ENOTEMPTY)
+            raise os_error(errno.ENOTEMPTY)
         del self.chains[name]
 
     def rename_chain(self, name: str, new: str) -> None:
         """`iptables -E`. Rules that jump to the chain jump to the new name then."""
         if new in self.chains:
-            raise refusal(errno.EEXIST)
+            raise os_error(errno.EEXIST)
         if self._chain(name).policy is not None:
-            raise refusal(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         for row, chain in self._find_jumps().to(name):
             chain.rename_target(row, name, new)
         chain = self.chains.pop(name)
@@ -430,9 +430,9 @@ class View:
         """`iptables -P`, and the counters if they are given. Return whether any of them differed."""
         chain = self._chain(name)
         if chain.policy is None:
-            raise refusal(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         if policy not in ("ACCEPT", "DROP"):
-            raise refusal(errno.EINVAL)
+            raise os_error(errno.EINVAL)
         before = chain.policy, chain.counters
         chain.policy = policy
         if counters is not None:
@@ -442,9 +442,9 @@ class View:
 
     # verbs that only restored texts use
 
-    def begin(self, program: Program) -> None:
-        """Delete all rules and all user chains, unless *program* keeps them."""
-        if program.flush:
+    def begin(self, restored: RestoredTable) -> None:
+        """Delete all rules and all user chains, unless *restored* keeps them."""
+        if restored.flush:
             for chain in self.chains.values():
                 chain.clear()
             self.chains = {name: chain for name, chain in self.chains.items() if chain.policy is not None}
@@ -464,7 +464,7 @@ class View:
         """Return the position of the first rule that is the same as *rule*, or raise `OSError` (ENOENT)."""
         position = self._chain(name).find(rule.entry)
         if position is None:
-            raise refusal(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         return position
 
     def policy_of(self, name: str) -> str | None:

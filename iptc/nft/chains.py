@@ -6,7 +6,7 @@ from .._rope import Row, Sequence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..language.program import Run
+    from ..language.restored_text import Run
     from ..model.views import ChainView
 
     _Hook = tuple[int, bytes, int]

@@ -8,7 +8,7 @@ from functools import partial
 from .. import _core
 from .._rope import Row, Sequence
 from ..errors import IPTCError
-from ..model.views import ChainView, Jumps, View, refusal
+from ..model.views import ChainView, Jumps, View, os_error
 from . import codec
 from .arranging import ArrangesByMessages
 from .chains import ChainPlan
@@ -18,7 +18,7 @@ from .restore import append_run
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._netlink import Batch, Socket
-    from ..language.program import Program, Run
+    from ..language.restored_text import RestoredTable, Run
     from ..model.backend_table import BackEndTable
 
     _Note = tuple[int, int, int | None, str, str, bytes | Run | None]
@@ -190,7 +190,7 @@ class TablePlan(ArrangesByMessages):
         """Return the `ChainPlan` of *name*, or raise `OSError` (ENOENT)."""
         chain = None if name is None else self._find(name)
         if chain is None:
-            raise refusal(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         return chain
 
     def _loaded(self, chain: ChainPlan) -> Sequence[int | Row]:
@@ -303,7 +303,7 @@ class TablePlan(ArrangesByMessages):
             return
         rules = self._loaded(chain)
         if position > len(rules):
-            raise refusal(errno.E2BIG)
+            raise os_error(errno.E2BIG)
         if position == len(rules):
             self.append(name, entry)
         else:
@@ -323,7 +323,7 @@ class TablePlan(ArrangesByMessages):
 
     def _check_position(self, chain: ChainPlan, position: int) -> None:
         if position >= len(self._loaded(chain)):
-            raise refusal(errno.E2BIG)
+            raise os_error(errno.E2BIG)
 
     def flush(self, name: str) -> None:
         """`iptables -F CHAIN`."""
@@ -377,7 +377,7 @@ class TablePlan(ArrangesByMessages):
         """`iptables -N`."""
         label = _core.chain_label(name)
         if name in self._builtins:
-            raise refusal(errno.EEXIST)
+            raise os_error(errno.EEXIST)
         self._vacate(name)
         self._make_table()
         chain = self._chains[name] = ChainPlan(name, label, None, _NEW, None, [])
@@ -387,7 +387,7 @@ class TablePlan(ArrangesByMessages):
         """`iptables -X CHAIN`."""
         chain = self._chain(name)
         if chain.hook is not None:
-            raise refusal(errno.EINVAL)
+            raise os_error(errno.EINVAL)
         self._renamed.pop(chain.old_name, None)
         self._drop_chain(chain)
 
@@ -413,11 +413,11 @@ class TablePlan(ArrangesByMessages):
         _core.chain_label(new)
         chain = self._chain(name)
         if new in self._builtins:
-            raise refusal(errno.EEXIST)
+            raise os_error(errno.EEXIST)
         if chain.hook is not None:
-            raise refusal(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         if self._find(new) is not None:
-            raise refusal(errno.EEXIST)
+            raise os_error(errno.EEXIST)
         if new != chain.old_name:
             self._vacate(new)
         if chain.handle == _NEW:
@@ -490,9 +490,9 @@ class TablePlan(ArrangesByMessages):
         """`iptables -P`, and the counters if they are given. Return whether any of them differed."""
         chain = self._chain(name)
         if chain.policy is None:
-            raise refusal(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         if policy not in _POLICIES:
-            raise refusal(errno.EINVAL)
+            raise os_error(errno.EINVAL)
         differs = policy != chain.policy
         if counters is not None and self.line is None:
             # a restored text does not need the answer, which costs a read
@@ -510,17 +510,17 @@ class TablePlan(ArrangesByMessages):
 
     # verbs that only restored texts use
 
-    def begin(self, program: Program) -> None:
-        """Delete all rules and chains, unless *program* keeps them. As by iptables-nft-restore, a builtin chain that
+    def begin(self, restored: RestoredTable) -> None:
+        """Delete all rules and chains, unless *restored* keeps them. As by iptables-nft-restore, a builtin chain that
         the text does not name is deleted too, with its policy."""
         listed = (
             [(name, policy) for name, policy, _, handle, _ in self._scan.list_chains() if handle]
-            if program.flush
+            if restored.flush
             else []
         )
         if listed:
             self.depends = True
-        named = program.declared() if listed else ()
+        named = restored.declared() if listed else ()
         for name, _ in listed:
             self.flush(name)
         for name, _ in listed:
@@ -571,5 +571,5 @@ class TablePlan(ArrangesByMessages):
         """Return the position of the first rule that is the same as *rule*, or raise `OSError` (ENOENT)."""
         position = self._view_of(self._chain(name)).find(rule.entry)
         if position is None:
-            raise refusal(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         return position

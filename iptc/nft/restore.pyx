@@ -4,7 +4,7 @@
 from .._netlink cimport Batch
 from .codec cimport write_rule
 from ..language.plugins cimport reads_compat_only
-from ..language.program cimport Record, Run
+from ..language.restored_text cimport Record, Run
 from ..errors import IPTCError
 
 
@@ -15,10 +15,10 @@ def append_run(Batch batch not None, bytes table not None, bytes chain not None,
     cdef size_t at = run.start, start
     cdef const Record *record
     while at < run.end:
-        record = <const Record *> (run.program.memory + at)
-        start = batch.begin_appended(run.program.family.nfproto, table, chain)
+        record = <const Record *> (run.restored.memory + at)
+        start = batch.begin_appended(run.restored.family.nfproto, table, chain)
         try:
-            write_rule(&batch.writer, run.program.family, <const char *> (record + 1), record.entry_size, compat)
+            write_rule(&batch.writer, run.restored.family, <const char *> (record + 1), record.entry_size, compat)
         except IPTCError as error:
             error.line = record.line
             raise

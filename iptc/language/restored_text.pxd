@@ -22,7 +22,7 @@ cdef enum:
     ONLY_JUMP = 1 << 16      # the rule is for the other family; the chain that it jumps to must exist nevertheless
     HAS_EXTENSION = 2        # in *counted* of a rule: its target is an extension, even if a chain has that name
 
-cdef class Program:
+cdef class RestoredTable:
     cdef Family *family
     cdef readonly str table
     cdef readonly uint32_t line          # the line of `*table`
@@ -34,14 +34,14 @@ cdef class Program:
     cdef size_t used
     cdef size_t room
 
-# The rule of one command of a program, or the rules of commands `-A` that follow each other: where their records are.
+# The rule of one command, or the rules of commands `-A` that follow each other: where their records are.
 cdef class Run:
-    cdef Program program
+    cdef RestoredTable restored
     cdef size_t start
     cdef size_t end
     cdef Py_ssize_t count
 
 cdef inline const Record *first_record(Run run) except NULL:
-    if run.program is None or run.program.memory == NULL:
+    if run.restored is None or run.restored.memory == NULL:
         raise ValueError("this run has no rules")
-    return <const Record *> (run.program.memory + run.start)
+    return <const Record *> (run.restored.memory + run.start)

@@ -1,8 +1,8 @@
 # cython: freethreading_compatible=False
-"""Reads files of iptables-save: lines go in, and one `Program` for each table comes out.
+"""Reads files of iptables-save: lines go in, and one `RestoredTable` for each table comes out.
 
-Lines are read as iptables-restore reads them, and refused in its words. A program holds its commands one behind the
-other in memory, without a Python object for each rule; the back ends read them there.
+Lines are read as iptables-restore reads them, and refused in its words. A `RestoredTable` holds the commands in one
+block of memory, without a Python object for each rule. The back ends read them there.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -28,10 +28,10 @@ from .specification cimport check_length, free_networks, learn_wanted, names_tar
 from .words cimport MOST_WORDS, add, clear, make_room, split
 from ..errors import ParameterError
 
-# ----------------------------------------------------------------------- programs
+# ----------------------------------------------------------------- restored tables
 
 
-cdef class Program:
+cdef class RestoredTable:
     """The commands of a restored text for one table, in their order."""
 
     def __cinit__(self):
@@ -104,8 +104,8 @@ cdef class Program:
         return found
 
     def head(self, size_t most):
-        """Return a program with only the first *most* commands."""
-        cdef Program other = Program.__new__(Program)
+        """Return a `RestoredTable` with only the first *most* commands."""
+        cdef RestoredTable other = RestoredTable.__new__(RestoredTable)
         cdef size_t at = 0
         while most and at < self.used:
             at += (<Record *> (self.memory + at)).size
@@ -132,7 +132,7 @@ cdef class Run:
         cdef const Record *record
         cdef list found = []
         while at < self.end:
-            record = <const Record *> (self.program.memory + at)
+            record = <const Record *> (self.restored.memory + at)
             found.append((record.line, _bytes_of(record)))
             at += record.size
         return found
@@ -145,8 +145,8 @@ cdef class Run:
         cdef Run part
         cdef list found = []
         while at < self.end:
-            record = <const Record *> (self.program.memory + at)
-            part = _run_at(self.program, at, True)
+            record = <const Record *> (self.restored.memory + at)
+            part = _run_at(self.restored, at, True)
             found.append((record.line, os_decode(record.chain), part))
             at = part.end
         return found
@@ -162,8 +162,8 @@ cdef class Run:
         cdef const Record *record
         cdef list found = []
         while at < self.end:
-            record = <const Record *> (self.program.memory + at)
-            found.append((record.line, _rule_at(self.program, at)))
+            record = <const Record *> (self.restored.memory + at)
+            found.append((record.line, _rule_at(self.restored, at)))
             at += record.size
         return found
 
@@ -194,32 +194,32 @@ cdef bytes _bytes_of(const Record *record):
     return PyBytes_FromStringAndSize(<const char *> (record + 1), record.entry_size)
 
 
-cdef Run _rule_at(Program program, size_t at):
+cdef Run _rule_at(RestoredTable restored, size_t at):
     """Return the `Run` of a command with one rule."""
     cdef Run run = Run.__new__(Run)
-    run.program = program
+    run.restored = restored
     run.start = at
-    run.end = at + (<const Record *> (program.memory + at)).size
+    run.end = at + (<const Record *> (restored.memory + at)).size
     run.count = 1
     return run
 
 
-cdef Run _run_at(Program program, size_t at, bint same_chain):
+cdef Run _run_at(RestoredTable restored, size_t at, bint same_chain):
     cdef Run run = Run.__new__(Run)
-    cdef const Record *first = <const Record *> (program.memory + at)
+    cdef const Record *first = <const Record *> (restored.memory + at)
     cdef const Record *record = first
-    run.program = program
+    run.restored = restored
     run.start = at
-    while at < program.used and record.command == APPEND and not (same_chain and strcmp(record.chain, first.chain)):
+    while at < restored.used and record.command == APPEND and not (same_chain and strcmp(record.chain, first.chain)):
         at += record.size
         run.count += 1
-        record = <const Record *> (program.memory + at)
+        record = <const Record *> (restored.memory + at)
     run.end = at
     return run
 
 
 cdef str _letter(uint32_t command):
-    """Return the name of a command in `Program.commands`."""
+    """Return the name of a command in `RestoredTable.commands`."""
     if command == DECLARE:
         return ":"
     if command == ONLY_JUMP:
@@ -249,7 +249,7 @@ cdef struct TextReading:
     uint32_t line
     bint in_table
     char table[TABLE_ROOM]
-    # the program that is being read
+    # the table that is being read
     uint32_t begun
     char *memory
     size_t used
@@ -654,7 +654,7 @@ cdef class Reader:
         return os_decode(self.reading.table) if self.reading.in_table else None
 
     def feed(self, bytes text not None, bint last=False):
-        """Read *text*. Yield (table name, line, None) where a table begins, and (name, line, `Program`) where it ends.
+        """Read *text*. Yield (name, line, None) where a table begins, and (name, line, `RestoredTable`) where it ends.
 
         Raises `ParameterError` with iptables' message, and the number of the line as `line`.
         """
@@ -674,8 +674,8 @@ cdef class Reader:
             if self.reading.event == BEGUN:
                 yield os_decode(self.reading.table), self.reading.line, None
             elif self.reading.event == DONE:
-                program = self.partial()
-                yield program.table, self.reading.line, program
+                restored = self.partial()
+                yield restored.table, self.reading.line, restored
         whole = whole[at:] if at else whole
         self.rest_size = PyBytes_GET_SIZE(whole)
         self.rest = [whole] if whole else []
@@ -736,22 +736,22 @@ cdef class Reader:
         raise refused(self.reading.line, message, refused_with())
 
     def partial(self):
-        """Return the `Program` of the current table as far as it was read. It does not belong to the reader any
+        """Return the `RestoredTable` of the current table as far as it was read. It does not belong to the reader any
         more."""
-        cdef Program program = Program.__new__(Program)
-        program.family = self.reading.family
-        program.table = os_decode(self.reading.table)
-        program.line = self.reading.begun
-        program.last_line = self.reading.line
-        program.rules = self.reading.rules
-        program.flush = self.flush
-        program.nft = self.reading.nft
-        program.memory = self.reading.memory
-        program.used = self.reading.used
-        program.room = self.reading.room
+        cdef RestoredTable restored = RestoredTable.__new__(RestoredTable)
+        restored.family = self.reading.family
+        restored.table = os_decode(self.reading.table)
+        restored.line = self.reading.begun
+        restored.last_line = self.reading.line
+        restored.rules = self.reading.rules
+        restored.flush = self.flush
+        restored.nft = self.reading.nft
+        restored.memory = self.reading.memory
+        restored.used = self.reading.used
+        restored.room = self.reading.room
         self.reading.memory = NULL
         self.reading.used = self.reading.room = 0
-        return program
+        return restored
 
     def finish(self):
         """Raise if the text ended inside a table."""
