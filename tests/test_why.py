@@ -93,6 +93,8 @@ def asked(capsys, *words):
 def test_the_live_rules_on_a_host_that_stays_as_it_is(host, backend, capsys):
     layout(host)
     host.restore(RULES)
+    # else an error message is sent and counted three seconds later, since nobody has this address
+    host.run("ip", "neighbour", "add", "203.0.113.9", "lladdr", "02:00:00:00:00:09", "dev", "eth0")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.bind(("203.0.113.1", 5555))
         sender.sendto(b"?", ("203.0.113.9", 53))
