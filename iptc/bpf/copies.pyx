@@ -15,8 +15,8 @@ from posix.unistd cimport usleep
 from .._counts cimport Counts
 from .window cimport ANOTHER, BANK, BUSY, MARKS, PAGE, TURN_AT, poll
 
-from ..errors import Unsupported
 from .kernel import ARRAY
+from .reasons import Doubt
 from .shipped import load
 
 cdef extern from "program.h" nogil:
@@ -105,7 +105,7 @@ cdef class Copies:
         finally:
             free(order)
         if failed:
-            raise Unsupported("two rules have one counter")
+            raise Doubt("two rules have one counter")
         self.marks = marks[0]
         self.fresh = self.is_new = True
         self._maps()

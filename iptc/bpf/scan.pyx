@@ -345,7 +345,8 @@ cdef class BpfScan(Scan):
             if _attempt and not followed and time.monotonic() > limit:
                 break
             addresses = self.finder.addresses()
-            self._prepare(addresses, self.finder.rules)
+            if not self._prepare_some(addresses, self.finder.rules):
+                continue
             self.copies.marks = marks
             if not self._copy_once():
                 continue
@@ -369,7 +370,8 @@ cdef class BpfScan(Scan):
             if placed is not None:
                 if followed:
                     _assume(before, placed, asked, reading[0])
-                self._prepare(_gathered(addresses, placed), (<Counts> reading[0]).rules)
+                if not self._prepare_some(_gathered(addresses, placed), (<Counts> reading[0]).rules):
+                    continue
                 self.copies.marks = marks
                 if not self._copy_once():
                     continue
@@ -391,6 +393,17 @@ cdef class BpfScan(Scan):
             raise refusal
         self._stop(refusal)
         return reading
+
+    cdef bint _prepare_some(self, bytes addresses, Py_ssize_t rules) except -1:
+        """Prepare to copy from addresses that were just found. Return False if these cannot be the counters of different
+        rules: what was found is inconsistent then, and has to be found again."""
+        try:
+            self._prepare(addresses, rules)
+        except Doubt:
+            with nogil:
+                usleep(PAUSE)
+            return False
+        return True
 
     cdef bint _copy_once(self) except -1:
         cdef int status
