@@ -373,7 +373,7 @@ else:
 
 
 @pytest.mark.parametrize("turns", ["TTFT", "TTFTFTT"])
-def test_a_chain_is_read_with_its_rules_while_its_table_comes_and_goes(host, library, turns):  # noqa: F811
+def test_a_chain_is_read_with_its_rules_while_its_table_comes_and_goes(host, library, turns):
     """The chains of a table that is created again have the same handles as before. *turns*: whether there is a table
     when the next request is sent."""
     there, number = False, 0
