@@ -726,6 +726,11 @@ def split_entry(int nfproto, bytes entry):
     return entry[:family.offsets - 4], payloads
 
 
+def payload_name(bytes payload not None):
+    """Return the name of a match or target, which is a payload of `split_entry`, as bytes."""
+    return payload[2:31].partition(b"\0")[0]
+
+
 # A target that is a verdict or a jump has a number in the kernel, and its name here: the number is filled in when the
 # rule is sent. Until then this mark stands in the place of the number. It tells such a target from an extension whose
 # payload has the same size.

@@ -194,7 +194,7 @@ def _check_rule(rule: object) -> None:
 def _payload_key(extension: Match | Target) -> tuple[bytes, bytes]:
     """Return (name, revision and data), without the bytes that the kernel keeps in the data for itself."""
     payload = extension._packed_or_bytes()
-    return payload[2:31].partition(b"\0")[0], payload[31 : extension.usersize]
+    return _core.payload_name(payload), payload[31 : extension.usersize]
 
 
 def _says_the_same(one: Match | Target, other: Match | Target) -> bool:

@@ -108,7 +108,7 @@ def _named(
 
 def _names(nfproto: int, entry: bytes) -> set[str]:
     """Return the names of the matches and the target of a rule."""
-    return {part[2:31].partition(b"\0")[0].decode("utf-8", "replace") for part in _core.split_entry(nfproto, entry)[1]}
+    return {_core.payload_name(part).decode("utf-8", "replace") for part in _core.split_entry(nfproto, entry)[1]}
 
 
 def lacking(nfproto: int, names: Iterable[str]) -> set[str] | None:

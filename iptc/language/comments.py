@@ -8,9 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._types import Family
 
-_NAME = slice(2, 31)
-"""The offset of the name in the header of a match (struct xt_entry_match)."""
-
 _TEXT = slice(32, 32 + 256)
 """The offset of the text in the payload of match `comment` (struct xt_comment_info), after that header."""
 
@@ -25,7 +22,7 @@ def comments_of(nfproto: Family, entry: bytes) -> list[bytes]:
     if b"comment\0" not in entry:
         return []
     matches = _core.split_entry(nfproto, entry)[1][:-1]
-    return [string_of(match[_TEXT]) for match in matches if string_of(match[_NAME]) == b"comment"]
+    return [string_of(match[_TEXT]) for match in matches if _core.payload_name(match) == b"comment"]
 
 
 def comment_of(nfproto: Family, entry: bytes) -> str | None:

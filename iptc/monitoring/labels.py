@@ -7,14 +7,14 @@ import array
 from .. import _core
 from ..errors import Conflict
 from ..language import printing
-from ..language.comments import comment_of, string_of
+from ..language.comments import comment_of
 from .series import Series
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
+    from .._types import Family
     from ..counters import Snapshot
     from .selection import Selection
     from .sources import TableReading
@@ -33,10 +33,10 @@ class Words:
         self.target = target
 
 
-def words_of(nfproto: Any, entry: bytes) -> Words:
+def words_of(nfproto: Family, entry: bytes) -> Words:
     """Return the `Words` of a rule's bytes."""
     payloads = _core.split_entry(nfproto, entry)[1]
-    target = string_of(payloads[-1][2:31]).decode("utf-8", "surrogateescape")
+    target = _core.payload_name(payloads[-1]).decode("utf-8", "surrogateescape")
     text = printing.render(nfproto, entry, partly=True)
     if target == "nft":
         # a rule that iptables-nft cannot read

@@ -24,7 +24,7 @@ from ..errors import (
     kernel_error,
 )
 from ..language import printing
-from ..model.edits import Replay
+from ..model.edits import NO_CHAIN, Replay
 from ..model.saved import text_of_view
 from ..model.views import ChainHead, ChainView, View
 from . import codec
@@ -234,7 +234,7 @@ def _missing_chain(step: _Step, handles: list[TablePlan]) -> str | None:
 
 def _name_of(payload: bytes) -> str:
     """Return the name of a match or target."""
-    return payload[2:31].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    return _core.payload_name(payload).decode("utf-8", "surrogateescape")
 
 
 def _wanted_protocol(nfproto: int, entry: bytes) -> str | None:
@@ -249,7 +249,7 @@ def _wanted_protocol(nfproto: int, entry: bytes) -> str | None:
 
 def _refused(error: int, explanation: str | None, step: _Step | None, handles: list[TablePlan]) -> IPTCError:
     """Return the exception for the errno with which the kernel refused the message of *step*, or the whole batch."""
-    reason = "No chain/target/match by that name" if error == errno.ENOENT else os.strerror(error)
+    reason = NO_CHAIN if error == errno.ENOENT else os.strerror(error)
     if step is None:
         return kernel_error("can't commit", error, reason, RESOURCE_PROBLEM)
     nfproto, line, verb, chain, entry = step
