@@ -218,12 +218,14 @@ cdef class RuleValue:
     cdef public object _target   # the Target, or None if there is none or it was not asked for yet
     cdef public list _networks   # [sources, destinations] as lists of (address, mask), if there are several; else None
 
+    cdef int _become_empty(self, int nfproto) except -1
     cdef int _load_entry(self, Family *family, const char *entry) except -1
     cdef void _take_entry(self, Family *family, bytes entry) noexcept
     cdef int _flag(self, int flag, bint given) except -1
     cpdef list _body_payloads(self)
     cpdef bytes _assemble(self, list payloads)
     cdef bytes _begin_entry(self, Py_ssize_t size, Py_ssize_t target_at)
+    cpdef int _set_proto(self, int number, bint negated) except -1
     cpdef int _set_goto(self, bint given) except -1
     cdef int _own(self) except -1
     cdef char *_head(self) except NULL

@@ -82,8 +82,33 @@ cdef Family *family_of(int nfproto) except NULL:
     raise ParameterError(f"unknown address family {nfproto}")
 
 
+cdef extern from *:
+    """
+    /* The text of a plain str as UTF-8, or NULL: for another type, a surrogate, or a NUL byte. The string keeps it as
+     * long as it lives. One of ASCII is its own text, so nothing is copied. */
+    static const char *plain_text(PyObject *value, Py_ssize_t *length)
+    {
+        const char *text;
+
+        if (!PyUnicode_CheckExact(value))
+            return NULL;
+        text = PyUnicode_AsUTF8AndSize(value, length);
+        if (text == NULL)
+            PyErr_Clear();
+        else if (strlen(text) != (size_t)*length)
+            return NULL;
+        return text;
+    }
+    """
+    const char *plain_text(PyObject *value, Py_ssize_t *length)
+
+
 cdef bytes c_text(value, str what):
     """Return *value* as UTF-8 without a NUL byte, or raise `ParameterError`. *what* names the value in the message."""
+    cdef Py_ssize_t length
+    cdef const char *plain = plain_text(<PyObject *> value, &length)
+    if plain != NULL:
+        return PyBytes_FromStringAndSize(plain, length)
     if not isinstance(value, str):
         raise ParameterTypeError(f"{what} must be a string, not {type(value).__name__}")
     # of a subclass of str only the characters are taken
@@ -287,7 +312,7 @@ cdef class RuleValue:
         if entry is not None:
             self._load(self._nfproto, entry if type(entry) is bytes else bytes(memoryview(entry)))
         else:
-            self._reset_header(self._nfproto)
+            self._become_empty(self._nfproto)
         self.chain = chain
 
     def __setattr__(self, name, value):
@@ -333,13 +358,14 @@ cdef class RuleValue:
         """Return an interface or a mask: *which* is 0 for iniface, 1 for outiface, 2 and 3 for their masks."""
         return self._seen() + 4 * self.family.address + which * IFNAMSIZ
 
-    def _reset_header(self, int nfproto):
+    cdef int _become_empty(self, int nfproto) except -1:
         """Make this an empty rule of *nfproto*."""
         self.family = family_of(nfproto)
         self._base = None
         self.entry = None
         self._matches = []
         self._target = None
+        return 0
 
     def _load(self, int nfproto, bytes entry):
         """Take the base part and the body of *entry*: `struct ipt_entry` or `ip6t_entry`, with the target by its
@@ -363,7 +389,7 @@ cdef class RuleValue:
 
     def _load_header(self, int nfproto, bytes header):
         """Take only the base part *header*, as `_header_bytes` returns it."""
-        self._reset_header(nfproto)
+        self._become_empty(nfproto)
         if PyBytes_GET_SIZE(header) != <Py_ssize_t> self.family.header:
             raise ParameterError("not the base part of a rule of this family")
         memcpy(self._head(), PyBytes_AS_STRING(header), self.family.header)
@@ -434,9 +460,10 @@ cdef class RuleValue:
         return f"{sign}{text.decode()}/{mask.decode()}"
 
     cdef int _set_address(self, int which, int inverted, value) except -1:
-        cdef bytes given = c_text(value, "an address")
+        cdef bytes given
         cdef char address[64]
-        cdef const char *text
+        cdef Py_ssize_t whole
+        cdef const char *text = plain_text(<PyObject *> value, &whole)
         cdef const char *slash
         cdef unsigned char parsed[16]
         cdef unsigned char bits[16]
@@ -444,7 +471,9 @@ cdef class RuleValue:
         cdef int domain = AF_INET if self.family.nfproto == NFPROTO_IPV4 else AF_INET6
         cdef bint negated
         cdef unsigned long prefix = 0
-        text = _after_negation(given, &negated)
+        if text == NULL:
+            text = given = c_text(value, "an address")
+        text = _after_negation(text, &negated)
         slash = strchr(text, b'/')
         i = strlen(text) if slash == NULL else slash - text
         if i >= sizeof(address):
@@ -549,9 +578,13 @@ cdef class RuleValue:
         return f"{sign}{text}{'' if masked > length else '+'}"
 
     cdef int _set_interface(self, int which, int inverted, value) except -1:
-        cdef bytes given = b"" if value is None else c_text(value, "an interface name")
+        cdef bytes given
         cdef bint negated
-        cdef const char *text = _after_negation(given, &negated)
+        cdef Py_ssize_t whole
+        cdef const char *text = plain_text(<PyObject *> value, &whole)
+        if text == NULL:
+            text = given = b"" if value is None else c_text(value, "an interface name")
+        text = _after_negation(text, &negated)
         cdef size_t length = strlen(text)
         if not length and value is not None:
             raise ParameterError("Empty interface is likely to be undesired")
@@ -592,12 +625,14 @@ cdef class RuleValue:
         """Return (protocol number, whether it is negated)."""
         return (<const uint16_t *> (self._seen() + self.family.proto))[0], bool(self._flags()[1] & IPT_INV_PROTO)
 
-    def _set_proto(self, int number, bint negated):
+    cpdef int _set_proto(self, int number, bint negated) except -1:
+        """Set the protocol to *number*, which is from 0 to 255."""
         (<uint16_t *> (self._head() + self.family.proto))[0] = number
         self._invert(IPT_INV_PROTO, negated)
         if self.family.nfproto == NFPROTO_IPV6:
             # the kernel compares the protocol only if this flag is set
             self._flag(IP6T_F_PROTO, number or negated)
+        return 0
 
     def _get_fragment(self):
         """Return (whether `-f` is given, whether it is negated). IPv4 only."""
