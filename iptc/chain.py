@@ -8,8 +8,8 @@ from . import _core
 from ._applied import telling_methods
 from .errors import ParameterError, ParameterTypeError
 from .language.comments import comments_of
-from .language.specification import entries_of
 from .model import edits
+from .model.recording import checked_entries
 from .rule import Rule
 
 TYPE_CHECKING = False
@@ -70,7 +70,8 @@ class Chain:
 
     def append_rule(self, rule: Rule) -> None:
         """Append *rule* (`iptables -A`)."""
-        self._edit_each(rule, edits.Append)
+        table = self.table
+        table._state.edit_each(table, self.name, rule, edits.Append)
 
     def insert_rule(self, rule: Rule, position: int = 0) -> None:
         """Insert *rule* before the one at *position*, which counts from 0 (`iptables -I`)."""
@@ -154,30 +155,11 @@ class Chain:
             position = chain.find(entry)
             return None if position is None else (position, self.table.create_rule(chain.entry(position), self))
 
-    def _entries(self, rule: Rule, adds: bool = False) -> list[bytes]:
-        """Return the entries of *rule*, as `entries_of` does. *adds* says that they will be added to this chain.
-
-        Raises `ParameterTypeError` if it is no rule of the table's family.
-        """
-        table = self.table
-        entries = entries_of(rule, table._nfproto, self.name if adds else None)
-        if entries is None:
-            raise ParameterTypeError(
-                f"a rule of {table!r} must be a {table._rule_class.__name__}, not {type(rule).__name__}"
-            )
-        return entries
+    def _entries(self, rule: Rule) -> list[bytes]:
+        return checked_entries(self.table, rule, None)
 
     def _edit_each(self, rule: Rule, operation: Callable[[str, bytes], edits.Operation], adds: bool = True) -> bool:
-        """Make an edit with operation(name of the chain, entry) for each entry of *rule*, and send them together.
-
-        Return whether any of them changes anything. *adds* says that the edit puts the entry into this chain.
-        """
-        entries = self._entries(rule, adds)
-        if len(entries) == 1:
-            return bool(self.table._edit(operation(self.name, entries[0])))
-        with self.table._together():
-            changed = [self.table._edit(operation(self.name, entry)) for entry in entries]
-            return any(changed)
+        return self.table._state.edit_each(self.table, self.name, rule, operation, adds)
 
     def flush(self) -> None:
         """Delete all rules (`iptables -F CHAIN`)."""

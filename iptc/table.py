@@ -161,14 +161,13 @@ class Table:
 
     def _edit(self, operation: edits.Operation) -> int:
         """Send *operation* at once, or collect it. Return whether it changes anything, as far as that is known now."""
-        own = self._state
-        with own.lock:
-            if self.autocommit and not own.gathering:
-                self._flush_pending()
-                own.execute(operation)
-            else:
-                own.record(operation)
-        return operation.changed
+        return self._state.edit(self, operation)
+
+    def _edit_together(self, operations: list[edits.Operation]) -> bool:
+        """Send or collect *operations*, all or none. Return whether any of them changes anything."""
+        with self._together():
+            changed = [self._edit(operation) for operation in operations]
+            return any(changed)
 
     def _together(self) -> EditGroup:
         """Return a context manager: the edits made inside are sent in one commit, or not at all after an exception."""

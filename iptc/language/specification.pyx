@@ -726,7 +726,7 @@ cdef int _refuse_meaningless(int nfproto, str chain, bytes entry) except -1:
     return 0
 
 
-def entries_of(rule, int nfproto, str chain):
+cpdef list entries_of(rule, int nfproto, str chain):
     """Return the entries of *rule* as a list of bytes: one for each pair of a source and a destination address, and all
     checked by the plugins. Return None if it is no rule of the family.
 

@@ -4,6 +4,9 @@ cdef class ChainEdit:
     cdef public object chain     # the name of the chain
     cdef public object entry     # the bytes of the rule that the edit adds, or None
 
+cdef class ChainAppend(ChainEdit):
+    cdef int _carry_out(self, view) except -1
+
 cdef class ChainRules:
     cdef public object _nfproto
     cdef public list _entries
@@ -25,5 +28,10 @@ cdef class Notes:
 cdef class Recorder:
     cdef readonly Notes _own
     cdef readonly Notes _of_session
+    cdef public object lock
 
     cdef Notes _in_use(self)
+    cdef int _record(self, Notes notes, operation) except -1
+    cdef object _edit(self, face, operation)
+
+cpdef list checked_entries(face, rule, str chain)

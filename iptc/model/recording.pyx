@@ -9,6 +9,9 @@ cimport cython
 
 from libc.errno cimport ENOENT
 
+from ..language.specification cimport entries_of
+from ..errors import ParameterTypeError
+
 
 @cython.no_gc                        # strings and bytes, which refer to nothing: there is nothing to collect
 cdef class ChainEdit:
@@ -23,12 +26,16 @@ cdef class ChainEdit:
 cdef class ChainAppend(ChainEdit):
     """How an entry is appended to a chain: what the edit `Append` does."""
 
-    def apply(self, view):
-        """As `Operation.apply`."""
-        chain = view.chains.get(self.chain)
+    cdef int _carry_out(self, view) except -1:
+        chain = (<dict?> view.chains).get(self.chain)
         if chain is None:
             raise self.refused(ENOENT)
         (<ChainRules?> chain)._append(self.entry)
+        return 0
+
+    def apply(self, view):
+        """As `Operation.apply`."""
+        self._carry_out(view)
 
     def do(self, handle, look):
         """As `Operation.do`."""
@@ -87,10 +94,24 @@ cdef class Notes:
         return pending
 
 
+cpdef list checked_entries(face, rule, str chain):
+    """Return the entries of *rule*, as `entries_of` does. *chain*: the one to which they will be added, or None.
+
+    Raises `ParameterTypeError` if it is no rule of the family of *face*, a `Table`.
+    """
+    cdef list entries = entries_of(rule, face._nfproto, chain)
+    if entries is None:
+        raise ParameterTypeError(
+            f"a rule of {face!r} must be a {face._rule_class.__name__}, not {type(rule).__name__}")
+    return entries
+
+
 cdef class Recorder:
     """Has the notes of an open table, and records its edits there.
 
-    load() of a class that is built on it returns the table with its pending edits, as a `View`.
+    The class that is built on it sets `lock`, which is held while the table is edited. Its load() returns the table
+    with its pending edits, as a `View`, and its execute(operation) sends an edit at once. *face* is the `Table`: it
+    says whether edits are collected.
     """
 
     def __cinit__(self):
@@ -127,13 +148,52 @@ cdef class Recorder:
         """Whether there are edits that are not committed."""
         return bool(self._in_use().pending)
 
-    def record(self, operation):
-        """Apply *operation* to the view and keep it for `commit`."""
-        cdef Notes notes = self._in_use()
+    cdef int _record(self, Notes notes, operation) except -1:
         view = notes.view
         if view is None:
             view = self.load()
-        if operation.binds:
-            operation.bind(view)
-        operation.apply(view)
+        if isinstance(operation, ChainAppend):       # most of a batch
+            (<ChainAppend> operation)._carry_out(view)
+        else:
+            if operation.binds:
+                operation.bind(view)
+            operation.apply(view)
         notes.pending.append(operation)
+        return 0
+
+    def record(self, operation):
+        """Apply *operation* to the view and keep it for `commit`."""
+        self._record(self._in_use(), operation)
+
+    cdef object _edit(self, face, operation):
+        cdef Notes notes
+        lock = self.lock
+        # in C, `with` takes twice as long, and crashes if there is no memory for a traceback
+        lock.acquire()
+        try:
+            notes = self._in_use()
+            if notes is self._own and face.autocommit:
+                face._flush_pending()
+                self.execute(operation)
+            else:
+                self._record(notes, operation)
+        finally:
+            lock.release()
+        return operation.changed
+
+    def edit(self, face, operation):
+        """Send *operation* at once, or collect it. Return whether it changes anything, as far as that is known now."""
+        return self._edit(face, operation)
+
+    def edit_each(self, face, str chain not None, rule, operation, bint adds=True):
+        """Make an edit with operation(name of the chain, entry) for each entry of *rule*, and send them together.
+
+        Return whether any of them changes anything. *adds* says that the edit puts the entry into this chain.
+        """
+        cdef list entries = checked_entries(face, rule, chain if adds else None)
+        cdef list operations = []
+        if len(entries) == 1:
+            return bool(self._edit(face, operation(chain, entries[0])))
+        for entry in entries:
+            operations.append(operation(chain, entry))
+        return face._edit_together(operations)
