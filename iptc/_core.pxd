@@ -113,6 +113,22 @@ cdef struct Family:
     size_t flags             # the offset of flags, which invflags follows
     uint8_t goto_flag
 
+cdef extern from *:
+    """
+    /* As type.__new__(type), without the steps in between. */
+    static inline PyObject *made_of(PyTypeObject *type)
+    {
+        PyObject *nothing = PyTuple_New(0), *made = NULL;
+
+        if (nothing != NULL) {
+            made = ((newfunc)PyType_GetSlot(type, Py_tp_new))(type, nothing, NULL);
+            Py_DECREF(nothing);
+        }
+        return made;
+    }
+    """
+    object made_of(type cls)
+
 cdef bytes c_text(value, str what)
 cdef Family *family_of(int nfproto) except NULL
 

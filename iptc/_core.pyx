@@ -21,6 +21,7 @@ from ._linux cimport (
 )
 from ._verdicts cimport VERDICT_COUNT, verdict_named, verdict_table
 from .errors import ParameterError, ParameterTypeError
+from .protocols import PROTOCOL_NAMES as _NAMES, PROTOCOL_NUMBERS as _NUMBERS
 
 # ---------------------------------------------------------- the family table
 
@@ -279,6 +280,8 @@ cdef class Base:
 
 
 cdef Header _nothing         # the base part of an empty rule
+cdef dict _protocol_names = _NAMES
+cdef dict _protocol_numbers = _NUMBERS
 
 
 cdef tuple _ATTRIBUTES = (
@@ -634,6 +637,20 @@ cdef class RuleValue:
             self._flag(IP6T_F_PROTO, number or negated)
         return 0
 
+    @property
+    def protocol(self):
+        """The protocol by its name in lower case, or by its number if it has no common name. A leading `!` negates."""
+        number, negated = self._get_proto()
+        return ("!" if negated else "") + (_protocol_names.get(number) or str(number))
+
+    @protocol.setter
+    def protocol(self, value):
+        number = _protocol_numbers.get(value) if type(value) is str else None
+        if number is not None:
+            self._set_proto(number, False)
+        else:
+            self._set_proto(*self._read_protocol(value))    # a method of `Rule`
+
     def _get_fragment(self):
         """Return (whether `-f` is given, whether it is negated). IPv4 only."""
         return bool(self._flags()[0] & IPT_F_FRAG), bool(self._flags()[1] & IPT_INV_FRAG)
@@ -716,12 +733,12 @@ def load_rules(type cls, int nfproto, list entries, chain, list kept=None):
             if i + _AHEAD < count:
                 _fetch(<const char *> <PyObject *> entries[i + _AHEAD])
             entry = entries[i]
-            rule = <RuleValue> cls.__new__(cls)
+            rule = <RuleValue?> made_of(cls)
             rule._load(nfproto, entry)
             rule.chain = chain
             rules.append(rule)
             if kept is not None and i >= _KEEP_EVERY * (PyList_GET_SIZE(kept) + 1):
-                kept.append(cls.__new__(cls))
+                kept.append(made_of(cls))
     finally:
         if collecting:
             PyGC_Enable()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from . import _core
 from .errors import ParameterError, ParameterTypeError, XTablesError
-from .language import comparing, plugins, printing
-from .language.extension import Extension, new_match, new_verdict, pack, read_payloads
+from .language import comparing, extension, plugins, printing
+from .language.extension import VERDICT_PAYLOADS, Extension, checked_name, pack
 from .language.specification import read_rule
 from .language.words import split_words
 from .policy import Policy as Policy
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     _Network = tuple[bytes, bytes]
     """(address, mask)."""
 
-_VERDICTS = {name: _core.standard_target(name) for name in _core.VERDICTS}
 _state: ModuleType | None = None  # the module, once a target is made by its name: only that asks which tables are open
 
 
@@ -67,7 +66,7 @@ class Match(IPTCModule):
         if match:
             self._take(rule, False, _payload(match))
         else:
-            self._begin(rule, False, _checked_name(name), revision)
+            self._begin(rule, False, checked_name(name), revision)
 
     @property
     def match_buf(self) -> bytes:
@@ -129,9 +128,9 @@ class Target(IPTCModule):
         if target is not None:
             self._take(rule, True, _payload(target))
             return
-        name = _checked_name(name)
-        if name in _VERDICTS:
-            self._become_verdict(rule, _VERDICTS[name], bool(goto))
+        name = checked_name(name)
+        if name in VERDICT_PAYLOADS:
+            self._become_verdict(rule, VERDICT_PAYLOADS[name], bool(goto))
         elif (_state or _load_state()).is_user_chain(rule.nfproto, name):
             self._become_verdict(rule, _core.standard_target(name), bool(goto))
         elif not goto and plugins.has_target(rule.nfproto, name):
@@ -150,7 +149,7 @@ class Target(IPTCModule):
 
     @standard_target.setter
     def standard_target(self, name: str) -> None:
-        self._become_verdict(None, _core.standard_target(_checked_name(name)), self.goto)
+        self._become_verdict(None, _core.standard_target(checked_name(name)), self.goto)
 
     @property
     def target(self) -> bytes:
@@ -176,14 +175,17 @@ class Target(IPTCModule):
         return f"<iptc.Target {'goto ' if self.goto else ''}{self.name} {_shown(self)}>"
 
 
+extension.use_classes(Match, Target)
+
+
 def _restore_extension(
     cls: type[Match | Target], nfproto: Family, header: bytes, state: tuple[object, ...]
 ) -> Match | Target:
     rule = (Rule if nfproto == _core.IPV4 else Rule6)()
     rule._load_header(nfproto, header)
-    extension = cls.__new__(cls)
-    extension._restore(rule, state)
-    return extension
+    made = cls.__new__(cls)
+    made._restore(rule, state)
+    return made
 
 
 def _check_rule(rule: object) -> None:
@@ -218,12 +220,6 @@ def _shown(extension: Match | Target) -> str | dict[str, str | list[str]]:
     return (
         f"revision {extension.revision}, {len(content)} bytes {content[:16].hex()}{'...' if len(content) > 16 else ''}"
     )
-
-
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str):
-        raise ParameterTypeError(f"the name of a match or target must be a string, not {type(name).__name__}")
-    return name
 
 
 def _payload(buffer: ReadableBuffer) -> bytes:
@@ -264,9 +260,24 @@ class Rule(_core.RuleValue):
             """Return the rule of a specification, as `read_rule` reads it."""
             ...
 
+        def create_match(self, name: str, revision: int | None = None) -> Match:
+            """Add a match of the extension *name* (`-m name`) behind the others, and return it."""
+            ...
+
+        def create_target(self, name: str, revision: int | None = None, goto: bool = False) -> Target:
+            """Set the target to *name*, with *goto* as by `-g` and otherwise as by `-j`, and return it."""
+            ...
+
+        def _decode(self) -> list[Match]:
+            """Make the `Match` and `Target` objects of the bytes that were read. Return the matches."""
+            ...
+
     else:
-        # compiled as it is: no step of Python's between
+        # compiled as they are: no step of Python's between
         from_args = classmethod(read_rule)
+        create_match = extension.create_match
+        create_target = extension.create_target
+        _decode = extension.read_payloads
 
     def to_args(self) -> list[str]:
         """Return the words of `str(rule)` as a list."""
@@ -293,17 +304,9 @@ class Rule(_core.RuleValue):
 
     # protocol and fragment
 
-    @property
-    def protocol(self) -> str:
-        """The protocol by its name in lower case, or by its number if it has no common name. A leading `!` negates."""
-        number, negated = self._get_proto()
-        return ("!" if negated else "") + PROTOCOL_NAMES.get(number, str(number))
-
-    @protocol.setter
-    def protocol(self, value: str | int) -> None:
-        if value in PROTOCOL_NUMBERS:
-            self._set_proto(PROTOCOL_NUMBERS[value], False)
-            return
+    @staticmethod
+    def _read_protocol(value: str | int) -> tuple[int, bool]:
+        """Return (number, whether it is negated) of what `protocol` is set to."""
         if not isinstance(value, (str, int)) or isinstance(value, bool):
             raise ParameterTypeError(f"a protocol must be a string or an integer, not {type(value).__name__}")
         text = str(value).lower()
@@ -322,7 +325,7 @@ class Rule(_core.RuleValue):
             raise ParameterError(f"invalid protocol {value}")
         if negated and number == 0:
             raise ParameterError("rule would never match protocol")
-        self._set_proto(number, negated)
+        return number, negated
 
     @property
     def fragment(self) -> bool | str:
@@ -335,12 +338,6 @@ class Rule(_core.RuleValue):
         self._set_fragment(bool(value), isinstance(value, str) and value.startswith("!"))
 
     # matches and target
-
-    def _decode(self) -> list[Match]:
-        """Make the `Match` and `Target` objects of the bytes that were read, if needed. Return the matches."""
-        read_payloads(Match, Target, self)
-        matches: list[Match] = self._matches
-        return matches
 
     @property
     def matches(self) -> list[Match]:
@@ -363,25 +360,6 @@ class Rule(_core.RuleValue):
             self._decode()
         target.rule = self
         self._target = target
-
-    def create_match(self, name: str, revision: int | None = None) -> Match:
-        """Add a match of the extension *name* (`-m name`) behind the others, and return it."""
-        if self._matches is None:
-            self._decode()
-        if type(name) is not str:
-            name = _checked_name(name)
-        return new_match(Match, self, name, revision)
-
-    def create_target(self, name: str, revision: int | None = None, goto: bool = False) -> Target:
-        """Set the target to *name*, with *goto* as by `-g` and otherwise as by `-j`, and return it."""
-        if name in _VERDICTS and not goto:
-            target = new_verdict(Target, self, _VERDICTS[name])
-        else:
-            target = Target(self, name, None, revision, goto)
-        if self._matches is None:
-            self._decode()
-        self._target = target
-        return target
 
     def add_match(self, match: Match) -> None:
         """Add *match* behind the others."""
@@ -439,7 +417,7 @@ class Rule(_core.RuleValue):
         """Return the whole entry as bytes. A rule without a target gets the empty one, as iptables writes it."""
         entry = pack(self, False)
         if entry is None:
-            entry = self._assemble([match._packed_or_bytes() for match in self._matches] + [_VERDICTS[""]])
+            entry = self._assemble([match._packed_or_bytes() for match in self._matches] + [VERDICT_PAYLOADS[""]])
         return entry
 
     def __eq__(self, other: object) -> bool:

@@ -147,6 +147,36 @@ def test_protocols(family, given, read):
     assert rule.protocol == rule.get_protocol() == read
 
 
+class Text(str):
+    """A string of a class of its own, as programs have for what they read from a form or a file."""
+
+
+def test_a_rule_is_built_of_strings_of_any_class(family):
+    plain, other = family.Rule(), family.Rule()
+    for rule, text in ((plain, str), (other, Text)):
+        rule.src, rule.dst = text("::1" if family.ipv6 else "127.0.0.1"), text("::" if family.ipv6 else "0.0.0.0")
+        rule.protocol, rule.in_interface = text("TCP"), text("lo")
+        rule.create_match(text("tcp")).dport = text("22")
+        rule.add_match(iptc.Match(rule, text("comment")))
+        rule.matches[1].comment = text("naïve")
+        assert rule.create_target(text("ACCEPT")).name == "ACCEPT"
+        assert rule.create_target(text("LOG")).name == "LOG"
+    assert plain.rule == other.rule and str(plain) == str(other)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, [], b"tcp"])
+def test_names_that_are_no_strings(family, wrong):
+    rule = family.Rule()
+    with pytest.raises(iptc.errors.ParameterTypeError):
+        rule.create_match(wrong)
+    with pytest.raises(TypeError):
+        iptc.Match(rule, [5])
+    if wrong != 5:
+        with pytest.raises(iptc.errors.ParameterTypeError):
+            rule.protocol = wrong
+    assert rule.matches == [] and rule.protocol == "ip"
+
+
 @pytest.mark.parametrize("protocol", ["", "!", "asdf", 256, -1, "-1", "!ip", 10**30])
 def test_protocols_that_are_none(family, protocol):
     with pytest.raises(ValueError):

@@ -5,6 +5,7 @@ from its parts.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject_GenericSetAttr
+from cpython.unicode cimport PyUnicode_FromObject
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
@@ -13,12 +14,13 @@ from libc.string cimport memcpy, memset
 from .._linux cimport strnlen
 from .._core cimport (
     NFPROTO_IPV4, PAYLOAD_HEADER, XT_EXTENSION_MAXNAMELEN, Base, Family, RuleValue, c_text, family_of, is_verdict,
-    xt_entry_match,
+    made_of, xt_entry_match,
 )
 from .plugins cimport (
     XTOPT_INVERT, Names, Option, ParseCall, Plugin, begin_names, end_names, find, find_for_payload,
     is_option, look_up, payload_room, read_saved, take_long_prefix, text_of, wants_check, xtables_match,
 )
+from .._core import VERDICTS as _VERDICTS, standard_target
 from ..errors import ParameterError, ParameterTypeError, XTablesError
 
 # ------------------------------------------------------------------- extensions
@@ -217,18 +219,20 @@ cdef class Extension:
         cdef list words
         cdef bytes word
         cdef str name = parameter
-        if "#" in name:
-            # "reqid#2" is the second occurrence of an option that a rule may have several times
-            name, _, number = name.partition("#")
-            again = True
-            if not number.isdecimal() or int(number) < 2:
-                raise ParameterError(f"{self.name}: invalid parameter {parameter}")
-        cdef Option item = self._option(name, True)
+        cdef Option item = None if self.plugin is None else self.plugin.options().get(parameter)
+        if item is None:
+            if "#" in name:
+                # "reqid#2" is the second occurrence of an option that a rule may have several times
+                name, _, number = name.partition("#")
+                again = True
+                if not number.isdecimal() or int(number) < 2:
+                    raise ParameterError(f"{self.name}: invalid parameter {parameter}")
+            item = self._option(name, True)
         if value is None:
             words = []
         elif isinstance(value, str):
             word = c_text(value, _VALUE)
-            if word.startswith(b"!"):
+            if PyBytes_AS_STRING(word)[0] == b"!":
                 negated, word = self._strip_negation(item, word)
             words = [word]
         else:
@@ -566,7 +570,7 @@ cdef class Extension:
         return value
 
     def __setattr__(self, str name, value):
-        if name in _PLAIN_ATTRIBUTES or name.startswith("_"):
+        if name[:1] == "_" or name in _PLAIN_ATTRIBUTES:
             PyObject_GenericSetAttr(self, name, value)
         elif value is None:
             raise ParameterTypeError(f"{self.name}: parameter {name} must be a string or a list of strings, not None")
@@ -617,40 +621,79 @@ cdef list _split_value(list words):
 
 # -------------------------------------------------- the extensions of a rule
 
-def new_match(type cls, RuleValue rule not None, str name not None, revision):
-    """Return a new match of class *cls* and of extension *name*, as the last match of *rule*."""
-    cdef Extension match = <Extension?> cls.__new__(cls)
-    match._create(rule, False, name, revision)
-    rule._matches.append(match)
+# The payloads of the targets that are neither extensions nor chains, by their names.
+VERDICT_PAYLOADS = {name: standard_target(name) for name in _VERDICTS}
+cdef dict _verdict_payloads = VERDICT_PAYLOADS
+cdef type _match_class = Extension
+cdef type _target_class = Extension
+
+
+cpdef str checked_name(name):
+    """Return *name* of a match or target, or raise `ParameterTypeError`."""
+    if type(name) is str:
+        return name
+    if not isinstance(name, str):
+        raise ParameterTypeError(f"the name of a match or target must be a string, not {type(name).__name__}")
+    return PyUnicode_FromObject(name)    # of a subclass of str only the characters are taken
+
+
+def use_classes(type match not None, type target not None):
+    """From now on make matches of class *match* and targets of class *target*, which are built on `Extension`."""
+    global _match_class, _target_class
+    _match_class = match
+    _target_class = target
+
+
+def create_match(RuleValue self not None, name, revision=None):
+    """Add a match of the extension *name* (`-m name`) behind the others, and return it."""
+    cdef Extension match = <Extension?> made_of(_match_class)
+    if self._matches is None:
+        _read_payloads(self)
+    match._create(self, False, checked_name(name), revision)
+    self._matches.append(match)
     return match
 
 
-def new_verdict(type cls, RuleValue rule not None, bytes payload not None):
-    """Return a new target of class *cls* that is the verdict of *payload*, for *rule*."""
-    cdef Extension target = <Extension?> cls.__new__(cls)
-    target._become_verdict(rule, payload, False)
+def create_target(RuleValue self not None, name, revision=None, goto=False):
+    """Set the target to *name*, with *goto* as by `-g` and otherwise as by `-j`, and return it."""
+    cdef Extension target
+    payload = None if goto else _verdict_payloads.get(name)
+    if payload is not None:
+        target = <Extension?> made_of(_target_class)
+        target._become_verdict(self, <bytes> payload, False)
+    else:
+        target = _target_class(self, name, None, revision, goto)
+    if self._matches is None:
+        _read_payloads(self)
+    self._target = target
     return target
 
 
-def read_payloads(type match_class, type target_class, RuleValue rule not None):
-    """Make the `Match` and `Target` objects of *rule* from the bytes that were read."""
+def read_payloads(RuleValue self not None):
+    """Make the `Match` and `Target` objects of the bytes that were read. Return the matches."""
+    return _read_payloads(self)
+
+
+cdef list _read_payloads(RuleValue rule):
     cdef list payloads, matches = []
     cdef Extension made
     cdef bytes target
-    if rule.entry is None:       # made by `__new__` without `__init__`
-        rule._matches = matches
-        return
+    if rule.entry is None:       # made by `__new__` without `__init__`, or read already
+        if rule._matches is None:
+            rule._matches = matches
+        return rule._matches
     payloads = rule._body_payloads()
     target = payloads.pop()
     for payload in payloads:
-        made = <Extension?> match_class.__new__(match_class)
+        made = <Extension?> made_of(_match_class)
         made._read(rule, False, payload)
         matches.append(made)
-    made = <Extension?> target_class.__new__(target_class)
+    made = <Extension?> made_of(_target_class)
     made._read(rule, True, target)
     rule._target = made
     rule._matches = matches
     rule.entry = None
+    return matches
 
 
 cdef bytes _as_it_was_read(RuleValue rule):
@@ -671,34 +714,38 @@ cdef bytes _as_it_was_read(RuleValue rule):
     return entry
 
 
-cdef inline bint _is_ready(Extension part) noexcept:
-    """Whether the payload is written as it is: the plugin has nothing to check or to complete."""
-    return part.given is not None or (part.data != NULL and part.plugin is not None
-                                      and not wants_check(&part.plugin.row, part.flags))
+cdef inline const xt_entry_match *_ready(Extension part) noexcept:
+    """Return the payload if it is written as it is: the plugin has nothing to check or to complete. Otherwise NULL."""
+    if part.given is not None:
+        return <const xt_entry_match *> PyBytes_AS_STRING(part.given)
+    if part.data == NULL or part.plugin is None or wants_check(&part.plugin.row, part.flags):
+        return NULL
+    return part.data
 
 
 cdef bytes _joined_parts(RuleValue rule):
     """Return the whole entry of *rule*, copied from its parts, or None if the plugin of one must look first."""
     cdef Py_ssize_t size = rule.family.header
-    cdef Py_ssize_t target_at
+    cdef list matches = rule._matches
+    cdef Extension target = rule._target
     cdef Extension part
+    cdef const xt_entry_match *payload
+    cdef const xt_entry_match *last = _ready(target)
     cdef char *raw
-    for part in rule._matches:
-        if not _is_ready(part):
+    for part in matches:
+        payload = _ready(part)
+        if payload == NULL:
             return None
-        size += part._raw().u.match_size
-    part = rule._target
-    if not _is_ready(part):
+        size += payload.u.match_size
+    if last == NULL:
         return None
-    target_at = size
-    size += part._raw().u.match_size
-    cdef bytes entry = rule._begin_entry(size, target_at)
+    cdef bytes entry = rule._begin_entry(size + last.u.match_size, size)
     raw = PyBytes_AS_STRING(entry) + rule.family.header
-    for part in rule._matches:
-        memcpy(raw, part._raw(), part._raw().u.match_size)
-        raw += part._raw().u.match_size
-    part = rule._target
-    memcpy(raw, part._raw(), part._raw().u.match_size)
+    for part in matches:
+        payload = _ready(part)
+        memcpy(raw, payload, payload.u.match_size)
+        raw += payload.u.match_size
+    memcpy(raw, last, last.u.match_size)
     return entry
 
 
