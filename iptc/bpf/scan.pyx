@@ -395,8 +395,8 @@ cdef class BpfScan(Scan):
         return reading
 
     cdef bint _prepare_some(self, bytes addresses, Py_ssize_t rules) except -1:
-        """Prepare to copy from addresses that were just found. Return False if these cannot be the counters of different
-        rules: what was found is inconsistent then, and has to be found again."""
+        """Prepare to copy from addresses that were just found. Return False if these cannot be the counters of
+        different rules: what was found is inconsistent then, and has to be found again."""
         try:
             self._prepare(addresses, rules)
         except Doubt:
