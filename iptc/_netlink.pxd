@@ -153,6 +153,7 @@ cdef int channel_dump(Channel *channel, int kind, int nfproto, const char *attri
 cdef int channel_get(Channel *channel, int kind, int nfproto, const char *attributes, size_t length,
                      Receiver receiver, void *context) noexcept nogil
 cdef int channel_generation(Channel *channel, uint32_t *generation) noexcept nogil
+cdef int channel_wait_for_commit(Channel *channel) noexcept nogil
 
 cdef class Socket:
     cdef Channel channel

@@ -330,6 +330,11 @@ cdef int _ask(Channel *channel, int kind, int flags, int nfproto, const char *at
         memcpy(channel.request.memory + channel.request.length, attributes, length)
         channel.request.length += length
     message_end(&channel.request, start)
+    return _send_request(channel)
+
+
+cdef int _send_request(Channel *channel) noexcept nogil:
+    """Send what was written into `channel.request`. Return 0 or an errno."""
     if channel.request.failed:
         channel.request.failed = 0
         return ENOMEM
@@ -406,6 +411,20 @@ cdef int _take_generation(void *context, const Message *message) noexcept nogil:
 cdef int channel_generation(Channel *channel, uint32_t *generation) noexcept nogil:
     """Store the generation of the ruleset in *generation*. Each commit in this network namespace raises it."""
     return channel_get(channel, NFT_MSG_GETGEN, 0, NULL, 0, _take_generation, generation)
+
+
+cdef int channel_wait_for_commit(Channel *channel) noexcept nogil:
+    """Wait until no commit in this network namespace is in progress. Return 0 or an errno.
+
+    A commit raises the generation first. Then it shows its rules, and removes the tables that it deletes. A dump in
+    between belongs to the new generation, but has the rules of before, or none: the kernel looks for them in a table
+    that is deleted and created again by the same commit, and finds the old one. An empty batch takes the lock of
+    commits, and changes nothing.
+    """
+    channel.request.length = 0
+    message_begin(&channel.request, -<int> NFNL_MSG_BATCH_BEGIN, 0, 0, 0)
+    message_begin(&channel.request, -<int> NFNL_MSG_BATCH_END, 0, 0, 1)
+    return _send_request(channel)
 
 
 cdef int _keep_message(void *context, const Message *message) noexcept nogil:

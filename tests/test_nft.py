@@ -1,6 +1,7 @@
 """The nf_tables back end: iptables-nft and nft read what it writes, it reads what they write, and other writers do not
 disturb it."""
 
+import contextlib
 import errno
 import gc
 import io
@@ -404,6 +405,33 @@ def test_nothing_is_lost_beside_iptables_and_nft(host):
     assert sorted(comments) == sorted(f"{writer}-{number}" for writer in range(4) for number in range(100))
     theirs = [int(line.split()[5]) for line in host.rules() if line.startswith("-A FORWARD")]
     assert theirs == list(range(len(theirs))) and theirs
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_a_chain_is_read_with_its_rules_while_one_commit_creates_its_table_anew(host, ipv6, tmp_path):
+    """Near the end of such a commit, the kernel lists the new chains, but looks for their rules in the old table."""
+    table, ruleset = f"{'ip6' if ipv6 else 'ip'} filter", []
+    for command in ("add", "delete", "add"):
+        ruleset.append(f"{command} table {table}")
+    ruleset.append(f"add chain {table} OUTPUT {{ type filter hook output priority 0 ; }}")
+    for chain in "abcdefgh":
+        rules = [f"add rule {table} {chain} udp dport {port} counter" for port in range(8)]
+        ruleset += [f"add chain {table} {chain}", *rules]
+    host.run("nft", "-f", "-", text="\n".join(ruleset))
+    # each line is a commit
+    commits = tmp_path / "commits"
+    commits.write_text(("; ".join(ruleset) + "\n") * 200)
+    with iptc.CounterReader("filter", ipv6) as reader, contextlib.ExitStack() as stack:
+        first = reader.read()
+        writers = []
+        for _ in range(3):
+            lines = stack.enter_context(commits.open())
+            writers.append(stack.enter_context(subprocess.Popen(["nft", "-i"], stdin=lines, stdout=subprocess.DEVNULL)))
+        while any(writer.poll() is None for writer in writers):
+            snapshot = reader.read()
+            assert [len(snapshot[chain]) for chain in "abcdefgh"] == [8] * 8
+            assert snapshot.generation == first.generation
+    assert [writer.returncode for writer in writers] == [0] * 3
 
 
 def _swap_until_told(stop, ready):

@@ -25,8 +25,8 @@ from .._netlink cimport (
     NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_QUOTA_FLAGS, NFT_QUOTA_F_DEPLETED,
     NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_TABLE_HANDLE, GENERAL_HEAD, NFTA_RULE_USERDATA,
     Attribute, Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next, attribute_scan,
-    attribute_text, channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours, message_next,
-    message_scan, put_be64, put_text, writer_reserve,
+    attribute_text, channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours,
+    channel_wait_for_commit, message_next, message_scan, put_be64, put_text, writer_reserve,
 )
 from .._netns cimport Namespace
 from .._core import HOOKS
@@ -620,7 +620,9 @@ cdef int _read_table(Lane *lanes) noexcept nogil:
             return failed
         unchanged = before == ruleset.generation and before != 0
         ruleset.generation = 0
-        failed = _read_policies(lanes) if unchanged else _list_chains(channel, ruleset, &ruleset.chains)
+        # after the wait, what is read belongs to a generation whose commit has ended, or to a later one
+        failed = _read_policies(lanes) if unchanged else (
+            channel_wait_for_commit(channel) or _list_chains(channel, ruleset, &ruleset.chains))
         if not failed:
             failed = _read_all(lanes, unchanged)
         if failed == ENOENT or failed == EINTR:
@@ -865,7 +867,8 @@ cdef class NftScan(Scan):
                 with nogil:
                     failed = channel_generation(lane.channel, &now)
                     if not failed and now == generation:
-                        failed = _list_chains(lane.channel, &self.ruleset, &self.ruleset.chains)
+                        failed = (channel_wait_for_commit(lane.channel)
+                                  or _list_chains(lane.channel, &self.ruleset, &self.ruleset.chains))
             for i in range(_row_count(&self.ruleset.chains) if not failed and now == generation else 0):
                 row = &_rows(&self.ruleset.chains)[i]
                 row.first = row.end = lane.handles.length // 8
