@@ -87,7 +87,8 @@ def test_auto_reads_by_socket_and_returns_to_ebpf(restless):
         assert scan.source_reason == "" and digest == socket.read()[1]
         # once more, with rules that changed while eBPF was not in use
         socket.changes = True
-        subprocess.run(["nft", "add", "chain", "ip", "filter", f"other{turn}"], check=True)
+        for name in ("other", "another"):  # a single commit would be followed, without a reading of all by the socket
+            subprocess.run(["nft", "add", "chain", "ip", "filter", f"{name}{turn}"], check=True)
         scan.read()
         assert scan.source == "socket"
         socket.changes = False
