@@ -19,8 +19,9 @@ DOING = {
 PREPARING = """
 import iptc
 for name in ("legacy", "nft"):
+    for table in ("raw", "mangle", "nat", "filter"):
+        iptc.Table(table, backend=name).flush()
     chain = iptc.Chain(iptc.Table("filter", backend=name), "INPUT")
-    chain.flush()
     if name == {backend!r}:
         chain.append_rule(iptc.Rule.from_args("-j ACCEPT"))
 """
