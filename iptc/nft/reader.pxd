@@ -31,6 +31,7 @@ cdef struct ChainList:
     Writer rows                 # an array of ListedChain
     Writer names
     uint64_t digest
+    bint doubled                # two chains of the same name were listed
     int failed
 
 cdef struct Ruleset:

@@ -170,6 +170,7 @@ cdef int _take_chain(void *context, const Message *message) noexcept nogil:
         return 0
     if which >= 0:
         row = &_rows(chains)[which]
+        chains.doubled = chains.doubled or row.handle
         seen.row.name_at = row.name_at
     else:
         row = _add_row(chains, seen.name.data, length - (seen.name.data[length - 1] == 0))
@@ -202,6 +203,7 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
     cdef Digest digest
     chains.rows.length = chains.names.length = 0
     chains.rows.failed = chains.names.failed = 0
+    chains.doubled = False
     for i in range(ruleset.builtin_count):
         row = _add_row(chains, ruleset.builtins[i].name, strlen(ruleset.builtins[i].name))
         if row == NULL:
@@ -218,6 +220,7 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
     qsort(chains.rows.memory, _row_count(chains), sizeof(ListedChain), _by_name)
     for j in range(_row_count(chains)):
         row = &_rows(chains)[j]
+        chains.doubled = chains.doubled or j and strcmp(row.name, _rows(chains)[j - 1].name) == 0
         digest_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
         digest_absorb(&digest, <const char *> &row.handle, sizeof(row.handle))
         digest_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
@@ -601,12 +604,27 @@ cdef int _follow_chain(Lane *lane, ListedChain *row, const uint64_t *handles, ch
     return 0
 
 
+cdef bint _is_odd(Ruleset *ruleset) noexcept nogil:
+    """Whether a commit may just end: a chain was listed twice, or it was read without rules, although something uses it:
+    its rules, or else rules that jump there."""
+    cdef size_t i
+    cdef const ListedChain *row
+    if ruleset.chains.doubled:
+        return True
+    for i in range(_row_count(&ruleset.chains)):
+        row = &_rows(&ruleset.chains)[i]
+        if row.use and row.first == row.end:
+            return True
+    return False
+
+
 cdef int _read_table(Lane *lanes) noexcept nogil:
     """Read the whole table. Return 0 or an errno; EAGAIN if chains come and go each time."""
     cdef Ruleset *ruleset = lanes[0].ruleset
     cdef Channel *channel = lanes[0].channel
     cdef int attempt, failed
     cdef uint32_t before = 0, after = 0
+    cdef uint32_t waited = 0         # the generation whose commit has ended; 0: none is known
     cdef uint64_t table = 0, table_after = 0
     cdef bint unchanged
     for attempt in range(ATTEMPTS):
@@ -620,9 +638,7 @@ cdef int _read_table(Lane *lanes) noexcept nogil:
             return failed
         unchanged = before == ruleset.generation and before != 0
         ruleset.generation = 0
-        # after the wait, what is read belongs to a generation whose commit has ended, or to a later one
-        failed = _read_policies(lanes) if unchanged else (
-            channel_wait_for_commit(channel) or _list_chains(channel, ruleset, &ruleset.chains))
+        failed = _read_policies(lanes) if unchanged else _list_chains(channel, ruleset, &ruleset.chains)
         if not failed:
             failed = _read_all(lanes, unchanged)
         if failed == ENOENT or failed == EINTR:
@@ -632,6 +648,13 @@ cdef int _read_table(Lane *lanes) noexcept nogil:
         if failed:
             return failed
         if before == after:
+            if not unchanged and waited != after and _is_odd(ruleset):
+                # the rules are read once more, after the end of the commit that made this generation
+                failed = channel_wait_for_commit(channel)
+                if failed:
+                    return failed
+                waited = after
+                continue
             ruleset.generation = after
             return 0
         if attempt >= PATIENCE:
@@ -867,8 +890,7 @@ cdef class NftScan(Scan):
                 with nogil:
                     failed = channel_generation(lane.channel, &now)
                     if not failed and now == generation:
-                        failed = (channel_wait_for_commit(lane.channel)
-                                  or _list_chains(lane.channel, &self.ruleset, &self.ruleset.chains))
+                        failed = _list_chains(lane.channel, &self.ruleset, &self.ruleset.chains)
             for i in range(_row_count(&self.ruleset.chains) if not failed and now == generation else 0):
                 row = &_rows(&self.ruleset.chains)[i]
                 row.first = row.end = lane.handles.length // 8
