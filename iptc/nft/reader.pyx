@@ -605,8 +605,8 @@ cdef int _follow_chain(Lane *lane, ListedChain *row, const uint64_t *handles, ch
 
 
 cdef bint _is_odd(Ruleset *ruleset) noexcept nogil:
-    """Whether a commit may just end: a chain was listed twice, or it was read without rules, although something uses it:
-    its rules, or else rules that jump there."""
+    """Whether a commit may just end: a chain was listed twice, or it was read without rules, although something uses
+    it: its rules, or else rules that jump there."""
     cdef size_t i
     cdef const ListedChain *row
     if ruleset.chains.doubled:
