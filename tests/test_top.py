@@ -323,7 +323,8 @@ class Screen:
         self._names = contextlib.ExitStack()
         self._socket = self._names.enter_context(short_name(folder)) + "/tmux"
         words = [*python, sys.executable, "-m", "iptc", "top", "--interval", "0.05", *arguments]
-        told = f"{shlex.join(words)}; echo ended with $?; cat"
+        # the shell is that of the user; without the trap, dash ends when it gets the SIGINT of Ctrl-C too
+        told = f"trap : INT; {shlex.join(words)}; echo ended with $?; cat"
         self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), told)
 
     def tmux(self, *arguments):
