@@ -113,6 +113,26 @@ cdef extern from *:
     void digest_absorb_head(Digest *digest, const char *at) nogil
     uint64_t digest_finish(const Digest *digest) nogil
 
+# Finds rules by their handles in nf_tables: those of a reading, or those that were found in the kernel's memory.
+cdef struct HandleIndex:
+    uint32_t *places        # numbers of rules plus one; 0: free. NULL: there is no index
+    size_t mask
+    const char *rules       # each begins with its handle, a uint64
+    size_t size             # bytes from one rule to the next
+
+cdef int handle_index(HandleIndex *index, const void *rules, size_t size, size_t count) noexcept nogil
+
+cdef inline size_t handle_place(const HandleIndex *index, uint64_t handle) noexcept nogil:
+    """Return the place of a handle, or the free place where it belongs."""
+    cdef size_t at = (handle * 0x9e3779b97f4a7c15u >> 20) & index.mask
+    while index.places[at] and (<const uint64_t *> (index.rules + index.size * (index.places[at] - 1)))[0] != handle:
+        at = (at + 1) & index.mask
+    return at
+
+cdef inline uint32_t handle_number(const HandleIndex *index, uint64_t handle) noexcept nogil:
+    """Return the number of the rule with a handle plus one, or 0."""
+    return index.places[handle_place(index, handle)] if index.places != NULL else 0
+
 # The results of `Counts.judge`.
 cdef enum:
     FELL = 1                # a counter is lower than before

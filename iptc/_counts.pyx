@@ -9,8 +9,9 @@ from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITABLE, Py_buffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
+from libc.errno cimport ENOMEM
 from libc.stdint cimport int32_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from ._core cimport room_for
@@ -346,7 +347,7 @@ cdef class Scan:
         finally:
             self._end()
 
-    def quick(self, object reader, object kind not None):
+    def quick(self, object reader, type kind not None):
         """Return a reading of the class *kind*, derived from `Reading`, if only counters can have changed and they can
         be read without waiting. Otherwise return None: then call `read`. Most scans always return None."""
 
@@ -363,6 +364,23 @@ cdef class Scan:
             return self._entries(digest)
         finally:
             self._end()
+
+
+cdef int handle_index(HandleIndex *index, const void *rules, size_t size, size_t count) noexcept nogil:
+    """Make an index of *count* rules of *size* bytes each, instead of the one that *index* has. Return 0 or ENOMEM."""
+    cdef size_t number, room = 16
+    cdef uint64_t handle
+    while room < 2 * count:
+        room *= 2
+    free(index.places)
+    index.places = <uint32_t *> calloc(room, sizeof(uint32_t))
+    if index.places == NULL:
+        return ENOMEM
+    index.mask, index.rules, index.size = room - 1, <const char *> rules, size
+    for number in range(count):
+        handle = (<const uint64_t *> (index.rules + size * number))[0]
+        index.places[handle_place(index, handle)] = <uint32_t> number + 1
+    return 0
 
 
 cpdef bytes place_slots(tuple chains, bytes identities, tuple chains_before, bytes identities_before):

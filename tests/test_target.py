@@ -31,6 +31,13 @@ def test_verdicts(family, name):
     assert name in iptc.Target.STANDARD_TARGETS or name == "QUEUE"
 
 
+@pytest.mark.parametrize("name", [5, ["ACCEPT"], {}, b"ACCEPT"])
+def test_a_name_that_is_no_string_is_refused(name):
+    for create in (iptc.Rule().create_target, iptc.Rule().create_match):
+        with pytest.raises(iptc.ParameterTypeError, match="the name of a match or target must be a string, not"):
+            create(name)
+
+
 def test_a_verdict_takes_no_parameter():
     with pytest.raises(AttributeError, match="invalid parameter foo"):
         target("DROP").foo = "1"

@@ -9,9 +9,10 @@ netlink shows the same chains, and in them rules with the same handles.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EFAULT, ENOMEM
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
 
+from .._counts cimport HandleIndex, handle_index, handle_number
 from .._linux cimport strnlen
 from .copies cimport Marks, format
 from .finder cimport Finder
@@ -179,11 +180,6 @@ cdef inline uint64_t _bits(const char *memory, Field field) noexcept nogil:
     return word & ((<uint64_t> 1 << field.width) - 1)
 
 
-cdef inline size_t _place_for(uint64_t handle, uint32_t room) noexcept nogil:
-    """Return where a handle belongs in a table with so much room, a power of two."""
-    return (handle * 0x9e3779b97f4a7c15u >> 20) & (room - 1)
-
-
 cdef class Walk:
     """A walk over one table: its chains, and the handle and the counter of each rule."""
 
@@ -203,12 +199,9 @@ cdef class Walk:
     cdef uint32_t chain_count, chain_room
     cdef RuleFound *rules
     cdef uint32_t rule_count, rule_room
-    cdef uint32_t *index             # numbers of its rules plus one, to be found by handle; 0: free
-    cdef uint32_t index_room
-    # while it walks: the rules of an earlier walk, of the table with this handle, and their index
-    cdef const RuleFound *known
-    cdef const uint32_t *known_index
-    cdef uint32_t known_room
+    cdef HandleIndex index           # of its rules
+    # while it walks: the rules of an earlier walk, and the handle of the table
+    cdef HandleIndex known
     cdef uint64_t known_table
     cdef char *blob
     cdef size_t blob_room
@@ -220,7 +213,7 @@ cdef class Walk:
     def __dealloc__(self):
         free(self.chains)
         free(self.rules)
-        free(self.index)
+        free(self.index.places)
         free(self.blob)
 
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
@@ -418,20 +411,15 @@ cdef class Walk:
     cdef bint _is_known(self, const char *expressions, RuleFound *rule) noexcept nogil:
         """Whether an earlier walk has found the same rule with the same counter. Without a counter nothing tells a rule
         from the one that it replaced."""
-        cdef size_t at
         cdef const RuleFound *other
-        if not self.known_room or self.known_table != self.table_handle:
+        cdef uint32_t number = handle_number(&self.known, rule.handle) if self.known_table == self.table_handle else 0
+        if not number:
             return False
-        at = _place_for(rule.handle, self.known_room)
-        while self.known_index[at]:
-            other = &self.known[self.known_index[at] - 1]
-            if other.handle == rule.handle:
-                if not other.at or other.length != rule.length or word_in(expressions, other.at) != other.counter:
-                    return False
-                rule[0] = other[0]
-                return True
-            at = (at + 1) & (self.known_room - 1)
-        return False
+        other = <const RuleFound *> self.known.rules + (number - 1)
+        if not other.at or other.length != rule.length or word_in(expressions, other.at) != other.counter:
+            return False
+        rule[0] = other[0]
+        return True
 
     cdef bint _find_counter(self, const char *expressions, size_t length, RuleFound *rule) noexcept nogil:
         """Find the address of the first counter of a rule; 0 if it has none. Return False if the rule makes no sense.
@@ -495,28 +483,15 @@ cdef class Walk:
 
     cdef int compare_with(self, Walk other) except -1:
         """Walk faster through the rules that *other* has found; None: there is no other walk."""
-        self.known_room = 0
-        if other is not None and other.index != NULL:
-            self.known, self.known_index, self.known_room = other.rules, other.index, other.index_room
-            self.known_table = other.table_handle
+        self.known.places = NULL
+        if other is not None:
+            self.known, self.known_table = other.index, other.table_handle
         return 0
 
     cdef int make_index(self) except -1:
         """Let rules be found by their handles."""
-        cdef uint32_t i, room = 16
-        cdef size_t at
-        while room < 2 * <size_t> self.rule_count:
-            room *= 2
-        free(self.index)
-        self.index_room = room
-        self.index = <uint32_t *> calloc(room, sizeof(uint32_t))
-        if self.index == NULL:
+        if handle_index(&self.index, self.rules, sizeof(RuleFound), self.rule_count):
             raise MemoryError
-        for i in range(self.rule_count):
-            at = _place_for(self.rules[i].handle, room)
-            while self.index[at]:
-                at = (at + 1) & (room - 1)
-            self.index[at] = i + 1
         return 0
 
     cdef Walk again(self):
@@ -550,14 +525,11 @@ cdef class Walk:
         """Return a byte for each rule: whether the other walk has found it too, with the same counter."""
         cdef bytearray made = bytearray(self.rule_count)
         cdef char *same = made
-        cdef uint32_t i
-        cdef size_t at
-        for i in range(self.rule_count if other.index != NULL else 0):
-            at = _place_for(self.rules[i].handle, other.index_room)
-            while other.index[at] and not same[i]:
-                same[i] = self.rules[i].counter and not memcmp(
-                    &other.rules[other.index[at] - 1], &self.rules[i], sizeof(RuleFound))
-                at = (at + 1) & (other.index_room - 1)
+        cdef uint32_t i, number
+        for i in range(self.rule_count):
+            number = handle_number(&other.index, self.rules[i].handle)
+            same[i] = number and self.rules[i].counter and not memcmp(
+                &other.rules[number - 1], &self.rules[i], sizeof(RuleFound))
         return made
 
     cdef tuple described(self):
@@ -649,7 +621,7 @@ cdef class NftFinder(Finder):
         self.found.compare_with(self.kept if self._can_follow(marks) else None)
         with nogil:
             failed = self.found.walk()
-        self.found.known_room = 0
+        self.found.compare_with(None)
         self.rules = self.found.rule_count
         if self.found.has_counters and not self.has_sequence:
             self.sequence = variable_at(self.found.window, SEQUENCE, "nf_tables", self.found.module)

@@ -17,6 +17,7 @@ from libc.stdint cimport int32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport usleep
 
+from .._core cimport made_of
 from .._counts cimport Counts, Reading, Scan
 from .copies cimport FINE, UNREADABLE, Copies, Marks, marks_differ
 from .finder cimport Finder
@@ -53,21 +54,8 @@ cdef extern from *:
             *its_number = getpid();
         return *its_number;
     }
-
-    /* An object of a class, without calling its __init__. */
-    static PyObject *bare(PyObject *kind)
-    {
-        PyObject *nothing = PyTuple_New(0), *made = NULL;
-        newfunc create = (newfunc)PyType_GetSlot((PyTypeObject *)kind, Py_tp_new);
-
-        if (nothing)
-            made = create((PyTypeObject *)kind, nothing, NULL);
-        Py_XDECREF(nothing);
-        return made;
-    }
     """
     int process_number()
-    object bare(object kind)
 
 cdef enum:
     ATTEMPTS = 64                    # how often to search for the counters while others change the ruleset
@@ -225,7 +213,7 @@ cdef class BpfScan(Scan):
             self._stop(why)
         return self._by_socket()
 
-    def quick(self, object reader, object kind not None):
+    def quick(self, object reader, type kind not None):
         """Return a reading of the class *kind* if the rules are known and are few. Otherwise return None.
 
         After a wait, neither code nor data are in the processor's caches. So this does only what is necessary, and
@@ -233,27 +221,27 @@ cdef class BpfScan(Scan):
         """
         cdef Reading made
         cdef int status
-        cdef list policies
         if (self.busy or self.layout is None or not self.learned or not self.copies.is_small()
-                or self.process != process_number() or self.period > 0 and _now(CLOCK_MONOTONIC) >= self.due):
+                or self.process != process_number() or self._is_time()):
             return None
         self.busy = True
         status = self.copies.read_at_once()
         self.busy = False
         if status != FINE:
             return None
-        if self.copies.is_new or self.last is None:
-            policies = []
-            self.last = self.copies.counted(policies)
-            self.last_policies = policies
-        made = bare(kind)
+        self._sum_up()
+        made = <Reading?> made_of(kind)
         made._counts, made._layout, made._policies, made._reader = self.last, self.layout, self.last_policies, reader
         made.monotonic, made.wall = _now(CLOCK_MONOTONIC), _now(CLOCK_REALTIME)
         return made
 
+    cdef bint _is_time(self) noexcept:
+        """Whether the time of the next comparison has come."""
+        return self.period > 0 and _now(CLOCK_MONOTONIC) >= self.due
+
     cdef bint _is_due(self) except -1:
-        """Whether it is time to compare the numbers of eBPF with those of the socket."""
-        if self.period <= 0 or time.monotonic() < self.due:
+        """Whether the numbers of eBPF have to be compared with those of the socket, and may be."""
+        if not self._is_time():
             return False
         if reasons.may_ask():
             return True
@@ -280,7 +268,7 @@ cdef class BpfScan(Scan):
         """Have the socket's scan read only the rules that are new. None where that is impossible, or all is to be
         read for the comparison."""
         cdef tuple reading
-        if not self.compared or self.period > 0 and time.monotonic() >= self.due:
+        if not self.compared or self._is_time():
             return None
         reading = self.finder.follow(self.socket, marks, asked)
         if reading is None:
@@ -310,12 +298,18 @@ cdef class BpfScan(Scan):
             self.copies.marks = marks
         return False
 
-    cdef tuple _taken(self):
-        """Return the sums of eBPF in the form that `read` returns."""
-        cdef list policies = []
+    cdef int _sum_up(self) except -1:
+        """Put the sums of eBPF into `last` and `last_policies`, unless they are there."""
+        cdef list policies
         if self.copies.is_new or self.last is None:
+            policies = []
             self.last = self.copies.counted(policies)
             self.last_policies = policies
+        return 0
+
+    cdef tuple _taken(self):
+        """Return the sums of eBPF in the form that `read` returns."""
+        self._sum_up()
         self.doubt = 0
         return self.last, self.digest, list(self.last_policies)
 

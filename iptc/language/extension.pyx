@@ -657,7 +657,7 @@ def create_match(RuleValue self not None, name, revision=None):
 def create_target(RuleValue self not None, name, revision=None, goto=False):
     """Set the target to *name*, with *goto* as by `-g` and otherwise as by `-j`, and return it."""
     cdef Extension target
-    payload = None if goto else _verdict_payloads.get(name)
+    payload = _verdict_payloads.get(name) if type(name) is str and not goto else None
     if payload is not None:
         target = <Extension?> made_of(_target_class)
         target._become_verdict(self, <bytes> payload, False)

@@ -9,14 +9,16 @@ all the time, each chain is as it was at one moment.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOENT, ENOMEM
 from libc.stdint cimport int32_t
-from libc.stdlib cimport calloc, free, qsort
+from libc.stdlib cimport free, qsort
 from libc.string cimport memcpy, memset, strcmp, strlen
 
 from .._linux cimport (
     CPU_COUNT, SIG_SETMASK, cpu_set_t, pthread_create, pthread_join, pthread_sigmask, pthread_t, sched_getaffinity,
     sigfillset, sigset_t,
 )
-from .._counts cimport Counts, Digest, Scan, digest_absorb, digest_begin, digest_finish
+from .._counts cimport (
+    Counts, Digest, HandleIndex, Scan, digest_absorb, digest_begin, digest_finish, handle_index, handle_number,
+)
 from .._core cimport c_text, family_of, os_decode
 from .._netlink cimport (
     NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWTABLE,
@@ -347,6 +349,23 @@ cdef void _absorb_expressions(Digest *digest, const Attribute *expressions, xt_c
     digest_absorb(digest, from_here, end - from_here)
 
 
+cdef inline bint _add_rule(Lane *lane, uint64_t handle, uint64_t identity, uint64_t packets,
+                           uint64_t size) noexcept nogil:
+    """Append a rule with its counters. Return False if there is no memory for it."""
+    if (not writer_reserve(&lane.packets, 8) or not writer_reserve(&lane.sizes, 8)
+            or not writer_reserve(&lane.identities, 8) or not writer_reserve(&lane.handles, 8)):
+        return False
+    (<uint64_t *> (lane.packets.memory + lane.packets.length))[0] = packets
+    (<uint64_t *> (lane.sizes.memory + lane.sizes.length))[0] = size
+    (<uint64_t *> (lane.identities.memory + lane.identities.length))[0] = identity
+    (<uint64_t *> (lane.handles.memory + lane.handles.length))[0] = handle
+    lane.packets.length += 8
+    lane.sizes.length += 8
+    lane.identities.length += 8
+    lane.handles.length += 8
+    return True
+
+
 cdef int _take_rule(void *context, const Message *message) noexcept nogil:
     cdef Lane *lane = <Lane *> context
     cdef Attribute attribute
@@ -368,17 +387,8 @@ cdef int _take_rule(void *context, const Message *message) noexcept nogil:
             digest_absorb(&digest, attribute.data, attribute.length)
     identity = digest_finish(&digest)
     lane.trail = (lane.trail ^ identity ^ handle) * 0x9e3779b97f4a7c15u + handle
-    if (not writer_reserve(&lane.packets, 8) or not writer_reserve(&lane.sizes, 8)
-            or not writer_reserve(&lane.identities, 8) or not writer_reserve(&lane.handles, 8)):
+    if not _add_rule(lane, handle, identity, counters.pcnt, counters.bcnt):
         return ENOMEM
-    (<uint64_t *> (lane.packets.memory + lane.packets.length))[0] = counters.pcnt
-    (<uint64_t *> (lane.sizes.memory + lane.sizes.length))[0] = counters.bcnt
-    (<uint64_t *> (lane.identities.memory + lane.identities.length))[0] = identity
-    (<uint64_t *> (lane.handles.memory + lane.handles.length))[0] = handle
-    lane.packets.length += 8
-    lane.sizes.length += 8
-    lane.identities.length += 8
-    lane.handles.length += 8
     if lane.ruleset.keep:
         whole = (GENERAL_HEAD + message.length + 3) & ~<size_t> 3
         if not writer_reserve(&lane.kept, whole):
@@ -524,54 +534,8 @@ cdef int _read_all(Lane *lanes, bint unchanged) noexcept nogil:
 
 # ------------------------------------------------------- what has changed
 
-# The rules of an earlier reading, found by their handles.
-cdef struct Earlier:
-    const uint64_t *handles
-    const uint64_t *identities
-    uint32_t *places                 # numbers of rules plus one; 0: free
-    size_t mask
-
-
-cdef size_t _place_of(const Earlier *earlier, uint64_t handle) noexcept nogil:
-    """Return the place of a handle, or the free place where it belongs."""
-    cdef size_t at = (handle * 0x9e3779b97f4a7c15u >> 20) & earlier.mask
-    while earlier.places[at] and earlier.handles[earlier.places[at] - 1] != handle:
-        at = (at + 1) & earlier.mask
-    return at
-
-
-cdef int _index(Earlier *earlier, size_t count) noexcept nogil:
-    """Fill in the places. Return 0 or ENOMEM."""
-    cdef size_t i, room = 16
-    while room < 2 * count:
-        room *= 2
-    earlier.places = <uint32_t *> calloc(room, sizeof(uint32_t))
-    if earlier.places == NULL:
-        return ENOMEM
-    earlier.mask = room - 1
-    for i in range(count):
-        earlier.places[_place_of(earlier, earlier.handles[i])] = <uint32_t> i + 1
-    return 0
-
-
-cdef bint _add_rule(Lane *lane, uint64_t handle, uint64_t identity) noexcept nogil:
-    """Add a rule that has not changed. Its counters are not known."""
-    if (not writer_reserve(&lane.packets, 8) or not writer_reserve(&lane.sizes, 8)
-            or not writer_reserve(&lane.identities, 8) or not writer_reserve(&lane.handles, 8)):
-        return False
-    (<uint64_t *> (lane.packets.memory + lane.packets.length))[0] = 0
-    (<uint64_t *> (lane.sizes.memory + lane.sizes.length))[0] = 0
-    (<uint64_t *> (lane.identities.memory + lane.identities.length))[0] = identity
-    (<uint64_t *> (lane.handles.memory + lane.handles.length))[0] = handle
-    lane.packets.length += 8
-    lane.sizes.length += 8
-    lane.identities.length += 8
-    lane.handles.length += 8
-    return True
-
-
 cdef int _follow_chain(Lane *lane, ListedChain *row, const uint64_t *handles, char *known, size_t count,
-                       const Earlier *earlier) noexcept nogil:
+                       const HandleIndex *earlier, const uint64_t *identities) noexcept nogil:
     """Collect the rules of one chain: the *known* ones from the earlier reading, the others from the kernel.
 
     Return 0 or an errno. *known* is set to 0 for each rule that was read from the kernel.
@@ -580,9 +544,10 @@ cdef int _follow_chain(Lane *lane, ListedChain *row, const uint64_t *handles, ch
     cdef int failed
     row.first = slot = lane.handles.length // 8
     for i in range(count):
-        at = earlier.places[_place_of(earlier, handles[i])] if known[i] else 0
+        at = handle_number(earlier, handles[i]) if known[i] else 0
         if at:
-            if not _add_rule(lane, handles[i], earlier.identities[at - 1]):
+            # its counters are not known
+            if not _add_rule(lane, handles[i], identities[at - 1], 0, 0):
                 return ENOMEM
         else:
             known[i] = 0
@@ -861,7 +826,8 @@ cdef class NftScan(Scan):
 
     cdef tuple _follow(self, uint32_t generation, dict chains, bytes handles, bytearray known):
         cdef Lane *lane = &self.lanes[0]
-        cdef Earlier earlier
+        cdef HandleIndex earlier
+        cdef const uint64_t *identities
         cdef ListedChain *row
         cdef const uint64_t *handle = <const uint64_t *> PyBytes_AS_STRING(handles)
         cdef char *marks = known
@@ -879,11 +845,11 @@ cdef class NftScan(Scan):
             names[row.handle] = <bytes> row.name
         its_handles = PyBytes_FromStringAndSize(lane.handles.memory, lane.handles.length)
         its_identities = PyBytes_FromStringAndSize(lane.identities.memory, lane.identities.length)
-        earlier.handles = <const uint64_t *> PyBytes_AS_STRING(its_handles)
-        earlier.identities = <const uint64_t *> PyBytes_AS_STRING(its_identities)
+        identities = <const uint64_t *> PyBytes_AS_STRING(its_identities)
         # if this does not reach its end, a later reading must not be compared with it
         self.digest, self.ruleset.generation, self.ruleset.keep = 0, 0, False
-        failed = _index(&earlier, PyBytes_GET_SIZE(its_handles) // 8)
+        earlier.places = NULL
+        failed = handle_index(&earlier, PyBytes_AS_STRING(its_handles), 8, PyBytes_GET_SIZE(its_handles) // 8)
         try:
             lane.packets.length = lane.sizes.length = lane.identities.length = lane.handles.length = 0
             if not failed:
@@ -904,7 +870,7 @@ cdef class NftScan(Scan):
                 count -= first
                 taken += count
                 with nogil:
-                    failed = _follow_chain(lane, row, handle + first, marks + first, count, &earlier)
+                    failed = _follow_chain(lane, row, handle + first, marks + first, count, &earlier, identities)
                 if failed:
                     break
         finally:
