@@ -76,6 +76,7 @@ HOT = {
 SELDOM = {
     "_lockfile",
     "_netns",
+    "_pace",
     "bpf.btf",
     "bpf.handed",
     "bpf.handing",
@@ -125,6 +126,7 @@ def extensions():
         extension("_lockfile"),
         extension("_netlink"),
         extension("_counts"),
+        extension("_pace"),
         extension("_rope"),
         extension("language.words"),
         extension(

@@ -82,6 +82,18 @@ class Bpf(Buffers):
 
 
 @operation
+class Bpf_Every(Bpf):
+    """`CounterReader.every()` with eBPF, which keeps the pace itself."""
+
+    def paced(self, rate, seconds):
+        end = now() + seconds * 1_000_000_000
+        for polls, snapshot in enumerate(self.reader.every(1 / rate), 1):
+            self.held = snapshot
+            if now() >= end:
+                return polls
+
+
+@operation
 class Opening(Once):
     """Opening a reader by eBPF: all that has to be known, and the first reading."""
 

@@ -205,6 +205,21 @@ class CounterReader:
         snapshot = self._scan.quick(self, Snapshot)
         return snapshot if snapshot is not None else self._read()
 
+    def every(self, seconds: float) -> Iterator[Snapshot]:
+        """Return an iterator that waits and reads: a `Snapshot` at once, and then one every so many *seconds*.
+
+        >>> for snapshot in reader.every(0.001):          # doctest: +SKIP
+        ...     print(snapshot["INPUT"].sum())
+
+        The times are counted from the first one, so delays do not add up. A time that has passed while your code was
+        busy is left out. The wait costs less of the processor than one with `time.sleep`. If `read` raises, or the
+        handler of a signal, then `next` raises that, and can be called again. Raises `ParameterError` unless *seconds*
+        is more than none.
+        """
+        from ._pace import Polls  # loaded only by programs that poll
+
+        return Polls(self.read, seconds)
+
     def _read(self) -> Snapshot:
         self._belong_here()
         if self._mutex._is_owned():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from ..errors import IPTCError
 from .arguments import add_command, add_wait, positive, seconds
 from .output import complain, write
@@ -89,11 +87,12 @@ def _times(options: Namespace) -> Iterator[None]:
     if options.signal not in (None, "none"):
         yield from requests_of(options.signal)
         return
-    due = time.monotonic()
-    yield
-    while options.interval is not None:
-        due += options.interval
-        time.sleep(max(0, due - time.monotonic()))
+    if options.interval is None:
+        yield
+        return
+    from .._pace import Polls
+
+    for _ in Polls(int, options.interval):
         yield
 
 

@@ -16,8 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from .._pace import Pace
     from ..monitoring.board import Board
-    from ..monitoring.pace import Clock, Pace
+    from ..monitoring.pace import Clock
     from ..monitoring.sampler import Poller, Sample
     from .arguments import _Commands
 
@@ -64,8 +65,9 @@ def add(commands: _Commands) -> None:
 
 def run(options: Namespace) -> int:
     """Run the command. Return the exit status."""
+    from .._pace import Pace
     from ..monitoring.board import Board
-    from ..monitoring.pace import Clock, Pace
+    from ..monitoring.pace import Clock
     from ..monitoring.sampler import Sampler
     from ..monitoring.selection import Selection
 

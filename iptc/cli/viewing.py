@@ -15,8 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from .._pace import Pace
     from ..monitoring.board import Board
-    from ..monitoring.pace import Clock, Pace
+    from ..monitoring.pace import Clock
     from ..monitoring.sampler import Poller
 
 _SORTS = {"p": "packets", "b": "bytes", "o": "place"}

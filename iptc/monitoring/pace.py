@@ -1,4 +1,4 @@
-"""When to poll next: at multiples of the interval, however long each poll takes."""
+"""The clock by which the Sampler and `iptc top` poll."""
 
 from __future__ import annotations
 
@@ -22,17 +22,3 @@ class Clock:
         """Wait until *due*, or until another thread releases the lock *bell*. Return whether it was released."""
         rung: bool = bell.acquire(timeout=max(0, due - self.now()) / _BILLION)
         return rung
-
-
-class Pace:
-    """The times `start + n * interval`. A time that has passed meanwhile is left out."""
-
-    def __init__(self, interval: float, start: int) -> None:
-        self._interval = max(1, round(interval * _BILLION))
-        self._start = start
-        self.due = start + self._interval
-
-    def go_on(self, now: int) -> None:
-        """Set `due` to the first of these times that is after *now* and after the last one."""
-        done = max(now, self.due) - self._start
-        self.due = self._start + (done // self._interval + 1) * self._interval

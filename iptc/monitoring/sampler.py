@@ -14,11 +14,12 @@ import weakref
 from _thread import allocate_lock, start_new_thread
 
 from .. import _core, backends
+from .._pace import Pace, checked_interval
 from ..counters import checked_source
-from ..errors import KernelError, ParameterError, ParameterTypeError, is_absent
+from ..errors import KernelError, ParameterTypeError, is_absent
 from ..namespace import open_namespace
 from .events import Event, events_between
-from .pace import Clock, Pace
+from .pace import Clock
 from .selection import Selection
 from .sources import Sources
 
@@ -471,13 +472,9 @@ class Sampler:
         backend: str | None = None,
         source: str = "socket",
     ) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, (int, float)):
-            raise ParameterTypeError(f"an interval must be seconds, not {interval!r}")
-        if not 0 < interval < 1e9:
-            raise ParameterError(f"an interval must be seconds, more than none, not {interval!r}")
         if isinstance(tables, str):
             raise ParameterTypeError(f"tables must be several names, not {tables!r}")
-        self.interval = interval
+        self.interval = checked_interval(interval)
         self.tables = None if tables is None else tuple(tables)
         self.netns = netns
         self.ipv6 = ipv6
