@@ -255,9 +255,9 @@ def room(sums, rules, cpus):
     return banks * BANK, stride.value, sheets
 
 
-@pytest.mark.parametrize("cpus", [*CPUS, 4096, 7680])
+@pytest.mark.parametrize("cpus", [*CPUS, 4096, 8192])
 def test_the_memory_of_copies_is_bounded(sums, cpus):
-    for rules in (0, 1, 100, 1000, 10_000, 15_000, 100_000, 1_000_000):
+    for rules in (0, 1, 100, 1000, 10_000, 17_000, 100_000, 1_000_000):
         size, stride, sheets = room(sums, rules, cpus)
         assert size <= copies.MOST_MEMORY
         if stride >= sheets:
@@ -266,7 +266,8 @@ def test_the_memory_of_copies_is_bounded(sums, cpus):
         else:
             assert size <= copies.PIECE * 16 / 15 + BANK or stride == 1
     # as docs/counters.md says
-    assert room(sums, 15_000, 128)[1:] == (59, 59) and room(sums, 16_000, 128)[1] == 4
+    assert room(sums, 17_000, 128)[1:] == (67, 67) and room(sums, 18_000, 128)[1] == 4
+    assert room(sums, 1_000_000, 2)[1:] == (3907, 3907)
 
 
 def maps_of(process="self"):

@@ -45,9 +45,9 @@ cdef enum:
     PAIRS = 512                      # how many counters of one CPU are read one by one in a reading
     SMALL = 64                       # how many pages, of all CPUs together, are copied at most while holding the GIL
 
-# The most memory that copies take, for up to 7680 CPUs. Each page is copied twice for each CPU. If that needs more
+# The most memory that copies take, for up to 8192 CPUs. Each page is copied twice for each CPU. If that needs more
 # memory, each reading copies and adds up all pages anew, one piece of PIECE bytes after the other.
-MOST_MEMORY = 64 << 20
+MOST_MEMORY = 72 << 20
 PIECE = 4 << 20
 
 
