@@ -119,9 +119,14 @@ class Bpf_Sampler(Once):
     def work(self):
         pass
 
-    def paced(self, rate, seconds):
+    def begin(self, rate):
+        """Open everything and take a sample, so that only polls are measured, as for the other operations."""
+        self.samples = iter(iptc.Sampler(1 / rate, ["filter"], ipv6=False, source="bpf"))
+        self.held = next(self.samples)
+
+    def paced(self, seconds):
         polls, end = 0, now() + seconds * 1_000_000_000
-        for self.held in iptc.Sampler(1 / rate, ["filter"], ipv6=False, source="bpf"):
+        for self.held in self.samples:
             polls += self.held.polls
             if now() >= end:
                 return polls
@@ -434,9 +439,12 @@ def pace(work, rate, seconds):
     import time
 
     work.run()
+    keeps_pace = hasattr(work, "paced")
+    if keeps_pace:
+        work.begin(rate)
     polls, began, cpu = 0, now(), time.process_time_ns()
-    if hasattr(work, "paced"):
-        polls = work.paced(rate, seconds)
+    if keeps_pace:
+        polls = work.paced(seconds)
     while (due := began + polls * 1_000_000_000 // rate) < began + seconds * 1_000_000_000:
         left = due - now()
         if left > 0:
