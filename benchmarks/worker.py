@@ -85,12 +85,15 @@ class Bpf(Buffers):
 class Bpf_Every(Bpf):
     """`CounterReader.every()` with eBPF, which keeps the pace itself."""
 
-    def paced(self, rate, seconds):
-        end = now() + seconds * 1_000_000_000
-        for polls, snapshot in enumerate(self.reader.every(1 / rate), 1):
-            self.held = snapshot
-            if now() >= end:
-                return polls
+    def begin(self, rate):
+        self.snapshots = self.reader.every(1 / rate)
+
+    def paced(self, seconds):
+        polls, end = 0, now() + seconds * 1_000_000_000
+        while now() < end:
+            self.held = next(self.snapshots)
+            polls += 1
+        return polls
 
 
 @operation
@@ -126,10 +129,10 @@ class Bpf_Sampler(Once):
 
     def paced(self, seconds):
         polls, end = 0, now() + seconds * 1_000_000_000
-        for self.held in self.samples:
+        while now() < end:
+            self.held = next(self.samples)
             polls += self.held.polls
-            if now() >= end:
-                return polls
+        return polls
 
 
 @operation
