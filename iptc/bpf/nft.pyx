@@ -16,11 +16,12 @@ from .._counts cimport HandleIndex, handle_index, handle_number
 from .._linux cimport strnlen
 from .copies cimport Marks, format
 from .finder cimport Finder
+from .frees cimport Addresses, Frees, address_in, shared_frees
 from .net cimport Net
 from .percpu cimport prepare_for, variable_at
 from .window cimport Window, word_in
 
-from ..errors import Unsupported
+from ..errors import KernelError, Unsupported
 from .btf import ask
 from .reasons import Hindrance
 
@@ -39,6 +40,8 @@ cdef enum:
 
 _NOT = bytes([1]) + bytes(255)
 """Turns 0 into 1, and all else into 0."""
+
+cdef uint64_t NO_LOG = <uint64_t> -1
 
 SEQUENCE = "nft_counter_seq"
 """The per-CPU variable to which each CPU adds 1 before and after it counts a packet. Newer kernels do not have it."""
@@ -203,6 +206,8 @@ cdef class Walk:
     # while it walks: the rules of an earlier walk, and the handle of the table
     cdef HandleIndex known
     cdef uint64_t known_table
+    cdef const Addresses *known_freed        # what was freed since that walk
+    cdef uint64_t frees              # how many blocks had been freed when this walk began; NO_LOG: not known
     cdef char *blob
     cdef size_t blob_room
     cdef Kind kinds[64]
@@ -416,7 +421,8 @@ cdef class Walk:
         if not number:
             return False
         other = <const RuleFound *> self.known.rules + (number - 1)
-        if not other.at or other.length != rule.length or word_in(expressions, other.at) != other.counter:
+        if (not other.at or other.length != rule.length or word_in(expressions, other.at) != other.counter
+                or address_in(self.known_freed, other.counter)):
             return False
         rule[0] = other[0]
         return True
@@ -481,9 +487,11 @@ cdef class Walk:
 
     # ------------------------------------------------------------------ what was found
 
-    cdef int compare_with(self, Walk other) except -1:
-        """Walk faster through the rules that *other* has found; None: there is no other walk."""
+    cdef int compare_with(self, Walk other, const Addresses *freed) except -1:
+        """Walk faster through the rules that *other* has found; None: there is no other walk. *freed*: what was freed
+        since then."""
         self.known.places = NULL
+        self.known_freed = freed
         if other is not None:
             self.known, self.known_table = other.index, other.table_handle
         return 0
@@ -503,10 +511,11 @@ cdef class Walk:
         other.name_text = other.name
         return other
 
-    cdef bint is_like(self, Walk other) noexcept:
-        """Whether the other walk has found the same chains, with their rules in the same blocks.
+    cdef bint is_like(self, Walk other, bint blocks_tell, const Addresses *freed) noexcept:
+        """Whether the other walk has found the same chains with the same rules.
 
-        Handles do not tell the rules apart: a rule that replaces another one has its handle.
+        Handles do not tell the rules apart: a rule that replaces another one has its handle. *blocks_tell*: the same
+        block has the same rules. Otherwise the counters tell, of which some were *freed* meanwhile.
         """
         cdef uint32_t i
         cdef const Found *one
@@ -516,19 +525,26 @@ cdef class Walk:
             return False
         for i in range(self.chain_count):
             one, two = &self.chains[i], &other.chains[i]
-            if (one.handle != two.handle or one.stats != two.stats or one.policy != two.policy or one.blob != two.blob
-                    or one.first != two.first or one.end != two.end or strcmp(one.name, two.name) != 0):
+            if (one.handle != two.handle or one.stats != two.stats or one.policy != two.policy
+                    or blocks_tell and one.blob != two.blob or one.first != two.first or one.end != two.end
+                    or strcmp(one.name, two.name) != 0 or address_in(freed, one.stats)):
                 return False
-        return not self.rule_count or memcmp(self.rules, other.rules, self.rule_count * sizeof(RuleFound)) == 0
+        if self.rule_count and memcmp(self.rules, other.rules, self.rule_count * sizeof(RuleFound)) != 0:
+            return False
+        for i in range(0 if blocks_tell else self.rule_count):
+            if not self.rules[i].counter or address_in(freed, self.rules[i].counter):
+                return False
+        return True
 
-    cdef bytearray unchanged(self, Walk other):
-        """Return a byte for each rule: whether the other walk has found it too, with the same counter."""
+    cdef bytearray unchanged(self, Walk other, const Addresses *freed):
+        """Return a byte for each rule: whether the other walk has found it too, with the same counter, which was not
+        *freed* meanwhile."""
         cdef bytearray made = bytearray(self.rule_count)
         cdef char *same = made
         cdef uint32_t i, number
         for i in range(self.rule_count):
             number = handle_number(&other.index, self.rules[i].handle)
-            same[i] = number and self.rules[i].counter and not memcmp(
+            same[i] = number and self.rules[i].counter and not address_in(freed, self.rules[i].counter) and not memcmp(
                 &other.rules[number - 1], &self.rules[i], sizeof(RuleFound))
         return made
 
@@ -590,7 +606,13 @@ cdef class NftFinder(Finder):
     cdef Walk kept                   # the walk that later ones are compared with
     cdef bint keeps                  # `kept` is filled
     cdef uint64_t generation         # the generation number for which `kept` is known to be true
+    cdef Frees log                   # tells what the kernel frees; None: no change was seen yet, or it is impossible
+    cdef Addresses freed             # what was freed since `kept` was known to be true
+    cdef bint is_logged              # `freed` is complete
     cdef bint has_sequence           # `sequence` was looked for
+
+    def __dealloc__(self):
+        free(self.freed.places)
 
     def __init__(self, Window window not None, int nfproto, str table not None, int descriptor):
         """*descriptor* is a socket in the table's network namespace."""
@@ -618,10 +640,11 @@ cdef class NftFinder(Finder):
 
     cdef int find(self, const Marks *marks) except -1:
         cdef int failed
-        self.found.compare_with(self.kept if self._can_follow(marks) else None)
+        self._look_at_log()
+        self.found.compare_with(self.kept if self._can_follow(marks) else None, &self.freed)
         with nogil:
             failed = self.found.walk()
-        self.found.compare_with(None)
+        self.found.compare_with(None, NULL)
         self.rules = self.found.rule_count
         if self.found.has_counters and not self.has_sequence:
             self.sequence = variable_at(self.found.window, SEQUENCE, "nf_tables", self.found.module)
@@ -630,21 +653,45 @@ cdef class NftFinder(Finder):
             raise Hindrance("a process owns the table: when it ends, the table goes without a new generation")
         return failed
 
-    cdef bint _can_follow(self, const Marks *marks) noexcept:
-        """Whether the same address still means the same counter, or the same block of rules, as in what was kept.
+    cdef int _look_at_log(self) except -1:
+        """Find out what was freed since `kept` was known to be true. The log begins with the first change."""
+        cdef Frees log
+        free(self.freed.places)
+        self.freed.places = NULL
+        self.is_logged = False
+        self.found.frees = NO_LOG
+        if not self.keeps:
+            return 0
+        try:
+            log = shared_frees()
+        except (Unsupported, KernelError):
+            log = None               # without a log, only single commits are followed
+        if log is not self.log:
+            self.log, self.kept.frees = log, NO_LOG
+        if log is not None:
+            self.found.frees = log.count()
+            self.is_logged = self.kept.frees != NO_LOG and log.gather(self.kept.frees, &self.freed)
+        return 0
 
-        A commit makes what is new before it frees what is old. A later commit may put something else at the address of
-        what was freed. So it is true after one commit, and no longer after two.
+    cdef bint _is_next(self, const Marks *marks) noexcept:
+        """Whether there was at most one commit since `kept` was known to be true.
+
+        A commit makes what is new before it frees what is old. So after it, the same address still means the same
+        counter, or the same block of rules. A second commit may put something else there: then the log tells.
         """
         cdef uint32_t commits = <uint32_t> (marks.value[0] - self.generation)
-        return self.keeps and commits <= 1
+        return commits <= 1
+
+    cdef bint _can_follow(self, const Marks *marks) noexcept:
+        """Whether it is known which counters of `kept` still mean the same rules."""
+        return self.keeps and (self.is_logged or self._is_next(marks))
 
     cdef bint is_known(self, const Marks *marks) except -1:
-        """Whether the chains still have the blocks of rules that they had. A commit that changes a rule of a chain, or
-        its comment, makes another block."""
-        if not self._can_follow(marks) or not self.found.is_like(self.kept):
+        """Whether the chains still have the rules that they had. A commit that changes a rule of a chain, or its
+        comment, makes another block, and another counter for the rule."""
+        if not self._can_follow(marks) or not self.found.is_like(self.kept, self._is_next(marks), &self.freed):
             return False
-        self.generation = marks.value[0]
+        self.generation, self.kept.frees = marks.value[0], self.found.frees
         return True
 
     cdef int keep(self, const Marks *marks) except -1:
@@ -673,7 +720,7 @@ cdef class NftFinder(Finder):
         cdef Py_ssize_t unknown
         if not self._can_follow(marks) or not self.has_marks or self.found.table_handle != self.kept.table_handle:
             return None
-        known = self.found.unchanged(self.kept)
+        known = self.found.unchanged(self.kept, &self.freed)
         unknown = known.count(0)
         if unknown > len(known) // CHANGES + FEW_CHANGES:
             return None

@@ -28,6 +28,7 @@ struct map cpus SEC("maps");     /* array of struct cpu: the possible CPUs; for 
 struct map pages SEC("maps");    /* array of BANK bytes: the copies */
 struct map head SEC("maps");     /* array with one struct head */
 struct map freed SEC("maps");    /* array with two u64: how often a per-CPU block was freed, and its address */
+struct map frees SEC("maps");    /* array with one struct frees */
 struct map ruler SEC("maps");    /* per-CPU array with one u64: its addresses show where each CPU's memory begins */
 struct map given SEC("maps");    /* array like pages: the copies that a process without rights may see */
 struct map owners SEC("maps");   /* array of struct owner: one for each copy, or empty */
@@ -498,6 +499,22 @@ int free_percpu(struct bpf_raw_tracepoint_args *arguments)
 
 	if (frees && arguments->args[2] == frees[1])
 		__sync_fetch_and_add((__u64 *)frees, 1);
+	return 0;
+}
+
+/* Writes the address of each block of per-CPU memory that the kernel frees into a log. The kernel reaches this tracepoint
+   before it can give the block to anybody else, and holds a lock. So an address that is in use again is in the log. */
+SEC("raw_tp/percpu_free_percpu")
+int log_free(struct bpf_raw_tracepoint_args *arguments)
+{
+	__u32 zero = 0;
+	struct frees *log = map_lookup(&frees, &zero);
+	__u64 number;
+
+	if (!log)
+		return 0;
+	number = __sync_fetch_and_add(&log->count, 1);
+	log->address[number % FREES] = arguments->args[2];
 	return 0;
 }
 

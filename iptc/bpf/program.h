@@ -11,6 +11,7 @@ enum {
 	BANK = (BANK_PAGES + 1) * PAGE,
 	MARKS = 2,
 	PAIR_TRIES = 64,
+	FREES = 8192,           /* how many addresses the log of freed per-CPU memory has */
 	/* offsets in the first bank of the map `given`, after its pages of copies */
 	TURN_AT = BANK - 8,     /* how often the program has written copies into `given` */
 	SET_AT = BANK - 16,     /* a random number: programs and maps that were handed over together have the same */
@@ -65,6 +66,12 @@ struct head {
 	__u64 cookie;           /* the cookie that must be there */
 	__u64 busy;             /* a process is running the program */
 	__u64 ended;            /* the ruleset or the namespace has changed: the program gives out nothing more */
+};
+
+/* The per-CPU memory that the kernel freed last. The address number n is at n % FREES. */
+struct frees {
+	__u64 count;            /* how many were freed since the log began */
+	__u64 address[FREES];
 };
 
 /* The contexts of the programs. A program writes its results into the members that are marked with "result". */

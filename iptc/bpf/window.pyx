@@ -41,6 +41,13 @@ _ARRAY = (("member", "bpf_array", "pptrs"), ("member", "bpf_array", "map.value_s
           ("member", "bpf_array", "map.max_entries"))
 
 
+def trace_freed(str name not None, dict maps not None):
+    """Let the program *name* run each time that the kernel frees per-CPU memory. Return the `TracepointLink`."""
+    if ask(_FREED) != [(3, 4)]:
+        raise Unsupported("the tracepoint percpu_free_percpu tells other things than iptc knows")
+    return TracepointLink(load(name, maps), "percpu_free_percpu")
+
+
 cdef class Window:
     """Reads the kernel's memory. Raises `Unsupported` with the reason if the kernel does not allow it."""
 
@@ -145,8 +152,6 @@ cdef class Window:
     cdef int watch(self, uint64_t address) except -1:
         """Count from now on how often the per-CPU block at *address* is freed. Only one block is watched at a time."""
         if self.trace is None:
-            if ask(_FREED) != [(3, 4)]:
-                raise Unsupported("the tracepoint percpu_free_percpu tells other things than iptc knows")
-            self.trace = TracepointLink(load("free_percpu", {"freed": self.freed}), "percpu_free_percpu")
+            self.trace = trace_freed("free_percpu", {"freed": self.freed})
         (<uint64_t *> self.freed.memory)[1] = address
         return 0
