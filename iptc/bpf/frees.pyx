@@ -6,11 +6,12 @@ A program at the tracepoint `percpu_free_percpu` writes a log. All readers of a 
 
 from libc.stdlib cimport calloc, free
 
+from .window cimport trace_freed
+
 import os
 import weakref
 
 from .kernel import ARRAY
-from .window import trace_freed
 
 cdef extern from "program.h" nogil:
     enum:

@@ -83,3 +83,5 @@ cdef class Window:
     cdef uint64_t word(self, uint64_t at) noexcept nogil
     cdef uint64_t private_of(self, int descriptor) except 0
     cdef int watch(self, uint64_t address) except -1
+
+cdef TracepointLink trace_freed(str name, dict maps)

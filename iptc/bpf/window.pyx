@@ -41,7 +41,7 @@ _ARRAY = (("member", "bpf_array", "pptrs"), ("member", "bpf_array", "map.value_s
           ("member", "bpf_array", "map.max_entries"))
 
 
-def trace_freed(str name not None, dict maps not None):
+cdef TracepointLink trace_freed(str name, dict maps):
     """Let the program *name* run each time that the kernel frees per-CPU memory. Return the `TracepointLink`."""
     if ask(_FREED) != [(3, 4)]:
         raise Unsupported("the tracepoint percpu_free_percpu tells other things than iptc knows")
