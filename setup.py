@@ -153,6 +153,7 @@ def extensions():
         extension("nft.reader"),
         extension("managing.lcs"),
         extension("managing.numbering"),
+        extension("monitoring.quick"),
         extension("monitoring.series"),
         extension("monitoring.passwords"),
         extension("watching.inotify"),

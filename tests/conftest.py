@@ -257,6 +257,7 @@ BOTH_BACKENDS = {
     "test_same_rule",
     "test_statuses",
     "test_interrupts",
+    "test_quick_polls",
     "test_reentry",
     "test_bounds",
     "test_allocations",

@@ -15,11 +15,12 @@ from _thread import allocate_lock, start_new_thread
 
 from .. import _core, backends
 from .._pace import Pace, checked_interval
-from ..counters import checked_source
+from ..counters import Snapshot, checked_source
 from ..errors import KernelError, ParameterTypeError, is_absent
 from ..namespace import open_namespace
 from .events import Event, events_between
 from .pace import Clock
+from .quick import QuickPoller, Span
 from .selection import Selection
 from .sources import Sources
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._types import Netns
-    from ..counters import Delta, Snapshot
+    from ..counters import CounterReader, Delta
     from ..layout import RuleInfo
     from .sources import TableReading
 
@@ -89,49 +90,16 @@ class TableSample:
         return f"<iptc.TableSample {'IPv6' if self.ipv6 else 'IPv4'} {self.table} {len(self)} rules>"
 
 
-class _Span:
-    """One table since the last sample that was taken: its snapshot then and now, and whether it was gone meanwhile.
-
-    *source*: how it was read, and why: (`source`, `source_reason`).
-    """
-
-    __slots__ = ("before", "now", "delta", "gone", "source")
-
-    def __init__(
-        self,
-        before: Snapshot | None,
-        now: Snapshot | None,
-        gone: bool = False,
-        source: tuple[str, str] = ("socket", ""),
-    ) -> None:
-        self.before = before
-        self.now = now
-        self.gone = gone
-        self.source = source
-        self.delta: Delta | None = None
-        if now is not None:
-            # the table is new, so it is not known what it has counted in the interval
-            self.delta = now.since(now if before is None or gone else before)
-
-    def followed_by(self, later: _Span) -> _Span:
-        """Return this span and the *later* one as one span."""
-        both = _Span.__new__(_Span)
-        both.before, both.now = self.before, later.now
-        both.gone = self.gone or later.gone
-        both.delta, both.source = later.delta, later.source
-        if later.delta is not None and self.delta is not None and not later.gone:
-            both.delta = later.delta.after(self.delta)
-        return both
-
-    def events(self, table: str, ipv6: bool) -> Iterator[Event]:
-        if self.gone and self.before is not None:
-            yield Event(Event.GONE, table, ipv6)
-        if self.now is None:
-            return
-        if self.gone or self.before is None:
-            yield Event(Event.BACK, table, ipv6)
-        elif self.delta is not None:
-            yield from events_between(table, ipv6, self.before, self.now, self.delta.flags)
+def _events(span: Span, table: str, ipv6: bool) -> Iterator[Event]:
+    """Yield the events of one table."""
+    if span.gone and span.before is not None:
+        yield Event(Event.GONE, table, ipv6)
+    if span.now is None:
+        return
+    if span.gone or span.before is None:
+        yield Event(Event.BACK, table, ipv6)
+    elif span.delta is not None:
+        yield from events_between(table, ipv6, span.before, span.now, span.delta.flags)
 
 
 class Sample:
@@ -142,15 +110,17 @@ class Sample:
         included. `errors`: the exceptions of tables that could not be read this time.
     """
 
+    # `Poller.quick` makes samples too, and sets what has no default here
+    polls = 1
+    _events: tuple[Event, ...] | None = None
+
     def __init__(
-        self, spans: dict[_Key, _Span], errors: dict[Any, BaseException], now: tuple[float, float], seconds: float
+        self, spans: dict[_Key, Span], errors: dict[Any, BaseException], now: tuple[float, float], seconds: float
     ) -> None:
         self._spans = spans
         self._errors = errors
         self.time = now
         self.seconds = seconds
-        self.polls = 1
-        self._events: tuple[Event, ...] | None = None
 
     def _followed_by(self, later: Sample) -> Sample:
         spans = dict(self._spans)
@@ -181,7 +151,7 @@ class Sample:
         """The `Event`s since the last sample. They are computed when they are first asked for."""
         if self._events is None:
             self._events = tuple(
-                [event for (ipv6, table), span in self._spans.items() for event in span.events(table, ipv6)]
+                [event for (ipv6, table), span in self._spans.items() for event in _events(span, table, ipv6)]
             )
         return self._events
 
@@ -206,13 +176,13 @@ class Sample:
         return f"<iptc.Sample {len(self)} tables over {self.seconds:.3f} s>"
 
 
-class Poller:
+class Poller(QuickPoller):
     """What is known of the tables between polls."""
 
     def __init__(self, sources: Sources, netns: Netns, strict: Iterable[str]) -> None:
+        self._makes(Sample, Snapshot)
         self._sources = sources
         self._netns = netns
-        self._last: dict[_Key, Snapshot] = {}
         self._time = time.monotonic()
         for reading in sources.poll():
             if reading.error is not None:
@@ -242,23 +212,34 @@ class Poller:
 
     def poll(self) -> Sample:
         """Read all tables once."""
+        sample = self.quick()
+        return self._whole_poll() if sample is None else sample
+
+    def _whole_poll(self) -> Sample:
+        """Look which tables there are, and read them."""
+        self._stays(None)
         readings = self._sources.poll()
-        spans: dict[_Key, _Span] = {}
+        spans: dict[_Key, Span] = {}
         errors: dict[Any, BaseException] = {}
         unknown: set[_Key] = set()
+        steady: list[tuple[_Key | None, CounterReader, tuple[str, str]]] = []
         for reading in readings:
             if reading.error is not None and not is_absent(reading.error):
                 errors[reading.key] = reading.error
                 unknown.update(key for key in self._last if key[0] == reading.ipv6 and reading.table in (key[1], None))
-            if reading.table is None or not self._is_there(reading):
-                continue
-            key = reading.ipv6, reading.table
-            before = self._last.get(key)
             source = reading.source or "socket", reading.source_reason or ""
-            spans[key] = _Span(before, self._keep(reading), reading.reopened and before is not None, source)
+            key = None
+            if reading.table is not None and self._is_there(reading):
+                key = reading.ipv6, reading.table
+                before = self._last.get(key)
+                spans[key] = Span(before, self._keep(reading), reading.reopened and before is not None, source)
+            if reading.reader is not None:
+                steady.append((key, reading.reader, source))
         for key in [key for key in self._last if key not in spans and key not in unknown]:
-            spans[key] = _Span(self._last.pop(key), None, True)
+            spans[key] = Span(self._last.pop(key), None, True)
         _log(spans, errors)
+        if self._sources.stay(readings):
+            self._stays(steady)
         then, self._time = self._time, time.monotonic()
         return Sample(spans, errors, (self._time, time.time()), self._time - then)
 
@@ -267,7 +248,7 @@ class Poller:
         self._sources.close()
 
 
-def _log(spans: dict[_Key, _Span], errors: dict[Any, BaseException]) -> None:
+def _log(spans: dict[_Key, Span], errors: dict[Any, BaseException]) -> None:
     """Log the errors and other events to the logger `iptc`."""
     gone = [f"{'IPv6' if ipv6 else 'IPv4'} table {table} is gone" for (ipv6, table), span in spans.items() if span.gone]
     if gone or errors:

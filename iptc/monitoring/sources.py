@@ -106,6 +106,15 @@ class Sources:
             readings += self._places[name].poll()
         return readings
 
+    def stay(self, readings: list[TableReading]) -> bool:
+        """Whether the next poll finds the tables of *readings*, which `poll` has just returned, and nothing else, as
+        long as their counters can be read quickly (`Scan.quick`)."""
+        if self._netns or self._all_named or not readings:
+            return False  # a namespace can be deleted, and made anew
+        if any(reading.error is not None or reading.source != "bpf" for reading in readings):
+            return False
+        return self._places[None].stays()
+
     def _names(self) -> dict[Netns, str | None]:
         """Return {namespace: the name that is shown for it}."""
         if not self._netns and not self._all_named:
@@ -179,6 +188,18 @@ class _Place:
                 tables = backends.tables_in_use(_core.IPV6 if ipv6 else _core.IPV4, side, there)
             wanted += [(ipv6, table) for table in tables]
         return wanted
+
+    def stays(self) -> bool:
+        """Whether other tables, or the other back end, can only be there after something was changed that `Scan.quick`
+        of the present readers notices."""
+        if self.bare:
+            return False
+        if self.selection.tables is not None:
+            return True
+        # nf_tables has one generation number for all tables, which eBPF compares. It may have changed between looking
+        # for the tables and reading them, so they are looked for once more
+        with namespace.open_namespace(self.netns) as there:
+            return self.side == "nft" and self._wanted(there) == list(self.readers)
 
     def _follow(self, file: tuple[int, int] | None) -> bool:
         """Close the readers if the namespace of that name is a new one. Return whether it is."""
