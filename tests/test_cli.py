@@ -51,6 +51,8 @@ def test_counters_as_json(host, command, ipv6):
 
 def test_counters_again_and_again(host, command):
     host.iptables("-A INPUT -c 12 345 -p tcp")
+    # 0 means without a wait
+    assert command("counters", "--interval", "0", "--count", "2")[1].count("Chain INPUT") == 2
     code, out, _ = command("counters", "--interval", "0.01", "--count", "3", "--format", "json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(lines) == 3

@@ -92,7 +92,8 @@ def _times(options: Namespace) -> Iterator[None]:
         return
     from .._pace import Polls
 
-    for _ in Polls(int, options.interval):
+    # 0 means without a wait
+    for _ in Polls(int, options.interval or 1e-9):
         yield
 
 
