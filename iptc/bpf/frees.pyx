@@ -22,8 +22,9 @@ cdef extern from "program.h" nogil:
 
 cdef extern from *:
     """
-    /* The number of addresses before their content: the kernel writes in the reverse order. */
-    #define frees_counted(log) __atomic_load_n(&(log)->count, __ATOMIC_ACQUIRE)
+    /* What stands before this in the program is read before it, and what stands after it is read after it. */
+    #define frees_counted(log) \
+        (__atomic_thread_fence(__ATOMIC_ACQUIRE), __atomic_load_n(&(log)->count, __ATOMIC_ACQUIRE))
     """
     uint64_t frees_counted(frees *log) nogil
 
