@@ -1,5 +1,6 @@
-/* Reads BTF that is damaged, over and over, under AddressSanitizer where that is there: FILE SEED TIMES NAME...
-   The kernel's types and a module's on top of them are both made of FILE; every question is asked of them. */
+/* Reads BTF that is damaged, over and over, under AddressSanitizer where that is there: FILE SEED TIMES ASKED NAME...
+   The kernel's types and a module's on top of them are both made of FILE; every question is asked of them, each time
+   about ASKED of the names. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +40,7 @@ static unsigned char *damaged(const unsigned char *data, size_t length, size_t *
 	return copy;
 }
 
-static unsigned long long ask(const struct types *types, char **names, int count)
+static unsigned long long ask(const struct types *types, int asked, char **names, int count)
 {
 	unsigned long long answers = 0;
 	struct place place;
@@ -48,7 +49,8 @@ static unsigned long long ask(const struct types *types, char **names, int count
 	char path[512];
 	int i, j;
 
-	for (i = 0; i < count; i++) {
+	while (asked--) {
+		i = draw(count);
 		answers += types_size(types, names[i], &size) == 0;
 		answers += types_function(types, names[i], &number) == 0;
 		answers += types_typedef(types, names[i]);
@@ -66,12 +68,13 @@ static unsigned long long ask(const struct types *types, char **names, int count
 
 int main(int count, char **words)
 {
-	unsigned char data[1 << 16], *first, *second;
+	static unsigned char data[1 << 25];
+	unsigned char *first, *second;
 	struct types kernel, module;
 	size_t length, its, module_its;
 	unsigned long long answers = 0, opened = 0;
 	FILE *file = fopen(words[1], "rb");
-	long times = atol(words[3]);
+	long times = atol(words[3]), asked = atol(words[4]);
 
 	chance = strtoull(words[2], NULL, 10);
 	length = fread(data, 1, sizeof(data), file);
@@ -80,11 +83,11 @@ int main(int count, char **words)
 		first = damaged(data, length, &its);
 		if (types_open(&kernel, first, its, NULL) == 0) {
 			opened++;
-			answers += ask(&kernel, words + 4, count - 4);
+			answers += ask(&kernel, asked, words + 5, count - 5);
 			second = damaged(data, length, &module_its);
 			if (types_open(&module, second, module_its, &kernel) == 0) {
 				opened++;
-				answers += ask(&module, words + 4, count - 4);
+				answers += ask(&module, asked, words + 5, count - 5);
 			}
 			types_close(&module);
 			free(second);

@@ -22,6 +22,7 @@ cdef extern from "types.h" nogil:
         TYPES_BITFIELD
         TYPES_AMBIGUOUS
         TYPES_NO_MEMORY
+        TYPES_UNKNOWN_FORM
     struct types:
         uint32_t count
     struct place:
@@ -70,7 +71,9 @@ cdef class Types:
         if failed == TYPES_NO_MEMORY:
             raise OutOfMemory("can't read the kernel's BTF: no memory")
         if failed == TYPES_BROKEN:
-            raise Unsupported(f"the BTF of {self.name} is broken")
+            raise Unsupported(f"the BTF of {self.name} is broken{f' at {name}.{path}' if name else ''}")
+        if failed == TYPES_UNKNOWN_FORM:
+            raise Unsupported(f"the BTF of {self.name} has another byte order or version than this iptc knows")
         if failed == TYPES_UNKNOWN_KIND:
             raise Unsupported(f"the BTF of {self.name} has a kind of type that this iptc does not know")
         if failed == TYPES_NO_TYPE:
@@ -93,6 +96,13 @@ cdef class Types:
     def member(self, str name not None, str path not None):
         """Return (offset, size) of a member of *name*, in bytes; *path* is like "table.name" or "ptr[3]"."""
         return self._place(types_member, name, path)
+
+    def number(self, str name not None, str path not None, int size):
+        """Return the offset of a member of *name* in bytes. Raises `Unsupported` unless it has *size* bytes."""
+        offset, its_size = self.member(name, path)
+        if its_size != size:
+            raise Unsupported(f"{name}'s {path} has {its_size} bytes in this kernel, and not {size}")
+        return offset
 
     def bits(self, str name not None, str path not None):
         """Return (offset, width) of a member in bits. It may be a bit-field. On a little-endian machine, bit 0 is the
@@ -200,8 +210,9 @@ def _identity(str name):
 
 
 def ask(tuple questions not None, str module=None):
-    """Return the list of answers to *questions*: ("size", name), ("member", name, path), ("bits", name, path),
-    ("variable", section, name), ("function", name), ("has_tracepoint", name) or ("argument", function, name).
+    """Return the list of answers to *questions*: ("size", name), ("member", name, path), ("number", name, path, size),
+    ("bits", name, path), ("variable", section, name), ("function", name), ("has_tracepoint", name) or
+    ("argument", function, name).
 
     The answers are kept, and refusals too. So the kernel's BTF, which has some megabytes, is read only for new
     questions, and is not kept in memory.

@@ -25,22 +25,23 @@ from ..errors import Unsupported
 from .btf import ask
 
 cdef enum:
-    NAME = 32                        # XT_TABLE_MAXNAMELEN
-    ROOM = 512                       # bytes of the largest structure that is read
+    NAME = 32                        # XT_TABLE_MAXNAMELEN, of the kernel's uapi
+    ROOM = 512                       # bytes of the largest structure that is read; BTF is asked whether it fits
     MOST_TABLES = 64                 # of a family
     LOOKS = 4                        # how often to look again at a list that is being changed
     PIECE = 1 << 17                  # bytes of the rules that are read at once
     SLACK = 128                      # counters of chain heads may lie between those of two rules: copy them too
 
 _OURS = (
-    ("size", "xt_table"), ("member", "xt_table", "list"), ("member", "xt_table", "me"),
-    ("member", "xt_table", "private"), ("member", "xt_table", "af"), ("member", "xt_table", "name"),
-    ("member", "xt_table_info", "size"), ("member", "xt_table_info", "number"), ("member", "xt_table_info", "entries"),
+    ("size", "xt_table"), ("number", "xt_table", "list.next", 8), ("number", "xt_table", "list.prev", 8),
+    ("number", "xt_table", "me", 8), ("number", "xt_table", "private", 8), ("number", "xt_table", "af", 1),
+    ("number", "xt_table", "name", NAME), ("number", "xt_table_info", "size", 4),
+    ("number", "xt_table_info", "number", 4), ("member", "xt_table_info", "entries"),
 )
 
 cdef struct Where:
     uint32_t tables                  # in struct xt_pernet: the list of the family's tables
-    uint32_t table_size, list, module, private, af, name        # in struct xt_table
+    uint32_t table_size, next, prev, module, private, af, name  # in struct xt_table
     uint32_t size, number, entries   # in struct xt_table_info
 
 
@@ -102,13 +103,13 @@ cdef class LegacyFinder(Finder):
     cdef int _locate(self) except -1:
         """Ask the kernel's BTF where everything is."""
         cdef Where *where = &self.where
-        cdef object lists = ("member", "xt_pernet", f"tables[{self.family.nfproto}]")
+        cdef object lists = ("number", "xt_pernet", f"tables[{self.family.nfproto}].next", 8)
         found = ask((*_OURS, lists), "x_tables")
-        where.table_size = found[0]
-        (where.list, _), (where.module, _), (where.private, private), (where.af, _), (where.name, name) = found[1:6]
-        (where.size, size), (where.number, number), (where.entries, _), (where.tables, _) = found[6:]
-        if (private, name, size, number) != (8, NAME, 4, 4) or where.table_size > ROOM or where.entries > ROOM:
-            raise Unsupported("this kernel's x_tables lays out its tables in a way that iptc does not know")
+        where.table_size, where.next, where.prev = found[:3]
+        where.module, where.private, where.af, where.name = found[3:7]
+        where.size, where.number, (where.entries, _), where.tables = found[7:]
+        if where.table_size > ROOM or max(where.entries, where.size + 4, where.number + 4) > ROOM:
+            raise Unsupported(f"struct xt_table or xt_table_info has more than {ROOM} bytes in this kernel")
         return 0
 
     # ------------------------------------------------------------------ the table
@@ -140,14 +141,14 @@ cdef class LegacyFinder(Finder):
             return 0
         at = self.window.word(first)
         for _i in range(MOST_TABLES):
-            if (at == first or at <= ROOM or self.window.look(at - where.list, memory, where.table_size)
-                    or word_in(memory, where.list + 8) != before
+            if (at == first or at <= ROOM or self.window.look(at - where.next, memory, where.table_size)
+                    or word_in(memory, where.prev) != before
                     or <unsigned char> memory[where.af] != <unsigned char> self.family.nfproto):
                 return 0
             if memcmp(memory + where.name, self.name, NAME) == 0:
-                return at - where.list
+                return at - where.next
             before = at
-            at = word_in(memory, where.list)
+            at = word_in(memory, where.next)
         return 0
 
     cdef int mark(self, Marks *marks) except -1:
@@ -199,7 +200,7 @@ cdef class LegacyFinder(Finder):
         cdef Where *where = &self.where
         cdef char memory[ROOM]
         self.info = self.window.word(self.table + where.private)
-        if self.info <= ROOM or self.window.look(self.info, memory, where.entries):
+        if self.info <= ROOM or self.window.look(self.info, memory, max(where.size, where.number) + 4):
             return EFAULT
         memcpy(&self.size, memory + where.size, 4)
         memcpy(&self.room, memory + where.number, 4)

@@ -13,8 +13,8 @@ cdef enum:
     MOST_SLOTS = 4096
 
 _WAY = (
-    ("member", "socket", "sk"), ("member", "sock", "__sk_common.skc_net.net"), ("member", "net", "net_cookie"),
-    ("member", "net", "gen"), ("member", "net_generic", "s.len"), ("member", "net_generic", "ptr"),
+    ("number", "socket", "sk", 8), ("number", "sock", "__sk_common.skc_net.net", 8), ("number", "net", "net_cookie", 8),
+    ("number", "net", "gen", 8), ("number", "net_generic", "s.len", 4), ("member", "net_generic", "ptr"),
 )
 
 # The member that counts the users of a namespace: since Linux 6.18, and before.
@@ -27,7 +27,7 @@ cdef class Net:
     def __init__(self, Window window not None, int descriptor):
         """Find the namespace of the socket *descriptor*."""
         cdef uint64_t sock
-        (sk, _), (net, _), (cookie, _), (generic, _), (count, _), (slots, _) = ask(_WAY)
+        sk, net, cookie, generic, count, (slots, _) = ask(_WAY)
         self.window = window
         self.generic, self.count_at, self.slots_at = generic, count, slots
         sock = window.word(window.private_of(descriptor) + <uint64_t> sk)
@@ -59,7 +59,7 @@ cdef class Net:
                 break
         else:
             raise Unsupported("this kernel counts who uses a network namespace in a way that iptc does not know")
-        ((at, _),) = ask((("member", "net", "net_cookie"),))
+        (at,) = ask((("number", "net", "net_cookie", 8),))
         alive[0], cookie_at[0] = self.address + <uint64_t> count, self.address + <uint64_t> at
         cookie[0] = self.window.word(cookie_at[0])
         self.window.check()

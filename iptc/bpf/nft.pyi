@@ -1,5 +1,7 @@
 """What `bpf.nft` gives to the rest of the package."""
 
+from typing import Any
+
 from .finder import Finder
 from .window import Window
 
@@ -14,3 +16,6 @@ class NftFinder(Finder):
     """Finds where the counters of a table of nf_tables are."""
 
     def __init__(self, window: Window, nfproto: int, table: str, descriptor: int) -> None: ...
+
+def layout() -> dict[str, Any]:
+    """Return where the kernel has what is read of nf_tables."""

@@ -19,24 +19,24 @@ from .finder cimport Finder
 from .frees cimport Addresses, Frees, address_in, shared_frees
 from .net cimport Net
 from .percpu cimport prepare_for, variable_at
-from .window cimport Window, word_in
+from .window cimport PAGE, Window, word_in
 
 from ..errors import KernelError, Unsupported
 from .btf import ask
 from .reasons import Hindrance
 
 cdef enum:
+    # the kernel's uapi has these three; BTF has no macros
     MOST_NAME = 256                  # NFT_NAME_MAXLEN
     IS_BASE = 1                      # NFT_CHAIN_BASE
     IS_OWNED = 2                     # NFT_TABLE_F_OWNER
     MOST_CHAINS = 1 << 22
     MOST_TABLES = 1 << 16
-    MOST_EXPRESSIONS = 128           # in one rule
     MOST_KINDS = 64
     MOST_COUNTER = 64                # bytes of one counter
     CHANGES = 16                     # if more than one rule of so many is new, to read all takes no longer
     FEW_CHANGES = 4
-    ROOM = 512                       # bytes of the largest structure that is read
+    ROOM = 512                       # bytes of the largest structure that is read; BTF is asked whether it fits
 
 _NOT = bytes([1]) + bytes(255)
 """Turns 0 into 1, and all else into 0."""
@@ -46,27 +46,32 @@ cdef uint64_t NO_LOG = <uint64_t> -1
 SEQUENCE = "nft_counter_seq"
 """The per-CPU variable to which each CPU adds 1 before and after it counts a packet. Newer kernels do not have it."""
 
-# The questions to BTF: (kind of question, type, member). The types are those of the module nf_tables.
+# The questions to BTF. The types are those of the module nf_tables.
 _OURS = (
-    ("member", "nftables_pernet", "tables"),
-    ("size", "nft_table"), ("member", "nft_table", "list"), ("member", "nft_table", "chains"),
-    ("member", "nft_table", "name"), ("member", "nft_table", "handle"), ("bits", "nft_table", "family"),
-    ("bits", "nft_table", "flags"), ("bits", "nft_table", "genmask"),
-    ("size", "nft_chain"), ("member", "nft_chain", "list"), ("member", "nft_chain", "blob_gen_0"),
-    ("member", "nft_chain", "blob_gen_1"), ("member", "nft_chain", "name"), ("member", "nft_chain", "handle"),
+    ("number", "nftables_pernet", "tables.next", 8),
+    ("size", "nft_table"), ("number", "nft_table", "list.next", 8), ("number", "nft_table", "list.prev", 8),
+    ("number", "nft_table", "chains.next", 8), ("number", "nft_table", "name", 8), ("number", "nft_table", "handle", 8),
+    ("bits", "nft_table", "family"), ("bits", "nft_table", "flags"), ("bits", "nft_table", "genmask"),
+    ("size", "nft_chain"), ("number", "nft_chain", "list.next", 8), ("number", "nft_chain", "list.prev", 8),
+    ("number", "nft_chain", "blob_gen_0", 8), ("number", "nft_chain", "blob_gen_1", 8),
+    ("number", "nft_chain", "name", 8), ("number", "nft_chain", "handle", 8),
     ("bits", "nft_chain", "flags"), ("bits", "nft_chain", "genmask"),
-    ("member", "nft_base_chain", "chain"), ("member", "nft_base_chain", "stats"),
-    ("member", "nft_base_chain", "policy"),
-    ("member", "nft_rule_blob", "size"), ("member", "nft_rule_blob", "data"),
+    ("member", "nft_base_chain", "chain"), ("number", "nft_base_chain", "stats", 8),
+    ("number", "nft_base_chain", "policy", 1),
+    ("number", "nft_rule_blob", "size", 8), ("member", "nft_rule_blob", "data"),
     ("bits", "nft_rule_dp", "is_last"), ("bits", "nft_rule_dp", "dlen"), ("bits", "nft_rule_dp", "handle"),
     ("member", "nft_rule_dp", "data"),
-    ("member", "nft_expr", "ops"), ("member", "nft_expr", "data"),
-    ("member", "nft_expr_ops", "size"), ("member", "nft_expr_ops", "type"), ("member", "nft_expr_type", "name"),
-    ("member", "nft_expr_type", "owner"),
-    ("size", "nft_counter_percpu_priv"), ("member", "nft_counter_percpu_priv", "counter"),
-    ("size", "nft_counter"), ("member", "nft_counter", "packets"), ("member", "nft_counter", "bytes"),
-    ("size", "nft_stats"), ("member", "nft_stats", "pkts"), ("member", "nft_stats", "bytes"),
+    ("number", "nft_expr", "ops", 8), ("member", "nft_expr", "data"),
+    ("number", "nft_expr_ops", "size", 4), ("number", "nft_expr_ops", "type", 8), ("number", "nft_expr_type", "name", 8),
+    ("number", "nft_expr_type", "owner", 8),
+    ("size", "nft_counter_percpu_priv"), ("number", "nft_counter_percpu_priv", "counter", 8),
+    ("size", "nft_counter"), ("number", "nft_counter", "packets", 8), ("number", "nft_counter", "bytes", 8),
+    ("size", "nft_stats"), ("number", "nft_stats", "pkts", 8), ("number", "nft_stats", "bytes", 8),
 )
+
+# The generation number of the ruleset is in `struct net`, and in some kernels in the memory of nf_tables.
+_SEQ_OF_NET = (("number", "net", "nft.base_seq", 4),)
+_SEQ_OF_OURS = (("number", "nftables_pernet", "base_seq", 4),)
 
 cdef struct Field:
     uint32_t at                      # offset: in bits for a bit-field, otherwise in bytes
@@ -79,9 +84,9 @@ cdef struct Where:
     uint32_t gc_seq                  # in nftables_pernet, odd while a commit ends; 0: there is none
     # in the structures of nf_tables
     uint32_t tables
-    uint32_t table_size, table_list, table_chains, table_name, table_handle
+    uint32_t table_size, table_next, table_prev, table_chains, table_name, table_handle
     Field table_family, table_flags, table_genmask
-    uint32_t chain_size, chain_list, chain_name, chain_handle
+    uint32_t chain_size, chain_next, chain_prev, chain_name, chain_handle
     uint32_t blobs[2]
     Field chain_flags, chain_genmask
     uint32_t base_chain, base_stats, base_policy
@@ -117,56 +122,74 @@ cdef struct RuleFound:
 
 cdef int _locate(Where *where) except -1:
     """Ask the kernel's BTF for all offsets and sizes."""
-    where.gencursor = ask((("member", "net", "nft.gencursor"),), "nf_tables")[0][0]
+    (where.gencursor,) = ask((("number", "net", "nft.gencursor", 1),), "nf_tables")
     try:
-        where.base_seq = ask((("member", "net", "nft.base_seq"),), "nf_tables")[0][0]
+        (where.base_seq,) = ask(_SEQ_OF_NET, "nf_tables")
         where.seq_is_ours = False
     except Unsupported:
-        where.base_seq = ask((("member", "nftables_pernet", "base_seq"),), "nf_tables")[0][0]
+        (where.base_seq,) = ask(_SEQ_OF_OURS, "nf_tables")
         where.seq_is_ours = True
     try:
+        # of any width: only its lowest bit is used
         where.gc_seq = ask((("member", "nftables_pernet", "gc_seq"),), "nf_tables")[0][0]
     except Unsupported:
         where.gc_seq = 0             # older kernels
-    found = {question[1:]: answer for question, answer in zip(_OURS, ask(_OURS, "nf_tables"))}
+    found = {question[1:3]: answer for question, answer in zip(_OURS, ask(_OURS, "nf_tables"))}
 
-    def at(*names):
-        return found[names] if len(names) == 1 else found[names][0]
+    def bits(*names):
+        at, width = found[names]
+        if at % 8 + width > 64 or not width:
+            raise Unsupported(f"{names[0]}'s {names[1]} has {width} bits in this kernel, more than iptc reads")
+        return at, width
 
-    where.tables = at("nftables_pernet", "tables")
-    where.table_size, where.table_list = at("nft_table"), at("nft_table", "list")
-    where.table_chains, where.table_name = at("nft_table", "chains"), at("nft_table", "name")
-    where.table_handle = at("nft_table", "handle")
-    where.table_family = _field(found["nft_table", "family"])
-    where.table_flags = _field(found["nft_table", "flags"])
-    where.table_genmask = _field(found["nft_table", "genmask"])
-    where.chain_size, where.chain_list = at("nft_chain"), at("nft_chain", "list")
-    where.blobs[0], where.blobs[1] = at("nft_chain", "blob_gen_0"), at("nft_chain", "blob_gen_1")
-    where.chain_name, where.chain_handle = at("nft_chain", "name"), at("nft_chain", "handle")
-    where.chain_flags = _field(found["nft_chain", "flags"])
-    where.chain_genmask = _field(found["nft_chain", "genmask"])
-    where.base_chain, where.base_stats = at("nft_base_chain", "chain"), at("nft_base_chain", "stats")
-    where.base_policy = at("nft_base_chain", "policy")
-    where.blob_size, where.blob_data = at("nft_rule_blob", "size"), at("nft_rule_blob", "data")
-    where.rule_last = _field(found["nft_rule_dp", "is_last"])
-    where.rule_length = _field(found["nft_rule_dp", "dlen"])
-    where.rule_handle = _field(found["nft_rule_dp", "handle"])
-    where.rule_data = at("nft_rule_dp", "data")
-    where.ops, where.data = at("nft_expr", "ops"), at("nft_expr", "data")
-    where.ops_size, where.ops_type = at("nft_expr_ops", "size"), at("nft_expr_ops", "type")
-    where.type_name, where.type_owner = at("nft_expr_type", "name"), at("nft_expr_type", "owner")
-    where.private_size = at("nft_counter_percpu_priv")
-    where.private_counter = at("nft_counter_percpu_priv", "counter")
-    where.counter.size = at("nft_counter")
-    where.counter.packets, where.counter.bytes = at("nft_counter", "packets"), at("nft_counter", "bytes")
-    where.stats.size = at("nft_stats")
-    where.stats.packets, where.stats.bytes = at("nft_stats", "pkts"), at("nft_stats", "bytes")
-    words = [found["nft_counter", "packets"], found["nft_counter", "bytes"], found["nft_stats", "pkts"],
-             found["nft_stats", "bytes"], found["nft_counter_percpu_priv", "counter"]]
-    if (any(size != 8 for _, size in words) or max(where.table_size, where.chain_size) > ROOM
-            or max(where.counter.size, where.stats.size) > MOST_COUNTER):
-        raise Unsupported("this kernel's nf_tables lays out its counters in a way that iptc does not know")
+    where.tables = found["nftables_pernet", "tables.next"]
+    where.table_size = found["nft_table",]
+    where.table_next, where.table_prev = found["nft_table", "list.next"], found["nft_table", "list.prev"]
+    where.table_chains, where.table_name = found["nft_table", "chains.next"], found["nft_table", "name"]
+    where.table_handle = found["nft_table", "handle"]
+    where.table_family = _field(bits("nft_table", "family"))
+    where.table_flags = _field(bits("nft_table", "flags"))
+    where.table_genmask = _field(bits("nft_table", "genmask"))
+    where.chain_size = found["nft_chain",]
+    where.chain_next, where.chain_prev = found["nft_chain", "list.next"], found["nft_chain", "list.prev"]
+    where.blobs[0], where.blobs[1] = found["nft_chain", "blob_gen_0"], found["nft_chain", "blob_gen_1"]
+    where.chain_name, where.chain_handle = found["nft_chain", "name"], found["nft_chain", "handle"]
+    where.chain_flags = _field(bits("nft_chain", "flags"))
+    where.chain_genmask = _field(bits("nft_chain", "genmask"))
+    where.base_chain, where.base_stats = found["nft_base_chain", "chain"][0], found["nft_base_chain", "stats"]
+    where.base_policy = found["nft_base_chain", "policy"]
+    where.blob_size, where.blob_data = found["nft_rule_blob", "size"], found["nft_rule_blob", "data"][0]
+    where.rule_last = _field(bits("nft_rule_dp", "is_last"))
+    where.rule_length = _field(bits("nft_rule_dp", "dlen"))
+    where.rule_handle = _field(bits("nft_rule_dp", "handle"))
+    where.rule_data = found["nft_rule_dp", "data"][0]
+    where.ops, where.data = found["nft_expr", "ops"], found["nft_expr", "data"][0]
+    where.ops_size, where.ops_type = found["nft_expr_ops", "size"], found["nft_expr_ops", "type"]
+    where.type_name, where.type_owner = found["nft_expr_type", "name"], found["nft_expr_type", "owner"]
+    where.private_size = found["nft_counter_percpu_priv",]
+    where.private_counter = found["nft_counter_percpu_priv", "counter"]
+    where.counter.size = found["nft_counter",]
+    where.counter.packets, where.counter.bytes = found["nft_counter", "packets"], found["nft_counter", "bytes"]
+    where.stats.size = found["nft_stats",]
+    where.stats.packets, where.stats.bytes = found["nft_stats", "pkts"], found["nft_stats", "bytes"]
+    for name, room in (("nft_table", ROOM), ("nft_chain", ROOM), ("nft_counter", MOST_COUNTER),
+                       ("nft_stats", MOST_COUNTER)):
+        if found[name,] > room:
+            raise Unsupported(f"{name} has {found[name,]} bytes in this kernel, more than iptc reads")
+    # what is read of a rule and of an expression stands before their data, in the copy of a chain's block
+    for name, its in (("is_last", where.rule_last), ("dlen", where.rule_length), ("handle", where.rule_handle)):
+        if its.at + its.width > 8 * where.rule_data:
+            raise Unsupported(f"nft_rule_dp's {name} is not before its data in this kernel")
+    if where.ops + 8 > where.data:
+        raise Unsupported("nft_expr's ops is not before its data in this kernel")
     return 0
+
+
+def layout():
+    """Return where the kernel has what is read of nf_tables, as its BTF says: {name: offset or size}."""
+    cdef Where where
+    _locate(&where)
+    return where
 
 
 cdef Field _field(tuple found):
@@ -176,11 +199,11 @@ cdef Field _field(tuple found):
 
 
 cdef inline uint64_t _bits(const char *memory, Field field) noexcept nogil:
-    """Return the number in a bit-field. It must lie within the eight bytes from its first byte on."""
+    """Return the number in a bit-field. `_locate` has checked that the eight bytes from its first byte on hold it."""
     cdef uint64_t word = 0
     memcpy(&word, memory + field.at // 8, (field.at % 8 + field.width + 7) // 8)
     word >>= field.at % 8
-    return word & ((<uint64_t> 1 << field.width) - 1)
+    return word & (~<uint64_t> 0 >> (64 - field.width))
 
 
 cdef class Walk:
@@ -264,17 +287,17 @@ cdef class Walk:
         for _i in range(MOST_TABLES):
             if at == first:
                 return 0
-            if (at < 4096 or self.window.look(at - where.table_list, memory, where.table_size)
-                    or word_in(memory, where.table_list + 8) != before):
+            if (at <= PAGE or self.window.look(at - where.table_next, memory, where.table_size)
+                    or word_in(memory, where.table_prev) != before):
                 break
             if (_bits(memory, where.table_family) == self.family
                     and self._name_at(word_in(memory, where.table_name), name) and strcmp(name, self.name_text) == 0
                     and not _bits(memory, where.table_genmask) & self.genmask()):
                 self.table_handle = word_in(memory, where.table_handle)
                 self.is_owned = (_bits(memory, where.table_flags) & IS_OWNED) != 0
-                return at - where.table_list
+                return at - where.table_next
             before = at
-            at = word_in(memory, where.table_list)
+            at = word_in(memory, where.table_next)
         self.is_odd = True
         return 0
 
@@ -285,10 +308,10 @@ cdef class Walk:
     cdef bint _name_at(self, uint64_t at, char *name) noexcept nogil:
         """Copy the text at an address. The next page is read only if the text goes on there."""
         cdef size_t done = 0, part
-        if at < 4096:
+        if at <= PAGE:
             return False
         while done < MOST_NAME:
-            part = min(<size_t> MOST_NAME - done, 4096 - (at + done) % 4096)
+            part = min(<size_t> MOST_NAME - done, PAGE - (at + done) % PAGE)    # no page of a kernel is smaller
             if self.window.look(at + done, name + done, part):
                 return False
             if strnlen(name + done, part) < part:
@@ -325,19 +348,19 @@ cdef class Walk:
         for _i in range(MOST_CHAINS):
             if at == head:
                 return 0
-            if (at < 4096 or self.window.look(at - where.chain_list, memory, where.chain_size)
-                    or word_in(memory, where.chain_list + 8) != before):
+            if (at <= PAGE or self.window.look(at - where.chain_next, memory, where.chain_size)
+                    or word_in(memory, where.chain_prev) != before):
                 return EFAULT
             # leave out chains that are not committed yet, and deleted ones
             if not _bits(memory, where.chain_genmask) & genmask:
                 chain = self._add_chain()
                 if chain == NULL:
                     return ENOMEM
-                failed = self._walk_chain(chain, at - where.chain_list, memory, genmask)
+                failed = self._walk_chain(chain, at - where.chain_next, memory, genmask)
                 if failed:
                     return failed
             before = at
-            at = word_in(memory, where.chain_list)
+            at = word_in(memory, where.chain_next)
         return EFAULT
 
     cdef Found *_add_chain(self) noexcept nogil:
@@ -371,9 +394,9 @@ cdef class Walk:
         size = self.window.word(blob + where.blob_size)
         if size > <uint64_t> 1 << 32:
             return EFAULT
-        if size + 64 > self.blob_room:
+        if size > self.blob_room:
             free(self.blob)
-            self.blob_room = size + size // 4 + 4096
+            self.blob_room = size + size // 4 + PAGE
             self.blob = <char *> malloc(self.blob_room)
             if self.blob == NULL:
                 self.blob_room = 0
@@ -393,7 +416,7 @@ cdef class Walk:
             if size - at < where.rule_data:
                 return EFAULT
             if _bits(self.blob + at, where.rule_last):
-                return 0 if size - at <= 64 else EFAULT
+                return 0 if size - at == where.rule_data else EFAULT      # the end of the block
             length = _bits(self.blob + at, where.rule_length)
             if length > size - at - where.rule_data:
                 return EFAULT
@@ -464,7 +487,7 @@ cdef class Walk:
         if self.kind_count == MOST_KINDS:
             self.kind_count = 0
         first, end = min(where.ops_type, where.ops_size), max(where.ops_type, where.ops_size) + 8
-        if ops < 4096 or end - first > ROOM or self.window.look(ops + first, memory, end - first):
+        if ops <= PAGE or end - first > ROOM or self.window.look(ops + first, memory, end - first):
             return NULL
         type_at = word_in(memory, where.ops_type - first)
         kind = &self.kinds[self.kind_count]
@@ -476,7 +499,7 @@ cdef class Walk:
                 kind.is_counter = self.kinds[i].is_counter
                 self.kind_count += 1
                 return kind
-        if type_at < 4096 or not self._name_at(self.window.word(type_at + where.type_name), name):
+        if type_at <= PAGE or not self._name_at(self.window.word(type_at + where.type_name), name):
             return NULL
         kind.is_counter = strcmp(name, b"counter") == 0
         if kind.is_counter:

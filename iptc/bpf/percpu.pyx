@@ -9,7 +9,7 @@ in the list of modules.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from .window cimport Window
+from .window cimport PAGE, Window
 
 from ..errors import Unsupported
 from .btf import ask
@@ -17,13 +17,12 @@ from .kernel import possible_processors
 
 cdef enum:
     MOST_MODULES = 4096
-    NAME = 56                        # MODULE_NAME_LEN; of a longer name, only these bytes are compared
-    ROOM = 4096
+    ROOM = 4096                      # bytes of a module's structure that are read at most
 
 cdef str SECTION = ".data..percpu"
-_QUEUES = (("variable", SECTION, "runqueues"), ("member", "rq", "cpu"), ("member", "task_struct", "se.cfs_rq"),
-           ("member", "cfs_rq", "rq"))
-_MODULES = (("member", "module", "list"), ("member", "module", "name"), ("member", "module", "percpu"))
+_QUEUES = (("variable", SECTION, "runqueues"), ("number", "rq", "cpu", 4), ("number", "task_struct", "se.cfs_rq", 8),
+           ("number", "cfs_rq", "rq", 8))
+_MODULES = (("number", "module", "list.next", 8), ("member", "module", "name"), ("number", "module", "percpu", 8))
 
 
 cdef int prepare_for(str name, str module) except -1:
@@ -60,7 +59,7 @@ cdef uint64_t _of_kernel(Window window) except? 0:
     """Return where the section of the kernel begins. That may be 0."""
     cdef uint64_t queue, begin, its_queue, its_number
     cdef uint32_t i
-    (variable, _), (number, _), (of_thread, _), (of_group, _) = ask(_QUEUES)
+    (variable, _), number, of_thread, of_group = ask(_QUEUES)
     cdef list numbers = possible_processors()
     window.word(0)                   # sets `window.task`
     queue = window.word(window.word(window.task + <uint64_t> of_thread) + <uint64_t> of_group)
@@ -83,11 +82,11 @@ cdef uint64_t _of_module(Window window, bytes name, uint64_t other) except? 0:
     cdef uint64_t at = other, found = 0
     cdef size_t size
     cdef int _i
-    (following, _), (named, _), (section, _) = ask(_MODULES)
-    size = max(following + 8, named + NAME, section + 8)
+    following, (named, its_room), section = ask(_MODULES)
+    size = max(following + 8, named + its_room, section + 8)
     for _i in range(MOST_MODULES):
         # the head of the list is no module: the bytes around it are compared too, but they are not this name
-        if at < ROOM or size > ROOM or window.look(at, memory, size):
+        if at <= PAGE or size > ROOM or len(name) >= its_room or window.look(at, memory, size):
             break
         if memcmp(memory + <size_t> named, <const char *> name, len(name) + 1) == 0:
             memcpy(&found, memory + <size_t> section, 8)

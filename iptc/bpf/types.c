@@ -10,12 +10,17 @@ enum {
 	FLOAT, DECL_TAG, TYPE_TAG, ENUM64,
 };
 
+/* The form of BTF is fixed by the kernel's uapi, linux/btf.h. Its header may grow at the end. */
 enum {
+	MAGIC = 0xeb9f,
+	OTHER_ORDER = 0x9feb,           /* the magic number, written in the other byte order */
+	VERSION = 1,
 	HEADER = 24,
 	RECORD = 12,
 	MEMBER = 12,
 	DEEPEST = 32,                   /* how deep types may be nested; more means that a type contains itself */
 	MOST_MEMBERS = 1 << 16,         /* how many members are read at most to follow one path */
+	LARGEST = 1 << 28,              /* bytes of the largest structure: fits into 32 bits as a number of bits too */
 };
 
 static uint32_t u32(const unsigned char *at)
@@ -38,13 +43,14 @@ struct type {
 
 static void read_type(struct type *type, const unsigned char *record)
 {
+	/* until now, a kernel uses 16 bits for the number of members and 5 for the kind; the bits beside them are 0 */
 	uint32_t info = u32(record + 4);
 
 	type->record = record;
 	type->more = record + RECORD;
 	type->name = u32(record);
-	type->kind = info >> 24 & 0x1f;
-	type->members = info & 0xffff;
+	type->kind = info >> 24 & 0x7f;
+	type->members = info & 0xffffff;
 	type->flag = info >> 31;
 	type->size_or_type = u32(record + 8);
 }
@@ -133,10 +139,16 @@ int types_open(struct types *types, const void *data, size_t length, const struc
 {
 	const unsigned char *bytes = data;
 	uint64_t header, types_at, types_length, strings_at, strings_length, first_type, first_string;
+	uint16_t magic;
 	int failed;
 
 	memset(types, 0, sizeof(*types));
-	if (length < HEADER || length > UINT32_MAX || bytes[2] != 1 || bytes[0] != 0x9f || bytes[1] != 0xeb)
+	if (length < HEADER || length > UINT32_MAX)
+		return TYPES_BROKEN;
+	memcpy(&magic, bytes, sizeof(magic));
+	if (magic == OTHER_ORDER || (magic == MAGIC && bytes[2] != VERSION))
+		return TYPES_UNKNOWN_FORM;
+	if (magic != MAGIC)
 		return TYPES_BROKEN;
 	header = u32(bytes + 4);
 	types_at = header + u32(bytes + 8);
@@ -211,12 +223,14 @@ static int size_of(const struct types *types, uint32_t number, uint64_t *size)
 			continue;
 		case PTR:
 			*size = times * sizeof(void *);
-			return 0;
+			break;
 		case INT: case STRUCT: case UNION: case ENUM: case FLOAT: case ENUM64:
 			*size = times * type.size_or_type;
-			return 0;
+			break;
+		default:
+			return TYPES_BROKEN;
 		}
-		return TYPES_BROKEN;
+		return *size > LARGEST ? TYPES_BROKEN : 0;
 	}
 	return TYPES_BROKEN;
 }
@@ -231,6 +245,40 @@ struct step {
 	uint32_t type;
 	uint32_t width;                 /* bits of a bit-field; 0 for a member of whole bytes */
 };
+
+/* Return how many bits a bit-field has, or 0 for a member of whole bytes, and add to bits where they begin. This is for
+   the older form of BTF, in which the type of a bit-field says that. */
+static uint32_t narrow_width(const struct types *types, uint32_t number, uint64_t *bits)
+{
+	struct type type;
+	uint32_t encoding;
+
+	if (bare(&type, types, number) || type.kind != INT)
+		return 0;
+	encoding = u32(type.more);
+	if ((encoding & 0xff) == type.size_or_type * 8 && !(encoding >> 16 & 0xff))
+		return 0;
+	*bits += encoding >> 16 & 0xff;
+	return encoding & 0xff;
+}
+
+/* Return whether a member of a structure lies within it. *width*: its bits, or 0 for the size of its type. */
+static bool is_within(const struct types *types, const struct type *structure, uint32_t offset, uint32_t number,
+		      uint32_t width)
+{
+	uint64_t size, first = offset;
+
+	if (!width)
+		width = narrow_width(types, number, &first);
+	if (!width) {
+		if (size_of(types, number, &size))
+			return false;
+		size *= 8;
+	} else {
+		size = width;
+	}
+	return first + size <= (uint64_t)structure->size_or_type * 8;
+}
 
 static int find_member(struct step *step, const struct type *structure, uint64_t bits, int depth)
 {
@@ -254,6 +302,8 @@ static int find_member(struct step *step, const struct type *structure, uint64_t
 			/* a structure without a name: its members belong to the structure around it */
 			if (width || bare(&inner, step->types, u32(member + 4)) || (inner.kind != STRUCT && inner.kind != UNION))
 				continue;
+			if (!is_within(step->types, structure, offset, u32(member + 4), 0))
+				return TYPES_BROKEN;
 			found = find_member(step, &inner, bits + offset, depth + 1);
 			if (found != TYPES_NO_MEMBER)
 				return found;
@@ -262,28 +312,14 @@ static int find_member(struct step *step, const struct type *structure, uint64_t
 		name = string_at(step->types, u32(member));
 		if (name == NULL || strncmp(name, step->name, step->name_length) || name[step->name_length])
 			continue;
+		if (!is_within(step->types, structure, offset, u32(member + 4), width))
+			return TYPES_BROKEN;
 		step->bits = bits + offset;
 		step->type = u32(member + 4);
 		step->width = width;
 		return 0;
 	}
 	return TYPES_NO_MEMBER;
-}
-
-/* Return how many bits a bit-field has, or 0 for a member of whole bytes, and add to bits where they begin. This is for
-   the older form of BTF, in which the type of a bit-field says that. */
-static uint32_t narrow_width(const struct types *types, uint32_t number, uint64_t *bits)
-{
-	struct type type;
-	uint32_t encoding;
-
-	if (bare(&type, types, number) || type.kind != INT)
-		return 0;
-	encoding = u32(type.more);
-	if ((encoding & 0xff) == type.size_or_type * 8 && !(encoding >> 16 & 0xff))
-		return 0;
-	*bits += encoding >> 16 & 0xff;
-	return encoding & 0xff;
 }
 
 /* Apply the index with which *path* begins, such as "[3]". */
@@ -303,7 +339,7 @@ static int index_array(const struct types *types, const char **path, uint64_t *b
 	if (*at != ']' || bare(&type, types, *number) || type.kind != ARRAY || size_of(types, u32(type.more), &size))
 		return TYPES_NO_MEMBER;
 	/* a length of 0: a flexible array, at the end of a structure */
-	if (u32(type.more + 8) && index >= u32(type.more + 8))
+	if ((u32(type.more + 8) && index >= u32(type.more + 8)) || index * size > LARGEST)
 		return TYPES_NO_MEMBER;
 	*bits += index * size * 8;
 	*number = u32(type.more);
@@ -344,6 +380,8 @@ static int bits_of(const struct types *types, uint32_t number, const char *path,
 	}
 	if (!step.width)
 		step.width = narrow_width(types, number, &bits);
+	if (bits > 8ULL * LARGEST)
+		return TYPES_BROKEN;
 	*whole = !step.width && bits % 8 == 0;
 	place->offset = bits;
 	if (step.width) {

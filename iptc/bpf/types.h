@@ -29,6 +29,7 @@ enum {
 	TYPES_BITFIELD = -5,            /* the member does not consist of whole bytes */
 	TYPES_AMBIGUOUS = -6,           /* several types have that name, and they differ */
 	TYPES_NO_MEMORY = -7,
+	TYPES_UNKNOWN_FORM = -8,        /* the other byte order, or another version */
 };
 
 struct place {

@@ -29,16 +29,16 @@ cdef enum:
     AT_ONCE = BANKS * BANK_PAGES * PAGE
 
 _WAY = (
-    ("member", "task_struct", "files"),
-    ("member", "files_struct", "fdt"),
-    ("member", "fdtable", "max_fds"),
-    ("member", "fdtable", "fd"),
-    ("member", "file", "private_data"),
+    ("number", "task_struct", "files", 8),
+    ("number", "files_struct", "fdt", 8),
+    ("number", "fdtable", "max_fds", 4),
+    ("number", "fdtable", "fd", 8),
+    ("number", "file", "private_data", 8),
 )
 # the function that the tracepoint calls; its first argument is not one of the tracepoint
 _FREED = (("argument", "__traceiter_percpu_free_percpu", "ptr"),)
-_ARRAY = (("member", "bpf_array", "pptrs"), ("member", "bpf_array", "map.value_size"),
-          ("member", "bpf_array", "map.max_entries"))
+_ARRAY = (("member", "bpf_array", "pptrs"), ("number", "bpf_array", "map.value_size", 4),
+          ("number", "bpf_array", "map.max_entries", 4))
 
 
 cdef TracepointLink trace_freed(str name, dict maps):
@@ -75,7 +75,7 @@ cdef class Window:
         cdef measure request
         cdef uint64_t array, begin
         cdef uint32_t i, result
-        (pointers, _), (value_size, _), (entries, _) = ask(_ARRAY)
+        (pointers, _), value_size, entries = ask(_ARRAY)
         for i in range(self.cpus):
             row[i] = numbers[i]
         request.cpus, request.failed = self.cpus, 0
@@ -138,7 +138,7 @@ cdef class Window:
     cdef uint64_t private_of(self, int descriptor) except 0:
         """Return `private_data` of the file behind *descriptor*: the address of the kernel's structure for it."""
         cdef uint64_t table, file, found = 0
-        (files, _), (fdt, _), (limit, _), (descriptors, _), (private, _) = ask(_WAY)
+        files, fdt, limit, descriptors, private = ask(_WAY)
         self.word(0)                 # sets `task`
         table = self.word(self.word(self.task + <uint64_t> files) + <uint64_t> fdt)
         if descriptor < (self.word(table + <uint64_t> limit) & 0xffffffff):
