@@ -412,3 +412,46 @@ def test_another_interpreter_of_the_process_is_refused(host, numbers):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", ANOTHER_INTERPRETER], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout) == (0, "refused\n" * 3), done.stderr
+
+
+CLOSED_BY_A_FINALIZER = """
+import gc, socket, iptc
+
+class Closing:
+    def __init__(self, reader):
+        self.reader, self.itself = reader, self
+
+    def __del__(self):
+        self.reader.close()
+        closed.append(self)
+
+gc.disable()
+sender = socket.socket(type=socket.SOCK_DGRAM)
+held, closed = [], []
+for turn in range(40):
+    reader = iptc.CounterReader(source="bpf", source_check=0)
+    for _ in range(2):
+        reader.read()
+    # new objects come from the allocator then, and not from the free ones that the interpreter keeps
+    held.append(([[] for _ in range(300)], [(number, turn) for number in range(4000)]))
+    Closing(reader)
+    sender.sendto(b"x", ("127.0.0.1", 9))
+    gc.set_threshold(gc.get_count()[0] + turn % 20, 1, 1)
+    gc.enable()
+    try:
+        reader.read()
+    except iptc.KernelError as error:
+        assert "closed" in str(error)
+    gc.disable()
+    reader.close()
+gc.collect()
+print(len(closed))
+"""
+
+
+def test_a_finalizer_may_close_the_reader_that_is_reading(host, numbers, traffic):
+    """The garbage collector may run when a reading makes its objects."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-X", "faulthandler", "-c", CLOSED_BY_A_FINALIZER]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "40\n"), done.stderr[-2000:]

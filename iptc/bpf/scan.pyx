@@ -220,18 +220,20 @@ cdef class BpfScan(Scan):
         runs no Python code.
         """
         cdef Reading made
-        cdef int status
         if (self.busy or self.layout is None or not self.learned or not self.copies.is_small()
                 or self.process != process_number() or self._is_time()):
             return None
-        self.busy = True
-        status = self.copies.read_at_once()
-        self.busy = False
-        if status != FINE:
-            return None
-        self._sum_up()
-        made = <Reading?> made_of(kind)
-        made._counts, made._layout, made._policies, made._reader = self.last, self.layout, self.last_policies, reader
+        # busy to the end: an object that is made here may start the garbage collector, and a finalizer may close us
+        self._begin()
+        try:
+            if self.copies.read_at_once() != FINE:
+                return None
+            self._sum_up()
+            made = <Reading?> made_of(kind)
+            made._counts, made._layout, made._policies, made._reader = (
+                self.last, self.layout, self.last_policies, reader)
+        finally:
+            self._end()
         made.monotonic, made.wall = _now(CLOCK_MONOTONIC), _now(CLOCK_REALTIME)
         return made
 
