@@ -13,8 +13,10 @@ from conftest import PATIENCE, preloading
 from faults import library  # noqa: F401
 
 import iptc
+from iptc import _core
 from iptc.counters import Delta
 from iptc.legacy import settling
+from iptc.legacy.blob import TableScan
 
 KNOWN = 1_000_000
 
@@ -241,3 +243,26 @@ def test_sums_beyond_64_bits_are_exact(host):
     chain = iptc.CounterReader().read()["web"]
     assert chain.sum() == (3 * most, 3 * (most - 1))
     assert list(chain) == [(most, most - 1)] * 3
+
+
+class Closes(tuple):
+    """The counters of a policy; whoever reads them has the scan closed, as a finalizer may do."""
+
+    __slots__ = ()
+    scan = None
+
+    def __iter__(self):
+        Closes.scan.close()
+        return super().__iter__()
+
+
+@pytest.mark.one_backend("legacy")
+def test_a_scan_may_be_closed_while_counters_are_added(host, monkeypatch):
+    host.run("iptables-legacy", "-A", "OUTPUT", "-c", "7", "70")
+    scan = TableScan(_core.IPV4, "filter")
+    monkeypatch.setattr(Closes, "scan", scan)
+    counts, _, policies = scan.read()
+    scan.rely_on(counts)
+    whole, added = scan.with_aside(counts, [Closes(each) for each in policies])
+    assert whole.pairs(0, 1) == [(14, 140)] and added == [(2 * packets, 2 * size) for packets, size in policies]
+    assert scan.closed

@@ -681,16 +681,21 @@ cdef class TableScan(Scan):
 
         A writer has put those aside, and is going to add them itself.
         """
-        if self.known is None:
-            return counts.with_aside(None, None), policies
         cdef list whole = []
         cdef size_t i
-        for i in range(self.walk.chain_count):
-            if self.walk.chains[i].name == NULL:
-                packets, size = policies[len(whole)]
-                whole.append((packets + self.known_policies[self.walk.chains[i].hook].pcnt,
-                              size + self.known_policies[self.walk.chains[i].hook].bcnt))
-        return counts.with_aside(self.known, self._places()), whole
+        # busy: a finalizer that the garbage collector runs may close us
+        self._begin()
+        try:
+            if self.known is None:
+                return counts.with_aside(None, None), policies
+            for i in range(self.walk.chain_count):
+                if self.walk.chains[i].name == NULL:
+                    packets, size = policies[len(whole)]
+                    whole.append((packets + self.known_policies[self.walk.chains[i].hook].pcnt,
+                                  size + self.known_policies[self.walk.chains[i].hook].bcnt))
+            return counts.with_aside(self.known, self._places()), whole
+        finally:
+            self._end()
 
     cdef Counts _scan(self, uint32_t size):
         """Walk over the table in the buffer, and return its counters."""
