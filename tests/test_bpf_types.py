@@ -7,6 +7,7 @@ import subprocess
 import sysconfig
 
 import pytest
+from made_btf import ARRAY, CONST, DATASEC, FUNC, FUNC_PROTO, INT, PTR, STRUCT, TYPEDEF, UNION, VAR, Made
 from untried import untried
 
 import iptc
@@ -15,44 +16,6 @@ from iptc.bpf import btf
 HERE = pathlib.Path(__file__).parent
 VMLINUX = "/sys/kernel/btf/vmlinux"
 TIMES = 2000 * int(os.environ.get("IPTC_STRESS", "1"))
-INT, PTR, ARRAY, STRUCT, UNION, TYPEDEF, CONST, FUNC, FUNC_PROTO, VAR, DATASEC = 1, 2, 3, 4, 5, 8, 10, 12, 13, 14, 15
-
-
-class Made:
-    """Types, one after the other, as BTF."""
-
-    def __init__(self, first_type=1, first_string=0):
-        self.records, self.strings, self.first_string = [], bytearray(b"\0"), first_string
-        self.next, self.number_of = first_type, {}
-
-    def text(self, name):
-        """Where the string *name* is."""
-        if not name:
-            return 0
-        self.strings += name.encode() + b"\0"
-        return self.first_string + len(self.strings) - len(name.encode()) - 1
-
-    def add(self, kind, name="", size_or_type=0, more=b"", count=0, flag=0):
-        """One more; its number."""
-        self.records.append(struct.pack("<III", self.text(name), flag << 31 | kind << 24 | count, size_or_type) + more)
-        self.number_of[name] = self.next
-        self.next += 1
-        return self.next - 1
-
-    def number(self, name="u32", size=4, bits=32, first=0):
-        """A number."""
-        return self.add(INT, name, size, struct.pack("<I", first << 16 | bits))
-
-    def structure(self, name, size, members, kind=STRUCT, flag=0):
-        """A structure of (name, type, offset in bits)."""
-        more = b"".join(struct.pack("<III", self.text(its), number, offset) for its, number, offset in members)
-        return self.add(kind, name, size, more, len(members), flag)
-
-    def data(self):
-        """All of them."""
-        body = b"".join(self.records)
-        head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(body), len(body), len(self.strings))
-        return head + body + self.strings
 
 
 def sample():
