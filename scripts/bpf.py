@@ -277,11 +277,15 @@ def main():
     arguments = parser.parse_args()
     if clang_version(arguments.clang) is None:
         sys.exit(f"scripts/bpf needs a clang that makes programs for the kernel, and {arguments.clang} is none.")
-    made = build(arguments.clang)
+    made, its = build(arguments.clang), clang_version(arguments.clang)
     if arguments.check:
-        sys.exit(0 if RESULT.read_bytes() == made else f"{RESULT} is not what this clang makes of the source.")
+        ours = RESULT.read_bytes()
+        maker = json.loads(ours)["clang"]
+        if made != ours and its != maker:
+            sys.exit(f"{RESULT} was made by {maker}, and {its} makes other bytes: check it with that compiler.")
+        sys.exit(0 if made == ours else f"{RESULT} is not what {its} makes of the source: run scripts/bpf.")
     RESULT.write_bytes(made)
-    print(f"{RESULT}: {len(made)} bytes, by {clang_version(arguments.clang)}")
+    print(f"{RESULT}: {len(made)} bytes, by {its}")
 
 
 if __name__ == "__main__":
