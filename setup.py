@@ -154,6 +154,7 @@ def extensions():
         extension("managing.lcs"),
         extension("managing.numbering"),
         extension("monitoring.quick"),
+        extension("monitoring.turns"),
         extension("monitoring.series"),
         extension("monitoring.passwords"),
         extension("watching.inotify"),

@@ -45,10 +45,10 @@ from .managing.rollback import Pending as Pending
 from .managing.rollback import safe_apply as safe_apply
 from .managing.ruleset_value import Ruleset as Ruleset
 from .monitoring.events import Event as Event
-from .monitoring.sampler import Sample as Sample
 from .monitoring.sampler import Sampler as Sampler
 from .monitoring.sampler import Samples as Samples
-from .monitoring.sampler import TableSample as TableSample
+from .monitoring.samples import Sample as Sample
+from .monitoring.samples import TableSample as TableSample
 from .owning.guard import Guard as Guard
 from .owning.guard import Heal as Heal
 from .owning.owned import Owned as Owned

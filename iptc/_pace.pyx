@@ -38,10 +38,6 @@ cdef int64_t now() noexcept nogil:
 cdef class Pace:
     """The times `start + n * interval`. A time that has passed meanwhile is left out."""
 
-    cdef int64_t interval            # in nanoseconds, as all times here
-    cdef int64_t start
-    cdef readonly int64_t due        # the next of these times
-
     def __init__(self, double interval, int64_t start):
         """*interval* in seconds, *start* in nanoseconds."""
         self.interval = max(<int64_t> 1, <int64_t> round(interval * BILLION))

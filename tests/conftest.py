@@ -258,6 +258,7 @@ BOTH_BACKENDS = {
     "test_statuses",
     "test_interrupts",
     "test_quick_polls",
+    "test_turns",
     "test_reentry",
     "test_bounds",
     "test_allocations",

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .._pace import Pace
     from ..monitoring.board import Board
     from ..monitoring.pace import Clock
-    from ..monitoring.sampler import Poller, Sample
+    from ..monitoring.sampler import Poller
+    from ..monitoring.samples import Sample
     from .arguments import _Commands
 
 SCHEMA = 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..counters import Snapshot
     from ..layout import RuleInfo
-    from .sampler import Sample, TableSample
+    from .samples import Sample, TableSample
     from .selection import Selection
 
     _Rates = tuple[float, float]

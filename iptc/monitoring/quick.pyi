@@ -1,7 +1,7 @@
 """What `monitoring.quick` gives to the rest of the package."""
 
 from ..counters import CounterReader, Delta, Snapshot
-from .sampler import Sample
+from .samples import Sample
 
 _Key = tuple[bool, str]
 _Source = tuple[str, str]

@@ -52,14 +52,6 @@ cdef class Span:
 cdef class QuickPoller:
     """The base class of `sampler.Poller`: what is known of the tables, and polls that only read their counters."""
 
-    cdef type sample                 # the class of samples
-    cdef type snapshot               # the class of snapshots
-    cdef readonly dict _last         # {(ipv6, table): its snapshot at the last poll}
-    cdef public double _time         # when the last poll was
-    cdef list steady                 # [(key or None, reader, source)]. None: a poll has to look at everything
-    cdef double until                # when everything has to be looked at again
-    cdef size_t polls                # how many quick polls there were
-
     def __cinit__(self, *_, **__):
         self._last = {}
         self.polls = 0
@@ -76,7 +68,11 @@ cdef class QuickPoller:
         self.until = _now() + WHOLE
 
     def quick(self):
-        """Poll once, if only counters can have changed, and return the sample. Otherwise return None.
+        """Poll once, if only counters can have changed, and return the sample. Otherwise return None."""
+        return self.poll_quickly()
+
+    cdef object poll_quickly(self):
+        """Do the work of `quick`.
 
         While memory is allocated, the handler of a signal or a finalizer may run, and poll too. Then None is returned.
         """

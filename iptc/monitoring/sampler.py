@@ -1,7 +1,8 @@
 """Sampler: the rates of all rules at each interval, and what happened to the rules meanwhile.
 
-One thread polls on time. A sample waits in one place until the consumer takes it. If it is not taken in time, the next
-sample is added to it. So a slow consumer delays no poll, and no queue grows.
+One thread polls on time, unless a consumer that waits does it (`turns`). A sample waits in one place until the consumer
+takes it (`mail`). If it is not taken in time, the next sample is added to it. So a slow consumer delays no poll, and no
+queue grows.
 """
 
 from __future__ import annotations
@@ -18,162 +19,27 @@ from .._pace import Pace, checked_interval
 from ..counters import Snapshot, checked_source
 from ..errors import KernelError, ParameterTypeError, is_absent
 from ..namespace import open_namespace
-from .events import Event, events_between
-from .pace import Clock
+from .mail import Mail, locked_lock, open_lock, received
+from .pace import AlarmClock, Clock
 from .quick import QuickPoller, Span
+from .samples import Sample
 from .selection import Selection
 from .sources import Sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future
-    from collections.abc import Coroutine, Iterable, Iterator
+    from collections.abc import Coroutine, Iterable
     from types import TracebackType
     from typing import Any
 
     from .._types import Netns
-    from ..counters import CounterReader, Delta
-    from ..layout import RuleInfo
+    from ..counters import CounterReader
     from .sources import TableReading
 
     _Key = tuple[bool, str]
 
 _PATIENCE = 1.0
 """How many seconds the end of the interpreter waits for a reading that has begun."""
-
-
-class TableSample:
-    """The counters of one table: `table`, `ipv6`, its `snapshot` now, and the `delta` since the last sample.
-
-    `before` is the snapshot of the last sample, or None if the table is new. `source` and `source_reason` tell how the
-    numbers were read, as for `CounterReader`.
-    """
-
-    __slots__ = ("table", "ipv6", "snapshot", "delta", "before", "source", "source_reason")
-
-    def __init__(
-        self,
-        table: str,
-        ipv6: bool,
-        snapshot: Snapshot,
-        delta: Delta,
-        before: Snapshot | None,
-        source: str = "socket",
-        source_reason: str = "",
-    ) -> None:
-        self.table = table
-        self.ipv6 = ipv6
-        self.snapshot = snapshot
-        self.delta = delta
-        self.before = before
-        self.source = source
-        self.source_reason = source_reason
-
-    @property
-    def rules(self) -> tuple[RuleInfo, ...]:
-        """A tuple of `RuleInfo`, one for each rule."""
-        return self.snapshot.rules
-
-    @property
-    def rates(self) -> list[tuple[float, float]]:
-        """A list of (packets per second, bytes per second), one for each rule."""
-        return self.delta.rates
-
-    def __iter__(self) -> Iterator[tuple[RuleInfo, float, float]]:
-        """Yield (rule, packets per second, bytes per second) for each rule."""
-        return iter([(rule, packets, size) for rule, (packets, size) in zip(self.rules, self.rates)])
-
-    def __len__(self) -> int:
-        return len(self.delta)
-
-    def __repr__(self) -> str:
-        return f"<iptc.TableSample {'IPv6' if self.ipv6 else 'IPv4'} {self.table} {len(self)} rules>"
-
-
-def _events(span: Span, table: str, ipv6: bool) -> Iterator[Event]:
-    """Yield the events of one table."""
-    if span.gone and span.before is not None:
-        yield Event(Event.GONE, table, ipv6)
-    if span.now is None:
-        return
-    if span.gone or span.before is None:
-        yield Event(Event.BACK, table, ipv6)
-    elif span.delta is not None:
-        yield from events_between(table, ipv6, span.before, span.now, span.delta.flags)
-
-
-class Sample:
-    """The counters of one interval.
-
-    `tables`: the `TableSample`s of the tables that could be read. `time`: (monotonic clock, wall clock) of the poll.
-    `seconds`: the time since the last sample. `polls`: 1, or more if earlier samples were not taken in time and are
-        included. `errors`: the exceptions of tables that could not be read this time.
-    """
-
-    # `Poller.quick` makes samples too, and sets what has no default here
-    polls = 1
-    _events: tuple[Event, ...] | None = None
-
-    def __init__(
-        self, spans: dict[_Key, Span], errors: dict[Any, BaseException], now: tuple[float, float], seconds: float
-    ) -> None:
-        self._spans = spans
-        self._errors = errors
-        self.time = now
-        self.seconds = seconds
-
-    def _followed_by(self, later: Sample) -> Sample:
-        spans = dict(self._spans)
-        for key, span in later._spans.items():
-            spans[key] = spans[key].followed_by(span) if key in spans else span
-        both = Sample(spans, later._errors, later.time, self.seconds + later.seconds)
-        both.polls = self.polls + later.polls
-        return both
-
-    @property
-    def tables(self) -> tuple[TableSample, ...]:
-        """The tables, those of IPv4 first."""
-        return tuple(
-            [
-                TableSample(key[1], key[0], span.now, span.delta, None if span.gone else span.before, *span.source)
-                for key, span in self._spans.items()
-                if span.now is not None and span.delta is not None
-            ]
-        )
-
-    @property
-    def errors(self) -> tuple[BaseException, ...]:
-        """Why tables could not be read this time. What they count meanwhile is included in the next sample."""
-        return tuple(self._errors.values())
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """The `Event`s since the last sample. They are computed when they are first asked for."""
-        if self._events is None:
-            self._events = tuple(
-                [event for (ipv6, table), span in self._spans.items() for event in _events(span, table, ipv6)]
-            )
-        return self._events
-
-    def __getitem__(self, key: str | tuple[str, bool]) -> TableSample:
-        """Return the `TableSample` of a table: `sample["filter"]` for IPv4, `sample["filter", True]` for IPv6.
-
-        Raises `KeyError` if it is not in the sample.
-        """
-        name, ipv6 = (key, False) if isinstance(key, str) else key
-        for table in self.tables:
-            if (table.table, table.ipv6) == (name, ipv6):
-                return table
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[TableSample]:
-        return iter(self.tables)
-
-    def __len__(self) -> int:
-        return len(self.tables)
-
-    def __repr__(self) -> str:
-        return f"<iptc.Sample {len(self)} tables over {self.seconds:.3f} s>"
 
 
 class Poller(QuickPoller):
@@ -184,12 +50,14 @@ class Poller(QuickPoller):
         self._sources = sources
         self._netns = netns
         self._time = time.monotonic()
-        for reading in sources.poll():
+        readings = sources.poll()
+        for reading in readings:
             if reading.error is not None:
                 if not is_absent(reading.error) or reading.table is None or reading.table in strict:
                     raise reading.error
             elif self._is_there(reading):
                 self._keep(reading)
+        self._note(readings)
 
     def _is_there(self, reading: TableReading) -> bool:
         """Whether the table existed. On nf_tables a table that does not exist reads as one without rules."""
@@ -210,6 +78,16 @@ class Poller(QuickPoller):
             self._last[reading.ipv6, reading.table] = snapshot
         return snapshot
 
+    def _note(self, readings: list[TableReading]) -> None:
+        """Take note of whether the next poll has to look at everything."""
+        if self._sources.stay(readings):
+            steady: list[tuple[_Key | None, CounterReader, tuple[str, str]]] = []
+            for reading in readings:
+                if reading.table is not None and reading.reader is not None:
+                    key = reading.ipv6, reading.table
+                    steady.append((key if key in self._last else None, reading.reader, _source(reading)))
+            self._stays(steady)
+
     def poll(self) -> Sample:
         """Read all tables once."""
         sample = self.quick()
@@ -222,30 +100,30 @@ class Poller(QuickPoller):
         spans: dict[_Key, Span] = {}
         errors: dict[Any, BaseException] = {}
         unknown: set[_Key] = set()
-        steady: list[tuple[_Key | None, CounterReader, tuple[str, str]]] = []
         for reading in readings:
             if reading.error is not None and not is_absent(reading.error):
                 errors[reading.key] = reading.error
                 unknown.update(key for key in self._last if key[0] == reading.ipv6 and reading.table in (key[1], None))
-            source = reading.source or "socket", reading.source_reason or ""
-            key = None
-            if reading.table is not None and self._is_there(reading):
-                key = reading.ipv6, reading.table
-                before = self._last.get(key)
-                spans[key] = Span(before, self._keep(reading), reading.reopened and before is not None, source)
-            if reading.reader is not None:
-                steady.append((key, reading.reader, source))
+            if reading.table is None or not self._is_there(reading):
+                continue
+            key = reading.ipv6, reading.table
+            before = self._last.get(key)
+            spans[key] = Span(before, self._keep(reading), reading.reopened and before is not None, _source(reading))
         for key in [key for key in self._last if key not in spans and key not in unknown]:
             spans[key] = Span(self._last.pop(key), None, True)
         _log(spans, errors)
-        if self._sources.stay(readings):
-            self._stays(steady)
+        self._note(readings)
         then, self._time = self._time, time.monotonic()
         return Sample(spans, errors, (self._time, time.time()), self._time - then)
 
     def close(self) -> None:
         """Close all readers."""
         self._sources.close()
+
+
+def _source(reading: TableReading) -> tuple[str, str]:
+    """Return how the table was read, and why."""
+    return reading.source or "socket", reading.source_reason or ""
 
 
 def _log(spans: dict[_Key, Span], errors: dict[Any, BaseException]) -> None:
@@ -261,111 +139,20 @@ def _log(spans: dict[_Key, Span], errors: dict[Any, BaseException]) -> None:
             logger.warning("sampler: a table could not be read: %s", error)
 
 
-_LOOK = 0.5
-"""After so many seconds a waiting thread checks for signals: one that comes right before the wait is seen only then."""
-
-
-class _Mail:
-    """Passes samples from the thread that polls to the threads and tasks that take them.
-
-    No method waits for anything that a signal handler, or a thread that does not exist after a fork, may hold.
-    """
-
-    def __init__(self) -> None:
-        self.box: list[Sample] = []
-        self.waiters: list[tuple[AbstractEventLoop, Future[None]]] = []
-        self.error: BaseException | None = None
-        self.ended = False
-        self.gate = _locked()
-        self.bell = _locked()
-        self.done = _locked()
-
-    def put(self, sample: Sample) -> None:
-        """Add a sample to the one that was not taken yet."""
-        try:
-            sample = self.box.pop()._followed_by(sample)
-        except IndexError:
-            pass
-        self.box.append(sample)
-        self.wake()
-
-    def take(self) -> Sample | None:
-        """Return the sample that waits, or None."""
-        try:
-            return self.box.pop()
-        except IndexError:
-            return None
-
-    def wake(self) -> None:
-        """Wake everybody who waits for a sample."""
-        _open(self.gate)
-        while self.waiters:
-            loop, waiter = self.waiters.pop()
-            try:
-                loop.call_soon_threadsafe(_settle, waiter)
-            except RuntimeError:
-                # the event loop is closed
-                pass
-
-    def raise_error(self) -> None:
-        """Raise the exception that has ended the thread, once."""
-        error, self.error = self.error, None
-        if error is not None:
-            raise error
-
-    def end(self) -> None:
-        """Let the thread end, and wake everybody who waits."""
-        self.ended = True
-        _open(self.bell)
-        self.wake()
-
-
-async def _received(mail: _Mail) -> Sample:
-    """Wait for the next sample, and return it."""
-    from asyncio import get_running_loop
-
-    loop = get_running_loop()
-    while True:
-        waiter = loop.create_future()
-        entry = loop, waiter
-        # registered before looking, so that a sample that comes after the look wakes this
-        mail.waiters.append(entry)
-        try:
-            sample = mail.take()
-            if sample is not None:
-                return sample
-            if mail.ended:
-                mail.raise_error()
-                raise StopAsyncIteration
-            await waiter
-        finally:
-            if entry in mail.waiters:
-                mail.waiters.remove(entry)
-
-
-def _settle(waiter: Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-def _locked() -> Any:
-    lock = allocate_lock()
-    lock.acquire()
-    return lock
-
-
-def _open(lock: Any) -> None:
-    try:
-        lock.release()
-    except RuntimeError:
-        # it is open already
-        pass
-
-
-def _work(mail: _Mail, poller: Poller, clock: Clock, pace: Pace) -> None:
+def _work(mail: Mail, poller: Poller, clock: Clock, pace: Pace) -> None:
     """Run in the thread. It knows the mail but not its reader, so that it does not keep the reader alive."""
     try:
-        while not mail.ended and not clock.wait(mail.bell, pace.due):
+        while not mail.ended:
+            turns = mail.turns
+            if turns is None:
+                if clock.wait(mail.bell, pace.due):
+                    break
+            else:
+                due = turns.wait()
+                if due is None:
+                    mail.turns = None
+                if not due:
+                    continue
             mail.put(poller.poll())
             pace.go_on(clock.now())
     except BaseException as error:
@@ -373,19 +160,25 @@ def _work(mail: _Mail, poller: Poller, clock: Clock, pace: Pace) -> None:
     finally:
         poller.close()
         mail.end()
-        _open(mail.done)
+        if mail.turns is not None:
+            mail.turns.close()
+        open_lock(mail.done)
 
 
 class Samples:
     """One run of a `Sampler`: an iterator for `for` and `async for`. `close()`, or deleting it, ends its thread."""
 
     def __init__(self, poller: Poller, clock: Clock, interval: float) -> None:
-        self._mail = _Mail()
+        self._mail = Mail()
         _running.add(self._mail)
         try:
-            start_new_thread(_work, (self._mail, poller, clock, Pace(interval, clock.now())))
+            pace = Pace(interval, clock.now())
+            self._mail.turns = clock.turns(poller, pace)
+            start_new_thread(_work, (self._mail, poller, clock, pace))
         except BaseException as error:
             _running.discard(self._mail)
+            if self._mail.turns is not None:
+                self._mail.turns.close()
             poller.close()
             if isinstance(error, RuntimeError):
                 raise KernelError(f"can't start a thread: {error}", errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
@@ -407,16 +200,18 @@ class Samples:
             if sample is not None:
                 return sample
             if mail.ended:
-                _open(mail.gate)  # for other threads that wait
+                open_lock(mail.gate)  # for other threads that wait
                 mail.raise_error()
                 raise StopIteration
-            mail.gate.acquire(timeout=_LOOK)
+            sample = mail.wait()
+            if sample is not None:
+                return sample
 
     def __aiter__(self) -> Samples:
         return self
 
     def __anext__(self) -> Coroutine[Any, Any, Sample]:
-        return _received(self._mail)
+        return received(self._mail)
 
     def __del__(self) -> None:
         if hasattr(self, "_mail"):
@@ -442,7 +237,7 @@ class Sampler:
     child.
     """
 
-    _clock = Clock()
+    _clock: Clock = AlarmClock()
 
     def __init__(
         self,
@@ -518,7 +313,7 @@ class Sampler:
         return f"<iptc.Sampler every {self.interval} s>"
 
 
-_running: weakref.WeakSet[_Mail] = weakref.WeakSet()
+_running: weakref.WeakSet[Mail] = weakref.WeakSet()
 """The runs whose threads have not ended."""
 
 
@@ -535,10 +330,12 @@ def _forget_in_child() -> None:
     """Forget all runs in the child of a fork: their threads are in the parent only."""
     for mail in list(_running):
         mail.ended = True
+        if mail.turns is not None:
+            mail.turns.close()
         mail.box.clear()
         mail.waiters.clear()
-        mail.gate = _locked()
-        _open(mail.gate)
+        mail.gate = locked_lock()
+        open_lock(mail.gate)
         mail.done = allocate_lock()
     _running.clear()
 
