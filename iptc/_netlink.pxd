@@ -139,6 +139,7 @@ cdef struct Channel:
     Held held
     uint32_t sequence
     bint answered
+    uint32_t parts                   # how many datagrams with objects the last answer had
     Writer request
     Writer inbox
 

@@ -357,11 +357,14 @@ cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context,
     cdef Message message
     cdef ssize_t length
     cdef int failed = 0
+    cdef bint is_first
     interrupted[0] = False
+    channel.parts = 0
     while True:
         length = _receive(channel)
         if length < 0:
             return ENOBUFS if length == -EAGAIN else -length
+        is_first = True
         message_scan(&message, channel.inbox.memory, length)
         while message_next(&message):
             if message.sequence != channel.sequence:
@@ -374,6 +377,8 @@ cdef int _answers(Channel *channel, bint dump, Receiver receiver, void *context,
                     return failed
                 return failed or _verdict(&message)
             if message.kind >= 0 and not failed:
+                channel.parts += is_first
+                is_first = False
                 failed = receiver(context, &message)
                 if not dump:
                     return failed

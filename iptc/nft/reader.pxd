@@ -61,3 +61,5 @@ cdef struct Lane:
     Writer handles
     Writer kept                 # the messages of the rules, in the order of the slots
     uint64_t trail              # a digest of the rules of one chain, with their handles
+    uint64_t previous           # the handle of the rule that the dump gave last; 0: none
+    bint has_gaps               # the dump gave a rule twice, or left some out

@@ -8,7 +8,7 @@ all the time, each chain is as it was at one moment.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOENT, ENOMEM
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcpy, memset, strcmp, strlen
 
@@ -25,7 +25,7 @@ from .._netlink cimport (
     NFTA_CHAIN_COUNTERS, NFTA_CHAIN_HANDLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE,
     NFTA_CHAIN_TYPE, NFTA_CHAIN_USE, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME,
     NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_QUOTA_FLAGS, NFT_QUOTA_F_DEPLETED,
-    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_TABLE_HANDLE, GENERAL_HEAD, NFTA_RULE_USERDATA,
+    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_POSITION, NFTA_RULE_USERDATA, NFTA_TABLE_HANDLE, GENERAL_HEAD,
     Attribute, Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next, attribute_scan,
     attribute_text, channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours,
     channel_wait_for_commit, message_next, message_scan, put_be64, put_text, writer_reserve,
@@ -194,9 +194,8 @@ cdef int _by_name(const void *one, const void *other) noexcept nogil:
     return strcmp(a.name, b.name)
 
 
-cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noexcept nogil:
-    """List the chains of the table: builtin chains in the order of their hooks, also those that do not exist, then user
-    chains by name. Return 0 or an errno."""
+cdef int _list_once(Channel *channel, Ruleset *ruleset, ChainList *chains) noexcept nogil:
+    """List the chains of the table by one dump. Return 0 or an errno."""
     cdef bint interrupted
     cdef int failed, i
     cdef size_t j
@@ -228,6 +227,31 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
         digest_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
     chains.digest = digest_finish(&digest)
     return 0
+
+
+cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noexcept nogil:
+    """List the chains of the table: builtin chains in the order of their hooks, also those that do not exist, then user
+    chains by name. Return 0 or an errno; EINTR if a commit has interrupted it.
+
+    A dump of several datagrams is repeated until two are equal. Chains that a batch has created and not yet committed,
+    in any table, may make the kernel show chains twice or leave some out, and it does not say so.
+    """
+    cdef int attempt, failed
+    cdef uint64_t digest = 0
+    cdef bint has_one = False
+    for attempt in range(ATTEMPTS):
+        failed = _list_once(channel, ruleset, chains)
+        if failed:
+            return failed
+        if chains.doubled:           # or a commit just ends, and chains of before are shown beside the new ones
+            failed = channel_wait_for_commit(channel)
+            if failed:
+                return failed
+        elif channel.parts <= 1 or has_one and chains.digest == digest:
+            return 0
+        else:
+            has_one, digest = True, chains.digest
+    return EAGAIN
 
 
 cdef struct Look:
@@ -271,13 +295,13 @@ cdef int _table_handle(Channel *channel, Ruleset *ruleset, uint64_t *handle) noe
 
 
 cdef int _take_policy(void *context, const Message *message) noexcept nogil:
-    """Store the policy and the counters of a known chain."""
+    """Store what may have changed in a known chain."""
     cdef ChainSeen seen
     cdef ListedChain *row = <ListedChain *> context
     if message.kind != NFT_MSG_NEWCHAIN:
         return 0
     _read_chain(b"", message, &seen)
-    row.policy = seen.row.policy
+    row.policy, row.use = seen.row.policy, seen.row.use
     row.counters = seen.row.counters
     return 0
 
@@ -371,7 +395,7 @@ cdef int _take_rule(void *context, const Message *message) noexcept nogil:
     cdef Attribute attribute
     cdef xt_counters counters
     cdef Digest digest
-    cdef uint64_t handle = 0, identity
+    cdef uint64_t handle = 0, identity, previous = 0
     cdef size_t whole
     if message.kind != NFT_MSG_NEWRULE:
         return 0
@@ -385,6 +409,11 @@ cdef int _take_rule(void *context, const Message *message) noexcept nogil:
             _absorb_expressions(&digest, &attribute, &counters)
         elif attribute.kind == NFTA_RULE_USERDATA:
             digest_absorb(&digest, attribute.data, attribute.length)
+        elif attribute.kind == NFTA_RULE_POSITION:
+            previous = attribute_be64(&attribute)
+    if previous != lane.previous:
+        lane.has_gaps = True
+    lane.previous = handle
     identity = digest_finish(&digest)
     lane.trail = (lane.trail ^ identity ^ handle) * 0x9e3779b97f4a7c15u + handle
     if not _add_rule(lane, handle, identity, counters.pcnt, counters.bcnt):
@@ -399,27 +428,59 @@ cdef int _take_rule(void *context, const Message *message) noexcept nogil:
     return 0
 
 
-cdef int _read_rules(Lane *lane, ListedChain *row) noexcept nogil:
-    """Read the rules of one chain at one moment. Return 0 or an errno.
+cdef int _read_use(Lane *lane, const ListedChain *row, uint32_t *use) noexcept nogil:
+    """Set *use* to the number of the chain's rules and of jumps to it; 0 if there is no such chain."""
+    cdef ListedChain now
+    cdef int failed
+    now.use = 0
+    failed = _ask_about(lane, row, NFTA_CHAIN_NAME) or channel_get(
+        lane.channel, NFT_MSG_GETCHAIN, lane.ruleset.nfproto, lane.question.memory, lane.question.length, _take_policy,
+        &now)
+    use[0] = now.use
+    return 0 if failed == ENOENT and lane.channel.answered else failed
+
+
+cdef int _read_rules(Lane *lane, ListedChain *row, size_t expected) noexcept nogil:
+    """Read the rules of one chain at one moment. Return 0 or an errno; EINTR if an unchanged one has not *expected* rules.
 
     If a commit to any table interrupts the dump, it is repeated. Two interrupted dumps that are equal are accepted too.
     The kernel does not notice a commit in the middle of a short dump. With `twice` there are always two.
     """
     cdef int attempt, failed
-    cdef bint interrupted
+    cdef bint interrupted, has_one = False
     cdef uint64_t trail = 0
-    failed = _ask_about(lane, row, NFTA_RULE_CHAIN)
-    if failed:
-        return failed
+    cdef size_t found
+    cdef uint32_t use
     for attempt in range(ATTEMPTS):
+        failed = _ask_about(lane, row, NFTA_RULE_CHAIN)
+        if failed:
+            return failed
         lane.packets.length = lane.sizes.length = lane.identities.length = lane.handles.length = 8 * row.first
         lane.kept.length = row.message_first
-        lane.trail = 1
+        lane.trail, lane.previous, lane.has_gaps = 1, 0, False
         failed = channel_dump(lane.channel, NFT_MSG_GETRULE, lane.ruleset.nfproto, lane.question.memory,
                               lane.question.length, _take_rule, lane, &interrupted)
-        if failed or not (interrupted or lane.ruleset.twice) or (attempt and lane.trail == trail):
+        if failed:
             return failed
-        trail = lane.trail
+        # Each datagram begins at the number of a rule. Rules that a batch has inserted and not yet committed are not
+        # shown, but have numbers. If they come or go meanwhile, others are shown twice or left out, and the kernel does
+        # not say so. But each rule names the one before it.
+        if lane.has_gaps:
+            continue
+        if has_one and lane.trail == trail:
+            return 0
+        has_one, trail = True, lane.trail
+        if interrupted or lane.ruleset.twice:
+            continue
+        found = lane.handles.length // 8 - row.first
+        if lane.unchanged:
+            return 0 if found == expected else EINTR
+        if lane.channel.parts <= 1:
+            return 0
+        # the last rules may be left out; nothing jumps to a builtin chain
+        failed = _read_use(lane, row, &use)
+        if failed or use == (found if row.builtin >= 0 else row.use):
+            return failed
     return EAGAIN
 
 
@@ -431,7 +492,7 @@ cdef bint _has_rules(const Lane *lane, const ListedChain *row) noexcept nogil:
 cdef void *_read_lane(void *context) noexcept nogil:
     """Read the rules of all chains of the lane that have any."""
     cdef Lane *lane = <Lane *> context
-    cdef size_t i, slot = 0
+    cdef size_t i, slot = 0, expected
     cdef ListedChain *row
     cdef bint has_rules
     lane.failed = 0
@@ -440,10 +501,11 @@ cdef void *_read_lane(void *context) noexcept nogil:
     for i in range(lane.begin, lane.end):
         row = &_rows(&lane.ruleset.chains)[i]
         has_rules = _has_rules(lane, row)
+        expected = row.end - row.first
         row.first = slot
         row.message_first = lane.kept.length
         if has_rules:
-            lane.failed = _read_rules(lane, row)
+            lane.failed = _read_rules(lane, row, expected)
             if lane.failed:
                 return NULL
             slot = lane.packets.length // 8
@@ -570,12 +632,9 @@ cdef int _follow_chain(Lane *lane, ListedChain *row, const uint64_t *handles, ch
 
 
 cdef bint _is_odd(Ruleset *ruleset) noexcept nogil:
-    """Whether a commit may just end: a chain was listed twice, or it was read without rules, although something uses
-    it: its rules, or else rules that jump there."""
+    """Whether a commit may just end: a chain was read without rules, although it has rules, or jumps to it."""
     cdef size_t i
     cdef const ListedChain *row
-    if ruleset.chains.doubled:
-        return True
     for i in range(_row_count(&ruleset.chains)):
         row = &_rows(&ruleset.chains)[i]
         if row.use and row.first == row.end:
@@ -1014,11 +1073,13 @@ cdef class NftScan(Scan):
         cdef Attribute attribute
         memset(&row, 0, sizeof(row))
         row.name = PyBytes_AS_STRING(chain)
+        row.builtin = -1
         self._check_open()
         self.ruleset.keep = True
         self.ruleset.generation = 0
+        self.lanes[0].unchanged = False
         with nogil:
-            failed = _read_rules(self.lanes, &row)
+            failed = _read_use(self.lanes, &row, &row.use) or _read_rules(self.lanes, &row, 0)
         self.socket._check(failed, f"can't read {self.table}")
         messages = PyBytes_FromStringAndSize(self.lanes[0].kept.memory, self.lanes[0].kept.length)
         message_scan(&message, PyBytes_AS_STRING(messages), PyBytes_GET_SIZE(messages))
