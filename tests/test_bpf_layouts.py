@@ -2,6 +2,7 @@
 
 import copy
 import os
+import random
 import re
 
 import pytest
@@ -189,6 +190,24 @@ def test_a_layout_that_cannot_be_read_is_named(kernel, shapes, reason):
     kernel(made_of(shapes))
     with pytest.raises(iptc.Unsupported, match=reason):
         nft.layout()
+
+
+def test_a_damaged_description_of_nf_tables_is_read_or_refused(kernel):
+    data, draw, read = made_of(SHAPES), random.Random(7), 0
+    for _ in range(300 * int(os.environ.get("IPTC_STRESS", "1"))):
+        damaged = bytearray(data)
+        for _ in range(draw.randrange(1, 4)):
+            damaged[draw.randrange(24, len(data))] ^= 1 << draw.randrange(8)
+        kernel(damaged)
+        try:
+            its = nft.layout()
+        except iptc.Unsupported:
+            continue
+        read += 1
+        assert max(its["table_size"], its["chain_size"]) <= 512 and max(its["blobs"]) + 8 <= its["chain_size"]
+        assert its["table_next"] + 8 <= its["table_size"] and its["private_counter"] + 8 <= its["private_size"]
+        assert max(its["counter"]["packets"], its["counter"]["bytes"]) + 8 <= its["counter"]["size"] <= 64
+    assert read > 10
 
 
 # -------------------------------------------------------------------------------- this kernel, as it is and changed

@@ -26,7 +26,8 @@ from .btf import ask
 
 cdef enum:
     NAME = 32                        # XT_TABLE_MAXNAMELEN, of the kernel's uapi
-    ROOM = 512                       # bytes of the largest structure that is read; BTF is asked whether it fits
+    # limits of iptc: a list that does not come to its end is given up, and what BTF says to be larger is refused
+    ROOM = 512                       # bytes of the largest structure that is read
     MOST_TABLES = 64                 # of a family
     LOOKS = 4                        # how often to look again at a list that is being changed
     PIECE = 1 << 17                  # bytes of the rules that are read at once
@@ -89,7 +90,7 @@ cdef class LegacyFinder(Finder):
         memset(self.name, 0, NAME)
         memcpy(self.name, PyBytes_AS_STRING(name), min(PyBytes_GET_SIZE(name), <Py_ssize_t> NAME - 1))
         self._locate()
-        self.rule.size, self.rule.packets, self.rule.bytes = sizeof(xt_counters), 0, 8
+        self.rule.size, self.rule.packets, self.rule.bytes = sizeof(xt_counters), 0, 8    # as in the kernel's uapi
         self.policy = self.rule
         self.slack = SLACK
         self.home = Net(window, descriptor)

@@ -10,7 +10,7 @@ from ..errors import Unsupported
 from .btf import ask
 
 cdef enum:
-    MOST_SLOTS = 4096
+    MOST_SLOTS = 4096                # a limit of iptc: a kernel has some dozens
 
 _WAY = (
     ("number", "socket", "sk", 8), ("number", "sock", "__sk_common.skc_net.net", 8), ("number", "net", "net_cookie", 8),

@@ -26,17 +26,18 @@ from .btf import ask
 from .reasons import Hindrance
 
 cdef enum:
-    # the kernel's uapi has these three; BTF has no macros
+    # the kernel's uapi has these three, so no kernel changes them
     MOST_NAME = 256                  # NFT_NAME_MAXLEN
     IS_BASE = 1                      # NFT_CHAIN_BASE
     IS_OWNED = 2                     # NFT_TABLE_F_OWNER
+    # limits of iptc: a list that does not come to its end is given up, and what BTF says to be larger is refused
     MOST_CHAINS = 1 << 22
     MOST_TABLES = 1 << 16
     MOST_KINDS = 64
     MOST_COUNTER = 64                # bytes of one counter
     CHANGES = 16                     # if more than one rule of so many is new, to read all takes no longer
     FEW_CHANGES = 4
-    ROOM = 512                       # bytes of the largest structure that is read; BTF is asked whether it fits
+    ROOM = 512                       # bytes of the largest structure that is read
 
 _NOT = bytes([1]) + bytes(255)
 """Turns 0 into 1, and all else into 0."""
@@ -656,7 +657,7 @@ cdef class NftFinder(Finder):
         self.has_marks = not self.found.where.seq_is_ours or self.found.pernet != 0
         # the generation number of the ruleset, and the cursor, which says which of two generations is in use
         marks.at[0] = self.found.seq_at() if self.has_marks else 0
-        marks.mask[0] = 0xffffffff
+        marks.mask[0] = 0xffffffff   # the widths with which BTF was asked for them
         marks.at[1] = self.found.net + self.found.where.gencursor
         marks.mask[1] = 0xff
         return 0

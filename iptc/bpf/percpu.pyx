@@ -16,6 +16,7 @@ from .btf import ask
 from .kernel import possible_processors
 
 cdef enum:
+    # limits of iptc: what is longer or larger is given up
     MOST_MODULES = 4096
     ROOM = 4096                      # bytes of a module's structure that are read at most
 

@@ -490,7 +490,8 @@ int hand_pair(struct pair *request)
 
 /* Runs when the kernel frees a block of per-CPU memory, and counts how often the watched block was freed. Readers of a
    legacy table watch the first block of its counters. The kernel frees that block before it frees the table. It reaches
-   this tracepoint before it can give the block to anybody else. */
+   this tracepoint before it can give the block to anybody else. args[2] is the block's per-CPU address: window.pyx asks
+   BTF whether it is the third argument, before this program is loaded. */
 SEC("raw_tp/percpu_free_percpu")
 int free_percpu(struct bpf_raw_tracepoint_args *arguments)
 {

@@ -6,7 +6,7 @@
 
 enum {
 	PAGE = 4096,            /* size of a page of copies; the kernel's own pages may have another size */
-	XT_BLOCK = 4096,        /* XT_PCPU_BLOCK_SIZE of x_tables */
+	XT_BLOCK = 4096,        /* XT_PCPU_BLOCK_SIZE of x_tables: a macro, so BTF does not have it. The finder checks it. */
 	BANK_PAGES = 15,        /* pages of copies in a bank; a bank is one value of the map, and has one page more */
 	BANK = (BANK_PAGES + 1) * PAGE,
 	MARKS = 2,
