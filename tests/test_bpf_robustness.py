@@ -303,6 +303,26 @@ def test_a_signal_handler_reads_right_numbers_or_is_refused(host, numbers):
     assert said == {True, "refused"}
 
 
+def test_a_reader_opens_while_signals_arrive_all_the_time(host, numbers):
+    """The kernel stops checking a program as soon as a signal arrives."""
+    arrived = []
+    old = signal.signal(signal.SIGALRM, lambda number, frame: arrived.append(number))
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    try:
+        for _ in range(5):
+            with iptc.CounterReader(source="bpf") as reader:
+                assert list(reader.read()) == numbers[0]
+                fds = reader.fds()
+                with iptc.CounterReader.from_fds(fds) as other:
+                    assert list(other.read()) == numbers[0]
+                for fd in fds:
+                    os.close(fd)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert arrived
+
+
 def test_threads_can_read_while_another_thread_closes(host, numbers):
     before = descriptors()
     for _ in range(5):

@@ -3,6 +3,8 @@
 #include "calls.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 #include <sys/syscall.h>
@@ -135,6 +137,8 @@ int bpf_call_program(const struct bpf_program_text *text)
 		uint64_t lines;
 		uint32_t line_count, attach_type_number;
 	} a;
+	sigset_t every, usual;
+	int answer;
 
 	memset(&a, 0, sizeof(a));
 	a.kind = text->kind;
@@ -151,7 +155,12 @@ int bpf_call_program(const struct bpf_program_text *text)
 	a.function_size = text->function_count ? 8 : 0;
 	a.functions = AS_NUMBER(text->functions);
 	a.function_count = text->function_count;
-	return call(PROG_LOAD, &a, sizeof(a));
+	/* the kernel stops checking a program as soon as a signal arrives; with a timer it would never come to an end */
+	sigfillset(&every);
+	pthread_sigmask(SIG_SETMASK, &every, &usual);
+	answer = call(PROG_LOAD, &a, sizeof(a));
+	pthread_sigmask(SIG_SETMASK, &usual, NULL);
+	return answer;
 }
 
 int bpf_call_run(int program, void *context, uint32_t length, uint32_t *result)

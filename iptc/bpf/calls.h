@@ -60,6 +60,7 @@ int bpf_call_put(int map, uint32_t key, const void *value);
 int bpf_call_facts(int map, struct bpf_map_facts *facts);
 int bpf_call_names(int descriptor, struct bpf_names *names);
 int bpf_call_types(const void *types, uint32_t length, char *log, uint32_t log_size);
+/* Load a program. Signals for this thread wait until that has ended. */
 int bpf_call_program(const struct bpf_program_text *text);
 /* Run a program of the kind SYSCALL. It reads its context, and writes its results into it. */
 int bpf_call_run(int program, void *context, uint32_t length, uint32_t *result);
