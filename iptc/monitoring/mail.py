@@ -62,22 +62,16 @@ class Mail:
                 # the event loop is closed
                 pass
 
-    def wait(self) -> Sample | None:
-        """Wait until a sample may be there, which `take` returns. Return the sample if this has polled by itself."""
-        turns = self.turns
-        if turns is not None and not self.behind and not self.waiters:
-            sample = turns.lead()
-            if sample is not False:
-                return sample
-        # while others wait, the thread polls, and each has its chance
+    def wait(self) -> None:
+        """Wait until a sample may be there, which `take` returns."""
         entry = object()
         try:
+            # while others wait, no consumer polls by itself, so that each has its chance
             self.behind.append(entry)
             self.gate.acquire(timeout=_LOOK)
         finally:
             if entry in self.behind:
                 self.behind.remove(entry)
-        return None
 
     def raise_error(self) -> None:
         """Raise the exception that has ended the thread, once."""

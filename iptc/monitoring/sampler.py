@@ -25,6 +25,7 @@ from .quick import QuickPoller, Span
 from .samples import Sample
 from .selection import Selection
 from .sources import Sources
+from .turns import Consumer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _work(mail: Mail, poller: Poller, clock: Clock, pace: Pace) -> None:
         open_lock(mail.done)
 
 
-class Samples:
+class Samples(Consumer):
     """One run of a `Sampler`: an iterator for `for` and `async for`. `close()`, or deleting it, ends its thread."""
 
     def __init__(self, poller: Poller, clock: Clock, interval: float) -> None:
@@ -174,6 +175,7 @@ class Samples:
         try:
             pace = Pace(interval, clock.now())
             self._mail.turns = clock.turns(poller, pace)
+            self._takes(self._mail.turns, self._mail.box, self._mail.behind, self._mail.waiters)
             start_new_thread(_work, (self._mail, poller, clock, pace))
         except BaseException as error:
             _running.discard(self._mail)
@@ -191,7 +193,7 @@ class Samples:
     def __iter__(self) -> Samples:
         return self
 
-    def __next__(self) -> Sample:
+    def _next(self) -> Sample:
         mail = self._mail
         # a traceback would keep this object alive, and so its thread
         del self
@@ -203,9 +205,7 @@ class Samples:
                 open_lock(mail.gate)  # for other threads that wait
                 mail.raise_error()
                 raise StopIteration
-            sample = mail.wait()
-            if sample is not None:
-                return sample
+            mail.wait()
 
     def __aiter__(self) -> Samples:
         return self

@@ -1,6 +1,6 @@
 """What `monitoring.turns` gives to the rest of the package."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from .._pace import Pace
 from .quick import QuickPoller
@@ -19,3 +19,11 @@ class Turns:
     def end(self) -> None: ...
     def close(self) -> None: ...
     def lead(self) -> Sample | Literal[False] | None: ...
+
+class Consumer:
+    """The base class of `sampler.Samples`: an iterator that takes its turn, and leaves all else to `_next`."""
+
+    def _takes(
+        self, turns: Turns | None, box: list[Sample], behind: list[Any], waiters: list[tuple[Any, Any]]
+    ) -> None: ...
+    def __next__(self) -> Sample: ...

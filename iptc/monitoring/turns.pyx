@@ -8,6 +8,7 @@ poll, the thread wakes then, and polls.
 Only the thread can look at everything. The consumer wakes it if that is necessary.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport strerror
 from posix.time cimport CLOCK_MONOTONIC, itimerspec, timespec
@@ -145,7 +146,7 @@ cdef class Turns:
 
     # ---------------------------------------------------------------- the consumer
 
-    def lead(self):
+    cpdef object lead(self):
         """Wait until the poll is due, and do it, if that is a consumer's turn. Return the sample, or None: look again
         what is there. False: it is the thread's turn."""
         cdef int64_t due = self.pace.due, began = now(), until
@@ -177,3 +178,26 @@ cdef class Turns:
             return None
         self._set(1)
         return False
+
+
+cdef class Consumer:
+    """The base class of `sampler.Samples`: an iterator that takes its turn, and leaves all else to `_next`."""
+
+    cdef Turns turns                 # None: the thread does every poll
+    cdef list box                    # what the thread has polled
+    cdef list behind                 # the consumers that wait for the thread
+    cdef list waiters                # the tasks that do
+
+    def _takes(self, Turns turns, list box not None, list behind not None, list waiters not None):
+        """Take turns with the thread, while the lists are empty."""
+        self.turns, self.box, self.behind, self.waiters = turns, box, behind, waiters
+
+    def __next__(self):
+        while self.turns is not None and not self.box and not self.behind and not self.waiters:
+            sample = self.turns.lead()
+            if sample is False:
+                break
+            if sample is not None:
+                return sample
+            PyErr_CheckSignals()
+        return self._next()
