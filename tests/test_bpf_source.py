@@ -287,3 +287,15 @@ def test_the_sequence_count_of_each_cpu_is_used(host, readers, ipv6, traffic, mo
         traffic(7, 3, ipv6)
         assert same(reader, other)["OUTPUT"][0].packets % 3 == 0
     assert reader.source == IN_USE
+
+
+@pytest.mark.one_backend("nft")
+def test_a_new_rule_that_the_kernel_shows_only_in_a_dump_is_read(host, readers, ipv6):
+    """The kernel answers EPERM to a request for one rule if the rule is longer than 3.5 KiB."""
+    restored(host, ipv6, *(f"-A INPUT -p udp --dport {n}" for n in range(1, 40)))
+    reader, other = readers()
+    same(reader, other)
+    tests = " ".join(f"meta mark != {n}" for n in range(60))
+    host.run("nft", f"insert rule {'ip6' if ipv6 else 'ip'} filter INPUT {tests} counter packets 3 bytes 4")
+    assert same(reader, other)[0] == (3, 4)
+    assert reader.source == IN_USE

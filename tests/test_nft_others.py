@@ -13,6 +13,7 @@ from test_writers import STRESS
 
 import iptc
 from iptc import Chain, Rule, Table, _core, _netlink
+from iptc.cli import main
 from iptc.language import extension
 from iptc.model import edits
 from iptc.namespace import Place
@@ -395,3 +396,15 @@ def test_a_table_that_belongs_to_another_process(host):
         owner.wait()
     Chain(table, "INPUT").append_rule(rule(1))
     assert numbers(host) == ["1"]
+
+
+def test_a_rule_that_the_kernel_shows_only_in_a_dump_is_moved_with_its_counters(host, tmp_path):
+    """The kernel answers EPERM to a request for one rule if the rule is longer than 3.5 KiB."""
+    long = " ".join(f"-m u32 --u32 {n}=1" for n in range(4))
+    head = "*filter\n:INPUT ACCEPT [0:0]\n"
+    host.restore(f"{head}[7:8] -A INPUT {long}\n-A INPUT -p udp\n-A INPUT -p tcp\nCOMMIT\n", arguments=["--counters"])
+    wanted = tmp_path / "wanted"
+    wanted.write_text(f"{head}-A INPUT -p udp\n-A INPUT -p tcp\n-A INPUT {long}\nCOMMIT\n")
+    assert main(["apply", "-4", "--backend", "nft", str(wanted)]) == 0
+    saved = host.save(counters=True, table="filter")
+    assert [line[:5] for line in saved if "-A INPUT" in line] == ["[0:0]", "[0:0]", "[7:8]"]

@@ -7,7 +7,7 @@ all the time, each chain is as it was at one moment.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOENT, ENOMEM
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOENT, ENOMEM, EPERM
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcpy, memset, strcmp, strlen
@@ -622,7 +622,8 @@ cdef int _follow_chain(Lane *lane, ListedChain *row, const uint64_t *handles, ch
             failed = channel_get(lane.channel, NFT_MSG_GETRULE, lane.ruleset.nfproto, lane.question.memory,
                                  lane.question.length, _take_rule, lane)
             if failed:
-                return failed
+                # the kernel says EPERM if a rule is longer than its answer can be: only a dump has room for it
+                return EAGAIN if failed == EPERM else failed
         slot += 1
         if lane.handles.length != 8 * slot or (<uint64_t *> lane.handles.memory)[slot - 1] != handles[i]:
             return EAGAIN
