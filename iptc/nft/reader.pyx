@@ -25,7 +25,8 @@ from .._netlink cimport (
     NFTA_CHAIN_COUNTERS, NFTA_CHAIN_HANDLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE,
     NFTA_CHAIN_TYPE, NFTA_CHAIN_USE, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME,
     NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_QUOTA_CONSUMED, NFTA_QUOTA_FLAGS, NFT_QUOTA_F_DEPLETED,
-    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_POSITION, NFTA_RULE_USERDATA, NFTA_TABLE_HANDLE, GENERAL_HEAD,
+    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_POSITION, NFTA_RULE_USERDATA,
+    NFTA_TABLE_HANDLE, GENERAL_HEAD,
     Attribute, Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next, attribute_scan,
     attribute_text, channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours,
     channel_wait_for_commit, message_next, message_scan, put_be64, put_text, writer_reserve,
@@ -236,10 +237,10 @@ cdef int _list_chains(Channel *channel, Ruleset *ruleset, ChainList *chains) noe
     A dump of several datagrams is repeated until two are equal. Chains that a batch has created and not yet committed,
     in any table, may make the kernel show chains twice or leave some out, and it does not say so.
     """
-    cdef int attempt, failed
+    cdef int _attempt, failed
     cdef uint64_t digest = 0
     cdef bint has_one = False
-    for attempt in range(ATTEMPTS):
+    for _attempt in range(ATTEMPTS):
         failed = _list_once(channel, ruleset, chains)
         if failed:
             return failed
@@ -441,17 +442,18 @@ cdef int _read_use(Lane *lane, const ListedChain *row, uint32_t *use) noexcept n
 
 
 cdef int _read_rules(Lane *lane, ListedChain *row, size_t expected) noexcept nogil:
-    """Read the rules of one chain at one moment. Return 0 or an errno; EINTR if an unchanged one has not *expected* rules.
+    """Read the rules of one chain at one moment. Return 0 or an errno; EINTR if an unchanged one has other than *expected*
+    rules.
 
     If a commit to any table interrupts the dump, it is repeated. Two interrupted dumps that are equal are accepted too.
     The kernel does not notice a commit in the middle of a short dump. With `twice` there are always two.
     """
-    cdef int attempt, failed
+    cdef int _attempt, failed
     cdef bint interrupted, has_one = False
     cdef uint64_t trail = 0
     cdef size_t found
     cdef uint32_t use
-    for attempt in range(ATTEMPTS):
+    for _attempt in range(ATTEMPTS):
         failed = _ask_about(lane, row, NFTA_RULE_CHAIN)
         if failed:
             return failed
