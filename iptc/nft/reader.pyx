@@ -442,8 +442,8 @@ cdef int _read_use(Lane *lane, const ListedChain *row, uint32_t *use) noexcept n
 
 
 cdef int _read_rules(Lane *lane, ListedChain *row, size_t expected) noexcept nogil:
-    """Read the rules of one chain at one moment. Return 0 or an errno; EINTR if an unchanged one has other than *expected*
-    rules.
+    """Read the rules of one chain at one moment. Return 0 or an errno; EINTR if the ruleset is unchanged, but the chain
+    has not *expected* rules.
 
     If a commit to any table interrupts the dump, it is repeated. Two interrupted dumps that are equal are accepted too.
     The kernel does not notice a commit in the middle of a short dump. With `twice` there are always two.
