@@ -41,11 +41,12 @@ cdef extern from * nogil:
         syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);
     }
 
-    /* Sleep until the timer of a descriptor has run out, or a signal comes. */
+    /* Sleep until the timer of a descriptor has run out, or a signal comes; a minute at most, since the program may have
+       closed the descriptor, and another file may have its number. */
     static void sleep_until_alarm(int fd)
     {
         struct pollfd one = { .fd = fd, .events = POLLIN };
-        poll(&one, 1, -1);
+        poll(&one, 1, 60000);
     }
     """
     enum:
