@@ -34,9 +34,24 @@ _named = _core.Counters._make
 
 def checked_source(source: str) -> str:
     """Return *source*. Raises `ParameterError` if there is no such one."""
+    if not isinstance(source, str):
+        raise ParameterTypeError(f"a source must be a string, not {source!r}")
     if source not in ("socket", "bpf", "auto"):
         raise ParameterError(f"there is no source {source!r}; socket, bpf and auto are")
     return source
+
+
+_LONGEST = 1e15
+"""More seconds than any process runs."""
+
+
+def _checked_period(seconds: float) -> float:
+    """Return the time between two comparisons, in seconds. 0 is for none."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise ParameterTypeError(f"source_check must be seconds, not {seconds!r}")
+    if not seconds >= 0:  # true for NaN too
+        raise ParameterError(f"source_check must be seconds, not negative, not {seconds!r}")
+    return float(min(seconds, _LONGEST))
 
 
 _HANDING = 8
@@ -89,7 +104,7 @@ class CounterReader:
         self._nfproto = _core.IPV6 if ipv6 else _core.IPV4
         self._lock = None if lock is False else XTablesLock(None if lock is True else lock, shared=True)
         self._asked = checked_source(source)
-        self._period = float(source_check)
+        self._period = _checked_period(source_check)
         self._closed = True
         # the scan is owned by this object before it is opened: an interrupt may come between any two steps
         self._namespace = namespace.open_namespace(netns)

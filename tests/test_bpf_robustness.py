@@ -145,15 +145,16 @@ def test_every_step_without_a_free_descriptor_is_reported(start):
     assert start(STEPS + ROOM) == ["done"]
 
 
-def descriptors():
-    """{number: what it is} of the descriptors of bpf(2) that this process has open."""
+def descriptors(kinds="anon_inode:bpf"):
+    """{number: what it is} of the descriptors of *kinds* that this process has open: the beginnings of what they are
+    linked to."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             its = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue
-        if its.startswith("anon_inode:bpf"):
+        if its.startswith(kinds):
             found[int(name)] = its
     return found
 
@@ -210,6 +211,28 @@ def test_a_program_that_closes_descriptors_of_a_reader_gets_right_numbers(host, 
                 + "COMMIT\n",
             )
             assert descriptors() == at_first
+
+
+@pytest.mark.parametrize("source", ["socket", "bpf", "auto"])
+def test_a_program_that_closes_the_socket_too_is_told_so(host, numbers, source):
+    """Without its socket, a reader does not know any more which network namespace it reads."""
+    with iptc.CounterReader(source=source) as first:
+        first.read()  # whatever is opened once for all readers
+        kinds = "anon_inode:bpf", "socket:"
+        before = descriptors(kinds)
+        with iptc.CounterReader(source=source) as reader:
+            assert list(reader.read()) == numbers[0]
+            for number in descriptors(kinds).keys() - before.keys():
+                os.close(number)
+            raised = []
+            for _ in range(3):
+                with pytest.raises(iptc.IPTCError) as error:
+                    reader.read()
+                raised.append(error)
+            if source == "bpf":
+                assert "their descriptors were closed" in str(raised.pop(0).value)
+            assert all(error.type is iptc.KernelError and error.match("this reader is closed") for error in raised)
+        assert descriptors(kinds) == before and list(first.read()) == numbers[0]
 
 
 def test_other_files_with_these_numbers_stay_open(host, numbers):

@@ -65,6 +65,33 @@ def test_the_reason_of_a_refusal_is_raised():
         iptc.CounterReader(source="xdp")
 
 
+@pytest.mark.parametrize("source", [None, b"bpf", 1, True, ["bpf"], object])
+def test_a_source_that_is_no_string_is_refused(source):
+    with pytest.raises(iptc.ParameterTypeError, match="a source must be a string, not "):
+        iptc.CounterReader(source=source)
+    with pytest.raises(iptc.ParameterTypeError, match="a source must be a string, not "):
+        iptc.Sampler(source=source)
+
+
+@pytest.mark.parametrize("source", ["socket", "bpf", "auto"])
+@pytest.mark.parametrize(
+    ("seconds", "raised"),
+    [(text, iptc.ParameterTypeError) for text in ("60", b"5", None, True, [], 1j)]
+    + [(number, iptc.ParameterError) for number in (-1, -0.5, float("nan"), float("-inf"), -(10**400))],
+)
+def test_a_time_between_comparisons_that_is_none_is_refused(source, seconds, raised):
+    with pytest.raises(raised, match="source_check must be seconds"):
+        iptc.CounterReader(source=source, source_check=seconds)
+
+
+@pytest.mark.parametrize("seconds", [0, 1e-300, 1e308, float("inf"), 10**400])
+def test_any_time_between_comparisons_will_do(host, ipv6, seconds):
+    restored(host, ipv6, "-A OUTPUT -p udp")
+    with iptc.CounterReader(ipv6=ipv6, source="auto", source_check=seconds) as reader:
+        for _ in range(3):
+            assert len(reader.read()) == 1 and reader.source == IN_USE
+
+
 def test_the_numbers_are_those_of_the_socket(host, readers, ipv6, traffic):
     restored(host, ipv6, ":OUTPUT ACCEPT [0:0]", ":web - [0:0]", "-A OUTPUT -p udp --dport 7 -j web", "-A web -p udp")
     traffic(7, 3, ipv6)

@@ -7,7 +7,7 @@ belong to the copies. The numbers in the shared memory are counters: they are ad
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, EPERM
+from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, malloc
 from libc.string cimport memcpy, memset
@@ -19,9 +19,9 @@ from .window cimport BANK, BANK_PAGES, PAGE, SET_AT, Window, copy, poll
 
 from ..errors import Conflict, IPTCError, KernelError, ParameterError, ParameterTypeError, Unsupported
 from . import kernel, parcel
+from .reasons import why_not_run
 
 import errno
-import os
 
 cdef extern from "program.h" nogil:
     struct pair:
@@ -93,7 +93,7 @@ cdef class HandedScan(Scan):
     cdef int _end_of_it(self, int status) except -1:
         """Raise `Unsupported` with the reason. If it is final, each later reading raises it again."""
         if status < 0:
-            raise Unsupported(f"can't read counters that were handed over: {_why_not(-status)}")
+            raise Unsupported(f"can't read counters that were handed over: {why_not_run(-status)}")
         if status == CHANGED:
             self.ended = ("the ruleset was changed, or its network namespace has ended, since its counters were handed "
                           "over, and this process may not look for them: ask for them again")
@@ -103,14 +103,6 @@ cdef class HandedScan(Scan):
 
     cdef list _entries(self, uint64_t digest):
         raise Unsupported("of rules that were handed over there are only the texts")
-
-
-cdef str _why_not(int number):
-    """Return why a program that was handed over cannot be run."""
-    if number == EPERM:
-        return ("not permitted, by a security module, a filter of system calls (seccomp), or a kernel before 5.19 that "
-                "has kernel.unprivileged_bpf_disabled set")
-    return os.strerror(number)
 
 
 # ------------------------------------------------------------------ what was handed over
@@ -129,7 +121,7 @@ cdef int _check_set(Copies copies, uint64_t number) except -1:
     if not failed:
         failed = copies.pairing.run_in(&other, sizeof(other), &result)
     if failed:
-        raise Unsupported(f"can't read counters that were handed over: {_why_not(-failed)}")
+        raise Unsupported(f"can't read counters that were handed over: {why_not_run(-failed)}")
     memcpy(&there, copies.page_map.memory + SET_AT, sizeof(there))
     if request.set != number or other.set != number or there != number:
         raise ParameterError("these descriptors were not handed over together")
@@ -281,10 +273,7 @@ cdef str _name_of(Descriptor each, int number):
     """Return which of the descriptors this one is: a key of `_KINDS`, or "trace"."""
     if parcel.seals_of(each.held.fd) is not None:
         return "parcel"
-    try:
-        kind, of_map, of_program = each.names()
-    except Unsupported as refusal:
-        raise ParameterError(f"descriptor {number} is none that fds() gives: {refusal}") from None
+    kind, of_map, of_program = each.names()
     if kind == kernel.ARRAY and of_map == "iptc_given":
         return of_map
     if kind == kernel.SYSCALL and of_program in _KINDS:

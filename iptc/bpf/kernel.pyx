@@ -18,7 +18,7 @@ from posix.unistd cimport _SC_PAGESIZE, sysconf
 from .._linux cimport F_DUPFD_CLOEXEC, errno_now, fcntl, strnlen
 from .._netns cimport held_close, held_set
 
-from ..errors import ParameterError, kernel_error
+from ..errors import ParameterError, Unsupported, kernel_error
 from . import reasons             # imported now: when no descriptor is free, an import fails
 
 import os
@@ -140,11 +140,17 @@ cdef class Descriptor:
         return made
 
     def names(self):
-        """Return (the number of its kind, its name if it is a map, its name if it is a program)."""
+        """Return (the number of its kind, its name if it is a map, its name if it is a program). The kind is 0 if it is
+        nothing of bpf(2). Raises if this process may not ask."""
         cdef bpf_names names
         cdef int failed = bpf_call_names(self.held.fd, &names)
-        if failed < 0:
+        if failed == -EINVAL:
+            return 0, "", ""
+        if -failed in reasons.FULL:
             _refuse(failed, "can't ask what a descriptor stands for")
+        if failed < 0:
+            # asking needs no capability, as running does not
+            raise Unsupported(f"can't ask what a descriptor stands for: {reasons.why_not_run(-failed)}")
         return (names.kind, (<bytes> names.of_map[:strnlen(names.of_map, 16)]).decode("utf-8", "replace"),
                 (<bytes> names.of_program[:strnlen(names.of_program, 16)]).decode("utf-8", "replace"))
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+from ..errors import KernelError
+
 # imported now: when the process has no free descriptor, an import fails
 from .btf import KeepTypes
 from .legacy import LegacyFinder
@@ -29,8 +33,13 @@ def open_source(
 
 
 def _open(scan: TableScan | NftScan, nfproto: Family, table: str, side: str) -> tuple[Window, Finder]:
+    descriptor = scan.fileno()
+    if descriptor < 0:
+        raise KernelError(
+            "this reader is closed: the process has closed its socket", errno.EBADF, "Bad file descriptor"
+        )
     # the window first: if the kernel takes no BPF programs at all, that is the reason to give
     with KeepTypes():
         window = Window()
         finder = NftFinder if side == "nft" else LegacyFinder
-        return window, finder(window, nfproto, table, scan.fileno())
+        return window, finder(window, nfproto, table, descriptor)

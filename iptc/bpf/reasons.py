@@ -11,6 +11,14 @@ from ..errors import IPTCError, Unsupported, kernel_error
 OLDEST = (5, 18)
 """The first kernel that has all functions that the programs call; bpf_map_lookup_percpu_elem was the last to come."""
 
+_RUN_BY_ALL = (5, 19)
+"""The first kernel in which a process without capabilities can run a program that it was given, whatever
+kernel.unprivileged_bpf_disabled is."""
+
+_NOT_PERMITTED = "not permitted, by a security module or a filter of system calls (seccomp)"
+_ONLY_WITH_RIGHTS = "since the kernel is older than 5.19 and kernel.unprivileged_bpf_disabled is set"
+_SETTING = "/proc/sys/kernel/unprivileged_bpf_disabled"  # every kernel that has bpf() has it
+
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode, which is the same in every kernel
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _ASKING = {"CAP_NET_ADMIN": 12}
@@ -37,7 +45,18 @@ class Hindrance(Unsupported):
 
 def not_run(number: int) -> Hindrance:
     """Return the exception for a loaded program that cannot be run. *number* is the errno."""
-    return Hindrance(f"the programs cannot be run: {os.strerror(number)}", number not in _MOMENTARY)
+    return Hindrance(f"the programs cannot be run: {why_not_run(number)}", number not in _MOMENTARY)
+
+
+def why_not_run(number: int) -> str:
+    """Return why a loaded program cannot be run. *number* is the errno."""
+    if number in (errno.EPERM, errno.EACCES):
+        return _NOT_PERMITTED if kernel_release() >= _RUN_BY_ALL else f"{_NOT_PERMITTED}, or {_ONLY_WITH_RIGHTS}"
+    if number == errno.ENOSYS:
+        return _no_call()
+    if number == errno.EBADF:
+        return "their descriptors were closed, or their memory was changed"
+    return os.strerror(number)
 
 
 def content(path: str) -> str:
@@ -81,7 +100,7 @@ def unreadable(path: str, error: OSError) -> IPTCError:
 
 def _why(number: int, log: str) -> str:
     if number == errno.ENOSYS:
-        return "the kernel has no bpf()"
+        return _no_call()
     lines = [line for line in log.splitlines() if line.strip() and not _STATISTICS.match(line)]
     last = f"{os.strerror(number)}: {lines[-1]}" if lines else os.strerror(number)
     reads = "probe_read_kernel" in last
@@ -98,8 +117,14 @@ def _why(number: int, log: str) -> str:
         # before 5.11 the kernel also answers EPERM if the process would lock too much memory
         return f"the kernel is {release[0]}.{release[1]} and older than {OLDEST[0]}.{OLDEST[1]} ({last})"
     if denied:
-        return "not permitted, by a security module or a filter of system calls (seccomp)"
+        return _NOT_PERMITTED
     return f"the kernel refused it ({last})"
+
+
+def _no_call() -> str:
+    """Return why the kernel says that it has no bpf(). A filter of system calls may say that too."""
+    has_it = os.path.exists(_SETTING)
+    return "a filter of system calls (seccomp) refuses bpf()" if has_it else "the kernel has no bpf()"
 
 
 _STATISTICS = re.compile(r"processed \d+ insns|verification time|stack depth|max_states|\d+: \([0-9a-f]{2}\)")

@@ -560,8 +560,8 @@ cdef class TableScan(Scan):
         return self.held.fd < 0 or self.to_close
 
     def fileno(self):
-        """Return the descriptor of the socket, -1 once it is closed."""
-        return -1 if self.closed else self.held.fd
+        """Return the descriptor of the socket. -1: it was closed, by this process perhaps with all its descriptors."""
+        return -1 if self.closed or not held_is_ours(&self.held) else self.held.fd
 
     def outline(self):
         """Return where everything was in the table that was read last, by offsets in its bytes: (their number, the size

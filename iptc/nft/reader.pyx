@@ -950,8 +950,8 @@ cdef class NftScan(Scan):
         return self._taken()
 
     def fileno(self):
-        """Return the descriptor of the socket, -1 once it is closed."""
-        return -1 if self.closed else self.socket.channel.held.fd
+        """Return the descriptor of the socket. -1: it was closed, by this process perhaps with all its descriptors."""
+        return -1 if self.closed or not channel_is_ours(&self.socket.channel) else self.socket.channel.held.fd
 
     def read_messages(self):
         """Return [(chain, policy or None, (packets, bytes) or None, messages of its rules as bytes)]."""
