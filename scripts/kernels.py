@@ -33,14 +33,17 @@ class Trial(NamedTuple):
     expected: str  # "works", or a part of the reason why it does not
     words: str = ""  # words for the command line of the kernel
     processors: int = 2
+    possible: int = 0  # how many processors the machine can get while it runs; 0: no more than it has
 
 
 OLD, STABLE, NEW = ("bookworm", "6.1.*"), ("trixie", "6.12.*"), ("trixie-backports", "*")
+UNSTABLE = ("sid", "*")
 SHUT = "lockdown=confidentiality"
 TRIALS = {
     "5.10": Trial("bullseye", "5.10.*", "older than 5.18"),
     "6.1": Trial(*OLD, "works"),
     "6.1-one-processor": Trial(*OLD, "works", processors=1),
+    "6.1-absent-processors": Trial(*OLD, "works", possible=64),
     "6.1-lockdown": Trial(*OLD, "works", "lockdown=integrity"),
     "6.1-confidential": Trial(*OLD, SHUT, SHUT),
     "6.12": Trial(*STABLE, "works"),
@@ -48,7 +51,11 @@ TRIALS = {
     "6.12-lockdown": Trial(*STABLE, "works", "lockdown=integrity"),
     "6.12-confidential": Trial(*STABLE, SHUT, SHUT),
     "6.12-no-btf": Trial(*STABLE, "the kernel has no BTF", "trial.btf=hidden"),
+    "6.12-processors-offline": Trial(*STABLE, "works", "maxcpus=1"),
     "newest": Trial(*NEW, "works"),
+    "newest-confidential": Trial(*NEW, SHUT, SHUT),
+    "newest-one-processor": Trial(*NEW, "works", processors=1),
+    "unstable": Trial(*UNSTABLE, "works"),
 }
 
 
@@ -171,7 +178,7 @@ mount -t devtmpfs dev /dev 2>/dev/null
 mount -t securityfs security /sys/kernel/security 2>/dev/null
 grep -q trial.btf=hidden /proc/cmdline && mount -t tmpfs none /sys/kernel/btf
 ip link set lo up
-%(python)s /trial.py "%(expected)s"
+%(python)s /trial.py "%(expected)s" %(possible)d
 echo "TRIAL ended $?"
 poweroff -f
 """
@@ -250,6 +257,7 @@ def archive(trial, modules, name):
         "prefix": pathlib.Path(sysconfig.get_path("stdlib")).parent.parent,
         "python": python,
         "expected": trial.expected,
+        "possible": trial.possible or trial.processors,
     }
     (root / "init").write_text(INIT % words)
     (root / "init").chmod(0o755)
@@ -270,7 +278,10 @@ def run(name, trial):
     image, modules = kernel(trial)
     system = archive(trial, modules, name)
     log = PLACE / f"{name}.log"
-    command = ["qemu-system-x86_64", "-cpu", "max", "-smp", str(trial.processors), "-m", "2048", "-nographic"]
+    command = ["qemu-system-x86_64", "-cpu", "max", "-m", "2048", "-nographic"]
+    # each processor in a package of its own: a kernel takes no further processors in a package that is there
+    most = trial.possible or trial.processors
+    command += ["-smp", f"{trial.processors},maxcpus={most},sockets={most},cores=1,threads=1"]
     command += ["-no-reboot", "-nodefaults", "-serial", "stdio", "-kernel", image, "-initrd", system]
     command += ["-append", f"console=ttyS0 quiet panic=-1 no_timer_check {trial.words}"]
     say(f"{name}: Linux {modules.name} {trial.words}".rstrip())
@@ -297,7 +308,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.list:
         for name, trial in TRIALS.items():
-            print(f"{name:20} {trial.suite} {trial.version} {trial.words}".rstrip())
+            print(f"{name:24} {trial.suite} {trial.version} {trial.words}".rstrip())
         return
     unknown = set(arguments.trials) - set(TRIALS)
     if unknown:

@@ -13,7 +13,7 @@ from iptc.bpf.legacy import LegacyFinder
 from iptc.bpf.window import Window
 from iptc.legacy.blob import TableScan
 
-EXPECTED = sys.argv[1]
+EXPECTED, POSSIBLE = sys.argv[1], int(sys.argv[2])
 FAILED = []
 SEVEN = bytes.fromhex("b7000000070000009500000000000000")
 
@@ -276,6 +276,7 @@ def main():
     print(
         f"TRIAL Linux {os.uname().release}, {os.cpu_count()} processors, {reasons.kernel_release()}: well", flush=True
     )
+    tell("possible processors", len(kernel.possible_processors()) == POSSIBLE, kernel.possible_processors())
     if EXPECTED == "works":
         with telling("types"):
             try_types()
@@ -288,7 +289,7 @@ def main():
             if EXPECTED != "works":
                 try_refusal(backend, EXPECTED)
             elif backend == "legacy" and len(kernel.possible_processors()) == 1:
-                try_refusal(backend, "with a single CPU")
+                try_refusal(backend, "on a single CPU")
             else:
                 for ipv6 in (False, True):
                     try_back_end(backend, ipv6)
