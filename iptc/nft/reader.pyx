@@ -14,11 +14,9 @@ from libc.string cimport memcpy, memset, strcmp, strlen
 
 from .._linux cimport (
     CPU_COUNT, SIG_SETMASK, cpu_set_t, pthread_create, pthread_join, pthread_sigmask, pthread_t, sched_getaffinity,
-    sigfillset, sigset_t,
-)
+    sigfillset, sigset_t)
 from .._counts cimport (
-    Counts, Digest, HandleIndex, Scan, digest_absorb, digest_begin, digest_finish, handle_index, handle_number,
-)
+    Counts, Digest, HandleIndex, Scan, digest_absorb, digest_begin, digest_finish, handle_index, handle_number)
 from .._core cimport c_text, family_of, os_decode
 from .._netlink cimport (
     NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWTABLE,
@@ -29,8 +27,7 @@ from .._netlink cimport (
     NFTA_TABLE_HANDLE, GENERAL_HEAD,
     Attribute, Channel, Message, Socket, attribute_be32, attribute_be64, attribute_next, attribute_scan,
     attribute_text, channel_beside, channel_dump, channel_generation, channel_get, channel_is_ours,
-    channel_wait_for_commit, message_next, message_scan, put_be64, put_text, writer_reserve,
-)
+    channel_wait_for_commit, message_next, message_scan, put_be64, put_text, writer_reserve)
 from .._netns cimport Namespace
 from .._core import HOOKS
 from ..errors import Conflict, KernelError, kernel_error
