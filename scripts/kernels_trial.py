@@ -45,11 +45,13 @@ def host(*words, text=None):
 
 
 def send(count, ipv6=False):
-    """Send UDP packets over loopback."""
+    """Send UDP packets over loopback. All are received, and so counted, when this returns."""
     family, address = (socket.AF_INET6, "::1") if ipv6 else (socket.AF_INET, "127.0.0.1")
-    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+    with socket.socket(family, socket.SOCK_DGRAM) as sender, socket.socket(family, socket.SOCK_DGRAM) as receiver:
+        receiver.bind((address, 9))
         for _ in range(count):
             sender.sendto(bytes(52 if ipv6 else 72), (address, 9))
+            receiver.recv(100)
 
 
 def ruleset(tag, count):
