@@ -17,12 +17,13 @@ from conftest import PATIENCE
 from test_structure import ROOT
 
 import iptc
-from iptc.monitoring import events, pace, sampler, sources
+from iptc.monitoring import events, sampler, sources
+from iptc.monitoring.clock import Clock
 
 SECOND = 1_000_000_000
 
 
-class Steps(pace.Clock):
+class Steps(Clock):
     """A clock that the test moves: each `step` lets the thread poll once, `late` seconds after the moment is due."""
 
     def __init__(self):

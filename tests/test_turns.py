@@ -13,7 +13,7 @@ from untried import no_ebpf, untried
 
 import iptc
 from iptc._pace import Pace
-from iptc.monitoring import pace, turns
+from iptc.monitoring import clock, turns
 
 REFUSED = no_ebpf()
 
@@ -165,7 +165,7 @@ def test_without_a_timer_the_thread_polls(begin, monkeypatch):
     def refuse(*_):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(pace, "Turns", refuse)
+    monkeypatch.setattr(clock, "Turns", refuse)
     run = begin()
     assert run._mail.turns is None and next(run).polls >= 1
 

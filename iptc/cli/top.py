@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .._pace import Pace
     from ..monitoring.board import Board
-    from ..monitoring.pace import Clock
+    from ..monitoring.clock import Clock
     from ..monitoring.sampler import Poller
     from ..monitoring.samples import Sample
     from .arguments import _Commands
@@ -68,7 +68,7 @@ def run(options: Namespace) -> int:
     """Run the command. Return the exit status."""
     from .._pace import Pace
     from ..monitoring.board import Board
-    from ..monitoring.pace import Clock
+    from ..monitoring.clock import Clock
     from ..monitoring.sampler import Sampler
     from ..monitoring.selection import Selection
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .._pace import Pace
     from ..monitoring.board import Board
-    from ..monitoring.pace import Clock
+    from ..monitoring.clock import Clock
     from ..monitoring.sampler import Poller
 
 _SORTS = {"p": "packets", "b": "bytes", "o": "place"}

@@ -19,8 +19,8 @@ from .._pace import Pace, checked_interval
 from ..counters import Snapshot, checked_source
 from ..errors import KernelError, ParameterTypeError, is_absent
 from ..namespace import open_namespace
+from .clock import AlarmClock, Clock
 from .mail import Mail, locked_lock, open_lock, received
-from .pace import AlarmClock, Clock
 from .quick import QuickPoller, Span
 from .samples import Sample
 from .selection import Selection

@@ -41,7 +41,7 @@ cdef extern from * nogil:
         syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);
     }
 
-    /* Sleep until the timer of a descriptor has run out, or a signal comes; a minute at most, since the program may have
+    /* Sleep until the timer of a descriptor has run out, or a signal comes. A minute at most: the program may have
        closed the descriptor, and another file may have its number. */
     static void sleep_until_alarm(int fd)
     {
