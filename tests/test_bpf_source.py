@@ -316,6 +316,21 @@ def test_the_sequence_count_of_each_cpu_is_used(host, readers, ipv6, traffic, mo
     assert reader.source == IN_USE
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("INPUT", "FORWARD"), ("FORWARD", "INPUT"), ("a", "b"), ("b", "a"), ("OUTPUT", "a")]
+)
+def test_equal_rules_in_another_chain_are_another_ruleset(host, readers, ipv6, old, new):
+    heads = [":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", ":a - [0:0]", ":b - [0:0]"]
+    reader, other = readers()
+    for rules in ["-j ACCEPT"], ["-j RETURN"], ["-p udp", "-p tcp"], ["-p udp"] * 3:
+        restored(host, ipv6, *heads, *(f"-A {old} {rule}" for rule in rules))
+        before = same(reader, other)
+        restored(host, ipv6, *heads, *(f"-A {new} {rule}" for rule in rules))
+        after = same(reader, other)
+        assert (len(before[old]), len(before[new])) == (len(after[new]), len(after[old])) == (len(rules), 0)
+        assert before.generation != after.generation
+
+
 @pytest.mark.one_backend("nft")
 def test_a_new_rule_that_the_kernel_shows_only_in_a_dump_is_read(host, readers, ipv6):
     """The kernel answers EPERM to a request for one rule if the rule is longer than 3.5 KiB."""

@@ -265,6 +265,9 @@ cdef int _walk(Family *family, const char *blob, uint32_t end, const ipt_getinfo
     cdef bint is_policy
     walk.chain_count = 0
     digest_begin(&digest, end)
+    # a rule may have the same bytes as a policy, so the entries do not tell which chain it is in
+    digest_absorb(&digest, <const char *> info.hook_entry, sizeof(info.hook_entry))
+    digest_absorb(&digest, <const char *> info.underflow, sizeof(info.underflow))
     while at < end:
         walk.broken = at
         entry = blob + at

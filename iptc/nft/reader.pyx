@@ -193,7 +193,6 @@ cdef int _by_name(const void *one, const void *other) noexcept nogil:
 
 
 cdef int _list_once(Channel *channel, Ruleset *ruleset, ChainList *chains) noexcept nogil:
-    """List the chains of the table by one dump. Return 0 or an errno."""
     cdef bint interrupted
     cdef int failed, i
     cdef size_t j
@@ -807,7 +806,8 @@ cdef class NftScan(Scan):
             row = &_rows(&self.ruleset.chains)[i]
             digest_absorb(&digest, row.name, (strlen(row.name) + 4) & ~<size_t> 3)
             digest_absorb(&digest, <const char *> &row.policy, sizeof(row.policy))
-            digest_absorb(&digest, self.lanes[0].identities.memory + 8 * row.first, 8 * (row.end - row.first))
+            digest_absorb(&digest, <const char *> &row.end, sizeof(row.end))     # names and rules may be in any order
+        digest_absorb(&digest, self.lanes[0].identities.memory, self.lanes[0].identities.length)
         return digest_finish(&digest)
 
     cdef int _describe(self) except -1:
