@@ -1,5 +1,5 @@
 """A filter of system calls (seccomp) refuses bpf(2), before a reader is opened or in the midst of its work: the reason
-says so, "auto" reads by the socket, and nothing stays open."""
+says so, "auto" reads by the socket, and nothing stays open. Or only the socket is refused: then eBPF goes on."""
 
 import ctypes
 import errno
@@ -17,7 +17,8 @@ from iptc.doctor.ebpf import of_ebpf
 
 pytestmark = [pytest.mark.one_backend("nft", "legacy"), pytest.mark.needs("ebpf")]
 
-NUMBERS = {"x86_64": 321, "aarch64": 280}  # of bpf(2)
+NUMBERS = {"x86_64": [321], "aarch64": [280]}  # of bpf(2)
+OF_SOCKETS = {"x86_64": [44, 46, 55], "aarch64": [206, 209, 211]}  # of sendto(2), sendmsg(2), getsockopt(2)
 RULES = [f"-A OUTPUT -p udp --dport {port}" for port in range(1, 6)]
 
 REASONS = {
@@ -26,14 +27,12 @@ REASONS = {
 }
 
 
-def filter_calls(number):
-    """From now on bpf(2) fails with this errno in this process."""
-    steps = [
-        (0x20, 0, 0, 0),  # load the number of the call
-        (0x15, 0, 1, NUMBERS[os.uname().machine]),
-        (0x06, 0, 0, 0x00050000 | number),  # SECCOMP_RET_ERRNO
-        (0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
-    ]
+def filter_calls(number, calls=NUMBERS):
+    """From now on bpf(2), or one of the other *calls*, fails with this errno in this process."""
+    steps = [(0x20, 0, 0, 0)]  # load the number of the call
+    for call in calls[os.uname().machine]:
+        steps += [(0x15, 0, 1, call), (0x06, 0, 0, 0x00050000 | number)]  # SECCOMP_RET_ERRNO
+    steps.append((0x06, 0, 0, 0x7FFF0000))  # SECCOMP_RET_ALLOW
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code)))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -122,3 +121,41 @@ def test_of_the_receiver(host, ipv6, refusal):
             return left_open() == before
 
         assert told_by_a_child(read_in_a_child) == "True"
+
+
+def into_a_user_namespace():
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(0x10000000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWUSER
+
+
+def without_sockets():
+    filter_calls(errno.EPERM, OF_SOCKETS)
+
+
+@pytest.mark.parametrize(
+    ("give_up", "why"),
+    [
+        (into_a_user_namespace, "this process is in a user namespace, which does not own the network namespace"),
+        (without_sockets, "the kernel does not let this process read them any more: a security module or a filter of"),
+    ],
+)
+def test_of_the_socket_only(host, ipv6, give_up, why):
+    """A process can give up its rights in other ways than by its capabilities: eBPF goes on without the comparison."""
+    restored(host, ipv6, *RULES)
+    if os.uname().machine not in NUMBERS:
+        untried("the numbers of calls are not known for this processor")
+
+    def read_in_a_child():
+        with (
+            iptc.CounterReader(ipv6=ipv6, source="bpf", source_check=1e-9) as reader,
+            iptc.CounterReader(ipv6=ipv6, source="auto", source_check=1e-9) as other,
+        ):
+            wanted = list(reader.read())
+            assert list(other.read()) == wanted and other.source_reason == ""
+            give_up()
+            for each in (reader, other, reader, other):
+                assert list(each.read()) == wanted and each.source == "bpf"
+                assert each.source_reason.startswith(f"not compared with what the socket says: {why}")
+        return "done"
+
+    assert told_by_a_child(read_in_a_child) == "done"

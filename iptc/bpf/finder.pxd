@@ -22,4 +22,5 @@ cdef class Finder:
     cdef bytes addresses(self)
     cdef bytes owners(self)
     cdef tuple follow(self, object scan, Marks *marks, bytearray asked)
+    cdef bint may_read(self, object scan) except -1
     cdef bytes places(self, object scan, Marks *marks)

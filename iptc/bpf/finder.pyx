@@ -35,6 +35,11 @@ cdef class Finder:
         """
         return None
 
+    cdef bint may_read(self, object scan) except -1:
+        """Whether the kernel lets this thread read the table by *scan*. A process may have given up its rights, gone
+        into a user namespace, or put a filter of system calls into force."""
+        return True
+
     cdef bytes places(self, object scan, Marks *marks):
         """Return int32 numbers: which counter of `addresses` each slot of *scan* has, then each policy; -1 for none.
 

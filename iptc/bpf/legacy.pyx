@@ -257,6 +257,9 @@ cdef class LegacyFinder(Finder):
         self._free()
         return 0
 
+    cdef bint may_read(self, object scan) except -1:
+        return scan.may_read()
+
     cdef bytes addresses(self):
         return PyBytes_FromStringAndSize(<char *> self.counters, 8 * <Py_ssize_t> self.count)
 

@@ -21,7 +21,7 @@ from .net cimport Net
 from .percpu cimport prepare_for, variable_at
 from .window cimport PAGE, Window, word_in
 
-from ..errors import KernelError, Unsupported
+from ..errors import AccessDenied, KernelError, Unsupported
 from .btf import ask
 from .reasons import Hindrance
 
@@ -736,6 +736,15 @@ cdef class NftFinder(Finder):
         for i in range(found.chain_count):
             address[found.rule_count + i] = found.chains[i].stats
         return made
+
+    cdef bint may_read(self, object scan) except -1:
+        try:
+            scan.socket.generation()
+        except AccessDenied:
+            return False
+        except KernelError:
+            return True              # then a reading says what is wrong
+        return True
 
     cdef tuple follow(self, object scan, Marks *marks, bytearray asked):
         """A rule with the same handle and the same counter says the same, unless a chain has another name. The handle

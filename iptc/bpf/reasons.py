@@ -73,12 +73,20 @@ def capabilities(numbers: dict[str, int]) -> set[str]:
     return {name for name, number in numbers.items() if mask >> number & 1}
 
 
-def may_ask() -> bool:
-    """Whether this thread may ask the kernel's own interface for rules; True also if that is not known."""
+def why_not_asked() -> str:
+    """Return why the kernel's own interface does not tell this thread the rules any more."""
     try:
-        return bool(capabilities(_ASKING))
+        if not capabilities(_ASKING):
+            return "this process has no CAP_NET_ADMIN any more"
+        if _is_in_user_namespace():
+            return "this process is in a user namespace, which does not own the network namespace"
     except OSError:
-        return True
+        pass
+    return "the kernel does not let this process read them any more: a security module or a filter of system calls"
+
+
+def _is_in_user_namespace() -> bool:
+    return os.stat("/proc/thread-self/ns/user").st_ino != _FIRST_USER_NAMESPACE
 
 
 def bpf_error(doing: str, number: int, log: str = "") -> IPTCError:
@@ -147,7 +155,7 @@ def _locked_down() -> str:
 def _who_may_not() -> str:
     """Return why this process may not load programs, or "" if that is not known."""
     try:
-        if os.stat("/proc/thread-self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
+        if _is_in_user_namespace():
             return "this is a user namespace, and the kernel takes programs from its first one only"
         have = capabilities(_CAPABILITIES)
     except OSError:

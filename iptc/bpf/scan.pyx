@@ -245,10 +245,10 @@ cdef class BpfScan(Scan):
         """Whether the numbers of eBPF have to be compared with those of the socket, and may be."""
         if not self._is_time():
             return False
-        if reasons.may_ask():
+        if self.finder.may_read(self.socket):
             return True
         self.due = time.monotonic() + self.period
-        self.source_reason = "not compared with what the socket says: this process has no CAP_NET_ADMIN any more"
+        self.source_reason = f"not compared with what the socket says: {reasons.why_not_asked()}"
         return False
 
     cdef tuple _by_socket(self):

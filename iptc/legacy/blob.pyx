@@ -6,7 +6,7 @@ buffer that it keeps. Neither uses libiptc or libxtables. Each offset is checked
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EEXIST, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM
 from libc.stdint cimport int32_t, uint16_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strerror, strlen
@@ -565,6 +565,15 @@ cdef class TableScan(Scan):
     def fileno(self):
         """Return the descriptor of the socket. -1: it was closed, by this process perhaps with all its descriptors."""
         return -1 if self.closed or not held_is_ours(&self.held) else self.held.fd
+
+    def may_read(self):
+        """Whether the kernel lets this thread read the table now: it may have given up its rights since it opened the
+        socket."""
+        cdef ipt_getinfo info
+        cdef const char *name = PyBytes_AS_STRING(self.label)
+        if not held_is_ours(&self.held):
+            return True              # then a reading says what is wrong
+        return _get_info(self.family, self.held.fd, name, &info) not in (EPERM, EACCES)
 
     def outline(self):
         """Return where everything was in the table that was read last, by offsets in its bytes: (their number, the size

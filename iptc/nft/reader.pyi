@@ -12,6 +12,8 @@ class NftScan(Scan):
         self, nfproto: int, table: str, socket: Socket | None = None, there: Namespace | None = None
     ) -> None: ...
     @property
+    def socket(self) -> Socket | None: ...  # None once it is closed
+    @property
     def closed(self) -> bool: ...
     def follow(
         self, generation: int, chains: dict[int, tuple[bytes, int, int, int]], handles: bytes, known: bytearray

@@ -695,7 +695,7 @@ cdef int _read_table(Lane *lanes) noexcept nogil:
 cdef class NftScan(Scan):
     """Reads the counters of a table again and again, with one socket and one set of buffers: it dumps each chain."""
 
-    cdef Socket socket
+    cdef readonly Socket socket
     cdef bint owns                   # whether it closes the socket
     cdef Ruleset ruleset
     cdef Lane lanes[2]
