@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
 import types
 
@@ -57,6 +59,27 @@ def test_the_unit_starts_the_command(host):
     assert options.address == listens
     for key in "AmbientCapabilities", "CapabilityBoundingSet":
         assert re.findall(rf"^{key}=(.*)$", service, re.MULTILINE) == ["CAP_NET_ADMIN CAP_NET_RAW"]
+
+
+@pytest.mark.needs("ebpf")
+@pytest.mark.needs("other users")
+@pytest.mark.one_backend("legacy", "nft")
+def test_the_rights_of_the_unit_and_of_its_addition_suffice_for_ebpf(host):
+    """What docs/prometheus.md adds to the unit is all that another user needs."""
+    text = (PACKAGING.parent / "docs/prometheus.md").read_text()
+    (addition,) = re.findall(r"```ini\n\[Service\]\n(.*?)```", text, re.DOTALL)
+    assert "SystemCallFilter=bpf\n" in addition
+    service = (PACKAGING / "systemd/iptc-exporter.service").read_text()
+    for key in "AmbientCapabilities", "CapabilityBoundingSet":
+        names = " ".join(re.findall(rf"^{key}=(.*)$", service + addition, re.MULTILINE)).split()
+        rights = ",".join("+" + name.removeprefix("CAP_").lower() for name in names)
+        who = ["setpriv", "--reuid=65534", "--regid=65534", "--groups=0", f"--inh-caps=-all,{rights}"]
+        command = [*who, f"--ambient-caps={rights}", f"--bounding-set=-all,{rights}", "--no-new-privs"]
+        command += [sys.executable, "-m", "iptc", "exporter", "--once", "-4", "-t", "filter", "--source", "bpf"]
+        environment = {**os.environ, "PYTHONPATH": str(PACKAGING.parent), "IPTC_BACKEND": host.backend}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert 'iptables_source_info{ip_version="4",table="filter",source="bpf"} 1\n' in done.stdout
 
 
 class Collectd(types.ModuleType):
