@@ -111,7 +111,9 @@ def _why(number: int, log: str) -> str:
         return _no_call()
     lines = [line for line in log.splitlines() if line.strip() and not _STATISTICS.match(line)]
     last = f"{os.strerror(number)}: {lines[-1]}" if lines else os.strerror(number)
-    reads = "probe_read_kernel" in last
+    # newer kernels write an advice after the refusal; the instruction before it says what was refused
+    calls = [line for line in log.splitlines() if _CALL.search(line)]
+    reads = "probe_read_kernel" in last or number == errno.EINVAL and "probe_read_kernel" in "".join(calls[-1:])
     denied = not log and number in (errno.EPERM, errno.EACCES)
     helper = "cannot use helper" in last or "unknown func" in last  # some need CAP_PERFMON
     if reads or denied or helper:
@@ -135,6 +137,7 @@ def _no_call() -> str:
     return "a filter of system calls (seccomp) refuses bpf()" if has_it else "the kernel has no bpf()"
 
 
+_CALL = re.compile(r"\d+: \(85\) call |cannot use helper|unknown func")
 _STATISTICS = re.compile(r"processed \d+ insns|verification time|stack depth|max_states|\d+: \([0-9a-f]{2}\)")
 
 
