@@ -81,14 +81,15 @@ def test_auto_reads_by_socket_and_returns_to_ebpf(restless):
     assert scan.read()[0].pairs(0, 1) == [(7, 700)]
     assert (scan.source, scan.source_reason) == ("socket", "the ruleset changes all the time")
     socket.changes = False
+    subprocess.run(["nft", "add", "chain", "ip", "filter", "name0"], check=True)
     for turn in range(3):
         counts, digest, policies = until_it_is_back(scan.read, lambda: scan.source)
         assert counts.pairs(0, 1) == [(7, 700)] and len(policies) == 3 and counts.rules == 12
         assert scan.source_reason == "" and digest == socket.read()[1]
         # once more, with rules that changed while eBPF was not in use
         socket.changes = True
-        for name in ("other", "another"):  # a single commit would be followed, without a reading of all by the socket
-            subprocess.run(["nft", "add", "chain", "ip", "filter", f"{name}{turn}"], check=True)
+        # another change would be followed, without a reading of all by the socket
+        subprocess.run(["nft", "rename", "chain", "ip", "filter", f"name{turn}", f"name{turn + 1}"], check=True)
         scan.read()
         assert scan.source == "socket"
         socket.changes = False

@@ -25,7 +25,7 @@ from .window cimport Window
 
 import time
 
-from ..errors import Conflict, KernelError, Unsupported
+from ..errors import AccessDenied, Conflict, KernelError, Unsupported
 from . import reasons
 from .reasons import Doubt, Hindrance, not_run
 
@@ -139,6 +139,10 @@ cdef class BpfScan(Scan):
             # the open programs and maps will not be used again
             self.window, self.finder, self.copies = None, None, None
         if not self.falls_back:
+            if isinstance(why, AccessDenied):
+                # the kernel refuses what the socket asks, for lack of a capability that this process had
+                raise Unsupported("can't read the counters with eBPF: what it finds now cannot be compared with the "
+                                  f"kernel's own interface: {why}") from why
             if isinstance(why, KernelError):
                 raise why
             raise Unsupported(f"can't read the counters with eBPF: {why}") from None
