@@ -5,7 +5,6 @@ The waiting is C code. A process that does it a thousand times a second saves a 
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINTR
 from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -17,6 +16,7 @@ cdef extern from "<time.h>" nogil:
 
 cdef enum:
     BILLION = 1_000_000_000
+    LOOK = 500_000_000               # a signal that comes right before a wait is seen after so many nanoseconds
 
 
 def checked_interval(object interval):
@@ -73,21 +73,20 @@ cdef class Polls:
     def __next__(self):
         cdef Pace pace = self.pace
         cdef timespec when
-        cdef int64_t due
-        cdef int failed
+        cdef int64_t due, until, time = now()
         if pace is None:
-            self.pace = Pace(self.interval, now())
+            self.pace = Pace(self.interval, time)
             return self.read()
-        # another thread may call this too, and changes `due`
-        due = pace.due
-        when.tv_sec, when.tv_nsec = due // BILLION, due % BILLION
-        while True:
+        due = pace.due               # another thread may call this too, and changes it
+        while time < due:
+            until = min(due, time + LOOK)
+            when.tv_sec, when.tv_nsec = until // BILLION, until % BILLION
             with nogil:
-                failed = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL)
-            if failed != EINTR:
-                break
-            PyErr_CheckSignals()
-        pace.go_on(now())
+                clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL)
+                time = now()
+            if time < due:
+                PyErr_CheckSignals()
+        pace.go_on(time)
         return self.read()
 
     def __repr__(self):

@@ -85,11 +85,11 @@ def test_a_handler_that_raises_ends_the_wait_and_the_next_call_goes_on(alarm):
     alarm(interrupt)
     polls = Polls(int, 3600)
     next(polls)
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
     with pytest.raises(KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
         next(polls)
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
     with pytest.raises(KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
         next(polls)
 
 
@@ -126,8 +126,8 @@ def test_other_threads_run_while_one_waits(alarm):
     began = threading.Event()
     waker = threading.Thread(target=lambda: (began.wait(), other.start(), other.join()))
     waker.start()
-    began.set()
     with pytest.raises(InterruptedError):
+        began.set()
         next(polls)
     waker.join()
 
