@@ -41,12 +41,12 @@ cdef extern from * nogil:
         syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);
     }
 
-    /* Sleep until the timer of a descriptor has run out, or a signal comes. A minute at most: the program may have
+    /* Sleep until the timer of a descriptor has run out, or a signal comes. Two seconds at most: the program may have
        closed the descriptor, and another file may have its number. */
     static void sleep_until_alarm(int fd)
     {
         struct pollfd one = { .fd = fd, .events = POLLIN };
-        poll(&one, 1, 60000);
+        poll(&one, 1, 2000);
     }
     """
     enum:
