@@ -113,7 +113,8 @@ cdef extern from *:
     void digest_absorb_head(Digest *digest, const char *at) nogil
     uint64_t digest_finish(const Digest *digest) nogil
 
-# Finds rules by their handles in nf_tables: those of a reading, or those that were found in the kernel's memory.
+# Finds rules by their handles in nf_tables: those of a reading, or those that were found in the kernel's memory. It
+# finds addresses too, which are uint64 as handles are.
 cdef struct HandleIndex:
     uint32_t *places        # numbers of rules plus one; 0: free. NULL: there is no index
     size_t mask

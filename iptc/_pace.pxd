@@ -2,6 +2,10 @@
 
 from libc.stdint cimport int64_t
 
+cdef enum:
+    BILLION = 1_000_000_000
+    LOOK = 500_000_000               # a signal that comes right before a wait is seen after so many nanoseconds
+
 # The time of CLOCK_MONOTONIC in nanoseconds.
 cdef int64_t now() noexcept nogil
 

@@ -14,10 +14,6 @@ cdef extern from "<time.h>" nogil:
     enum: TIMER_ABSTIME
     int clock_nanosleep(int clock, int flags, const timespec *when, timespec *left)
 
-cdef enum:
-    BILLION = 1_000_000_000
-    LOOK = 500_000_000               # a signal that comes right before a wait is seen after so many nanoseconds
-
 
 def checked_interval(object interval):
     """Return *interval*. Raises `ParameterTypeError` or `ParameterError` if it is not a number of seconds."""

@@ -4,7 +4,7 @@
 A program at the tracepoint `percpu_free_percpu` writes a log. All readers of a process share it.
 """
 
-from libc.stdlib cimport calloc, free
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from .window cimport trace_freed
 
@@ -44,41 +44,27 @@ cdef class Frees:
         """Return how many blocks were freed since the log began."""
         return frees_counted(<frees *> self.log.memory)
 
-    cdef bint gather(self, uint64_t since, Addresses *into) except -1:
-        """Put the addresses into *into*, an empty set, that were freed after `count` returned *since*.
+    cdef bytes after(self, uint64_t first):
+        """Return the addresses, as uint64, that were freed after `count` returned *first*. None: some are lost.
 
-        Return whether it has all of them. The caller frees `into.places`.
+        What `shared_frees` returned has been logging until now.
         """
         cdef frees *log = <frees *> self.log.memory
-        cdef uint64_t end, number, address
-        cdef size_t room = 16
-        # other code of this process may have closed the descriptor
-        if not self.link.runs():
-            return False
-        end = self.count()
-        if end - since > FREES:
-            return False
-        if end == since:
-            return True
-        while room < 2 * (end - since):
-            room *= 2
-        into.places, into.mask = <uint64_t *> calloc(room, sizeof(uint64_t)), room - 1
-        if into.places == NULL:
-            raise MemoryError
-        for number in range(since, end):
-            address = log.address[number % FREES]
-            if address:
-                into.places[address_place(into, address)] = address
+        cdef uint64_t number, count = self.count() - first
+        cdef uint64_t *address
+        cdef bytes found
+        if count > FREES:
+            return None
+        found = PyBytes_FromStringAndSize(NULL, 8 * count)
+        address = <uint64_t *> PyBytes_AS_STRING(found)
+        for number in range(count):
+            address[number] = log.address[(first + number) % FREES]
         # what was written meanwhile may have replaced some that were to be read
-        if self.count() - since > FREES:
-            free(into.places)
-            into.places = NULL
-            return False
-        return True
+        return found if self.count() - first <= FREES else None
 
 
 cdef Frees shared_frees():
-    """Return the log of this process, and begin it if it has none that works."""
+    """Return the log of this process, and begin it if it has none that works: other code may have closed its link."""
     global _shared
     cdef Frees kept
     cdef object process = os.getpid()

@@ -16,7 +16,7 @@ from .._counts cimport HandleIndex, handle_index, handle_number
 from .._linux cimport strnlen
 from .copies cimport Marks, format
 from .finder cimport Finder
-from .frees cimport Addresses, Frees, address_in, shared_frees
+from .frees cimport Frees, shared_frees
 from .net cimport Net
 from .percpu cimport prepare_for, variable_at
 from .window cimport PAGE, Window, word_in
@@ -230,7 +230,7 @@ cdef class Walk:
     # while it walks: the rules of an earlier walk, and the handle of the table
     cdef HandleIndex known
     cdef uint64_t known_table
-    cdef const Addresses *known_freed        # what was freed since that walk
+    cdef const HandleIndex *known_freed      # the addresses that were freed since that walk
     cdef uint64_t frees              # how many blocks had been freed when this walk began; NO_LOG: not known
     cdef char *blob
     cdef size_t blob_room
@@ -446,7 +446,7 @@ cdef class Walk:
             return False
         other = <const RuleFound *> self.known.rules + (number - 1)
         if (not other.at or other.length != rule.length or word_in(expressions, other.at) != other.counter
-                or address_in(self.known_freed, other.counter)):
+                or handle_number(self.known_freed, other.counter)):
             return False
         rule[0] = other[0]
         return True
@@ -511,7 +511,7 @@ cdef class Walk:
 
     # ------------------------------------------------------------------ what was found
 
-    cdef int compare_with(self, Walk other, const Addresses *freed) except -1:
+    cdef int compare_with(self, Walk other, const HandleIndex *freed) except -1:
         """Walk faster through the rules that *other* has found; None: there is no other walk. *freed*: what was freed
         since then."""
         self.known.places = NULL
@@ -535,7 +535,7 @@ cdef class Walk:
         other.name_text = other.name
         return other
 
-    cdef bint is_like(self, Walk other, bint blocks_tell, const Addresses *freed) noexcept:
+    cdef bint is_like(self, Walk other, bint blocks_tell, const HandleIndex *freed) noexcept:
         """Whether the other walk has found the same chains with the same rules.
 
         Handles do not tell the rules apart: a rule that replaces another one has its handle. *blocks_tell*: the same
@@ -551,16 +551,16 @@ cdef class Walk:
             one, two = &self.chains[i], &other.chains[i]
             if (one.handle != two.handle or one.stats != two.stats or one.policy != two.policy
                     or blocks_tell and one.blob != two.blob or one.first != two.first or one.end != two.end
-                    or strcmp(one.name, two.name) != 0 or address_in(freed, one.stats)):
+                    or strcmp(one.name, two.name) != 0 or handle_number(freed, one.stats)):
                 return False
         if self.rule_count and memcmp(self.rules, other.rules, self.rule_count * sizeof(RuleFound)) != 0:
             return False
         for i in range(0 if blocks_tell else self.rule_count):
-            if not self.rules[i].counter or address_in(freed, self.rules[i].counter):
+            if not self.rules[i].counter or handle_number(freed, self.rules[i].counter):
                 return False
         return True
 
-    cdef bytearray unchanged(self, Walk other, const Addresses *freed):
+    cdef bytearray unchanged(self, Walk other, const HandleIndex *freed):
         """Return a byte for each rule: whether the other walk has found it too, with the same counter, which was not
         *freed* meanwhile."""
         cdef bytearray made = bytearray(self.rule_count)
@@ -568,8 +568,8 @@ cdef class Walk:
         cdef uint32_t i, number
         for i in range(self.rule_count):
             number = handle_number(&other.index, self.rules[i].handle)
-            same[i] = number and self.rules[i].counter and not address_in(freed, self.rules[i].counter) and not memcmp(
-                &other.rules[number - 1], &self.rules[i], sizeof(RuleFound))
+            same[i] = (number and self.rules[i].counter and not handle_number(freed, self.rules[i].counter)
+                       and not memcmp(&other.rules[number - 1], &self.rules[i], sizeof(RuleFound)))
         return made
 
     cdef tuple described(self):
@@ -631,8 +631,8 @@ cdef class NftFinder(Finder):
     cdef bint keeps                  # `kept` is filled
     cdef uint64_t generation         # the generation number for which `kept` is known to be true
     cdef Frees log                   # tells what the kernel frees; None: no change was seen yet, or it is impossible
-    cdef Addresses freed             # what was freed since `kept` was known to be true
-    cdef bint is_logged              # `freed` is complete
+    cdef bytes addresses_freed       # what was freed since `kept` was known to be true; None: not known
+    cdef HandleIndex freed           # finds these addresses; it is empty if there are none, or they are not known
     cdef bint has_sequence           # `sequence` was looked for
 
     def __dealloc__(self):
@@ -682,7 +682,7 @@ cdef class NftFinder(Finder):
         cdef Frees log
         free(self.freed.places)
         self.freed.places = NULL
-        self.is_logged = False
+        self.addresses_freed = None
         self.found.frees = NO_LOG
         if not self.keeps:
             return 0
@@ -694,7 +694,12 @@ cdef class NftFinder(Finder):
             self.log, self.kept.frees = log, NO_LOG
         if log is not None:
             self.found.frees = log.count()
-            self.is_logged = self.kept.frees != NO_LOG and log.gather(self.kept.frees, &self.freed)
+            if self.kept.frees != NO_LOG:
+                self.addresses_freed = log.after(self.kept.frees)
+        if self.addresses_freed and handle_index(&self.freed, PyBytes_AS_STRING(self.addresses_freed), 8,
+                                                 PyBytes_GET_SIZE(self.addresses_freed) // 8):
+            self.addresses_freed = None
+            raise MemoryError
         return 0
 
     cdef bint _is_next(self, const Marks *marks) noexcept:
@@ -708,7 +713,7 @@ cdef class NftFinder(Finder):
 
     cdef bint _can_follow(self, const Marks *marks) noexcept:
         """Whether it is known which counters of `kept` still mean the same rules."""
-        return self.keeps and (self.is_logged or self._is_next(marks))
+        return self.keeps and (self.addresses_freed is not None or self._is_next(marks))
 
     cdef bint is_known(self, const Marks *marks) except -1:
         """Whether the chains still have the rules that they had. A commit that changes a rule of a chain, or its

@@ -5,10 +5,9 @@ After a wait, neither code nor data are in the processor's caches. So a poll by 
 as the reading.
 """
 
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-
 from .._core cimport made_of
 from .._counts cimport Reading
+from .._pace cimport now as monotonic_now
 
 cdef enum:
     WHOLE = 1            # after so many seconds, everything is looked at again
@@ -65,7 +64,7 @@ cdef class QuickPoller:
         """Take note of what every poll finds, as long as its readers can be read quickly: (key, reader, source) of each
         table. The key is None for a table that was asked for and does not exist. None: that is not known."""
         self.steady = steady
-        self.until = _now() + WHOLE
+        self.until = monotonic_now() * 1e-9 + WHOLE
 
     def quick(self):
         """Poll once, if only counters can have changed, and return the sample. Otherwise return None."""
@@ -103,10 +102,3 @@ cdef class QuickPoller:
         for key in spans:
             self._last[key] = (<Span> spans[key]).now
         return sample
-
-
-cdef double _now() noexcept:
-    """Return the time of the monotonic clock in seconds."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9

@@ -15,7 +15,7 @@ from posix.time cimport CLOCK_MONOTONIC, itimerspec, timespec
 from posix.unistd cimport close
 
 from .._linux cimport errno_now
-from .._pace cimport Pace, now
+from .._pace cimport BILLION, LOOK, Pace, now
 from .quick cimport QuickPoller
 
 cdef extern from * nogil:
@@ -57,10 +57,6 @@ cdef extern from * nogil:
     void sleep_until(uint32_t *word, uint32_t seen, const timespec *when)
     void wake_all(uint32_t *word)
     void sleep_until_alarm(int fd)
-
-cdef enum:
-    BILLION = 1_000_000_000
-    LOOK = 500_000_000       # a signal that comes right before the wait is seen after so many nanoseconds
 
 
 cdef class Turns:
